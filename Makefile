@@ -1,0 +1,33 @@
+# `make demo` and `make test` set up all they need in .venv.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := runs/demo
+
+.PHONY: demo test lint bench clean
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+
+lint: $(STAMP)
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+# The whole method, verb by verb: what a researcher would type, on synthetic faces.
+demo: $(STAMP)
+	$(BIN)/svfap synth $(DEMO)/data --config configs/demo/synth.yaml
+	$(BIN)/svfap pretrain --config configs/demo/pretrain.yaml --out $(DEMO)/pretrain --resume
+	$(BIN)/svfap finetune --config configs/demo/finetune.yaml --init $(DEMO)/pretrain --out $(DEMO)/pretrained --resume
+	$(BIN)/svfap finetune --config configs/demo/finetune.yaml --out $(DEMO)/scratch --resume
+	$(BIN)/svfap evaluate --model $(DEMO)/pretrained --manifest $(DEMO)/data/test.csv
+	$(BIN)/svfap evaluate --model $(DEMO)/scratch --manifest $(DEMO)/data/test.csv
+
+clean:
+	rm -rf $(VENV) runs build dist

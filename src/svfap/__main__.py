@@ -1,0 +1,7 @@
+"""`python -m svfap`, which is what torchrun and `accelerate launch` start."""
+
+import sys
+
+from svfap.cli import main
+
+sys.exit(main())

@@ -1,0 +1,115 @@
+"""Typed settings of training runs. A YAML file and the command's flags fill the same fields; unknown names are errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Settings that pre-training and fine-tuning share."""
+
+    manifest: Path
+    """CSV of training videos: `path`, then `label` or one column per dimension, optional `subject`, `start_s`, …"""
+    out: Path
+    """Folder of this run: config, log, checkpoints, metrics."""
+    root: Path | None = None
+    """Folder that the manifest's paths are relative to; default: the manifest's own."""
+    split: str | None = None
+    """Use only rows whose `split` column says this."""
+
+    preset: str = "svfap_base"
+    """Named model size; `svfap info` lists them."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Settings of the model that differ from the preset, such as img_size, num_frames, stage_depths."""
+    sampling_stride: int = 4
+    """Frames from one sampled frame to the next."""
+
+    epochs: int = 100
+    warmup_epochs: float = 5
+    batch_size: int = 96
+    """Clips in one optimiser step, over all processes and accumulation steps."""
+    accumulate_steps: int = 1
+    """Micro-batches per optimiser step, to fit memory; does not change the result."""
+    base_lr: float = 1e-3
+    """Peak learning rate for a batch of 256; the rate used is base_lr × batch_size / 256."""
+    min_lr: float = 1e-6
+    """Learning rate at the end of the cosine, scaled like base_lr."""
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_grad: float | None = None
+    """Largest norm of the gradient; none by default, as published."""
+    ema_decay: float | None = None
+    """Keep a moving average of the weights with this decay, validate and save it as best/."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the hardware has it, else fp32."""
+    compile: bool = False
+    """Compile the model with torch.compile; worth it on a GPU."""
+    seed: int = 0
+    num_workers: int | None = None
+    """Decoding processes per training process; default: one less than its share of the cores."""
+    max_unreadable: float = 0.01
+    """Stop when more than this part of the videos cannot be read."""
+    save_every_steps: int | None = None
+    """Write last/ every so many steps besides at every epoch's end."""
+
+
+@dataclass(kw_only=True)
+class PretrainConfig(TrainConfig):
+    """Masked autoencoding of unlabelled videos (Sec. III-A; recipe of Sec. IV-B)."""
+
+    mask_ratio: float = 0.9
+    """Part of the spatial positions hidden at all times."""
+    epochs: int = 100
+    batch_size: int = 256
+    base_lr: float = 3e-4
+    min_lr: float = 1e-5
+    betas: tuple[float, float] = (0.9, 0.95)
+    repeats: int = 1
+    """Clips drawn from each decoded video (repeated sampling)."""
+    previews: int = 4
+    """Clips of the fixed batch whose reconstruction is shown in TensorBoard."""
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig(TrainConfig):
+    """Supervised training for classes or dimensions (Sec. III-C; recipe of Sec. IV-B)."""
+
+    task: Literal["classification", "regression"] = "classification"
+    init: str | None = None
+    """Pre-trained weights: a run or model folder, a Hub name, or a checkpoint of the published code; none: from scratch."""
+    label_names: list[str] | None = None
+    """Classes in order; default: the names found in the manifest, sorted."""
+    dimensions: list[str] | None = None
+    """Columns to regress; default: every column that has no meaning of its own."""
+    output_activation: Literal["none", "sigmoid", "tanh"] = "none"
+    frame_level: bool = False
+    """One output per frame; regression only, from the side files of the manifest's `frame_values` column."""
+
+    val_manifest: Path | None = None
+    """Videos that choose best/; default: `val_split` of the manifest, else a part carved from training."""
+    val_split: str | None = None
+    val_fraction: float = 0.1
+    """Part of training carved for validation, by subject where known; 0: none, the last epoch counts."""
+
+    layer_decay: float = 0.75
+    layer_decay_rule: Literal["published", "depth"] = "published"
+    """published: down-sampling layers train at the head's rate; depth: at that of the stage they open."""
+    drop_path_rate: float = 0.1
+    smoothing: float = 0.1
+    """Label smoothing."""
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    mix_switch: float = 0.5
+    """Chance of cutmix where mixup is on as well."""
+    rand_augment: bool = True
+    """RandAugment: 4 operations, magnitude 7, deviation 0.5."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Area of the random resized crop, as a part of the frame."""
+    flip_rate: float = 0.5
+    erase_rate: float = 0.25
+    repeats: int = 1
+    """Augmented clips drawn from each decoded video (repeated sampling)."""

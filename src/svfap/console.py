@@ -1,0 +1,40 @@
+"""The terminal: one console on standard error, one look for progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+console = Console(stderr=True)
+
+
+def progress_bar() -> Progress:
+    """A progress display whose tasks may carry a `note` field, shown at the end of the line."""
+    return Progress(
+        TextColumn("{task.description:<24}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        # Without a terminal (logs, CI) one line a step would be noise; the final state is printed once.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with a progress bar; `total` defaults to `len(iterable)` where it has one."""
+    if total is None and hasattr(iterable, "__len__"):
+        total = len(iterable)
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=total, note="")
+        for item in iterable:
+            yield item
+            bar.advance(task)

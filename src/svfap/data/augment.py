@@ -1,0 +1,375 @@
+"""Augmentation, the same for all frames of a clip.
+
+Crops and resizing happen in the loader's workers, on uint8 frames, so that little crosses to the device; arithmetic on
+pixels happens on the device, on the batch, and in place where a function says so. The fine-tuning recipe, in order:
+`to_unit`, `RandAugment`, `flip`, `standardize`, `random_erase`, `mix`. (The published code augments before it crops;
+here the crop comes first, so that augmentation pays for the pixels that are kept alone.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
+# In quarters of the room that is left (across, down): corners, edge middles, centre, quarter points.
+CROP_POSITIONS = (
+    *((0, 0), (4, 0), (0, 4), (4, 4)),
+    *((2, 0), (0, 2), (4, 2), (2, 4)),
+    (2, 2),
+    *((1, 1), (3, 1), (1, 3), (3, 3)),
+)
+
+# What geometry leaves empty: ImageNet's mean, so 0 after normalisation (timm's own default is the grey 128).
+FILL = (0.485, 0.456, 0.406)
+
+
+def _crop_resize(frames: np.ndarray, left: int, top: int, width: int, height: int, size: int) -> np.ndarray:
+    """The same box of every frame, brought to `size` x `size`: (T, H, W, 3) uint8 -> (T, size, size, 3) uint8."""
+    box = frames[:, top : top + height, left : left + width]
+    if width == height == size:
+        return np.ascontiguousarray(box)
+    # Bilinear reads two pixels a side, so beyond a factor of two it would skip some; area averaging does not.
+    shrinks = min(width, height) > 2 * size
+    resized = np.empty((len(frames), size, size, 3), np.uint8)
+    for source, target in zip(box, resized, strict=True):
+        cv2.resize(source, (size, size), dst=target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized
+
+
+def multi_scale_crop(frames: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarray:
+    """The pre-training crop, as VideoMAE takes it from TSN: one of 4 scales and 13 fixed positions, no flip.
+
+    Width and height are scales 1, .875, .75 or .66 of the short side, at most one step of the scale apart, and are
+    taken as `size` itself where they differ from it by less than 3 px. (T, H, W, 3) uint8 -> (T, size, size, 3) uint8.
+    """
+    frame_height, frame_width = frames.shape[1:3]
+    short = min(frame_height, frame_width)
+    sides = [max(1, int(short * scale)) for scale in MULTI_SCALES]
+    sides = [size if abs(side - size) < 3 and size <= short else side for side in sides]
+    pairs = [(w, h) for i, w in enumerate(sides) for j, h in enumerate(sides) if abs(i - j) <= 1]
+    width, height = pairs[rng.randint(len(pairs))]
+    across, down = CROP_POSITIONS[rng.randint(len(CROP_POSITIONS))]
+    left, top = across * (frame_width - width) // 4, down * (frame_height - height) // 4
+    return _crop_resize(frames, left, top, width, height, size)
+
+
+def random_resized_crop(
+    frames: np.ndarray,
+    size: int,
+    rng: np.random.RandomState,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+    """The fine-tuning crop: a box of `scale` times the frame's area, width / height log-uniform in `ratio`.
+
+    After 10 boxes that do not fit, the largest centred box whose ratio lies within `ratio`.
+    (T, H, W, 3) uint8 -> (T, size, size, 3) uint8.
+    """
+    frame_height, frame_width = frames.shape[1:3]
+    for _ in range(10):
+        area = rng.uniform(*scale) * frame_height * frame_width
+        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        width, height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < width <= frame_width and 0 < height <= frame_height:
+            left, top = rng.randint(frame_width - width + 1), rng.randint(frame_height - height + 1)
+            return _crop_resize(frames, left, top, width, height, size)
+    width = min(frame_width, max(1, round(frame_height * ratio[1])))
+    height = min(frame_height, max(1, round(frame_width / ratio[0])))
+    return _crop_resize(frames, (frame_width - width) // 2, (frame_height - height) // 2, width, height, size)
+
+
+def side_crops(frames: np.ndarray, size: int, num_crops: int) -> list[np.ndarray]:
+    """`num_crops` squares of the short side, spread along the longer one from end to end (a single one: the centre).
+
+    Squares that coincide, as all do in a square frame, come once. (T, H, W, 3) uint8 -> list of
+    (T, size, size, 3) uint8. Cut first and resized then: the same view as the short side resized to `size` and
+    cut then, up to a fraction of a pixel, and no long side is resized in vain.
+    """
+    height, width = frames.shape[1:3]
+    short, room = min(height, width), abs(width - height)
+    starts = [room // 2] if num_crops == 1 else sorted({i * room // (num_crops - 1) for i in range(num_crops)})
+    boxes = [(start, 0) if width > height else (0, start) for start in starts]
+    return [_crop_resize(frames, left, top, short, short, size) for left, top in boxes]
+
+
+def center_crop(frames: np.ndarray, size: int) -> np.ndarray:
+    """The central square of the short side: (T, H, W, 3) uint8 -> (T, size, size, 3) uint8."""
+    return side_crops(frames, size, 1)[0]
+
+
+# ---------------------------------------------------------------- on the device, in batch
+
+
+def _decisions(generator: torch.Generator) -> np.random.Generator:
+    """One draw of the (CPU) generator seeds a NumPy one, so that decisions are the same whatever the device."""
+    return np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
+
+
+def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(pixel / 255 - mean) / std, channels first: (B, T, H, W, 3) uint8 -> (B, 3, T, H, W) float32, contiguous."""
+    pixels = clips.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
+    for channel, m, s in zip(pixels.unbind(1), mean, std, strict=True):
+        channel.sub_(255 * m).mul_(1 / (255 * s))
+    return pixels
+
+
+def to_unit(clips: Tensor) -> Tensor:
+    """(B, T, H, W, 3) uint8 -> (B, 3, T, H, W) float32 in [0, 1], contiguous."""
+    return normalize(clips, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def standardize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(clips - mean) / std in place, (B, 3, T, H, W) float in [0, 1]; `normalize` is this after `to_unit`, in one."""
+    for channel, m, s in zip(clips.unbind(1), mean, std, strict=True):
+        channel.sub_(m).mul_(1 / s)
+    return clips
+
+
+def denormalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Back to [0, 1]: clips * std + mean, (B, 3, T, H, W) float, a new tensor."""
+    return torch.stack([c * s + m for c, m, s in zip(clips.unbind(1), mean, std, strict=True)], 1)
+
+
+def flip(clips: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """Mirror each clip left to right with probability `rate`, in place. (B, 3, T, H, W) float."""
+    for clip, chosen in zip(clips, _decisions(generator).random(len(clips)) < rate, strict=True):
+        if chosen:
+            clip.copy_(clip.flip(-1))
+    return clips
+
+
+def random_erase(clips: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """Random erasing (Zhong et al. 2020), in place: with probability `rate` one box of a clip becomes N(0, 1) noise.
+
+    The box has 0.02 to 1/3 of the frame's area and a height / width log-uniform in 0.3 to 1 / 0.3; it is at the same
+    place in all frames, the noise differs from pixel to pixel. For normalised (B, 3, T, H, W) float clips.
+    """
+    rng = _decisions(generator)
+    # Noise is made where it is used: decisions agree between devices, noise does not.
+    noise = torch.Generator(clips.device).manual_seed(int(rng.integers(2**63)))
+    frame_height, frame_width = clips.shape[-2:]
+    for clip in clips:
+        if rng.random() >= rate:
+            continue
+        for _ in range(10):
+            area = rng.uniform(0.02, 1 / 3) * frame_height * frame_width
+            shape = math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))
+            height, width = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+            if height < frame_height and width < frame_width:
+                top, left = rng.integers(frame_height - height + 1), rng.integers(frame_width - width + 1)
+                clip[..., top : top + height, left : left + width].normal_(generator=noise)
+                break
+    return clips
+
+
+def smooth_one_hot(labels: Tensor, num_classes: int, smoothing: float = 0.1) -> Tensor:
+    """(B,) int64 labels -> (B, num_classes) float32: 1 - smoothing on the label, smoothing / num_classes on all."""
+    targets = torch.full((len(labels), num_classes), smoothing / num_classes, device=labels.device)
+    return targets.scatter_(1, labels[:, None], 1 - smoothing + smoothing / num_classes)
+
+
+def mix(
+    clips: Tensor, targets: Tensor, mixup: float, cutmix: float, switch: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of a batch with itself in reverse order.
+
+    One share ~ Beta(mixup, mixup) or Beta(cutmix, cutmix) for the whole batch; CutMix with probability `switch`, but
+    where one of the parameters is 0 always the other, and where both are, nothing. CutMix's share is what the box, cut
+    off at the frame's edge, leaves. `clips` (B, 3, T, H, W) float is changed in place; `targets` (B, K) float comes
+    back new. Any B: the middle clip of an odd batch is its own partner.
+    """
+    rng = _decisions(generator)
+    use_cutmix = cutmix > 0 and (mixup == 0 or rng.random() < switch)
+    alpha = cutmix if use_cutmix else mixup
+    if alpha == 0:
+        return clips, targets
+    share = rng.beta(alpha, alpha)
+    if use_cutmix:
+        frame_height, frame_width = clips.shape[-2:]
+        cut = math.sqrt(1 - share) / 2
+        half_height, half_width = int(frame_height * cut), int(frame_width * cut)
+        row, column = int(rng.integers(frame_height)), int(rng.integers(frame_width))
+        rows = slice(max(0, row - half_height), row + half_height)
+        columns = slice(max(0, column - half_width), column + half_width)
+        box = clips[..., rows, columns]
+        share = 1 - box.shape[-2] * box.shape[-1] / (frame_height * frame_width)
+        box.copy_(box.flip(0))
+    else:
+        clips.lerp_(clips.flip(0), 1 - share)
+    return clips, targets * share + targets.flip(0) * (1 - share)
+
+
+# ---------------------------------------------------------------- RandAugment
+# Operations on one clip, (3, T, H, W) float in [0, 1]; they may work in place, and what they return counts.
+# Statistics (extremes, mean, histogram) are the clip's, not the frame's: all frames change alike, nothing flickers.
+
+
+def _autocontrast(clip: Tensor, _: float) -> Tensor:
+    """Stretch each channel to [0, 1]; a channel of one value stays."""
+    low, high = clip.amin((1, 2, 3), keepdim=True), clip.amax((1, 2, 3), keepdim=True)
+    flat = high <= low
+    return clip.sub_(low.masked_fill(flat, 0)).div_((high - low).masked_fill(flat, 1))
+
+
+def _equalize(clip: Tensor, _: float) -> Tensor:
+    """Flatten each channel's histogram of 256 levels, as Pillow defines it; a channel of one value stays."""
+    levels = clip.mul_(255).add_(0.5).to(torch.int32)
+    levels.add_(torch.arange(0, 768, 256, dtype=torch.int32, device=clip.device).view(3, 1, 1, 1))
+    counts = torch.bincount(levels.view(-1), minlength=768).view(3, 256)
+    below = counts.cumsum(1) - counts
+    # Pixels per output level, the brightest level that occurs left out.
+    brightest = counts.gather(1, 255 - (counts > 0).flip(1).int().argmax(1, keepdim=True))
+    step = (counts.sum(1, keepdim=True) - brightest) // 255
+    identity = torch.arange(256, device=clip.device).expand(3, 256)
+    table = torch.where(step > 0, (step // 2 + below) // step.clamp(min=1), identity).clamp_(max=255)
+    return table.div(255).view(-1).index_select(0, levels.view(-1)).view_as(clip)
+
+
+def _invert(clip: Tensor, _: float) -> Tensor:
+    return clip.neg_().add_(1)
+
+
+def _posterize(clip: Tensor, num_bits: float) -> Tensor:
+    """Keep the `num_bits` highest of 8 bits."""
+    step = 2.0 ** (8 - num_bits)
+    return clip.mul_(255 / step).add_(0.5 / step).floor_().mul_(step / 255)
+
+
+def _solarize(clip: Tensor, threshold: float) -> Tensor:
+    """Invert the pixels at or above `threshold` (of 0 to 255)."""
+    return clip.add_(clip >= (threshold - 0.5) / 255, alpha=-1).abs_()
+
+
+def _solarize_add(clip: Tensor, amount: float) -> Tensor:
+    """Add `amount` (of 0 to 255) to the pixels below 128."""
+    return clip.add_(clip < 127.5 / 255, alpha=amount / 255).clamp_(max=1)
+
+
+def _grey(clip: Tensor) -> Tensor:
+    """ITU-R 601-2 luma, (3, T, H, W) -> (T, H, W)."""
+    grey: Tensor = clip[0] * 0.299
+    return grey.add_(clip[1], alpha=0.587).add_(clip[2], alpha=0.114)
+
+
+def _color(clip: Tensor, factor: float) -> Tensor:
+    """Away from (factor > 1) or towards (< 1) the grey clip."""
+    grey = _grey(clip).mul_(1 - factor)
+    return clip.mul_(factor).add_(grey).clamp_(0, 1)
+
+
+def _contrast(clip: Tensor, factor: float) -> Tensor:
+    """Away from or towards the clip's mean grey."""
+    mean = _grey(clip).mean()
+    return clip.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
+
+
+def _brightness(clip: Tensor, factor: float) -> Tensor:
+    return clip.mul_(factor).clamp_(max=1)
+
+
+def _sharpness(clip: Tensor, factor: float) -> Tensor:
+    """Away from or towards the clip smoothed by the 3 x 3 kernel of ones with 5 in the middle, over 13; edges stay."""
+    rows = clip[..., :-2, :] + clip[..., 1:-1, :]
+    rows.add_(clip[..., 2:, :])
+    box = rows[..., :-2] + rows[..., 1:-1]
+    box.add_(rows[..., 2:])
+    inner = clip[..., 1:-1, 1:-1]
+    inner.mul_(factor + (1 - factor) * 4 / 13).add_(box, alpha=(1 - factor) / 13)
+    return clip.clamp_(0, 1)
+
+
+def _affine(clip: Tensor, xx: float, xy: float, x0: float, yx: float, yy: float, y0: float) -> Tensor:
+    """Output point (x, y) comes from (xx x + xy y + x0, yx x + yy y + y0), in px from the top left corner; bilinear."""
+    height, width = clip.shape[-2:]
+    x = torch.arange(width, device=clip.device) + 0.5
+    y = torch.arange(height, device=clip.device)[:, None] + 0.5
+    # grid_sample counts from -1 to 1, edge to edge. Numbers go in as scalars: a small tensor would stall a GPU.
+    across, down = (xx * x + xy * y + x0) * (2 / width) - 1, (yx * x + yy * y + y0) * (2 / height) - 1
+    grid = torch.stack((across, down), -1)[None]
+    moved = F.grid_sample(clip.reshape(1, -1, height, width), grid, align_corners=False).view_as(clip)
+    outside = 1 - F.grid_sample(clip.new_ones(1, 1, height, width), grid, align_corners=False).view(height, width)
+    for channel, value in zip(moved, FILL, strict=True):
+        channel.add_(outside, alpha=value)
+    return moved
+
+
+def _rotate(clip: Tensor, degrees: float) -> Tensor:
+    """Counter-clockwise about the centre."""
+    height, width = clip.shape[-2:]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    x0 = (width - cos * width + sin * height) / 2
+    y0 = (height - sin * width - cos * height) / 2
+    return _affine(clip, cos, -sin, x0, sin, cos, y0)
+
+
+Operation = Callable[[Tensor, float], Tensor]
+Argument = Callable[[float, int], float]
+
+# Operation, and its argument from the magnitude m in 0..10 and a sign of 1 or -1. The names and the maps are those of
+# the increasing set of timm's RandAugment ('inc1'), in which a larger m always means a stronger change.
+OPERATIONS: dict[str, tuple[Operation, Argument]] = {
+    "AutoContrast": (_autocontrast, lambda m, sign: 0),
+    "Equalize": (_equalize, lambda m, sign: 0),
+    "Invert": (_invert, lambda m, sign: 0),
+    "Rotate": (_rotate, lambda m, sign: sign * m / 10 * 30),  # degrees
+    "PosterizeIncreasing": (_posterize, lambda m, sign: 4 - int(m / 10 * 4)),  # bits kept, 4 to 0
+    "SolarizeIncreasing": (_solarize, lambda m, sign: 256 - int(m / 10 * 256)),  # threshold, 256 to 0
+    "SolarizeAdd": (_solarize_add, lambda m, sign: int(m / 10 * 110)),  # added below 128, 0 to 110
+    "ColorIncreasing": (_color, lambda m, sign: 1 + sign * m / 10 * 0.9),  # factor, 1 to 0.1 or 1.9
+    "ContrastIncreasing": (_contrast, lambda m, sign: 1 + sign * m / 10 * 0.9),
+    "BrightnessIncreasing": (_brightness, lambda m, sign: 1 + sign * m / 10 * 0.9),
+    "SharpnessIncreasing": (_sharpness, lambda m, sign: 1 + sign * m / 10 * 0.9),
+    "ShearX": (lambda clip, s: _affine(clip, 1, s, 0, 0, 1, 0), lambda m, sign: sign * m / 10 * 0.3),
+    "ShearY": (lambda clip, s: _affine(clip, 1, 0, 0, s, 1, 0), lambda m, sign: sign * m / 10 * 0.3),
+    # Shares of the width and the height.
+    "TranslateXRel": (
+        lambda clip, s: _affine(clip, 1, 0, s * clip.shape[-1], 0, 1, 0),
+        lambda m, sign: sign * m / 10 * 0.45,
+    ),
+    "TranslateYRel": (
+        lambda clip, s: _affine(clip, 1, 0, 0, 0, 1, s * clip.shape[-2]),
+        lambda m, sign: sign * m / 10 * 0.45,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """RandAugment (Cubuk et al. 2020) as the recipe's 'rand-m7-n4-mstd0.5-inc1' has it, before normalisation.
+
+    `num_ops` operations are drawn for each clip, with replacement, and each is applied with probability `rate`; its
+    magnitude is Normal(magnitude, std) cut to 0..10, and turned into an argument by `OPERATIONS`.
+    """
+
+    num_ops: int = 4
+    magnitude: float = 7.0
+    std: float = 0.5
+    rate: float = 0.5
+
+    def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
+        """The operations of one clip, in order, with their arguments."""
+        drawn = []
+        for name in rng.choice(list(OPERATIONS), self.num_ops):
+            applies, sign = rng.random() < self.rate, int(rng.choice((-1, 1)))
+            magnitude = min(10.0, max(0.0, rng.normal(self.magnitude, self.std)))
+            if applies:
+                drawn.append((str(name), OPERATIONS[name][1](magnitude, sign)))
+        return drawn
+
+    def __call__(self, clips: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, 3, T, H, W) float32 in [0, 1], changed in place."""
+        rng = _decisions(generator)
+        for clip in clips:
+            changed = clip
+            for name, argument in self.draw(rng):
+                changed = OPERATIONS[name][0](changed, argument)
+            clip.copy_(changed)
+        return clips

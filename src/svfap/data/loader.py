@@ -1,0 +1,287 @@
+"""From a manifest to batches: sampling, decoding and cropping in workers, the same whatever their number.
+
+A batch is a plain dict. One row is a clip; in mode "test" one view of a video, so a video may have several rows:
+  clips       uint8 (B, T, H, W, 3), RGB
+  index       int64 (B,), the sample's place in the manifest
+  frames      int64 (B, T), numbers of the frames in the video
+  label       int64 (B,), or
+  values      float32 (B, K), or (B, T, K) with `frame_level`; neither of the two where the manifest has no labels
+  keys        the samples' keys, one per row
+  unreadable  list of (index, key, reason): samples of this batch that could not be read, and so have no row
+A batch of unreadable videos alone has B = 0.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from svfap.data.augment import center_crop, multi_scale_crop, random_resized_crop, side_crops
+from svfap.data.clips import Indices, test_indices, train_indices, validation_indices
+from svfap.data.manifest import Manifest, Sample
+from svfap.data.video import Pixels, VideoError, VideoSource, open_video
+from svfap.errors import UserError
+
+Mode = Literal["pretrain", "train", "val", "test"]
+Batch = dict[str, Any]
+
+
+@dataclass
+class Item:
+    """What became of one sample: its clips, or the reason why there are none."""
+
+    index: int
+    sample: Sample
+    reason: str | None = None
+    clips: tuple[Pixels, ...] = ()  # each (T, size, size, 3)
+    frames: tuple[Indices, ...] = ()  # each (T,)
+    values: tuple[NDArray[np.float32], ...] = ()  # each (K,) or (T, K)
+
+
+class ClipDataset(Dataset[Item]):
+    """The samples of a manifest as clips of `clip_length` frames, `stride` frames apart, `size` pixels square.
+
+    mode: "pretrain" (random clip, multi-scale crop), "train" (random clip, random resized crop), "val" (middle clip,
+    central crop), "test" (`num_segments` in time x `num_crops` along the longer side; views that coincide come once).
+    repeats: different clips of each video that an item holds in the two training modes; it is decoded once for all.
+    frame_level: values of each sampled frame, (T, K), from the sample's `frame_values` file (its clip's values repeated
+    where it has none), in place of the clip's.
+    What is drawn for a sample depends on (seed, epoch, index) alone.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        mode: Mode,
+        clip_length: int,
+        stride: int,
+        size: int,
+        seed: int,
+        num_segments: int = 2,
+        num_crops: int = 2,
+        repeats: int = 1,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+        frame_level: bool = False,
+    ) -> None:
+        if mode not in ("pretrain", "train", "val", "test"):
+            raise ValueError(f"mode is '{mode}', known are pretrain, train, val and test")
+        self.manifest, self.mode = manifest, mode
+        self.clip_length, self.stride, self.size, self.seed = clip_length, stride, size, seed
+        self.num_segments, self.num_crops, self.repeats = num_segments, num_crops, repeats
+        self.crop_scale, self.frame_level = crop_scale, frame_level
+        self.epoch = 0
+        only_per_frame = manifest.dimensions is not None and manifest.dimensions[0] not in manifest.table
+        if only_per_frame and not frame_level:
+            raise UserError(f"{manifest.path}: has values per frame alone; set frame_level, or add columns for clips")
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other clips and crops than in the epochs before."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> Item:
+        sample = self.manifest[index]
+        seeds = np.random.SeedSequence([self.seed, self.epoch, index])
+        rng = np.random.RandomState(np.random.MT19937(seeds))
+        try:
+            with open_video(sample.path) as video:
+                first, stop = _span(video, sample)
+                rows = [first + row for row in self._sample(stop - first, rng)]
+                wanted, places = np.unique(np.concatenate(rows), return_inverse=True)
+                pictures = _inside_box(video.read(wanted), sample)
+            item = Item(index, sample)
+            for row, where in zip(rows, places.reshape(len(rows), -1), strict=True):
+                crops = self._crop(pictures[where], rng)
+                item.clips += tuple(crops)
+                item.frames += (row,) * len(crops)
+                item.values += (self._values(sample, row),) * len(crops)
+            return item
+        except VideoError as error:
+            return Item(index, sample, error.reason)
+        except OSError as error:
+            return Item(index, sample, error.strerror or str(error))
+
+    def _sample(self, num_frames: int, rng: np.random.RandomState) -> list[Indices]:
+        if self.mode == "test":
+            return list(np.unique(test_indices(num_frames, self.clip_length, self.stride, self.num_segments), axis=0))
+        if self.mode == "val":
+            return [validation_indices(num_frames, self.clip_length, self.stride)]
+        return [train_indices(num_frames, self.clip_length, self.stride, rng) for _ in range(self.repeats)]
+
+    def _crop(self, pictures: Pixels, rng: np.random.RandomState) -> list[Pixels]:
+        if self.mode == "test":
+            return side_crops(pictures, self.size, self.num_crops)
+        if self.mode == "val":
+            return [center_crop(pictures, self.size)]
+        if self.mode == "pretrain":
+            return [multi_scale_crop(pictures, self.size, rng)]
+        return [random_resized_crop(pictures, self.size, rng, scale=self.crop_scale)]
+
+    def _values(self, sample: Sample, frames: Indices) -> NDArray[np.float32]:
+        if self.frame_level and sample.frame_values is not None:
+            return _read_frame_values(sample.frame_values, self.manifest.dimensions or (), frames)
+        values = np.array(sample.values or (), np.float32)
+        return np.tile(values, (len(frames), 1)) if self.frame_level else values
+
+    def collate(self, items: list[Item]) -> Batch:
+        """Items to a batch, as the module's first lines describe it."""
+        rows = [(item, number) for item in items for number in range(len(item.clips))]
+        batch: Batch = {
+            "clips": torch.empty((len(rows), self.clip_length, self.size, self.size, 3), dtype=torch.uint8),
+            "index": torch.tensor([item.index for item, _ in rows], dtype=torch.int64),
+            "frames": torch.empty((len(rows), self.clip_length), dtype=torch.int64),
+            "keys": [item.sample.key for item, _ in rows],
+            "unreadable": [(item.index, item.sample.key, item.reason) for item in items if item.reason is not None],
+        }
+        for place, (item, number) in enumerate(rows):
+            batch["clips"][place] = torch.from_numpy(item.clips[number])
+            batch["frames"][place] = torch.from_numpy(item.frames[number])
+        if self.manifest.labels is not None:
+            batch["label"] = torch.tensor([item.sample.label for item, _ in rows], dtype=torch.int64)
+        if self.manifest.dimensions is not None:
+            num_dimensions = len(self.manifest.dimensions)
+            shape = (self.clip_length, num_dimensions) if self.frame_level else (num_dimensions,)
+            values = np.array([item.values[number] for item, number in rows], np.float32).reshape(len(rows), *shape)
+            batch["values"] = torch.from_numpy(values)
+        return batch
+
+
+def _span(video: VideoSource, sample: Sample) -> tuple[int, int]:
+    """First frame and the one after the last of those shown from start_s on and before end_s."""
+    first = math.ceil((sample.start_s or 0.0) * video.fps - 1e-6)
+    end = video.num_frames if sample.end_s is None else math.ceil(sample.end_s * video.fps - 1e-6)
+    stop = min(end, video.num_frames)
+    if first >= stop:
+        raise VideoError(sample.path, f"no frame from start_s to end_s; the video lasts {video.duration_s:.2f} s")
+    return first, stop
+
+
+def _inside_box(pictures: Pixels, sample: Sample) -> Pixels:
+    if sample.box is None:
+        return pictures
+    x, y, w, h = sample.box
+    height, width = pictures.shape[1:3]
+    left, top = max(round(x), 0), max(round(y), 0)
+    inside = pictures[:, top : max(round(y + h), 0), left : max(round(x + w), 0)]
+    if inside.size == 0:
+        raise VideoError(sample.path, f"the box {x:g} {y:g} {w:g} {h:g} lies outside the {width}x{height} px picture")
+    return inside
+
+
+def _read_frame_values(path: Path, dimensions: tuple[str, ...], frames: Indices) -> NDArray[np.float32]:
+    """The rows of these frames, (T, K); a file that does not give them makes the sample unreadable."""
+    try:
+        table = pd.read_csv(path, usecols=list(dimensions))[list(dimensions)]
+        values = table.to_numpy(np.float32)
+    except (ValueError, OSError) as error:
+        raise VideoError(path, f"values per frame {path.name}: {' '.join(str(error).split())}") from None
+    if frames.max() >= len(values):
+        raise VideoError(path, f"values per frame {path.name}: {len(values)} rows, frame {frames.max()} is asked for")
+    if not np.isfinite(values[frames]).all():
+        raise VideoError(path, f"values per frame {path.name}: some are missing or not finite")
+    return values[frames]
+
+
+class ShardedSampler(Sampler[list[int]]):
+    """Batches of sample numbers for one process of `world_size`; one iteration is one epoch.
+
+    shuffle: a permutation that depends on (seed, epoch), cut into global batches of batch_size * world_size of which
+    each process gets its part; what does not fill one is left out, so all processes have equally many. Otherwise in
+    order, each sample on exactly one process, the last batch smaller.
+    start_batch: begin there, as if those before had been drawn.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        epoch: int = 0,
+        start_batch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.batch_size, self.start_batch = batch_size, start_batch
+        if shuffle:
+            num_batches = length // (batch_size * world_size)
+            order = np.random.default_rng([seed, epoch]).permutation(length)[: num_batches * batch_size * world_size]
+            self._order = order.reshape(num_batches, world_size, batch_size)[:, rank].ravel()
+        else:
+            self._order = np.arange(rank, length, world_size)
+
+    def __len__(self) -> int:
+        return max(math.ceil(len(self._order) / self.batch_size) - self.start_batch, 0)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(self.start_batch * self.batch_size, len(self._order), self.batch_size):
+            yield self._order[start : start + self.batch_size].tolist()
+
+
+def make_loader(
+    dataset: ClipDataset,
+    batch_size: int,
+    *,
+    shuffle: bool,
+    seed: int,
+    epoch: int = 0,
+    start_batch: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[Item]:
+    """Batches of `batch_size` samples for this process and this epoch; see `ShardedSampler` and the module for both.
+
+    Order and content do not depend on num_workers. Raises UserError if shuffled samples do not fill one global batch.
+    """
+    if shuffle and len(dataset) < batch_size * world_size:
+        processes = f" on each of {world_size} processes" if world_size > 1 else ""
+        raise UserError(
+            f"{dataset.manifest.path}: {len(dataset)} samples do not fill one batch of {batch_size}{processes}; "
+            "make the batch smaller"
+        )
+    dataset = copy.copy(dataset)  # this loader's epoch is its own
+    dataset.set_epoch(epoch)
+    sampler = ShardedSampler(
+        len(dataset),
+        batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        epoch=epoch,
+        start_batch=start_batch,
+        rank=rank,
+        world_size=world_size,
+    )
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=dataset.collate,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_init_worker,
+        generator=torch.Generator(),  # otherwise it draws from the global one, and training depends on it
+    )
+
+
+def _init_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    # The main process decides when to stop: it saves first, and may need batches until then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,408 @@
+"""Lists of videos with their labels: a CSV with a header, or the published `path label` lines without one."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn, overload
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from svfap.errors import UserError
+
+Task = Literal["classification", "regression", "unlabelled"]
+
+TEXT_COLUMNS = ("subject", "split", "group", "frame_values")
+SPAN_COLUMNS = ("start_s", "end_s")
+BOX_COLUMNS = ("box_x", "box_y", "box_w", "box_h")
+RESERVED = ("path", "label", "box", *SPAN_COLUMNS, *TEXT_COLUMNS)
+MAX_INFERRED_CLASSES = 10_000
+
+
+class ManifestError(UserError):
+    """A manifest that cannot be used; the message names file, row, column and the fix."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row. `key` names it uniquely: the path as written, plus `#t=start,end` and `#xywh=x,y,w,h` where given."""
+
+    path: Path
+    key: str
+    label: int | None
+    values: tuple[float, ...] | None
+    start_s: float | None
+    end_s: float | None
+    subject: str | None
+    split: str | None
+    box: tuple[float, float, float, float] | None  # x, y, w, h in pixels of the video
+    frame_values: Path | None  # CSV with one row per frame, one column per dimension
+    group: str | None
+
+
+class Manifest(Sequence[Sample]):
+    """Samples in the order of the file, made when asked for, so that millions of rows stay a table.
+
+    path: the manifest's file; label_names: of the classes, in order (classification); dimensions: names of the
+    values (regression); table: one row per sample, columns `path` (as written), `label` (int64), the dimensions
+    (float64), and those of start_s, end_s, subject, split, group, frame_values, box_x ... box_h that the file has.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        root: Path,
+        table: pd.DataFrame,
+        label_names: tuple[str, ...] | None = None,
+        dimensions: tuple[str, ...] | None = None,
+    ) -> None:
+        self.path, self.root, self.table = path, root, table
+        self.label_names, self.dimensions = label_names, dimensions
+        self._columns = {str(name): table[name].array for name in table.columns}
+        self._value_names = [name for name in dimensions or () if name in self._columns]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Manifest: ...
+    def __getitem__(self, index: int | slice) -> Sample | Manifest:
+        if isinstance(index, slice):
+            return self.subset(range(*index.indices(len(self))))
+        key = path = str(self._columns["path"][index])
+        start_s, end_s = (self._number(name, index) for name in SPAN_COLUMNS)
+        x, y, w, h = (self._number(name, index) for name in BOX_COLUMNS)
+        box = None if x is None or y is None or w is None or h is None else (x, y, w, h)
+        values = tuple(float(self._columns[name][index]) for name in self._value_names)
+        frame_values = self._text("frame_values", index)
+        if start_s is not None or end_s is not None:
+            key += f"#t={start_s or 0:.10g},{'' if end_s is None else f'{end_s:.10g}'}"
+        if box is not None:
+            key += "#xywh=" + ",".join(f"{side:.10g}" for side in box)
+        return Sample(
+            path=self.root / path,
+            key=key,
+            label=int(self._columns["label"][index]) if "label" in self._columns else None,
+            values=values or None,
+            start_s=start_s,
+            end_s=end_s,
+            subject=self._text("subject", index),
+            split=self._text("split", index),
+            box=box,
+            frame_values=self.root / frame_values if frame_values else None,
+            group=self._text("group", index),
+        )
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Manifest:
+        """The samples of these positions, in this order."""
+        table = self.table.take(np.asarray(indices, np.int64)).reset_index(drop=True)
+        return Manifest(self.path, self.root, table, self.label_names, self.dimensions)
+
+    @property
+    def subjects(self) -> NDArray[np.object_] | None:
+        """Subject of each sample ('' where unknown); None where no row has one."""
+        if "subject" not in self.table:
+            return None
+        subjects = self.table["subject"].to_numpy(dtype=object)
+        return subjects if any(subjects) else None
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """Label of each sample; None without labels."""
+        return self.table["label"].to_numpy(np.int64) if "label" in self.table else None
+
+    def _text(self, column: str, index: int) -> str | None:
+        return (str(self._columns[column][index]) or None) if column in self._columns else None
+
+    def _number(self, column: str, index: int) -> float | None:
+        number = float(self._columns[column][index]) if column in self._columns else float("nan")
+        return None if np.isnan(number) else number
+
+
+def read_manifest(
+    path: str | Path,
+    *,
+    root: str | Path | None = None,
+    task: Task = "classification",
+    label_names: Sequence[str] | None = None,
+    dimensions: Sequence[str] | None = None,
+    split: str | None = None,
+) -> Manifest:
+    """Read a manifest.
+
+    The CSV has a header. Columns: path (of a video, a folder of frames or an image, relative to `root`, by default to
+    the manifest's folder); label (a class name, or an integer from 0), or one column per dimension; and, as needed,
+    start_s, end_s, subject, split, group, box ("x y w h" in pixels), frame_values (a CSV with one row per frame).
+    Lines without a header, `path label`, are read too.
+
+    label_names: the classes in order; without it the sorted names found, or 0 to the largest integer.
+    dimensions: the value columns; without it every further column whose first entry is a number.
+    split: keep only rows with this in column `split`.
+    Raises ManifestError. Whether the videos exist is not looked at.
+    """
+    path = Path(path)
+    table = _read_table(path)
+    table["path"] = table["path"].str.removeprefix("./")
+    _refuse(path, table, table["path"] == "", "path", "is empty; give a file or remove the row")
+    out = pd.DataFrame({"path": table["path"]})
+    for name in TEXT_COLUMNS:
+        if name in table:
+            out[name] = table[name]
+    _read_spans(path, table, out)
+    _read_boxes(path, table, out)
+    _check_duplicates(path, out)
+    chosen = _choose_split(path, out, split)
+    names = dims = None
+    if task == "classification":
+        names = _read_labels(path, table, out, chosen, label_names)
+    elif task == "regression":
+        dims = _read_values(path, table, out, chosen, dimensions)
+    out = out[chosen].reset_index(drop=True)
+    return Manifest(path, Path(root) if root is not None else path.parent, out, names, dims)
+
+
+def carve_validation(manifest: Manifest, fraction: float, seed: int) -> tuple[Manifest, Manifest]:
+    """Split into (training, validation) with about `fraction` of the samples in the latter; the same for the same seed.
+
+    Where subjects are known none lies on both sides (a sample of unknown subject counts as one of its own); otherwise
+    each class keeps its share. Raises ManifestError where one part would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise ManifestError(f"{manifest.path}: validation fraction {fraction} is not between 0 and 1")
+    rng = np.random.default_rng(seed)
+    subjects = manifest.subjects
+    if subjects is not None:
+        held_out = _hold_out_subjects(subjects, fraction, rng)
+        fix = "only one subject to divide; give a validation manifest or split"
+    else:
+        held_out = _hold_out_stratified(manifest, fraction, rng)
+        fix = f"{len(manifest)} samples are too few to divide; give a validation manifest or split"
+    if not held_out.any() or held_out.all():
+        raise ManifestError(f"{manifest.path}: {fix}")
+    return manifest.subset(np.flatnonzero(~held_out)), manifest.subset(np.flatnonzero(held_out))
+
+
+def _hold_out_subjects(subjects: NDArray[np.object_], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    own = np.array([text or f"\0{row}" for row, text in enumerate(subjects)], object)
+    codes, names = pd.factorize(own)
+    order = rng.permutation(len(names))
+    totals = np.cumsum(np.bincount(codes, minlength=len(names))[order])
+    # One to all but one of the subjects: as many as come closest to the fraction.
+    num_held = 1 + int(np.argmin(np.abs(totals[:-1] - fraction * len(own)))) if len(names) > 1 else 0
+    return np.isin(codes, order[:num_held])
+
+
+def _hold_out_stratified(manifest: Manifest, fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    num = len(manifest)
+    labels = manifest.labels if manifest.labels is not None else np.zeros(num, np.int64)
+    shuffled = rng.permutation(num)
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    # Every 1/fraction-th along the classes gives each class its share, and the total exactly.
+    steps = np.floor(np.arange(num + 1) * fraction + 0.5)
+    held_out = np.zeros(num, bool)
+    held_out[by_class[np.diff(steps) > 0]] = True
+    if not held_out.any() and num > 1:
+        held_out[by_class[num // 2]] = True
+    if held_out.all() and num > 1:
+        held_out[by_class[num // 2]] = False
+    return held_out
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """All columns as text, '' where empty; the index holds line numbers of the file."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = next((line for line in file if line.strip()), "")
+        if not first:
+            raise ManifestError(f"{path}: the file is empty; expected a header with a column 'path'")
+        header = [name.strip() for name in next(csv.reader([first]))]
+        if "path" in header:
+            table = _read_csv(path)
+            first_row = 2
+        elif len(first.split()) > 1 and (len(header) == 1 or first.split()[-1].isdecimal()):
+            lines = pd.Series(path.read_text(encoding="utf-8-sig").splitlines(), dtype=str).str.strip()
+            table = lines.str.rsplit(n=1, expand=True).rename(columns={0: "path", 1: "label"})
+            first_row = 1
+        else:
+            raise ManifestError(f"{path}: no column 'path' among {_listed(header)}; give the column of files this name")
+    except (FileNotFoundError, IsADirectoryError):
+        raise ManifestError(f"{path}: no such file; give the path of a manifest") from None
+    except PermissionError:
+        raise ManifestError(f"{path}: may not be read; check its permissions") from None
+    except UnicodeError:
+        raise ManifestError(f"{path}: is not UTF-8 text; save it as CSV in UTF-8") from None
+    except (pd.errors.ParserError, csv.Error) as error:
+        raise ManifestError(f"{path}: is not a CSV table ({' '.join(str(error).split())}); mend that line") from None
+    table = table.fillna("")
+    table.index = pd.RangeIndex(first_row, first_row + len(table))
+    for name in table.columns:
+        table[name] = table[name].str.strip()
+    table = table[(table != "").any(axis=1)]
+    if table.empty:
+        raise ManifestError(f"{path}: holds a header and no rows; add one row per video")
+    return table
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    # Blank lines stay for now, so that rows keep their numbers; "NA" and "None" may be names of classes.
+    table = pd.read_csv(
+        path,
+        dtype=str,
+        encoding="utf-8-sig",
+        keep_default_na=False,
+        skipinitialspace=True,
+        skip_blank_lines=False,
+        index_col=False,
+    )
+    return table.rename(columns=lambda name: str(name).strip())
+
+
+def _refuse(path: Path, table: pd.DataFrame, wrong: pd.Series | NDArray[np.bool_], column: str, what: str) -> None:
+    """Where any row is wrong, raise naming the first."""
+    rows = np.flatnonzero(np.asarray(wrong, bool))
+    if len(rows):
+        more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+        raise ManifestError(f"{path}: row {table.index[rows[0]]}{more}, column '{column}': {what}")
+
+
+def _numbers(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
+    """The column as float64, NaN where empty; anything but a finite number is refused."""
+    numbers = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
+    given = table[column] != ""
+    _refuse(path, table, given & ~np.isfinite(numbers), column, "is not a finite number; mend or remove the row")
+    return numbers
+
+
+def _read_spans(path: Path, table: pd.DataFrame, out: pd.DataFrame) -> None:
+    for name in SPAN_COLUMNS:
+        if name in table:
+            out[name] = _numbers(path, table, name)
+            _refuse(path, table, out[name] < 0, name, "is negative; times count from the start of the video")
+    if "end_s" in out:
+        start = out["start_s"].fillna(0.0) if "start_s" in out else 0.0
+        _refuse(path, table, out["end_s"] <= start, "end_s", "is not after start_s; the span must have a length")
+
+
+def _read_boxes(path: Path, table: pd.DataFrame, out: pd.DataFrame) -> None:
+    if "box" not in table or (table["box"] == "").all():
+        return
+    what = "is not 'x y w h' in pixels with a positive width and height"
+    given = table["box"] != ""
+    parts = table["box"].str.split(expand=True)
+    _refuse(path, table, given & (parts.notna().sum(axis=1) != 4), "box", what)
+    sides = parts.iloc[:, :4].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    wrong = ~np.isfinite(sides).all(axis=1) | (sides.iloc[:, 2:] <= 0).any(axis=1)
+    _refuse(path, table, given & wrong, "box", what)
+    out[list(BOX_COLUMNS)] = sides.to_numpy()
+
+
+def _check_duplicates(path: Path, out: pd.DataFrame) -> None:
+    what = [name for name in ("path", *SPAN_COLUMNS, *BOX_COLUMNS) if name in out]
+    again = out.duplicated(what).to_numpy()
+    if again.any():
+        name = out["path"].iloc[int(np.argmax(again))]
+        _refuse(path, out, again, "path", f"'{name}' is listed before; remove it or give another start_s, end_s or box")
+
+
+def _choose_split(path: Path, out: pd.DataFrame, split: str | None) -> NDArray[np.bool_]:
+    if split is None:
+        return np.ones(len(out), bool)
+    if "split" not in out:
+        raise ManifestError(f"{path}: no column 'split' to choose '{split}' from; add it or leave the split out")
+    chosen = (out["split"] == split).to_numpy(bool)
+    if not chosen.any():
+        raise ManifestError(f"{path}: no row with split '{split}'; there are {_listed(sorted(out['split'].unique()))}")
+    return chosen
+
+
+def _read_labels(
+    path: Path, table: pd.DataFrame, out: pd.DataFrame, chosen: NDArray[np.bool_], label_names: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Add the int64 column `label` (-1 in rows not chosen that have none); return the names of the classes."""
+    if "label" not in table:
+        raise ManifestError(f"{path}: no column 'label'; add one with a class name or an integer from 0")
+    codes, found = pd.factorize(table["label"])
+    texts = [str(text) for text in found]
+    given = [text for text in texts if text.lower() not in ("", "nan")]
+    missing = np.array([text not in given for text in texts])[codes]
+    _refuse(path, table, missing & chosen, "label", "is missing; give a class or remove the row")
+
+    def complain(text: str, what: str) -> NoReturn:
+        _refuse(path, table, codes == texts.index(text), "label", what)
+        raise AssertionError  # a text that was found is in some row
+
+    known = tuple(label_names or ())
+    numbers = {text: number for text in given if (number := _integer(text)) is not None}
+    if not numbers and not known:
+        known = tuple(sorted(given))
+    class_of = {name: number for number, name in enumerate(known)}
+    if set(given) <= set(known):
+        pass
+    elif len(numbers) == len(given):
+        limit = len(known) or MAX_INFERRED_CLASSES
+        for text, number in numbers.items():
+            if not 0 <= number < limit:
+                complain(text, f"{text} is out of range; labels are 0 to {limit - 1}" + _aside(known))
+        known, class_of = known or tuple(str(number) for number in range(max(numbers.values()) + 1)), numbers
+    elif known:
+        stray = next(text for text in given if text not in known)
+        complain(stray, f"'{stray}' is not a known label; known are {_listed(known)}")
+    else:
+        stray = next(iter(numbers))
+        complain(stray, f"'{stray}' is a number among names; use one or the other")
+    out["label"] = np.array([class_of.get(text, -1) for text in texts], np.int64)[codes]
+    return known
+
+
+def _read_values(
+    path: Path, table: pd.DataFrame, out: pd.DataFrame, chosen: NDArray[np.bool_], dimensions: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Add the dimensions' float64 columns; return their names."""
+    if dimensions is None:
+        free = [name for name in table.columns if name not in RESERVED]
+        first = table[chosen].iloc[0]
+        names = tuple(name for name in free if first[name].lower() == "nan" or _is_number(first[name]))
+        if not names:
+            raise ManifestError(f"{path}: no column of numbers to learn; add one per dimension or name the columns")
+    else:
+        names = tuple(dimensions)
+    missing = [name for name in names if name not in table]
+    if len(missing) == len(names) and "frame_values" in out:
+        _refuse(path, table, (out["frame_values"] == "") & chosen, "frame_values", "is missing; give a file of values")
+        return names  # values per frame alone
+    if missing:
+        raise ManifestError(f"{path}: no column '{missing[0]}' for that dimension; there are {_listed(table.columns)}")
+    for name in names:
+        numbers = _numbers(path, table, name)
+        _refuse(path, table, numbers.isna() & chosen, name, "is missing; give a number or remove the row")
+        out[name] = numbers
+    return names
+
+
+def _integer(text: str) -> int | None:
+    """1 for '1' and '1.0' (as tables with gaps are written); None for anything else."""
+    digits = text.removesuffix(".0")
+    return int(digits) if digits.lstrip("-").isdecimal() and digits.isascii() and digits.count("-") <= 1 else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _aside(names: tuple[str, ...]) -> str:
+    return f" ({_listed(names)})" if names else ""
+
+
+def _listed(names: Iterable[str], limit: int = 20) -> str:
+    names = [str(name) or "(empty)" for name in names]
+    return ", ".join(names[:limit]) + (f", and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,428 @@
+"""Pictures out of videos, folders of frames and images; H.264 videos out of pictures.
+
+Only what is asked for is decoded: the file's packets are listed once (which costs no decoding), then for each run of
+wanted pictures the decoder starts at the keyframe before it, and skips pictures that nothing else needs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, Self
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from svfap.errors import UserError
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+PICTURE_FPS = 25.0  # a folder of frames does not say how fast it was recorded
+
+IDENTITY = (1, 0, 0, 0, 1, 0, 0, 0, 1)
+
+Pixels = NDArray[np.uint8]
+
+
+class VideoError(UserError):
+    """A video that cannot be read or written: `path`, and a `reason` of one line."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = Path(path), reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class VideoSource(ABC):
+    """A readable video; a context manager.
+
+    Frame i, 0 <= i < num_frames, is the picture shown at i / fps seconds. In a file of constant rate that is its i-th
+    picture; in one of variable rate `fps` is the average, so a picture shown long has several numbers and a brief one
+    may have none.
+    """
+
+    path: Path
+    fps: float
+    num_frames: int
+
+    @abstractmethod
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
+        """Frames as uint8 RGB (len(indices), H, W, 3), upright; any order, repeats allowed.
+
+        Raises IndexError for a number out of range, VideoError where pictures cannot be decoded.
+        """
+
+    @abstractmethod
+    def frames(self) -> Iterator[tuple[float, Pixels]]:
+        """Every picture once, in order: (time in seconds from the first one, uint8 RGB (H, W, 3)). Constant memory."""
+
+    def close(self) -> None:  # noqa: B027  nothing to free unless a subclass says so
+        """Free the file."""
+
+    @property
+    def duration_s(self) -> float:
+        return self.num_frames / self.fps
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        return self.read([0]).shape[1:3]
+
+    @property
+    def height(self) -> int:
+        """Height in pixels as shown, rotation applied (decodes the first frame)."""
+        return self._size[0]
+
+    @property
+    def width(self) -> int:
+        """Width in pixels as shown, rotation applied (decodes the first frame)."""
+        return self._size[1]
+
+    def _checked(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        numbers = np.asarray(indices, np.int64)
+        if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= self.num_frames:
+            raise IndexError(f"{self.path}: frames {numbers.tolist()} asked of {self.num_frames}")
+        return numbers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def open_video(path: str | Path, num_threads: int = 1) -> VideoSource:
+    """Open a video file, a folder of frames (sorted naturally: 2.jpg before 10.jpg) or an image (one frame).
+
+    Folders and images count as 25 frames a second. A file cut short is as long as the part that is there.
+    Raises VideoError: missing, empty, not a video, no pictures in it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        names = [entry.name for entry in os.scandir(path) if entry.name.lower().endswith(PICTURE_SUFFIXES)]
+        names = sorted((name for name in names if not name.startswith(".")), key=natural_key)
+        return _Pictures(path, [path / name for name in names])
+    if not path.is_file():
+        raise VideoError(path, "no such file or folder")
+    if path.stat().st_size == 0:
+        raise VideoError(path, "the file is empty")
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return _Pictures(path, [path])
+    return _Container(path, num_threads)
+
+
+def iter_frames(path: str | Path, num_threads: int = 1) -> Iterator[tuple[float, Pixels]]:
+    """Every picture of a video once, in order, as (time_s, uint8 RGB (H, W, 3)); memory does not grow with length."""
+    with open_video(path, num_threads) as video:
+        yield from video.frames()
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which digits count as numbers."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+class _Pictures(VideoSource):
+    """Image files as the frames of a video."""
+
+    def __init__(self, path: Path, files: list[Path]) -> None:
+        if not files:
+            raise VideoError(path, f"the folder holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
+        self.path, self._files = path, files
+        self.fps, self.num_frames = PICTURE_FPS, len(files)
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
+        wanted, places = np.unique(self._checked(indices), return_inverse=True)
+        first = self._load(wanted[0])
+        out = np.empty((len(places), *first.shape), np.uint8)
+        for k, number in enumerate(wanted):
+            out[places == k] = first if k == 0 else self._load(number, first.shape)
+        return out
+
+    def frames(self) -> Iterator[tuple[float, Pixels]]:
+        shape = None
+        for number in range(self.num_frames):
+            picture = self._load(number, shape)
+            shape = picture.shape
+            yield number / self.fps, picture
+
+    def _load(self, number: int, shape: tuple[int, ...] | None = None) -> Pixels:
+        file = self._files[number]
+        picture = _read_picture(file)
+        if picture is None:
+            raise VideoError(self.path, f"{file.name} cannot be decoded as a picture")
+        if shape is not None and picture.shape != shape:
+            (h, w), (height, width) = picture.shape[:2], shape[:2]
+            raise VideoError(self.path, f"{file.name} is {w}x{h} px, frames before it are {width}x{height} px")
+        return picture
+
+
+def _read_picture(file: Path) -> Pixels | None:
+    """RGB with the EXIF orientation applied, alpha dropped; None where the file is broken or cut short."""
+    data = file.read_bytes()
+    # OpenCV fills what is missing of a JPEG with grey: demand the end marker after the last scan.
+    cut_short = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    if not data or cut_short:
+        return None
+    with suppress(cv2.error):
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        return None if picture is None else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    return None
+
+
+@dataclass(frozen=True)
+class _Timeline:
+    """When a stream's pictures are shown, in ticks of its time base."""
+
+    times: NDArray[np.int64]  # of the pictures that are whole, ascending
+    keyframes: NDArray[np.int64]  # where decoding can start, ascending
+    by_count: bool  # the container stores no times: pictures are known by their order alone
+
+
+class _Container(VideoSource):
+    """A video file through FFmpeg."""
+
+    def __init__(self, path: Path, num_threads: int) -> None:
+        self.path, self._num_threads = path, num_threads
+        self._converter = VideoReformatter()
+        self._matrix: Sequence[int] | None = None
+        self._container, self._stream = self._opened()
+        try:
+            timeline = _list_pictures(self._container, self._stream)
+            if len(timeline.times) == 0:
+                raise VideoError(path, "holds no pictures")
+        except BaseException:
+            self.close()
+            raise
+        self._times, self._keyframes, self._by_count = timeline.times, timeline.keyframes, timeline.by_count
+        self._tick_s = float(self._stream.time_base or 1)
+        self.num_frames = len(self._times)
+        self.fps, self._picture_of = self._grid()
+
+    def _grid(self) -> tuple[float, NDArray[np.int64]]:
+        """Average rate, and for each frame number the picture that is shown then."""
+        times, numbers = self._times, np.arange(self.num_frames)
+        stated = float(self._stream.average_rate or 0.0)
+        span = int(times[-1] - times[0])
+        if self._by_count or span == 0:
+            return stated or PICTURE_FPS, numbers
+        fps = (len(times) - 1) / (span * self._tick_s)
+        due = times[0] + numbers * (span / (len(times) - 1))
+        if np.abs(times - due).max() >= 0.5 * span / (len(times) - 1):
+            return fps, np.searchsorted(times, due + 0.5, side="right") - 1
+        # Time stamps in milliseconds are rounded: the stated rate is the better one where both agree to a tick.
+        agree = stated > 0 and abs((len(times) - 1) / stated - span * self._tick_s) <= 1.001 * self._tick_s
+        return stated if agree else fps, numbers
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
+        wanted, places = np.unique(self._picture_of[self._checked(indices)], return_inverse=True)
+        out: Pixels | None = None
+        for k, frame in enumerate(self._wanted_frames(wanted)):
+            picture = self._upright(frame)
+            if out is None:
+                out = np.empty((len(places), *picture.shape), np.uint8)
+            elif picture.shape != out.shape[1:]:
+                raise VideoError(self.path, f"changes its size from {out.shape[1:3]} to {picture.shape[:2]} midway")
+            out[places == k] = picture
+        assert out is not None
+        return out
+
+    def frames(self) -> Iterator[tuple[float, Pixels]]:
+        whole, num_decoded = set(self._times.tolist()), 0
+        seconds_per_tick = 1 / self.fps if self._by_count else self._tick_s
+        self._restart()
+        for time, frame in self._decode():
+            if time in whole:
+                num_decoded += 1
+                yield (time - int(self._times[0])) * seconds_per_tick, self._upright(frame)
+        if num_decoded == 0:
+            raise VideoError(self.path, "none of its pictures can be decoded")
+
+    def close(self) -> None:
+        self._container.close()
+
+    def _wanted_frames(self, wanted: NDArray[np.int64]) -> Iterator[av.VideoFrame]:
+        """The pictures of the given ordinals (ascending, unique), decoded run by run from the keyframe before."""
+        times = self._times[wanted]
+        key_of = np.searchsorted(self._keyframes, times, side="right") - 1
+        for key in np.unique(key_of):
+            yield from self._run(int(self._keyframes[key]), times[key_of == key].tolist())
+
+    def _run(self, keyframe: int, run: list[int]) -> Iterator[av.VideoFrame]:
+        """Pictures at the times `run`, all of which can be decoded from `keyframe` on.
+
+        A picture lost to damage in mid-file is replaced by the one shown before it, as a player would; past the last
+        picture that can be decoded nothing is invented.
+        """
+        wanted, remaining = frozenset(run), run[::-1]
+        self._start(keyframe)
+        decoded = self._decode(wanted)
+        first = next(decoded, None)
+        if first is None or first[0] > run[0]:  # the container's own index led too far
+            self._restart()
+            decoded = self._decode(wanted)
+        shown: av.VideoFrame | None = None
+        for time, frame in chain([first] if first and first[0] <= run[0] else [], decoded):
+            while shown is not None and remaining and time > remaining[-1]:
+                remaining.pop()
+                yield shown
+            if remaining and time == remaining[-1]:
+                remaining.pop()
+                yield frame
+            if not remaining:
+                return
+            if time < remaining[-1]:
+                shown = frame
+        number = int(np.searchsorted(self._times, remaining[-1]))
+        raise VideoError(self.path, f"damaged: picture {number + 1} of {self.num_frames} cannot be decoded")
+
+    def _decode(self, wanted: frozenset[int] | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
+        """(time in ticks, picture) from where the file stands; with `wanted`, needless pictures are skipped."""
+        context, count = self._stream.codec_context, 0
+        for packet in chain(_packets(self._container, self._stream), [None]):
+            needless = packet is not None and wanted is not None and not self._by_count and packet.pts not in wanted
+            context.skip_frame = "NONREF" if needless else "DEFAULT"
+            try:
+                frames = context.decode(packet)
+            except av.FFmpegError:
+                continue  # a damaged packet costs its own picture
+            for frame in frames:
+                time, count = count if self._by_count else frame.pts, count + 1
+                if time is not None:
+                    yield time, frame
+
+    def _upright(self, frame: av.VideoFrame) -> Pixels:
+        if self._matrix is None:  # looked up once, it costs more than the conversion
+            data: Any = frame.side_data.get("DISPLAYMATRIX")
+            self._matrix = IDENTITY if data is None else np.frombuffer(data, np.int32).tolist()
+        # One converter kept, with one thread: setting it up for each frame takes 50 times as long as using it.
+        try:
+            picture = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(self.path, f"pictures in {frame.format.name} cannot be converted ({error})") from None
+        return upright(np.asarray(picture, np.uint8), self._matrix)
+
+    def _start(self, keyframe: int) -> None:
+        """Stand at the keyframe shown at `keyframe`, or before it."""
+        try:
+            if self._by_count:
+                raise ValueError
+            self._container.seek(keyframe, stream=self._stream)
+        except (av.FFmpegError, ValueError):
+            self._restart()
+
+    def _restart(self) -> None:
+        """Stand at the start of the file, sure though slow."""
+        self._container.close()
+        self._container, self._stream = self._opened()
+
+    def _opened(self) -> tuple[av.container.InputContainer, av.VideoStream]:
+        try:
+            # The prefix keeps FFmpeg from reading protocols or number patterns into a name.
+            container = av.open(f"file:{self.path}")
+        except (av.FFmpegError, OSError) as error:
+            raise VideoError(self.path, f"not a readable video ({_reason(error)})") from None
+        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not streams:
+            container.close()
+            raise VideoError(self.path, "holds no video stream")
+        streams[0].codec_context.thread_count = self._num_threads
+        return container, streams[0]
+
+
+def upright(picture: Pixels, matrix: Sequence[int]) -> Pixels:
+    """Turn (H, W, 3) as a display matrix (a, b, u, c, d, v, x, y, w) says: (x, y) is shown at (ax + cy, bx + dy).
+
+    Quarter turns and mirrorings; other angles count as the nearest of these.
+    """
+    a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
+    if abs(b) > abs(a):
+        picture, a, d = picture.swapaxes(0, 1), c, b
+    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet[av.VideoStream]]:
+    """The stream's packets up to the end or to where the file breaks off."""
+    with suppress(av.FFmpegError, OSError):
+        for packet in container.demux(stream):
+            if packet.size:  # an empty one would tell the decoder that the stream ends
+                yield packet
+
+
+def _list_pictures(container: av.container.InputContainer, stream: av.VideoStream) -> _Timeline:
+    """Read through the packets without decoding."""
+    times, keyframes, last_dts, num_whole, cut_short = [], [], None, 0, False
+    for packet in _packets(container, stream):
+        if packet.is_corrupt:  # only part of it is there
+            cut_short = True
+            continue
+        num_whole += 1
+        last_dts = packet.dts if packet.dts is not None else last_dts
+        if packet.is_keyframe and packet.pts is not None:
+            keyframes.append(packet.pts)
+        if not packet.is_discard:  # what an edit list leaves out is decoded but not shown
+            times.append(packet.pts)
+    # AVI knows the order of decoding alone, which differs from that of showing where there are B-frames.
+    guessed = "avi" in container.format.name.split(",") and stream.codec_context.has_b_frames
+    if guessed or None in times or len(set(times)) < len(times):
+        return _Timeline(np.arange(len(times)), np.zeros(1, np.int64), by_count=True)
+    shown, starts = np.sort(np.asarray(times, np.int64)), np.sort(np.asarray(keyframes or times[:1], np.int64))
+    if len(shown):
+        shown = shown[shown >= starts[0]]
+    if (cut_short or num_whole < stream.frames) and last_dts is not None:
+        shown = shown[shown <= last_dts]  # later ones may lack a neighbour that came after the break
+    return _Timeline(shown, starts, by_count=False)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def write_video(
+    path: str | Path, frames: Iterable[Pixels], fps: float, *, gop: int = 12, crf: float = 18, preset: str = "veryfast"
+) -> None:
+    """Write uint8 RGB frames (H, W, 3), all of one size, as H.264 yuv420p; the suffix picks the container.
+
+    gop: frames from keyframe to keyframe; the smaller, the quicker the access. crf: quality, 0 (exact) to 51.
+    H.264 wants even sizes: an odd side grows by repeating its last row or column. The file appears whole or not at all.
+    Raises VideoError where it cannot be written, ValueError for no frames or frames that do not fit together.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        _encode(part, frames, Fraction(fps).limit_denominator(10_000), gop, {"crf": str(crf), "preset": preset})
+        os.replace(part, path)
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(path, f"cannot be written ({_reason(error)})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _encode(path: Path, frames: Iterable[Pixels], rate: Fraction, gop: int, options: dict[str, str]) -> None:
+    pictures = iter(frames)
+    first = next(pictures, None)
+    if first is None:
+        raise ValueError(f"{path.name}: there are no frames to write")
+    height, width = first.shape[:2]
+    with av.open(f"file:{path}", "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+        stream.gop_size, stream.codec_context.thread_count = gop, 1
+        for picture in chain([first], pictures):
+            if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
+                raise ValueError(f"frames must be uint8 {(height, width, 3)}, got {picture.dtype} {picture.shape}")
+            even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        container.mux(stream.encode(None))

@@ -1,0 +1,35 @@
+"""Which device, and in which precision."""
+
+from __future__ import annotations
+
+import torch
+
+from svfap.errors import UserError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """A usable device; "auto" is a GPU where there is one. Raises `UserError`."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """One of "fp32", "bf16", "fp16"; "auto" is bf16 where the device multiplies it faster than fp32. Raises `UserError`."""
+    if name == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        quick = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return "bf16" if device.type == "cpu" and quick else "fp32"
+    if name not in PRECISIONS:
+        raise UserError(f"precision={name!r} is none of auto, {', '.join(PRECISIONS)}")
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
+    return name

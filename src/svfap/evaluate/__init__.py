@@ -1,0 +1,1 @@
+"""Scoring: pure functions from arrays of truth and predictions to plain numbers."""

@@ -1,0 +1,66 @@
+"""Score a model on a manifest by multi-view testing, and write down what it said about every video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from svfap.data.loader import ClipDataset
+from svfap.data.manifest import read_manifest
+from svfap.errors import UserError
+from svfap.evaluate.metrics import predictions_table, write_metrics
+from svfap.evaluate.views import predict_views, score_predictions
+from svfap.train.loop import make_accelerator
+from svfap.weights import load_model
+
+
+def evaluate(
+    model: str | Path,
+    manifest: Path,
+    out: Path,
+    *,
+    root: Path | None = None,
+    split: str | None = None,
+    num_segments: int = 2,
+    num_crops: int = 2,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    precision: str = "auto",
+) -> dict[str, Any]:
+    """Average the scores of `num_segments` temporal × `num_crops` spatial views of every video (Sec. IV-B).
+
+    Views that coincide are computed once. Writes `metrics.json`, `predictions.csv` and `unreadable.csv` into `out` and
+    returns the metrics; `num_evaluated` < `num_expected` says that videos were unreadable. Under torchrun every video is
+    scored by exactly one process. Raises `UserError`.
+    """
+    accelerator = make_accelerator(precision)
+    perceiver = load_model(model).to(accelerator.device).eval()
+    config = perceiver.config
+    if config.task not in ("classification", "regression"):
+        raise UserError(f"{model}: is a {config.task} model; only classification and regression can be evaluated")
+    if not config.label_names:
+        raise UserError(f"{model}: its config.json has no label_names; the manifest's labels cannot be matched to outputs")
+    names = {"label_names" if config.task == "classification" else "dimensions": config.label_names}
+    videos = read_manifest(manifest, root=root, task=config.task, split=split, **names)
+    dataset = ClipDataset(
+        videos,
+        "test",
+        config.num_frames,
+        config.sampling_stride,
+        config.img_size,
+        seed=0,
+        num_segments=num_segments,
+        num_crops=num_crops,
+    )
+    predictions = predict_views(perceiver, config, dataset, accelerator, batch_size, num_workers, "evaluating")
+    metrics = score_predictions(predictions, config, videos)
+    if accelerator.is_main_process:
+        paths = [videos[i].key for i in predictions.index.tolist()]
+        table = predictions_table(paths, predictions.outputs, config.label_names, predictions.targets, config.task)
+        write_metrics(out / "metrics.json", {"model": str(model), "manifest": str(manifest), **metrics})
+        table.to_csv(out / "predictions.csv", index=False)
+        unreadable = pd.DataFrame(sorted(predictions.unreadable.items()), columns=["path", "reason"])
+        unreadable.to_csv(out / "unreadable.csv", index=False)
+    return metrics

@@ -1,0 +1,1 @@
+"""Raw video in, affect over time or a reconstruction out."""

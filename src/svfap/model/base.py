@@ -1,0 +1,68 @@
+"""What all models share: the config, saving and loading as a folder (`config.json`, `model.safetensors`), initial weights."""
+
+from typing import Any
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from svfap.errors import UserError
+from svfap.model.config import ModelConfig
+
+
+class Model(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="svfap",
+    paper_url="https://arxiv.org/abs/2401.00416",
+    license="mit",
+    tags=["facial-affect", "video", "masked-autoencoder"],
+):
+    """Base of the masked autoencoder and the perceiver. `save_pretrained(dir)` and `from_pretrained(dir)` never pickle."""
+
+    tasks: tuple[str, ...] = ()
+
+    # The annotation must stay a class, not a string: the hub mixin reads it to rebuild the config from JSON.
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        if config.task not in self.tasks:
+            raise UserError(
+                f"a {type(self).__name__} is for {' or '.join(self.tasks)}, but the model's config says task={config.task!r}; "
+                "svfap.load_model picks the right class"
+            )
+        self.config = config
+
+    @classmethod
+    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "Model":
+        """Load strictly: a missing or superfluous tensor is an error, not a print."""
+        return super()._from_pretrained(strict=strict, **kwargs)
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """(B, 3, T, H, W) in [0, 1] -> normalised as the model expects."""
+        return (pixels - self._channels(pixels, self.config.pixel_mean)) / self._channels(pixels, self.config.pixel_std)
+
+    def denormalize(self, clip: Tensor) -> Tensor:
+        """Inverse of `normalize`."""
+        return clip * self._channels(clip, self.config.pixel_std) + self._channels(clip, self.config.pixel_mean)
+
+    @staticmethod
+    def _channels(like: Tensor, values: tuple[float, ...]) -> Tensor:
+        return like.new_tensor(values).view(3, 1, 1, 1)
+
+
+def xavier_init(model: nn.Module) -> None:
+    """Pre-training: Xavier-uniform linear layers, biases zero."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def trunc_normal_init(model: nn.Module) -> None:
+    """Fine-tuning: linear layers from a truncated normal of deviation 0.02, biases zero."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,107 @@
+"""What a model costs: parameters, multiply-adds by part, tokens, memory. Reproduces the figures of Tables 2, 3 and 5."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from svfap.model.base import Model
+from svfap.model.config import ModelConfig
+from svfap.model.presets import build_model
+
+ADAMW_BYTES = 16  # a float32 parameter, its gradient and AdamW's two moments
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Counts for one clip.
+
+    multiply_adds: of the plain formulation, which embeds every tubelet and is what the paper counts.
+    multiply_adds_done: of this implementation, which embeds visible tubelets alone.
+    by_part, tokens: part -> multiply-adds done, and tokens that pass through it.
+    weight_bytes, train_state_bytes: float32; activation_bytes: kept for the backward pass of one clip, float32.
+    """
+
+    parameters: int
+    multiply_adds: int
+    multiply_adds_done: int
+    by_part: dict[str, int]
+    tokens: dict[str, str]
+    weight_bytes: int
+    train_state_bytes: int
+    activation_bytes: int | None
+
+
+def complexity(config: ModelConfig, measure_activations: bool = False) -> Complexity:
+    """Count a model's costs without weights or data; `measure_activations` runs one real clip on the CPU besides."""
+    with torch.device("meta"):
+        model = build_model(config)
+        clip = torch.empty(1, 3, config.num_frames, config.img_size, config.img_size)
+        masked = torch.zeros(1, config.num_tokens, dtype=torch.bool)
+    num_masked = config.num_masked_positions() * config.num_time_steps if config.task == "pretraining" else 0
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(clip, masked, num_masked) if config.task == "pretraining" else model(clip)
+    done = counter.get_total_flops() // 2  # a multiply-add is two operations
+    parameters = sum(p.numel() for p in model.parameters())
+    return Complexity(
+        parameters=parameters,
+        multiply_adds=done + num_masked * config.tubelet_dim * config.embed_dim,
+        multiply_adds_done=done,
+        by_part=_by_part(counter, type(model).__name__, config),
+        tokens=_tokens(config, num_masked),
+        weight_bytes=4 * parameters,
+        train_state_bytes=ADAMW_BYTES * parameters,
+        activation_bytes=_activations(config) if measure_activations else None,
+    )
+
+
+def _by_part(counter: FlopCounterMode, model: str, config: ModelConfig) -> dict[str, int]:
+    counts = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
+    parts = {"tubelet embedding": counts.get(f"{model}.encoder.tubelet_embed", 0)}
+    for i in range(len(config.stage_depths)):
+        parts[f"stage {i + 1}"] = counts.get(f"{model}.encoder.stages.{i}", 0)
+    for name, module in {"to decoder": "encoder_to_decoder", "decoder": "decoder", "head": "head"}.items():
+        if f"{model}.{module}" in counts:
+            parts[name] = counts[f"{model}.{module}"]
+    return parts
+
+
+def _tokens(config: ModelConfig, num_masked: int) -> dict[str, str]:
+    visible = (config.num_tokens - num_masked) // config.num_time_steps
+    tokens = {"tubelet embedding": f"{config.num_time_steps}×{visible}"}
+    steps = config.num_time_steps
+    for i in range(len(config.stage_depths)):
+        if i:
+            steps //= config.temporal_kernel_size
+        bottleneck = f", bottleneck {steps}×{config.num_bottleneck_tokens[i - 1]}" if i else ""
+        tokens[f"stage {i + 1}"] = f"{steps}×{visible}{bottleneck}"
+    if config.task == "pretraining":
+        tokens["decoder"] = f"{config.num_time_steps}×{config.num_positions}"
+    return tokens
+
+
+def _activations(config: ModelConfig) -> int:
+    """Bytes that autograd keeps of one clip, parameters and buffers apart."""
+    model: Model = build_model(replace(config, drop_path_rate=0.0)).train()
+    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+    holding = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own and storage._cdata not in kept:
+            kept[storage._cdata] = storage.nbytes()
+            holding.append(storage)
+        return tensor
+
+    clip = torch.randn(1, 3, config.num_frames, config.img_size, config.img_size)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        if config.task == "pretraining":
+            from svfap.model.masking import tube_mask
+
+            model(clip, tube_mask(1, config))
+        else:
+            model(clip)
+    return sum(kept.values())

@@ -1,0 +1,158 @@
+"""The words in which a model is described; every number that must divide another is checked here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from svfap.errors import UserError
+
+TASKS = ("classification", "regression", "pretraining", "features")
+ACTIVATIONS = ("none", "sigmoid", "tanh")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build a model again: saved as `config.json` beside its weights.
+
+    The encoder has `len(stage_depths)` stages. The first holds ordinary Transformer blocks; every later one halves time
+    (`temporal_kernel_size`) and works through `num_bottleneck_tokens` tokens a time step. With one stage the encoder is a
+    plain video ViT. Widths are channels, sizes pixels, `num_frames` and `sampling_stride` frames of the video.
+
+    Raises `UserError` naming the numbers that do not fit.
+    """
+
+    preset: str = "custom"
+    task: str = "features"
+    # The clip and how it is cut into tubelets (Sec. III-A).
+    img_size: int = 160
+    num_frames: int = 16
+    patch_size: int = 16
+    tubelet_size: int = 2
+    # TPSBT, the encoder (Sec. III-B, Fig. 2).
+    embed_dim: int = 512
+    num_heads: int = 8
+    mlp_ratio: float = 4.0
+    stage_depths: tuple[int, ...] = (12, 6, 3)
+    num_bottleneck_tokens: tuple[int, ...] = (8, 8)
+    bottleneck_hidden_dim: int = 128
+    temporal_kernel_size: int = 2
+    drop_path_rate: float = 0.0
+    fuse_stages: bool = False
+    # Masked autoencoding (Fig. 1a).
+    mask_ratio: float = 0.9
+    decoder_embed_dim: int = 384
+    decoder_num_heads: int = 6
+    decoder_depth: int = 4
+    # The task's head (Fig. 1b).
+    num_outputs: int = 0
+    output_activation: str = "none"
+    frame_level: bool = False
+    # What a user of the weights has to know.
+    label_names: tuple[str, ...] = ()
+    sampling_stride: int = 4
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        later_stages = len(self.stage_depths) - 1
+        tokens = self.num_bottleneck_tokens
+        tokens = (tokens,) if isinstance(tokens, int) else tuple(tokens)
+        if len(tokens) == 1:
+            tokens *= later_stages  # One number serves every later stage.
+        normalised = {
+            "stage_depths": tuple(self.stage_depths),
+            "num_bottleneck_tokens": tokens if later_stages else (),
+            "label_names": tuple(self.label_names),
+            "pixel_mean": tuple(self.pixel_mean),
+            "pixel_std": tuple(self.pixel_std),
+        }
+        for name, value in normalised.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        def require(fits: bool, message: str) -> None:
+            if not fits:
+                raise UserError(f"model config: {message}")
+
+        require(self.task in TASKS, f"task={self.task!r} is none of {', '.join(TASKS)}")
+        require(
+            self.output_activation in ACTIVATIONS,
+            f"output_activation={self.output_activation!r} is none of {', '.join(ACTIVATIONS)}",
+        )
+        for word in (
+            *("img_size", "num_frames", "patch_size", "tubelet_size", "embed_dim", "num_heads", "temporal_kernel_size"),
+            *("bottleneck_hidden_dim", "decoder_embed_dim", "decoder_num_heads", "decoder_depth", "sampling_stride"),
+        ):
+            require(getattr(self, word) >= 1, f"{word}={getattr(self, word)} must be at least 1")
+        require(len(self.stage_depths) >= 1, "stage_depths is empty; give the number of blocks of each stage")
+        require(min(self.stage_depths) >= 1, f"stage_depths={self.stage_depths}: every stage needs a block")
+        require(
+            len(self.num_bottleneck_tokens) == len(self.stage_depths) - 1,
+            f"num_bottleneck_tokens={self.num_bottleneck_tokens} must have one number for each of the "
+            f"{len(self.stage_depths) - 1} stages after the first (stage_depths={self.stage_depths})",
+        )
+        require(all(n >= 1 for n in self.num_bottleneck_tokens), "num_bottleneck_tokens must be at least 1")
+        for whole, part in (
+            *(("img_size", "patch_size"), ("num_frames", "tubelet_size"), ("embed_dim", "num_heads")),
+            ("decoder_embed_dim", "decoder_num_heads"),
+        ):
+            a, b = getattr(self, whole), getattr(self, part)
+            require(a % b == 0, f"{whole}={a} is not a multiple of {part}={b}")
+        shrink = self.temporal_kernel_size ** (len(self.stage_depths) - 1)
+        require(
+            self.num_time_steps % shrink == 0,
+            f"{self.num_time_steps} time steps (num_frames={self.num_frames} / tubelet_size={self.tubelet_size}) cannot be "
+            f"divided by temporal_kernel_size={self.temporal_kernel_size} in each of {len(self.stage_depths) - 1} stages: "
+            f"use a num_frames that is a multiple of {self.tubelet_size * shrink}",
+        )
+        require(0.0 <= self.drop_path_rate < 1.0, f"drop_path_rate={self.drop_path_rate} is not in [0, 1)")
+        require(0.0 <= self.mask_ratio < 1.0, f"mask_ratio={self.mask_ratio} is not in [0, 1)")
+        require(self.num_outputs >= 0, f"num_outputs={self.num_outputs} must be at least 0")
+        if self.task in ("classification", "regression"):
+            require(self.num_outputs >= 1, f"task={self.task!r} needs num_outputs of at least 1")
+            require(
+                len(self.label_names) in (0, self.num_outputs),
+                f"{len(self.label_names)} label_names for num_outputs={self.num_outputs}",
+            )
+
+    @property
+    def num_time_steps(self) -> int:
+        """T / tubelet_size: time steps of the first stage."""
+        return self.num_frames // self.tubelet_size
+
+    @property
+    def grid_size(self) -> int:
+        """Tubelets along one side of the picture."""
+        return self.img_size // self.patch_size
+
+    @property
+    def num_positions(self) -> int:
+        """S: spatial positions of one time step."""
+        return self.grid_size**2
+
+    @property
+    def num_tokens(self) -> int:
+        """N: tubelets of a clip."""
+        return self.num_time_steps * self.num_positions
+
+    @property
+    def tubelet_dim(self) -> int:
+        """Values of one RGB tubelet."""
+        return self.tubelet_size * self.patch_size**2 * 3
+
+    def num_masked_positions(self, ratio: float | None = None) -> int:
+        """Positions that `ratio` (default: `mask_ratio`) hides in each time step, rounded down as published."""
+        ratio = self.mask_ratio if ratio is None else ratio
+        return math.floor(ratio * self.num_positions + 1e-9)  # 0.29 * 100 is 28.999… in binary
+
+    @classmethod
+    def words(cls) -> tuple[str, ...]:
+        """Names of all fields, in order."""
+        return tuple(f.name for f in fields(cls))

@@ -1,0 +1,168 @@
+"""TPSBT, the temporal pyramid and spatial bottleneck Transformer (Sec. III-B, Fig. 2): one encoder, one forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svfap.model.config import ModelConfig
+from svfap.model.layers import Block, CrossBlock, Mlp, TubeletEmbed, layer_norm, sincos_positions
+from svfap.model.masking import split_tokens
+
+
+class TemporalDownsample(nn.Module):
+    """Shorten time by a strided 1-D convolution with kernel = stride (Eq. 4)."""
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        conv = nn.Conv1d(dim, dim, kernel_size)
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, S, D) -> (B, T/k, S, D)."""
+        steps = tokens.unflatten(1, (-1, self.kernel_size)).transpose(2, 3).flatten(3)  # B, T/k, S, k·D
+        return F.linear(steps, self.weight.transpose(1, 2).flatten(1), self.bias)
+
+
+class SpatialBottleneck(nn.Module):
+    """Squeeze the S tokens of each time step into G bottleneck tokens by learned spatial attention (Eq. 5)."""
+
+    def __init__(self, dim: int, hidden_dim: int, num_tokens: int) -> None:
+        super().__init__()
+        self.norm = layer_norm(dim)
+        self.mlp = Mlp(dim, hidden_dim, num_tokens)
+
+    def maps(self, tokens: Tensor) -> Tensor:
+        """(B, T, S, D) -> (B, T, G, S): weights over the positions, each summing to one."""
+        return self.mlp(self.norm(tokens)).softmax(dim=2).transpose(2, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, S, D) -> (B, T·G, D): the weighted sums are of the tokens before the norm."""
+        return (self.maps(tokens) @ tokens).flatten(1, 2)
+
+
+class PlainStage(nn.Module):
+    """Ordinary Transformer blocks over all tokens: the first stage."""
+
+    def __init__(self, config: ModelConfig, drop_path_rates: list[float]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Block(config.embed_dim, config.num_heads, config.mlp_ratio, rate) for rate in drop_path_rates
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, S, D) -> (B, T, S, D)."""
+        flat = tokens.flatten(1, 2)
+        for block in self.blocks:
+            flat = block(flat)
+        return flat.view_as(tokens)
+
+
+class BottleneckStage(nn.Module):
+    """Halve time, refine bottleneck tokens, then give the resolution back: stages two and three.
+
+    Every block but the last updates the bottleneck tokens, which attend to all tokens (Eq. 6). The last swaps the roles:
+    all tokens attend to the bottleneck tokens (Eq. 8).
+    """
+
+    def __init__(self, config: ModelConfig, num_bottleneck_tokens: int, drop_path_rates: list[float]) -> None:
+        super().__init__()
+        self.temporal_downsample = TemporalDownsample(config.embed_dim, config.temporal_kernel_size)
+        self.spatial_bottleneck = SpatialBottleneck(
+            config.embed_dim, config.bottleneck_hidden_dim, num_bottleneck_tokens
+        )
+        self.blocks = nn.ModuleList(
+            CrossBlock(config.embed_dim, config.num_heads, config.mlp_ratio, rate) for rate in drop_path_rates
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, S, D) -> (B, T/k, S, D)."""
+        tokens = self.temporal_downsample(tokens)
+        bottleneck = self.spatial_bottleneck(tokens)
+        flat = tokens.flatten(1, 2)
+        *refine, reverse = self.blocks
+        for block in refine:
+            bottleneck = block(bottleneck, flat)
+        return reverse(flat, bottleneck).view_as(tokens)
+
+
+def upsample_time(tokens: Tensor, num_time_steps: int) -> Tensor:
+    """Repeat coarse time steps (Eq. 9): (B, T, S, D) -> (B, num_time_steps, S, D), each token at its own position."""
+    return tokens.repeat_interleave(num_time_steps // tokens.shape[1], dim=1)
+
+
+class TPSBT(nn.Module):
+    """The encoder, for whole clips and for masked ones.
+
+    With `config.fuse_stages` the stages' outputs are summed at the first stage's time resolution (Eq. 10) and normalised,
+    as in pre-training; without, the last stage's tokens are returned, as in fine-tuning.
+    """
+
+    positions: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tubelet_embed = TubeletEmbed(config.tubelet_size, config.patch_size, config.embed_dim)
+        self.register_buffer("positions", sincos_positions(config.num_tokens, config.embed_dim), persistent=False)
+        num_blocks = sum(config.stage_depths)
+        rates = [config.drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
+        first, *later = config.stage_depths
+        self.stages = nn.ModuleList([PlainStage(config, rates[:first])])
+        start = first
+        for depth, num_bottleneck_tokens in zip(later, config.num_bottleneck_tokens, strict=True):
+            self.stages.append(BottleneckStage(config, num_bottleneck_tokens, rates[start : start + depth]))
+            start += depth
+        self.norm = layer_norm(config.embed_dim) if config.fuse_stages else None
+        self.register_load_state_dict_pre_hook(_drop_unused_norm)
+
+    @property
+    def num_output_time_steps(self) -> int:
+        """Time steps of the output: T/tubelet_size where stages are fused, else the last stage's."""
+        if self.config.fuse_stages:
+            return self.config.num_time_steps
+        return self.config.num_time_steps // self.config.temporal_kernel_size ** (len(self.stages) - 1)
+
+    def forward(self, clip: Tensor, masked: Tensor | None = None, num_masked: int | None = None) -> Tensor:
+        """Encode clips, or only what `masked` leaves visible of them.
+
+        clip: (B, 3, T, H, W) float. masked: (B, N) bool, True = hidden; the same positions at all times (a tube), the same
+        number in every clip. num_masked: how many are hidden in a clip; counted if None, which makes a GPU wait.
+        Returns (B, N_out, D): N_out = time steps (`num_output_time_steps`) × visible positions, time first. Hidden pixels
+        are never read.
+        """
+        self._check_clip(clip)
+        visible = None
+        if masked is not None:
+            visible, _ = split_tokens(masked, self.config, num_masked)
+        return self.encode(clip, visible)
+
+    def encode(self, clip: Tensor, visible: Tensor | None) -> Tensor:
+        """`forward`, given the indices of the visible tubelets (B, N_visible) int64, sorted; None = all of them."""
+        tokens = self.tubelet_embed(clip, visible)
+        tokens = tokens + (self.positions if visible is None else self.positions[visible]).to(tokens.dtype)
+        tokens = tokens.unflatten(1, (self.config.num_time_steps, -1))
+        outputs = []
+        for stage in self.stages:
+            tokens = stage(tokens)
+            outputs.append(tokens)
+        if self.norm is not None:
+            fused = torch.stack([upsample_time(x, self.config.num_time_steps) for x in outputs]).sum(0)
+            tokens = self.norm(fused)
+        return tokens.flatten(1, 2)
+
+    def _check_clip(self, clip: Tensor) -> None:
+        expected = (3, self.config.num_frames, self.config.img_size, self.config.img_size)
+        if clip.ndim != 5 or tuple(clip.shape[1:]) != expected:
+            raise ValueError(f"expected clips of shape (B, {', '.join(map(str, expected))}), got {tuple(clip.shape)}")
+
+
+def _drop_unused_norm(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let a pre-trained encoder load strictly where the last stage alone is read: the fused sum's norm has no use there."""
+    if module.norm is None:
+        state.pop(f"{prefix}norm.weight", None)
+        state.pop(f"{prefix}norm.bias", None)

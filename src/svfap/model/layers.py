@@ -1,0 +1,167 @@
+"""Transformer parts: attention (Eq. 1-3), cross-attention (Eq. 6-8), tubelet embedding, positions, drop path."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = 1e-6
+
+
+def layer_norm(dim: int) -> nn.LayerNorm:
+    return nn.LayerNorm(dim, eps=NORM_EPS)
+
+
+def sincos_positions(num_tokens: int, dim: int) -> Tensor:
+    """Sine-cosine positions over the flattened token index (time, row, column).
+
+    angle(pos, j) = pos / 10000^(2⌊j/2⌋/dim); sine at even j, cosine at odd j. Returns (num_tokens, dim) float32.
+    """
+    channel = torch.arange(dim, dtype=torch.float64)
+    angle = torch.arange(num_tokens, dtype=torch.float64)[:, None] / 10000 ** (2 * (channel // 2) / dim)
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()
+
+
+def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
+    """Pick tokens by position: (B, N, D) and (B, M) int64 -> (B, M, D)."""
+    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def tubelet_view(clip: Tensor, tubelet_size: int, patch_size: int) -> Tensor:
+    """See a clip as a grid of tubelets, without copying.
+
+    (B, C, T, H, W) -> (B, T/t, H/p, W/p, C, t, p, p).
+    """
+    grid = clip.unflatten(4, (-1, patch_size)).unflatten(3, (-1, patch_size)).unflatten(2, (-1, tubelet_size))
+    return grid.permute(0, 2, 4, 6, 1, 3, 5, 7)
+
+
+def gather_tubelets(clip: Tensor, index: Tensor, tubelet_size: int, patch_size: int) -> Tensor:
+    """Copy only the tubelets at `index`: (B, C, T, H, W) and (B, M) int64 -> (B, M, C, t, p, p)."""
+    grid = tubelet_view(clip, tubelet_size, patch_size)
+    rows, columns = grid.shape[2:4]
+    batch = torch.arange(clip.shape[0], device=clip.device).unsqueeze(1)
+    return grid[batch, index // (rows * columns), index // columns % rows, index % columns]
+
+
+class TubeletEmbed(nn.Module):
+    """Linear embedding of tubelets; a 3-D convolution whose stride is its kernel, and stored as one."""
+
+    def __init__(self, tubelet_size: int, patch_size: int, embed_dim: int) -> None:
+        super().__init__()
+        self.tubelet_size, self.patch_size = tubelet_size, patch_size
+        conv = nn.Conv3d(3, embed_dim, (tubelet_size, patch_size, patch_size))
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, clip: Tensor, index: Tensor | None = None) -> Tensor:
+        """(B, 3, T, H, W) -> (B, N, D); with `index` (B, M) int64 only those tubelets are read: (B, M, D)."""
+        if index is None:
+            tubelets = tubelet_view(clip, self.tubelet_size, self.patch_size).flatten(4).flatten(1, 3)
+        else:
+            tubelets = gather_tubelets(clip, index, self.tubelet_size, self.patch_size).flatten(2)
+        return F.linear(tubelets, self.weight.flatten(1), self.bias)
+
+
+class Mlp(nn.Module):
+    """Two-layer feed-forward network with exact GELU (Eq. 3)."""
+
+    def __init__(self, dim: int, hidden_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., out_dim)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """Multi-head scaled dot-product attention (Eq. 2): (B, N, D), (B, M, D), (B, M, D) -> (B, N, D)."""
+    query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with biases on query and value; one on the key would cancel in the softmax."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
+        query, key, value = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+        return self.proj(attend(query, key, value, self.num_heads))
+
+
+class CrossAttention(nn.Module):
+    """Attention of one set of tokens to another (Eq. 7), with the same biases as self-attention."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim, bias=False)
+        self.kv = nn.Linear(dim, 2 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """(B, N, D) queries, (B, M, D) context -> (B, N, D)."""
+        query = F.linear(x, self.q.weight, self.q_bias)
+        bias = torch.cat((torch.zeros_like(self.v_bias), self.v_bias))
+        key, value = F.linear(context, self.kv.weight, bias).chunk(2, dim=-1)
+        return self.proj(attend(query, key, value, self.num_heads))
+
+
+class DropPath(nn.Module):
+    """Drop a residual branch for a random part of the batch, and scale the rest up (stochastic depth)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        return x * x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+
+
+class Block(nn.Module):
+    """Pre-norm Transformer block (Eq. 1)."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path_rate: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(dim)
+        self.attn = SelfAttention(dim, num_heads)
+        self.norm2 = layer_norm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dim)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class CrossBlock(Block):
+    """A block that first attends to other tokens (Eq. 6; with the roles swapped, the reverse block, Eq. 8)."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path_rate: float = 0.0) -> None:
+        super().__init__(dim, num_heads, mlp_ratio, drop_path_rate)
+        self.query_norm = layer_norm(dim)
+        self.context_norm = layer_norm(dim)
+        self.cross_attn = CrossAttention(dim, num_heads)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, N, D) tokens, (B, M, D) context -> (B, N, D)."""
+        x = x + self.drop_path(self.cross_attn(self.query_norm(x), self.context_norm(context)))
+        return super().forward(x)

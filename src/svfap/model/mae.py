@@ -1,0 +1,118 @@
+"""The masked autoencoder (Sec. III-A, Fig. 1a): encode what is visible, predict the pixels of what is hidden."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svfap.model.base import Model, xavier_init
+from svfap.model.config import ModelConfig
+from svfap.model.encoder import TPSBT
+from svfap.model.layers import Block, gather_tubelets, layer_norm, sincos_positions, tubelet_view
+from svfap.model.masking import split_tokens
+
+TARGET_EPS = 1e-6
+
+
+class Decoder(nn.Module):
+    """A few Transformer blocks over visible and mask tokens; predicts the pixels of the latter."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.decoder_embed_dim
+        self.blocks = nn.ModuleList(
+            Block(dim, config.decoder_num_heads, config.mlp_ratio) for _ in range(config.decoder_depth)
+        )
+        self.norm = layer_norm(dim)
+        self.head = nn.Linear(dim, config.tubelet_dim)
+
+    def forward(self, tokens: Tensor, num_masked: int) -> Tensor:
+        """(B, N, D) with the mask tokens last -> (B, num_masked, tubelet_dim)."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.head(self.norm(tokens[:, tokens.shape[1] - num_masked :]))
+
+
+class MaskedAutoencoder(Model):
+    """Pre-training model: TPSBT with its stages fused, a light decoder, and the loss on hidden tubelets (Eq. 11)."""
+
+    tasks = ("pretraining",)
+    positions: Tensor
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.encoder = TPSBT(config)
+        self.encoder_to_decoder = nn.Linear(config.embed_dim, config.decoder_embed_dim, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_embed_dim))
+        self.register_buffer(
+            "positions", sincos_positions(config.num_tokens, config.decoder_embed_dim), persistent=False
+        )
+        self.decoder = Decoder(config)
+        xavier_init(self)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(self, clip: Tensor, masked: Tensor, num_masked: int | None = None) -> Tensor:
+        """Predict the normalised pixels of the hidden tubelets.
+
+        clip: (B, 3, T, H, W) float, ImageNet-normalised; masked: (B, N) bool, True = hidden.
+        Returns (B, N_masked, tubelet·patch²·3), in position order, each tubelet as (frame, row, column, channel).
+        """
+        self.encoder._check_clip(clip)
+        return self._predict(clip, *split_tokens(masked, self.config, num_masked))
+
+    def _predict(self, clip: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        encoded = self.encoder_to_decoder(self.encoder.encode(clip, visible))
+        seen = encoded + self.positions[visible].to(encoded.dtype)
+        unseen = (self.mask_token + self.positions[hidden]).to(encoded.dtype)
+        return self.decoder(torch.cat((seen, unseen), dim=1), hidden.shape[1])
+
+    def targets(self, clip: Tensor, masked: Tensor, num_masked: int | None = None) -> Tensor:
+        """What `forward` should predict: float32 pixels in [0, 1], standardised per tubelet and channel."""
+        return self._targets(clip, split_tokens(masked, self.config, num_masked)[1])[0]
+
+    def loss(self, clip: Tensor, masked: Tensor, num_masked: int | None = None) -> Tensor:
+        """Mean squared error between prediction and target on hidden tubelets (Eq. 11): a float32 scalar."""
+        return F.mse_loss(self(clip, masked, num_masked).float(), self.targets(clip, masked, num_masked))
+
+    @torch.no_grad()
+    def _targets(self, clip: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Standardised tubelets at `index`, and the mean and deviation (B, M, 1, 3) that undo it."""
+        tubelets = gather_tubelets(clip, index, self.config.tubelet_size, self.config.patch_size)
+        pixels = tubelets.flatten(3).transpose(2, 3).float()  # B, M, t·p·p, 3
+        pixels = pixels * pixels.new_tensor(self.config.pixel_std) + pixels.new_tensor(self.config.pixel_mean)
+        deviation, mean = torch.std_mean(pixels, dim=2, keepdim=True)
+        deviation = deviation + TARGET_EPS
+        return ((pixels - mean) / deviation).flatten(2), mean, deviation
+
+    @torch.no_grad()
+    def reconstruct(self, clip: Tensor, masked: Tensor) -> Tensor:
+        """The clip with its hidden tubelets replaced by the prediction: (B, 3, T, H, W) float32 in [0, 1].
+
+        Brightness and contrast of a hidden tubelet, which its target leaves out, are taken from the original.
+        """
+        visible, hidden = split_tokens(masked, self.config)
+        prediction = self._predict(clip, visible, hidden).float().unflatten(2, (-1, 3))
+        _, mean, deviation = self._targets(clip, hidden)
+        tubelets = self._tubelets_of(prediction * deviation + mean)
+        output = self.denormalize(clip.float())
+        grid = tubelet_view(output, self.config.tubelet_size, self.config.patch_size)
+        rows, columns = grid.shape[2:4]
+        batch = torch.arange(len(clip), device=clip.device).unsqueeze(1)
+        grid[batch, hidden // (rows * columns), hidden // columns % rows, hidden % columns] = tubelets
+        return output.clamp_(0, 1)
+
+    @torch.no_grad()
+    def show_masking(self, clip: Tensor, masked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Three clips in [0, 1] to look at: the original, what the encoder sees (hidden pixels grey), the reconstruction."""
+        original = self.denormalize(clip.float()).clamp(0, 1)
+        size = self.config.patch_size
+        hidden = masked.view(len(clip), 1, self.config.num_time_steps, self.config.grid_size, self.config.grid_size)
+        for dim, repeat in ((2, self.config.tubelet_size), (3, size), (4, size)):
+            hidden = hidden.repeat_interleave(repeat, dim=dim)
+        return original, original.masked_fill(hidden, 0.5), self.reconstruct(clip, masked)
+
+    def _tubelets_of(self, pixels: Tensor) -> Tensor:
+        """(B, M, t·p·p, 3) -> (B, M, 3, t, p, p)."""
+        size = self.config.patch_size
+        return pixels.transpose(2, 3).unflatten(3, (self.config.tubelet_size, size, size))

@@ -1,0 +1,58 @@
+"""The facial affect perceiver (Sec. III-C, Fig. 1b): encoder, pooling over tokens, and the task's head."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svfap.model.base import Model, trunc_normal_init
+from svfap.model.config import ModelConfig
+from svfap.model.encoder import TPSBT
+from svfap.model.layers import layer_norm
+
+HEAD_INIT_SCALE = 0.001
+
+
+class Perceiver(Model):
+    """Fine-tuning model for classes, affect dimensions or features, per clip or per frame."""
+
+    tasks = ("classification", "regression", "features")
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.encoder = TPSBT(config)
+        self.norm = layer_norm(config.embed_dim)
+        self.head = nn.Linear(config.embed_dim, config.num_outputs) if config.task != "features" else None
+        trunc_normal_init(self)
+        if self.head is not None:
+            self.head.weight.data.mul_(HEAD_INIT_SCALE)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """The task's outputs.
+
+        clip: (B, 3, T, H, W) float, ImageNet-normalised. Returns logits (classification) or values after
+        `output_activation` (regression): (B, num_outputs), or with `frame_level` (B, T, num_outputs), interpolated
+        linearly from the encoder's time steps. Task "features": the features, (B, D) or (B, T, D).
+        """
+        tokens = self.encoder(clip)
+        if not self.config.frame_level:
+            return self._activate(self._head(self.norm(tokens.mean(dim=1))))
+        steps = tokens.unflatten(1, (self.encoder.num_output_time_steps, -1)).mean(dim=2)
+        outputs = self._head(self.norm(steps)).transpose(1, 2)
+        frames = F.interpolate(outputs, size=self.config.num_frames, mode="linear", align_corners=False)
+        return self._activate(frames.transpose(1, 2))
+
+    def features(self, clip: Tensor) -> Tensor:
+        """(B, 3, T, H, W) -> (B, D): the mean over all tokens, after the final norm."""
+        return self.norm(self.encoder(clip).mean(dim=1))
+
+    def _head(self, features: Tensor) -> Tensor:
+        return features if self.head is None else self.head(features)
+
+    def _activate(self, outputs: Tensor) -> Tensor:
+        match self.config.output_activation:
+            case "sigmoid":
+                return outputs.sigmoid()
+            case "tanh":
+                return outputs.tanh()
+        return outputs

@@ -1,0 +1,1 @@
+"""Training: optimiser and schedules, the loop, and the tasks that it serves."""

@@ -1,0 +1,151 @@
+"""Supervised fine-tuning for classes or affect dimensions (Sec. III-C)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from svfap.config import FinetuneConfig
+from svfap.console import console
+from svfap.data import augment
+from svfap.data.loader import ClipDataset, make_loader
+from svfap.data.manifest import Manifest, carve_validation, read_manifest
+from svfap.errors import UserError
+from svfap.evaluate.views import predict_views, score_predictions
+from svfap.model.presets import create_model
+from svfap.train.loop import Batch, train
+from svfap.train.optim import parameter_groups
+from svfap.train.pretrain import num_workers
+from svfap.weights import import_published, init_encoder, load_model
+
+
+class FinetuneTask:
+    """A perceiver, its augmentation (recipe of Sec. IV-B), its loss, and the validation that chooses best/."""
+
+    def __init__(self, config: FinetuneConfig) -> None:
+        self.config = config
+        training, self.validation = read_parts(config)
+        self.manifest = training
+        names = training.label_names if config.task == "classification" else training.dimensions
+        assert names is not None
+        self.score = None if self.validation is None else "uar" if config.task == "classification" else "ccc"
+        torch.manual_seed(config.seed)
+        words = dict(
+            num_outputs=len(names),
+            label_names=names,
+            output_activation=config.output_activation,
+            frame_level=config.frame_level,
+            drop_path_rate=config.drop_path_rate,
+            sampling_stride=config.sampling_stride,
+            provenance={"finetuned_on": str(config.manifest), "init": config.init, "num_videos": len(training)},
+        )
+        self.model = create_model(config.preset, config.task, **{**words, **config.model})
+        if config.init:
+            new = init_encoder(self.model, _read_init(config.init, self.model.config.num_heads))
+            console.print(f"encoder from {config.init}; new: {', '.join(new)}")
+        shape = self.model.config
+        self.dataset = ClipDataset(
+            training,
+            "train",
+            shape.num_frames,
+            shape.sampling_stride,
+            shape.img_size,
+            config.seed,
+            repeats=config.repeats,
+            crop_scale=config.crop_scale,
+        )
+        self.rand_augment = augment.RandAugment() if config.rand_augment else None
+
+    @property
+    def num_videos(self) -> int:
+        return len(self.manifest)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return parameter_groups(
+            self.model, self.config.weight_decay, self.config.layer_decay, self.config.layer_decay_rule
+        )
+
+    def train_loader(self, accelerator: Accelerator, micro_batch: int, epoch: int, start_batch: int) -> DataLoader:
+        return make_loader(
+            self.dataset,
+            micro_batch,
+            shuffle=True,
+            seed=self.config.seed,
+            epoch=epoch,
+            start_batch=start_batch,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            num_workers=num_workers(self.config.num_workers, accelerator),
+            pin_memory=accelerator.device.type == "cuda",
+        )
+
+    def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
+        """Cross-entropy with soft targets (Eq. 12) or mean squared error (Eq. 13), on augmented clips."""
+        config, shape = self.config, self.model.config
+        clips = augment.to_unit(batch["clips"])
+        if self.rand_augment:
+            clips = self.rand_augment(clips, generator)
+        clips = augment.standardize(clips, shape.pixel_mean, shape.pixel_std)
+        clips = augment.flip(clips, config.flip_rate, generator)
+        clips = augment.random_erase(clips, config.erase_rate, generator)
+        if config.task == "regression":
+            return F.mse_loss(model(clips).float(), batch["values"])
+        targets = augment.smooth_one_hot(batch["label"], shape.num_outputs, config.smoothing)
+        clips, targets = augment.mix(clips, targets, config.mixup, config.cutmix, config.mix_switch, generator)
+        return F.cross_entropy(model(clips).float(), targets)
+
+    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]:
+        """Metrics on the validation part; nothing where there is none."""
+        if self.validation is None:
+            return {}
+        shape = self.model.config
+        dataset = ClipDataset(
+            self.validation, "val", shape.num_frames, shape.sampling_stride, shape.img_size, self.config.seed
+        )
+        predictions = predict_views(
+            model, shape, dataset, accelerator, self.config.batch_size, num_workers(self.config.num_workers, accelerator)
+        )
+        return score_predictions(predictions, shape, self.validation)
+
+    def show(self, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
+        """Nothing to look at."""
+
+
+def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
+    """Training and validation videos: as the manifests say, else carved from training by subject."""
+    if config.frame_level and config.task != "regression":
+        raise UserError("frame_level needs task=regression: classes are given per clip")
+    what: dict[str, Any] = dict(root=config.root, task=config.task)
+    names = dict(label_names=config.label_names, dimensions=config.dimensions)
+    training = read_manifest(config.manifest, **what, **names, split=config.split)
+    if config.val_manifest is None and config.val_split is None:
+        if config.val_fraction <= 0:
+            console.print("no validation part (val_fraction=0): the last epoch counts")
+            return training, None
+        training, validation = carve_validation(training, config.val_fraction, config.seed)
+        console.print(f"validation: {len(validation)} videos carved from training's {len(training) + len(validation)}")
+        return training, validation
+    if config.val_manifest is None and config.split is None:
+        raise UserError("val_split without split: training would hold the validation videos; give split as well")
+    names = dict(label_names=training.label_names, dimensions=training.dimensions)
+    manifest = config.val_manifest or config.manifest
+    return training, read_manifest(manifest, **what, **names, split=config.val_split)
+
+
+def _read_init(init: str, num_heads: int) -> Any:
+    if Path(init).is_file():
+        return import_published(init, task="features", num_heads=num_heads)
+    return load_model(init)
+
+
+def finetune(config: FinetuneConfig, resume: bool = False) -> dict[str, Any]:
+    """Fine-tune as `config` says; see `svfap.train.loop.train`."""
+    return train(FinetuneTask(config), config, resume)

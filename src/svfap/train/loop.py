@@ -1,0 +1,282 @@
+"""The training loop: one for every task. A task supplies the model, its data, its loss and its validation."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from svfap.config import TrainConfig
+from svfap.console import console, progress_bar
+from svfap.device import pick_device, pick_precision
+from svfap.errors import UserError
+from svfap.model.base import Model
+from svfap.train.checkpoint import RunFolder, TrainState, replacing_folder, write_atomically
+from svfap.train.optim import EMA, apply_lr, build_optimizer, cosine_schedule, scaled_lr
+
+Batch = dict[str, Any]
+
+
+class Task(Protocol):
+    """What distinguishes pre-training from fine-tuning."""
+
+    model: Model
+    score: str | None  # the validation metric that chooses best/, higher is better; None: the last epoch counts
+
+    @property
+    def num_videos(self) -> int: ...
+
+    def parameter_groups(self) -> list[dict[str, Any]]: ...
+
+    def train_loader(self, accelerator: Accelerator, micro_batch: int, epoch: int, start_batch: int) -> DataLoader: ...
+
+    def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor: ...
+
+    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]: ...
+
+    def show(self, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None: ...
+
+
+def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, Any]:
+    """Train until the last epoch (`resume`: from the last checkpoint on), or until Ctrl-C or SIGTERM, and return what `metrics.json` holds.
+
+    Every random draw depends on (seed, step, process) alone, so a run that is resumed from its last checkpoint, mid-epoch
+    too, goes on with the losses of one that was never stopped. Raises `UserError` for a non-finite loss (before the step;
+    the last good checkpoint stays), for too many unreadable videos, and for settings that do not fit.
+    """
+    accelerator = make_accelerator(config.precision)
+    folder = RunFolder(config)
+    with accelerator.main_process_first():
+        folder.open(resume or not accelerator.is_main_process)
+    micro_batch = _micro_batch(config, accelerator)
+    steps_per_epoch = len(task.train_loader(accelerator, micro_batch, 0, 0)) // config.accumulate_steps
+    if steps_per_epoch == 0:
+        raise UserError(f"accumulate_steps={config.accumulate_steps}: an epoch has fewer micro-batches than that")
+    peak, how = scaled_lr(config.base_lr, config.batch_size)
+    floor, _ = scaled_lr(config.min_lr, config.batch_size)
+    schedule = cosine_schedule(peak, floor, config.epochs, steps_per_epoch, config.warmup_epochs)
+    raw = task.model
+    if config.compile:
+        raw.compile()
+    ema = EMA(raw, config.ema_decay) if config.ema_decay else None
+    model, optimizer = accelerator.prepare(raw, build_optimizer(task.parameter_groups(), config.betas))
+    if ema:
+        accelerator.register_for_checkpointing(ema)
+    state = folder.read_state() or TrainState()
+    if state.step:
+        accelerator.load_state(str(folder.last))
+    main = accelerator.is_main_process
+    if main:
+        folder.forget_log_after(state.step)
+        console.print(f"learning rate {peak:.3g} at its peak ({how}); {steps_per_epoch} steps an epoch, "
+                      f"{accelerator.num_processes} process(es), {accelerator.mixed_precision} on {accelerator.device}")  # fmt: skip
+    writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=state.step + 1) if main else None
+    began = time.monotonic() - state.seconds
+    validation: dict[str, Any] = {}
+
+    def save_last() -> None:
+        state.seconds = time.monotonic() - began
+        folder.save_last(state, lambda f: accelerator.save_state(str(f)), lambda f: save_model_config(raw, f))
+
+    with _stop_signal() as stopped, progress_bar() as bar:
+        shown = bar.add_task("training", total=config.epochs * steps_per_epoch, completed=state.step, note="", visible=main)
+        for epoch in range(state.step // steps_per_epoch, config.epochs):
+            first = state.step % steps_per_epoch
+            batches = iter(task.train_loader(accelerator, micro_batch, epoch, first * config.accumulate_steps))
+            model.train()
+            for _ in range(first, steps_per_epoch):
+                lr = float(schedule[state.step])
+                apply_lr(optimizer, lr)
+                micro = [next(batches) for _ in range(config.accumulate_steps)]
+                loss = _accumulate(task, model, micro, accelerator, config.seed, state.step)
+                state.unreadable |= {key: reason for batch in micro for _, key, reason in batch["unreadable"]}
+                loss, stop, unreadable = _agree(accelerator, loss, stopped(), len(state.unreadable))
+                norm = float(accelerator.clip_grad_norm_(model.parameters(), config.clip_grad or math.inf))
+                if accelerator.mixed_precision != "fp16":  # whose scaler skips overflowing steps and lowers its scale
+                    loss = loss if math.isfinite(norm) else math.nan
+                _check_finite(loss, micro, folder, accelerator, state.step)
+                optimizer.step()
+                optimizer.zero_grad()
+                if ema:
+                    ema.update(raw)
+                state.step += 1
+                _check_readable(unreadable, task.num_videos, state, config, folder)
+                if main and writer:
+                    record = {"loss": loss, "lr": lr, "grad_norm": norm}
+                    folder.log({"kind": "train", "epoch": epoch, "step": state.step, **record})
+                    for name, value in record.items():
+                        writer.add_scalar(f"train/{name}", value, state.step)
+                    bar.update(shown, completed=state.step, note=f"epoch {epoch + 1} loss {loss:.4f}")
+                at_end = state.step % steps_per_epoch == 0
+                if stop or (config.save_every_steps and state.step % config.save_every_steps == 0 and not at_end):
+                    if not at_end:
+                        save_last()
+                    if stop and not at_end:
+                        return _interrupted(folder, state, main)
+            with ema.swapped(raw) if ema else nullcontext():
+                model.eval()
+                validation = task.validate(accelerator, model)
+                score = validation.get(task.score) if task.score else None
+                if main:
+                    _keep_best(raw, folder, state, score, epoch)
+                    scalars = {k: v for k, v in validation.items() if isinstance(v, int | float)}
+                    folder.log({"kind": "val", "epoch": epoch, "step": state.step, **scalars})
+                    for name, value in scalars.items():
+                        writer.add_scalar(f"val/{name}", value, state.step)  # type: ignore[union-attr]
+                    task.show(writer, accelerator, state.step)  # type: ignore[arg-type]
+            save_last()
+            if stopped() and epoch + 1 < config.epochs:
+                return _interrupted(folder, state, main)
+    return _finish(folder, state, config, validation, task, main)
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """The device, its precision, and the processes started by torchrun or `accelerate launch`."""
+    device = pick_device()
+    chosen = pick_precision(precision, device)
+    return Accelerator(mixed_precision="no" if chosen == "fp32" else chosen, cpu=device.type == "cpu")
+
+
+def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
+    """One seed for every micro-batch of every process."""
+    return int(np.random.SeedSequence([seed, step, micro, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _micro_batch(config: TrainConfig, accelerator: Accelerator) -> int:
+    parts = accelerator.num_processes * config.accumulate_steps
+    if config.batch_size % parts:
+        raise UserError(
+            f"batch_size={config.batch_size} is not a multiple of {accelerator.num_processes} process(es) × "
+            f"accumulate_steps={config.accumulate_steps}"
+        )
+    return config.batch_size // parts
+
+
+def _accumulate(
+    task: Task, model: Any, micro: list[Batch], accelerator: Accelerator, seed: int, step: int
+) -> float:
+    """Forward and backward of the micro-batches of one step; returns this process's mean loss."""
+    total = 0.0
+    for i, batch in enumerate(micro):
+        draw = step_seed(seed, step, i, accelerator.process_index)
+        torch.manual_seed(draw)  # drop path
+        generator = torch.Generator().manual_seed(draw)
+        weight = 1.0 if len(batch["clips"]) else 0.0
+        ready = to_device(batch if weight else _one_black_clip(batch), accelerator.device)
+        with accelerator.no_sync(model) if i + 1 < len(micro) else nullcontext(), accelerator.autocast():
+            loss = task.loss(model, ready, generator) * weight
+            accelerator.backward(loss / len(micro))
+        total += loss.item() / len(micro)
+    return total
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def _one_black_clip(batch: Batch) -> Batch:
+    """A batch whose videos were all unreadable still takes part in the step of the other processes, with weight zero."""
+    return {k: v.new_zeros(1, *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def _agree(accelerator: Accelerator, loss: float, stop: bool, unreadable: int) -> tuple[float, bool, int]:
+    """Mean loss, whether any process was told to stop, and all unreadable videos: the same on every process."""
+    if accelerator.num_processes == 1:
+        return loss, stop, unreadable
+    mine = torch.tensor([loss, float(stop), float(unreadable)], device=accelerator.device, dtype=torch.float32)
+    together = accelerator.reduce(mine, "sum").tolist()
+    return together[0] / accelerator.num_processes, together[1] > 0, int(together[2])
+
+
+def _check_finite(loss: float, micro: list[Batch], folder: RunFolder, accelerator: Accelerator, step: int) -> None:
+    if math.isfinite(loss):
+        return
+    file = folder.path / f"non_finite_{accelerator.process_index}.json"
+    write_atomically(file, json.dumps({"step": step, "paths": [key for batch in micro for key in batch["keys"]]}, indent=2))
+    raise UserError(
+        f"the loss is {loss} at step {step}; stopped before the step. The videos of that step are in {file}, the last good "
+        "checkpoint is in last/. A lower base_lr or precision=fp32 may help"
+    )
+
+
+def _check_readable(count: int, num_videos: int, state: TrainState, config: TrainConfig, folder: RunFolder) -> None:
+    if count > config.max_unreadable * num_videos:
+        file = folder.write_unreadable(state.unreadable)
+        raise UserError(
+            f"{count} of {num_videos} videos cannot be read, more than max_unreadable={config.max_unreadable:g} allows; "
+            f"they are listed in {file}"
+        )
+
+
+def _keep_best(model: Model, folder: RunFolder, state: TrainState, score: float | None, epoch: int) -> None:
+    if score is None or state.best_score is None or score > state.best_score:
+        state.best_score, state.best_epoch = score, epoch
+        with replacing_folder(folder.best) as fresh:
+            model.save_pretrained(fresh)
+
+
+def save_model_config(model: Model, folder: Any) -> None:
+    """Put `config.json` beside weights that accelerate saved."""
+    from dataclasses import asdict
+
+    (folder / "config.json").write_text(json.dumps(asdict(model.config), indent=2, sort_keys=True))
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second Ctrl-C ends at once."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        former = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        former = {}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _interrupted(folder: RunFolder, state: TrainState, main: bool) -> dict[str, Any]:
+    if main:
+        console.print(f"stopped after step {state.step}; saved in {folder.last}. Continue with --resume")
+    return {"finished": False, "step": state.step}
+
+
+def _finish(
+    folder: RunFolder, state: TrainState, config: TrainConfig, validation: dict[str, Any], task: Task, main: bool
+) -> dict[str, Any]:
+    metrics_file = folder.path / "metrics.json"
+    if not validation and metrics_file.exists():  # resumed after its end
+        return json.loads(metrics_file.read_text())
+    metrics = {
+        "finished": True,
+        "epochs": config.epochs,
+        "best_epoch": state.best_epoch,
+        "chosen_by": f"validation {task.score}" if task.score else "last epoch (no validation part)",
+        "seconds": round(state.seconds, 1),
+        "num_unreadable": len(state.unreadable),
+        "last_validation": validation,
+    }
+    if main:
+        folder.write_unreadable(state.unreadable)
+        write_atomically(metrics_file, json.dumps(metrics, indent=2))
+    return metrics

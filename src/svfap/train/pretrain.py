@@ -1,0 +1,117 @@
+"""Self-supervised pre-training: mask, reconstruct, measure on what was hidden (Sec. III-A)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from torch.utils.tensorboard import SummaryWriter
+
+from svfap.config import PretrainConfig
+from svfap.data.augment import normalize
+from svfap.data.loader import ClipDataset, make_loader
+from svfap.data.manifest import read_manifest
+from svfap.model.mae import MaskedAutoencoder
+from svfap.model.masking import tube_mask
+from svfap.model.presets import create_model
+from svfap.train.loop import Batch, to_device, train
+from svfap.train.optim import parameter_groups
+
+
+class PretrainTask:
+    """Masked autoencoding of a manifest's videos; has no validation, the last epoch counts."""
+
+    score = None
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        self.manifest = read_manifest(config.manifest, root=config.root, task="unlabelled", split=config.split)
+        torch.manual_seed(config.seed)
+        words = {"sampling_stride": config.sampling_stride, "mask_ratio": config.mask_ratio, **config.model}
+        provenance = {"pretrained_on": str(config.manifest), "num_videos": len(self.manifest), "epochs": config.epochs}
+        model = create_model(config.preset, "pretraining", **{"provenance": provenance, **words})
+        assert isinstance(model, MaskedAutoencoder)
+        self.model = model
+        shape = self.model.config
+        self.num_masked = shape.num_masked_positions() * shape.num_time_steps
+        self.dataset = ClipDataset(
+            self.manifest,
+            "pretrain",
+            shape.num_frames,
+            shape.sampling_stride,
+            shape.img_size,
+            config.seed,
+            repeats=config.repeats,
+        )
+        self._preview: Batch | None = None
+
+    @property
+    def num_videos(self) -> int:
+        return len(self.manifest)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return parameter_groups(self.model, self.config.weight_decay, layer_decay=1.0)
+
+    def train_loader(self, accelerator: Accelerator, micro_batch: int, epoch: int, start_batch: int) -> DataLoader:
+        return make_loader(
+            self.dataset,
+            micro_batch,
+            shuffle=True,
+            seed=self.config.seed,
+            epoch=epoch,
+            start_batch=start_batch,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            num_workers=num_workers(self.config.num_workers, accelerator),
+            pin_memory=accelerator.device.type == "cuda",
+        )
+
+    def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
+        """Mean squared error on hidden tubelets (Eq. 11); the mask is drawn on the CPU, the same for every device."""
+        shape = self.model.config
+        clips = normalize(batch["clips"], shape.pixel_mean, shape.pixel_std)
+        masked = tube_mask(len(clips), shape, generator=generator).to(clips.device)
+        prediction = model(clips, masked, self.num_masked)
+        return F.mse_loss(prediction.float(), self.model.targets(clips, masked, self.num_masked))
+
+    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]:
+        return {}
+
+    def show(self, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
+        """Original, masked and reconstructed middle frames of a few fixed clips."""
+        if self._preview is None:
+            count = min(self.config.previews, self.num_videos)
+            if count == 0:
+                return
+            fixed = Subset(self.dataset, range(count))
+            self._preview = to_device(self.dataset.collate([fixed[i] for i in range(count)]), accelerator.device)
+        if not len(self._preview["clips"]):
+            return
+        shape = self.model.config
+        clips = normalize(self._preview["clips"], shape.pixel_mean, shape.pixel_std)
+        masked = tube_mask(len(clips), shape, generator=torch.Generator().manual_seed(0)).to(clips.device)
+        with accelerator.autocast():
+            pictures = self.model.show_masking(clips, masked)
+        middle = shape.num_frames // 2
+        rows = torch.cat([picture[:, :, middle] for picture in pictures], dim=2)  # three pictures below each other
+        writer.add_images("reconstruction", rows, step)
+
+
+def num_workers(asked: int | None, accelerator: Accelerator) -> int:
+    """Decoding processes for one training process: what was asked for, else its share of the cores less one."""
+    import os
+
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores // accelerator.num_processes - 1, 0)
+
+
+def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
+    """Pre-train as `config` says; see `svfap.train.loop.train`."""
+    return train(PretrainTask(config), config, resume)

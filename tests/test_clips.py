@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from svfap.data import clips
+
+
+def test_published_recipe_is_reproduced(golden: Path) -> None:
+    entries = json.loads((golden / "recipe.json").read_text())["clip_sampling"]
+    assert len(entries) >= 20
+    for entry in entries:
+        num_frames, stride = entry["num_frames"], entry["sampling_rate"]
+        drawn = clips.train_indices(num_frames, 16, stride, np.random.RandomState(5))
+        assert drawn.dtype == np.int64
+        assert drawn.tolist() == entry["train_seed5"], entry
+        assert clips.test_indices(num_frames, 16, stride, 2).tolist() == entry["test_segments"], entry
+
+
+def test_training_clip_draws_once_for_long_videos_and_never_for_short_ones() -> None:
+    rng, reference = np.random.RandomState(0), np.random.RandomState(0)
+    clips.train_indices(64, 16, 4, rng)
+    assert rng.randint(1 << 30) == reference.randint(1 << 30)
+    clips.train_indices(65, 16, 4, rng)
+    reference.randint(64, 65)
+    assert rng.randint(1 << 30) == reference.randint(1 << 30)
+
+
+def test_training_clips_reach_the_first_frame_and_the_last_but_one() -> None:
+    rng = np.random.RandomState(0)
+    drawn = np.stack([clips.train_indices(12, 4, 2, rng) for _ in range(200)])
+    # ends are 8, 9, 10 or 11, so the frames lie in [0, 10]
+    assert (drawn.min(), drawn.max()) == (0, 10)
+    assert len(np.unique(drawn[:, 0])) == 4
+
+
+def test_validation_clip_is_the_middle_one_and_matches_training_where_short() -> None:
+    assert clips.validation_indices(100, 16, 4)[0] == 18
+    assert clips.validation_indices(100, 16, 4)[-1] == 81
+    rng = np.random.RandomState(0)
+    for num_frames in (1, 3, 16, 63, 64):
+        short = clips.train_indices(num_frames, 16, 4, rng)
+        assert clips.validation_indices(num_frames, 16, 4).tolist() == short.tolist()
+
+
+def test_one_segment_starts_at_zero_and_three_are_even() -> None:
+    assert clips.test_indices(40, 4, 2, 1).tolist() == [[0, 2, 4, 6]]
+    assert clips.test_indices(40, 4, 2, 3)[:, 0].tolist() == [0, 16, 32]
+
+
+def test_windows_cover_the_video_and_end_at_its_last_frame() -> None:
+    windows = clips.window_indices(50, 4, 3, 6)
+    assert windows[0].tolist() == [0, 3, 6, 9]
+    assert windows[-1].tolist() == [40, 43, 46, 49]
+    assert windows[:, 0].tolist() == [0, 6, 12, 18, 24, 30, 36, 40]
+    assert clips.window_indices(10, 4, 3, 6).tolist() == [[0, 3, 6, 9]]
+
+
+def test_window_of_a_short_video_is_padded_with_the_last_frame() -> None:
+    assert clips.window_indices(5, 4, 3, 6).tolist() == [[0, 3, 4, 4]]
+    assert clips.window_indices(1, 4, 3, 6).tolist() == [[0, 0, 0, 0]]
+
+
+def test_every_index_lies_in_the_video() -> None:
+    rng = np.random.RandomState(1)
+    for num_frames in range(1, 80):
+        for stride in (1, 2, 4, 5):
+            every = [
+                clips.train_indices(num_frames, 16, stride, rng),
+                clips.validation_indices(num_frames, 16, stride),
+                clips.test_indices(num_frames, 16, stride, 2),
+                clips.window_indices(num_frames, 16, stride, 7),
+            ]
+            for indices in every:
+                assert indices.shape[-1] == 16
+                assert indices.min() >= 0 and indices.max() < num_frames
+                assert (np.diff(indices, axis=-1) >= 0).all()
+
+
+@pytest.mark.parametrize("arguments", [(0, 16, 4), (10, 0, 4), (10, 16, 0)])
+def test_nonsense_is_refused(arguments: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        clips.validation_indices(*arguments)
+    with pytest.raises(ValueError, match="hop"):
+        clips.window_indices(10, 16, 4, 0)

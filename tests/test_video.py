@@ -1,0 +1,441 @@
+from __future__ import annotations
+
+import pickle
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from svfap.data.video import VideoError, iter_frames, natural_key, open_video, upright, write_video
+
+NUM = 48
+
+
+def grey(number: int) -> int:
+    return 5 * number + 8
+
+
+def flat(number: int, height: int = 32, width: int = 48) -> np.ndarray:
+    return np.full((height, width, 3), grey(number), np.uint8)
+
+
+def numbers_of(frames: np.ndarray) -> list[int]:
+    """Which of the flat frames these are."""
+    return [round((float(frame.mean()) - 8) / 5) for frame in frames]
+
+
+def encode(
+    path: Path,
+    pictures: Sequence[np.ndarray],
+    *,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    gop: int = 12,
+    ticks: Sequence[int] | None = None,
+    **options: str,
+) -> Path:
+    """A video with presentation times in 1/30 s `ticks`, by default one each."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=30, options=options)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt, stream.gop_size = pix_fmt, gop
+        stream.codec_context.time_base = Fraction(1, 30)
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = ticks[number] if ticks else number, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("videos")
+
+
+@pytest.fixture(scope="module")
+def video(folder: Path) -> Path:
+    return encode(folder / "b_frames.mp4", [flat(i) for i in range(NUM)], bf="3")
+
+
+def test_any_frames_in_any_order_with_repeats(video: Path) -> None:
+    with open_video(video) as source:
+        assert (source.num_frames, source.fps, source.width, source.height) == (NUM, 30.0, 48, 32)
+        assert source.duration_s == pytest.approx(1.6)
+        wanted = [47, 0, 13, 13, 12, 46, 1, 24, 11]
+        assert numbers_of(source.read(wanted)) == wanted
+        assert numbers_of(source.read(range(NUM))) == list(range(NUM))
+        assert source.read([3]).dtype == np.uint8
+        for outside in ([NUM], [-1], []):
+            with pytest.raises(IndexError):
+                source.read(outside)
+
+
+def test_streaming_gives_every_frame_with_its_time_also_after_reading(video: Path) -> None:
+    with open_video(video) as source:
+        source.read([30])
+        times, frames = zip(*source.frames(), strict=True)
+    assert numbers_of(np.stack(frames)) == list(range(NUM))
+    assert times == pytest.approx(np.arange(NUM) / 30)
+    assert isinstance(iter_frames(video), Iterator)
+    assert len(list(iter_frames(video, num_threads=2))) == NUM
+
+
+def test_reading_skips_only_what_is_not_needed(folder: Path) -> None:
+    """Frames read alone are to the bit those of a whole decode, with references to and fro."""
+    rng = np.random.default_rng(0)
+    noise = [cv2.resize(rng.integers(0, 256, (9, 12, 3), np.uint8), (64, 48)) for _ in range(40)]
+    moving = [np.roll(noise[i // 10], 3 * i, axis=1) for i in range(40)]
+    path = encode(folder / "moving.mp4", moving, gop=20, bf="4", **{"b-pyramid": "normal"})
+    with av.open(str(path)) as container:
+        whole = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    for number in range(40):
+        with open_video(path) as source:
+            assert np.array_equal(source.read([number])[0], whole[number]), number
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("times_in_ms.mkv", "libx264", {"bf": "2"}),
+        ("start_not_at_zero.ts", "libx264", {"bf": "2"}),
+        ("order_alone.avi", "libx264", {"bf": "2"}),
+        ("no_reordering.avi", "mpeg4", {}),
+        ("no_times.h264", "libx264", {"bf": "2"}),
+        ("flash.flv", "flv", {}),
+        ("program_stream.mpg", "mpeg1video", {"bf": "2"}),
+        ("all_keyframes.mov", "mjpeg", {"pix_fmt": "yuvj420p"}),
+        ("hidden_frames.webm", "libvpx", {"auto-alt-ref": "1", "lag-in-frames": "10"}),
+    ],
+)
+def test_containers_agree_on_frames(folder: Path, name: str, codec: str, options: dict[str, str]) -> None:
+    path = encode(folder / name, [flat(i) for i in range(NUM)], codec=codec, **options)
+    with open_video(path) as source:
+        assert source.num_frames == NUM
+        wanted = [47, 0, 13, 12, 30]
+        assert numbers_of(source.read(wanted)) == wanted
+        assert numbers_of(np.stack([frame for _, frame in source.frames()])) == list(range(NUM))
+        if not name.endswith("h264"):  # which does not even say how fast it is
+            assert source.fps == pytest.approx(30)
+
+
+def test_variable_rate_is_read_on_a_grid_of_the_average_rate(folder: Path) -> None:
+    ticks = [0, 1, 2, 3, 8, 9, 10, 18, 19, 20]
+    path = encode(folder / "variable.mp4", [flat(i) for i in range(10)], ticks=ticks)
+    with open_video(path) as source:
+        assert source.num_frames == 10
+        assert source.fps == pytest.approx(30 * 9 / 20)
+        shown = [max(n for n, tick in enumerate(ticks) if tick <= frame * 20 / 9 + 0.01) for frame in range(10)]
+        assert shown != list(range(10))
+        assert numbers_of(source.read(range(10))) == shown
+        times = [time for time, _ in source.frames()]
+    assert times == pytest.approx([tick / 30 for tick in ticks])
+
+
+def test_edit_list_hides_frames_but_decodes_them(video: Path, folder: Path) -> None:
+    """An edit that starts at frame 5: frame 0 of what is shown depends on pictures that are not."""
+    data = bytearray(video.read_bytes())
+    at = data.index(b"elst")
+    version, entries = struct.unpack(">II", data[at + 4 : at + 12])
+    assert (version, entries) == (0, 1)
+    duration, start = struct.unpack(">Ii", data[at + 12 : at + 20])
+    scale = 15360 // 30
+    data[at + 12 : at + 20] = struct.pack(">Ii", duration, start + 5 * scale)
+    path = folder / "edited.mp4"
+    path.write_bytes(data)
+    with open_video(path) as source:
+        assert source.num_frames == NUM - 5
+        assert numbers_of(source.read([0, 1, 20, NUM - 6])) == [5, 6, 25, NUM - 1]
+
+
+def rotated(video: Path, path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    data = bytearray(video.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40
+    a, b, c, d = (side << 16 for side in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turn"),
+    [
+        ((0, 1, -1, 0), lambda p: np.rot90(p, -1)),
+        ((-1, 0, 0, -1), lambda p: np.rot90(p, 2)),
+        ((0, -1, 1, 0), lambda p: np.rot90(p, 1)),
+        ((-1, 0, 0, 1), lambda p: p[:, ::-1]),
+    ],
+)
+def test_rotation_metadata_is_honoured(folder: Path, matrix: tuple[int, int, int, int], turn) -> None:  # type: ignore[no-untyped-def]
+    picture = np.full((32, 48, 3), 20, np.uint8)
+    picture[:16, :16] = 220  # the upper left corner
+    path = rotated(encode(folder / "corner.mp4", [picture] * 3), folder / "turned.mp4", matrix)
+    expected = turn(picture)
+    with open_video(path) as source:
+        assert (source.height, source.width) == expected.shape[:2]
+        assert np.abs(source.read([1])[0].astype(int) - expected).mean() < 3
+        assert np.abs(next(source.frames())[1].astype(int) - expected).mean() < 3
+
+
+def test_upright_follows_the_definition_of_the_matrix() -> None:
+    picture = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    for a, b, c, d in [(1, 0, 0, 1), (0, 1, -1, 0), (0, -1, 1, 0), (0, 1, 1, 0), (0, -1, -1, 0), (-1, 0, 0, -1)]:
+        corners = [(a * x + c * y, b * x + d * y) for x in (0, 2) for y in (0, 1)]
+        left, top = (min(sides) for sides in zip(*corners, strict=True))
+        turned = upright(picture, (a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30))
+        for y in range(2):
+            for x in range(3):
+                assert turned[b * x + d * y - top, a * x + c * y - left].tolist() == picture[y, x].tolist()
+
+
+def test_video_cut_short_is_as_long_as_what_is_there(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [np.clip(flat(i) + rng.integers(-6, 7, (32, 48, 3)), 0, 255).astype(np.uint8) for i in range(NUM)]
+    whole = encode(folder / "whole.mkv", pictures, bf="3", crf="5").read_bytes()
+    for keep in (0.3, 0.5, 0.9):
+        path = folder / "cut.mkv"
+        path.write_bytes(whole[: int(len(whole) * keep)])
+        with open_video(path) as source:
+            assert 0.15 * NUM < source.num_frames < NUM
+            assert numbers_of(source.read(range(source.num_frames))) == list(range(source.num_frames))
+            assert len(list(source.frames())) == source.num_frames
+
+
+def test_mp4_with_its_index_in_front_cut_short(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [np.clip(flat(i) + rng.integers(-6, 7, (32, 48, 3)), 0, 255).astype(np.uint8) for i in range(NUM)]
+    path = folder / "front.mp4"
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=30, options={"bf": "3", "crf": "5"})
+        stream.height, stream.width, stream.pix_fmt, stream.gop_size = 32, 48, "yuv420p", 12
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    whole = path.read_bytes()
+    lengths = []
+    for keep in (0.4, 0.55, 0.7, 0.85, 0.97):
+        path.write_bytes(whole[: int(len(whole) * keep)])
+        with open_video(path) as source:
+            lengths.append(source.num_frames)
+            assert source.fps == pytest.approx(30)
+            assert numbers_of(source.read(range(source.num_frames))) == list(range(source.num_frames))
+            assert len(list(source.frames())) == source.num_frames
+    assert lengths == sorted(set(lengths)) and lengths[0] > 8 and lengths[-1] < NUM
+
+
+def test_tail_that_does_not_decode_is_not_invented(folder: Path) -> None:
+    path = encode(folder / "tail.mp4", [flat(i) for i in range(NUM)], bf="0", gop=NUM)
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for position, size in packets[40:]:
+        assert position is not None
+        data[position + 4 : position + size] = b"\xff" * (size - 4)
+    path.write_bytes(data)
+    with open_video(path) as source:
+        assert numbers_of(source.read([0, 20, 39])) == [0, 20, 39]
+        with pytest.raises(VideoError, match=r"tail\.mp4: damaged: picture 4\d of 48 cannot be decoded"):
+            source.read([0, 47])
+        assert numbers_of(np.stack([frame for _, frame in source.frames()])) == list(range(40))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.mp4", b"", "the file is empty"),
+        ("text.mp4", b"This is not a video.\n" * 50, "not a readable video"),
+        ("broken.jpg", b"\xff\xd8\xff\xe0 and nothing more", "broken.jpg cannot be decoded as a picture"),
+    ],
+)
+def test_files_that_are_no_videos(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=reason) as caught:
+        open_video(path).read([0])
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    assert caught.value.path == path
+
+
+def test_video_without_its_index(video: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(video.read_bytes()[:-1500])
+    with pytest.raises(VideoError, match="not a readable video"):
+        open_video(path)
+
+
+def test_missing_audio_only_and_zero_length(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="no such file or folder"):
+        open_video(tmp_path / "absent.mp4")
+    with av.open(str(tmp_path / "sound.m4a"), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    with pytest.raises(VideoError, match="holds no video stream"):
+        open_video(tmp_path / "sound.m4a")
+    with av.open(str(tmp_path / "none.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.height, stream.width = 32, 48
+        container.start_encoding()
+    with pytest.raises(VideoError, match=r"holds no pictures|not a readable video"):
+        open_video(tmp_path / "none.avi")
+
+
+def test_errors_cross_processes() -> None:
+    error = pickle.loads(pickle.dumps(VideoError("a.mp4", "is broken")))
+    assert (str(error), error.reason) == ("a.mp4: is broken", "is broken")
+
+
+def test_nothing_is_printed_about_broken_files(video: Path, tmp_path: Path) -> None:
+    data = bytearray(video.read_bytes())
+    data[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
+    (tmp_path / "damaged.mp4").write_bytes(data)
+    (tmp_path / "half.png").write_bytes(cv2.imencode(".png", flat(3))[1].tobytes()[:60])
+    (tmp_path / "half.jpg").write_bytes(cv2.imencode(".jpg", flat(3))[1].tobytes()[:-40])
+    (tmp_path / "text.mp4").write_text("no video")
+    code = (
+        "import sys\nfrom svfap.data.video import VideoError, open_video\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n        video = open_video(name)\n        video.read(range(video.num_frames))\n"
+        "    except VideoError as error:\n        print(error.reason)\n"
+    )
+    files = sorted(str(path) for path in tmp_path.iterdir())
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) >= 3
+
+
+def test_folder_of_frames_is_sorted_naturally(tmp_path: Path) -> None:
+    for number in (1, 2, 10, 9, 30):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), flat(number))
+    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / ".3.png").write_text("hidden")
+    with open_video(tmp_path) as source:
+        assert (source.num_frames, source.fps, source.height, source.width) == (5, 25.0, 32, 48)
+        assert numbers_of(source.read(range(5))) == [1, 2, 9, 10, 30]
+        assert numbers_of(source.read([4, 0, 4])) == [30, 1, 30]
+        assert [round(time, 2) for time, _ in source.frames()] == [0.0, 0.04, 0.08, 0.12, 0.16]
+    names = ["b2", "a10", "a9", "a", "10", "9"]
+    assert sorted(names, key=natural_key) == ["9", "10", "a", "a9", "a10", "b2"]
+
+
+def test_folders_that_are_no_videos(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a picture")
+    with pytest.raises(VideoError, match="holds no pictures"):
+        open_video(tmp_path)
+    cv2.imwrite(str(tmp_path / "1.jpg"), flat(1))
+    cv2.imwrite(str(tmp_path / "2.jpg"), flat(2, 30, 40))
+    (tmp_path / "3.jpg").write_bytes((tmp_path / "1.jpg").read_bytes()[:-30])
+    with open_video(tmp_path) as source:
+        assert numbers_of(source.read([0])) == [1]
+        with pytest.raises(VideoError, match=r"2\.jpg is 40x30 px, frames before it are 48x32 px"):
+            source.read([0, 1])
+        with pytest.raises(VideoError, match=r"3\.jpg cannot be decoded"):
+            source.read([2])
+
+
+def test_an_image_is_a_video_of_one_frame_in_rgb(tmp_path: Path) -> None:
+    colours = np.zeros((1, 3, 4), np.uint8)
+    colours[0, 0], colours[0, 1], colours[0, 2] = (0, 0, 255, 255), (0, 255, 0, 9), (255, 0, 0, 128)  # BGRA
+    cv2.imwrite(str(tmp_path / "alpha.png"), colours)
+    cv2.imwrite(str(tmp_path / "grey.png"), np.array([[77]], np.uint8))
+    with open_video(tmp_path / "alpha.png") as source:
+        assert source.read([0])[0].tolist() == [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]
+        assert (source.num_frames, source.width, source.height) == (1, 3, 1)
+    assert open_video(tmp_path / "grey.png").read([0, 0]).tolist() == [[[[77, 77, 77]]]] * 2
+
+
+@pytest.mark.parametrize(
+    ("size", "codec", "pix_fmt", "name"),
+    [
+        ((1, 1), "ffv1", "bgr0", "one_pixel.mkv"),
+        ((30, 4000), "ffv1", "yuv420p", "wide.mkv"),
+        ((27, 35), "ffv1", "yuv420p", "odd.mkv"),
+        ((32, 48), "libx264", "yuv420p10le", "ten_bit.mp4"),
+        ((32, 48), "ffv1", "gray", "grey.mkv"),
+        ((32, 48), "png", "rgba", "alpha.mov"),
+    ],
+)
+def test_pixel_formats_and_sizes(folder: Path, size: tuple[int, int], codec: str, pix_fmt: str, name: str) -> None:
+    pictures = [flat(i, *size) for i in range(4)]
+    path = encode(folder / name, pictures, codec=codec, pix_fmt=pix_fmt)
+    with open_video(path) as source:
+        frames = source.read([2, 0])
+        assert frames.shape == (2, *size, 3)
+        assert numbers_of(frames) == [2, 0]
+
+
+def test_colours_come_out_as_red_green_blue(folder: Path) -> None:
+    picture = np.zeros((32, 48, 3), np.uint8)
+    picture[:, :16, 0], picture[:, 16:32, 1], picture[:, 32:, 2] = 230, 210, 240
+    write_video(folder / "colours.mp4", [picture] * 4, 25)
+    with open_video(folder / "colours.mp4") as source:
+        frame = source.read([2])[0]
+    assert np.abs(frame[8:24, [8, 24, 40]].mean(0) - [[230, 0, 0], [0, 210, 0], [0, 0, 240]]).max() < 6
+
+
+def test_writing_keeps_rate_count_and_keyframes(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    write_video(path, (flat(i) for i in range(30)), 30000 / 1001, gop=10)
+    with open_video(path) as source:
+        assert source.fps == pytest.approx(30000 / 1001)
+        assert numbers_of(source.read(range(30))) == list(range(30))
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert [packet.pts == 0 or packet.is_keyframe for packet in container.demux(stream)].count(True) >= 3
+    assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (30, 4001)])
+def test_odd_sizes_grow_by_their_last_row_and_column(tmp_path: Path, size: tuple[int, int]) -> None:
+    write_video(tmp_path / "odd.mp4", [flat(20, *size)] * 3, 25)
+    with open_video(tmp_path / "odd.mp4") as source:
+        frame = source.read([1])[0]
+    assert frame.shape == (size[0] + size[0] % 2, size[1] + size[1] % 2, 3)
+    assert np.abs(frame.astype(int) - grey(20)).max() <= 2
+
+
+def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"what was there")
+
+    def failing() -> Iterator[np.ndarray]:
+        yield flat(0)
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        write_video(path, failing(), 25)
+    with pytest.raises(ValueError, match="no frames"):
+        write_video(path, [], 25)
+    with pytest.raises(ValueError, match="frames must be uint8"):
+        write_video(path, [flat(0), flat(0, 16, 16)], 25)
+    assert path.read_bytes() == b"what was there"
+    assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
+    with pytest.raises(VideoError, match="cannot be written"):
+        write_video(tmp_path / "absent" / "out.mp4", [flat(0)], 25)
+
+
+def test_names_that_look_like_patterns_or_protocols(tmp_path: Path, video: Path) -> None:
+    for name in ("a%03d.mp4", "concat:b.mp4", "-c.mp4", "d e.mp4"):
+        (tmp_path / name).write_bytes(video.read_bytes())
+        with open_video(tmp_path / name) as source:
+            assert source.num_frames == NUM
+
+
+def test_real_videos_read_as_they_stream(clips: Path) -> None:
+    for name in ("single_face.mp4", "d18.mp4"):
+        with open_video(clips / name) as source:
+            frames = [frame for _, frame in source.frames()]
+            assert len(frames) == source.num_frames
+            wanted = [source.num_frames - 1, 5, 40]
+            for number, frame in zip(wanted, source.read(wanted), strict=True):
+                assert np.array_equal(frame, frames[number])
