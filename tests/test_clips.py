@@ -76,7 +76,8 @@ def test_every_index_lies_in_the_video() -> None:
             ]
             for indices in every:
                 assert indices.shape[-1] == 16
-                assert indices.min() >= 0 and indices.max() < num_frames
+                assert indices.min() >= 0
+                assert indices.max() < num_frames
                 assert (np.diff(indices, axis=-1) >= 0).all()
 
 

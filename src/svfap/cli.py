@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -29,7 +30,7 @@ class Parser(ArgumentParser):
             if near := difflib.get_close_matches(word, known - {word}, n=1, cutoff=0.5):
                 text += f" Did you mean {near[0]!r}?"
                 break
-        say(f"{parser.prog}: error: {text}")
+        print(f"{parser.prog}: error: {text}", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return VERBS[args.verb].run(args[args.verb]) or 0
     except UserError as error:
-        say(f"svfap {args.verb}: error: {error}")
+        print(f"svfap {args.verb}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         say(f"svfap {args.verb}: interrupted")

@@ -1,8 +1,10 @@
-"""Which device, and in which precision."""
+"""Which device, in which precision, and in how many processes."""
 
 from __future__ import annotations
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from svfap.errors import UserError
 
@@ -33,3 +35,11 @@ def pick_precision(name: str, device: torch.device) -> str:
     if name == "fp16" and device.type == "cpu":
         raise UserError("precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
     return name
+
+
+def make_accelerator(precision: str = "auto") -> Accelerator:
+    """The device, its precision, and the processes that torchrun or `accelerate launch` started. Raises `UserError`."""
+    device = pick_device()
+    chosen = pick_precision(precision, device)
+    AcceleratorState._reset_state()  # a process may train in one precision after another
+    return Accelerator(mixed_precision="no" if chosen == "fp32" else chosen, cpu=device.type == "cpu")

@@ -145,7 +145,8 @@ def import_published(
     tensors, args = _tensors_and_args(contents, source)
     pretrained = any(name.startswith(("decoder.", "mask_token", "encoder_to_decoder")) for name in tensors)
     task = task or ("pretraining" if pretrained else "classification")
-    config = _infer_config(tensors, args, task, pretrained, overrides, source)
+    provenance = {"imported_from": source, "epoch": contents.get("epoch")}
+    config = _infer_config(tensors, args, task, pretrained, {"provenance": provenance, **overrides}, source)
     model = build_model(config)
     if pretrained and task != "pretraining":
         tensors = _encoder_only(tensors, config)
@@ -258,8 +259,7 @@ def _infer_config(
     unknown = sorted(set(words) - set(ModelConfig.words()))
     if unknown:
         raise UserError(f"unknown model settings {', '.join(unknown)}")
-    provenance = {"imported_from": source, "epoch": args.get("epoch")} if args else {"imported_from": source}
-    return ModelConfig(**{"preset": preset or "custom", "task": task, "provenance": provenance, **words})
+    return ModelConfig(**{"preset": preset or "custom", "task": task, **words})
 
 
 def _count(names: Mapping[str, Any], pattern: str) -> int:

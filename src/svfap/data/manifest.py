@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,10 +208,8 @@ def _hold_out_stratified(manifest: Manifest, fraction: float, rng: np.random.Gen
     steps = np.floor(np.arange(num + 1) * fraction + 0.5)
     held_out = np.zeros(num, bool)
     held_out[by_class[np.diff(steps) > 0]] = True
-    if not held_out.any() and num > 1:
-        held_out[by_class[num // 2]] = True
-    if held_out.all() and num > 1:
-        held_out[by_class[num // 2]] = False
+    if num > 1 and held_out.any() == held_out.all():  # none or all of them
+        held_out[by_class[num // 2]] ^= True
     return held_out
 
 
@@ -218,13 +217,13 @@ def _read_table(path: Path) -> pd.DataFrame:
     """All columns as text, '' where empty; the index holds line numbers of the file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            first = next((line for line in file if line.strip()), "")
+            num_blank, first = next(((n, line) for n, line in enumerate(file) if line.strip()), (0, ""))
         if not first:
             raise ManifestError(f"{path}: the file is empty; expected a header with a column 'path'")
         header = [name.strip() for name in next(csv.reader([first]))]
         if "path" in header:
-            table = _read_csv(path)
-            first_row = 2
+            table = _read_csv(path, num_blank)
+            first_row = num_blank + 2
         elif len(first.split()) > 1 and (len(header) == 1 or first.split()[-1].isdecimal()):
             lines = pd.Series(path.read_text(encoding="utf-8-sig").splitlines(), dtype=str).str.strip()
             table = lines.str.rsplit(n=1, expand=True).rename(columns={0: "path", 1: "label"})
@@ -237,6 +236,8 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise ManifestError(f"{path}: may not be read; check its permissions") from None
     except UnicodeError:
         raise ManifestError(f"{path}: is not UTF-8 text; save it as CSV in UTF-8") from None
+    except pd.errors.ParserWarning:
+        raise ManifestError(f"{path}: rows have more fields than the header; quote names with commas") from None
     except (pd.errors.ParserError, csv.Error) as error:
         raise ManifestError(f"{path}: is not a CSV table ({' '.join(str(error).split())}); mend that line") from None
     table = table.fillna("")
@@ -249,17 +250,19 @@ def _read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    # Blank lines stay for now, so that rows keep their numbers; "NA" and "None" may be names of classes.
-    table = pd.read_csv(
-        path,
-        dtype=str,
-        encoding="utf-8-sig",
-        keep_default_na=False,
-        skipinitialspace=True,
-        skip_blank_lines=False,
-        index_col=False,
-    )
+def _read_csv(path: Path, header_row: int) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # fields would be lost
+        table = pd.read_csv(
+            path,
+            header=header_row,
+            dtype=str,
+            encoding="utf-8-sig",
+            keep_default_na=False,  # "NA" and "None" may be names of classes
+            skipinitialspace=True,
+            skip_blank_lines=False,  # rows keep their numbers
+            index_col=False,
+        )
     return table.rename(columns=lambda name: str(name).strip())
 
 
@@ -348,7 +351,7 @@ def _read_labels(
         limit = len(known) or MAX_INFERRED_CLASSES
         for text, number in numbers.items():
             if not 0 <= number < limit:
-                complain(text, f"{text} is out of range; labels are 0 to {limit - 1}" + _aside(known))
+                complain(text, f"{text} is out of range; labels are 0 to {limit - 1}")
         known, class_of = known or tuple(str(number) for number in range(max(numbers.values()) + 1)), numbers
     elif known:
         stray = next(text for text in given if text not in known)
@@ -367,7 +370,8 @@ def _read_values(
     if dimensions is None:
         free = [name for name in table.columns if name not in RESERVED]
         first = table[chosen].iloc[0]
-        names = tuple(name for name in free if first[name].lower() == "nan" or _is_number(first[name]))
+        numeric = pd.to_numeric(first[free], errors="coerce").notna() | (first[free].str.lower() == "nan")
+        names = tuple(name for name in free if numeric[name])
         if not names:
             raise ManifestError(f"{path}: no column of numbers to learn; add one per dimension or name the columns")
     else:
@@ -389,18 +393,6 @@ def _integer(text: str) -> int | None:
     """1 for '1' and '1.0' (as tables with gaps are written); None for anything else."""
     digits = text.removesuffix(".0")
     return int(digits) if digits.lstrip("-").isdecimal() and digits.isascii() and digits.count("-") <= 1 else None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _aside(names: tuple[str, ...]) -> str:
-    return f" ({_listed(names)})" if names else ""
 
 
 def _listed(names: Iterable[str], limit: int = 20) -> str:

@@ -11,7 +11,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain
@@ -21,6 +20,7 @@ from typing import Any, Self
 import av
 import cv2
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
@@ -28,8 +28,10 @@ from svfap.errors import UserError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 PICTURE_FPS = 25.0  # a folder of frames does not say how fast it was recorded
+UNTIMED_FORMATS = ("avi", "mpeg")  # times are those of decoding, or guessed between packs: wrong with B-frames
 
-IDENTITY = (1, 0, 0, 0, 1, 0, 0, 0, 1)
+# A broken picture becomes an error of ours, and nothing else on the terminal.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 Pixels = NDArray[np.uint8]
 
@@ -76,18 +78,12 @@ class VideoSource(ABC):
         return self.num_frames / self.fps
 
     @cached_property
-    def _size(self) -> tuple[int, int]:
-        return self.read([0]).shape[1:3]
+    def height(self) -> int:  # in pixels as shown, rotation applied; decodes the first frame
+        return self.read([0]).shape[1]
 
-    @property
-    def height(self) -> int:
-        """Height in pixels as shown, rotation applied (decodes the first frame)."""
-        return self._size[0]
-
-    @property
+    @cached_property
     def width(self) -> int:
-        """Width in pixels as shown, rotation applied (decodes the first frame)."""
-        return self._size[1]
+        return self.read([0]).shape[2]
 
     def _checked(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         numbers = np.asarray(indices, np.int64)
@@ -130,8 +126,7 @@ def iter_frames(path: str | Path, num_threads: int = 1) -> Iterator[tuple[float,
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sort key under which digits count as numbers."""
-    parts = re.split(r"(\d+)", name.lower())
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+    return [(0, int(p), p) if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", name.lower()) if p]
 
 
 class _Pictures(VideoSource):
@@ -145,50 +140,38 @@ class _Pictures(VideoSource):
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
         wanted, places = np.unique(self._checked(indices), return_inverse=True)
-        first = self._load(wanted[0])
-        out = np.empty((len(places), *first.shape), np.uint8)
-        for k, number in enumerate(wanted):
-            out[places == k] = first if k == 0 else self._load(number, first.shape)
-        return out
+        return np.stack(list(self._load(wanted)))[places]
 
     def frames(self) -> Iterator[tuple[float, Pixels]]:
-        shape = None
-        for number in range(self.num_frames):
-            picture = self._load(number, shape)
-            shape = picture.shape
+        for number, picture in enumerate(self._load(range(self.num_frames))):
             yield number / self.fps, picture
 
-    def _load(self, number: int, shape: tuple[int, ...] | None = None) -> Pixels:
-        file = self._files[number]
-        picture = _read_picture(file)
-        if picture is None:
-            raise VideoError(self.path, f"{file.name} cannot be decoded as a picture")
-        if shape is not None and picture.shape != shape:
-            (h, w), (height, width) = picture.shape[:2], shape[:2]
-            raise VideoError(self.path, f"{file.name} is {w}x{h} px, frames before it are {width}x{height} px")
-        return picture
+    def _load(self, numbers: Iterable[int]) -> Iterator[Pixels]:
+        height, width = 0, 0
+        for file in (self._files[number] for number in numbers):
+            picture = _read_picture(file)
+            if picture is None:
+                raise VideoError(self.path, f"{file.name} cannot be decoded as a picture")
+            h, w = picture.shape[:2]
+            height, width = height or h, width or w
+            if (h, w) != (height, width):
+                raise VideoError(self.path, f"{file.name} is {w}x{h} px, frames before it are {width}x{height} px")
+            yield picture
 
 
 def _read_picture(file: Path) -> Pixels | None:
     """RGB with the EXIF orientation applied, alpha dropped; None where the file is broken or cut short."""
     data = file.read_bytes()
-    # OpenCV fills what is missing of a JPEG with grey: demand the end marker after the last scan.
-    cut_short = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    if not data or cut_short:
+    # Some versions of OpenCV fill what is missing of a JPEG with grey: demand the end marker after the last scan.
+    cut_jpeg = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    cut_png = data.startswith(b"\x89PNG") and b"IEND" not in data
+    if not data or cut_jpeg or cut_png:
         return None
-    with suppress(cv2.error):
+    try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        return None if picture is None else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-    return None
-
-
-@dataclass(frozen=True)
-class _Timeline:
-    """When a stream's pictures are shown, in ticks of its time base."""
-
-    times: NDArray[np.int64]  # of the pictures that are whole, ascending
-    keyframes: NDArray[np.int64]  # where decoding can start, ascending
-    by_count: bool  # the container stores no times: pictures are known by their order alone
+    except cv2.error:
+        return None
+    return None if picture is None else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 class _Container(VideoSource):
@@ -199,17 +182,43 @@ class _Container(VideoSource):
         self._converter = VideoReformatter()
         self._matrix: Sequence[int] | None = None
         self._container, self._stream = self._opened()
-        try:
-            timeline = _list_pictures(self._container, self._stream)
-            if len(timeline.times) == 0:
-                raise VideoError(path, "holds no pictures")
-        except BaseException:
-            self.close()
-            raise
-        self._times, self._keyframes, self._by_count = timeline.times, timeline.keyframes, timeline.by_count
         self._tick_s = float(self._stream.time_base or 1)
+        self._times, self._keyframes, self._by_count = self._list_pictures()
+        if len(self._times) == 0:
+            self.close()
+            raise VideoError(path, "holds no pictures")
         self.num_frames = len(self._times)
         self.fps, self._picture_of = self._grid()
+
+    def _list_pictures(self) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+        """Read through the packets without decoding.
+
+        Returns, in ticks, when the pictures are shown that are whole, ascending; where decoding can start, ascending;
+        and whether these are mere numbers, since the container tells no times.
+        """
+        times, keyframes, last_dts, num_whole, cut_short = [], [], None, 0, False
+        for packet in self._packets():
+            if packet.is_corrupt:  # only part of it is there
+                cut_short = True
+                continue
+            num_whole += 1
+            last_dts = packet.dts if packet.dts is not None else last_dts
+            if packet.is_keyframe and packet.pts is not None:
+                keyframes.append(packet.pts)
+            if not packet.is_discard:  # what an edit list leaves out is decoded but not shown
+                times.append(packet.pts)
+        guessed = self._container.format.name in UNTIMED_FORMATS and self._stream.codec_context.has_b_frames
+        if not times or guessed or None in times or len(set(times)) < len(times):
+            return np.arange(len(times)), np.zeros(1, np.int64), True
+        shown = np.sort(np.asarray(times, np.int64))
+        starts = np.sort(np.asarray(keyframes or times[:1], np.int64))
+        shown = shown[shown >= starts[0]]
+        if num_whole < self._stream.frames:  # the rest is hidden by an edit list, or lies past the end of the file
+            end = max((entry.pos + entry.size for entry in self._stream.index_entries), default=0)
+            cut_short |= end > self._container.size
+        if cut_short and last_dts is not None:
+            shown = shown[shown <= last_dts]  # later ones may lack a neighbour that came after the break
+        return shown, starts, False
 
     def _grid(self) -> tuple[float, NDArray[np.int64]]:
         """Average rate, and for each frame number the picture that is shown then."""
@@ -242,7 +251,7 @@ class _Container(VideoSource):
     def frames(self) -> Iterator[tuple[float, Pixels]]:
         whole, num_decoded = set(self._times.tolist()), 0
         seconds_per_tick = 1 / self.fps if self._by_count else self._tick_s
-        self._restart()
+        self._start(None)
         for time, frame in self._decode():
             if time in whole:
                 num_decoded += 1
@@ -258,23 +267,23 @@ class _Container(VideoSource):
         times = self._times[wanted]
         key_of = np.searchsorted(self._keyframes, times, side="right") - 1
         for key in np.unique(key_of):
-            yield from self._run(int(self._keyframes[key]), times[key_of == key].tolist())
+            yield from self._run(int(key), times[key_of == key].tolist())
 
-    def _run(self, keyframe: int, run: list[int]) -> Iterator[av.VideoFrame]:
-        """Pictures at the times `run`, all of which can be decoded from `keyframe` on.
+    def _run(self, key: int, run: list[int]) -> Iterator[av.VideoFrame]:
+        """Pictures at the times `run`, all of which can be decoded from the keyframe number `key` on.
 
         A picture lost to damage in mid-file is replaced by the one shown before it, as a player would; past the last
         picture that can be decoded nothing is invented.
         """
         wanted, remaining = frozenset(run), run[::-1]
-        self._start(keyframe)
-        decoded = self._decode(wanted)
-        first = next(decoded, None)
-        if first is None or first[0] > run[0]:  # the container's own index led too far
-            self._restart()
+        for start in (key, max(key - 1, 0), None):  # a container's own index may lead too far
+            self._start(start)
             decoded = self._decode(wanted)
+            first = next(decoded, None)
+            if first is not None and first[0] <= run[0]:
+                break
         shown: av.VideoFrame | None = None
-        for time, frame in chain([first] if first and first[0] <= run[0] else [], decoded):
+        for time, frame in chain([first] if first else [], decoded):
             while shown is not None and remaining and time > remaining[-1]:
                 remaining.pop()
                 yield shown
@@ -285,13 +294,13 @@ class _Container(VideoSource):
                 return
             if time < remaining[-1]:
                 shown = frame
-        number = int(np.searchsorted(self._times, remaining[-1]))
-        raise VideoError(self.path, f"damaged: picture {number + 1} of {self.num_frames} cannot be decoded")
+        number = int(np.searchsorted(self._times, remaining[-1])) + 1
+        raise VideoError(self.path, f"damaged: picture {number} of {self.num_frames} cannot be decoded")
 
     def _decode(self, wanted: frozenset[int] | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
         """(time in ticks, picture) from where the file stands; with `wanted`, needless pictures are skipped."""
         context, count = self._stream.codec_context, 0
-        for packet in chain(_packets(self._container, self._stream), [None]):
+        for packet in chain(self._packets(), [None]):
             needless = packet is not None and wanted is not None and not self._by_count and packet.pts not in wanted
             context.skip_frame = "NONREF" if needless else "DEFAULT"
             try:
@@ -303,10 +312,16 @@ class _Container(VideoSource):
                 if time is not None:
                     yield time, frame
 
+    def _packets(self) -> Iterator[av.Packet[av.VideoStream]]:
+        """Up to the end or to where the file breaks off."""
+        with suppress(av.FFmpegError, OSError):
+            # An empty packet would tell the decoder that the stream ends.
+            yield from (packet for packet in self._container.demux(self._stream) if packet.size)
+
     def _upright(self, frame: av.VideoFrame) -> Pixels:
         if self._matrix is None:  # looked up once, it costs more than the conversion
             data: Any = frame.side_data.get("DISPLAYMATRIX")
-            self._matrix = IDENTITY if data is None else np.frombuffer(data, np.int32).tolist()
+            self._matrix = (1, 0, 0, 0, 1) if data is None else np.frombuffer(data, np.int32).tolist()
         # One converter kept, with one thread: setting it up for each frame takes 50 times as long as using it.
         try:
             picture = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
@@ -314,17 +329,12 @@ class _Container(VideoSource):
             raise VideoError(self.path, f"pictures in {frame.format.name} cannot be converted ({error})") from None
         return upright(np.asarray(picture, np.uint8), self._matrix)
 
-    def _start(self, keyframe: int) -> None:
-        """Stand at the keyframe shown at `keyframe`, or before it."""
-        try:
-            if self._by_count:
-                raise ValueError
-            self._container.seek(keyframe, stream=self._stream)
-        except (av.FFmpegError, ValueError):
-            self._restart()
-
-    def _restart(self) -> None:
-        """Stand at the start of the file, sure though slow."""
+    def _start(self, key: int | None) -> None:
+        """Stand at that keyframe or before it; None: at the start of the file, sure though slow."""
+        if key is not None and not self._by_count:
+            with suppress(av.FFmpegError):
+                self._container.seek(int(self._keyframes[key]), stream=self._stream)
+                return
         self._container.close()
         self._container, self._stream = self._opened()
 
@@ -333,8 +343,8 @@ class _Container(VideoSource):
             # The prefix keeps FFmpeg from reading protocols or number patterns into a name.
             container = av.open(f"file:{self.path}")
         except (av.FFmpegError, OSError) as error:
-            raise VideoError(self.path, f"not a readable video ({_reason(error)})") from None
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+            raise VideoError(self.path, f"not a readable video ({error.strerror or error})") from None
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             container.close()
             raise VideoError(self.path, "holds no video stream")
@@ -343,7 +353,7 @@ class _Container(VideoSource):
 
 
 def upright(picture: Pixels, matrix: Sequence[int]) -> Pixels:
-    """Turn (H, W, 3) as a display matrix (a, b, u, c, d, v, x, y, w) says: (x, y) is shown at (ax + cy, bx + dy).
+    """Turn (H, W, 3) as a display matrix (a, b, u, c, d, ...) says: what is at (x, y) is shown at (ax + cy, bx + dy).
 
     Quarter turns and mirrorings; other angles count as the nearest of these.
     """
@@ -351,43 +361,6 @@ def upright(picture: Pixels, matrix: Sequence[int]) -> Pixels:
     if abs(b) > abs(a):
         picture, a, d = picture.swapaxes(0, 1), c, b
     return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-
-
-def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet[av.VideoStream]]:
-    """The stream's packets up to the end or to where the file breaks off."""
-    with suppress(av.FFmpegError, OSError):
-        for packet in container.demux(stream):
-            if packet.size:  # an empty one would tell the decoder that the stream ends
-                yield packet
-
-
-def _list_pictures(container: av.container.InputContainer, stream: av.VideoStream) -> _Timeline:
-    """Read through the packets without decoding."""
-    times, keyframes, last_dts, num_whole, cut_short = [], [], None, 0, False
-    for packet in _packets(container, stream):
-        if packet.is_corrupt:  # only part of it is there
-            cut_short = True
-            continue
-        num_whole += 1
-        last_dts = packet.dts if packet.dts is not None else last_dts
-        if packet.is_keyframe and packet.pts is not None:
-            keyframes.append(packet.pts)
-        if not packet.is_discard:  # what an edit list leaves out is decoded but not shown
-            times.append(packet.pts)
-    # AVI knows the order of decoding alone, which differs from that of showing where there are B-frames.
-    guessed = "avi" in container.format.name.split(",") and stream.codec_context.has_b_frames
-    if guessed or None in times or len(set(times)) < len(times):
-        return _Timeline(np.arange(len(times)), np.zeros(1, np.int64), by_count=True)
-    shown, starts = np.sort(np.asarray(times, np.int64)), np.sort(np.asarray(keyframes or times[:1], np.int64))
-    if len(shown):
-        shown = shown[shown >= starts[0]]
-    if (cut_short or num_whole < stream.frames) and last_dts is not None:
-        shown = shown[shown <= last_dts]  # later ones may lack a neighbour that came after the break
-    return _Timeline(shown, starts, by_count=False)
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
 
 
 def write_video(
@@ -405,7 +378,7 @@ def write_video(
         _encode(part, frames, Fraction(fps).limit_denominator(10_000), gop, {"crf": str(crf), "preset": preset})
         os.replace(part, path)
     except (av.FFmpegError, OSError) as error:
-        raise VideoError(path, f"cannot be written ({_reason(error)})") from None
+        raise VideoError(path, f"cannot be written ({error.strerror or error})") from None
     finally:
         part.unlink(missing_ok=True)
 

@@ -9,10 +9,10 @@ import pandas as pd
 
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
+from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.evaluate.metrics import predictions_table, write_metrics
 from svfap.evaluate.views import predict_views, score_predictions
-from svfap.train.loop import make_accelerator
 from svfap.weights import load_model
 
 
@@ -53,6 +53,7 @@ def evaluate(
         seed=0,
         num_segments=num_segments,
         num_crops=num_crops,
+        frame_level=config.frame_level,
     )
     predictions = predict_views(perceiver, config, dataset, accelerator, batch_size, num_workers, "evaluating")
     metrics = score_predictions(predictions, config, videos)

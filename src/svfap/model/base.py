@@ -1,5 +1,7 @@
 """What all models share: the config, saving and loading as a folder (`config.json`, `model.safetensors`), initial weights."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
@@ -22,8 +24,7 @@ class Model(
 
     tasks: tuple[str, ...] = ()
 
-    # The annotation must stay a class, not a string: the hub mixin reads it to rebuild the config from JSON.
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         if config.task not in self.tasks:
             raise UserError(
@@ -33,9 +34,10 @@ class Model(
         self.config = config
 
     @classmethod
-    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "Model":
-        """Load strictly: a missing or superfluous tensor is an error, not a print."""
-        return super()._from_pretrained(strict=strict, **kwargs)
+    def _from_pretrained(cls, *, config: Any, strict: bool = True, **kwargs: Any) -> Model:
+        """Rebuild the config from its JSON and load strictly: a missing or superfluous tensor is an error."""
+        config = ModelConfig(**config) if isinstance(config, dict) else config
+        return super()._from_pretrained(config=config, strict=strict, **kwargs)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """(B, 3, T, H, W) in [0, 1] -> normalised as the model expects."""

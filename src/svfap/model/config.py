@@ -38,7 +38,7 @@ class ModelConfig:
     num_heads: int = 8
     mlp_ratio: float = 4.0
     stage_depths: tuple[int, ...] = (12, 6, 3)
-    num_bottleneck_tokens: tuple[int, ...] = (8, 8)
+    num_bottleneck_tokens: tuple[int, ...] = (8,)
     bottleneck_hidden_dim: int = 128
     temporal_kernel_size: int = 2
     drop_path_rate: float = 0.0

@@ -40,7 +40,7 @@ class MaskedAutoencoder(Model):
     tasks = ("pretraining",)
     positions: Tensor
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.encoder = TPSBT(config)
         self.encoder_to_decoder = nn.Linear(config.embed_dim, config.decoder_embed_dim, bias=False)
@@ -77,13 +77,14 @@ class MaskedAutoencoder(Model):
 
     @torch.no_grad()
     def _targets(self, clip: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Standardised tubelets at `index`, and the mean and deviation (B, M, 1, 3) that undo it."""
+        """Standardised tubelets at `index`, and the mean and deviation (B, M, 3, 1) that undo it."""
         tubelets = gather_tubelets(clip, index, self.config.tubelet_size, self.config.patch_size)
-        pixels = tubelets.flatten(3).transpose(2, 3).float()  # B, M, t·p·p, 3
-        pixels = pixels * pixels.new_tensor(self.config.pixel_std) + pixels.new_tensor(self.config.pixel_mean)
-        deviation, mean = torch.std_mean(pixels, dim=2, keepdim=True)
+        pixels = tubelets.flatten(3).float()  # B, M, 3, t·p·p
+        mean, std = (pixels.new_tensor(v).unsqueeze(1) for v in (self.config.pixel_mean, self.config.pixel_std))
+        pixels = pixels * std + mean
+        deviation, mean = torch.std_mean(pixels, dim=3, keepdim=True)
         deviation = deviation + TARGET_EPS
-        return ((pixels - mean) / deviation).flatten(2), mean, deviation
+        return ((pixels - mean) / deviation).transpose(2, 3).flatten(2), mean, deviation
 
     @torch.no_grad()
     def reconstruct(self, clip: Tensor, masked: Tensor) -> Tensor:
@@ -92,9 +93,10 @@ class MaskedAutoencoder(Model):
         Brightness and contrast of a hidden tubelet, which its target leaves out, are taken from the original.
         """
         visible, hidden = split_tokens(masked, self.config)
-        prediction = self._predict(clip, visible, hidden).float().unflatten(2, (-1, 3))
+        prediction = self._predict(clip, visible, hidden).float().unflatten(2, (-1, 3)).transpose(2, 3)
         _, mean, deviation = self._targets(clip, hidden)
-        tubelets = self._tubelets_of(prediction * deviation + mean)
+        size = self.config.patch_size
+        tubelets = (prediction * deviation + mean).unflatten(3, (self.config.tubelet_size, size, size))
         output = self.denormalize(clip.float())
         grid = tubelet_view(output, self.config.tubelet_size, self.config.patch_size)
         rows, columns = grid.shape[2:4]
@@ -111,8 +113,3 @@ class MaskedAutoencoder(Model):
         for dim, repeat in ((2, self.config.tubelet_size), (3, size), (4, size)):
             hidden = hidden.repeat_interleave(repeat, dim=dim)
         return original, original.masked_fill(hidden, 0.5), self.reconstruct(clip, masked)
-
-    def _tubelets_of(self, pixels: Tensor) -> Tensor:
-        """(B, M, t·p·p, 3) -> (B, M, 3, t, p, p)."""
-        size = self.config.patch_size
-        return pixels.transpose(2, 3).unflatten(3, (self.config.tubelet_size, size, size))

@@ -18,7 +18,7 @@ class Perceiver(Model):
 
     tasks = ("classification", "regression", "features")
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.encoder = TPSBT(config)
         self.norm = layer_norm(config.embed_dim)

@@ -11,23 +11,24 @@ from svfap.model.config import TASKS, ModelConfig
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.perceiver import Perceiver
 
+# One number of bottleneck tokens serves every stage after the first.
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's two sizes (Sec. IV-B).
-    "svfap_base": dict(embed_dim=512, num_heads=8, stage_depths=(12, 6, 3), num_bottleneck_tokens=(8, 8)),
-    "svfap_small": dict(embed_dim=384, num_heads=6, stage_depths=(8, 4, 2), num_bottleneck_tokens=(8, 8)),
+    "svfap_base": dict(embed_dim=512, num_heads=8, stage_depths=(12, 6, 3), num_bottleneck_tokens=8),
+    "svfap_small": dict(embed_dim=384, num_heads=6, stage_depths=(8, 4, 2), num_bottleneck_tokens=8),
     # Ours: a size that learns on a laptop's CPU, and one for tests.
     "svfap_tiny": dict(
         **dict(img_size=64, patch_size=8, embed_dim=192, num_heads=3, stage_depths=(4, 2, 2)),
-        **dict(num_bottleneck_tokens=(4, 4), decoder_embed_dim=96, decoder_num_heads=3, decoder_depth=2),
+        **dict(num_bottleneck_tokens=4, decoder_embed_dim=96, decoder_num_heads=3, decoder_depth=2),
     ),
     "svfap_debug": dict(
         **dict(img_size=32, patch_size=8, embed_dim=32, num_heads=2, stage_depths=(2, 2, 2), bottleneck_hidden_dim=16),
-        **dict(num_bottleneck_tokens=(2, 2), decoder_embed_dim=16, decoder_num_heads=2, decoder_depth=1),
+        **dict(num_bottleneck_tokens=2, decoder_embed_dim=16, decoder_num_heads=2, decoder_depth=1),
     ),
     # The plain video Transformer of VideoMAE: one stage, no pyramid, no bottleneck.
-    "vit_base": dict(embed_dim=768, num_heads=12, stage_depths=(12,), num_bottleneck_tokens=()),
+    "vit_base": dict(embed_dim=768, num_heads=12, stage_depths=(12,)),
     "vit_tiny": dict(
-        **dict(img_size=64, patch_size=8, embed_dim=192, num_heads=3, stage_depths=(8,), num_bottleneck_tokens=()),
+        **dict(img_size=64, patch_size=8, embed_dim=192, num_heads=3, stage_depths=(8,)),
         **dict(decoder_embed_dim=96, decoder_num_heads=3, decoder_depth=2),
     ),
 }

@@ -61,6 +61,7 @@ class FinetuneTask:
             config.seed,
             repeats=config.repeats,
             crop_scale=config.crop_scale,
+            frame_level=config.frame_level,
         )
         self.rand_augment = augment.RandAugment() if config.rand_augment else None
 
@@ -108,7 +109,13 @@ class FinetuneTask:
             return {}
         shape = self.model.config
         dataset = ClipDataset(
-            self.validation, "val", shape.num_frames, shape.sampling_stride, shape.img_size, self.config.seed
+            self.validation,
+            "val",
+            shape.num_frames,
+            shape.sampling_stride,
+            shape.img_size,
+            self.config.seed,
+            frame_level=shape.frame_level,
         )
         predictions = predict_views(
             model, shape, dataset, accelerator, self.config.batch_size, num_workers(self.config.num_workers, accelerator)

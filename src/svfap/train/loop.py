@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from svfap.config import TrainConfig
 from svfap.console import console, progress_bar
-from svfap.device import pick_device, pick_precision
+from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.train.checkpoint import RunFolder, TrainState, replacing_folder, write_atomically
@@ -79,8 +79,9 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
     main = accelerator.is_main_process
     if main:
         folder.forget_log_after(state.step)
-        console.print(f"learning rate {peak:.3g} at its peak ({how}); {steps_per_epoch} steps an epoch, "
-                      f"{accelerator.num_processes} process(es), {accelerator.mixed_precision} on {accelerator.device}")  # fmt: skip
+        precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+        console.print(f"learning rate {peak:.3g} at its peak ({how}); {steps_per_epoch} steps an epoch; {precision} on "
+                      f"{accelerator.num_processes} × {accelerator.device.type}", soft_wrap=True)  # fmt: skip
     writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=state.step + 1) if main else None
     began = time.monotonic() - state.seconds
     validation: dict[str, Any] = {}
@@ -128,8 +129,8 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
                 model.eval()
                 validation = task.validate(accelerator, model)
                 score = validation.get(task.score) if task.score else None
+                _keep_best(raw, folder, state, score, epoch, main)
                 if main:
-                    _keep_best(raw, folder, state, score, epoch)
                     scalars = {k: v for k, v in validation.items() if isinstance(v, int | float)}
                     folder.log({"kind": "val", "epoch": epoch, "step": state.step, **scalars})
                     for name, value in scalars.items():
@@ -139,13 +140,6 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
             if stopped() and epoch + 1 < config.epochs:
                 return _interrupted(folder, state, main)
     return _finish(folder, state, config, validation, task, main)
-
-
-def make_accelerator(precision: str) -> Accelerator:
-    """The device, its precision, and the processes started by torchrun or `accelerate launch`."""
-    device = pick_device()
-    chosen = pick_precision(precision, device)
-    return Accelerator(mixed_precision="no" if chosen == "fp32" else chosen, cpu=device.type == "cpu")
 
 
 def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
@@ -219,11 +213,12 @@ def _check_readable(count: int, num_videos: int, state: TrainState, config: Trai
         )
 
 
-def _keep_best(model: Model, folder: RunFolder, state: TrainState, score: float | None, epoch: int) -> None:
+def _keep_best(model: Model, folder: RunFolder, state: TrainState, score: float | None, epoch: int, main: bool) -> None:
     if score is None or state.best_score is None or score > state.best_score:
         state.best_score, state.best_epoch = score, epoch
-        with replacing_folder(folder.best) as fresh:
-            model.save_pretrained(fresh)
+        if main:
+            with replacing_folder(folder.best) as fresh:
+                model.save_pretrained(fresh)
 
 
 def save_model_config(model: Model, folder: Any) -> None:

@@ -1,0 +1,253 @@
+"""How fast svfap_base is, against VideoMAE-base and against a straightforward implementation of the paper.
+
+Forward and training step, fine-tuning and pre-training, in fp32 and bf16; all models take turns in one process.
+Prints Markdown. The rows of transformers' VideoMAE need `pip install -e '.[bench]'`; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from common import ADAMW_TRAFFIC, add_machine_arguments, in_turns, machine, matrix_rate, memory_rate, ratio, table
+from plain import plain
+from torch import Tensor, nn
+
+from svfap.data.augment import normalize
+from svfap.device import PRECISIONS, pick_device
+from svfap.model.base import Model
+from svfap.model.complexity import complexity
+from svfap.model.config import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
+from svfap.model.mae import MaskedAutoencoder
+from svfap.model.masking import tube_mask
+from svfap.model.presets import build_model, model_config
+from svfap.train.optim import build_optimizer
+
+NUM_CLASSES = 7
+TASKS = {"classification": "Fine-tuning", "pretraining": "Pre-training, 90% masked"}
+LARGEST_ERROR = {"fp32": 1e-5, "bf16": 3e-2, "fp16": 1e-2}  # of the plain model's outputs, relative, in norm
+COLUMNS = ("ms a clip", "÷ svfap", "÷ floor", "clips/s")
+
+
+@dataclass
+class Contender:
+    """One model in the race. multiply_adds, embed_multiply_adds: of one clip, in all and in the tubelet embedding."""
+
+    name: str
+    config: ModelConfig
+    model: nn.Module
+    loss: Callable[[], Tensor]
+    multiply_adds: int
+    embed_multiply_adds: int
+
+    def __post_init__(self) -> None:
+        # Everybody gets our optimiser, so that the models alone differ. Its rate is zero: the work is the same.
+        self.optimizer = build_optimizer([{"params": list(self.model.parameters()), "lr_scale": 1.0}])
+        self.num_parameters = sum(p.numel() for p in self.model.parameters())
+
+    @torch.no_grad()
+    def forward(self) -> None:
+        self.loss()
+
+    def step(self, autocast: Callable[[], torch.autocast]) -> None:
+        with autocast():
+            loss = self.loss()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    add_machine_arguments(parser)
+    parser.add_argument("--batch", type=int, help="clips; default: 2, on a GPU 32")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds, of which the median counts")
+    parser.add_argument("--precision", nargs="+", choices=list(PRECISIONS), default=["fp32", "bf16"])
+    parser.add_argument("--compile", action="store_true", help="torch.compile every model")
+    options = parser.parse_args()
+    device = pick_device(options.device)
+    torch.set_num_threads(options.threads)
+    batch = options.batch or (32 if device.type == "cuda" else 2)
+    rounds = 1 if options.quick else options.repeats
+    print("\n".join(machine(device)), flush=True)
+    size = 512 if options.quick else 8192 if device.type == "cuda" else 4096
+    matrix = {p: matrix_rate(p, device, size) for p in options.precision}
+    memory = memory_rate(device, 2**24 if options.quick else 2**30)
+    print(f"- batch {batch}, {rounds} round(s), {'compiled' if options.compile else 'not compiled'}")
+    rates = ", ".join(f"{p} {rate / 1e9:.0f}" for p, rate in matrix.items())
+    print(f"- measured limits: {rates} G multiply-adds/s ({size} cubed), memory {memory / 1e9:.1f} GB/s (copy)")
+    if importlib.util.find_spec("transformers") is None:
+        print("- transformers is not installed: no VideoMAE rows")
+    for task, title in TASKS.items():
+        contenders = line_up(task, options.quick, batch, device)
+        same_numbers(contenders[0].model, contenders[1].model, options.precision, batch, device)
+        if options.compile:
+            for contender in contenders:
+                contender.model.compile()
+        for precision in options.precision:
+            print(f"\n### {title}, {precision}\n", flush=True)
+            print(race(contenders, precision, rounds, batch, device, matrix[precision], memory), flush=True)
+        del contenders
+        gc.collect()
+
+
+def line_up(task: str, quick: bool, batch: int, device: torch.device) -> list[Contender]:
+    """The models to compare; ours comes first."""
+    ours, vit, sizes = ("svfap_tiny", "vit_tiny", (64, 96)) if quick else ("svfap_base", "vit_base", (160, 224))
+    words = {} if task == "pretraining" else {"num_outputs": NUM_CLASSES}
+    config = model_config(ours, task, img_size=sizes[0], **words)
+    model = build_model(config).to(device)
+    contenders = [
+        our_contender(ours, config, model, batch, device),
+        our_contender("the same, straightforward", config, plain(model), batch, device, all_tubelets=True),
+    ]
+    config = model_config(vit, task, img_size=sizes[0], **words)
+    contenders.append(our_contender(f"{vit}, ours", config, build_model(config).to(device), batch, device))
+    if importlib.util.find_spec("transformers"):
+        for size in sizes:
+            config = model_config(vit, task, img_size=size, **words)
+            contenders.append(their_contender("VideoMAE, transformers", config, batch, device))
+    return contenders
+
+
+def our_contender(
+    name: str, config: ModelConfig, model: Model, batch: int, device: torch.device, all_tubelets: bool = False
+) -> Contender:
+    clip = random_clip(config, batch, device)
+    if isinstance(model, MaskedAutoencoder):
+        num_masked = config.num_masked_positions() * config.num_time_steps
+        loss = partial(model.loss, clip, random_mask(config, batch, device), num_masked)
+    else:
+        label = torch.zeros(batch, dtype=torch.int64, device=device)
+
+        def loss() -> Tensor:
+            return F.cross_entropy(model(clip).float(), label)
+
+    return Contender(name, config, model, loss, *count(config, all_tubelets))
+
+
+def their_contender(name: str, config: ModelConfig, batch: int, device: torch.device) -> Contender:
+    """transformers' VideoMAE with the sizes of one of our plain ViTs, and so with its multiply-adds."""
+    from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification
+
+    pretraining = config.task == "pretraining"
+    theirs = VideoMAEConfig(
+        image_size=config.img_size,
+        patch_size=config.patch_size,
+        num_frames=config.num_frames,
+        tubelet_size=config.tubelet_size,
+        hidden_size=config.embed_dim,
+        num_hidden_layers=config.stage_depths[0],
+        num_attention_heads=config.num_heads,
+        intermediate_size=int(config.embed_dim * config.mlp_ratio),
+        decoder_hidden_size=config.decoder_embed_dim,
+        decoder_num_attention_heads=config.decoder_num_heads,
+        decoder_num_hidden_layers=config.decoder_depth,
+        decoder_intermediate_size=int(config.decoder_embed_dim * config.mlp_ratio),
+        use_mean_pooling=not pretraining,
+        num_labels=NUM_CLASSES,
+    )
+    model = (VideoMAEForPreTraining if pretraining else VideoMAEForVideoClassification)(theirs).to(device).train()
+    clip = random_clip(config, batch, device).transpose(1, 2).contiguous()
+    masked = random_mask(config, batch, device)
+    label = torch.zeros(batch, dtype=torch.int64, device=device)
+
+    def loss() -> Tensor:
+        if pretraining:
+            return model(clip, bool_masked_pos=masked).loss
+        return F.cross_entropy(model(clip).logits.float(), label)
+
+    contender = Contender(name, config, model, loss, *count(config, all_tubelets=True))
+    assert contender.num_parameters == complexity(config).parameters, "another architecture has other multiply-adds"
+    return contender
+
+
+def random_clip(config: ModelConfig, batch: int, device: torch.device) -> Tensor:
+    """A normalised clip, laid out in memory as the loader's clips are."""
+    shape = (batch, config.num_frames, config.img_size, config.img_size, 3)
+    pixels = torch.randint(256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return normalize(pixels.to(device), IMAGENET_MEAN, IMAGENET_STD)
+
+
+def random_mask(config: ModelConfig, batch: int, device: torch.device) -> Tensor:
+    return tube_mask(batch, config, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def count(config: ModelConfig, all_tubelets: bool) -> tuple[int, int]:
+    """Multiply-adds of one clip's forward, and those of the tubelet embedding among them."""
+    cost = complexity(config)
+    if all_tubelets:
+        return cost.multiply_adds, config.num_tokens * config.tubelet_dim * config.embed_dim
+    return cost.multiply_adds_done, cost.by_part["tubelet embedding"]
+
+
+def same_numbers(ours: nn.Module, other: nn.Module, precisions: list[str], batch: int, device: torch.device) -> None:
+    """Assert that the straightforward model gives our model's outputs, targets and gradients."""
+    assert isinstance(ours, Model)
+    clip = random_clip(ours.config, batch, device)
+    given = (clip, random_mask(ours.config, batch, device)) if isinstance(ours, MaskedAutoencoder) else (clip,)
+    for precision in precisions:
+        outputs = []
+        for model in (ours, other):
+            with autocasting(precision, device):
+                output = model(*given).float()
+            output.square().mean().backward()
+            norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            outputs.append([output.detach(), norm])
+            if isinstance(model, MaskedAutoencoder):
+                outputs[-1].append(model.targets(*given))
+            model.zero_grad()
+        for expected, found in zip(*outputs, strict=True):
+            error = float((found - expected).norm() / expected.norm())
+            assert error < LARGEST_ERROR[precision], f"{precision}: the straightforward model is off by {error:.1e}"
+
+
+def autocasting(precision: str, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
+
+
+def race(
+    contenders: list[Contender],
+    precision: str,
+    rounds: int,
+    batch: int,
+    device: torch.device,
+    matrix: float,
+    memory: float,
+) -> str:
+    """Measure forward and step of all contenders in turns; a Markdown table."""
+    autocast = partial(autocasting, precision, device)
+
+    def forward(contender: Contender) -> None:
+        with autocast():
+            contender.forward()
+
+    keys = [f"{c.name} {c.config.img_size}" for c in contenders]
+    forwards = in_turns({k: partial(forward, c) for k, c in zip(keys, contenders, strict=True)}, rounds, device)
+    steps = in_turns({k: partial(c.step, autocast) for k, c in zip(keys, contenders, strict=True)}, rounds, device)
+    rows = []
+    for key, c in zip(keys, contenders, strict=True):
+        row = [c.name, str(c.config.img_size), f"{c.multiply_adds / 1e9:.3g}"]
+        # Backward is twice the forward, but nobody asks for the gradient of the pixels. The optimiser comes after it.
+        backward = 2 * c.multiply_adds - c.embed_multiply_adds
+        update_s = ADAMW_TRAFFIC * c.num_parameters / memory
+        for taken, floor_s in (
+            (forwards, batch * c.multiply_adds / matrix),
+            (steps, batch * (c.multiply_adds + backward) / matrix + update_s),
+        ):
+            median = float(sorted(taken[key])[rounds // 2])
+            against = "1" if c is contenders[0] else ratio(taken[key], taken[keys[0]])
+            row += [f"{1e3 * median / batch:.0f}", against, f"{median / floor_s:.2f}", f"{batch / median:.3g}"]
+        rows.append(row)
+    passes = [f"{which}: {column}" for which in ("forward", "step") for column in COLUMNS]
+    return table(("model", "px", "G multiply-adds", *passes), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""A list of shapes that move: geometry is computed for all frames at once, so that a frame is a few OpenCV calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+SHIFT = 4  # OpenCV's sub-pixel bits: coordinates are given in sixteenths of a pixel
+FACE_SCALE = 0.335  # face unit (half a head's height) as a part of the image's side
+Array = np.ndarray | float
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A polygon (width_px 0) or a line. points int32 (T, n, 2), colours: one tuple per frame, visible (T,) bool."""
+
+    points: np.ndarray
+    colours: list[tuple[float, ...]]
+    width_px: int
+    visible: np.ndarray
+
+    def draw(self, canvas: np.ndarray, frame: int) -> None:
+        """Draw the shape as it is in `frame` onto uint8 `canvas`, in place."""
+        if not self.visible[frame]:
+            return
+        points = [self.points[frame]]
+        if self.width_px:
+            cv2.polylines(canvas, points, False, self.colours[frame], self.width_px, cv2.LINE_AA, SHIFT)
+        else:
+            cv2.fillPoly(canvas, points, self.colours[frame], cv2.LINE_AA, SHIFT)
+
+
+def surface(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """How far the face at (x, y) stands out towards the camera, in face units: half an ellipsoid."""
+    return 0.75 * np.sqrt(np.maximum(0.0, 1.0 - (x / 0.85) ** 2 - (y / 1.2) ** 2))
+
+
+def loop(there: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """One coordinate of a closed shape, (T or 1, 2n): along the points (T, n) of `there`, home along those of `back`."""
+    return np.concatenate(np.broadcast_arrays(np.atleast_2d(there), np.atleast_2d(back)[:, ::-1]), axis=-1)
+
+
+class Drawing:
+    """Collects shapes in painter's order. x and y are (n,) or (T, n) in face units, strengths (), (T,) or (T, 1)."""
+
+    def __init__(self, pose: np.ndarray, size_px: int) -> None:
+        self.size_px = size_px
+        self.flat: list[Shape] = []
+        self.soft: list[Shape] = []  # shadows and highlights, drawn in grey at half size and blurred
+        self._num_frames = len(pose)
+        shift_x, shift_y, log_scale, roll, yaw, pitch = pose.T[:, :, None]
+        self._scale = FACE_SCALE * size_px * np.exp(log_scale)
+        self._centre = size_px * (0.5 + FACE_SCALE * shift_x), size_px * (0.52 + FACE_SCALE * shift_y)
+        self._roll, self._yaw, self._pitch = roll, yaw, pitch
+
+    def to_pixels(self, x: Array, y: Array, z: Array) -> np.ndarray:
+        """(T, n, 2) pixels of face points: yaw and pitch move what stands out, then roll, scale and shift."""
+        x, y = x * np.cos(self._yaw) + z * np.sin(self._yaw), y * np.cos(self._pitch) + z * np.sin(self._pitch)
+        x, y = x * np.cos(self._roll) - y * np.sin(self._roll), x * np.sin(self._roll) + y * np.cos(self._roll)
+        return np.stack([self._centre[0] + self._scale * x, self._centre[1] + self._scale * y], axis=-1)
+
+    def head_affines(self, template_px: int, template_units: float) -> np.ndarray:
+        """(T, 2, 3) maps from a square template (side `template_units` face units) to this drawing's pixels."""
+        corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        x, y = (corners - 0.5).T * template_units
+        targets = self.to_pixels(x, y, 0.0).astype(np.float32)
+        sources = (corners * template_px).astype(np.float32)
+        return np.stack([cv2.getAffineTransform(sources, target) for target in targets])
+
+    def fill(self, x: Array, y: Array, colour: np.ndarray, z: Array | None = None, show: Array = 1.0) -> None:
+        """A filled polygon, on the face unless `z` says where; hidden in frames where `show` is not positive."""
+        self._add(self.flat, x, y, z, np.asarray(colour), 0, show, 1.0)
+
+    def line(self, x: Array, y: Array, colour: np.ndarray, width: float, z: Array | None = None, show: Array = 1.0) -> None:
+        """A line `width` face units thick (at least a pixel)."""
+        self._add(self.flat, x, y, z, np.asarray(colour), max(1, round(width * FACE_SCALE * self.size_px)), show, 1.0)
+
+    def shade(self, x: Array, y: Array, amount: Array, width: float = 0.0) -> None:
+        """Darken (amount < 0) or lighten (> 0) softly: a polygon, or a line if `width` is given; 1 doubles the light."""
+        grey = np.clip(128.0 + 127.0 * np.reshape(amount, (-1, 1)), 0, 255)
+        width_px = max(1, round(width * FACE_SCALE * self.size_px / 2)) if width else 0
+        self._add(self.soft, x, y, None, grey, width_px, np.abs(np.reshape(amount, (-1, 1))) - 0.01, 0.5)
+
+    def _add(
+        self,
+        shapes: list[Shape],
+        x: Array,
+        y: Array,
+        z: Array | None,
+        colour: np.ndarray,
+        width_px: int,
+        show: Array,
+        scale: float,
+    ) -> None:
+        x, y = np.broadcast_arrays(x, y)
+        pixels = self.to_pixels(x, y, surface(x, y) if z is None else z) * scale
+        points = np.round(pixels * (1 << SHIFT)).astype(np.int32)
+        visible = np.broadcast_to(np.reshape(show, -1) > 0, (self._num_frames,))
+        colours = np.broadcast_to(np.clip(np.atleast_2d(colour), 0, 255), (self._num_frames, colour.shape[-1]))
+        shapes.append(Shape(points, [tuple(c) for c in colours.tolist()], width_px, visible))

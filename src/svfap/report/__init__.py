@@ -1,0 +1,1 @@
+"""Looking at results: figures and the self-contained HTML page."""

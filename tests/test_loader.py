@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from svfap.data import clips as sampling
+from svfap.data.augment import multi_scale_crop
+from svfap.data.loader import ClipDataset, ShardedSampler, make_loader
+from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.video import write_video
+from svfap.errors import UserError
+
+NUM_FRAMES, HEIGHT, WIDTH = 40, 36, 48
+Dimensions = ("valence", "arousal")
+
+
+def picture(number: int, video: int, width: int = WIDTH) -> np.ndarray:
+    """Red tells the frame, green the video, blue the left half from the right."""
+    out = np.zeros((HEIGHT, width, 3), np.uint8)
+    out[..., 0], out[..., 1] = 5 * number + 20, 20 * video + 20
+    out[:, width // 2 :, 2] = 200
+    return out
+
+
+def frame_numbers(clip: torch.Tensor) -> list[int]:
+    return [round((float(frame[..., 0].float().mean()) - 20) / 5) for frame in clip]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("loader")
+    rows = []
+    for video in range(9):
+        length = 6 if video == 8 else NUM_FRAMES
+        width = HEIGHT if video == 7 else WIDTH
+        write_video(folder / f"{video}.mp4", [picture(i, video, width) for i in range(length)], 20, crf=4)
+        frames = pd.DataFrame({"arousal": np.arange(length) / 100, "valence": np.arange(length) + 100.0 * video})
+        frames.to_csv(folder / f"{video}.csv", index=False)
+        rows.append(f"{video}.mp4,{video % 3},{video / 10},{-video / 10},{video}.csv")
+    (folder / "list.csv").write_text("path,label,valence,arousal,frame_values\n" + "\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifest(folder: Path) -> Manifest:
+    return read_manifest(folder / "list.csv")
+
+
+def dataset(manifest: Manifest, mode: Any, **options: Any) -> ClipDataset:
+    return ClipDataset(manifest, mode, clip_length=8, stride=2, size=24, seed=1, **options)
+
+
+def one_batch(data: ClipDataset) -> dict[str, Any]:
+    return data.collate([data[i] for i in range(len(data))])
+
+
+def test_validation_batch_holds_the_right_pixels(manifest: Manifest) -> None:
+    batch = one_batch(dataset(manifest, "val"))
+    assert batch["clips"].shape == (9, 8, 24, 24, 3)
+    assert batch["clips"].dtype == torch.uint8
+    assert batch["index"].tolist() == list(range(9))
+    assert batch["label"].tolist() == [0, 1, 2] * 3
+    assert batch["label"].dtype == torch.int64
+    assert "values" not in batch
+    assert batch["unreadable"] == []
+    assert batch["keys"] == [f"{i}.mp4" for i in range(9)]
+    middle = sampling.validation_indices(NUM_FRAMES, 8, 2).tolist()
+    for row, clip in enumerate(batch["clips"][:8]):
+        assert frame_numbers(clip) == batch["frames"][row].tolist() == middle
+        assert abs(float(clip[..., 1].float().mean()) - (20 * row + 20)) < 3
+        assert float(clip[:, :, :10, 2].float().mean()) < 20 < 180 < float(clip[:, :, 14:, 2].float().mean())
+    assert frame_numbers(batch["clips"][8]) == sampling.validation_indices(6, 8, 2).tolist() == [0, 3, 5, 5, 5, 5, 5, 5]
+
+
+def test_training_clips_are_those_that_are_drawn(manifest: Manifest) -> None:
+    data = dataset(manifest, "pretrain")
+    data.set_epoch(4)
+    rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([1, 4, 3])))
+    frames = sampling.train_indices(NUM_FRAMES, 8, 2, rng)
+    item = data[3]
+    assert item.frames[0].tolist() == frames.tolist()
+    pictures = np.stack([picture(i, 3) for i in frames])
+    difference = item.clips[0].astype(int) - multi_scale_crop(pictures, 24, rng)
+    assert np.abs(difference[..., :2]).mean() < 2
+    assert np.abs(difference).mean() < 6
+
+
+def test_epochs_and_samples_differ_and_repeat_themselves(manifest: Manifest) -> None:
+    data = dataset(manifest, "train", repeats=6)
+    first = one_batch(data)
+    assert first["index"].tolist() == [i for i in range(9) for _ in range(6)]
+    assert len(np.unique(first["frames"][:6].numpy(), axis=0)) > 1
+    assert len(np.unique(first["clips"][:6].reshape(6, -1).numpy(), axis=0)) == 6
+    assert torch.equal(first["clips"], one_batch(data)["clips"])
+    data.set_epoch(1)
+    other = one_batch(data)
+    assert not torch.equal(first["frames"], other["frames"])
+    for frames, clip in zip(other["frames"][:48], other["clips"], strict=False):
+        assert np.abs(np.array(frame_numbers(clip)) - frames.numpy()).max() <= 1  # small crops, lossy colours
+
+
+def test_scale_of_training_crops(manifest: Manifest) -> None:
+    whole = dataset(manifest, "train", crop_scale=(0.98, 1.0), repeats=4)[7].clips
+    parts = dataset(manifest, "train", crop_scale=(0.01, 0.02), repeats=12)[7].clips
+    assert all(clip[..., 2].std() > 80 for clip in whole)  # both halves seen
+    assert sum(clip[..., 2].std() < 40 for clip in parts) > 6
+
+
+def test_views_in_testing_come_once(manifest: Manifest) -> None:
+    batch = one_batch(dataset(manifest, "test"))
+    # 2 segments x 2 crops; the square video has one crop a segment, the short one one segment.
+    assert batch["index"].tolist() == [i for i in range(7) for _ in range(4)] + [7, 7, 8, 8]
+    assert batch["label"].tolist() == [i % 3 for i in batch["index"].tolist()]
+    segments = sampling.test_indices(NUM_FRAMES, 8, 2, 2).tolist()
+    assert batch["frames"][:4].tolist() == [segments[0], segments[0], segments[1], segments[1]]
+    for clip, frames in zip(batch["clips"], batch["frames"], strict=True):
+        assert frame_numbers(clip) == frames.tolist()
+    left, right = batch["clips"][0][..., 2].float().mean(), batch["clips"][1][..., 2].float().mean()
+    assert left < 80 < 120 < right
+    single = one_batch(dataset(manifest, "test", num_segments=1, num_crops=1))
+    assert single["index"].tolist() == list(range(9))
+
+
+def test_values_of_clips_and_of_frames(folder: Path) -> None:
+    manifest = read_manifest(folder / "list.csv", task="regression", dimensions=Dimensions)
+    batch = one_batch(dataset(manifest, "val"))
+    assert batch["values"].dtype == torch.float32
+    assert "label" not in batch
+    assert batch["values"].tolist() == [pytest.approx([i / 10, -i / 10]) for i in range(9)]
+    views = one_batch(dataset(manifest, "test", frame_level=True))
+    assert views["values"].shape == (32, 8, 2)
+    frames, index = views["frames"].float(), views["index"].float()
+    assert torch.equal(views["values"][..., 0], frames + 100 * index[:, None])
+    assert torch.allclose(views["values"][..., 1], frames / 100)
+
+
+def test_clip_values_stand_in_for_missing_frame_values(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mixed.csv"
+    path.write_text("path,valence,arousal,frame_values\n1.mp4,0.5,0.25,1.csv\n2.mp4,-0.5,-0.25,\n")
+    manifest = read_manifest(path, root=folder, task="regression", dimensions=Dimensions)
+    values = one_batch(dataset(manifest, "val", frame_level=True))["values"]
+    assert values[0, :, 0].tolist() == [100 + i for i in sampling.validation_indices(NUM_FRAMES, 8, 2)]
+    assert values[1].tolist() == [[-0.5, -0.25]] * 8
+
+
+def test_broken_frame_values_are_listed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.csv").write_text("valence,arousal\n1,2\n")
+    (tmp_path / "other.csv").write_text("valence\n1\n")
+    (tmp_path / "gap.csv").write_text("valence,arousal\n" + "1,\n" * 40)
+    names = ("short", "other", "gap", "absent")
+    path = tmp_path / "list.csv"
+    path.write_text("path,frame_values\n" + "".join(f"{folder}/{i}.mp4,{name}.csv\n" for i, name in enumerate(names)))
+    manifest = read_manifest(path, task="regression", dimensions=Dimensions)
+    with pytest.raises(UserError, match="values per frame alone"):
+        dataset(manifest, "val")
+    batch = one_batch(dataset(manifest, "val", frame_level=True))
+    reasons = [reason for _, _, reason in batch["unreadable"]]
+    assert batch["values"].shape == (0, 8, 2)
+    for name, reason, part in zip(names, reasons, ("1 rows", "arousal", "missing", "No such file"), strict=True):
+        assert f"{name}.csv" in reason
+        assert part in reason
+        assert "\n" not in reason
+
+
+def test_unlabelled_batches_have_no_targets(folder: Path) -> None:
+    batch = one_batch(dataset(read_manifest(folder / "list.csv", task="unlabelled"), "pretrain", repeats=2))
+    assert batch["clips"].shape == (18, 8, 24, 24, 3)
+    assert set(batch) == {"clips", "index", "frames", "keys", "unreadable"}
+
+
+def test_span_and_box_restrict_what_is_seen(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "spans.csv"
+    path.write_text(
+        "path,label,start_s,end_s,box\n"
+        "1.mp4,0,0.5,1.5,\n"  # frames 10 to 29 of 20 a second
+        "1.mp4,0,1.9,9,\n"
+        "1.mp4,0,,,24 0 24 36\n"
+        "1.mp4,0,,,-10 -5 34 60\n"
+        "1.mp4,0,2,3,\n"
+        "1.mp4,0,,,60 0 5 5\n"
+    )
+    manifest = read_manifest(path, root=folder)
+    batch = one_batch(dataset(manifest, "test"))
+    assert set(batch["frames"][batch["index"] == 0].flatten().tolist()) == set(range(10, 30, 2))
+    assert frame_numbers(batch["clips"][0]) == list(range(10, 26, 2))
+    assert set(batch["frames"][batch["index"] == 1].flatten().tolist()) == {38}
+    right, left = (batch["clips"][batch["index"] == i] for i in (2, 3))
+    assert right[..., 2].min() > 150
+    assert left[..., 2].max() < 50
+    problems = {index: reason for index, _, reason in batch["unreadable"]}
+    assert problems == {
+        4: "no frame from start_s to end_s; the video lasts 2.00 s",
+        5: "the box 60 0 5 5 lies outside the 48x36 px picture",
+    }
+
+
+@pytest.fixture
+def with_gaps(folder: Path, tmp_path: Path) -> Manifest:
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty.mp4").touch()
+    path = tmp_path / "gaps.csv"
+    path.write_text(f"path,label\ntext.mp4,0\n{folder}/1.mp4,1\nabsent.mp4,0\nempty.mp4,1\n{folder}/2.mp4,1\n")
+    return read_manifest(path)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_unreadable_videos_are_dropped_and_reported(with_gaps: Manifest, num_workers: int) -> None:
+    loader = make_loader(dataset(with_gaps, "val"), 2, shuffle=False, seed=0, num_workers=num_workers)
+    first, second, third = loader
+    assert first["index"].tolist() == [1]
+    assert len(first["clips"]) == 1
+    assert [(i, key) for i, key, _ in first["unreadable"]] == [(0, "text.mp4")]
+    assert "not a readable video" in first["unreadable"][0][2]
+    assert second["clips"].shape == (0, 8, 24, 24, 3)
+    assert second["label"].shape == (0,)
+    assert [reason for _, _, reason in second["unreadable"]] == ["no such file or folder", "the file is empty"]
+    assert third["index"].tolist() == [4]
+    assert third["unreadable"] == []
+
+
+def everything(loader: Any) -> list[dict[str, Any]]:
+    return list(loader)
+
+
+def same(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
+    return len(one) == len(other) and all(
+        a.keys() == b.keys()
+        and all(torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k] for k in a)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_workers_change_nothing_nor_draw_from_global_generators(manifest: Manifest) -> None:
+    options: dict[str, Any] = dict(shuffle=True, seed=3, epoch=2)
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+    before = torch.get_rng_state()
+    alone = everything(make_loader(dataset(manifest, "train"), 2, **options))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(1)
+    assert same(alone, everything(make_loader(dataset(manifest, "train"), 2, num_workers=2, **options)))
+    assert not same(alone, everything(make_loader(dataset(manifest, "train"), 2, **{**options, "epoch": 3})))
+    assert not same(alone, everything(make_loader(dataset(manifest, "train"), 2, **{**options, "seed": 4})))
+
+
+def test_starting_in_mid_epoch_gives_the_rest(manifest: Manifest) -> None:
+    data = dataset(manifest, "train")
+    whole = everything(make_loader(data, 2, shuffle=True, seed=3, epoch=1))
+    loader = make_loader(data, 2, shuffle=True, seed=3, epoch=1, start_batch=2)
+    assert (len(whole), len(loader)) == (4, 2)
+    assert same(everything(loader), whole[2:])
+    assert data.epoch == 0  # a loader's epoch is its own
+
+
+def test_training_shards_are_equal_and_apart() -> None:
+    for epoch in (0, 1):
+        options: dict[str, Any] = dict(shuffle=True, seed=7, epoch=epoch)
+        ranks = [list(ShardedSampler(53, 4, rank=rank, world_size=3, **options)) for rank in range(3)]
+        assert [len(batches) for batches in ranks] == [4, 4, 4]
+        seen = [number for batches in ranks for batch in batches for number in batch]
+        assert len(seen) == len(set(seen)) == 48
+        assert set(seen) <= set(range(53))
+        together = list(ShardedSampler(53, 12, **options))
+        for step, batch in enumerate(together):
+            assert batch == [number for rank in range(3) for number in ranks[rank][step]]
+    one, two = (list(ShardedSampler(53, 4, shuffle=True, seed=7, epoch=epoch)) for epoch in (0, 1))
+    assert one != two
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 12, 13])
+def test_evaluation_shards_lose_and_repeat_nothing(length: int) -> None:
+    ranks = [list(ShardedSampler(length, 4, shuffle=False, seed=0, rank=r, world_size=3)) for r in range(3)]
+    assert sorted(number for batches in ranks for batch in batches for number in batch) == list(range(length))
+    for rank, batches in enumerate(ranks):
+        assert len(batches) == len(ShardedSampler(length, 4, shuffle=False, seed=0, rank=rank, world_size=3))
+        assert all(batch for batch in batches)
+
+
+def test_too_few_samples_for_one_batch(manifest: Manifest) -> None:
+    data = dataset(manifest, "train")
+    assert len(make_loader(data, 9, shuffle=True, seed=0)) == 1
+    with pytest.raises(UserError, match=r"list\.csv: 9 samples do not fill one batch of 10; make the batch smaller"):
+        make_loader(data, 10, shuffle=True, seed=0)
+    with pytest.raises(UserError, match="one batch of 5 on each of 2 processes"):
+        make_loader(data, 5, shuffle=True, seed=0, world_size=2)
+    assert len(list(make_loader(data, 10, shuffle=False, seed=0))) == 1
+
+
+def test_unknown_mode(manifest: Manifest) -> None:
+    with pytest.raises(ValueError, match="mode is 'trian'"):
+        dataset(manifest, "trian")

@@ -1,0 +1,319 @@
+"""Properties of the model that hold whatever its weights, and the paper's figures that need no data."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import svfap
+from svfap.errors import UserError
+from svfap.model.complexity import complexity
+from svfap.model.encoder import SpatialBottleneck, upsample_time
+from svfap.model.layers import sincos_positions
+from svfap.model.masking import split_tokens
+from svfap.model.presets import model_config
+
+
+def debug(task: str = "pretraining", **overrides):
+    torch.manual_seed(0)
+    model = svfap.create_model("svfap_debug", task, **overrides).eval()
+    for parameter in model.parameters():  # fresh biases are zero, which would hide a misplaced one
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+def clips(batch: int, model, seed: int = 1) -> torch.Tensor:
+    c = model.config
+    return torch.randn(batch, 3, c.num_frames, c.img_size, c.img_size, generator=torch.Generator().manual_seed(seed))
+
+
+def mask(batch: int, model, ratio: float = 0.75, seed: int = 2) -> torch.Tensor:
+    return svfap.tube_mask(batch, model, ratio, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("overrides", [{}, {"stage_depths": (2,)}, {"num_bottleneck_tokens": (3, 1)}])
+def test_hidden_pixels_cannot_leak(overrides):
+    model = debug(**overrides)
+    clip, masked = clips(2, model), mask(2, model)
+    c = model.config
+    hidden = masked.view(2, 1, c.num_time_steps, c.grid_size, c.grid_size)
+    for dim, size in ((2, c.tubelet_size), (3, c.patch_size), (4, c.patch_size)):
+        hidden = hidden.repeat_interleave(size, dim)
+    other = torch.where(hidden, torch.randn_like(clip) * 9, clip)
+    assert (other != clip).any()
+    assert torch.equal(model.encoder(clip, masked), model.encoder(other, masked))
+    assert torch.equal(model(clip, masked), model(other, masked))
+
+
+def test_visible_pixels_do_matter():
+    model = debug()
+    clip, masked = clips(1, model), mask(1, model)
+    assert not torch.equal(model.encoder(clip, masked), model.encoder(clip + 0.1, masked))
+
+
+def test_nothing_masked_equals_no_mask():
+    model = debug()
+    clip = clips(2, model)
+    masked = torch.zeros(2, model.config.num_tokens, dtype=torch.bool)
+    assert torch.equal(model.encoder(clip, masked), model.encoder(clip))
+
+
+def test_coarse_stages_come_back_at_their_own_position():
+    # A token's value says its time step and position; repeated along time it must keep both.
+    tokens = (torch.arange(2)[:, None] * 100 + torch.arange(5)).float().view(1, 2, 5, 1)
+    fine = upsample_time(tokens, 8)[0, :, :, 0]
+    for step in range(8):
+        assert fine[step].tolist() == [(step // 4) * 100 + position for position in range(5)]
+
+
+def test_fused_stages_are_the_sum_of_the_stages():
+    model = debug("features", fuse_stages=True)
+    clip, seen = clips(1, model), []
+    for stage in model.encoder.stages:
+        stage.register_forward_hook(lambda _, __, output: seen.append(output))
+    fused = model.encoder(clip)
+    first, second, third = seen
+    assert [x.shape[1] for x in seen] == [8, 4, 2]
+    steps = torch.arange(8)
+    expected = model.encoder.norm(first + second[:, steps // 2] + third[:, steps // 4])
+    assert_close(fused, expected.flatten(1, 2))
+
+
+def test_permuting_the_batch_permutes_the_output():
+    model = debug()
+    clip, masked, order = clips(4, model), mask(4, model), torch.tensor([2, 0, 3, 1])
+    assert_close(model(clip[order], masked[order]), model(clip, masked)[order], rtol=1e-5, atol=1e-6)
+
+
+def test_bottleneck_maps_sum_to_one_over_positions():
+    maps = SpatialBottleneck(32, 16, 3).maps(torch.randn(2, 4, 9, 32))
+    assert maps.shape == (2, 4, 3, 9)
+    assert_close(maps.sum(-1), torch.ones(2, 4, 3))
+
+
+@pytest.mark.parametrize("task", ["pretraining", "features"])
+def test_bf16_is_close_to_fp32(task):
+    model = debug(task)
+    clip = clips(2, model)
+    args = (clip, mask(2, model)) if task == "pretraining" else (clip,)
+    with torch.no_grad():
+        exact = model(*args)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model(*args).float()
+    assert (rough - exact).norm() / exact.norm() < 2e-2
+
+
+@pytest.mark.parametrize("preset", ["svfap_debug", "vit_tiny"])
+def test_pretrained_encoder_loads_strictly_into_a_perceiver(preset):
+    source = svfap.create_model(preset, "pretraining")
+    target = svfap.create_model(preset, "classification", num_outputs=7)
+    target.encoder.load_state_dict(source.encoder.state_dict(), strict=True)
+    clip = clips(1, target)
+    before = target.encoder(clip)
+    source.encoder.norm.weight.data.fill_(3.0)  # the fused sum's norm has no part in the last stage's output
+    target.encoder.load_state_dict(source.encoder.state_dict(), strict=True)
+    assert torch.equal(before, target.encoder(clip))
+    with pytest.raises(RuntimeError, match="stages"):
+        target.encoder.load_state_dict({k: v for k, v in source.encoder.state_dict().items() if "stages.0" not in k})
+
+
+def test_one_stage_is_a_plain_vit():
+    names = {n.split(".")[0] for n, _ in svfap.create_model("vit_tiny", "features").encoder.named_parameters()}
+    assert names == {"tubelet_embed", "stages"}
+    assert not [n for n, _ in svfap.create_model("vit_tiny").named_parameters() if "bottleneck" in n or "cross" in n]
+
+
+@pytest.mark.parametrize(("fused", "steps"), [(False, 2), (True, 8)])
+def test_frame_level_output_interpolates_time_steps(fused, steps):
+    model = debug("regression", num_outputs=3, frame_level=True, fuse_stages=fused)
+    clip = clips(2, model)
+    output = model(clip)
+    assert output.shape == (2, 16, 3)
+    tokens = model.encoder(clip)
+    per_step = model.head(model.norm(tokens.unflatten(1, (steps, -1)).mean(2)))
+    # Linear between the centres of the time steps, constant beyond the outermost.
+    centres = (torch.arange(steps) + 0.5) * 16 / steps - 0.5
+    for frame in range(16):
+        place = ((frame - centres[0]) / (16 / steps)).clamp(0, steps - 1)
+        low = int(place.floor().clamp(max=steps - 2))
+        expected = per_step[:, low] + (place - low) * (per_step[:, low + 1] - per_step[:, low])
+        assert_close(output[:, frame], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("activation", "low", "high"), [("sigmoid", 0, 1), ("tanh", -1, 1)])
+def test_output_activation(activation, low, high):
+    torch.manual_seed(0)
+    plain = svfap.create_model("svfap_debug", "regression", num_outputs=2)
+    bounded = svfap.create_model("svfap_debug", "regression", num_outputs=2, output_activation=activation)
+    plain.head.weight.data.mul_(1e6)
+    bounded.load_state_dict(plain.state_dict())
+    clip = clips(3, plain)
+    outputs = bounded.eval()(clip)
+    assert_close(outputs, getattr(torch, activation)(plain.eval()(clip)))
+    assert outputs.min() >= low
+    assert outputs.max() <= high
+
+
+@pytest.mark.parametrize(("task", "overrides"), [("pretraining", {}), ("regression", {"num_outputs": 2, "frame_level": True})])
+def test_compiles_to_one_graph(task, overrides):
+    model = debug(task, **overrides)
+    args = (clips(2, model), mask(2, model, None)) if task == "pretraining" else (clips(2, model),)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert_close(compiled(*args), model(*args), rtol=1e-4, atol=1e-5)
+    torch._dynamo.reset()
+
+
+def test_tube_mask_hides_the_same_positions_at_all_times():
+    config = model_config("svfap_base", "pretraining")
+    masked = svfap.tube_mask(5, config, 0.9, torch.Generator().manual_seed(0)).view(5, 8, 100)
+    assert (masked.sum(-1) == 90).all()
+    assert (masked == masked[:, :1]).all()
+    assert len({tuple(row) for row in masked[:, 0].tolist()}) == 5
+    again = svfap.tube_mask(5, config, 0.9, torch.Generator().manual_seed(0)).view(5, 8, 100)
+    assert torch.equal(masked, again)
+
+
+def test_split_tokens_keeps_position_order():
+    config = model_config("svfap_debug", "pretraining")
+    masked = svfap.tube_mask(3, config, 0.5)
+    visible, hidden = split_tokens(masked, config)
+    for row in range(3):
+        assert visible[row].tolist() == (~masked[row]).nonzero().flatten().tolist()
+        assert hidden[row].tolist() == masked[row].nonzero().flatten().tolist()
+
+
+def test_masks_that_are_no_tubes_are_refused():
+    model = debug()
+    masked = mask(2, model)
+    uneven = masked.clone()
+    uneven[1, (~uneven[1]).nonzero()[0]] = True
+    with pytest.raises(ValueError, match="of every clip"):
+        model.encoder(clips(2, model), uneven)
+    moving = masked.view(2, 8, -1).clone()
+    moving[:, 3] = moving[:, 3].roll(1, dims=-1)
+    with pytest.raises(ValueError, match="at all times"):
+        model.encoder(clips(2, model), moving.flatten(1))
+    with pytest.raises(ValueError, match="every tubelet"):
+        model.encoder(clips(2, model), torch.ones_like(masked))
+    with pytest.raises(ValueError, match=r"\(B, 128\)"):
+        model.encoder(clips(2, model), masked[:, :-1])
+    with pytest.raises(ValueError, match="expected clips"):
+        model.encoder(clips(2, model)[:, :, :8])
+
+
+def test_targets_are_standardised_pixels_of_the_hidden_tubelets():
+    model = debug()
+    clip, masked = clips(1, model), mask(1, model)
+    targets = model.targets(clip, masked)
+    first = int(masked[0].nonzero()[0])
+    row, column = first // 4 % 4, first % 4
+    pixels = model.denormalize(clip)[0, :, :2, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8]
+    flat = pixels.reshape(3, -1)
+    expected = ((flat - flat.mean(1, keepdim=True)) / (flat.std(1, keepdim=True) + 1e-6)).T
+    assert_close(targets[0, 0].view(-1, 3), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_perfect_prediction_reconstructs_the_clip(monkeypatch):
+    model = debug()
+    clip = model.normalize(torch.rand(2, 3, 16, 32, 32))
+    masked = mask(2, model)
+    monkeypatch.setattr(type(model), "_predict", lambda self, c, visible, hidden: self._targets(c, hidden)[0])
+    assert_close(model.reconstruct(clip, masked), model.denormalize(clip), rtol=1e-4, atol=1e-5)
+
+
+def test_positions_by_hand():
+    positions = sincos_positions(3, 4)
+    one = torch.tensor(1.0)
+    assert_close(positions[0], torch.tensor([0.0, 1.0, 0.0, 1.0]))
+    assert_close(positions[1], torch.stack([one.sin(), one.cos(), (one / 100).sin(), (one / 100).cos()]))
+
+
+def test_drop_path_rises_linearly_and_rests_in_eval():
+    model = svfap.create_model("svfap_debug", "features", drop_path_rate=0.5)
+    rates = [block.drop_path.rate for stage in model.encoder.stages for block in stage.blocks]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    clip = clips(2, model)
+    assert torch.equal(model.eval()(clip), model(clip))
+    torch.manual_seed(0)
+    assert not torch.equal(model.train()(clip), model(clip))
+
+
+def test_positions_are_not_saved():
+    assert not [name for name in svfap.create_model("svfap_debug", "pretraining").state_dict() if "positions" in name]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"img_size": 100, "patch_size": 16}, "img_size=100 is not a multiple of patch_size=16"),
+        ({"num_frames": 15}, "num_frames=15 is not a multiple of tubelet_size=2"),
+        ({"num_frames": 12}, "6 time steps .* multiple of 8"),
+        ({"embed_dim": 30, "num_heads": 4}, "embed_dim=30 is not a multiple of num_heads=4"),
+        ({"stage_depths": (2, 0, 2)}, "every stage needs a block"),
+        ({"num_bottleneck_tokens": (1, 2, 3)}, "one number for each of the 2 stages"),
+        ({"output_activation": "relu"}, "none of none, sigmoid, tanh"),
+        ({"mask_ratio": 1.0}, "mask_ratio"),
+        ({"num_head": 4}, "did you mean 'num_heads'"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_named(words, message):
+    with pytest.raises(UserError, match=message):
+        svfap.create_model("svfap_debug", "features", **words)
+
+
+def test_unknown_preset_and_task_name_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'svfap_base'"):
+        svfap.create_model("svfap_bas")
+    with pytest.raises(UserError, match="did you mean 'classification'"):
+        svfap.create_model("svfap_base", "clasification")
+    with pytest.raises(UserError, match="num_outputs"):
+        svfap.create_model("svfap_base", "classification")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"num_frames": 8, "stage_depths": (1, 2, 1)},
+        {"num_frames": 32, "tubelet_size": 4, "temporal_kernel_size": 2},
+        {"num_frames": 18, "temporal_kernel_size": 3},
+        {"stage_depths": (1, 1)},
+        {"stage_depths": (1, 1, 1, 1), "num_bottleneck_tokens": (4, 2, 1)},
+        {"img_size": 24, "patch_size": 4, "num_bottleneck_tokens": 5},
+    ],
+)
+def test_any_sizes_that_divide(words):
+    model = svfap.create_model("svfap_debug", "pretraining", **words)
+    clip, masked = clips(2, model), mask(2, model, 0.5)
+    prediction = model(clip, masked)
+    assert prediction.shape == (2, int(masked[0].sum()), model.config.tubelet_dim)
+    model.loss(clip, masked).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+# The paper's own counts (Tables 2 and 5; parameters of Sec. IV-B), in millions and 10^9 multiply-adds.
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters", "multiply_adds"),
+    [("svfap_base", 77.6, 43.6), ("svfap_small", 30, 18), ("vit_base", 86, 81)],
+)
+def test_size_and_cost_of_fine_tuning(preset, parameters, multiply_adds):
+    cost = complexity(model_config(preset, "features"))
+    assert cost.parameters / 1e6 == pytest.approx(parameters, rel=0.015)
+    assert cost.multiply_adds / 1e9 == pytest.approx(multiply_adds, rel=0.005)
+    assert sum(cost.by_part.values()) == cost.multiply_adds_done == cost.multiply_adds
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(0.75, 18.4), (0.85, 14.7), (0.9, 12.9), (0.95, 11.2)])
+def test_cost_of_pretraining_by_mask_ratio(ratio, expected):
+    cost = complexity(model_config("svfap_base", "pretraining", mask_ratio=ratio))
+    assert cost.multiply_adds / 1e9 == pytest.approx(expected, abs=0.05)
+    assert cost.multiply_adds_done < cost.multiply_adds
+
+
+@pytest.mark.parametrize(("tokens", "finetune", "pretrain"), [(4, 43.2, 12.6), (16, 44.4, 13.7)])
+def test_cost_by_number_of_bottleneck_tokens(tokens, finetune, pretrain):
+    for task, expected in (("features", finetune), ("pretraining", pretrain)):
+        cost = complexity(model_config("svfap_base", task, num_bottleneck_tokens=tokens))
+        assert cost.multiply_adds / 1e9 == pytest.approx(expected, rel=0.015)
