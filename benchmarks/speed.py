@@ -12,7 +12,9 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from common import ADAMW_TRAFFIC, add_machine_arguments, in_turns, machine, matrix_rate, memory_rate, ratio, table
@@ -73,6 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     device = pick_device(options.device)
     torch.set_num_threads(options.threads)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32 for convolutions too
     batch = options.batch or (32 if device.type == "cuda" else 2)
     rounds = 1 if options.quick else options.repeats
     print("\n".join(machine(device)), flush=True)
@@ -88,6 +91,7 @@ def main() -> None:
         contenders = line_up(task, options.quick, batch, device)
         same_numbers(contenders[0].model, contenders[1].model, options.precision, batch, device)
         if options.compile:
+            torch._dynamo.config.recompile_limit = 100  # five models, with gradient and without, in every precision
             for contender in contenders:
                 contender.model.compile()
         for precision in options.precision:
@@ -119,15 +123,14 @@ def line_up(task: str, quick: bool, batch: int, device: torch.device) -> list[Co
 def our_contender(
     name: str, config: ModelConfig, model: Model, batch: int, device: torch.device, all_tubelets: bool = False
 ) -> Contender:
-    clip = random_clip(config, batch, device)
-    if isinstance(model, MaskedAutoencoder):
-        num_masked = config.num_masked_positions() * config.num_time_steps
-        loss = partial(model.loss, clip, random_mask(config, batch, device), num_masked)
-    else:
-        label = torch.zeros(batch, dtype=torch.int64, device=device)
+    clip, masked = random_clip(config, batch, device), random_mask(config, batch, device)
+    num_masked = config.num_masked_positions() * config.num_time_steps
+    label = torch.zeros(batch, dtype=torch.int64, device=device)
 
-        def loss() -> Tensor:
-            return F.cross_entropy(model(clip).float(), label)
+    def loss() -> Tensor:
+        if isinstance(model, MaskedAutoencoder):
+            return model.loss(clip, masked, num_masked)
+        return F.cross_entropy(model(clip).float(), label)
 
     return Contender(name, config, model, loss, *count(config, all_tubelets))
 
@@ -137,7 +140,7 @@ def their_contender(name: str, config: ModelConfig, batch: int, device: torch.de
     from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification
 
     pretraining = config.task == "pretraining"
-    theirs = VideoMAEConfig(
+    sizes: dict[str, Any] = dict(
         image_size=config.img_size,
         patch_size=config.patch_size,
         num_frames=config.num_frames,
@@ -153,7 +156,9 @@ def their_contender(name: str, config: ModelConfig, batch: int, device: torch.de
         use_mean_pooling=not pretraining,
         num_labels=NUM_CLASSES,
     )
-    model = (VideoMAEForPreTraining if pretraining else VideoMAEForVideoClassification)(theirs).to(device).train()
+    theirs = VideoMAEConfig(**sizes)
+    model: nn.Module = (VideoMAEForPreTraining if pretraining else VideoMAEForVideoClassification)(theirs)
+    model.to(device).train()
     clip = random_clip(config, batch, device).transpose(1, 2).contiguous()
     masked = random_mask(config, batch, device)
     label = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -241,9 +246,9 @@ def race(
             (forwards, batch * c.multiply_adds / matrix),
             (steps, batch * (c.multiply_adds + backward) / matrix + update_s),
         ):
-            median = float(sorted(taken[key])[rounds // 2])
+            median = float(np.median(taken[key]))
             against = "1" if c is contenders[0] else ratio(taken[key], taken[keys[0]])
-            row += [f"{1e3 * median / batch:.0f}", against, f"{median / floor_s:.2f}", f"{batch / median:.3g}"]
+            row += [f"{1e3 * median / batch:.1f}", against, f"{median / floor_s:.2f}", f"{batch / median:.3g}"]
         rows.append(row)
     passes = [f"{which}: {column}" for which in ("forward", "step") for column in COLUMNS]
     return table(("model", "px", "G multiply-adds", *passes), rows)

@@ -155,7 +155,9 @@ def test_output_activation(activation, low, high):
     assert outputs.max() <= high
 
 
-@pytest.mark.parametrize(("task", "overrides"), [("pretraining", {}), ("regression", {"num_outputs": 2, "frame_level": True})])
+@pytest.mark.parametrize(
+    ("task", "overrides"), [("pretraining", {}), ("regression", {"num_outputs": 2, "frame_level": True})]
+)
 def test_compiles_to_one_graph(task, overrides):
     model = debug(task, **overrides)
     args = (clips(2, model), mask(2, model, None)) if task == "pretraining" else (clips(2, model),)

@@ -29,7 +29,17 @@ QUICK = dict(preset="svfap_debug", sampling_stride=1, warmup_epochs=0.5, precisi
 
 
 def pretraining(faces, out, **words) -> PretrainConfig:
-    return PretrainConfig(**{**QUICK, "manifest": faces / "pretrain.csv", "epochs": 3, "batch_size": 4, "base_lr": 0.2, "out": out, **words})
+    return PretrainConfig(
+        **{
+            **QUICK,
+            "manifest": faces / "pretrain.csv",
+            "epochs": 3,
+            "batch_size": 4,
+            "base_lr": 0.2,
+            "out": out,
+            **words,
+        }
+    )
 
 
 def finetuning(faces, out, **words) -> FinetuneConfig:
@@ -145,9 +155,21 @@ def test_accumulation_does_not_change_the_result(faces, tmp_path):
 def test_torchrun_on_two_processes_matches_one(faces, tmp_path):
     plain = dict(mixup=0, cutmix=0, rand_augment=False, erase_rate=0, flip_rate=0, drop_path_rate=0, epochs=1)
     finetune(finetuning(faces, tmp_path / "one", **plain, batch_size=14))
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(finetuning(faces, tmp_path / "two", **plain)).items()}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**settings, "batch_size": 14, "betas": [0.9, 0.999], "crop_scale": [0.08, 1.0]}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    settings = {
+        k: str(v) if isinstance(v, Path) else v for k, v in vars(finetuning(faces, tmp_path / "two", **plain)).items()
+    }
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump({**settings, "batch_size": 14, "betas": [0.9, 0.999], "crop_scale": [0.08, 1.0]})
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
     command += ["-m", "svfap", "finetune", "--config", str(tmp_path / "run.yaml")]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -173,7 +195,9 @@ def test_sigterm_saves_and_exits_cleanly(faces, tmp_path):
     out = tmp_path / "run"
     words = ["--manifest", str(faces / "pretrain.csv"), "--preset", "svfap_debug", "--sampling_stride", "1"]
     words += ["--batch_size", "4", "--epochs", "400", "--num_workers", "1", "--out", str(out)]
-    process = subprocess.Popen([sys.executable, "-m", "svfap", "pretrain", *words], env=environment(), stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "svfap", "pretrain", *words], env=environment(), stderr=subprocess.PIPE
+    )
     for _ in range(600):
         if (out / "log.jsonl").exists() and len(losses(out)) > 6:
             break
@@ -190,7 +214,11 @@ def test_sigterm_saves_and_exits_cleanly(faces, tmp_path):
 def test_a_non_finite_loss_stops_before_the_step(faces, tmp_path, monkeypatch):
     real = PretrainTask.loss
     monkeypatch.setattr(
-        PretrainTask, "loss", lambda self, model, batch, g: real(self, model, batch, g) * (float("nan") if len(log_or_none(tmp_path)) == 5 else 1)
+        PretrainTask,
+        "loss",
+        lambda self, model, batch, g: (
+            real(self, model, batch, g) * (float("nan") if len(log_or_none(tmp_path)) == 5 else 1)
+        ),
     )
     with pytest.raises(UserError, match="the loss is nan at step 5; stopped before the step"):
         pretrain(pretraining(faces, tmp_path / "run"))

@@ -16,6 +16,7 @@ import pytest
 from svfap.data.video import VideoError, iter_frames, natural_key, open_video, upright, write_video
 
 NUM = 48
+B_FRAMES = {"crf": "5", "x264-params": "bframes=3:b-adapt=0:scenecut=0"}
 
 
 def grey(number: int) -> int:
@@ -209,8 +210,8 @@ def test_upright_follows_the_definition_of_the_matrix() -> None:
 def test_video_cut_short_is_as_long_as_what_is_there(folder: Path) -> None:
     rng = np.random.default_rng(0)
     pictures = [np.clip(flat(i) + rng.integers(-6, 7, (32, 48, 3)), 0, 255).astype(np.uint8) for i in range(NUM)]
-    whole = encode(folder / "whole.mkv", pictures, bf="3", crf="5").read_bytes()
-    for keep in (0.3, 0.5, 0.9):
+    whole = encode(folder / "whole.mkv", pictures, **B_FRAMES).read_bytes()
+    for keep in np.linspace(0.3, 0.9, 20):
         path = folder / "cut.mkv"
         path.write_bytes(whole[: int(len(whole) * keep)])
         with open_video(path) as source:
@@ -224,7 +225,7 @@ def test_mp4_with_its_index_in_front_cut_short(folder: Path) -> None:
     pictures = [np.clip(flat(i) + rng.integers(-6, 7, (32, 48, 3)), 0, 255).astype(np.uint8) for i in range(NUM)]
     path = folder / "front.mp4"
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=30, options={"bf": "3", "crf": "5"})
+        stream = container.add_stream("libx264", rate=30, options=B_FRAMES)
         stream.height, stream.width, stream.pix_fmt, stream.gop_size = 32, 48, "yuv420p", 12
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -433,7 +434,7 @@ def test_writing_keeps_rate_count_and_keyframes(tmp_path: Path) -> None:
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
         packets = [packet for packet in container.demux(stream) if packet.size]
         keyframes = [packet.pts // packet.duration for packet in packets if packet.is_keyframe]
-    assert keyframes == [0, 5, 10, 15, 20, 25]
+    assert np.diff([*keyframes, 30]).max() <= 5
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
 
 

@@ -103,7 +103,9 @@ def test_init_encoder_copies_all_but_norm_and_head(classifier):
 @pytest.mark.parametrize("wrap", ["plain", "module key", "module prefix", "backbone prefix", "both prefixes"])
 def test_published_forms_of_a_state_dict(classifier, published, wrap):
     state = published["model"]
-    prefix = {"module prefix": "module.", "backbone prefix": "backbone.", "both prefixes": "module.backbone."}.get(wrap, "")
+    prefix = {"module prefix": "module.", "backbone prefix": "backbone.", "both prefixes": "module.backbone."}.get(
+        wrap, ""
+    )
     state = {prefix + name: tensor for name, tensor in state.items()}
     contents = {"module": state} if wrap == "module key" else state
     model = svfap.import_published(contents, **SIZES)
@@ -120,7 +122,9 @@ def test_args_and_presets_tell_what_tensors_cannot(classifier, published, tmp_pa
 
 
 def test_what_nothing_tells_is_asked_for():
-    odd = export_published(svfap.create_model("svfap_debug", "classification", num_outputs=2, embed_dim=40, num_heads=4))
+    odd = export_published(
+        svfap.create_model("svfap_debug", "classification", num_outputs=2, embed_dim=40, num_heads=4)
+    )
     for word, value in (("stage_depths", (2, 2, 2)), ("num_heads", 4), ("img_size", 32), ("num_frames", 16)):
         given = {w: v for w, v in {**SIZES, "num_heads": 4}.items() if w != word}
         with pytest.raises(UserError, match=f"do not tell {word}; pass {word}="):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from svfap.config import FinetuneConfig, PretrainConfig
 from svfap.console import console
 from svfap.errors import UserError
+from svfap.files import write_atomically
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -28,7 +30,7 @@ class Parser(ArgumentParser):
         known = {action.dest for action in parser._actions}
         for word in re.findall(r"(?:Key |arguments: ?|option |Option |accepted:? ?)['\"]?-{0,2}([\w.]+)", text):
             if near := difflib.get_close_matches(word, known - {word}, n=1, cutoff=0.5):
-                text += f" Did you mean {near[0]!r}?"
+                text = f"{text.removesuffix('.')}. Did you mean {near[0]!r}?"
                 break
         print(f"{parser.prog}: error: {text}", file=sys.stderr)
         raise SystemExit(2)
@@ -48,7 +50,9 @@ def run() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; returns the exit status. A user's mistake is one line, without a traceback."""
     parser = Parser(
-        prog="svfap", description="Self-supervised video facial affect perceiver: from face videos to affect."
+        prog="svfap",
+        allow_abbrev=False,
+        description="Self-supervised video facial affect perceiver: from face videos to affect.",
     )
     verbs = parser.add_subcommands(dest="verb", metavar="VERB", description="`svfap VERB --help` explains a verb.")
     for name, verb in VERBS.items():
@@ -103,7 +107,9 @@ def _training_arguments(config: type) -> Callable[[Parser], None]:
 def _config(cls: Any, args: Namespace) -> Any:
     names = {f.name for f in dataclasses.fields(cls)}
     values = {k: v for k, v in vars(args).items() if k in names}
-    return cls(**{k: tuple(v) if isinstance(v, list) and k in ("betas", "crop_scale") else v for k, v in values.items()})
+    return cls(
+        **{k: tuple(v) if isinstance(v, list) and k in ("betas", "crop_scale", "crop_scales") else v for k, v in values.items()}
+    )
 
 
 def _pretrain(args: Namespace) -> None:
@@ -149,8 +155,12 @@ def _evaluate(args: Namespace) -> int:
     out = args.out or Path(args.model) / "evaluation"
     words = {k: v for k, v in vars(args).items() if k not in ("out", "config")}
     metrics = evaluate(out=out, **words)
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one reports
+        return 0
     if "confusion" in metrics:
-        figures.save_figure(figures.confusion_matrix(metrics["confusion"], list(metrics["per_class"])), out / "confusion.png")
+        figures.save_figure(
+            figures.confusion_matrix(metrics["confusion"], list(metrics["per_class"])), out / "confusion.png"
+        )
         rows = {m.upper(): metrics[m] for m in ("uar", "war", "weighted_f1", "macro_f1")}
     else:
         import pandas as pd
@@ -188,10 +198,12 @@ def _predict(args: Namespace) -> int:
     from svfap.inference.predictor import Predictor
     from svfap.report import figures
 
-    if args.out.suffix not in TABLE_WRITERS:
-        raise UserError(f"--out {args.out}: the suffix must be one of {', '.join(TABLE_WRITERS)}")
+    if args.out.suffix not in TABLE_FORMATS:
+        raise UserError(f"--out {args.out}: the suffix must be one of {', '.join(TABLE_FORMATS)}")
     if not args.out.absolute().parent.is_dir():
         raise UserError(f"--out {args.out}: its folder does not exist")
+    if args.out.is_dir():
+        raise UserError(f"--out {args.out}: is a folder; give the name of a file")
     predictor = Predictor(args.model, args.device, args.precision, args.hop_s, args.batch_size)
     tables: dict[str, pd.DataFrame] = {}
     failed = 0
@@ -205,22 +217,22 @@ def _predict(args: Namespace) -> int:
         return 1
     whole = pd.concat([table.assign(video=video) for video, table in tables.items()])
     whole = whole[["video", *[column for column in whole if column != "video"]]]
-    TABLE_WRITERS[args.out.suffix](whole, args.out)
+    write_atomically(args.out, TABLE_FORMATS[args.out.suffix](whole))
     for number, (video, table) in enumerate(tables.items()):
         suffix = f"_{number + 1}_{Path(video).stem}" if len(tables) > 1 else ""
         picture = args.out.with_name(f"{args.out.stem}{suffix}.png")
         figures.save_figure(figures.timeline(table, Path(video).name), picture)
         means = table[predictor.columns].mean().sort_values(ascending=False)
-        say(f"{video}: {len(table)} windows; on average "
-            + ", ".join(f"{name.removeprefix('prob_')} {mean:.2f}" for name, mean in means.items()) + f"; {picture}")  # fmt: skip
+        shown = ", ".join(f"{str(name).removeprefix('prob_')} {mean:.2f}" for name, mean in means.items())
+        say(f"{video}: {len(table)} rows; on average {shown}; {picture}")
     say(f"table: {args.out}")
     return 1 if failed else 0
 
 
-TABLE_WRITERS: dict[str, Callable[[Any, Path], None]] = {
-    ".csv": lambda table, path: table.to_csv(path, index=False),
-    ".json": lambda table, path: table.to_json(path, orient="records", indent=2),
-    ".parquet": lambda table, path: table.to_parquet(path, index=False),
+TABLE_FORMATS: dict[str, Callable[[Any], str | bytes]] = {
+    ".csv": lambda table: table.to_csv(index=False),
+    ".json": lambda table: table.to_json(orient="records", indent=2, double_precision=15),
+    ".parquet": lambda table: table.to_parquet(index=False),
 }
 
 
@@ -304,13 +316,19 @@ VERBS = {
         _training_arguments(FinetuneConfig),
         _finetune,
     ),
-    "evaluate": Verb("Evaluate on a manifest: multi-view testing with the field's metrics.", _evaluate_arguments, _evaluate),
+    "evaluate": Verb(
+        "Evaluate on a manifest: multi-view testing with the field's metrics.", _evaluate_arguments, _evaluate
+    ),
     "predict": Verb("Predict affect over time: a table and a timeline of any video.", _predict_arguments, _predict),
     "reconstruct": Verb(
         "Reconstruct masked frames: the original, what the encoder saw, and what the model made of it.",
         _reconstruct_arguments,
         _reconstruct,
     ),
-    "info": Verb("Show what a model costs: parameters, multiply-adds by stage, tokens, memory.", _info_arguments, _info),
-    "report": Verb("Write one HTML page about runs: curves, scores, confusion matrices, pictures.", _report_arguments, _report),
+    "info": Verb(
+        "Show what a model costs: parameters, multiply-adds by stage, tokens, memory.", _info_arguments, _info
+    ),
+    "report": Verb(
+        "Write one HTML page about runs: curves, scores, confusion matrices, pictures.", _report_arguments, _report
+    ),
 }

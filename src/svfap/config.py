@@ -31,6 +31,8 @@ class TrainConfig:
     warmup_epochs: float = 5
     batch_size: int = 96
     """Clips in one optimiser step, over all processes and accumulation steps."""
+    repeats: int = 1
+    """Clips of a batch drawn from each decoded video (repeated sampling)."""
     accumulate_steps: int = 1
     """Micro-batches per optimiser step, to fit memory; does not change the result."""
     base_lr: float = 1e-3
@@ -68,8 +70,8 @@ class PretrainConfig(TrainConfig):
     base_lr: float = 3e-4
     min_lr: float = 1e-5
     betas: tuple[float, float] = (0.9, 0.95)
-    repeats: int = 1
-    """Clips drawn from each decoded video (repeated sampling)."""
+    crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    """Sides of the multi-scale crop, as parts of the frame's short side."""
     previews: int = 4
     """Clips of the fixed batch whose reconstruction is shown in TensorBoard."""
 
@@ -111,5 +113,3 @@ class FinetuneConfig(TrainConfig):
     """Area of the random resized crop, as a part of the frame."""
     flip_rate: float = 0.5
     erase_rate: float = 0.25
-    repeats: int = 1
-    """Augmented clips drawn from each decoded video (repeated sampling)."""

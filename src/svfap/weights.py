@@ -71,7 +71,9 @@ def load_model(path_or_hub_id: str | Path) -> Model:
         if (candidate / "config.json").is_file():
             return _load_folder(candidate)
     if folder.is_file():
-        raise UserError(f"{folder}: is a file; use svfap.import_published for the authors' checkpoints, or name a folder")
+        raise UserError(
+            f"{folder}: is a file; use svfap.import_published for the authors' checkpoints, or name a folder"
+        )
     if folder.exists():
         raise UserError(f"{folder}: holds no model (no config.json here, nor in best/ or last/)")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path_or_hub_id)):
@@ -116,8 +118,10 @@ def init_encoder(model: Model, source: Model) -> list[str]:
     Returns the names of the parameters of `model` that stay as they were (the task's head and norm). Raises `UserError`
     naming the settings in which the two encoders differ.
     """
-    shape_words = ("patch_size", "tubelet_size", "embed_dim", "num_heads", "mlp_ratio", "stage_depths")
-    shape_words += ("num_bottleneck_tokens", "bottleneck_hidden_dim", "temporal_kernel_size")
+    shape_words = (
+        *("patch_size", "tubelet_size", "embed_dim", "num_heads", "mlp_ratio", "stage_depths"),
+        *("num_bottleneck_tokens", "bottleneck_hidden_dim", "temporal_kernel_size"),
+    )
     mine, theirs = asdict(model.config), asdict(source.config)
     differing = [f"{w}: {theirs[w]} there, {mine[w]} here" for w in shape_words if mine[w] != theirs[w]]
     if differing:
@@ -139,9 +143,10 @@ def import_published(
     Loads without executing code. Raises `UserError` if the file is missing, unreadable or would run code, if a size cannot
     be told (the message names the override), or if a tensor is left over, missing, or of another shape.
     """
-    is_path = isinstance(path_or_state_dict, str | Path)
-    source = str(path_or_state_dict) if is_path else "state dict"
-    contents = read_checkpoint(path_or_state_dict) if is_path else path_or_state_dict  # type: ignore[arg-type]
+    if isinstance(path_or_state_dict, str | Path):
+        source, contents = str(path_or_state_dict), read_checkpoint(path_or_state_dict)
+    else:
+        source, contents = "state dict", path_or_state_dict
     tensors, args = _tensors_and_args(contents, source)
     pretrained = any(name.startswith(("decoder.", "mask_token", "encoder_to_decoder")) for name in tensors)
     task = task or ("pretraining" if pretrained else "classification")
@@ -225,7 +230,7 @@ def _infer_config(
         known["num_bottleneck_tokens"] = ()
     if pretrained and task == "pretraining":
         known["decoder_embed_dim"] = tensors["mask_token"].shape[-1]
-        known["decoder_depth"] = _count({n: 0 for n in tensors}, r"decoder\.blocks\.(\d+)\.")
+        known["decoder_depth"] = _count(dict.fromkeys(tensors, 0), r"decoder\.blocks\.(\d+)\.")
     if not pretrained and task in ("classification", "regression") and "head.weight" in shapes:
         known["num_outputs"] = shapes["head.weight"][0]
 

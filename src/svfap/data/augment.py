@@ -44,15 +44,17 @@ def _crop_resize(frames: np.ndarray, left: int, top: int, width: int, height: in
     return resized
 
 
-def multi_scale_crop(frames: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarray:
-    """The pre-training crop, as VideoMAE takes it from TSN: one of 4 scales and 13 fixed positions, no flip.
+def multi_scale_crop(
+    frames: np.ndarray, size: int, rng: np.random.RandomState, scales: Sequence[float] = MULTI_SCALES
+) -> np.ndarray:
+    """The pre-training crop, as VideoMAE takes it from TSN: a few scales and 13 fixed positions, no flip.
 
-    Width and height are scales 1, .875, .75 or .66 of the short side, at most one step of the scale apart, and are
+    Width and height are `scales` (in falling order) of the short side, at most one step of the scale apart, and are
     taken as `size` itself where they differ from it by less than 3 px. (T, H, W, 3) uint8 -> (T, size, size, 3) uint8.
     """
     frame_height, frame_width = frames.shape[1:3]
     short = min(frame_height, frame_width)
-    sides = [max(1, int(short * scale)) for scale in MULTI_SCALES]
+    sides = [max(1, int(short * scale)) for scale in scales]
     sides = [size if abs(side - size) < 3 and size <= short else side for side in sides]
     pairs = [(w, h) for i, w in enumerate(sides) for j, h in enumerate(sides) if abs(i - j) <= 1]
     width, height = pairs[rng.randint(len(pairs))]

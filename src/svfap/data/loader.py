@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from svfap.data.augment import center_crop, multi_scale_crop, random_resized_crop, side_crops
+from svfap.data.augment import MULTI_SCALES, center_crop, multi_scale_crop, random_resized_crop, side_crops
 from svfap.data.clips import Indices, test_indices, train_indices, validation_indices
 from svfap.data.manifest import Manifest, Sample
 from svfap.data.video import Pixels, VideoError, VideoSource, open_video
@@ -55,6 +55,7 @@ class ClipDataset(Dataset[Item]):
 
     mode: "pretrain" (random clip, multi-scale crop), "train" (random clip, random resized crop), "val" (middle clip,
     central crop), "test" (`num_segments` in time x `num_crops` along the longer side; views that coincide come once).
+    crop_scale: areas of the random resized crop; crop_scales: sides of the multi-scale crop, as parts of the frame.
     repeats: different clips of each video that an item holds in the two training modes; it is decoded once for all.
     frame_level: values of each sampled frame, (T, K), from the sample's `frame_values` file (its clip's values repeated
     where it has none), in place of the clip's.
@@ -73,6 +74,7 @@ class ClipDataset(Dataset[Item]):
         num_crops: int = 2,
         repeats: int = 1,
         crop_scale: tuple[float, float] = (0.08, 1.0),
+        crop_scales: Sequence[float] = MULTI_SCALES,
         frame_level: bool = False,
     ) -> None:
         if mode not in ("pretrain", "train", "val", "test"):
@@ -80,7 +82,7 @@ class ClipDataset(Dataset[Item]):
         self.manifest, self.mode = manifest, mode
         self.clip_length, self.stride, self.size, self.seed = clip_length, stride, size, seed
         self.num_segments, self.num_crops, self.repeats = num_segments, num_crops, repeats
-        self.crop_scale, self.frame_level = crop_scale, frame_level
+        self.crop_scale, self.crop_scales, self.frame_level = crop_scale, crop_scales, frame_level
         self.epoch = 0
         only_per_frame = manifest.dimensions is not None and manifest.dimensions[0] not in manifest.table
         if only_per_frame and not frame_level:
@@ -128,7 +130,7 @@ class ClipDataset(Dataset[Item]):
         if self.mode == "val":
             return [center_crop(pictures, self.size)]
         if self.mode == "pretrain":
-            return [multi_scale_crop(pictures, self.size, rng)]
+            return [multi_scale_crop(pictures, self.size, rng, self.crop_scales)]
         return [random_resized_crop(pictures, self.size, rng, scale=self.crop_scale)]
 
     def _values(self, sample: Sample, frames: Indices) -> NDArray[np.float32]:

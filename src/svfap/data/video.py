@@ -1,6 +1,6 @@
 """Pictures out of videos, folders of frames and images; H.264 videos out of pictures.
 
-Only what is asked for is decoded: the file's packets are listed once (which costs no decoding), then for each run of
+Only what is asked for is decoded: the file's packets are listed once, which decodes nothing; then for each run of
 wanted pictures the decoder starts at the keyframe before it, and skips pictures that nothing else needs.
 """
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from svfap.errors import UserError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-PICTURE_FPS = 25.0  # a folder of frames does not say how fast it was recorded
+PICTURE_FPS = 25.0  # folders of frames do not tell
 UNTIMED_FORMATS = ("avi", "mpeg")  # times are those of decoding, or guessed between packs: wrong with B-frames
 
 # A broken picture becomes an error of ours, and nothing else on the terminal.
@@ -196,12 +196,10 @@ class _Container(VideoSource):
         Returns, in ticks, when the pictures are shown that are whole, ascending; where decoding can start, ascending;
         and whether these are mere numbers, since the container tells no times.
         """
-        times, keyframes, last_dts, num_whole, cut_short = [], [], None, 0, False
+        times, keyframes, last_dts = [], [], 0
         for packet in self._packets():
             if packet.is_corrupt:  # only part of it is there
-                cut_short = True
                 continue
-            num_whole += 1
             last_dts = packet.dts if packet.dts is not None else last_dts
             if packet.is_keyframe and packet.pts is not None:
                 keyframes.append(packet.pts)
@@ -210,14 +208,12 @@ class _Container(VideoSource):
         guessed = self._container.format.name in UNTIMED_FORMATS and self._stream.codec_context.has_b_frames
         if not times or guessed or None in times or len(set(times)) < len(times):
             return np.arange(len(times)), np.zeros(1, np.int64), True
-        shown = np.sort(np.asarray(times, np.int64))
         starts = np.sort(np.asarray(keyframes or times[:1], np.int64))
-        shown = shown[shown >= starts[0]]
-        if num_whole < self._stream.frames:  # the rest is hidden by an edit list, or lies past the end of the file
-            end = max((entry.pos + entry.size for entry in self._stream.index_entries), default=0)
-            cut_short |= end > self._container.size
-        if cut_short and last_dts is not None:
-            shown = shown[shown <= last_dts]  # later ones may lack a neighbour that came after the break
+        shown = np.sort(np.asarray([time for time in times if time >= starts[0]], np.int64))
+        # A gap after the last time of decoding, and none before: the file is cut, and its last B-frames are missing.
+        gaps = np.diff(shown) > 1.5 * np.median(np.diff(shown)) if len(shown) > 2 else np.zeros(0, bool)
+        if gaps.any() and shown[np.argmax(gaps) + 1] > last_dts:
+            shown = shown[: np.argmax(gaps) + 1]
         return shown, starts, False
 
     def _grid(self) -> tuple[float, NDArray[np.int64]]:
@@ -368,7 +364,7 @@ def write_video(
 ) -> None:
     """Write uint8 RGB frames (H, W, 3), all of one size, as H.264 yuv420p; the suffix picks the container.
 
-    gop: frames from keyframe to keyframe; the smaller, the quicker the access. crf: quality, 0 (exact) to 51.
+    gop: at most so many frames from keyframe to keyframe; few make access quick. crf: quality, 0 (best) to 51.
     H.264 wants even sizes: an odd side grows by repeating its last row or column. The file appears whole or not at all.
     Raises VideoError where it cannot be written, ValueError for no frames or frames that do not fit together.
     """

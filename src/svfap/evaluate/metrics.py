@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +20,7 @@ from scipy.stats import pearsonr
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 from svfap.errors import UserError
+from svfap.files import write_atomically
 
 REGRESSION_SCORES = ("mae", "rmse", "pcc", "ccc", "accuracy")
 
@@ -212,24 +211,7 @@ def write_metrics(path: str | Path, metrics: Mapping[str, Any]) -> None:
         UserError: a number that is NaN or infinite (JSON has no such token), or a place that cannot be written.
     """
     text = json.dumps(_plain(metrics, str(path)), indent=2, allow_nan=False, ensure_ascii=False)
-    write_atomically(path, text.encode() + b"\n")
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename: readers see the old file or the whole new one."""
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would lock out whoever shares the folder
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+    write_atomically(path, text + "\n")
 
 
 def _score(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import pandas as pd
 
@@ -13,6 +13,7 @@ from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.evaluate.metrics import predictions_table, write_metrics
 from svfap.evaluate.views import predict_views, score_predictions
+from svfap.files import write_atomically
 from svfap.weights import load_model
 
 
@@ -35,15 +36,28 @@ def evaluate(
     returns the metrics; `num_evaluated` < `num_expected` says that videos were unreadable. Under torchrun every video is
     scored by exactly one process. Raises `UserError`.
     """
+    counts = {
+        "num_segments": num_segments,
+        "num_crops": num_crops,
+        "batch_size": batch_size,
+        "num_workers": num_workers,
+    }
+    for name, count in counts.items():
+        least = 0 if name == "num_workers" else 1
+        if count < least:
+            raise UserError(f"{name}={count} must be at least {least}")
     accelerator = make_accelerator(precision)
     perceiver = load_model(model).to(accelerator.device).eval()
     config = perceiver.config
     if config.task not in ("classification", "regression"):
         raise UserError(f"{model}: is a {config.task} model; only classification and regression can be evaluated")
+    task = cast(Literal["classification", "regression"], config.task)
     if not config.label_names:
-        raise UserError(f"{model}: its config.json has no label_names; the manifest's labels cannot be matched to outputs")
-    names = {"label_names" if config.task == "classification" else "dimensions": config.label_names}
-    videos = read_manifest(manifest, root=root, task=config.task, split=split, **names)
+        raise UserError(
+            f"{model}: its config.json has no label_names; the manifest's labels cannot be matched to outputs"
+        )
+    names: dict[str, Any] = {"label_names" if task == "classification" else "dimensions": config.label_names}
+    videos = read_manifest(manifest, root=root, task=task, split=split, **names)
     dataset = ClipDataset(
         videos,
         "test",
@@ -55,13 +69,18 @@ def evaluate(
         num_crops=num_crops,
         frame_level=config.frame_level,
     )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={out}: cannot write there ({error.strerror}); choose another folder") from None
     predictions = predict_views(perceiver, config, dataset, accelerator, batch_size, num_workers, "evaluating")
     metrics = score_predictions(predictions, config, videos)
     if accelerator.is_main_process:
         paths = [videos[i].key for i in predictions.index.tolist()]
-        table = predictions_table(paths, predictions.outputs, config.label_names, predictions.targets, config.task)
+        table = predictions_table(paths, predictions.outputs, config.label_names, predictions.targets, task)
         write_metrics(out / "metrics.json", {"model": str(model), "manifest": str(manifest), **metrics})
-        table.to_csv(out / "predictions.csv", index=False)
+        write_atomically(out / "predictions.csv", table.to_csv(index=False))
         unreadable = pd.DataFrame(sorted(predictions.unreadable.items()), columns=["path", "reason"])
-        unreadable.to_csv(out / "unreadable.csv", index=False)
+        write_atomically(out / "unreadable.csv", unreadable.to_csv(index=False))
+    accelerator.wait_for_everyone()
     return metrics

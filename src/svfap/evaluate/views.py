@@ -82,7 +82,7 @@ def predict_views(
     if accelerator.num_processes > 1:
         rows, unreadable = gather_object(rows), gather_object(unreadable)
     if not rows:
-        raise UserError(f"none of the {len(dataset)} videos can be read; the first: {unreadable[0] if unreadable else '-'}")
+        raise UserError(f"none of the {len(dataset)} videos can be read; the first: {': '.join(unreadable[0])}")
     return _average(rows, dict(unreadable), config.frame_level)
 
 

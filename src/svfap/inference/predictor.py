@@ -42,9 +42,13 @@ class Predictor:
         self.model = model if isinstance(model, Model) else load_model(model)
         self.config = self.model.config
         if self.config.task not in ("classification", "regression"):
-            raise UserError(f"the model is for {self.config.task}, not for prediction; fine-tune it first (svfap finetune)")
+            raise UserError(
+                f"the model is for {self.config.task}, not for prediction; fine-tune it first (svfap finetune)"
+            )
         if hop_s is not None and hop_s <= 0:
             raise UserError(f"hop_s={hop_s}: seconds from one window to the next must be more than 0")
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: at least one window at a time")
         self.device = pick_device(device)
         self.dtype = PRECISIONS[pick_precision(precision, self.device)]
         self.hop_s, self.batch_size = hop_s, batch_size
@@ -66,8 +70,9 @@ class Predictor:
                 if not self.config.frame_level:
                     yield self._row(window.start_s, window.end_s, output)
                     continue
-                for frame, (start, end) in enumerate(pairwise([*window.times_s, window.end_s])):
-                    if window.indices[frame] > shown_until:  # windows may overlap, and short videos repeat a frame
+                frames = np.unique(window.indices, return_index=True)[1]  # short videos repeat their last frame
+                for frame, (start, end) in zip(frames, pairwise([*window.times_s[frames], window.end_s]), strict=True):
+                    if window.indices[frame] > shown_until:  # windows may overlap
                         shown_until = int(window.indices[frame])
                         yield self._row(float(start), float(end), output[frame])
 
@@ -75,7 +80,10 @@ class Predictor:
         """Rows that `stream` yields for a video of so many frames."""
         length, stride = self.config.num_frames, self.config.sampling_stride
         windows = window_indices(num_frames, length, stride, self._hop(fps))
-        return len(np.unique(windows)) if self.config.frame_level else len(windows)
+        if not self.config.frame_level:
+            return len(windows)
+        shown_until = [-1, *windows[:-1, -1]]
+        return sum(len(np.unique(row[row > shown])) for row, shown in zip(windows, shown_until, strict=True))
 
     def _hop(self, fps: float) -> int:
         """Frames from one window to the next."""

@@ -39,9 +39,11 @@ def reconstruct(
     """
     model = model if isinstance(model, Model) else load_model(model)
     if not isinstance(model, MaskedAutoencoder):
-        raise UserError(f"the model is for {model.config.task}; reconstruction needs a pre-training model (svfap pretrain)")
+        raise UserError(
+            f"the model is for {model.config.task}; reconstruction needs a pre-training model (svfap pretrain)"
+        )
     config = model.eval().config
-    if ratio is not None and not 0 <= config.num_masked_positions(ratio) < config.num_positions:
+    if not 0 < config.num_masked_positions(ratio) < config.num_positions:
         raise UserError(f"ratio={ratio} hides no or all {config.num_positions} positions; give a part of them")
     with open_video(video) as source:
         indices = validation_indices(source.num_frames, config.num_frames, config.sampling_stride)
@@ -49,8 +51,8 @@ def reconstruct(
     pixels = torch.from_numpy(center_crop(frames, config.img_size))[None]
     clip = normalize(pixels, config.pixel_mean, config.pixel_std)
     masked = tube_mask(1, config, ratio, torch.Generator().manual_seed(seed))
-    pictures = [_uint8(picture) for picture in model.show_masking(clip, masked)]
-    return Reconstruction(*pictures, loss=model.loss(clip, masked).item(), fps=fps)
+    original, seen, filled = (_uint8(picture) for picture in model.show_masking(clip, masked))
+    return Reconstruction(original, seen, filled, model.loss(clip, masked).item(), fps)
 
 
 def _uint8(clip: torch.Tensor) -> np.ndarray:

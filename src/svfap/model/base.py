@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import PyTorchModelHubMixin
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svfap.errors import UserError
 from svfap.model.config import ModelConfig
+from svfap.model.encoder import TPSBT
 
 
 class Model(
@@ -23,6 +25,7 @@ class Model(
     """Base of the masked autoencoder and the perceiver. `save_pretrained(dir)` and `from_pretrained(dir)` never pickle."""
 
     tasks: tuple[str, ...] = ()
+    encoder: TPSBT
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -34,10 +37,15 @@ class Model(
         self.config = config
 
     @classmethod
-    def _from_pretrained(cls, *, config: Any, strict: bool = True, **kwargs: Any) -> Model:
+    def _from_pretrained(cls, *, config: Any, strict: bool = True, **kwargs: Any) -> Model:  # type: ignore[override]
         """Rebuild the config from its JSON and load strictly: a missing or superfluous tensor is an error."""
         config = ModelConfig(**config) if isinstance(config, dict) else config
-        return super()._from_pretrained(config=config, strict=strict, **kwargs)
+        folder = Path(kwargs["model_id"])
+        if not folder.is_dir():
+            return super()._from_pretrained(config=config, strict=strict, **kwargs)
+        model = cls(config)
+        model.load_state_dict(load_file(folder / "model.safetensors"), strict=strict)
+        return model.eval()
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """(B, 3, T, H, W) in [0, 1] -> normalised as the model expects."""

@@ -28,7 +28,9 @@ def tube_mask(
     config = model_or_config if isinstance(model_or_config, ModelConfig) else model_or_config.config
     num_masked = config.num_masked_positions(ratio)
     if not 0 <= num_masked < config.num_positions:
-        raise ValueError(f"ratio={ratio} hides {num_masked} of {config.num_positions} positions; at least one must stay")
+        raise ValueError(
+            f"ratio={ratio} hides {num_masked} of {config.num_positions} positions; at least one must stay"
+        )
     device = generator.device if generator is not None else None
     rank = torch.rand(batch, config.num_positions, generator=generator, device=device).argsort(dim=1).argsort(dim=1)
     return (rank < num_masked).repeat(1, config.num_time_steps)

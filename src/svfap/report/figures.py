@@ -20,7 +20,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from svfap.errors import UserError
-from svfap.evaluate.metrics import regression_metrics, write_atomically
+from svfap.evaluate.metrics import regression_metrics
+from svfap.files import write_atomically
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#5F5F5F")
 PALETTE += ("#332288", "#999933", "#882255", "#44AA99")

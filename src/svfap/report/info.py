@@ -18,7 +18,7 @@ def preset_table() -> Table:
     """All presets with what they cost."""
     table = Table(title="Presets (multiply-adds of one clip: fine-tuning, and pre-training at the preset's masking)")
     for column in ("preset", "clip", "width", "blocks", "parameters, M", "fine-tune, G", "pre-train, G"):
-        table.add_column(column, justify="left" if column == "preset" else "right")
+        table.add_column(column, justify="left" if column == "preset" else "right", no_wrap="," not in column)
     for name in list_presets():
         task, masked = (complexity(_preset(name, kind)) for kind in ("features", "pretraining"))
         shape = model_config(name, "features")

@@ -20,7 +20,8 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from svfap.errors import UserError
-from svfap.evaluate.metrics import REGRESSION_SCORES, write_atomically
+from svfap.evaluate.metrics import REGRESSION_SCORES
+from svfap.files import write_atomically
 from svfap.report import figures as draw
 
 Table = pd.DataFrame | Sequence[Mapping[str, Any]]
@@ -222,7 +223,9 @@ def _warning(metrics: Mapping[str, Any]) -> str:
     if expected is not None and evaluated is not None and evaluated < expected:
         parts.append(f"Only {evaluated} of {expected} test videos could be evaluated; the scores leave the others out.")
     if metrics.get("classes_absent"):
-        parts.append(f"Not in the test set: {', '.join(metrics['classes_absent'])}. UAR averages over the other classes.")
+        parts.append(
+            f"Not in the test set: {', '.join(metrics['classes_absent'])}. UAR averages over the other classes."
+        )
     if metrics.get("degenerate"):
         parts.append(f"Constant targets or predictions, PCC and CCC set to 0: {', '.join(metrics['degenerate'])}.")
     return " ".join(parts)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import yaml
 
 from svfap.config import TrainConfig
 from svfap.errors import UserError
+from svfap.files import recover_folder, replacing_folder, write_atomically
 
 # Settings that may change when a run is resumed, since they do not change its result.
 FREE_SETTINGS = ("num_workers", "save_every_steps", "out")
@@ -29,30 +27,6 @@ class TrainState:
     best_epoch: int | None = None
     seconds: float = 0.0
     unreadable: dict[str, str] = field(default_factory=dict)
-
-
-@contextmanager
-def replacing_folder(folder: Path, is_main: bool = True) -> Iterator[Path]:
-    """Write a folder under a temporary name and put it in place whole, once the block ends without an error."""
-    fresh = folder.with_name(folder.name + ".new")
-    if is_main:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-    yield fresh
-    if is_main:
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(text)
-    os.replace(fresh, path)
 
 
 class RunFolder:
@@ -71,14 +45,13 @@ class RunFolder:
             (self.path / ".writable").unlink()
         except OSError as error:
             raise UserError(f"out={self.path}: cannot write there ({error.strerror}); choose another folder") from None
-        # A stop between the two renames of a checkpoint leaves the former one under another name.
-        former = self.last.with_name("last.old")
-        if not self.last.exists() and former.exists():
-            former.rename(self.last)
+        for folder in (self.last, self.best):
+            recover_folder(folder)
         config_file = self.path / "config.yaml"
-        if config_file.exists() and not resume:
+        begun = (self.path / "log.jsonl").exists() or self.last.exists()
+        if begun and not resume:
             raise UserError(f"out={self.path}: holds a run already; --resume continues it, or choose another folder")
-        if config_file.exists():
+        if begun and config_file.exists():
             before = yaml.safe_load(config_file.read_text())
             now = self._settings
             changed = [k for k in now if k not in FREE_SETTINGS and before.get(k) != now[k]]
@@ -92,7 +65,9 @@ class RunFolder:
         file = self.last / "state.json"
         return TrainState(**json.loads(file.read_text())) if file.exists() else None
 
-    def save_last(self, state: TrainState, save_training: Callable[[Path], Any], save_config: Callable[[Path], Any]) -> None:
+    def save_last(
+        self, state: TrainState, save_training: Callable[[Path], Any], save_config: Callable[[Path], Any]
+    ) -> None:
         """Write last/: the model, and what the optimiser needs to go on. Called by every process."""
         from accelerate import PartialState
 

@@ -10,20 +10,18 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from svfap.config import FinetuneConfig
 from svfap.console import console
 from svfap.data import augment
-from svfap.data.loader import ClipDataset, make_loader
+from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, carve_validation, read_manifest
 from svfap.errors import UserError
 from svfap.evaluate.views import predict_views, score_predictions
 from svfap.model.presets import create_model
-from svfap.train.loop import Batch, train
+from svfap.train.loop import Batch, num_workers, train
 from svfap.train.optim import parameter_groups
-from svfap.train.pretrain import num_workers
 from svfap.weights import import_published, init_encoder, load_model
 
 
@@ -74,20 +72,6 @@ class FinetuneTask:
             self.model, self.config.weight_decay, self.config.layer_decay, self.config.layer_decay_rule
         )
 
-    def train_loader(self, accelerator: Accelerator, micro_batch: int, epoch: int, start_batch: int) -> DataLoader:
-        return make_loader(
-            self.dataset,
-            micro_batch,
-            shuffle=True,
-            seed=self.config.seed,
-            epoch=epoch,
-            start_batch=start_batch,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            num_workers=num_workers(self.config.num_workers, accelerator),
-            pin_memory=accelerator.device.type == "cuda",
-        )
-
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """Cross-entropy with soft targets (Eq. 12) or mean squared error (Eq. 13), on augmented clips."""
         config, shape = self.config, self.model.config
@@ -118,7 +102,12 @@ class FinetuneTask:
             frame_level=shape.frame_level,
         )
         predictions = predict_views(
-            model, shape, dataset, accelerator, self.config.batch_size, num_workers(self.config.num_workers, accelerator)
+            model,
+            shape,
+            dataset,
+            accelerator,
+            self.config.batch_size,
+            num_workers(self.config.num_workers, accelerator),
         )
         return score_predictions(predictions, shape, self.validation)
 
@@ -131,8 +120,8 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
     if config.frame_level and config.task != "regression":
         raise UserError("frame_level needs task=regression: classes are given per clip")
     what: dict[str, Any] = dict(root=config.root, task=config.task)
-    names = dict(label_names=config.label_names, dimensions=config.dimensions)
-    training = read_manifest(config.manifest, **what, **names, split=config.split)
+    what |= dict(label_names=config.label_names, dimensions=config.dimensions)
+    training = read_manifest(config.manifest, **what, split=config.split)
     if config.val_manifest is None and config.val_split is None:
         if config.val_fraction <= 0:
             console.print("no validation part (val_fraction=0): the last epoch counts")
@@ -142,9 +131,8 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
         return training, validation
     if config.val_manifest is None and config.split is None:
         raise UserError("val_split without split: training would hold the validation videos; give split as well")
-    names = dict(label_names=training.label_names, dimensions=training.dimensions)
-    manifest = config.val_manifest or config.manifest
-    return training, read_manifest(manifest, **what, **names, split=config.val_split)
+    what |= dict(label_names=training.label_names, dimensions=training.dimensions)
+    return training, read_manifest(config.val_manifest or config.manifest, **what, split=config.val_split)
 
 
 def _read_init(init: str, num_heads: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +20,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from svfap.config import TrainConfig
 from svfap.console import console, progress_bar
+from svfap.data.loader import ClipDataset, make_loader
 from svfap.device import make_accelerator
 from svfap.errors import UserError
+from svfap.files import replacing_folder, write_atomically
 from svfap.model.base import Model
-from svfap.train.checkpoint import RunFolder, TrainState, replacing_folder, write_atomically
+from svfap.train.checkpoint import RunFolder, TrainState
 from svfap.train.optim import EMA, apply_lr, build_optimizer, cosine_schedule, scaled_lr
 
 Batch = dict[str, Any]
@@ -31,15 +34,19 @@ Batch = dict[str, Any]
 class Task(Protocol):
     """What distinguishes pre-training from fine-tuning."""
 
-    model: Model
-    score: str | None  # the validation metric that chooses best/, higher is better; None: the last epoch counts
+    @property
+    def model(self) -> Model: ...
+
+    @property
+    def score(self) -> str | None: ...  # the validation metric that chooses best/, the higher the better; None: the last
 
     @property
     def num_videos(self) -> int: ...
 
     def parameter_groups(self) -> list[dict[str, Any]]: ...
 
-    def train_loader(self, accelerator: Accelerator, micro_batch: int, epoch: int, start_batch: int) -> DataLoader: ...
+    @property
+    def dataset(self) -> ClipDataset: ...
 
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor: ...
 
@@ -49,7 +56,9 @@ class Task(Protocol):
 
 
 def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, Any]:
-    """Train until the last epoch (`resume`: from the last checkpoint on), or until Ctrl-C or SIGTERM, and return what `metrics.json` holds.
+    """Train until the last epoch, or until Ctrl-C or SIGTERM, and return what `metrics.json` holds.
+
+    resume: go on from the last complete checkpoint, where there is one.
 
     Every random draw depends on (seed, step, process) alone, so a run that is resumed from its last checkpoint, mid-epoch
     too, goes on with the losses of one that was never stopped. Raises `UserError` for a non-finite loss (before the step;
@@ -60,7 +69,7 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
     with accelerator.main_process_first():
         folder.open(resume or not accelerator.is_main_process)
     micro_batch = _micro_batch(config, accelerator)
-    steps_per_epoch = len(task.train_loader(accelerator, micro_batch, 0, 0)) // config.accumulate_steps
+    steps_per_epoch = len(_loader(task, config, accelerator, micro_batch, 0, 0)) // config.accumulate_steps
     if steps_per_epoch == 0:
         raise UserError(f"accumulate_steps={config.accumulate_steps}: an epoch has fewer micro-batches than that")
     peak, how = scaled_lr(config.base_lr, config.batch_size)
@@ -91,10 +100,12 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
         folder.save_last(state, lambda f: accelerator.save_state(str(f)), lambda f: save_model_config(raw, f))
 
     with _stop_signal() as stopped, progress_bar() as bar:
-        shown = bar.add_task("training", total=config.epochs * steps_per_epoch, completed=state.step, note="", visible=main)
+        shown = bar.add_task(
+            "training", total=config.epochs * steps_per_epoch, completed=state.step, note="", visible=main
+        )
         for epoch in range(state.step // steps_per_epoch, config.epochs):
             first = state.step % steps_per_epoch
-            batches = iter(task.train_loader(accelerator, micro_batch, epoch, first * config.accumulate_steps))
+            batches = iter(_loader(task, config, accelerator, micro_batch, epoch, first * config.accumulate_steps))
             model.train()
             for _ in range(first, steps_per_epoch):
                 lr = float(schedule[state.step])
@@ -147,6 +158,32 @@ def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, micro, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
+def _loader(
+    task: Task, config: TrainConfig, accelerator: Accelerator, micro_batch: int, epoch: int, start_batch: int
+) -> DataLoader:
+    """This process's batches of an epoch; `repeats` clips come from each of their videos."""
+    return make_loader(
+        task.dataset,
+        micro_batch // config.repeats,
+        shuffle=True,
+        seed=config.seed,
+        epoch=epoch,
+        start_batch=start_batch,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        num_workers=num_workers(config.num_workers, accelerator),
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+
+def num_workers(asked: int | None, accelerator: Accelerator) -> int:
+    """Decoding processes for one training process: what was asked for, else its share of the cores less one."""
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores // accelerator.num_processes - 1, 0)
+
+
 def _micro_batch(config: TrainConfig, accelerator: Accelerator) -> int:
     parts = accelerator.num_processes * config.accumulate_steps
     if config.batch_size % parts:
@@ -154,12 +191,13 @@ def _micro_batch(config: TrainConfig, accelerator: Accelerator) -> int:
             f"batch_size={config.batch_size} is not a multiple of {accelerator.num_processes} process(es) × "
             f"accumulate_steps={config.accumulate_steps}"
         )
-    return config.batch_size // parts
+    micro_batch = config.batch_size // parts
+    if micro_batch % config.repeats:
+        raise UserError(f"repeats={config.repeats} does not divide the {micro_batch} clips of a micro-batch")
+    return micro_batch
 
 
-def _accumulate(
-    task: Task, model: Any, micro: list[Batch], accelerator: Accelerator, seed: int, step: int
-) -> float:
+def _accumulate(task: Task, model: Any, micro: list[Batch], accelerator: Accelerator, seed: int, step: int) -> float:
     """Forward and backward of the micro-batches of one step; returns this process's mean loss."""
     total = 0.0
     for i, batch in enumerate(micro):
@@ -197,7 +235,9 @@ def _check_finite(loss: float, micro: list[Batch], folder: RunFolder, accelerato
     if math.isfinite(loss):
         return
     file = folder.path / f"non_finite_{accelerator.process_index}.json"
-    write_atomically(file, json.dumps({"step": step, "paths": [key for batch in micro for key in batch["keys"]]}, indent=2))
+    write_atomically(
+        file, json.dumps({"step": step, "paths": [key for batch in micro for key in batch["keys"]]}, indent=2)
+    )
     raise UserError(
         f"the loss is {loss} at step {step}; stopped before the step. The videos of that step are in {file}, the last good "
         "checkpoint is in last/. A lower base_lr or precision=fp32 may help"

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 from torch.utils.tensorboard import SummaryWriter
 
 from svfap.config import PretrainConfig
 from svfap.data.augment import normalize
-from svfap.data.loader import ClipDataset, make_loader
+from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.masking import tube_mask
@@ -26,7 +26,7 @@ from svfap.train.optim import parameter_groups
 class PretrainTask:
     """Masked autoencoding of a manifest's videos; has no validation, the last epoch counts."""
 
-    score = None
+    score: str | None = None
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
@@ -47,6 +47,7 @@ class PretrainTask:
             shape.img_size,
             config.seed,
             repeats=config.repeats,
+            crop_scales=config.crop_scales,
         )
         self._preview: Batch | None = None
 
@@ -56,20 +57,6 @@ class PretrainTask:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return parameter_groups(self.model, self.config.weight_decay, layer_decay=1.0)
-
-    def train_loader(self, accelerator: Accelerator, micro_batch: int, epoch: int, start_batch: int) -> DataLoader:
-        return make_loader(
-            self.dataset,
-            micro_batch,
-            shuffle=True,
-            seed=self.config.seed,
-            epoch=epoch,
-            start_batch=start_batch,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            num_workers=num_workers(self.config.num_workers, accelerator),
-            pin_memory=accelerator.device.type == "cuda",
-        )
 
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """Mean squared error on hidden tubelets (Eq. 11); the mask is drawn on the CPU, the same for every device."""
@@ -100,16 +87,6 @@ class PretrainTask:
         middle = shape.num_frames // 2
         rows = torch.cat([picture[:, :, middle] for picture in pictures], dim=2)  # three pictures below each other
         writer.add_images("reconstruction", rows, step)
-
-
-def num_workers(asked: int | None, accelerator: Accelerator) -> int:
-    """Decoding processes for one training process: what was asked for, else its share of the cores less one."""
-    import os
-
-    if asked is not None:
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // accelerator.num_processes - 1, 0)
 
 
 def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from svfap.data.synth.config import CLASSES, SynthConfig
+from svfap.data.synth.config import SynthConfig
 from svfap.data.synth.identity import Identity
 
 ACTION_UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 15, 16, 17, 20, 23, 25, 26)

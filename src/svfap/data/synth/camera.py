@@ -31,10 +31,10 @@ def render_clip(config: SynthConfig, identity_seed: int, clip_seed: int, label: 
     half = canvas_size // 2
     to_half = drawing.head_affines(_TEMPLATE_PX, _TEMPLATE_UNITS) * 0.5
     gains = np.exp(config.nuisance * (rng.uniform(-0.28, 0.14) + rng.uniform(-0.09, 0.09, 3)))
-    background = _background(canvas_size, rng)
+    background = _background(canvas_size, config.nuisance, rng)
     softness = max(0.02 * half, 0.6)
     defocus = config.nuisance * rng.uniform(0.0, 0.006) * size
-    noise = rng.normal(0.0, config.nuisance * rng.uniform(1.0, 7.0), (2 * size, 2 * size, 3)).astype(np.int16)
+    noise = rng.normal(0.0, config.nuisance * rng.uniform(0.5, 3.0), (2 * size, 2 * size, 3)).astype(np.int16)
     corners = rng.integers(0, size, (config.num_frames, 2))
 
     frames = np.empty((config.num_frames, size, size, 3), np.uint8)
@@ -77,7 +77,7 @@ def _light(nuisance: float, rng: np.random.Generator) -> np.ndarray:
     return np.clip(128 * shading, 0, 255).astype(np.uint8)
 
 
-def _background(size: int, rng: np.random.Generator) -> np.ndarray:
+def _background(size: int, nuisance: float, rng: np.random.Generator) -> np.ndarray:
     """A blurred room: a colour gradient with a few soft shapes, uint8 (size, size, 3)."""
     corners = rng.uniform(20, 230, (2, 2, 1)) + rng.uniform(-40, 40, (2, 2, 3))
     image = cv2.resize(np.clip(corners, 0, 255).astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
@@ -85,4 +85,5 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
         points = (rng.uniform(0, size, 2) + rng.normal(0, 0.3 * size, (4, 2))).astype(np.int32)
         cv2.fillPoly(image, [cv2.convexHull(points)], tuple(rng.uniform(10, 240, 3)))
     image = cv2.GaussianBlur(image, (0, 0), size * rng.uniform(0.008, 0.05))
+    image = 128 + min(nuisance, 1.0) * (image - 128)
     return np.clip(image, 0, 255).astype(np.uint8)

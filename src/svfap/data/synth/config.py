@@ -36,7 +36,9 @@ class SynthConfig:
 
     def __post_init__(self) -> None:
         smallest = {"size_px": 32, "fps": 1, "num_frames": 8, "clips_per_identity": 1, "seed": 0}
-        smallest |= dict.fromkeys(("num_pretrain", "num_train", "num_val", "num_test", "nuisance", "expression_gain"), 0)
+        smallest |= dict.fromkeys(
+            ("num_pretrain", "num_train", "num_val", "num_test", "nuisance", "expression_gain"), 0
+        )
         for name, least in smallest.items():
             if not getattr(self, name) >= least:
                 raise UserError(f"synth: {name} is {getattr(self, name)}; it must be at least {least}")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 SHIFT = 4  # OpenCV's sub-pixel bits: coordinates are given in sixteenths of a pixel
-FACE_SCALE = 0.335  # face unit (half a head's height) as a part of the image's side
+FACE_SCALE = 0.43  # face unit (half a head's height) as a part of the image's side
 Array = np.ndarray | float
 
 
@@ -73,7 +73,9 @@ class Drawing:
         """A filled polygon, on the face unless `z` says where; hidden in frames where `show` is not positive."""
         self._add(self.flat, x, y, z, np.asarray(colour), 0, show, 1.0)
 
-    def line(self, x: Array, y: Array, colour: np.ndarray, width: float, z: Array | None = None, show: Array = 1.0) -> None:
+    def line(
+        self, x: Array, y: Array, colour: np.ndarray, width: float, z: Array | None = None, show: Array = 1.0
+    ) -> None:
         """A line `width` face units thick (at least a pixel)."""
         self._add(self.flat, x, y, z, np.asarray(colour), max(1, round(width * FACE_SCALE * self.size_px)), show, 1.0)
 

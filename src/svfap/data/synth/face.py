@@ -23,7 +23,9 @@ class Face:
 
     def __init__(self, identity: Identity, behaviour: Behaviour, drawing: Drawing) -> None:
         self.who, self.drawing = identity, drawing
-        self.units = {unit: column[:, None] for unit, column in zip(ACTION_UNITS, behaviour.action_units.T, strict=True)}
+        self.units = {
+            unit: column[:, None] for unit, column in zip(ACTION_UNITS, behaviour.action_units.T, strict=True)
+        }
         self.blink, self.gaze = behaviour.blink[:, None], behaviour.gaze[:, :, None]
         self.shadow = identity.skin * np.array((0.62, 0.52, 0.50))
 
@@ -48,7 +50,12 @@ class Face:
         who = self.who
         cos, y = np.cos(angle), np.sin(angle)
         low = np.maximum(y, 0.0)
-        x = who.head_width * np.sign(cos) * np.abs(cos) ** (1 - (1 - who.jaw_square) * (y > 0)) * (1 - who.jaw_taper * low**2)
+        x = (
+            who.head_width
+            * np.sign(cos)
+            * np.abs(cos) ** (1 - (1 - who.jaw_square) * (y > 0))
+            * (1 - who.jaw_taper * low**2)
+        )
         y = np.where(y < 0, 0.97 * y, y) + 0.15 * self.units[26] * np.clip((y - 0.2) / 0.8, 0, 1) ** 2
         return x * (1 + grow / who.head_width), y * (1 + grow)
 
@@ -72,9 +79,15 @@ class Face:
         for side in SIDES:
             x, y = who.eye_x * side, who.eye_y
             drawing.shade(x + 0.24 * np.cos(AROUND), y - 0.03 + 0.16 * np.sin(AROUND), -0.16)
-            drawing.shade(x + 0.17 * np.array((-1, 0, 1)), y + 0.17 + 0.02 * np.array((-1, 1, -1)), -0.1 - 0.1 * who.age, 0.04)
+            drawing.shade(
+                x + 0.17 * np.array((-1, 0, 1)), y + 0.17 + 0.02 * np.array((-1, 1, -1)), -0.1 - 0.1 * who.age, 0.04
+            )
             cheek_x, cheek_y = side * (0.43 + 0.03 * smile), 0.22 - 0.07 * smile - 0.05 * units[6]
-            drawing.shade(cheek_x + 0.15 * np.cos(AROUND), cheek_y + 0.12 * np.sin(AROUND), 0.1 + 0.22 * np.maximum(smile, units[6]))
+            drawing.shade(
+                cheek_x + 0.15 * np.cos(AROUND),
+                cheek_y + 0.12 * np.sin(AROUND),
+                0.1 + 0.22 * np.maximum(smile, units[6]),
+            )
             fold = np.linspace(0, 1, 6)
             fold_x = side * (who.nose_width + 0.02 + fold * (0.17 + 0.12 * smile + 0.06 * units[20]))
             fold_y = who.nose_y - 0.03 + fold * (0.30 - 0.05 * smile) - 0.05 * units[9] - 0.06 * smile * fold
@@ -84,9 +97,13 @@ class Face:
             drawing.shade(side * bridge[0], bridge[1], -0.13, 0.05)
         drawing.shade(0.06 * np.cos(AROUND), who.nose_y - 0.06 + 0.06 * np.sin(AROUND), 0.25)
         drawing.shade(np.array((-0.1, 0, 0.1)), who.nose_y + 0.09 + np.array((0.0, 0.03, 0.0)), -0.3, 0.06)
-        drawing.shade(np.array((-0.13, 0, 0.13)), who.mouth_y + 0.17 + 0.8 * chin + np.zeros(3), -0.2 - 0.2 * units[17], 0.05)
+        drawing.shade(
+            np.array((-0.13, 0, 0.13)), who.mouth_y + 0.17 + 0.8 * chin + np.zeros(3), -0.2 - 0.2 * units[17], 0.05
+        )
         drawing.shade(0.13 * np.cos(AROUND), 0.84 + chin + 0.07 * np.sin(AROUND), 0.12 + 0.1 * units[17])
-        drawing.shade(0.05 * np.cos(AROUND), who.brow_y + 0.06 + 0.1 * np.sin(AROUND), -0.35 * units[4] - 0.3 * units[9])
+        drawing.shade(
+            0.05 * np.cos(AROUND), who.brow_y + 0.06 + 0.1 * np.sin(AROUND), -0.35 * units[4] - 0.3 * units[9]
+        )
         drawing.shade(np.array((-0.42, 0.0, 0.42)), 1.06 + chin + np.array((-0.13, 0.0, -0.13)), -0.5, 0.12)
 
     def _nose(self) -> None:
@@ -98,8 +115,12 @@ class Face:
         arc = np.linspace(-0.35 * np.pi, 0.6 * np.pi, 6)
         for side in SIDES:
             drawing.line(side * (wide - 0.035 + 0.045 * np.cos(arc)), y + 0.06 * np.sin(arc), self.shadow, 0.022, z=z)
-            drawing.fill(side * 0.5 * wide + 0.032 * np.cos(AROUND), y + 0.05 + 0.018 * np.sin(AROUND), self.shadow * 0.55, z=z)
-        drawing.line(0.35 * wide * np.array((-1.0, 0.0, 1.0)), y + 0.065 + np.array((0.0, 0.02, 0.0)), self.shadow, 0.02, z=z)
+            drawing.fill(
+                side * 0.5 * wide + 0.032 * np.cos(AROUND), y + 0.05 + 0.018 * np.sin(AROUND), self.shadow * 0.55, z=z
+            )
+        drawing.line(
+            0.35 * wide * np.array((-1.0, 0.0, 1.0)), y + 0.065 + np.array((0.0, 0.02, 0.0)), self.shadow, 0.02, z=z
+        )
 
     def _eye(self, side: float) -> None:
         who, drawing, units = self.who, self.drawing, self.units
@@ -128,7 +149,9 @@ class Face:
             iris_y = np.clip(looking_y + radius * np.sin(AROUND), np.minimum(iris_top, iris_low), iris_low)
             drawing.fill(iris_x, iris_y, colour, show=1 - 1.2 * self.blink)
         glint = np.array((0.02, 0.02, 0.045, 0.045)), np.array((-0.05, -0.025, -0.025, -0.05))
-        drawing.fill(looking_x + glint[0], looking_y + glint[1], np.array((250.0, 250.0, 250.0)), show=top - 0.05 - self.blink)
+        drawing.fill(
+            looking_x + glint[0], looking_y + glint[1], np.array((250.0, 250.0, 250.0)), show=top - 0.05 - self.blink
+        )
         crease = upper - 0.05 - 0.03 * np.clip(top / who.eye_open, 0, 1.5)
         drawing.line(x, crease, who.skin * (0.82, 0.76, 0.74), 0.02)
         lash = upper - 0.036 * np.maximum(1 - u**2, 0) ** 0.5 - 0.006
@@ -143,7 +166,9 @@ class Face:
         drop = units[4] * (0.12 - 0.07 * u) + units[9] * (0.09 - 0.06 * u) + 0.02 * units[7]
         inner = 0.13 - 0.05 * units[4] - 0.02 * units[9]
         x = inner + (0.54 - inner) * u
-        middle = who.brow_y + who.brow_slope * (u - 0.5) - who.brow_arch * np.sin(np.pi * u**1.3) + 0.04 * u - lift + drop
+        middle = (
+            who.brow_y + who.brow_slope * (u - 0.5) - who.brow_arch * np.sin(np.pi * u**1.3) + 0.04 * u - lift + drop
+        )
         half = who.brow_thickness * (0.75 + 0.6 * u - 1.15 * u**2)
         colour = 0.8 * who.hair + 0.2 * who.skin * 0.6
         self.drawing.fill(side * loop(x, x), loop(middle - half, middle + half), colour * 0.85)
@@ -151,7 +176,9 @@ class Face:
     def _mouth(self) -> None:
         who, drawing, units = self.who, self.drawing, self.units
         smile, part, drop = units[12], units[25], units[26]
-        width = who.mouth_width * (1 + 0.32 * smile + 0.34 * units[20] - 0.22 * units[23] - 0.16 * drop - 0.05 * units[17])
+        width = who.mouth_width * (
+            1 + 0.32 * smile + 0.34 * units[20] - 0.22 * units[23] - 0.16 * drop - 0.05 * units[17]
+        )
         thin = np.clip(1 - 0.6 * units[23] - 0.25 * smile - 0.2 * units[20], 0.25, 1)
         u = ALONG
         corner = who.mouth_curve - 0.15 * smile + 0.13 * units[15] + 0.05 * units[20] + 0.02 * units[9]
@@ -206,7 +233,11 @@ class Face:
             for rise in (-0.07, 0.02):
                 crease(side * (foot + np.array((0.03, 0.12))), who.eye_y + np.array((0.0, rise)), units[6])
             bag = np.linspace(-1, 1, 6)
-            crease(side * who.eye_x + 0.15 * bag, who.eye_y + 0.12 - 0.03 * bag**2 - 0.02 * units[6], np.maximum(units[6], units[7]) * 0.8)
+            crease(
+                side * who.eye_x + 0.15 * bag,
+                who.eye_y + 0.12 - 0.03 * bag**2 - 0.02 * units[6],
+                np.maximum(units[6], units[7]) * 0.8,
+            )
         raise_brows = np.maximum(units[1], 0.7 * units[2]) * (0.5 + 0.5 * who.age)
         u = np.linspace(-1, 1, 7)
         for row in (0.17, 0.25):
@@ -275,6 +306,8 @@ class Face:
             self.drawing.line(x, y, frame, 0.03, z=0.72)
             edge = who.eye_x + 0.245
             z = np.array((0.72, 0.0))
-            self.drawing.line(side * np.array((edge, who.head_width)), who.eye_y + np.array((0.0, 0.02)), frame, 0.03, z=z)
+            self.drawing.line(
+                side * np.array((edge, who.head_width)), who.eye_y + np.array((0.0, 0.02)), frame, 0.03, z=z
+            )
         gap = who.eye_x - 0.225
         self.drawing.line(gap * np.array((-1, 0, 1)), who.eye_y + np.array((0.0, -0.03, 0.0)), frame, 0.03, z=0.74)

@@ -1,0 +1,58 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from svfap.errors import UserError
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Write a file under a temporary name beside it, then rename: readers see the old file or the whole new one.
+
+    Raises `UserError` where it cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would lock out whoever shares the folder
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+
+
+@contextmanager
+def replacing_folder(folder: Path, is_main: bool = True) -> Iterator[Path]:
+    """Write a folder under a temporary name and put it in place whole, once the block ends without an error.
+
+    A stop between the two renames leaves the former folder as `NAME.old`; see `recover_folder`.
+    """
+    fresh, old = (folder.with_name(folder.name + suffix) for suffix in (".new", ".old"))
+    if is_main:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+    yield fresh
+    if is_main:
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Give a folder its name back if a stop came while it was being replaced."""
+    old = folder.with_name(folder.name + ".old")
+    if not folder.exists() and old.exists():
+        old.rename(folder)
