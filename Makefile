@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || python3 -m venv $(VENV)
@@ -21,13 +21,17 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 # The whole method, verb by verb: what a researcher would type, on synthetic faces.
+VIDEO = $(DEMO)/data/videos/test_000000.mp4
 demo: $(STAMP)
-	$(BIN)/svfap synth $(DEMO)/data --config configs/demo/synth.yaml
+	$(BIN)/svfap synth $(DEMO)/data --config configs/demo/synth.yaml --num_workers 2
 	$(BIN)/svfap pretrain --config configs/demo/pretrain.yaml --out $(DEMO)/pretrain --resume
-	$(BIN)/svfap finetune --config configs/demo/finetune.yaml --init $(DEMO)/pretrain --out $(DEMO)/pretrained --resume
+	$(BIN)/svfap finetune --config configs/demo/finetune.yaml --init $(DEMO)/pretrain --out $(DEMO)/finetuned --resume
 	$(BIN)/svfap finetune --config configs/demo/finetune.yaml --out $(DEMO)/scratch --resume
-	$(BIN)/svfap evaluate --model $(DEMO)/pretrained --manifest $(DEMO)/data/test.csv
+	$(BIN)/svfap evaluate --model $(DEMO)/finetuned --manifest $(DEMO)/data/test.csv
 	$(BIN)/svfap evaluate --model $(DEMO)/scratch --manifest $(DEMO)/data/test.csv
+	$(BIN)/svfap predict $(VIDEO) --model $(DEMO)/finetuned --hop_s 0.2 --out $(DEMO)/finetuned/prediction/affect.csv
+	$(BIN)/svfap reconstruct $(VIDEO) --model $(DEMO)/pretrain --out $(DEMO)/pretrain/reconstruction
+	$(BIN)/svfap report $(DEMO)/finetuned $(DEMO)/scratch $(DEMO)/pretrain --out $(DEMO)/report.html --title "SVFAP demo on synthetic faces"
 
 clean:
 	rm -rf $(VENV) runs build dist

@@ -422,7 +422,7 @@ def test_folders_that_cannot_be_written(finetuned, pretrained, faces, video, tmp
     assert f"out={file}: cannot write there" in fails("pretrain", *training, "--out", file)
     assert f"out={file}: cannot write there" in fails("evaluate", *model, *manifest, "--out", file)
     assert f"{file}" in fails("reconstruct", video, "--model", pretrained, "--out", file)
-    assert "its folder does not exist" in fails("predict", video, *model, "--out", file / "table.csv")
+    assert "cannot write there" in fails("predict", video, *model, "--out", file / "table.csv")
     assert f"{file}" in fails("report", finetuned, "--out", file / "page.html")
     (tmp_path / "table.csv").mkdir()
     assert "is a folder; give the name of a file" in fails("predict", video, *model, "--out", tmp_path / "table.csv")

@@ -316,6 +316,15 @@ def test_validation_is_carved_by_subject_and_test_never_used(faces, tmp_path, ca
         ({"init": "nowhere"}, "nowhere: no such folder"),
         ({"model": {"img_sise": 32}}, "did you mean 'img_size'"),
         ({"warmup_epochs": 9}, "warm"),
+        ({"epochs": 0}, "epochs=0: must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"base_lr": -1.0}, "base_lr=-1.0"),
+        ({"base_lr": float("nan")}, "base_lr=nan"),
+        ({"seed": -1}, "seed=-1"),
+        ({"repeats": 2}, "repeats=2 does not divide the 7 clips"),
+        ({"smoothing": 1.5}, "smoothing=1.5: must be from 0 to 1"),
+        ({"crop_scale": (0.9, 0.5)}, "crop_scale"),
+        ({"val_fraction": 1.0}, "val_fraction"),
     ],
 )
 def test_settings_that_do_not_fit(faces, tmp_path, words, message):
@@ -323,6 +332,12 @@ def test_settings_that_do_not_fit(faces, tmp_path, words, message):
         pytest.skip("a GPU has fp16")
     with pytest.raises(UserError, match=message):
         finetune(finetuning(faces, tmp_path / "run", **words))
+
+
+@pytest.mark.parametrize("words", [{"mask_ratio": 0.0}, {"mask_ratio": 1.0}, {"crop_scales": (1.5,)}, {"previews": -1}])
+def test_settings_of_pretraining_that_do_not_fit(faces, tmp_path, words):
+    with pytest.raises(UserError, match=next(iter(words))):
+        pretraining(faces, tmp_path, **words)
 
 
 def test_a_checkpoint_for_another_task_is_refused(faces, pretrained, tmp_path):

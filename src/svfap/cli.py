@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from svfap.config import FinetuneConfig, PretrainConfig
 from svfap.console import console
 from svfap.errors import UserError
+from svfap.files import make_folder
 from svfap.files import write_atomically
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -108,7 +109,10 @@ def _config(cls: Any, args: Namespace) -> Any:
     names = {f.name for f in dataclasses.fields(cls)}
     values = {k: v for k, v in vars(args).items() if k in names}
     return cls(
-        **{k: tuple(v) if isinstance(v, list) and k in ("betas", "crop_scale", "crop_scales") else v for k, v in values.items()}
+        **{
+            k: tuple(v) if isinstance(v, list) and k in ("betas", "crop_scale", "crop_scales") else v
+            for k, v in values.items()
+        }
     )
 
 
@@ -200,10 +204,9 @@ def _predict(args: Namespace) -> int:
 
     if args.out.suffix not in TABLE_FORMATS:
         raise UserError(f"--out {args.out}: the suffix must be one of {', '.join(TABLE_FORMATS)}")
-    if not args.out.absolute().parent.is_dir():
-        raise UserError(f"--out {args.out}: its folder does not exist")
     if args.out.is_dir():
         raise UserError(f"--out {args.out}: is a folder; give the name of a file")
+    make_folder(args.out.absolute().parent)
     predictor = Predictor(args.model, args.device, args.precision, args.hop_s, args.batch_size)
     tables: dict[str, pd.DataFrame] = {}
     failed = 0
@@ -292,9 +295,13 @@ def _report_arguments(parser: Parser) -> None:
 
 
 def _report(args: Namespace) -> None:
+    from rich.console import Console
+
+    from svfap.report.info import runs_table
     from svfap.report.page import run_report
 
     run_report(args.runs, args.out, args.title)
+    Console().print(runs_table(args.runs))
     say(f"report: {args.out}")
 
 

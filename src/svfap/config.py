@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from svfap.errors import UserError
+
 
 @dataclass(kw_only=True)
 class TrainConfig:
@@ -58,6 +60,21 @@ class TrainConfig:
     save_every_steps: int | None = None
     """Write last/ every so many steps besides at every epoch's end."""
 
+    def __post_init__(self) -> None:
+        self._require(1, "epochs", "batch_size", "repeats", "accumulate_steps", "sampling_stride", "save_every_steps")
+        self._require(0, "num_workers", "seed", "base_lr", "min_lr", "weight_decay", "warmup_epochs", "max_unreadable")
+
+    def _require(self, least: float, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise UserError(f"{name}={value}: must be at least {least}")
+
+    def _require_part(self, *names: str) -> None:
+        for name in names:
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be from 0 to 1")
+
 
 @dataclass(kw_only=True)
 class PretrainConfig(TrainConfig):
@@ -74,6 +91,14 @@ class PretrainConfig(TrainConfig):
     """Sides of the multi-scale crop, as parts of the frame's short side."""
     previews: int = 4
     """Clips of the fixed batch whose reconstruction is shown in TensorBoard."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(0, "previews")
+        if not 0 < self.mask_ratio < 1:
+            raise UserError(f"mask_ratio={self.mask_ratio}: must lie between 0 and 1")
+        if not self.crop_scales or not all(0 < scale <= 1 for scale in self.crop_scales):
+            raise UserError(f"crop_scales={self.crop_scales}: must be parts of the frame, above 0 and at most 1")
 
 
 @dataclass(kw_only=True)
@@ -113,3 +138,15 @@ class FinetuneConfig(TrainConfig):
     """Area of the random resized crop, as a part of the frame."""
     flip_rate: float = 0.5
     erase_rate: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(0, "mixup", "cutmix")
+        self._require_part("smoothing", "mix_switch", "flip_rate", "erase_rate", "layer_decay", "drop_path_rate")
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise UserError(
+                f"crop_scale={self.crop_scale}: must be two parts of the frame's area, the smaller one first"
+            )
+        if not 0 <= self.val_fraction < 1:
+            raise UserError(f"val_fraction={self.val_fraction}: must be from 0 to less than 1")

@@ -32,6 +32,16 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, or find out early that nothing can be written there. Raises `UserError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"out={folder}: cannot write there ({error.strerror}); choose another folder") from None
+
+
 @contextmanager
 def replacing_folder(folder: Path, is_main: bool = True) -> Iterator[Path]:
     """Write a folder under a temporary name and put it in place whole, once the block ends without an error.

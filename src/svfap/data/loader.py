@@ -86,7 +86,9 @@ class ClipDataset(Dataset[Item]):
         self.epoch = 0
         only_per_frame = manifest.dimensions is not None and manifest.dimensions[0] not in manifest.table
         if only_per_frame and not frame_level:
-            raise UserError(f"{manifest.path}: has values per frame alone; set frame_level, or add columns for clips")
+            raise UserError(
+                f"{manifest.path}: has no column '{manifest.dimensions[0]}', only values per frame; set frame_level, or name another column"
+            )
 
     def __len__(self) -> int:
         return len(self.manifest)

@@ -13,7 +13,7 @@ from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.evaluate.metrics import predictions_table, write_metrics
 from svfap.evaluate.views import predict_views, score_predictions
-from svfap.files import write_atomically
+from svfap.files import make_folder, write_atomically
 from svfap.weights import load_model
 
 
@@ -69,10 +69,7 @@ def evaluate(
         num_crops=num_crops,
         frame_level=config.frame_level,
     )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={out}: cannot write there ({error.strerror}); choose another folder") from None
+    make_folder(out)
     predictions = predict_views(perceiver, config, dataset, accelerator, batch_size, num_workers, "evaluating")
     metrics = score_predictions(predictions, config, videos)
     if accelerator.is_main_process:

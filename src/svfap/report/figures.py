@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
@@ -23,8 +24,8 @@ from svfap.errors import UserError
 from svfap.evaluate.metrics import regression_metrics
 from svfap.files import write_atomically
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#5F5F5F")
-PALETTE += ("#332288", "#999933", "#882255", "#44AA99")
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#5F5F5F",
+           "#332288", "#999933", "#882255", "#44AA99")  # fmt: skip
 INK, MUTED, GRID = "#1F2933", "#6B7785", "#E3E8EE"
 BLUES = LinearSegmentedColormap.from_list("svfap_blues", ["#F7FAFC", "#9CC9E6", "#0072B2", "#003E66"])
 DPI = 160
@@ -60,8 +61,8 @@ def confusion_matrix(confusion: ArrayLike, label_names: Sequence[str], title: st
         axes.text(
             column, row + 0.22, f"{counts[row, column]:,}", ha="center", va="center", color=ink, fontsize=size - 2
         )
-    tilt = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, label_names)) > 6 else {}
-    axes.set_xticks(range(num_classes), label_names, **tilt)
+    tilt: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(num_classes), label_names, **(tilt if max(map(len, label_names)) > 6 else {}))
     axes.set_yticks(range(num_classes), label_names)
     # White lines between the cells.
     axes.set_xticks(np.arange(num_classes - 1) + 0.5, minor=True)
@@ -316,8 +317,8 @@ def _figure(
     heights: Sequence[float] | None = None, gap: float = 0.04,
 ) -> tuple[Figure, list[Axes]]:  # fmt: skip
     """A figure of `width` x `height` inches and its tidied axes, row by row."""
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=gap, hspace=gap)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=gap, hspace=gap)
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout=layout)
     panels = figure.subplots(rows, columns, squeeze=False, height_ratios=heights).ravel().tolist()
     for axes in panels:
         _tidy(axes)

@@ -12,7 +12,7 @@ import yaml
 
 from svfap.config import TrainConfig
 from svfap.errors import UserError
-from svfap.files import recover_folder, replacing_folder, write_atomically
+from svfap.files import make_folder, recover_folder, replacing_folder, write_atomically
 
 # Settings that may change when a run is resumed, since they do not change its result.
 FREE_SETTINGS = ("num_workers", "save_every_steps", "out")
@@ -39,12 +39,7 @@ class RunFolder:
 
     def open(self, resume: bool) -> None:
         """Make the folder, or check that it can be resumed. Raises `UserError` where another run lies there."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / ".writable").touch()
-            (self.path / ".writable").unlink()
-        except OSError as error:
-            raise UserError(f"out={self.path}: cannot write there ({error.strerror}); choose another folder") from None
+        make_folder(self.path)
         for folder in (self.last, self.best):
             recover_folder(folder)
         config_file = self.path / "config.yaml"

@@ -38,7 +38,9 @@ class Task(Protocol):
     def model(self) -> Model: ...
 
     @property
-    def score(self) -> str | None: ...  # the validation metric that chooses best/, the higher the better; None: the last
+    def score(
+        self,
+    ) -> str | None: ...  # the validation metric that chooses best/, the higher the better; None: the last
 
     @property
     def num_videos(self) -> int: ...
@@ -307,6 +309,7 @@ def _finish(
         "epochs": config.epochs,
         "best_epoch": state.best_epoch,
         "chosen_by": f"validation {task.score}" if task.score else "last epoch (no validation part)",
+        "parameters": sum(p.numel() for p in task.model.parameters()),
         "seconds": round(state.seconds, 1),
         "num_unreadable": len(state.unreadable),
         "last_validation": validation,

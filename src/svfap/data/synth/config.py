@@ -16,7 +16,7 @@ class SynthConfig:
     """Size and difficulty of a synthetic face dataset; equal configs give equal datasets.
 
     size_px: side of the square videos (even, at least 32). fps: frames per second. num_frames: frames per video (at
-    least 8). num_pretrain, num_train, num_val, num_test: videos per split. clips_per_identity: videos of one face; the
+    least 10). num_pretrain, num_train, num_val, num_test: videos per split. clips_per_identity: videos of one face; the
     classes take turns, so 7 gives each face every class once. nuisance: how far faces, light, background, pose, noise,
     resting face and idle facial movement spread (1 as designed, 0 all but none). expression_gain: multiplies the
     strength of the expressions. seed: everything random derives from it.
@@ -35,7 +35,7 @@ class SynthConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        smallest = {"size_px": 32, "fps": 1, "num_frames": 8, "clips_per_identity": 1, "seed": 0}
+        smallest = {"size_px": 32, "fps": 1, "num_frames": 10, "clips_per_identity": 1, "seed": 0}
         smallest |= dict.fromkeys(
             ("num_pretrain", "num_train", "num_val", "num_test", "nuisance", "expression_gain"), 0
         )

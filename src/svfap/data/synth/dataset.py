@@ -18,8 +18,10 @@ from svfap.data.synth.camera import render_clip
 from svfap.data.synth.config import AFFECT, CLASSES, TRAITS, SynthConfig
 from svfap.data.video import write_video
 from svfap.errors import UserError
+from svfap.files import make_folder
 
 SPLITS = ("pretrain", "train", "val", "test")
+COLUMNS = ["path", "label", *AFFECT, *TRAITS, "subject", "frame_values"]
 
 
 class Clip(NamedTuple):
@@ -59,9 +61,8 @@ def write_dataset(out: str | Path, config: SynthConfig, num_workers: int = 0) ->
     else:
         rows = [render(clip) for clip in track(clips, "rendering faces")]
     for split in SPLITS:
-        table = pd.DataFrame([row for clip, row in zip(clips, rows, strict=True) if clip.split == split])
-        if split == "pretrain" and len(table):
-            table = table[["path", "subject"]]
+        mine = [row for clip, row in zip(clips, rows, strict=True) if clip.split == split]
+        table = pd.DataFrame(mine, columns=["path", "subject"] if split == "pretrain" else COLUMNS)
         table.to_csv(out / f"{split}.csv", index=False, lineterminator="\n", float_format="%.6f")
     (out / "synth.part.json").rename(out / "synth.json")
 
@@ -93,12 +94,9 @@ def _is_complete(out: Path, config: SynthConfig) -> bool:
                     f"{out}: holds a dataset with other settings ({changed}); delete it or choose another folder"
                 )
             return name == "synth.json"
-    try:
-        if out.exists() and any(out.iterdir()):
-            raise UserError(f"{out}: is not empty and holds no synthetic dataset; choose another folder")
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot write there ({error.strerror}); choose another folder") from None
+    make_folder(out)
+    if any(out.iterdir()):
+        raise UserError(f"{out}: is not empty and holds no synthetic dataset; choose another folder")
     return False
 
 

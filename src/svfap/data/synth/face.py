@@ -63,8 +63,8 @@ class Face:
         who, drawing = self.who, self.drawing
         shoulders = np.array([(-2.6, 2.4), (-1.5, 1.35), (-0.5, 1.1), (0.5, 1.1), (1.5, 1.35), (2.6, 2.4)]).T
         neck = np.array([(-0.40, 0.4), (-0.42, 1.1), (-0.2, 1.3), (0.2, 1.3), (0.42, 1.1), (0.40, 0.4)]).T
-        drawing.fill(*shoulders, who.cloth, z=-0.5)
-        drawing.fill(*neck, who.skin * 0.74, z=-0.25)
+        drawing.fill(shoulders[0], shoulders[1], who.cloth, z=-0.5)
+        drawing.fill(neck[0], neck[1], who.skin * 0.74, z=-0.25)
 
     def _head(self) -> None:
         who, drawing = self.who, self.drawing
