@@ -157,7 +157,7 @@ def test_broken_frame_values_are_listed(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text("path,frame_values\n" + "".join(f"{folder}/{i}.mp4,{name}.csv\n" for i, name in enumerate(names)))
     manifest = read_manifest(path, task="regression", dimensions=Dimensions)
-    with pytest.raises(UserError, match="values per frame alone"):
+    with pytest.raises(UserError, match="only values per frame"):
         dataset(manifest, "val")
     batch = one_batch(dataset(manifest, "val", frame_level=True))
     reasons = [reason for _, _, reason in batch["unreadable"]]

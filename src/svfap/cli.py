@@ -16,8 +16,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from svfap.config import FinetuneConfig, PretrainConfig
 from svfap.console import console
 from svfap.errors import UserError
-from svfap.files import make_folder
-from svfap.files import write_atomically
+from svfap.files import make_folder, write_atomically
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 

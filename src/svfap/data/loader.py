@@ -87,7 +87,7 @@ class ClipDataset(Dataset[Item]):
         only_per_frame = manifest.dimensions is not None and manifest.dimensions[0] not in manifest.table
         if only_per_frame and not frame_level:
             raise UserError(
-                f"{manifest.path}: has no column '{manifest.dimensions[0]}', only values per frame; set frame_level, or name another column"
+                f"{manifest.path}: has no column '{manifest.dimensions[0]}', only values per frame; set frame_level"
             )
 
     def __len__(self) -> int:

@@ -219,11 +219,15 @@ def _run_section(run: Mapping[str, Any]) -> Section:
             pictures["Confusion matrix: rows are the truth"] = draw.confusion_matrix(
                 metrics["confusion"], list(per_class)
             )
-    if per_dimension := metrics.get("per_dimension"):
-        tables["Per dimension, on the test set"] = [
-            {"dimension": name, **{_column(m): _written(m, s[m]) for m in REGRESSION_SCORES}}
-            for name, s in per_dimension.items()
-        ]
+    for caption, scores in (
+        ("Per dimension, on the test set", metrics),
+        ("Per dimension, all frames of the test set pooled", metrics.get("frames", {})),
+    ):
+        if per_dimension := scores.get("per_dimension"):
+            tables[caption] = [
+                {"dimension": name, **{_column(m): _written(m, s[m]) for m in REGRESSION_SCORES}}
+                for name, s in per_dimension.items()
+            ]
     if (table := run["predictions"]) is not None:
         dimensions = [c.removeprefix("target_") for c in table.columns if c.startswith("target_")]
         pairs = [name for name in dimensions if f"pred_{name}" in table.columns]
@@ -286,12 +290,14 @@ def _cells(table: Table) -> tuple[list[str], list[list[tuple[str, bool]]]]:
 
 
 def _cell(value: Any) -> tuple[str, bool]:
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value is pd.NA or (isinstance(value, Real) and math.isnan(value)):
         return "–", True
     if isinstance(value, bool) or not isinstance(value, Real):
         text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
         return text, bool(re.fullmatch(r"[-+−]?[\d.,]+%?", text))
-    return (f"{value:,}" if float(value).is_integer() and not isinstance(value, float) else f"{value:.4g}"), True
+    if float(value).is_integer() and not isinstance(value, float):
+        return f"{value:,}", True
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"), True
 
 
 def _embed(caption: str, figure: Figure | Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -114,8 +115,9 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
                 apply_lr(optimizer, lr)
                 micro = [next(batches) for _ in range(config.accumulate_steps)]
                 loss = _accumulate(task, model, micro, accelerator, config.seed, state.step)
-                state.unreadable |= {key: reason for batch in micro for _, key, reason in batch["unreadable"]}
-                loss, stop, unreadable = _agree(accelerator, loss, stopped(), len(state.unreadable))
+                found = {key: reason for batch in micro for _, key, reason in batch["unreadable"]}
+                loss, stop, found = _agree(accelerator, loss, stopped(), found)
+                state.unreadable |= found
                 norm = float(accelerator.clip_grad_norm_(model.parameters(), config.clip_grad or math.inf))
                 if accelerator.mixed_precision != "fp16":  # whose scaler skips overflowing steps and lowers its scale
                     loss = loss if math.isfinite(norm) else math.nan
@@ -125,7 +127,7 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
                 if ema:
                     ema.update(raw)
                 state.step += 1
-                _check_readable(unreadable, task.num_videos, state, config, folder)
+                _check_readable(task.num_videos, state, config, folder)
                 if main and writer:
                     record = {"loss": loss, "lr": lr, "grad_norm": norm}
                     folder.log({"kind": "train", "epoch": epoch, "step": state.step, **record})
@@ -145,12 +147,15 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
                 _keep_best(raw, folder, state, score, epoch, main)
                 if main:
                     scalars = {k: v for k, v in validation.items() if isinstance(v, int | float)}
+                    if not console.is_terminal:  # where a bar cannot move, a line an epoch tells how it goes
+                        shown_score = f", validation {task.score} {score:.4f}" if score is not None else ""
+                        console.print(f"epoch {epoch + 1} of {config.epochs}: loss {loss:.4f}{shown_score}")
                     folder.log({"kind": "val", "epoch": epoch, "step": state.step, **scalars})
                     for name, value in scalars.items():
                         writer.add_scalar(f"val/{name}", value, state.step)  # type: ignore[union-attr]
                     task.show(writer, accelerator, state.step)  # type: ignore[arg-type]
             save_last()
-            if stopped() and epoch + 1 < config.epochs:
+            if stop and epoch + 1 < config.epochs:
                 return _interrupted(folder, state, main)
     return _finish(folder, state, config, validation, task, main)
 
@@ -224,13 +229,17 @@ def _one_black_clip(batch: Batch) -> Batch:
     return {k: v.new_zeros(1, *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
-def _agree(accelerator: Accelerator, loss: float, stop: bool, unreadable: int) -> tuple[float, bool, int]:
+def _agree(
+    accelerator: Accelerator, loss: float, stop: bool, unreadable: dict[str, str]
+) -> tuple[float, bool, dict[str, str]]:
     """Mean loss, whether any process was told to stop, and all unreadable videos: the same on every process."""
     if accelerator.num_processes == 1:
         return loss, stop, unreadable
-    mine = torch.tensor([loss, float(stop), float(unreadable)], device=accelerator.device, dtype=torch.float32)
-    together = accelerator.reduce(mine, "sum").tolist()
-    return together[0] / accelerator.num_processes, together[1] > 0, int(together[2])
+    mine = torch.tensor([loss, float(stop), float(len(unreadable))], device=accelerator.device)
+    total_loss, num_stops, num_unreadable = accelerator.reduce(mine, "sum").tolist()
+    if num_unreadable:
+        unreadable = dict(gather_object(list(unreadable.items())))
+    return total_loss / accelerator.num_processes, num_stops > 0, unreadable
 
 
 def _check_finite(loss: float, micro: list[Batch], folder: RunFolder, accelerator: Accelerator, step: int) -> None:
@@ -246,7 +255,8 @@ def _check_finite(loss: float, micro: list[Batch], folder: RunFolder, accelerato
     )
 
 
-def _check_readable(count: int, num_videos: int, state: TrainState, config: TrainConfig, folder: RunFolder) -> None:
+def _check_readable(num_videos: int, state: TrainState, config: TrainConfig, folder: RunFolder) -> None:
+    count = len(state.unreadable)
     if count > config.max_unreadable * num_videos:
         file = folder.write_unreadable(state.unreadable)
         raise UserError(

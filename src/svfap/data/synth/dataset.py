@@ -44,15 +44,16 @@ def write_dataset(out: str | Path, config: SynthConfig, num_workers: int = 0) ->
     Writes `videos/*.mp4`, `frames/*.csv` (valence, arousal, dominance of every frame), then the manifests
     `pretrain.csv` (paths and subjects, no labels), `train.csv`, `val.csv` and `test.csv`, whose identities are disjoint,
     and last `synth.json`, the config. num_workers: rendering processes; 0 renders in this one.
+    Videos that are there are kept, those missing are rendered.
     Raises `UserError` if the folder holds a dataset made with another config, or something else.
     """
     out = Path(out)
-    if _is_complete(out, config):
+    clips = list(plan(config))
+    if _is_complete(out, config) and all((out / "videos" / f"{clip.name}.mp4").exists() for clip in clips):
         return
     for folder in ("videos", "frames"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     (out / "synth.part.json").write_text(json.dumps(asdict(config), indent=2))
-    clips = list(plan(config))
     render = partial(_write_clip, out, config)
     if num_workers:
         # Fresh processes: a forked one would inherit locks of whatever threads the caller runs.
@@ -80,7 +81,7 @@ def plan(config: SynthConfig) -> Iterator[Clip]:
 
 
 def _is_complete(out: Path, config: SynthConfig) -> bool:
-    """Whether the very dataset is there already."""
+    """Whether the very dataset was finished here; False in an empty folder and in one that was broken off."""
     for name in ("synth.json", "synth.part.json"):
         file = out / name
         if file.exists():
@@ -89,6 +90,7 @@ def _is_complete(out: Path, config: SynthConfig) -> bool:
             except ValueError:
                 raise UserError(f"{file}: cannot be read; delete {out} or choose another folder") from None
             if there != asdict(config):
+                there = there if isinstance(there, dict) else {}
                 changed = ", ".join(k for k, v in asdict(config).items() if there.get(k) != v)
                 raise UserError(
                     f"{out}: holds a dataset with other settings ({changed}); delete it or choose another folder"
@@ -112,7 +114,8 @@ def _write_clip(out: Path, config: SynthConfig, clip: Clip) -> dict[str, object]
         behaviour = make_behaviour(config, identity, clip.clip_seed, clip.label)
     else:
         frames, behaviour = render_clip(config, clip.identity_seed, clip.clip_seed, clip.label)
-        write_video(video, frames, config.fps)
+        # The quickest preset does without x264's macroblock tree, whose output varies from one run to the next.
+        write_video(video, frames, config.fps, preset="ultrafast")
     values = pd.DataFrame(behaviour.frame_values, columns=list(AFFECT))
     values.to_csv(side, index=False, lineterminator="\n", float_format="%.6f")
     return {
