@@ -127,7 +127,7 @@ class FinetuneConfig(TrainConfig):
     """published: down-sampling layers train at the head's rate; depth: at that of the stage they open."""
     drop_path_rate: float = 0.1
     smoothing: float = 0.1
-    """Label smoothing."""
+    """Label smoothing; classification only, like mixup and cutmix."""
     mixup: float = 0.8
     cutmix: float = 1.0
     mix_switch: float = 0.5

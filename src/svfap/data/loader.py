@@ -84,11 +84,9 @@ class ClipDataset(Dataset[Item]):
         self.num_segments, self.num_crops, self.repeats = num_segments, num_crops, repeats
         self.crop_scale, self.crop_scales, self.frame_level = crop_scale, crop_scales, frame_level
         self.epoch = 0
-        only_per_frame = manifest.dimensions is not None and manifest.dimensions[0] not in manifest.table
-        if only_per_frame and not frame_level:
-            raise UserError(
-                f"{manifest.path}: has no column '{manifest.dimensions[0]}', only values per frame; set frame_level"
-            )
+        first = manifest.dimensions[0] if manifest.dimensions else None
+        if first is not None and first not in manifest.table and not frame_level:
+            raise UserError(f"{manifest.path}: has no column '{first}', only values per frame; set frame_level")
 
     def __len__(self) -> int:
         return len(self.manifest)

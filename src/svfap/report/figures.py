@@ -31,7 +31,7 @@ BLUES = LinearSegmentedColormap.from_list("svfap_blues", ["#F7FAFC", "#9CC9E6", 
 DPI = 160
 
 METRIC_NAMES = {
-    "uar": "UAR", "war": "WAR", "weighted_f1": "Weighted F1", "micro_f1": "Micro F1", "macro_f1": "Macro F1",
+    "uar": "UAR", "war": "WAR", "weighted_f1": "Weighted F1", "micro_f1": "Micro F1", "macro_f1": "Macro F1", "f1": "F1",
     "ccc": "CCC", "pcc": "PCC", "accuracy": "1 − MAE", "mae": "MAE", "rmse": "RMSE", "loss": "Loss",
 }  # fmt: skip
 PERCENT = {"uar", "war", "weighted_f1", "micro_f1", "macro_f1"}  # written as percentages in the field

@@ -174,22 +174,17 @@ def _overview(runs: Sequence[Mapping[str, Any]]) -> Section:
     section = Section("Overview", tables={}, figures={})
     assert isinstance(section.tables, dict) and isinstance(section.figures, dict)
     scored = {run["name"]: run["metrics"] for run in runs if run["metrics"]}
-    metrics = [m for m in (*CLASSIFICATION_SCORES, *REGRESSION_SCORES) if any(m in s for s in scored.values())]
-    if scored:
-        section.tables["Test metrics"] = [
-            {
-                "run": name,
-                **{_column(m): _written(m, scores.get(m)) for m in metrics},
-                "videos": _coverage(scores),
-            }
-            for name, scores in scored.items()
-        ]
-    for caption, group in (
-        ("Classification on the test set", CLASSIFICATION_SCORES),
-        ("Regression on the test set", ("ccc", "pcc", "accuracy")),
+    for caption, listed, group in (
+        ("Classification on the test set", CLASSIFICATION_SCORES, CLASSIFICATION_SCORES),
+        ("Regression on the test set", REGRESSION_SCORES, ("ccc", "pcc", "accuracy")),
     ):
-        results = {name: {m: s[m] for m in group if m in s} for name, s in scored.items() if group[0] in s}
-        if len(results) > 1:
+        mine = {name: scores for name, scores in scored.items() if group[0] in scores}
+        section.tables[caption] = [
+            {"run": name, **{_column(m): _written(m, s.get(m)) for m in listed}, "videos": _coverage(s)}
+            for name, s in mine.items()
+        ]
+        if len(mine) > 1:
+            results = {name: {m: s[m] for m in group if m in s} for name, s in mine.items()}
             section.figures[caption] = draw.comparison_bars(results, group)
     facts: dict[str, dict[str, Any]] = {}
     for run in runs:
@@ -297,7 +292,7 @@ def _cell(value: Any) -> tuple[str, bool]:
         return text, bool(re.fullmatch(r"[-+−]?[\d.,]+%?", text))
     if float(value).is_integer() and not isinstance(value, float):
         return f"{value:,}", True
-    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"), True
+    return (f"{value:,.0f}" if abs(float(value)) >= 1000 else f"{value:.4g}"), True
 
 
 def _embed(caption: str, figure: Figure | Path) -> dict[str, Any]:

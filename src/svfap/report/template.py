@@ -39,6 +39,7 @@ tbody tr:hover { background: var(--back); }
 figure { margin: 0; max-width: 100%; }
 figcaption { font-size: .92rem; font-weight: 600; margin-bottom: .5rem; }
 img, video { display: block; max-width: 100%; height: auto; border-radius: 8px; }
+video { width: 40rem; }
 @media (prefers-color-scheme: dark) { img { background: #fff; padding: 8px; } }
 details { margin-top: 1.2rem; }
 summary { cursor: pointer; font-weight: 600; font-size: .92rem; }
