@@ -28,9 +28,9 @@ def test_a_full_row(tmp_path: Path) -> None:
         tmp_path,
         "path,label,start_s,end_s,subject,split,box,frame_values,group\n"
         "a.mp4, happy ,1.5,2.25,s1,train,10 20 30.5 40,a.csv,folds/1\n"
-        "./b.mp4,angry,,,,test,,,\n",
+        "./b.mp4,angry,,,,train,,,\n",
     )
-    manifest = read_manifest(path)
+    manifest = read_manifest(path, split="train")
     assert (manifest.path, manifest.label_names, manifest.dimensions) == (path, ("angry", "happy"), None)
     full, bare = manifest
     assert full.path == tmp_path / "a.mp4"
@@ -102,6 +102,13 @@ def test_regression_columns(tmp_path: Path) -> None:
     assert "no column 'dominance'" in refused(path, task="regression", dimensions=["dominance", "arousal"])
 
 
+@pytest.mark.parametrize("bad", ["", "oops", "nan"])
+def test_a_bad_value_in_the_first_row_does_not_drop_its_column(tmp_path: Path, bad: str) -> None:
+    path = write(tmp_path, f"path,valence,arousal\na,0.1,{bad}\nb,0.2,0.3\nc,0.3,0.1\n")
+    assert "row 2" in (message := refused(path, task="regression"))
+    assert "arousal" in message
+
+
 def test_values_per_frame_alone(tmp_path: Path) -> None:
     path = write(tmp_path, "path,frame_values\na,a.csv\nb,b.csv\n")
     manifest = read_manifest(path, task="regression", dimensions=["valence"])
@@ -123,7 +130,7 @@ def test_split_chooses_rows_and_keeps_all_labels(tmp_path: Path) -> None:
     train = read_manifest(path, split="train")
     assert [(sample.key, sample.label) for sample in train] == [("a", 0), ("d", 2)]
     assert train.label_names == ("x", "y", "z")
-    assert "row 4" in refused(path)  # without a split the unlabelled row counts
+    assert "holds several parts, pretrain, test, train; say which one with split" in refused(path)
     assert "no row with split 'val'; there are pretrain, test, train" in refused(path, split="val")
     plain = write(tmp_path, "path,label\na,0\n", "plain.csv")
     assert "no column 'split'" in refused(plain, split="val")

@@ -202,6 +202,8 @@ def test_masks_that_are_no_tubes_are_refused():
         model.encoder(clips(2, model), masked[:, :-1])
     with pytest.raises(ValueError, match="expected clips"):
         model.encoder(clips(2, model)[:, :, :8])
+    with pytest.raises(ValueError, match="nothing to predict"):
+        model.loss(clips(2, model), torch.zeros_like(masked))
 
 
 def test_targets_are_standardised_pixels_of_the_hidden_tubelets():
@@ -256,12 +258,16 @@ def test_positions_are_not_saved():
         ({"num_bottleneck_tokens": (1, 2, 3)}, "one number for each of the 2 stages"),
         ({"output_activation": "relu"}, "none of none, sigmoid, tanh"),
         ({"mask_ratio": 1.0}, "mask_ratio"),
+        ({"img_size": "abc"}, "img_size='abc' must be a whole number"),
+        ({"img_size": 64.0}, "img_size=64.0 must be a whole number"),
+        ({"stage_depths": "222"}, "stage_depths"),
+        ({"output_activation": "sigmoid"}, "output_activation='sigmoid' is for regression"),
         ({"num_head": 4}, "did you mean 'num_heads'"),
     ],
 )
 def test_numbers_that_do_not_fit_are_named(words, message):
     with pytest.raises(UserError, match=message):
-        svfap.create_model("svfap_debug", "features", **words)
+        model_config("svfap_debug", "features", **words)
 
 
 def test_unknown_preset_and_task_name_the_nearest():

@@ -179,6 +179,64 @@ def test_torchrun_on_two_processes_matches_one(faces, tmp_path):
     assert two["war"] == one["war"]
 
 
+def test_a_process_without_anything_to_validate_does_not_hang(faces, tmp_path):
+    pd.read_csv(faces / "val.csv").iloc[:1].assign(path=lambda t: str(faces) + "/" + t["path"]).to_csv(
+        tmp_path / "one.csv"
+    )
+    settings = dict(
+        manifest=str(faces / "train.csv"), val_manifest=str(tmp_path / "one.csv"), out=str(tmp_path / "run")
+    )
+    names = sorted(pd.read_csv(faces / "train.csv")["label"].unique())
+    settings |= {**QUICK, "label_names": names, "epochs": 1, "batch_size": 14}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
+    command += ["-m", "svfap", "finetune", "--config", str(tmp_path / "run.yaml")]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert log(tmp_path / "run", "val")[0]["num_evaluated"] == 1
+
+
+def test_half_a_log_line_does_not_stop_resuming(faces, tmp_path, monkeypatch):
+    stop_after(monkeypatch, 6)
+    pretrain(pretraining(faces, tmp_path / "run", model={"stage_depths": (2, 2, 2)}))
+    monkeypatch.undo()
+    with (tmp_path / "run" / "log.jsonl").open("a") as file:
+        file.write('{"kind": "train", "ep')
+    pretrain(pretraining(faces, tmp_path / "run", model={"stage_depths": (2, 2, 2)}, max_unreadable=0.5), resume=True)
+    assert [line["step"] for line in log(tmp_path / "run")] == list(range(1, 13))
+
+
+def test_unreadable_validation_videos_are_listed(faces, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(faces, copy)
+    bad = pd.read_csv(copy / "val.csv")["path"][0]
+    (copy / bad).write_text("no video")
+    result = finetune(finetuning(copy, tmp_path / "run", max_unreadable=0.1))
+    assert result["num_unreadable"] == 1
+    assert pd.read_csv(tmp_path / "run" / "unreadable.csv")["path"].tolist() == [bad]
+
+
+def test_published_checkpoint_without_args_starts_a_run(faces, pretrained, tmp_path):
+    state = svfap.export_published(svfap.load_model(pretrained))
+    torch.save({"model": state}, tmp_path / "official.pth")
+    task = FinetuneTask(finetuning(faces, tmp_path / "run", init=str(tmp_path / "official.pth")))
+    name = "tubelet_embed.weight"
+    assert torch.equal(task.model.encoder.state_dict()[name], state["encoder.patch_embed.proj.weight"])
+
+
+def test_frame_level_takes_the_dimensions_of_the_side_files(faces, tmp_path):
+    training, _ = read_parts(finetuning(faces, tmp_path, task="regression", frame_level=True))
+    assert training.dimensions == ("valence", "arousal", "dominance")
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 

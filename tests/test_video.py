@@ -486,3 +486,48 @@ def test_real_videos_read_as_they_stream(clips: Path) -> None:
             wanted = [source.num_frames - 1, 5, 40]
             for number, frame in zip(wanted, source.read(wanted), strict=True):
                 assert np.array_equal(frame, frames[number])
+
+
+def test_steady_frames_are_those_that_read_numbers(tmp_path: Path) -> None:
+    """At 25 pictures a second, then at 5: both walk the same even grid of time."""
+    path = tmp_path / "vfr.mp4"
+    pictures = [np.full((32, 32, 3), 6 * k, np.uint8) for k in range(30)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "0", "preset": "ultrafast"})
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 25)
+        for k, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = k if k < 20 else 20 + 5 * (k - 20)
+            frame.time_base = Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with open_video(path) as source:
+        read = source.read(range(source.num_frames))
+        steady = list(source.steady_frames())
+        assert source.num_frames == len(steady) == 30
+        assert source.fps < 15
+        np.testing.assert_array_equal(np.stack([picture for _, picture in steady]), read)
+        np.testing.assert_allclose([time for time, _ in steady], np.arange(30) / source.fps)
+    assert len(np.unique(read[:, 0, 0, 0])) < 30  # some pictures stay, some are passed over
+
+
+def test_metadata_that_is_not_text_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "title.mp4"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "name"
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    path.write_bytes(_retitle(path))
+    with open_video(path) as source:
+        assert source.num_frames == 1
+
+
+def _retitle(path: Path) -> bytes:
+    content = path.read_bytes()
+    place = content.rindex(b"name")  # the title's text, not the box of that name
+    return content[:place] + b"n\xe9\xff\xfe" + content[place + 4 :]

@@ -151,6 +151,31 @@ def test_wrong_number_of_outputs_is_an_error(published):
         svfap.import_published(published, num_outputs=5)
 
 
+@pytest.mark.parametrize("name", ["blocks.0.mlp.fc1.weight", "temporal_downsamples.0.weight", "blocks.3.norm1.bias"])
+def test_a_missing_tensor_is_named(published, name):
+    state = {n: t for n, t in published["model"].items() if n != name}
+    with pytest.raises(UserError, match="does not fit the model") as error:
+        svfap.import_published(state, **SIZES)
+    assert name in str(error.value) or "stages.1.blocks.1.norm1.bias" in str(error.value)
+
+
+def test_foreign_tensors_in_a_pretrained_file_are_not_passed_over():
+    state = export_published(svfap.create_model("svfap_debug", "pretraining"))
+    task = dict(task="classification", num_outputs=2, **SIZES)
+    assert svfap.import_published(state, **task).config.num_outputs == 2
+    with pytest.raises(UserError, match="tensors left over: foo.weight"):
+        svfap.import_published({**state, "foo.weight": torch.zeros(1)}, **task)
+
+
+def test_load_model_for_another_task_keeps_the_encoder(tmp_path):
+    source = svfap.create_model("svfap_debug", "pretraining")
+    source.save_pretrained(tmp_path)
+    features = svfap.load_model(tmp_path, task="features")
+    assert features(torch.zeros(1, 3, 16, 32, 32)).shape == (1, 32)
+    assert torch.equal(features.encoder.tubelet_embed.weight, source.encoder.tubelet_embed.weight)
+    assert isinstance(svfap.Model.from_pretrained(tmp_path), svfap.MaskedAutoencoder)
+
+
 class Hostile:
     def __reduce__(self):
         return (print, ("this ran",))

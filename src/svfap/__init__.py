@@ -12,6 +12,7 @@ _HOME = {
     "list_presets": "svfap.model.presets",
     "ModelConfig": "svfap.model.config",
     "TPSBT": "svfap.model.encoder",
+    "Model": "svfap.model.presets",
     "MaskedAutoencoder": "svfap.model.mae",
     "Perceiver": "svfap.model.perceiver",
     "tube_mask": "svfap.model.masking",

@@ -36,7 +36,7 @@ class TrainConfig:
     repeats: int = 1
     """Clips of a batch drawn from each decoded video (repeated sampling)."""
     accumulate_steps: int = 1
-    """Micro-batches per optimiser step, to fit memory; does not change the result."""
+    """Micro-batches per optimiser step, to fit memory; random draws differ with it, the learning rate does not."""
     base_lr: float = 1e-3
     """Peak learning rate for a batch of 256; the rate used is base_lr × batch_size / 256."""
     min_lr: float = 1e-6

@@ -60,12 +60,24 @@ def published_name(name: str, config: ModelConfig) -> str:
     return f"encoder.{rest}" if config.task == "pretraining" else rest
 
 
-def load_model(path_or_hub_id: str | Path) -> Model:
+def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides: Any) -> Model:
     """Load a model of ours.
+
+    task: build a model for another task around its encoder, such as "features" from a pre-trained one; overrides: fields
+    of `ModelConfig` for it (num_outputs=7, …). Norm and head are then new, as a warning says.
 
     A folder written by `save_pretrained`, a run's folder (its `best/`, else its `last/`), or the name of a repository on
     the Hugging Face Hub. Returns it in eval mode. Raises `UserError` where there is none or its tensors do not fit.
     """
+    if task is not None:
+        source = load_model(path_or_hub_id)
+        if source.config.task == task and not overrides:
+            return source
+        words = {**asdict(source.config), "task": task, "fuse_stages": task == "pretraining", **overrides}
+        model = build_model(ModelConfig(**words))
+        new = init_encoder(model, source)
+        log.warning("%s is a %s model: %s are new", path_or_hub_id, source.config.task, ", ".join(new))
+        return model.eval()
     folder = Path(path_or_hub_id)
     for candidate in (folder, folder / "best", folder / "last"):
         if (candidate / "config.json").is_file():
@@ -123,6 +135,8 @@ def init_encoder(model: Model, source: Model) -> list[str]:
         *("num_bottleneck_tokens", "bottleneck_hidden_dim", "temporal_kernel_size"),
     )
     mine, theirs = asdict(model.config), asdict(source.config)
+    if model.config.fuse_stages and not source.config.fuse_stages:
+        raise UserError("the source's encoder has no norm for fused stages: it was fine-tuned on its last stage alone")
     differing = [f"{w}: {theirs[w]} there, {mine[w]} here" for w in shape_words if mine[w] != theirs[w]]
     if differing:
         raise UserError(f"the pre-trained encoder does not fit this model ({'; '.join(differing)})")
@@ -151,7 +165,10 @@ def import_published(
     pretrained = any(name.startswith(("decoder.", "mask_token", "encoder_to_decoder")) for name in tensors)
     task = task or ("pretraining" if pretrained else "classification")
     provenance = {"imported_from": source, "epoch": contents.get("epoch")}
-    config = _infer_config(tensors, args, task, pretrained, {"provenance": provenance, **overrides}, source)
+    try:
+        config = _infer_config(tensors, args, task, pretrained, {"provenance": provenance, **overrides}, source)
+    except KeyError as error:
+        raise UserError(f"{source}: does not fit the model. tensors that are missing: {error.args[0]}") from None
     model = build_model(config)
     if pretrained and task != "pretraining":
         tensors = _encoder_only(tensors, config)
@@ -272,11 +289,9 @@ def _count(names: Mapping[str, Any], pattern: str) -> int:
 
 
 def _encoder_only(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The part of a pre-trained checkpoint that a task model takes, by its fine-tuning names."""
-    encoder = {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
-    if not config.fuse_stages:
-        encoder = {name: tensor for name, tensor in encoder.items() if not name.startswith("norm.")}
-    return encoder
+    """A pre-trained checkpoint without what a task model does not take, by fine-tuning names."""
+    left_out = ("decoder.", "mask_token", "encoder_to_decoder.", *(() if config.fuse_stages else ("encoder.norm.",)))
+    return {n.removeprefix("encoder."): t for n, t in tensors.items() if not n.startswith(left_out)}
 
 
 def _fill(model: Model, tensors: dict[str, Tensor], *, allow_new_head: bool, source: str) -> list[str]:

@@ -315,6 +315,9 @@ def _check_duplicates(path: Path, out: pd.DataFrame) -> None:
 
 def _choose_split(path: Path, out: pd.DataFrame, split: str | None) -> NDArray[np.bool_]:
     if split is None:
+        parts = sorted(set(out["split"])) if "split" in out else []
+        if len(parts) > 1:
+            raise ManifestError(f"{path}: holds several parts, {_listed(parts)}; say which one with split")
         return np.ones(len(out), bool)
     if "split" not in out:
         raise ManifestError(f"{path}: no column 'split' to choose '{split}' from; add it or leave the split out")
@@ -363,15 +366,19 @@ def _read_labels(
     return known
 
 
+def _is_numeric(column: pd.Series) -> bool:
+    """Whether most entries are numbers: a few bad ones are then reported, and not the whole column left out."""
+    given = column[~column.str.strip().str.lower().isin(["", "nan"])]
+    return bool(pd.to_numeric(given, errors="coerce").notna().sum() > len(given) / 2)
+
+
 def _read_values(
     path: Path, table: pd.DataFrame, out: pd.DataFrame, chosen: NDArray[np.bool_], dimensions: Sequence[str] | None
 ) -> tuple[str, ...]:
     """Add the dimensions' float64 columns; return their names."""
     if dimensions is None:
         free = [name for name in table.columns if name not in RESERVED]
-        first = table[chosen].iloc[0]
-        numeric = pd.to_numeric(first[free], errors="coerce").notna() | (first[free].str.lower() == "nan")
-        names = tuple(name for name in free if numeric[name])
+        names = tuple(name for name in free if _is_numeric(table[name][chosen]))
         if not names:
             raise ManifestError(f"{path}: no column of numbers to learn; add one per dimension or name the columns")
     else:

@@ -70,6 +70,10 @@ class VideoSource(ABC):
     def frames(self) -> Iterator[tuple[float, Pixels]]:
         """Every picture once, in order: (time in seconds from the first one, uint8 RGB (H, W, 3)). Constant memory."""
 
+    def steady_frames(self) -> Iterator[tuple[float, Pixels]]:
+        """The frames that `read` numbers, in order: (number / fps, picture). Constant memory."""
+        return self.frames()
+
     def close(self) -> None:  # noqa: B027  nothing to free unless a subclass says so
         """Free the file."""
 
@@ -255,6 +259,18 @@ class _Container(VideoSource):
         if num_decoded == 0:
             raise VideoError(self.path, "none of its pictures can be decoded")
 
+    def steady_frames(self) -> Iterator[tuple[float, Pixels]]:
+        shown_s = (self._times - self._times[0]) * (1 / self.fps if self._by_count else self._tick_s)
+        held: Pixels | None = None
+        number = 0
+        for time_s, picture in self.frames():
+            place = int(np.abs(shown_s - time_s).argmin())
+            while number < self.num_frames and self._picture_of[number] <= place:
+                late = self._picture_of[number] < place and held is not None
+                yield number / self.fps, held if late and held is not None else picture
+                number += 1
+            held = picture
+
     def close(self) -> None:
         self._container.close()
 
@@ -337,7 +353,7 @@ class _Container(VideoSource):
     def _opened(self) -> tuple[av.container.InputContainer, av.VideoStream]:
         try:
             # The prefix keeps FFmpeg from reading protocols or number patterns into a name.
-            container = av.open(f"file:{self.path}")
+            container = av.open(f"file:{self.path}", metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
             raise VideoError(self.path, f"not a readable video ({error.strerror or error})") from None
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]

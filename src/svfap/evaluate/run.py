@@ -12,7 +12,7 @@ from svfap.data.manifest import read_manifest
 from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.evaluate.metrics import predictions_table, write_metrics
-from svfap.evaluate.views import predict_views, score_predictions
+from svfap.evaluate.views import NothingReadable, predict_views, score_predictions
 from svfap.files import make_folder, write_atomically
 from svfap.weights import load_model
 
@@ -70,14 +70,23 @@ def evaluate(
         frame_level=config.frame_level,
     )
     make_folder(out)
-    predictions = predict_views(perceiver, config, dataset, accelerator, batch_size, num_workers, "evaluating")
+    try:
+        predictions = predict_views(perceiver, config, dataset, accelerator, batch_size, num_workers, "evaluating")
+    except NothingReadable as error:
+        write_metrics(out / "metrics.json", {"num_expected": len(videos), "num_evaluated": 0})
+        _write_unreadable(out, error.unreadable)
+        raise
     metrics = score_predictions(predictions, config, videos)
     if accelerator.is_main_process:
         paths = [videos[i].key for i in predictions.index.tolist()]
         table = predictions_table(paths, predictions.outputs, config.label_names, predictions.targets, task)
         write_metrics(out / "metrics.json", {"model": str(model), "manifest": str(manifest), **metrics})
         write_atomically(out / "predictions.csv", table.to_csv(index=False))
-        unreadable = pd.DataFrame(sorted(predictions.unreadable.items()), columns=["path", "reason"])
-        write_atomically(out / "unreadable.csv", unreadable.to_csv(index=False))
+        _write_unreadable(out, predictions.unreadable)
     accelerator.wait_for_everyone()
     return metrics
+
+
+def _write_unreadable(out: Path, unreadable: dict[str, str]) -> None:
+    table = pd.DataFrame(sorted(unreadable.items()), columns=["path", "reason"])
+    write_atomically(out / "unreadable.csv", table.to_csv(index=False))

@@ -21,6 +21,14 @@ from svfap.evaluate.metrics import classification_metrics, frame_metrics, regres
 from svfap.model.config import ModelConfig
 
 
+class NothingReadable(UserError):
+    """No video could be read; `unreadable` says why of each."""
+
+    def __init__(self, message: str, unreadable: dict[str, str]) -> None:
+        super().__init__(message)
+        self.unreadable = unreadable
+
+
 @dataclass
 class Predictions:
     """One entry per video that could be read, in manifest order.
@@ -82,7 +90,8 @@ def predict_views(
     if accelerator.num_processes > 1:
         rows, unreadable = gather_object(rows), gather_object(unreadable)
     if not rows:
-        raise UserError(f"none of the {len(dataset)} videos can be read; the first: {': '.join(unreadable[0])}")
+        first = ": ".join(unreadable[0])
+        raise NothingReadable(f"none of the {len(dataset)} videos can be read; the first: {first}", dict(unreadable))
     return _average(rows, dict(unreadable), config.frame_level)
 
 

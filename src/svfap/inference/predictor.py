@@ -13,7 +13,7 @@ import torch
 
 from svfap.data.augment import center_crop, normalize
 from svfap.data.clips import window_indices
-from svfap.data.video import iter_frames, open_video
+from svfap.data.video import open_video
 from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.errors import UserError
 from svfap.inference.windows import Window, iter_windows
@@ -29,6 +29,7 @@ class Predictor:
     model: a perceiver, or what `svfap.load_model` takes. device: "auto" (a GPU where there is one), "cpu", "cuda", ….
     precision: "auto" (bf16 where the device is quick at it), "fp32", "bf16" or "fp16". hop_s: seconds from one window to
     the next; default: windows follow each other without overlap. The picture is taken as a face crop: its centre square.
+    The model is moved to the device and set to eval mode.
     """
 
     def __init__(
@@ -94,8 +95,8 @@ class Predictor:
     def _windows(self, video: str | Path) -> Iterator[Window]:
         size, length, stride = self.config.img_size, self.config.num_frames, self.config.sampling_stride
         with open_video(video) as source:
-            hop = self._hop(source.fps)
-        yield from iter_windows(iter_frames(video), length, stride, hop, lambda f: center_crop(f[None], size)[0])
+            frames, hop = source.steady_frames(), self._hop(source.fps)
+            yield from iter_windows(frames, length, stride, hop, lambda f: center_crop(f[None], size)[0])
 
     @torch.inference_mode()
     def _run(self, clips: np.ndarray) -> np.ndarray:

@@ -40,6 +40,8 @@ class Model(
     def _from_pretrained(cls, *, config: Any, strict: bool = True, **kwargs: Any) -> Model:  # type: ignore[override]
         """Rebuild the config from its JSON and load strictly: a missing or superfluous tensor is an error."""
         config = ModelConfig(**config) if isinstance(config, dict) else config
+        if not cls.tasks:  # the base class stands for whichever class the config's task needs
+            cls = next(c for c in cls.__subclasses__() if config.task in c.tasks)
         folder = Path(kwargs["model_id"])
         if not folder.is_dir():
             return super()._from_pretrained(config=config, strict=strict, **kwargs)

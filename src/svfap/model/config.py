@@ -60,6 +60,12 @@ class ModelConfig:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for word in ("stage_depths", "num_bottleneck_tokens"):
+            value = getattr(self, word)
+            if not all(isinstance(n, int) for n in (value if isinstance(value, list | tuple) else [value])):
+                raise UserError(f"model config: {word}={value!r} must be whole numbers, one for each stage")
+        if isinstance(self.stage_depths, int):
+            object.__setattr__(self, "stage_depths", (self.stage_depths,))
         later_stages = len(self.stage_depths) - 1
         tokens = self.num_bottleneck_tokens
         tokens = (tokens,) if isinstance(tokens, int) else tuple(tokens)
@@ -86,10 +92,20 @@ class ModelConfig:
             self.output_activation in ACTIVATIONS,
             f"output_activation={self.output_activation!r} is none of {', '.join(ACTIVATIONS)}",
         )
+        require(
+            self.output_activation == "none" or self.task == "regression",
+            f"output_activation={self.output_activation!r} is for regression; classes get a softmax where they are read",
+        )
+        require(
+            not (self.frame_level and self.task == "classification"),
+            "frame_level is for regression and features; classes are given per clip",
+        )
         for word in (
             *("img_size", "num_frames", "patch_size", "tubelet_size", "embed_dim", "num_heads", "temporal_kernel_size"),
             *("bottleneck_hidden_dim", "decoder_embed_dim", "decoder_num_heads", "decoder_depth", "sampling_stride"),
         ):
+            whole_number = isinstance(getattr(self, word), int) and not isinstance(getattr(self, word), bool)
+            require(whole_number, f"{word}={getattr(self, word)!r} must be a whole number")
             require(getattr(self, word) >= 1, f"{word}={getattr(self, word)} must be at least 1")
         require(len(self.stage_depths) >= 1, "stage_depths is empty; give the number of blocks of each stage")
         require(min(self.stage_depths) >= 1, f"stage_depths={self.stage_depths}: every stage needs a block")
@@ -148,7 +164,7 @@ class ModelConfig:
         return self.tubelet_size * self.patch_size**2 * 3
 
     def num_masked_positions(self, ratio: float | None = None) -> int:
-        """Positions that `ratio` (default: `mask_ratio`) hides in each time step, rounded down as published."""
+        """Positions that `ratio` (default: `mask_ratio`) hides in each time step, rounded down."""
         ratio = self.mask_ratio if ratio is None else ratio
         return math.floor(ratio * self.num_positions + 1e-9)  # 0.29 * 100 is 28.999… in binary
 

@@ -73,7 +73,10 @@ class MaskedAutoencoder(Model):
 
     def loss(self, clip: Tensor, masked: Tensor, num_masked: int | None = None) -> Tensor:
         """Mean squared error between prediction and target on hidden tubelets (Eq. 11): a float32 scalar."""
-        return F.mse_loss(self(clip, masked, num_masked).float(), self.targets(clip, masked, num_masked))
+        targets = self.targets(clip, masked, num_masked)
+        if targets.shape[1] == 0:
+            raise ValueError("masked hides nothing, so there is nothing to predict")
+        return F.mse_loss(self(clip, masked, num_masked).float(), targets)
 
     @torch.no_grad()
     def _targets(self, clip: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

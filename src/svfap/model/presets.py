@@ -43,6 +43,9 @@ def model_config(preset: str, task: str, **overrides: Any) -> ModelConfig:
     """A preset's config for a task; `overrides` are fields of `ModelConfig`. Raises `UserError` for unknown words."""
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}{_nearest(preset, PRESETS)}; presets: {', '.join(PRESETS)}")
+    for word in ("preset", "task"):
+        if word in overrides:
+            raise UserError(f"{word} is no setting of the model to be overridden; give it by itself")
     for word in overrides:
         if word not in ModelConfig.words():
             raise UserError(f"unknown model setting {word!r}{_nearest(word, ModelConfig.words())}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from svfap.errors import UserError
 from svfap.files import make_folder, recover_folder, replacing_folder, write_atomically
 
 # Settings that may change when a run is resumed, since they do not change its result.
-FREE_SETTINGS = ("num_workers", "save_every_steps", "out")
+FREE_SETTINGS = ("num_workers", "save_every_steps", "max_unreadable", "out")
 
 
 @dataclass
@@ -86,7 +87,7 @@ class RunFolder:
         """Drop log lines of steps that will be done again."""
         file = self.path / "log.jsonl"
         if file.exists():
-            lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
+            lines = [line for line in file.read_text().splitlines() if _step(line) <= step]
             write_atomically(file, "".join(line + "\n" for line in lines))
 
     def write_unreadable(self, unreadable: dict[str, str]) -> Path:
@@ -98,7 +99,16 @@ class RunFolder:
         return file
 
 
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # half a line, left by a run that was killed
+        return math.inf
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
     if isinstance(value, Path):
         return str(value)
     return [_plain(v) for v in value] if isinstance(value, tuple | list) else value

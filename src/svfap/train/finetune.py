@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -19,6 +20,8 @@ from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, carve_validation, read_manifest
 from svfap.errors import UserError
 from svfap.evaluate.views import predict_views, score_predictions
+from svfap.model.base import Model
+from svfap.model.config import ModelConfig
 from svfap.model.presets import create_model
 from svfap.train.loop import Batch, num_workers, train
 from svfap.train.optim import parameter_groups
@@ -47,7 +50,7 @@ class FinetuneTask:
         )
         self.model = create_model(config.preset, config.task, **{**words, **config.model})
         if config.init:
-            new = init_encoder(self.model, _read_init(config.init, self.model.config.num_heads))
+            new = init_encoder(self.model, _read_init(config.init, self.model.config))
             console.print(f"encoder from {config.init}; new: {', '.join(new)}")
         shape = self.model.config
         self.dataset = ClipDataset(
@@ -65,7 +68,7 @@ class FinetuneTask:
 
     @property
     def num_videos(self) -> int:
-        return len(self.manifest)
+        return len(self.manifest) + len(self.validation or ())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return parameter_groups(
@@ -109,7 +112,7 @@ class FinetuneTask:
             self.config.batch_size,
             num_workers(self.config.num_workers, accelerator),
         )
-        return score_predictions(predictions, shape, self.validation)
+        return {**score_predictions(predictions, shape, self.validation), "unreadable": predictions.unreadable}
 
     def show(self, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
         """Nothing to look at."""
@@ -121,7 +124,11 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
         raise UserError("frame_level needs task=regression: classes are given per clip")
     what: dict[str, Any] = dict(root=config.root, task=config.task)
     what |= dict(label_names=config.label_names, dimensions=config.dimensions)
+    if config.frame_level and not config.dimensions:
+        what["dimensions"] = _frame_dimensions(read_manifest(config.manifest, **what, split=config.split))
     training = read_manifest(config.manifest, **what, split=config.split)
+    if training.dimensions:
+        console.print(f"dimensions: {', '.join(training.dimensions)}")
     if config.val_manifest is None and config.val_split is None:
         if config.val_fraction <= 0:
             console.print("no validation part (val_fraction=0): the last epoch counts")
@@ -135,10 +142,23 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
     return training, read_manifest(config.val_manifest or config.manifest, **what, split=config.val_split)
 
 
-def _read_init(init: str, num_heads: int) -> Any:
-    if Path(init).is_file():
-        return import_published(init, task="features", num_heads=num_heads)
-    return load_model(init)
+def _frame_dimensions(manifest: Manifest) -> list[str]:
+    """Those dimensions of a manifest that its files of values per frame hold."""
+    side = next((sample.frame_values for sample in manifest if sample.frame_values is not None), None)
+    if side is None:
+        return list(manifest.dimensions or ())
+    try:
+        columns = pd.read_csv(side, nrows=0).columns
+    except (OSError, ValueError) as error:
+        raise UserError(f"{side}: values per frame cannot be read ({error})") from None
+    return [name for name in columns if name in (manifest.dimensions or columns)]
+
+
+def _read_init(init: str, config: ModelConfig) -> Model:
+    if not Path(init).is_file():
+        return load_model(init)
+    words = ("num_heads", "stage_depths", "img_size", "num_frames", "fuse_stages")
+    return import_published(init, task="features", **{word: getattr(config, word) for word in words})
 
 
 def finetune(config: FinetuneConfig, resume: bool = False) -> dict[str, Any]:

@@ -142,7 +142,9 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
                         return _interrupted(folder, state, main)
             with ema.swapped(raw) if ema else nullcontext():
                 model.eval()
-                validation = task.validate(accelerator, model)
+                # Not the wrapped model: its collectives would wait for a process that has nothing to validate.
+                validation = task.validate(accelerator, raw)
+                state.unreadable |= validation.pop("unreadable", {})
                 score = validation.get(task.score) if task.score else None
                 _keep_best(raw, folder, state, score, epoch, main)
                 if main:
@@ -157,6 +159,8 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
             save_last()
             if stop and epoch + 1 < config.epochs:
                 return _interrupted(folder, state, main)
+    if writer:
+        writer.close()
     return _finish(folder, state, config, validation, task, main)
 
 
