@@ -367,9 +367,10 @@ def _read_labels(
 
 
 def _is_numeric(column: pd.Series) -> bool:
-    """Whether most entries are numbers: a few bad ones are then reported, and not the whole column left out."""
+    """Whether the first or most of the given entries are numbers: a bad one is then reported, not the column left out."""
     given = column[~column.str.strip().str.lower().isin(["", "nan"])]
-    return bool(pd.to_numeric(given, errors="coerce").notna().sum() > len(given) / 2)
+    numbers = pd.to_numeric(given, errors="coerce").notna()
+    return bool(len(given)) and bool(numbers.iloc[0] or numbers.mean() > 0.5)
 
 
 def _read_values(
