@@ -152,27 +152,21 @@ def test_accumulation_does_not_change_the_result(faces, tmp_path):
     np.testing.assert_allclose(losses(tmp_path / "1"), losses(tmp_path / "2"), rtol=1e-4)
 
 
+def on_two_processes(file: Path, words: dict) -> None:
+    """Fine-tune under torchrun with settings that go through a YAML file."""
+    plain = {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in words.items()}
+    file.write_text(yaml.safe_dump(plain))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    command += ["-m", "svfap", "finetune", "--config", str(file)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_torchrun_on_two_processes_matches_one(faces, tmp_path):
     plain = dict(mixup=0, cutmix=0, rand_augment=False, erase_rate=0, flip_rate=0, drop_path_rate=0, epochs=1)
     finetune(finetuning(faces, tmp_path / "one", **plain, batch_size=14))
-    settings = {
-        k: str(v) if isinstance(v, Path) else v for k, v in vars(finetuning(faces, tmp_path / "two", **plain)).items()
-    }
-    (tmp_path / "run.yaml").write_text(
-        yaml.safe_dump({**settings, "batch_size": 14, "betas": [0.9, 0.999], "crop_scale": [0.08, 1.0]})
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(free_port()),
-    ]
-    command += ["-m", "svfap", "finetune", "--config", str(tmp_path / "run.yaml")]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    words = {**vars(finetuning(faces, tmp_path / "two", **plain)), "batch_size": 14}
+    on_two_processes(tmp_path / "run.yaml", words)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
     two, one = log(tmp_path / "two", "val")[0], log(tmp_path / "one", "val")[0]
     assert two["num_evaluated"] == one["num_evaluated"] == 7
@@ -183,24 +177,9 @@ def test_a_process_without_anything_to_validate_does_not_hang(faces, tmp_path):
     pd.read_csv(faces / "val.csv").iloc[:1].assign(path=lambda t: str(faces) + "/" + t["path"]).to_csv(
         tmp_path / "one.csv"
     )
-    settings = dict(
-        manifest=str(faces / "train.csv"), val_manifest=str(tmp_path / "one.csv"), out=str(tmp_path / "run")
-    )
     names = sorted(pd.read_csv(faces / "train.csv")["label"].unique())
-    settings |= {**QUICK, "label_names": names, "epochs": 1, "batch_size": 14}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(free_port()),
-    ]
-    command += ["-m", "svfap", "finetune", "--config", str(tmp_path / "run.yaml")]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
+    words = dict(val_manifest=tmp_path / "one.csv", label_names=names, epochs=1, batch_size=14)
+    on_two_processes(tmp_path / "run.yaml", vars(finetuning(faces, tmp_path / "run", **words)))
     assert log(tmp_path / "run", "val")[0]["num_evaluated"] == 1
 
 
