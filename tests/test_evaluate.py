@@ -364,3 +364,17 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_work(faces, classif
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match=f"out={out}: cannot write there"):
             evaluate(classifier, faces / "test.csv", out)
+
+
+def test_a_frame_level_classifier_is_scored_per_clip(faces, tmp_path):
+    names = tuple(sorted(set(pd.read_csv(faces / "test.csv")["label"])))
+    torch.manual_seed(0)
+    words = dict(label_names=names, frame_level=True, sampling_stride=1)
+    net = svfap.create_model("svfap_debug", "classification", **words).eval()
+    net.head.weight.data.mul_(1e4)
+    net.save_pretrained(tmp_path / "model")
+    metrics = evaluate(tmp_path / "model", faces / "test.csv", tmp_path / "out", precision="fp32")
+    assert metrics["num_evaluated"] == 14
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    np.testing.assert_allclose(table.filter(like="prob_").sum(axis=1), 1, atol=1e-5)
+    assert (table["label"] == table["prediction"]).mean() == metrics["war"]

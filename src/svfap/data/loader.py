@@ -82,7 +82,8 @@ class ClipDataset(Dataset[Item]):
         self.manifest, self.mode = manifest, mode
         self.clip_length, self.stride, self.size, self.seed = clip_length, stride, size, seed
         self.num_segments, self.num_crops, self.repeats = num_segments, num_crops, repeats
-        self.crop_scale, self.crop_scales, self.frame_level = crop_scale, crop_scales, frame_level
+        self.crop_scale, self.crop_scales = crop_scale, crop_scales
+        self.frame_level = frame_level and manifest.dimensions is not None  # classes are given per clip
         self.epoch = 0
         first = manifest.dimensions[0] if manifest.dimensions else None
         if first is not None and first not in manifest.table and not frame_level:

@@ -71,6 +71,7 @@ def predict_views(
         num_workers=num_workers,
         pin_memory=accelerator.device.type == "cuda",
     )
+    frame_level = config.frame_level and config.task == "regression"
     rows: list[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]] = []
     unreadable: list[tuple[str, str]] = []
     batches = track(loader, description) if description and accelerator.is_main_process else loader
@@ -83,8 +84,9 @@ def predict_views(
             outputs = model(clips).float()
         if config.task == "classification":
             outputs = outputs.softmax(dim=-1)
+            outputs = outputs.mean(dim=1) if config.frame_level else outputs  # classes are given per clip
         targets = batch["label"] if config.task == "classification" else batch["values"]
-        frames = batch["frames"].numpy() if config.frame_level else None
+        frames = batch["frames"].numpy() if frame_level else None
         views = zip(batch["index"].tolist(), outputs.double().cpu().numpy(), targets.numpy(), strict=True)
         rows += [(i, o, t, None if frames is None else frames[j]) for j, (i, o, t) in enumerate(views)]
     if accelerator.num_processes > 1:
@@ -92,7 +94,7 @@ def predict_views(
     if not rows:
         first = ": ".join(unreadable[0])
         raise NothingReadable(f"none of the {len(dataset)} videos can be read; the first: {first}", dict(unreadable))
-    return _average(rows, dict(unreadable), config.frame_level)
+    return _average(rows, dict(unreadable), frame_level)
 
 
 def _average(rows: list[tuple[int, Any, Any, Any]], unreadable: dict[str, str], frame_level: bool) -> Predictions:

@@ -96,10 +96,6 @@ class ModelConfig:
             self.output_activation == "none" or self.task == "regression",
             f"output_activation={self.output_activation!r} is for regression; classes get a softmax where they are read",
         )
-        require(
-            not (self.frame_level and self.task == "classification"),
-            "frame_level is for regression and features; classes are given per clip",
-        )
         for word in (
             *("img_size", "num_frames", "patch_size", "tubelet_size", "embed_dim", "num_heads", "temporal_kernel_size"),
             *("bottleneck_hidden_dim", "decoder_embed_dim", "decoder_num_heads", "decoder_depth", "sampling_stride"),
