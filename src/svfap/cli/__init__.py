@@ -1,0 +1,46 @@
+"""The command `svfap`: verbs that parse, call, and print. What needs torch is imported when a verb runs."""
+
+from __future__ import annotations
+
+import sys
+
+from svfap.cli import data, evaluation, inference, models, reports, training
+from svfap.cli.parser import Parser, say
+from svfap.errors import UserError
+
+VERBS = {
+    **data.VERBS,
+    **training.VERBS,
+    **evaluation.VERBS,
+    **inference.VERBS,
+    **models.VERBS,
+    **reports.VERBS,
+}
+
+
+def run() -> None:
+    """Entry point of the installed command."""
+    raise SystemExit(main())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a verb; returns the exit status. A user's mistake is one line, without a traceback."""
+    parser = Parser(
+        prog="svfap",
+        allow_abbrev=False,
+        description="Self-supervised video facial affect perceiver: from face videos to affect.",
+    )
+    verbs = parser.add_subcommands(dest="verb", metavar="VERB", description="`svfap VERB --help` explains a verb.")
+    for name, verb in VERBS.items():
+        sub = Parser(description=verb.describe)
+        verb.arguments(sub)
+        verbs.add_subcommand(name, sub, help=verb.describe.split(":")[0].split(".")[0])
+    args = parser.parse_args(argv)
+    try:
+        return VERBS[args.verb].run(args[args.verb]) or 0
+    except UserError as error:
+        print(f"svfap {args.verb}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        say(f"svfap {args.verb}: interrupted")
+        return 130

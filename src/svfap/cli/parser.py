@@ -1,0 +1,52 @@
+"""What the verbs share: a parser whose errors are one line, and how a verb describes itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from svfap.console import console
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class Parser(ArgumentParser):
+    """Says a user's mistake in one line, with the nearest name where a name is unknown."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        text = " ".join(str(message).split())
+        parser = getattr(ex, "subcommand_parser", None) or self
+        known = {action.dest for action in parser._actions}
+        for word in re.findall(r"(?:Key |arguments: ?|option |Option |accepted:? ?)['\"]?-{0,2}([\w.]+)", text):
+            if near := difflib.get_close_matches(word, known - {word}, n=1, cutoff=0.5):
+                text = f"{text.removesuffix('.')}. Did you mean {near[0]!r}?"
+                break
+        print(f"{parser.prog}: error: {text}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class Verb(NamedTuple):
+    describe: str
+    arguments: Callable[[Parser], None]
+    run: Callable[[Any], int | None]
+
+
+def say(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def config_of(cls: Any, args: Namespace) -> Any:
+    names = {f.name for f in dataclasses.fields(cls)}
+    values = {k: v for k, v in vars(args).items() if k in names}
+    return cls(
+        **{
+            k: tuple(v) if isinstance(v, list) and k in ("betas", "crop_scale", "crop_scales") else v
+            for k, v in values.items()
+        }
+    )
