@@ -10,7 +10,7 @@ import pytest
 import svfap
 
 PACKAGE = Path(svfap.__file__).parent
-LEAVES = {"errors", "console", "files", "config", "device"}  # modules without a layer: anybody may use them
+LEAVES = {"errors", "console", "files", "config", "device", "paper"}  # modules without a layer: anybody may use them
 MAY_IMPORT = {
     "model": set(),
     "weights": {"model"},
@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "train": {"model", "weights", "data", "evaluate"},
     "inference": {"model", "weights", "data"},
     "report": {"model", "weights", "data", "evaluate", "train", "inference"},
-    "cli": {"model", "weights", "data", "evaluate", "train", "inference", "report"},
+    "cli": {"model", "weights", "data", "evaluate", "train", "inference", "report", "experiments"},
 }
 
 

@@ -13,10 +13,14 @@ from svfap.errors import UserError
 class TrainConfig:
     """Settings that pre-training and fine-tuning share."""
 
-    manifest: Path
-    """CSV of training videos: `path`, then `label` or one column per dimension, optional `subject`, `start_s`, …"""
     out: Path
     """Folder of this run: config, log, checkpoints, metrics."""
+    manifest: Path | None = None
+    """CSV of training videos: `path`, then `label` or one column per dimension, optional `subject`, `start_s`, …"""
+    dataset: Path | None = None
+    """Folder that `svfap prepare` wrote, in place of `manifest`: gives manifests, root, task, labels and stride."""
+    fraction: float = 1.0
+    """Use this part of the training videos, drawn by `seed`, stratified by class; a larger part holds the smaller ones."""
     root: Path | None = None
     """Folder that the manifest's paths are relative to; default: the manifest's own."""
     split: str | None = None
@@ -26,8 +30,8 @@ class TrainConfig:
     """Named model size; `svfap info` lists them."""
     model: dict[str, Any] = field(default_factory=dict)
     """Settings of the model that differ from the preset, such as img_size, num_frames, stage_depths."""
-    sampling_stride: int = 4
-    """Frames from one sampled frame to the next."""
+    sampling_stride: int | None = None
+    """Frames from one sampled frame to the next; default: the dataset's, else 4."""
 
     epochs: int = 100
     warmup_epochs: float = 5
@@ -61,6 +65,8 @@ class TrainConfig:
     """Write last/ every so many steps besides at every epoch's end."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"fraction={self.fraction}: must be above 0 and at most 1")
         self._require(1, "epochs", "batch_size", "repeats", "accumulate_steps", "sampling_stride", "save_every_steps")
         self._require(0, "num_workers", "seed", "base_lr", "min_lr", "weight_decay", "warmup_epochs", "max_unreadable")
 
@@ -105,14 +111,18 @@ class PretrainConfig(TrainConfig):
 class FinetuneConfig(TrainConfig):
     """Supervised training for classes or dimensions (Sec. III-C; recipe of Sec. IV-B)."""
 
-    task: Literal["classification", "regression"] = "classification"
+    task: Literal["classification", "regression"] | None = None
+    """Default: the dataset's, else classification."""
+    fold: str | None = None
+    """Which fold of `dataset`; default: its only one. `all` trains and tests every fold and pools their predictions."""
     init: str | None = None
     """Pre-trained weights: a run or model folder, a Hub name, or a checkpoint of the published code; none: from scratch."""
     label_names: list[str] | None = None
     """Classes in order; default: the names found in the manifest, sorted."""
     dimensions: list[str] | None = None
     """Columns to regress; default: every column that has no meaning of its own."""
-    output_activation: Literal["none", "sigmoid", "tanh"] = "none"
+    output_activation: Literal["none", "sigmoid", "tanh"] | None = None
+    """What the head's values pass through; default: the dataset's, else none. Regression only."""
     frame_level: bool = False
     """One output per frame; regression only, from the side files of the manifest's `frame_values` column."""
 

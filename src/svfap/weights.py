@@ -133,6 +133,7 @@ def init_encoder(model: Model, source: Model) -> list[str]:
     shape_words = (
         *("patch_size", "tubelet_size", "embed_dim", "num_heads", "mlp_ratio", "stage_depths"),
         *("num_bottleneck_tokens", "bottleneck_hidden_dim", "temporal_kernel_size"),
+        *("temporal_pyramid", "temporal_downsample", "spatial_bottleneck"),
     )
     mine, theirs = asdict(model.config), asdict(source.config)
     if model.config.fuse_stages and not source.config.fuse_stages:

@@ -71,11 +71,9 @@ def _by_part(counter: FlopCounterMode, model: str, config: ModelConfig) -> dict[
 def _tokens(config: ModelConfig, num_masked: int) -> dict[str, str]:
     visible = (config.num_tokens - num_masked) // config.num_time_steps
     tokens = {"tubelet embedding": f"{config.num_time_steps}×{visible}"}
-    steps = config.num_time_steps
-    for i in range(len(config.stage_depths)):
-        if i:
-            steps //= config.temporal_kernel_size
-        bottleneck = f", bottleneck {steps}×{config.num_bottleneck_tokens[i - 1]}" if i else ""
+    for i, steps in enumerate(config.stage_time_steps):
+        squeezed = i and config.spatial_bottleneck
+        bottleneck = f", bottleneck {steps}×{config.num_bottleneck_tokens[i - 1]}" if squeezed else ""
         tokens[f"stage {i + 1}"] = f"{steps}×{visible}{bottleneck}"
     if config.task == "pretraining":
         tokens["decoder"] = f"{config.num_time_steps}×{config.num_positions}"

@@ -10,6 +10,7 @@ from svfap.errors import UserError
 
 TASKS = ("classification", "regression", "pretraining", "features")
 ACTIVATIONS = ("none", "sigmoid", "tanh")
+DOWNSAMPLINGS = ("conv", "avg", "max")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -20,8 +21,10 @@ class ModelConfig:
     """Everything needed to build a model again: saved as `config.json` beside its weights.
 
     The encoder has `len(stage_depths)` stages. The first holds ordinary Transformer blocks; every later one halves time
-    (`temporal_kernel_size`) and works through `num_bottleneck_tokens` tokens a time step. With one stage the encoder is a
-    plain video ViT. Widths are channels, sizes pixels, `num_frames` and `sampling_stride` frames of the video.
+    (`temporal_kernel_size`) and works through `num_bottleneck_tokens` tokens a time step. The variants of Table 3 leave out
+    the halving (`temporal_pyramid`) or the bottleneck (`spatial_bottleneck`; the stage then holds ordinary blocks). With
+    one stage the encoder is a plain video ViT. Widths are channels, sizes pixels, `num_frames` and `sampling_stride`
+    frames of the video. Values are what the head says × `output_scale` + `output_offset`, one of each per output.
 
     Raises `UserError` naming the numbers that do not fit.
     """
@@ -41,6 +44,9 @@ class ModelConfig:
     num_bottleneck_tokens: tuple[int, ...] = (8,)
     bottleneck_hidden_dim: int = 128
     temporal_kernel_size: int = 2
+    temporal_pyramid: bool = True
+    temporal_downsample: str = "conv"
+    spatial_bottleneck: bool = True
     drop_path_rate: float = 0.0
     fuse_stages: bool = False
     # Masked autoencoding (Fig. 1a).
@@ -51,6 +57,8 @@ class ModelConfig:
     # The task's head (Fig. 1b).
     num_outputs: int = 0
     output_activation: str = "none"
+    output_scale: tuple[float, ...] = ()
+    output_offset: tuple[float, ...] = ()
     frame_level: bool = False
     # What a user of the weights has to know.
     label_names: tuple[str, ...] = ()
@@ -74,6 +82,8 @@ class ModelConfig:
         normalised = {
             "stage_depths": tuple(self.stage_depths),
             "num_bottleneck_tokens": tokens if later_stages else (),
+            "output_scale": tuple(self.output_scale),
+            "output_offset": tuple(self.output_offset),
             "label_names": tuple(self.label_names),
             "pixel_mean": tuple(self.pixel_mean),
             "pixel_std": tuple(self.pixel_std),
@@ -92,6 +102,18 @@ class ModelConfig:
             self.output_activation in ACTIVATIONS,
             f"output_activation={self.output_activation!r} is none of {', '.join(ACTIVATIONS)}",
         )
+        require(
+            self.temporal_downsample in DOWNSAMPLINGS,
+            f"temporal_downsample={self.temporal_downsample!r} is none of {', '.join(DOWNSAMPLINGS)}",
+        )
+        for word in ("output_scale", "output_offset"):
+            values = getattr(self, word)
+            require(not values or self.task == "regression", f"{word} is for regression")
+            require(
+                len(values) in (0, self.num_outputs), f"{len(values)} numbers in {word} for {self.num_outputs} outputs"
+            )
+        require(bool(self.output_scale) == bool(self.output_offset), "output_scale and output_offset go together")
+        require(all(scale > 0 for scale in self.output_scale), f"output_scale={self.output_scale} must be above 0")
         require(
             self.output_activation == "none" or self.task == "regression",
             f"output_activation={self.output_activation!r} is for regression; classes get a softmax where they are read",
@@ -117,7 +139,7 @@ class ModelConfig:
         ):
             a, b = getattr(self, whole), getattr(self, part)
             require(a % b == 0, f"{whole}={a} is not a multiple of {part}={b}")
-        shrink = self.temporal_kernel_size ** (len(self.stage_depths) - 1)
+        shrink = self.time_shrinkage ** (len(self.stage_depths) - 1)
         require(
             self.num_time_steps % shrink == 0,
             f"{self.num_time_steps} time steps (num_frames={self.num_frames} / tubelet_size={self.tubelet_size}) cannot be "
@@ -138,6 +160,16 @@ class ModelConfig:
     def num_time_steps(self) -> int:
         """T / tubelet_size: time steps of the first stage."""
         return self.num_frames // self.tubelet_size
+
+    @property
+    def time_shrinkage(self) -> int:
+        """How many time steps each later stage joins into one."""
+        return self.temporal_kernel_size if self.temporal_pyramid else 1
+
+    @property
+    def stage_time_steps(self) -> tuple[int, ...]:
+        """Time steps of each stage."""
+        return tuple(self.num_time_steps // self.time_shrinkage**i for i in range(len(self.stage_depths)))
 
     @property
     def grid_size(self) -> int:

@@ -14,18 +14,24 @@ from svfap.model.masking import split_tokens
 
 
 class TemporalDownsample(nn.Module):
-    """Shorten time by a strided 1-D convolution with kernel = stride (Eq. 4)."""
+    """Shorten time by a strided 1-D convolution with kernel = stride (Eq. 4), or by a mean or maximum (Table 6)."""
 
-    def __init__(self, dim: int, kernel_size: int) -> None:
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, dim: int, kernel_size: int, kind: str = "conv") -> None:
         super().__init__()
-        self.kernel_size = kernel_size
-        conv = nn.Conv1d(dim, dim, kernel_size)
-        self.weight, self.bias = conv.weight, conv.bias
+        self.kernel_size, self.kind = kernel_size, kind
+        conv = nn.Conv1d(dim, dim, kernel_size) if kind == "conv" else None
+        self.weight, self.bias = (conv.weight, conv.bias) if conv else (None, None)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T, S, D) -> (B, T/k, S, D)."""
-        steps = tokens.unflatten(1, (-1, self.kernel_size)).transpose(2, 3).flatten(3)  # B, T/k, S, k·D
-        return F.linear(steps, self.weight.transpose(1, 2).flatten(1), self.bias)
+        steps = tokens.unflatten(1, (-1, self.kernel_size))
+        if self.weight is None:
+            return steps.mean(dim=2) if self.kind == "avg" else steps.amax(dim=2)
+        flat = steps.transpose(2, 3).flatten(3)  # B, T/k, S, k·D
+        return F.linear(flat, self.weight.transpose(1, 2).flatten(1), self.bias)
 
 
 class SpatialBottleneck(nn.Module):
@@ -45,45 +51,39 @@ class SpatialBottleneck(nn.Module):
         return (self.maps(tokens) @ tokens).flatten(1, 2)
 
 
-class PlainStage(nn.Module):
-    """Ordinary Transformer blocks over all tokens: the first stage."""
+class Stage(nn.Module):
+    """One stage: shorten time, if it is a later one of a pyramid, then ordinary blocks over all tokens or a bottleneck.
 
-    def __init__(self, config: ModelConfig, drop_path_rates: list[float]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            Block(config.embed_dim, config.num_heads, config.mlp_ratio, rate) for rate in drop_path_rates
-        )
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, S, D) -> (B, T, S, D)."""
-        flat = tokens.flatten(1, 2)
-        for block in self.blocks:
-            flat = block(flat)
-        return flat.view_as(tokens)
-
-
-class BottleneckStage(nn.Module):
-    """Halve time, refine bottleneck tokens, then give the resolution back: stages two and three.
-
-    Every block but the last updates the bottleneck tokens, which attend to all tokens (Eq. 6). The last swaps the roles:
-    all tokens attend to the bottleneck tokens (Eq. 8).
+    With a bottleneck, every block but the last updates the bottleneck tokens, which attend to all tokens (Eq. 6). The last
+    swaps the roles: all tokens attend to the bottleneck tokens (Eq. 8).
     """
 
-    def __init__(self, config: ModelConfig, num_bottleneck_tokens: int, drop_path_rates: list[float]) -> None:
+    def __init__(self, config: ModelConfig, number: int, drop_path_rates: list[float]) -> None:
         super().__init__()
-        self.temporal_downsample = TemporalDownsample(config.embed_dim, config.temporal_kernel_size)
-        self.spatial_bottleneck = SpatialBottleneck(
-            config.embed_dim, config.bottleneck_hidden_dim, num_bottleneck_tokens
+        dim, later = config.embed_dim, number > 0
+        self.temporal_downsample = (
+            TemporalDownsample(dim, config.temporal_kernel_size, config.temporal_downsample)
+            if later and config.temporal_pyramid
+            else None
         )
-        self.blocks = nn.ModuleList(
-            CrossBlock(config.embed_dim, config.num_heads, config.mlp_ratio, rate) for rate in drop_path_rates
+        self.spatial_bottleneck = (
+            SpatialBottleneck(dim, config.bottleneck_hidden_dim, config.num_bottleneck_tokens[number - 1])
+            if later and config.spatial_bottleneck
+            else None
         )
+        block = CrossBlock if self.spatial_bottleneck else Block
+        self.blocks = nn.ModuleList(block(dim, config.num_heads, config.mlp_ratio, rate) for rate in drop_path_rates)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, S, D) -> (B, T/k, S, D)."""
-        tokens = self.temporal_downsample(tokens)
-        bottleneck = self.spatial_bottleneck(tokens)
+        """(B, T, S, D) -> (B, T/k, S, D), with k = 1 where time is not shortened."""
+        if self.temporal_downsample is not None:
+            tokens = self.temporal_downsample(tokens)
         flat = tokens.flatten(1, 2)
+        if self.spatial_bottleneck is None:
+            for block in self.blocks:
+                flat = block(flat)
+            return flat.view_as(tokens)
+        bottleneck = self.spatial_bottleneck(tokens)
         *refine, reverse = self.blocks
         for block in refine:
             bottleneck = block(bottleneck, flat)
@@ -111,21 +111,17 @@ class TPSBT(nn.Module):
         self.register_buffer("positions", sincos_positions(config.num_tokens, config.embed_dim), persistent=False)
         num_blocks = sum(config.stage_depths)
         rates = [config.drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
-        first, *later = config.stage_depths
-        self.stages = nn.ModuleList([PlainStage(config, rates[:first])])
-        start = first
-        for depth, num_bottleneck_tokens in zip(later, config.num_bottleneck_tokens, strict=True):
-            self.stages.append(BottleneckStage(config, num_bottleneck_tokens, rates[start : start + depth]))
-            start += depth
+        self.stages = nn.ModuleList()
+        for number, depth in enumerate(config.stage_depths):
+            start = sum(config.stage_depths[:number])
+            self.stages.append(Stage(config, number, rates[start : start + depth]))
         self.norm = layer_norm(config.embed_dim) if config.fuse_stages else None
         self.register_load_state_dict_pre_hook(_drop_unused_norm)
 
     @property
     def num_output_time_steps(self) -> int:
         """Time steps of the output: T/tubelet_size where stages are fused, else the last stage's."""
-        if self.config.fuse_stages:
-            return self.config.num_time_steps
-        return self.config.num_time_steps // self.config.temporal_kernel_size ** (len(self.stages) - 1)
+        return self.config.stage_time_steps[0 if self.config.fuse_stages else -1]
 
     def forward(self, clip: Tensor, masked: Tensor | None = None, num_masked: int | None = None) -> Tensor:
         """Encode clips, or only what `masked` leaves visible of them.

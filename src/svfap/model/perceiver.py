@@ -31,7 +31,7 @@ class Perceiver(Model):
         """The task's outputs.
 
         clip: (B, 3, T, H, W) float, ImageNet-normalised. Returns logits (classification) or values after
-        `output_activation` (regression): (B, num_outputs), or with `frame_level` (B, T, num_outputs), interpolated
+        `output_activation` and scaling (regression): (B, num_outputs), or with `frame_level` (B, T, num_outputs), interpolated
         linearly from the encoder's time steps. Task "features": the features, (B, D) or (B, T, D).
         """
         tokens = self.encoder(clip)
@@ -52,7 +52,10 @@ class Perceiver(Model):
     def _activate(self, outputs: Tensor) -> Tensor:
         match self.config.output_activation:
             case "sigmoid":
-                return outputs.sigmoid()
+                outputs = outputs.sigmoid()
             case "tanh":
-                return outputs.tanh()
+                outputs = outputs.tanh()
+        if self.config.output_scale:
+            scale, offset = (outputs.new_tensor(v) for v in (self.config.output_scale, self.config.output_offset))
+            outputs = outputs * scale + offset
         return outputs

@@ -25,6 +25,7 @@ from svfap.model.config import ModelConfig
 from svfap.model.presets import create_model
 from svfap.train.loop import Batch, num_workers, train
 from svfap.train.optim import parameter_groups
+from svfap.train.resolve import resolve
 from svfap.weights import import_published, init_encoder, load_model
 
 
@@ -32,7 +33,8 @@ class FinetuneTask:
     """A perceiver, its augmentation (recipe of Sec. IV-B), its loss, and the validation that chooses best/."""
 
     def __init__(self, config: FinetuneConfig) -> None:
-        self.config = config
+        self.config = config = resolve(config)
+        assert config.task is not None
         training, self.validation = read_parts(config)
         self.manifest = training
         names = training.label_names if config.task == "classification" else training.dimensions
@@ -120,6 +122,7 @@ class FinetuneTask:
 
 def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
     """Training and validation videos: as the manifests say, else carved from training by subject."""
+    assert config.manifest is not None
     if config.frame_level and config.task != "regression":
         raise UserError("frame_level needs task=regression: classes are given per clip")
     what: dict[str, Any] = dict(root=config.root, task=config.task)
@@ -163,4 +166,5 @@ def _read_init(init: str, config: ModelConfig) -> Model:
 
 def finetune(config: FinetuneConfig, resume: bool = False) -> dict[str, Any]:
     """Fine-tune as `config` says; see `svfap.train.loop.train`."""
-    return train(FinetuneTask(config), config, resume)
+    task = FinetuneTask(config)
+    return train(task, task.config, resume)

@@ -21,6 +21,7 @@ from svfap.model.masking import tube_mask
 from svfap.model.presets import create_model
 from svfap.train.loop import Batch, to_device, train
 from svfap.train.optim import parameter_groups
+from svfap.train.resolve import resolve
 
 
 class PretrainTask:
@@ -29,7 +30,8 @@ class PretrainTask:
     score: str | None = None
 
     def __init__(self, config: PretrainConfig) -> None:
-        self.config = config
+        self.config = config = resolve(config)
+        assert config.manifest is not None and config.sampling_stride is not None
         self.manifest = read_manifest(config.manifest, root=config.root, task="unlabelled", split=config.split)
         torch.manual_seed(config.seed)
         words = {"sampling_stride": config.sampling_stride, "mask_ratio": config.mask_ratio, **config.model}
@@ -91,4 +93,5 @@ class PretrainTask:
 
 def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
     """Pre-train as `config` says; see `svfap.train.loop.train`."""
-    return train(PretrainTask(config), config, resume)
+    task = PretrainTask(config)
+    return train(task, task.config, resume)

@@ -14,6 +14,7 @@ import cv2
 import pandas as pd
 
 from svfap.console import track
+from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.data.synth.camera import render_clip
 from svfap.data.synth.config import AFFECT, CLASSES, TRAITS, SynthConfig
 from svfap.data.video import write_video
@@ -43,8 +44,8 @@ def write_dataset(out: str | Path, config: SynthConfig, num_workers: int = 0) ->
 
     Writes `videos/*.mp4`, `frames/*.csv` (valence, arousal, dominance of every frame), then the manifests
     `pretrain.csv` (paths and subjects, no labels), `train.csv`, `val.csv` and `test.csv`, whose identities are disjoint,
-    and last `synth.json`, the config. num_workers: rendering processes; 0 renders in this one.
-    Videos that are there are kept, those missing are rendered.
+    `dataset.json` (see `svfap.data.prepared`), and last `synth.json`, the config. Videos that are there are kept, those
+    missing are rendered. num_workers: rendering processes; 0 renders in this one.
     Raises `UserError` if the folder holds a dataset made with another config, or something else.
     """
     out = Path(out)
@@ -65,7 +66,22 @@ def write_dataset(out: str | Path, config: SynthConfig, num_workers: int = 0) ->
         mine = [row for clip, row in zip(clips, rows, strict=True) if clip.split == split]
         table = pd.DataFrame(mine, columns=["path", "subject"] if split == "pretrain" else COLUMNS)
         table.to_csv(out / f"{split}.csv", index=False, lineterminator="\n", float_format="%.6f")
+    write_dataset_file(out, _description(config))
     (out / "synth.part.json").rename(out / "synth.json")
+
+
+def _description(config: SynthConfig) -> PreparedDataset:
+    return PreparedDataset(
+        name="synth",
+        title="Synthetic faces",
+        task="classification",
+        root=Path("."),
+        label_names=CLASSES,
+        folds=(Fold("1", train=Path("train.csv"), val=Path("val.csv"), test=Path("test.csv")),),
+        pretrain=Path("pretrain.csv"),
+        metrics=("uar", "war"),
+        counts={split: getattr(config, f"num_{split}") for split in SPLITS},
+    )
 
 
 def plan(config: SynthConfig) -> Iterator[Clip]:
