@@ -103,7 +103,7 @@ def main() -> None:
 
 def line_up(task: str, quick: bool, batch: int, device: torch.device) -> list[Contender]:
     """The models to compare; ours comes first."""
-    ours, vit, sizes = ("svfap_tiny", "vit_tiny", (64, 96)) if quick else ("svfap_base", "vit_base", (160, 224))
+    ours, vit, sizes = ("svfap_tiny", "vit_tiny", (64, 96)) if quick else ("svfap_base", "videomae_base", (160, 224))
     words = {} if task == "pretraining" else {"num_outputs": NUM_CLASSES}
     config = model_config(ours, task, img_size=sizes[0], **words)
     model = build_model(config).to(device)

@@ -123,14 +123,16 @@ def test_args_and_presets_tell_what_tensors_cannot(classifier, published, tmp_pa
 
 def test_what_nothing_tells_is_asked_for():
     odd = export_published(
-        svfap.create_model("svfap_debug", "classification", num_outputs=2, embed_dim=40, num_heads=4)
+        svfap.create_model(
+            "svfap_debug", "classification", num_outputs=2, embed_dim=40, num_heads=4, stage_depths=(2, 1, 2)
+        )
     )
-    for word, value in (("stage_depths", (2, 2, 2)), ("num_heads", 4), ("img_size", 32), ("num_frames", 16)):
-        given = {w: v for w, v in {**SIZES, "num_heads": 4}.items() if w != word}
+    sizes = {"num_heads": 4, "img_size": 32, "num_frames": 16, "stage_depths": (2, 1, 2)}
+    for word in sizes:
+        given = {w: v for w, v in sizes.items() if w != word}
         with pytest.raises(UserError, match=f"do not tell {word}; pass {word}="):
             svfap.import_published(odd, **given)
-        assert value == {**SIZES, "num_heads": 4}[word]
-    assert svfap.import_published(odd, **{**SIZES, "num_heads": 4}).config.num_outputs == 2
+    assert svfap.import_published(odd, **sizes).config.num_outputs == 2
 
 
 def test_every_tensor_is_used_and_every_parameter_filled(published):
@@ -147,8 +149,10 @@ def test_every_tensor_is_used_and_every_parameter_filled(published):
 
 
 def test_wrong_number_of_outputs_is_an_error(published):
-    with pytest.raises(UserError, match=r"head.weight \(2, 32\) for head.weight \(5, 32\)"):
+    with pytest.raises(UserError, match=r"its head has 2 outputs, not 5; was it fine-tuned on another dataset"):
         svfap.import_published(published, num_outputs=5)
+    with pytest.raises(UserError, match=r"its head has 2 outputs, not 3 \(a, b, c\)"):
+        svfap.import_published(published, label_names=("a", "b", "c"))
 
 
 @pytest.mark.parametrize("name", ["blocks.0.mlp.fc1.weight", "temporal_downsamples.0.weight", "blocks.3.norm1.bias"])

@@ -98,8 +98,9 @@ def upsample_time(tokens: Tensor, num_time_steps: int) -> Tensor:
 class TPSBT(nn.Module):
     """The encoder, for whole clips and for masked ones.
 
-    With `config.fuse_stages` the stages' outputs are summed at the first stage's time resolution (Eq. 10) and normalised,
-    as in pre-training; without, the last stage's tokens are returned, as in fine-tuning.
+    As in pre-training, the stages' outputs are summed at the first stage's time resolution (Eq. 10) and normalised with
+    `config.fuse_stages`; as in fine-tuning, the last stage's tokens are returned without. Pre-training without fusion
+    (Table 4) repeats the last stage alone along time, since the decoder needs a token for every tubelet.
     """
 
     positions: Tensor
@@ -115,13 +116,13 @@ class TPSBT(nn.Module):
         for number, depth in enumerate(config.stage_depths):
             start = sum(config.stage_depths[:number])
             self.stages.append(Stage(config, number, rates[start : start + depth]))
-        self.norm = layer_norm(config.embed_dim) if config.fuse_stages else None
+        self.norm = layer_norm(config.embed_dim) if config.fuse_stages or config.task == "pretraining" else None
         self.register_load_state_dict_pre_hook(_drop_unused_norm)
 
     @property
     def num_output_time_steps(self) -> int:
-        """Time steps of the output: T/tubelet_size where stages are fused, else the last stage's."""
-        return self.config.stage_time_steps[0 if self.config.fuse_stages else -1]
+        """Time steps of the output: T/tubelet_size in pre-training and where stages are fused, else the last stage's."""
+        return self.config.stage_time_steps[-1 if self.norm is None else 0]
 
     def forward(self, clip: Tensor, masked: Tensor | None = None, num_masked: int | None = None) -> Tensor:
         """Encode clips, or only what `masked` leaves visible of them.
@@ -147,7 +148,8 @@ class TPSBT(nn.Module):
             tokens = stage(tokens)
             outputs.append(tokens)
         if self.norm is not None:
-            fused = torch.stack([upsample_time(x, self.config.num_time_steps) for x in outputs]).sum(0)
+            kept = outputs if self.config.fuse_stages else outputs[-1:]
+            fused = torch.stack([upsample_time(x, self.config.num_time_steps) for x in kept]).sum(0)
             tokens = self.norm(fused)
         return tokens.flatten(1, 2)
 

@@ -34,17 +34,27 @@ class Perceiver(Model):
         `output_activation` and scaling (regression): (B, num_outputs), or with `frame_level` (B, T, num_outputs), interpolated
         linearly from the encoder's time steps. Task "features": the features, (B, D) or (B, T, D).
         """
+        return self._outputs(self.encoder(clip))
+
+    def features(self, clip: Tensor) -> Tensor:
+        """(B, 3, T, H, W) -> (B, D): the mean over all tokens, after the final norm."""
+        return self._pooled(self.encoder(clip))
+
+    def outputs_and_features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` and `features` return, for one run of the encoder."""
         tokens = self.encoder(clip)
+        return self._outputs(tokens), self._pooled(tokens)
+
+    def _pooled(self, tokens: Tensor) -> Tensor:
+        return self.norm(tokens.mean(dim=1))
+
+    def _outputs(self, tokens: Tensor) -> Tensor:
         if not self.config.frame_level:
-            return self._activate(self._head(self.norm(tokens.mean(dim=1))))
+            return self._activate(self._head(self._pooled(tokens)))
         steps = tokens.unflatten(1, (self.encoder.num_output_time_steps, -1)).mean(dim=2)
         outputs = self._head(self.norm(steps)).transpose(1, 2)
         frames = F.interpolate(outputs, size=self.config.num_frames, mode="linear", align_corners=False)
         return self._activate(frames.transpose(1, 2))
-
-    def features(self, clip: Tensor) -> Tensor:
-        """(B, 3, T, H, W) -> (B, D): the mean over all tokens, after the final norm."""
-        return self.norm(self.encoder(clip).mean(dim=1))
 
     def _head(self, features: Tensor) -> Tensor:
         return features if self.head is None else self.head(features)

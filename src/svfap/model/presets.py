@@ -25,8 +25,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         **dict(img_size=32, patch_size=8, embed_dim=32, num_heads=2, stage_depths=(2, 2, 2), bottleneck_hidden_dim=16),
         **dict(num_bottleneck_tokens=2, decoder_embed_dim=16, decoder_num_heads=2, decoder_depth=1),
     ),
-    # The plain video Transformer of VideoMAE: one stage, no pyramid, no bottleneck.
-    "vit_base": dict(embed_dim=768, num_heads=12, stage_depths=(12,)),
+    # VideoMAE-Base, the plain video Transformer (one stage, no pyramid, no bottleneck), and a tiny one of ours.
+    "videomae_base": dict(embed_dim=768, num_heads=12, stage_depths=(12,)),
     "vit_tiny": dict(
         **dict(img_size=64, patch_size=8, embed_dim=192, num_heads=3, stage_depths=(8,)),
         **dict(decoder_embed_dim=96, decoder_num_heads=3, decoder_depth=2),

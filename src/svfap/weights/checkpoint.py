@@ -1,0 +1,157 @@
+"""Checkpoint files of others, read without executing code and brought to the published names."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svfap.errors import UserError
+from svfap.model.config import ModelConfig
+from svfap.model.layers import sincos_positions
+from svfap.weights.names import POSITION_NAMES, from_transformers, is_transformers
+
+WEIGHTS_KEYS = ("model", "module", "state_dict")  # of the published code, DeepSpeed, and others
+EMA_KEY = "model_ema"
+PREFIXES = ("module.", "backbone.")
+PRETRAINING_NAMES = ("encoder.", "decoder.", "encoder_to_decoder.", "mask_token")
+# transformers' words for what the published code's arguments say.
+TRANSFORMERS_ARGS = {
+    "num_frames": "num_frames",
+    "image_size": "input_size",
+    "num_attention_heads": "num_heads",
+    "decoder_num_attention_heads": "decoder_num_heads",
+}
+POSITIONS_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint.
+
+    tensors: published name -> tensor, positions left out; args: the settings stored with it, by the published code's words,
+    and `svfap`, a whole `ModelConfig`, where we wrote it; epoch: where training stood; naming: whose names the file bore.
+    """
+
+    source: str
+    tensors: dict[str, Tensor]
+    args: dict[str, Any]
+    epoch: Any
+    naming: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Our own `ModelConfig` as words, of a file that we wrote; else nothing."""
+        words = self.args.get("svfap")
+        return words if isinstance(words, dict) and set(words) <= set(ModelConfig.words()) else {}
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it is a masked autoencoder, or the encoder of one, rather than a fine-tuned model."""
+        return any(name.startswith(PRETRAINING_NAMES) for name in self.tensors)
+
+    @property
+    def task(self) -> str:
+        """The task its tensors are for; of regression and classification, whose heads look alike, the latter."""
+        if self.pretrained:
+            return "pretraining" if "mask_token" in self.tensors else "features"
+        return self.config.get("task") or ("classification" if self.num_outputs else "features")
+
+    @property
+    def num_outputs(self) -> int:
+        """Rows of the head; 0 where there is none."""
+        return len(self.tensors.get("head.weight", ()))
+
+
+def read_published(path_or_state_dict: str | Path | Mapping[str, Any], ema: bool = False) -> Checkpoint:
+    """Read a checkpoint of SVFAP or VideoMAE, in the published naming or in that of transformers.
+
+    ema: take the moving average of the weights, stored as `model_ema`; else the weights themselves, wherever there are any.
+    The prefixes `module.` and `backbone.` are dropped; so are stored positions, if they are the sinusoids that the model
+    computes anyway. Raises `UserError` if the file is missing, unreadable or would run code, has no moving average, other
+    positions, or no tensors of these models.
+    """
+    if isinstance(path_or_state_dict, str | Path):
+        source, contents = str(path_or_state_dict), read_checkpoint(path_or_state_dict)
+    else:
+        source, contents = "state dict", path_or_state_dict
+    if ema and not isinstance(contents.get(EMA_KEY), Mapping):
+        raise UserError(f"{source}: holds no moving average (no {EMA_KEY!r} in it); leave out ema")
+    keys = (EMA_KEY,) if ema else (*WEIGHTS_KEYS, EMA_KEY)
+    state = next((contents[k] for k in keys if isinstance(contents.get(k), Mapping)), contents)
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    for prefix in PREFIXES:
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    stored = contents.get("args")
+    args = dict(
+        vars(stored) if isinstance(stored, argparse.Namespace) else stored if isinstance(stored, Mapping) else {}
+    )
+    naming = "transformers" if is_transformers(tensors) else "published"
+    if naming == "transformers":
+        tensors = from_transformers(tensors)
+        args = _transformers_args(Path(source).with_name("config.json")) | args
+    if not any(name.endswith("patch_embed.proj.weight") for name in tensors):
+        raise UserError(f"{source}: not a published checkpoint of SVFAP or VideoMAE (no patch_embed.proj.weight in it)")
+    tensors = {n: t for n, t in tensors.items() if not _is_recomputed(n, t, source)}
+    return Checkpoint(source, tensors, args, contents.get("epoch"), naming)
+
+
+def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
+    """A checkpoint file's contents, read without executing code. Raises `UserError`."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        match = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if match:
+            raise UserError(
+                f"{path}: refused: reading it would execute code ({match[1]}); ask for a file of tensors alone (.safetensors)"
+            ) from None
+        raise UserError(f"{path}: not a checkpoint that can be read without executing code") from None
+    except Exception as error:  # zip, EOF and format errors come in many kinds
+        raise UserError(f"{path}: not a checkpoint ({str(error).splitlines()[0] if str(error) else error!r})") from None
+    if not isinstance(contents, Mapping):
+        raise UserError(f"{path}: holds a {type(contents).__name__}, not a checkpoint")
+    return contents
+
+
+def _transformers_args(file: Path) -> dict[str, Any]:
+    """What transformers' `config.json` beside the weights says; nothing where there is none."""
+    try:
+        words = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(words, dict) or words.get("model_type") != "videomae":
+        return {}
+    args = {ours: words[theirs] for theirs, ours in TRANSFORMERS_ARGS.items() if isinstance(words.get(theirs), int)}
+    labels = words.get("id2label")
+    if isinstance(labels, dict) and not all(str(name).startswith("LABEL_") for name in labels.values()):
+        args["label_names"] = [str(labels[key]) for key in sorted(labels, key=int)]
+    return args
+
+
+def _is_recomputed(name: str, tensor: Tensor, source: str) -> bool:
+    """Whether a tensor is the table of sine-cosine positions. Raises `UserError` if it is a table of other positions."""
+    if not re.fullmatch(POSITION_NAMES, name) or tensor.ndim < 2:
+        return False
+    table = tensor.float().flatten(0, -2)
+    difference = (table - sincos_positions(*table.shape)).abs().max().item()
+    if not difference <= max(POSITIONS_TOLERANCE, torch.finfo(tensor.dtype).eps):
+        raise UserError(f"{source}: {name} holds learned positions, not the sinusoids that these models use")
+    return True
