@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "train": {"model", "weights", "data", "evaluate"},
     "inference": {"model", "weights", "data"},
     "report": {"model", "weights", "data", "evaluate", "train", "inference"},
+    "experiments": {"model", "weights", "data", "evaluate", "train", "inference", "report"},
     "cli": {"model", "weights", "data", "evaluate", "train", "inference", "report", "experiments"},
 }
 

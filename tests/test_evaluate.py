@@ -18,6 +18,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score,
 
 import svfap
 from svfap.cli import main
+from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
 from svfap.evaluate.run import evaluate
@@ -96,7 +97,8 @@ def test_one_row_for_each_video_with_probabilities_and_the_manifests_label(score
     assert table["path"].tolist() == manifest["path"].tolist()
     assert table["label"].tolist() == manifest["label"].tolist()
     columns = [f"prob_{name}" for name in LABELS]
-    assert list(table.columns) == ["path", "label", "prediction", *columns]
+    assert list(table.columns) == ["path", "subject", "label", "prediction", *columns]
+    assert table["subject"].tolist() == manifest["subject"].tolist()
     np.testing.assert_allclose(table[columns].sum(axis=1), 1, atol=1e-6)
     assert table["prediction"].tolist() == [column.removeprefix("prob_") for column in table[columns].idxmax(axis=1)]
 
@@ -164,6 +166,48 @@ def test_a_single_view_is_the_first_segment_and_the_centre(wide, tmp_path):
     np.testing.assert_allclose(table.filter(like="prob_").iloc[0], expected, atol=1e-5)
 
 
+def test_features_are_the_mean_over_views_of_what_the_head_gets(wide, tmp_path):
+    folder = model(tmp_path / "model", sampling_stride=2)
+    evaluate(folder, wide / "test.csv", tmp_path / "out", precision="fp32")
+    net = svfap.load_model(folder)
+    with torch.inference_mode():
+        by_hand = [torch.cat([net.features(normalised(view)) for view in views]).mean(0) for views in views_of(wide)]
+        whole, features = net.outputs_and_features(normalised(views_of(wide)[0][0]))
+        torch.testing.assert_close(net.head(features), whole)
+    saved = np.load(tmp_path / "out" / "features.npz")
+    assert saved["features"].dtype == np.float32
+    np.testing.assert_allclose(saved["features"], torch.stack(by_hand), atol=1e-5)
+    assert saved["paths"].tolist() == ["wide.mp4", "tall.mp4"]
+
+
+def test_the_test_part_of_a_datasets_fold(faces, classifier, scored, tmp_path):
+    """The dataset lies elsewhere than its videos, and the fold must be said where there are two."""
+    prepared = tmp_path / "prepared"
+    prepared.mkdir()
+    for name, rows in (("one", slice(0, 5)), ("two", slice(5, 14))):
+        pd.read_csv(faces / "test.csv").iloc[rows].to_csv(prepared / f"{name}.csv", index=False)
+    folds = tuple(Fold(name, Path("train.csv"), Path(f"{name}.csv")) for name in ("one", "two"))
+    dataset = PreparedDataset("faces", "Faces", "classification", faces, LABELS, (*folds, Fold("bare", Path("t.csv"))))
+    write_dataset_file(prepared, dataset)
+    metrics = evaluate(classifier, None, tmp_path / "out", dataset=prepared, fold="two", precision="fp32")
+    assert metrics["num_evaluated"] == 9
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["fold"] == "two"
+    expected = pd.read_csv(scored / "predictions.csv").iloc[5:].reset_index(drop=True)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "predictions.csv"), expected, atol=1e-5)
+    for words, message in (
+        ({"dataset": prepared}, "Faces has folds one, two, bare; say which"),
+        ({"dataset": prepared, "fold": "three"}, "no fold 'three'"),
+        ({"dataset": prepared, "fold": "bare"}, "fold bare has no test part"),
+        ({}, "give either manifest"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate(classifier, None, tmp_path / "out", **words)
+    with pytest.raises(UserError, match="give either manifest"):
+        evaluate(classifier, faces / "test.csv", tmp_path / "out", dataset=prepared, fold="two")
+    with pytest.raises(UserError, match="fold=two: folds come with a dataset"):
+        evaluate(classifier, faces / "test.csv", tmp_path / "out", fold="two")
+
+
 def test_a_split_of_the_manifest(faces, classifier, scored, tmp_path):
     table = pd.read_csv(faces / "test.csv").assign(split=["dev", "test"] * 7)
     table.to_csv(tmp_path / "both.csv", index=False)
@@ -183,7 +227,8 @@ def test_regression_scores_clips(faces, tmp_path):
     )
     metrics = evaluate(folder, faces / "test.csv", tmp_path / "out", precision="fp32")
     table, manifest = pd.read_csv(tmp_path / "out" / "predictions.csv"), pd.read_csv(faces / "test.csv")
-    assert list(table.columns) == ["path", "target_arousal", "target_valence", "pred_arousal", "pred_valence"]
+    names = ["target_arousal", "target_valence", "pred_arousal", "pred_valence"]
+    assert list(table.columns) == ["path", "subject", *names]
     for name in ("arousal", "valence"):
         truth, predicted = table[f"target_{name}"], table[f"pred_{name}"]
         np.testing.assert_allclose(truth, manifest[name], atol=1e-6)

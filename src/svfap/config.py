@@ -20,7 +20,8 @@ class TrainConfig:
     dataset: Path | None = None
     """Folder that `svfap prepare` wrote, in place of `manifest`: gives manifests, root, task, labels and stride."""
     fraction: float = 1.0
-    """Use this part of the training videos, drawn by `seed`, stratified by class; a larger part holds the smaller ones."""
+    """Use this part of the training videos, drawn by `seed`, stratified by class; a larger part holds the smaller ones.
+    Fine-tuning then has fewer steps an epoch (Fig. 7); pre-training has as many as with all videos (Table 1)."""
     root: Path | None = None
     """Folder that the manifest's paths are relative to; default: the manifest's own."""
     split: str | None = None
@@ -124,7 +125,9 @@ class FinetuneConfig(TrainConfig):
     output_activation: Literal["none", "sigmoid", "tanh"] | None = None
     """What the head's values pass through; default: the dataset's, else none. Regression only."""
     frame_level: bool = False
-    """One output per frame; regression only, from the side files of the manifest's `frame_values` column."""
+    """One output per frame, learnt from the files of the manifest's `frame_values` column or cells of several numbers."""
+    by_group: bool | None = None
+    """Validate on groups, the clips' scores averaged; default: where validation has a column `group`."""
 
     val_manifest: Path | None = None
     """Videos that choose best/; default: `val_split` of the manifest, else a part carved from training."""
@@ -137,9 +140,11 @@ class FinetuneConfig(TrainConfig):
     """published: down-sampling layers train at the head's rate; depth: at that of the stage they open."""
     drop_path_rate: float = 0.1
     smoothing: float = 0.1
-    """Label smoothing; classification only, like mixup and cutmix."""
-    mixup: float = 0.8
-    cutmix: float = 1.0
+    """Label smoothing; classification only."""
+    mixup: float | None = None
+    """Parameter of mixup's Beta distribution, 0: none; default: 0.8 for classes, 0 for regression."""
+    cutmix: float | None = None
+    """The same of CutMix; default: 1.0 for classes, 0 for regression."""
     mix_switch: float = 0.5
     """Chance of cutmix where mixup is on as well."""
     rand_augment: bool = True
@@ -148,6 +153,18 @@ class FinetuneConfig(TrainConfig):
     """Area of the random resized crop, as a part of the frame."""
     flip_rate: float = 0.5
     erase_rate: float = 0.25
+
+    loss: Literal["mse", "ccc", "pcc"] = "mse"
+    """Of regression; ccc and pcc are 1 minus that score over each micro-batch of each process, so keep those large."""
+    label_scaling: Literal["none", "standardize", "range"] = "none"
+    """Of regression: learn standardised labels, or `label_range` mapped to the activation's; predictions keep the labels'
+    units."""
+    label_range: tuple[float, float] | None = None
+    """Least and greatest value of the labels; default: the dataset's, else those found in training."""
+    balanced_sampling: bool = False
+    """Draw all classes equally often; an epoch stays as long. Not in the paper's recipes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: rare classes count more in the loss, in inverse proportion. Not in the paper's recipes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,3 +177,7 @@ class FinetuneConfig(TrainConfig):
             )
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"val_fraction={self.val_fraction}: must be from 0 to less than 1")
+        if self.label_range is not None and not self.label_range[0] < self.label_range[1]:
+            raise UserError(f"label_range={self.label_range}: must be two numbers, the smaller one first")
+        if self.loss != "mse" and not self.frame_level and self.batch_size // self.accumulate_steps < 2:
+            raise UserError(f"loss={self.loss}: needs at least 2 clips in a micro-batch; make batch_size larger")

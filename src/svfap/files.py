@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 
 from svfap.errors import UserError
@@ -17,19 +18,27 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 
     Raises `UserError` where it cannot be written.
     """
-    path = Path(path)
+    with writing_atomically(Path(path)) as file:
+        file.buffer.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def writing_atomically(path: Path) -> Iterator[TextIOWrapper]:
+    """A UTF-8 file to write to, in place whole once the block ends without an error. Raises `UserError`."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+        with open(handle, "w", encoding="utf-8", newline="") as file:
+            yield file
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would lock out whoever shares the folder
         os.replace(temporary, path)
+        temporary = None
     except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+    finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
 
 
 def make_folder(folder: Path) -> None:

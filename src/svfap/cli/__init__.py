@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from svfap.cli import data, evaluation, inference, models, reports, training
+from svfap.cli import data, evaluation, experiments, inference, models, reports, training
 from svfap.cli.parser import Parser, say
 from svfap.errors import UserError
 
@@ -13,6 +13,7 @@ VERBS = {
     **training.VERBS,
     **evaluation.VERBS,
     **inference.VERBS,
+    **experiments.VERBS,
     **models.VERBS,
     **reports.VERBS,
 }
@@ -33,8 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     verbs = parser.add_subcommands(dest="verb", metavar="VERB", description="`svfap VERB --help` explains a verb.")
     for name, verb in VERBS.items():
         sub = Parser(description=verb.describe)
-        verb.arguments(sub)
         verbs.add_subcommand(name, sub, help=verb.describe.split(":")[0].split(".")[0])
+        verb.arguments(sub)  # after it is added: a verb may have subcommands of its own
     args = parser.parse_args(argv)
     try:
         return VERBS[args.verb].run(args[args.verb]) or 0

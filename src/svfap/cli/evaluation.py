@@ -12,10 +12,17 @@ from svfap.cli.parser import Parser, Verb, say
 
 def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("--model", required=True, help="run or model folder, or Hub name")
-    parser.add_argument("--manifest", type=Path, required=True, help="CSV of test videos with their labels or values")
+    parser.add_argument("--manifest", type=Path | None, help="CSV of test videos with their labels or values")
+    parser.add_argument("--dataset", type=Path | None, help="or a folder of `svfap prepare`: its fold's test part")
+    parser.add_argument("--fold", type=str | None, help="which fold of the dataset; default: its only one")
     parser.add_argument("--out", type=Path | None, help="folder for the results; default: MODEL/evaluation")
     parser.add_argument("--root", type=Path | None, help="folder that the manifest's paths are relative to")
     parser.add_argument("--split", type=str | None, help="use only rows whose `split` column says this")
+    parser.add_argument(
+        "--by_group",
+        type=bool | None,
+        help="score the mean over each `group` of videos, not each video; default: where the manifest has groups",
+    )
     parser.add_argument("--num_segments", type=int, default=2, help="temporal views of each video")
     parser.add_argument("--num_crops", type=int, default=2, help="spatial views along the longer side")
     parser.add_argument("--batch_size", type=int, default=8, help="videos at a time, over all processes")
@@ -40,7 +47,8 @@ def _evaluate(args: Namespace) -> int:
     else:
         import pandas as pd
 
-        table, names = pd.read_csv(out / "predictions.csv"), list(metrics["per_dimension"])
+        file = out / ("groups.csv" if "num_groups" in metrics else "predictions.csv")
+        table, names = pd.read_csv(file), list(metrics["per_dimension"])
         truth, predicted = (table[[f"{kind}_{n}" for n in names]] for kind in ("target", "pred"))
         figures.save_figure(figures.regression_scatter(truth, predicted, names), out / "scatter.png")
         rows = {m.upper(): metrics[m] for m in ("ccc", "pcc", "mae", "rmse")}

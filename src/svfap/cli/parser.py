@@ -46,7 +46,7 @@ def config_of(cls: Any, args: Namespace) -> Any:
     values = {k: v for k, v in vars(args).items() if k in names}
     return cls(
         **{
-            k: tuple(v) if isinstance(v, list) and k in ("betas", "crop_scale", "crop_scales") else v
+            k: tuple(v) if isinstance(v, list) and k in ("betas", "crop_scale", "crop_scales", "label_range") else v
             for k, v in values.items()
         }
     )

@@ -4,7 +4,7 @@ A batch is a plain dict. One row is a clip; in mode "test" one view of a video, 
   clips       uint8 (B, T, H, W, 3), RGB
   index       int64 (B,), the sample's place in the manifest
   frames      int64 (B, T), numbers of the frames in the video
-  label       int64 (B,), or
+  label       int64 (B,), or (B, T) with `frame_level`, or
   values      float32 (B, K), or (B, T, K) with `frame_level`; neither of the two where the manifest has no labels
   keys        the samples' keys, one per row
   unreadable  list of (index, key, reason): samples of this batch that could not be read, and so have no row
@@ -18,12 +18,10 @@ import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -31,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from svfap.data.augment import MULTI_SCALES, center_crop, multi_scale_crop, random_resized_crop, side_crops
 from svfap.data.clips import Indices, test_indices, train_indices, validation_indices
 from svfap.data.manifest import Manifest, Sample
+from svfap.data.targets import Targets, clip_target, targets_of_frames
 from svfap.data.video import Pixels, VideoError, VideoSource, open_video
 from svfap.errors import UserError
 
@@ -47,7 +46,7 @@ class Item:
     reason: str | None = None
     clips: tuple[Pixels, ...] = ()  # each (T, size, size, 3)
     frames: tuple[Indices, ...] = ()  # each (T,)
-    values: tuple[NDArray[np.float32], ...] = ()  # each (K,) or (T, K)
+    targets: tuple[Targets, ...] = ()  # each () label or (K,) values, or (T,) or (T, K) of the frames
 
 
 class ClipDataset(Dataset[Item]):
@@ -57,9 +56,10 @@ class ClipDataset(Dataset[Item]):
     central crop), "test" (`num_segments` in time x `num_crops` along the longer side; views that coincide come once).
     crop_scale: areas of the random resized crop; crop_scales: sides of the multi-scale crop, as parts of the frame.
     repeats: different clips of each video that an item holds in the two training modes; it is decoded once for all.
-    frame_level: values of each sampled frame, (T, K), from the sample's `frame_values` file (its clip's values repeated
-    where it has none), in place of the clip's.
-    What is drawn for a sample depends on (seed, epoch, index) alone.
+    frame_level: the target of each sampled frame (see `svfap.data.targets`) in place of the clip's.
+    balanced: shuffled epochs have as many samples as the manifest, but all classes equally often.
+    What is drawn for a sample depends on (seed, epoch, index) alone; indices len(self) and up are the same samples again,
+    with other draws.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class ClipDataset(Dataset[Item]):
         crop_scale: tuple[float, float] = (0.08, 1.0),
         crop_scales: Sequence[float] = MULTI_SCALES,
         frame_level: bool = False,
+        balanced: bool = False,
     ) -> None:
         if mode not in ("pretrain", "train", "val", "test"):
             raise ValueError(f"mode is '{mode}', known are pretrain, train, val and test")
@@ -83,11 +84,14 @@ class ClipDataset(Dataset[Item]):
         self.clip_length, self.stride, self.size, self.seed = clip_length, stride, size, seed
         self.num_segments, self.num_crops, self.repeats = num_segments, num_crops, repeats
         self.crop_scale, self.crop_scales = crop_scale, crop_scales
-        self.frame_level = frame_level and manifest.dimensions is not None  # classes are given per clip
+        self.target = "values" if manifest.dimensions is not None else "label" if manifest.label_names else None
+        self.frame_level, self.balanced = frame_level, balanced
         self.epoch = 0
         first = manifest.dimensions[0] if manifest.dimensions else None
         if first is not None and first not in manifest.table and not frame_level:
             raise UserError(f"{manifest.path}: has no column '{first}', only values per frame; set frame_level")
+        if balanced and manifest.labels is None:
+            raise UserError(f"{manifest.path}: balanced sampling needs a column 'label', a class for each video")
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -97,7 +101,7 @@ class ClipDataset(Dataset[Item]):
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> Item:
-        sample = self.manifest[index]
+        sample = self.manifest[index % len(self)]
         seeds = np.random.SeedSequence([self.seed, self.epoch, index])
         rng = np.random.RandomState(np.random.MT19937(seeds))
         try:
@@ -106,17 +110,18 @@ class ClipDataset(Dataset[Item]):
                 rows = [first + row for row in self._sample(stop - first, rng)]
                 wanted, places = np.unique(np.concatenate(rows), return_inverse=True)
                 pictures = _inside_box(video.read(wanted), sample)
-            item = Item(index, sample)
+            item = Item(index % len(self), sample)
             for row, where in zip(rows, places.reshape(len(rows), -1), strict=True):
                 crops = self._crop(pictures[where], rng)
                 item.clips += tuple(crops)
                 item.frames += (row,) * len(crops)
-                item.values += (self._values(sample, row),) * len(crops)
+                if self.target is not None:
+                    item.targets += (self._target(sample, row),) * len(crops)
             return item
         except VideoError as error:
-            return Item(index, sample, error.reason)
+            return Item(index % len(self), sample, error.reason)
         except OSError as error:
-            return Item(index, sample, error.strerror or str(error))
+            return Item(index % len(self), sample, error.strerror or str(error))
 
     def _sample(self, num_frames: int, rng: np.random.RandomState) -> list[Indices]:
         if self.mode == "test":
@@ -134,11 +139,10 @@ class ClipDataset(Dataset[Item]):
             return [multi_scale_crop(pictures, self.size, rng, self.crop_scales)]
         return [random_resized_crop(pictures, self.size, rng, scale=self.crop_scale)]
 
-    def _values(self, sample: Sample, frames: Indices) -> NDArray[np.float32]:
-        if self.frame_level and sample.frame_values is not None:
-            return _read_frame_values(sample.frame_values, self.manifest.dimensions or (), frames)
-        values = np.array(sample.values or (), np.float32)
-        return np.tile(values, (len(frames), 1)) if self.frame_level else values
+    def _target(self, sample: Sample, frames: Indices) -> Targets:
+        if self.frame_level:
+            return targets_of_frames(self.manifest, sample, frames)
+        return clip_target(self.manifest, sample)
 
     def collate(self, items: list[Item]) -> Batch:
         """Items to a batch, as the module's first lines describe it."""
@@ -153,13 +157,13 @@ class ClipDataset(Dataset[Item]):
         for place, (item, number) in enumerate(rows):
             batch["clips"][place] = torch.from_numpy(item.clips[number])
             batch["frames"][place] = torch.from_numpy(item.frames[number])
-        if self.manifest.labels is not None:
-            batch["label"] = torch.tensor([item.sample.label for item, _ in rows], dtype=torch.int64)
-        if self.manifest.dimensions is not None:
-            num_dimensions = len(self.manifest.dimensions)
-            shape = (self.clip_length, num_dimensions) if self.frame_level else (num_dimensions,)
-            values = np.array([item.values[number] for item, number in rows], np.float32).reshape(len(rows), *shape)
-            batch["values"] = torch.from_numpy(values)
+        if self.target is not None:
+            shape = ((self.clip_length,) if self.frame_level else ()) + (
+                (len(self.manifest.dimensions),) if self.manifest.dimensions is not None else ()
+            )
+            kind = np.int64 if self.target == "label" else np.float32
+            targets = np.array([item.targets[number] for item, number in rows], kind).reshape(len(rows), *shape)
+            batch[self.target] = torch.from_numpy(targets)
         return batch
 
 
@@ -185,26 +189,14 @@ def _inside_box(pictures: Pixels, sample: Sample) -> Pixels:
     return inside
 
 
-def _read_frame_values(path: Path, dimensions: tuple[str, ...], frames: Indices) -> NDArray[np.float32]:
-    """The rows of these frames, (T, K); a file that does not give them makes the sample unreadable."""
-    try:
-        table = pd.read_csv(path, usecols=list(dimensions))[list(dimensions)]
-        values = table.to_numpy(np.float32)
-    except (ValueError, OSError) as error:
-        raise VideoError(path, f"values per frame {path.name}: {' '.join(str(error).split())}") from None
-    if frames.max() >= len(values):
-        raise VideoError(path, f"values per frame {path.name}: {len(values)} rows, frame {frames.max()} is asked for")
-    if not np.isfinite(values[frames]).all():
-        raise VideoError(path, f"values per frame {path.name}: some are missing or not finite")
-    return values[frames]
-
-
 class ShardedSampler(Sampler[list[int]]):
     """Batches of sample numbers for one process of `world_size`; one iteration is one epoch.
 
     shuffle: a permutation that depends on (seed, epoch), cut into global batches of batch_size * world_size of which
     each process gets its part; what does not fill one is left out, so all processes have equally many. Otherwise in
     order, each sample on exactly one process, the last batch smaller.
+    labels: (length,) of the samples; a shuffled epoch then has all classes equally often. Who comes again within it has
+    the number plus `length`, and so on, for other draws.
     start_batch: begin there, as if those before had been drawn.
     """
 
@@ -219,11 +211,14 @@ class ShardedSampler(Sampler[list[int]]):
         start_batch: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        labels: NDArray[np.int64] | None = None,
     ) -> None:
         self.batch_size, self.start_batch = batch_size, start_batch
         if shuffle:
             num_batches = length // (batch_size * world_size)
-            order = np.random.default_rng([seed, epoch]).permutation(length)[: num_batches * batch_size * world_size]
+            rng = np.random.default_rng([seed, epoch])
+            order = rng.permutation(length) if labels is None else _balanced_order(labels, rng)
+            order = order[: num_batches * batch_size * world_size]
             self._order = order.reshape(num_batches, world_size, batch_size)[:, rank].ravel()
         else:
             self._order = np.arange(rank, length, world_size)
@@ -234,6 +229,18 @@ class ShardedSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for start in range(self.start_batch * self.batch_size, len(self._order), self.batch_size):
             yield self._order[start : start + self.batch_size].tolist()
+
+
+def _balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Sample numbers, as many as labels, each class the same number of times (one more where that does not come out)."""
+    length = len(labels)
+    classes = rng.permutation(np.unique(labels))
+    drawn = []
+    for place, label in enumerate(classes):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        turns = np.arange(len(range(place, length, len(classes))))  # of this class in the epoch
+        drawn.append(members[turns % len(members)] + length * (turns // len(members)))
+    return rng.permutation(np.concatenate(drawn))
 
 
 def make_loader(
@@ -270,6 +277,7 @@ def make_loader(
         start_batch=start_batch,
         rank=rank,
         world_size=world_size,
+        labels=dataset.manifest.labels if dataset.balanced else None,
     )
     return DataLoader(
         dataset,

@@ -41,8 +41,9 @@ class Sample:
     subject: str | None
     split: str | None
     box: tuple[float, float, float, float] | None  # x, y, w, h in pixels of the video
-    frame_values: Path | None  # CSV with one row per frame, one column per dimension
+    frame_values: Path | None  # CSV with one row per frame: a column per dimension, or `label`
     group: str | None
+    frame_numbers: NDArray[np.float64] | None = None  # (frames, dimensions), where the value columns hold one per frame
 
 
 class Manifest(Sequence[Sample]):
@@ -50,7 +51,8 @@ class Manifest(Sequence[Sample]):
 
     path: the manifest's file; label_names: of the classes, in order (classification); dimensions: names of the
     values (regression); table: one row per sample, columns `path` (as written), `label` (int64), the dimensions
-    (float64), and those of start_s, end_s, subject, split, group, frame_values, box_x ... box_h that the file has.
+    (float64), and those of start_s, end_s, subject, split, group, frame_values, box_x ... box_h that the file has;
+    `frame_numbers`, (frames, dimensions) or None, where a value column holds numbers per frame (its own are their means).
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Manifest(Sequence[Sample]):
             box=box,
             frame_values=self.root / frame_values if frame_values else None,
             group=self._text("group", index),
+            frame_numbers=self._columns["frame_numbers"][index] if "frame_numbers" in self._columns else None,
         )
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Manifest:
@@ -108,15 +111,23 @@ class Manifest(Sequence[Sample]):
     @property
     def subjects(self) -> NDArray[np.object_] | None:
         """Subject of each sample ('' where unknown); None where no row has one."""
-        if "subject" not in self.table:
-            return None
-        subjects = self.table["subject"].to_numpy(dtype=object)
-        return subjects if any(subjects) else None
+        return self._texts("subject")
+
+    @property
+    def groups(self) -> NDArray[np.object_] | None:
+        """Group of each sample ('' where it has none); None where no row has one."""
+        return self._texts("group")
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
         """Label of each sample; None without labels."""
         return self.table["label"].to_numpy(np.int64) if "label" in self.table else None
+
+    def _texts(self, column: str) -> NDArray[np.object_] | None:
+        if column not in self.table:
+            return None
+        texts = self.table[column].to_numpy(dtype=object)
+        return texts if any(texts) else None
 
     def _text(self, column: str, index: int) -> str | None:
         return (str(self._columns[column][index]) or None) if column in self._columns else None
@@ -134,12 +145,15 @@ def read_manifest(
     label_names: Sequence[str] | None = None,
     dimensions: Sequence[str] | None = None,
     split: str | None = None,
+    frame_level: bool = False,
 ) -> Manifest:
     """Read a manifest.
 
     The CSV has a header. Columns: path (of a video, a folder of frames or an image, relative to `root`, by default to
     the manifest's folder); label (a class name, or an integer from 0), or one column per dimension; and, as needed,
     start_s, end_s, subject, split, group, box ("x y w h" in pixels), frame_values (a CSV with one row per frame).
+    With frame_level a value column may hold a number per frame, separated by spaces, and classes need no column label
+    where every row has frame_values.
     Lines without a header, `path label`, are read too.
 
     label_names: the classes in order; without it the sorted names found, or 0 to the largest integer.
@@ -161,9 +175,9 @@ def read_manifest(
     chosen = _choose_split(path, out, split)
     names = dims = None
     if task == "classification":
-        names = _read_labels(path, table, out, chosen, label_names)
+        names = _read_labels(path, table, out, chosen, label_names, frame_level)
     elif task == "regression":
-        dims = _read_values(path, table, out, chosen, dimensions)
+        dims = _read_values(path, table, out, chosen, dimensions, frame_level)
     out = out[chosen].reset_index(drop=True)
     return Manifest(path, Path(root) if root is not None else path.parent, out, names, dims)
 
@@ -176,17 +190,43 @@ def carve_validation(manifest: Manifest, fraction: float, seed: int) -> tuple[Ma
     """
     if not 0 < fraction < 1:
         raise ManifestError(f"{manifest.path}: validation fraction {fraction} is not between 0 and 1")
-    rng = np.random.default_rng(seed)
-    subjects = manifest.subjects
-    if subjects is not None:
-        held_out = _hold_out_subjects(subjects, fraction, rng)
-        fix = "only one subject to divide; give a validation manifest or split"
-    else:
-        held_out = _hold_out_stratified(manifest, fraction, rng)
-        fix = f"{len(manifest)} samples are too few to divide; give a validation manifest or split"
+    held_out = hold_out(len(manifest), fraction, seed, manifest.subjects, manifest.labels)
     if not held_out.any() or held_out.all():
-        raise ManifestError(f"{manifest.path}: {fix}")
+        few = "only one subject" if manifest.subjects is not None else f"{len(manifest)} samples are too few"
+        raise ManifestError(f"{manifest.path}: {few} to divide; give a validation manifest or split")
     return manifest.subset(np.flatnonzero(~held_out)), manifest.subset(np.flatnonzero(held_out))
+
+
+def take_fraction(manifest: Manifest, fraction: float, seed: int) -> Manifest:
+    """About `fraction` of each class's samples, one at least, in the manifest's order (Fig. 7; Table 1 without classes).
+
+    One seeded order of the samples serves every fraction, so for the same seed a larger part holds the smaller ones.
+    Raises ManifestError where the fraction is not above 0 and at most 1.
+    """
+    if not 0 < fraction <= 1:
+        raise ManifestError(f"{manifest.path}: fraction {fraction} must be above 0 and at most 1")
+    strata = pd.Series(manifest.labels if manifest.labels is not None else np.zeros(len(manifest), np.int64))
+    shuffled = strata[np.random.default_rng(seed).permutation(len(manifest))]
+    rank = shuffled.groupby(shuffled).cumcount().sort_index().to_numpy()  # place within its class, in the seeded order
+    counts = strata.map(strata.value_counts()).to_numpy()
+    return manifest.subset(np.flatnonzero(rank < np.maximum(np.floor(counts * fraction + 0.5), 1)))
+
+
+def hold_out(
+    num: int,
+    fraction: float,
+    seed: int,
+    subjects: NDArray[np.object_] | None = None,
+    labels: NDArray[np.int64] | None = None,
+) -> NDArray[np.bool_]:
+    """(num,) bool, true for about `fraction` of the samples: whole subjects where known, else a share of each class.
+
+    subjects: (num,) names, '' where unknown. labels: (num,). All false or all true where there is nothing to divide.
+    """
+    rng = np.random.default_rng(seed)
+    if subjects is not None:
+        return _hold_out_subjects(subjects, fraction, rng)
+    return _hold_out_stratified(np.zeros(num, np.int64) if labels is None else labels, fraction, rng)
 
 
 def _hold_out_subjects(subjects: NDArray[np.object_], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -199,9 +239,8 @@ def _hold_out_subjects(subjects: NDArray[np.object_], fraction: float, rng: np.r
     return np.isin(codes, order[:num_held])
 
 
-def _hold_out_stratified(manifest: Manifest, fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    num = len(manifest)
-    labels = manifest.labels if manifest.labels is not None else np.zeros(num, np.int64)
+def _hold_out_stratified(labels: NDArray[np.int64], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    num = len(labels)
     shuffled = rng.permutation(num)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     # Every 1/fraction-th along the classes gives each class its share, and the total exactly.
@@ -328,9 +367,19 @@ def _choose_split(path: Path, out: pd.DataFrame, split: str | None) -> NDArray[n
 
 
 def _read_labels(
-    path: Path, table: pd.DataFrame, out: pd.DataFrame, chosen: NDArray[np.bool_], label_names: Sequence[str] | None
+    path: Path,
+    table: pd.DataFrame,
+    out: pd.DataFrame,
+    chosen: NDArray[np.bool_],
+    label_names: Sequence[str] | None,
+    frame_level: bool,
 ) -> tuple[str, ...]:
     """Add the int64 column `label` (-1 in rows not chosen that have none); return the names of the classes."""
+    if "label" not in table and frame_level and "frame_values" in out:
+        _refuse(path, table, (out["frame_values"] == "") & chosen, "frame_values", "is missing; give a file of labels")
+        if not label_names:
+            raise ManifestError(f"{path}: labels stand in the files of frame_values alone; name them with label_names")
+        return tuple(label_names)
     if "label" not in table:
         raise ManifestError(f"{path}: no column 'label'; add one with a class name or an integer from 0")
     codes, found = pd.factorize(table["label"])
@@ -366,20 +415,29 @@ def _read_labels(
     return known
 
 
-def _is_numeric(column: pd.Series) -> bool:
-    """Whether the first or most of the given entries are numbers: a bad one is then reported, not the column left out."""
+def _is_numeric(column: pd.Series, several: bool) -> bool:
+    """Whether the first or most of the given entries are numbers: a bad one is then reported, not the column left out.
+
+    several: of an entry with spaces the first word is looked at.
+    """
     given = column[~column.str.strip().str.lower().isin(["", "nan"])]
+    given = given.str.split(n=1).str[0] if several else given
     numbers = pd.to_numeric(given, errors="coerce").notna()
     return bool(len(given)) and bool(numbers.iloc[0] or numbers.mean() > 0.5)
 
 
 def _read_values(
-    path: Path, table: pd.DataFrame, out: pd.DataFrame, chosen: NDArray[np.bool_], dimensions: Sequence[str] | None
+    path: Path,
+    table: pd.DataFrame,
+    out: pd.DataFrame,
+    chosen: NDArray[np.bool_],
+    dimensions: Sequence[str] | None,
+    frame_level: bool,
 ) -> tuple[str, ...]:
-    """Add the dimensions' float64 columns; return their names."""
+    """Add the dimensions' float64 columns, and `frame_numbers` where they hold numbers per frame; return their names."""
     if dimensions is None:
         free = [name for name in table.columns if name not in RESERVED]
-        names = tuple(name for name in free if _is_numeric(table[name][chosen]))
+        names = tuple(name for name in free if _is_numeric(table[name][chosen], frame_level))
         if not names:
             raise ManifestError(f"{path}: no column of numbers to learn; add one per dimension or name the columns")
     else:
@@ -390,11 +448,36 @@ def _read_values(
         return names  # values per frame alone
     if missing:
         raise ManifestError(f"{path}: no column '{missing[0]}' for that dimension; there are {_listed(table.columns)}")
+    if frame_level and any(table[name].str.contains(" ").any() for name in names):
+        table = _read_frame_numbers(path, table, out, names)
     for name in names:
         numbers = _numbers(path, table, name)
         _refuse(path, table, numbers.isna() & chosen, name, "is missing; give a number or remove the row")
         out[name] = numbers
     return names
+
+
+def _read_frame_numbers(path: Path, table: pd.DataFrame, out: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
+    """Add the column `frame_numbers`; return the table with each cell's mean in its place, for clips."""
+    cells = table[list(names)].map(_floats)
+    for name in names:
+        wrong = cells[name].map(lambda cell: not np.isfinite(cell).all()) & (table[name] != "")
+        _refuse(path, table, wrong, name, "is not made of finite numbers, one per frame and a space between")
+    lengths = cells.map(len)
+    wrong = lengths.nunique(axis=1) - lengths.eq(1).any(axis=1) > 1
+    _refuse(path, table, wrong, names[-1], f"number of frames is not the same in all of {_listed(names)}")
+    rows = [np.stack(np.broadcast_arrays(*row), axis=1) for row in cells.itertuples(index=False, name=None)]
+    out["frame_numbers"] = pd.Series([row if len(row) > 1 else None for row in rows], out.index, dtype=object)
+    means = cells.map(lambda cell: "" if np.isnan(cell).any() else str(cell.mean()))
+    return table.assign(**{name: means[name] for name in names})
+
+
+def _floats(text: str) -> NDArray[np.float64]:
+    """The numbers of a cell; one NaN where there are none, or something else."""
+    try:
+        return np.array(text.split() or ["nan"], np.float64)
+    except ValueError:
+        return np.array([np.nan])
 
 
 def _integer(text: str) -> int | None:

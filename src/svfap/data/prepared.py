@@ -51,8 +51,13 @@ class PreparedDataset:
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
-    def fold(self, name: str) -> Fold:
-        """The fold of that name. Raises `UserError` listing those there are."""
+    def fold(self, name: str | None) -> Fold:
+        """The fold of that name, or the only one for None. Raises `UserError` listing those there are."""
+        if name is None:
+            if len(self.folds) == 1:
+                return self.folds[0]
+            names = ", ".join(fold.name for fold in self.folds) or "(none)"
+            raise UserError(f"fold: {self.title} has folds {names}; say which, or all")
         for fold in self.folds:
             if fold.name == name:
                 return fold

@@ -165,6 +165,34 @@ def average_views(sample_index: ArrayLike, outputs: ArrayLike) -> tuple[NDArray[
     return sample_ids.astype(np.int64), total / count[:, None]
 
 
+def average_groups(
+    groups: Sequence[str], outputs: ArrayLike, targets: ArrayLike
+) -> tuple[list[str], NDArray[np.float64], NDArray[Any]]:
+    """One entry per group of videos, such as all clips of a subject's task (AVCAffe's protocol), in order of appearance.
+
+    Args:
+        groups: N names.
+        outputs: (N, K) probabilities or values; averaged over each group.
+        targets: (N,) class indices, the same in all of a group, or (N, K) values, averaged like the outputs.
+
+    Returns:
+        The G names, outputs (G, K) float64, and targets (G,) or (G, K).
+
+    Raises:
+        UserError: shapes that do not fit, or a group with several labels.
+    """
+    codes, names = pd.factorize(np.asarray(groups, object))
+    truth = np.asarray(targets)
+    _, means = average_views(codes, outputs)
+    if truth.ndim == 2:
+        return list(names), means, average_views(codes, truth)[1]
+    first = np.unique(codes, return_index=True)[1]
+    stray = np.flatnonzero(truth != truth[first][codes])
+    if len(stray):
+        raise UserError(f"group '{names[codes[stray[0]]]}': its videos have several labels; one group has one")
+    return list(names), means, truth[first]
+
+
 def predictions_table(
     paths: Sequence[str | Path],
     outputs: ArrayLike,

@@ -17,13 +17,15 @@ from svfap.config import FinetuneConfig
 from svfap.console import console
 from svfap.data import augment
 from svfap.data.loader import ClipDataset
-from svfap.data.manifest import Manifest, carve_validation, read_manifest
+from svfap.data.manifest import Manifest, carve_validation, read_manifest, take_fraction
+from svfap.data.targets import all_targets
 from svfap.errors import UserError
-from svfap.evaluate.views import predict_views, score_predictions
+from svfap.evaluate.views import predict_views, score_predictions, scored_by_group
 from svfap.model.base import Model
 from svfap.model.config import ModelConfig
 from svfap.model.presets import create_model
 from svfap.train.loop import Batch, num_workers, train
+from svfap.train.losses import REGRESSION_LOSSES, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
 from svfap.train.resolve import resolve
 from svfap.weights import import_published, init_encoder, load_model
@@ -35,20 +37,30 @@ class FinetuneTask:
     def __init__(self, config: FinetuneConfig) -> None:
         self.config = config = resolve(config)
         assert config.task is not None
-        training, self.validation = read_parts(config)
-        self.manifest = training
-        names = training.label_names if config.task == "classification" else training.dimensions
+        everything, self.validation = read_parts(config)
+        self.manifest = training = take_fraction(everything, config.fraction, config.seed)
+        if config.fraction < 1:
+            console.print(f"training on {len(training)} of {len(everything)} videos")
+        classes = config.task == "classification"
+        names = training.label_names if classes else training.dimensions
         assert names is not None
-        self.score = None if self.validation is None else "uar" if config.task == "classification" else "ccc"
+        score = "uar" if classes else "ccc"
+        self.score = None if self.validation is None else f"frame_{score}" if config.frame_level else score
+        scale, offset = self._label_scale()
         torch.manual_seed(config.seed)
         words = dict(
             num_outputs=len(names),
             label_names=names,
             output_activation=config.output_activation,
+            output_scale=scale,
+            output_offset=offset,
             frame_level=config.frame_level,
             drop_path_rate=config.drop_path_rate,
             sampling_stride=config.sampling_stride,
-            provenance={"finetuned_on": str(config.manifest), "init": config.init, "num_videos": len(training)},
+            provenance={
+                **{"finetuned_on": str(config.manifest), "init": config.init, "num_videos": len(training)},
+                **{"fraction": config.fraction, "seed": config.seed},
+            },
         )
         self.model = create_model(config.preset, config.task, **{**words, **config.model})
         if config.init:
@@ -65,7 +77,13 @@ class FinetuneTask:
             repeats=config.repeats,
             crop_scale=config.crop_scale,
             frame_level=config.frame_level,
+            balanced=config.balanced_sampling,
         )
+        self.class_weights = None
+        if config.class_weights == "balanced":
+            labels = all_targets(training, config.frame_level)
+            self.class_weights = torch.from_numpy(balanced_weights(labels, len(names)))
+        self.by_group = self.validation is not None and scored_by_group(self.validation, shape, config.by_group)
         self.rand_augment = augment.RandAugment() if config.rand_augment else None
 
     @property
@@ -77,8 +95,20 @@ class FinetuneTask:
             self.model, self.config.weight_decay, self.config.layer_decay, self.config.layer_decay_rule
         )
 
+    def _label_scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        config, names = self.config, self.manifest.dimensions or ()
+        if config.label_scaling == "none":
+            return (), ()
+        values = all_targets(self.manifest, config.frame_level)
+        return label_scale(values, config.label_scaling, config.output_activation or "none", config.label_range, names)
+
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
-        """Cross-entropy with soft targets (Eq. 12) or mean squared error (Eq. 13), on augmented clips."""
+        """Cross-entropy with soft targets (Eq. 12), or an error of values (Eq. 13, 14), on augmented clips.
+
+        Frame-level models are taught every frame. Errors are in units of the model's `output_scale`, so that gradients do
+        not depend on the labels' units. CCC and PCC are of this micro-batch alone: accumulation and further processes
+        average such scores; a micro-batch in which one clip is readable teaches nothing.
+        """
         config, shape = self.config, self.model.config
         clips = augment.to_unit(batch["clips"])
         if self.rand_augment:
@@ -87,10 +117,19 @@ class FinetuneTask:
         clips = augment.flip(clips, config.flip_rate, generator)
         clips = augment.random_erase(clips, config.erase_rate, generator)
         if config.task == "regression":
-            return F.mse_loss(model(clips).float(), batch["values"])
-        targets = augment.smooth_one_hot(batch["label"], shape.num_outputs, config.smoothing)
+            targets = batch["values"]
+        else:
+            labels = batch["label"]
+            targets = augment.smooth_one_hot(labels.flatten(), shape.num_outputs, config.smoothing)
+            targets = targets.unflatten(0, labels.shape)
+        assert config.mixup is not None and config.cutmix is not None  # resolved
         clips, targets = augment.mix(clips, targets, config.mixup, config.cutmix, config.mix_switch, generator)
-        return F.cross_entropy(model(clips).float(), targets)
+        outputs, targets = (x.flatten(0, -2) for x in (model(clips).float(), targets))  # (clips or frames, outputs)
+        if config.task == "regression":
+            scale = outputs.new_tensor(shape.output_scale or (1.0,))
+            return REGRESSION_LOSSES[config.loss](outputs / scale, targets / scale)
+        weights = None if self.class_weights is None else self.class_weights.to(outputs.device)
+        return F.cross_entropy(outputs, targets, weights)
 
     def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]:
         """Metrics on the validation part; nothing where there is none."""
@@ -114,20 +153,23 @@ class FinetuneTask:
             self.config.batch_size,
             num_workers(self.config.num_workers, accelerator),
         )
-        return {**score_predictions(predictions, shape, self.validation), "unreadable": predictions.unreadable}
+        scores = score_predictions(predictions, shape, self.validation, self.by_group)
+        if shape.frame_level:
+            scores |= {
+                f"frame_{name}": scores["frames"][name] for name in ("uar", "war", "ccc", "pcc") if name in scores
+            }
+        return {**scores, "unreadable": predictions.unreadable}
 
     def show(self, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
         """Nothing to look at."""
 
 
 def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
-    """Training and validation videos: as the manifests say, else carved from training by subject."""
+    """Training and validation videos, before `fraction`: as the manifests say, else carved from training by subject."""
     assert config.manifest is not None
-    if config.frame_level and config.task != "regression":
-        raise UserError("frame_level needs task=regression: classes are given per clip")
-    what: dict[str, Any] = dict(root=config.root, task=config.task)
+    what: dict[str, Any] = dict(root=config.root, task=config.task, frame_level=config.frame_level)
     what |= dict(label_names=config.label_names, dimensions=config.dimensions)
-    if config.frame_level and not config.dimensions:
+    if config.frame_level and config.task == "regression" and not config.dimensions:
         what["dimensions"] = _frame_dimensions(read_manifest(config.manifest, **what, split=config.split))
     training = read_manifest(config.manifest, **what, split=config.split)
     if training.dimensions:

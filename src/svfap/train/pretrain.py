@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -13,9 +14,10 @@ from torch.utils.data import Subset
 from torch.utils.tensorboard import SummaryWriter
 
 from svfap.config import PretrainConfig
+from svfap.console import console
 from svfap.data.augment import normalize
 from svfap.data.loader import ClipDataset
-from svfap.data.manifest import read_manifest
+from svfap.data.manifest import read_manifest, take_fraction
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.masking import tube_mask
 from svfap.model.presets import create_model
@@ -25,24 +27,32 @@ from svfap.train.resolve import resolve
 
 
 class PretrainTask:
-    """Masked autoencoding of a manifest's videos; has no validation, the last epoch counts."""
+    """Masked autoencoding of a manifest's videos; has no validation, the last epoch counts.
+
+    With `fraction` an epoch has as many clips as the whole manifest has videos, so steps, schedule and cost stay the same
+    (Table 1): the videos of the part come in turn until there are as many, each time with another clip and crop.
+    """
 
     score: str | None = None
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config = resolve(config)
         assert config.manifest is not None and config.sampling_stride is not None
-        self.manifest = read_manifest(config.manifest, root=config.root, task="unlabelled", split=config.split)
+        everything = read_manifest(config.manifest, root=config.root, task="unlabelled", split=config.split)
+        self.manifest = take_fraction(everything, config.fraction, config.seed)
+        if config.fraction < 1:
+            console.print(f"pre-training on {len(self.manifest)} of {len(everything)} videos, at the cost of all")
         torch.manual_seed(config.seed)
         words = {"sampling_stride": config.sampling_stride, "mask_ratio": config.mask_ratio, **config.model}
         provenance = {"pretrained_on": str(config.manifest), "num_videos": len(self.manifest), "epochs": config.epochs}
+        provenance |= {"fraction": config.fraction, "seed": config.seed}
         model = create_model(config.preset, "pretraining", **{"provenance": provenance, **words})
         assert isinstance(model, MaskedAutoencoder)
         self.model = model
         shape = self.model.config
         self.num_masked = shape.num_masked_positions() * shape.num_time_steps
         self.dataset = ClipDataset(
-            self.manifest,
+            self.manifest.subset(np.resize(np.arange(len(self.manifest)), len(everything))),
             "pretrain",
             shape.num_frames,
             shape.sampling_stride,

@@ -28,6 +28,7 @@ def resolve(config: C) -> C:
         words["sampling_stride"] = config.sampling_stride or 4
     if isinstance(config, FinetuneConfig):
         words |= _finetuning(config, dataset)
+        words |= _recipe(config, words["task"])
     elif dataset is not None:
         if dataset.pretrain is None:
             raise UserError(f"{config.dataset}: has no videos for pre-training; give manifest instead")
@@ -47,10 +48,7 @@ def _finetuning(config: FinetuneConfig, dataset: PreparedDataset | None) -> dict
         raise UserError(f"{config.dataset}: {dataset.title} has no labels; it is for pre-training")
     if config.task not in (None, dataset.task):
         raise UserError(f"task={config.task}: {dataset.title} is for {dataset.task}")
-    if config.fold is None and len(dataset.folds) != 1:
-        names = ", ".join(fold.name for fold in dataset.folds)
-        raise UserError(f"fold: {dataset.title} has folds {names}; say which, or all")
-    fold = dataset.folds[0] if config.fold is None else dataset.fold(config.fold)
+    fold = dataset.fold(config.fold)
     names = "label_names" if dataset.task == "classification" else "dimensions"
     return {
         "manifest": fold.train,
@@ -59,6 +57,24 @@ def _finetuning(config: FinetuneConfig, dataset: PreparedDataset | None) -> dict
         "task": dataset.task,
         "output_activation": config.output_activation or dataset.output_activation,
         "frame_level": config.frame_level or dataset.frame_level,
+        "label_range": config.label_range or dataset.label_range,
         names: getattr(config, names) or list(dataset.label_names),
         "fold": fold.name,
+    }
+
+
+def _recipe(config: FinetuneConfig, task: str) -> dict[str, Any]:
+    """What the task decides. Raises `UserError` for settings that are for the other one."""
+    classes = task == "classification"
+    for name, default in (
+        (("loss", "mse"), ("label_scaling", "none"), ("label_range", None))
+        if classes
+        else (("balanced_sampling", False), ("class_weights", "none"))
+    ):
+        if getattr(config, name) != default:
+            raise UserError(f"{name}={getattr(config, name)}: is for {'regression' if classes else 'classification'}")
+    mixup, cutmix = (0.8, 1.0) if classes else (0.0, 0.0)
+    return {
+        "mixup": mixup if config.mixup is None else config.mixup,
+        "cutmix": cutmix if config.cutmix is None else config.cutmix,
     }

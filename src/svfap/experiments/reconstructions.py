@@ -1,0 +1,55 @@
+"""What a pre-trained model makes of hidden pixels (Fig. 6): pictures of held-out videos, and the error at each ratio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from svfap.data.manifest import read_manifest
+from svfap.errors import UserError
+from svfap.experiments.lab import Lab, train_all
+from svfap.experiments.studies import Row
+from svfap.inference.reconstruct import reconstruct
+from svfap.model.variants import VARIANTS
+from svfap.report.figures import reconstruction_grid, save_figure
+from svfap.report.tables import write_table
+from svfap.weights import load_model
+
+NUM_PICTURES = 3
+NUM_MEASURED = 50
+
+
+def run_reconstructions(lab: Lab, out: Path, parallel: int | None = None) -> pd.DataFrame:
+    """Reconstruct test videos with the base pre-training, at every ratio of Table 2.
+
+    Writes `reconstructions.{md,csv,tex}` and `reconstructions_<n>.png`; returns the table. Raises `UserError`.
+    """
+    row = Row("")
+    train_all("reconstructions: pre-training", lab.pretrainings(row), parallel)
+    weights = lab.weights_of(row, lab.seeds[0])
+    assert weights is not None
+    model = load_model(weights)
+    if model.config.task != "pretraining":
+        raise UserError(f"{weights}: is a {model.config.task} model; reconstructing needs the decoder of pre-training")
+    fold = lab.dataset.fold(lab.finetune["fold"])
+    assert fold.test is not None
+    videos = [sample.path for sample in read_manifest(fold.test, root=lab.dataset.root, task="unlabelled")]
+    videos = videos[:: max(1, len(videos) // NUM_MEASURED)][:NUM_MEASURED]
+    lines = []
+    for name, overrides in VARIANTS["masking"].items():
+        ratio = overrides(model.config)["mask_ratio"]
+        errors = [reconstruct(video, model, ratio, seed=number).loss for number, video in enumerate(videos)]
+        lines.append({"masking ratio": name, "mean squared error": f"{sum(errors) / len(errors):.3f}"})
+    for number, video in enumerate(videos[:NUM_PICTURES], 1):
+        result = reconstruct(video, model, seed=number - 1)
+        picture = reconstruction_grid(result.original, result.masked, result.reconstruction)
+        save_figure(picture, out / f"reconstructions_{number}.png")
+    table = pd.DataFrame(lines)
+    write_table(
+        out / "reconstructions",
+        table,
+        f"Error on hidden tubelets of {len(videos)} test videos of {lab.dataset.title}; 1 is what predicting each tubelet's "
+        f"mean would give. Pre-trained at {model.config.mask_ratio:.0%} masking (the paper's Fig. 6 shows pictures alone).",
+    )
+    return table

@@ -1,0 +1,58 @@
+"""A table of text cells as Markdown, CSV and LaTeX, and for the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from rich.markup import escape
+from rich.table import Table
+
+from svfap.files import write_atomically
+
+
+def write_table(stem: Path, table: pd.DataFrame, caption: str) -> None:
+    """Write `stem`.md, .csv and .tex, each atomically. The first column names the rows; the CSV has no caption."""
+    for suffix, text in {
+        ".md": to_markdown(table, caption),
+        ".csv": table.to_csv(index=False),
+        ".tex": to_latex(table, caption),
+    }.items():
+        write_atomically(stem.with_name(stem.name + suffix), text)
+
+
+def to_markdown(table: pd.DataFrame, caption: str = "") -> str:
+    """A pipe table below its caption; the first column is aligned left, the others right."""
+    header = [_in_pipes(table.columns), "| --- |" + " ---: |" * (table.shape[1] - 1)]
+    rows = [_in_pipes(row) for row in table.itertuples(index=False)]
+    return "\n".join([*([caption, ""] if caption else []), *header, *rows]) + "\n"
+
+
+def to_latex(table: pd.DataFrame, caption: str = "") -> str:
+    """A `table` with booktabs' rules; special characters are escaped."""
+    columns = "l" + "r" * (table.shape[1] - 1)
+    named = table.rename(columns=_in_latex).map(_in_latex)
+    return named.to_latex(index=False, column_format=columns, caption=_in_latex(caption) or None, position="t")
+
+
+def to_terminal(table: pd.DataFrame, caption: str = "") -> Table:
+    """A rich table, for `Console().print`."""
+    shown = Table(title=escape(caption) or None, title_justify="left")
+    for number, name in enumerate(table.columns):
+        shown.add_column(escape(str(name)), justify="right" if number else "left")
+    for row in table.itertuples(index=False):
+        shown.add_row(*(escape(str(cell)) for cell in row))
+    return shown
+
+
+LATEX = {"\\": r"\textbackslash{}", **{c: "\\" + c for c in "&%$#_{}"}, "~": r"\textasciitilde{}"}
+LATEX |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$"}
+
+
+def _in_latex(text: object) -> str:
+    return "".join(LATEX.get(character, character) for character in str(text))
+
+
+def _in_pipes(cells: object) -> str:
+    assert hasattr(cells, "__iter__")
+    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

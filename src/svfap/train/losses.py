@@ -1,0 +1,94 @@
+"""What regression minimises (Eq. 13, 14), the scale of its labels, and the weights of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from svfap.errors import UserError
+
+EPS = 1e-8  # of a variance: predictions or labels that deviate less than 1e-4 count as nearly constant
+ACTIVATION_RANGES = {"none": (-1.0, 1.0), "tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
+
+
+def ccc_loss(predictions: Tensor, targets: Tensor) -> Tensor:
+    """1 - CCC of each dimension over the batch, averaged over dimensions (Eq. 14; Lin 1989).
+
+    predictions, targets: (N, K) float32. Population moments. Where both are constant it is 1, with a gradient of zero.
+    """
+    predicted_mean, target_mean, predicted_variance, target_variance, covariance = _moments(predictions, targets)
+    spread = predicted_variance + target_variance + (predicted_mean - target_mean).square()
+    return 1 - (2 * covariance / (spread + EPS)).mean()
+
+
+def pcc_loss(predictions: Tensor, targets: Tensor) -> Tensor:
+    """1 - PCC of each dimension over the batch, averaged over dimensions (Eq. 14).
+
+    predictions, targets: (N, K) float32. Where either is constant it is 1, with a finite gradient.
+    """
+    _, _, predicted_variance, target_variance, covariance = _moments(predictions, targets)
+    return 1 - (covariance / ((predicted_variance + EPS) * (target_variance + EPS)).sqrt()).mean()
+
+
+REGRESSION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": F.mse_loss,
+    "ccc": ccc_loss,
+    "pcc": pcc_loss,
+}
+
+
+def _moments(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Means, population variances and covariance over the first axis, each (K,)."""
+    predicted_mean, target_mean = predictions.mean(dim=0), targets.mean(dim=0)
+    predicted, target = predictions - predicted_mean, targets - target_mean
+    variances = predicted.square().mean(dim=0), target.square().mean(dim=0)
+    return predicted_mean, target_mean, *variances, (predicted * target).mean(dim=0)
+
+
+def label_scale(
+    values: ArrayLike,
+    how: str,
+    activation: str = "none",
+    label_range: tuple[float, float] | None = None,
+    dimensions: Sequence[str] = (),
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Scale and offset of each dimension, such that labels = activated output × scale + offset; empty for how="none".
+
+    values: (N, K) labels of training. how: "standardize", by their mean and deviation, or "range", which maps the range
+    of the activation ([-1, 1] where there is none) to `label_range`, by default their least and greatest value.
+    Raises UserError for labels that do not vary, and for standardised labels behind an activation that bounds them.
+    """
+    if how == "none":
+        return (), ()
+    numbers = np.asarray(values, np.float64)
+    if how == "standardize":
+        if activation != "none":
+            raise UserError(
+                f"label_scaling=standardize: its labels leave the range of {activation}; use range, or "
+                "output_activation=none"
+            )
+        scale, offset = numbers.std(axis=0), numbers.mean(axis=0)
+    else:
+        low, high = ACTIVATION_RANGES[activation]
+        least, most = numbers.min(axis=0), numbers.max(axis=0)
+        if label_range is not None:
+            least, most = (np.full_like(least, end) for end in label_range)
+        scale = (most - least) / (high - low)
+        offset = least - low * scale
+    for number, name in enumerate(dimensions):
+        if not scale[number] > 1e-9 * abs(offset[number]):
+            raise UserError(f"label_scaling={how}: the training labels of {name} do not vary; leave that dimension out")
+    return tuple(scale.tolist()), tuple(offset.tolist())
+
+
+def balanced_weights(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float32]:
+    """(num_classes,) weights inverse to each class's number of samples, 1 on average over the samples; absent ones: 0."""
+    counts = np.bincount(labels, minlength=num_classes)
+    present = counts > 0
+    weights = np.zeros(num_classes, np.float32)
+    weights[present] = len(labels) / (present.sum() * counts[present])
+    return weights
