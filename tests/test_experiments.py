@@ -32,7 +32,7 @@ def configs(tmp_path_factory):
 
 
 def rows_of(name: str, lab: Lab) -> dict[str, Row]:
-    return {row.name: row for row in STUDIES[name].rows(lab.pretrain, lab.finetune, lab.configs(Row(""))[0])}
+    return {row.name: row for row in lab.rows(STUDIES[name])}
 
 
 def test_rows_are_those_of_the_papers_tables(tmp_path, faces, configs):
@@ -82,6 +82,18 @@ def test_each_seed_may_pretrain_and_weights_may_stand_for_it(tmp_path, faces, co
     lab = open_lab(Setup(tmp_path, faces, seeds=2, weights="elsewhere", **configs))
     assert lab.pretrainings(Row("")) == [] and lab.finetunings(Row(""))[0].init == "elsewhere"
     assert len(lab.pretrainings(rows_of("masking", lab)["90%"])) == 2
+
+
+def test_videomae_is_its_checkpoint_or_its_encoder(tmp_path, faces, configs):
+    lab = open_lab(Setup(tmp_path, faces, **configs))
+    plain, ours = (lab.configs(row)[0] for row in rows_of("videomae", lab).values())
+    assert (plain.stage_depths, plain.embed_dim) == ((1,), 48) and ours.embed_dim == 32
+    lab = open_lab(Setup(tmp_path, faces, videomae="videomae.pth"))
+    rows = rows_of("videomae", lab)
+    assert list(rows) == list(paper.EXPERIMENTS["videomae"])
+    theirs = lab.finetunings(rows["VideoMAE (Kinetics-400)"])[0]
+    assert (theirs.preset, theirs.init, theirs.epochs) == ("videomae_base", "videomae.pth", 100)
+    assert lab.configs(rows["VideoMAE (Kinetics-400)"])[0].embed_dim == 768
 
 
 def test_a_table_says_what_its_runs_scored_and_nothing_is_done_twice(tmp_path, faces, configs, monkeypatch, capsys):

@@ -515,11 +515,16 @@ def test_voxceleb2_every_row_and_the_clips_left_out(tmp_path, capsys):
     dataset = read_dataset(out)
     assert dataset.task == "unlabelled" and dataset.folds == () and dataset.counts == {"pretrain": 6}
     left = [clip for clip in clips if clip not in ("id00012/videob/00002.mp4", "id00015/videoa/00001.mp4")]
-    assert rows_of(out / "pretrain.csv") == [{"path": f"dev/mp4/{clip}", "subject": clip[:7]} for clip in left]
+    assert rows_of(out / "pretrain.csv") == [
+        {"path": f"dev/mp4/{clip}", "subject": clip[:7], "box": "32 0 160 160"} for clip in left
+    ]
     manifest = read_manifest(dataset.pretrain, root=dataset.root, task="unlabelled")
     assert [sample.path for sample in manifest] == [root / "dev/mp4" / clip for clip in left]
+    assert {sample.box for sample in manifest} == {(32, 0, 160, 160)}
     assert dataset.notes["left_out"] == 2 and dataset.notes["extra"] == 1
     assert dataset.notes["count_mismatch"] == {"pretrain": {"official": 1092009 - 2, "found": 6}}
+    assert run(*words, "--whole_frames", "true", "--allow_missing", "true") == 0
+    assert {row["box"] for row in rows_of(out / "pretrain.csv")} == {""}
     write(tmp_path / "broken.txt", "00002.mp4\n")
     assert run(*words) == 1
     assert "broken.txt: expected 'id00012/21Uxsk56VDQ/00001.mp4', not '00002.mp4'" in capsys.readouterr().err

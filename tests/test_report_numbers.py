@@ -202,7 +202,7 @@ def test_the_page_shows_thumbnails_of_the_manifests_videos_alone(evaluated, face
     assert paths[:2] == [third, "../../../etc/passwd"]
     assert "no picture: not in the manifest" in outline.texts["p"]
     assert "The 3 hardest videos" in outline.texts["h3"]
-    pictures = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1) for jpeg in outline.kind("image/jpeg")]
+    pictures = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1) for jpeg in outline.kind("image/jpeg")[4:]]
     assert [picture.shape for picture in pictures] == [(SIZE_PX, NUM_FRAMES * SIZE_PX, 3)] * 2
     clip = TestVideos(read_run(evaluated)).clip(third, NUM_FRAMES, 16, SIZE_PX)
     np.testing.assert_array_equal(pictures[0], cv2.imdecode(np.frombuffer(thumbnail(clip), np.uint8), 1))
@@ -232,7 +232,7 @@ def test_a_manifest_that_is_not_there_or_none_is_said_in_one_line(evaluated, fac
 
 
 def test_a_clip_for_looking_at_is_the_middle_one_in_a_central_crop(evaluated, faces):
-    path = pd.read_csv(faces / "test.csv")["path"][0]
+    path = pd.read_csv(faces / "test.csv")["path"][4]
     clip = TestVideos(read_run(evaluated)).clip(path, 16, 1, 32)
     with open_video(faces / path) as video:
         expected = center_crop(video.read(validation_indices(video.num_frames, 16, 1)), 32)

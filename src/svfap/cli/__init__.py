@@ -32,10 +32,12 @@ def main(argv: list[str] | None = None) -> int:
         description="Self-supervised video facial affect perceiver: from face videos to affect.",
     )
     verbs = parser.add_subcommands(dest="verb", metavar="VERB", description="`svfap VERB --help` explains a verb.")
+    argv = sys.argv[1:] if argv is None else argv
     for name, verb in VERBS.items():
         sub = Parser(description=verb.describe)
         verbs.add_subcommand(name, sub, help=verb.describe.split(":")[0].split(".")[0])
-        verb.arguments(sub)  # after it is added: a verb may have subcommands of its own
+        if name in argv:  # describing the others' arguments takes time and serves nobody
+            verb.arguments(sub)  # after it is added: a verb may have subcommands of its own
     args = parser.parse_args(argv)
     try:
         return VERBS[args.verb].run(args[args.verb]) or 0

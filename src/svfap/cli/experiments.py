@@ -32,6 +32,9 @@ def _experiment_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--preset", type=str | None, help="model size; default: that of the settings, else svfap_base")
     parser.add_argument("--weights", type=str | None, help="pre-trained weights that stand for the base pre-training")
+    parser.add_argument(
+        "--videomae", type=str | None, help="checkpoint of VideoMAE-Base, for the comparison of Table 7"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each row: seeds 0, 1, …")
     parser.add_argument(
         *("--share_pretraining",), type=bool, default=True, help="one pre-training for the fine-tunings of all seeds"

@@ -16,7 +16,7 @@ from svfap.errors import UserError
 from svfap.evaluate.pool import flat_scores
 from svfap.experiments.folds import run_fold
 from svfap.experiments.side_by_side import run_side_by_side, visible_gpus
-from svfap.experiments.studies import Row, Settings
+from svfap.experiments.studies import Base, Row, Settings, Study
 from svfap.model.config import ModelConfig
 from svfap.model.presets import model_config
 from svfap.train.pretrain import pretrain
@@ -27,8 +27,8 @@ class Lab:
     """Base settings, and where runs go.
 
     pretrain, finetune: settings of `PretrainConfig` and `FinetuneConfig`, dataset and fold included. weights: pre-trained
-    weights in place of pre-training with the base settings. share_pretraining: one pre-training, of the first seed, for
-    the fine-tunings of all seeds.
+    weights in place of pre-training with the base settings. videomae: a checkpoint of VideoMAE. share_pretraining: one
+    pre-training, of the first seed, for the fine-tunings of all seeds.
     """
 
     out: Path
@@ -37,12 +37,17 @@ class Lab:
     finetune: Settings
     seeds: tuple[int, ...] = (0, 1, 2)
     weights: str | None = None
+    videomae: str | None = None
     share_pretraining: bool = True
 
     def pretrainings(self, row: Row) -> list[PretrainConfig]:
         """What the row pre-trains, for each seed; nothing if it trains from scratch or from `weights`."""
         configs = [self._pretraining(row, seed) for seed in self.seeds]
         return [config for config in configs if config is not None]
+
+    def rows(self, study: Study) -> list[Row]:
+        """The rows of an experiment, given the base settings."""
+        return study.rows(Base(self.pretrain, self.finetune, self.configs(Row(""))[0], self.videomae))
 
     def finetunings(self, row: Row) -> list[FinetuneConfig]:
         """What the row fine-tunes, for each seed."""
@@ -85,8 +90,8 @@ class Lab:
         if row.pretrain is not None:
             before = _slug(self._changes(row, row.pretrain, self.pretrain, "pretraining"))
         out = self.out / f"finetune-{before}-to-{_slug(changes)}-seed{seed}"
-        settings = {**_merged(self.finetune, changes), "seed": seed, "out": out, "init": self.weights_of(row, seed)}
-        return FinetuneConfig(**settings)
+        start = {"init": self.weights_of(row, seed)} if row.pretrain is not None else {}
+        return FinetuneConfig(**{**_merged(self.finetune, changes), **start, "seed": seed, "out": out})
 
     def _changes(self, row: Row, settings: Settings, base: Settings, task: str) -> dict[str, Any]:
         """What a row really changes: a setting that has the base's value already would only double a run."""

@@ -40,6 +40,7 @@ class Setup:
     finetune_config: Path | None = None
     preset: str | None = None
     weights: str | None = None
+    videomae: str | None = None
     seeds: int = 3
     share_pretraining: bool = True
     parallel: int | None = None
@@ -93,6 +94,7 @@ def open_lab(setup: Setup) -> Lab:
         finetune={**finetune, "preset": preset, "dataset": folder, "fold": fold.name},
         seeds=tuple(range(setup.seeds)),
         weights=setup.weights,
+        videomae=setup.videomae,
         share_pretraining=setup.share_pretraining,
     )
 
@@ -100,7 +102,7 @@ def open_lab(setup: Setup) -> Lab:
 def run_study(name: str, lab: Lab, setup: Setup) -> pd.DataFrame:
     """The table of one experiment, as text cells, written beside its figure."""
     study = STUDIES[name]
-    rows = study.rows(lab.pretrain, lab.finetune, lab.configs(Row(""))[0])
+    rows = lab.rows(study)
     if lab.pretrain["dataset"] is None and any(lab.pretrainings(row) for row in rows):
         raise UserError(f"experiment {name} needs pre-training; give --pretrain_dataset")
     train_all(f"{name}: pre-training", [c for row in rows for c in lab.pretrainings(row)], setup.parallel)

@@ -26,52 +26,61 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Base:
+    """What rows change: the settings of both phases, the fine-tuning model's config; weights of VideoMAE, if there are."""
+
+    pretrain: Settings
+    finetune: Settings
+    config: ModelConfig
+    videomae: str | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """An experiment: its title, where the paper has it, the meaning of its rows, and the rows.
 
-    rows: from the base settings of both phases and the fine-tuning model's config. swept: the rows are points along an
-    axis, so the figure is a line.
+    swept: the rows are points along an axis, so the figure is a line.
     """
 
     title: str
     source: str
     axis: str
-    rows: Callable[[Settings, Settings, ModelConfig], list[Row]]
+    rows: Callable[[Base], list[Row]]
     swept: bool = False
 
 
-def _of_variants(experiment: str) -> Callable[[Settings, Settings, ModelConfig], list[Row]]:
-    def rows(pretrain: Settings, finetune: Settings, config: ModelConfig) -> list[Row]:
-        return [Row(name, model=overrides(config)) for name, overrides in VARIANTS[experiment].items()]
+def _of_variants(experiment: str) -> Callable[[Base], list[Row]]:
+    def rows(base: Base) -> list[Row]:
+        return [Row(name, model=overrides(base.config)) for name, overrides in VARIANTS[experiment].items()]
 
     return rows
 
 
-def _scratch(pretrain: Settings, finetune: Settings, config: ModelConfig) -> list[Row]:
+def _scratch(base: Base) -> list[Row]:
     return [Row("from scratch", pretrain=None), Row("pre-trained")]
 
 
-def _schedule(pretrain: Settings, finetune: Settings, config: ModelConfig) -> list[Row]:
+def _schedule(base: Base) -> list[Row]:
     """Each length is a training of its own, with its own cosine to the end."""
-    epochs = sorted({max(1, round(pretrain["epochs"] * part)) for part in (0.1, 0.25, 0.5, 1.0)})
+    epochs = sorted({max(1, round(base.pretrain["epochs"] * part)) for part in (0.1, 0.25, 0.5, 1.0)})
     return [
-        Row(f"{n} epochs", pretrain={"epochs": n, "warmup_epochs": min(pretrain["warmup_epochs"], n / 2)})
+        Row(f"{n} epochs", pretrain={"epochs": n, "warmup_epochs": min(base.pretrain["warmup_epochs"], n / 2)})
         for n in epochs
     ]
 
 
-def _scale(pretrain: Settings, finetune: Settings, config: ModelConfig) -> list[Row]:
+def _scale(base: Base) -> list[Row]:
     return [Row(f"{percent}%", pretrain={"fraction": percent / 100}) for percent in (1, 5, 10, 20, 100)]
 
 
-def _masking(pretrain: Settings, finetune: Settings, config: ModelConfig) -> list[Row]:
+def _masking(base: Base) -> list[Row]:
     return [
-        Row(name, pretrain={"mask_ratio": overrides(config)["mask_ratio"]})
+        Row(name, pretrain={"mask_ratio": overrides(base.config)["mask_ratio"]})
         for name, overrides in VARIANTS["masking"].items()
     ]
 
 
-def _fusion(pretrain: Settings, finetune: Settings, config: ModelConfig) -> list[Row]:
+def _fusion(base: Base) -> list[Row]:
     words = {"no": False, "yes": True}
     return [
         Row(f"{before} / {after}", {"model": {"fuse_stages": fused}}, {"model": {"fuse_stages": words[after]}})
@@ -80,7 +89,7 @@ def _fusion(pretrain: Settings, finetune: Settings, config: ModelConfig) -> list
     ]
 
 
-def _few_shot(pretrain: Settings, finetune: Settings, config: ModelConfig) -> list[Row]:
+def _few_shot(base: Base) -> list[Row]:
     starts: dict[str, Settings | None] = {"": {}, ", from scratch": None}
     return [
         Row(f"{percent}%{how}", start, {"fraction": percent / 100})
@@ -89,12 +98,18 @@ def _few_shot(pretrain: Settings, finetune: Settings, config: ModelConfig) -> li
     ]
 
 
-def _videomae(pretrain: Settings, finetune: Settings, config: ModelConfig) -> list[Row]:
-    """VideoMAE's encoder is half as wide again (768 against 512, in heads of the same width) and one stage deep."""
-    heads = round(config.num_heads * 1.5)
-    width = config.embed_dim * 3 // 2 // heads * heads
-    plain = {"embed_dim": width, "num_heads": heads, "stage_depths": (config.stage_depths[0],)}
-    return [Row("VideoMAE's ViT", model=plain), Row("SVFAP")]
+def _videomae(base: Base) -> list[Row]:
+    """VideoMAE's own checkpoint where it is given; else its encoder pre-trained here: half as wide again as ours (768
+    against 512, in heads of the same width) and one stage deep.
+    """
+    ours = Row("SVFAP-B" if base.config.preset == "svfap_base" else "SVFAP")
+    if base.videomae is not None:
+        start = {"preset": "videomae_base", "init": base.videomae}
+        return [Row("VideoMAE (Kinetics-400)", pretrain=None, finetune=start), ours]
+    heads = round(base.config.num_heads * 1.5)
+    width = base.config.embed_dim * 3 // 2 // heads * heads
+    plain = {"embed_dim": width, "num_heads": heads, "stage_depths": (base.config.stage_depths[0],)}
+    return [Row("VideoMAE's encoder", model=plain), ours]
 
 
 STUDIES: dict[str, Study] = {

@@ -20,9 +20,13 @@ nav { position: sticky; top: 1.5rem; align-self: start; font-size: .92rem; max-h
 nav h2 { font-size: .75rem; letter-spacing: .08em; text-transform: uppercase; color: var(--muted); margin: 0 0 .5rem; }
 nav ol { list-style: none; margin: 0; padding: 0; border-left: 2px solid var(--line); }
 nav a { display: block; padding: .25rem .9rem; color: var(--ink); text-decoration: none; overflow-wrap: anywhere; }
+nav ol ol { border: 0; margin-left: .9rem; font-size: .92em; }
+nav ol ol a { padding: .12rem .9rem; color: var(--muted); }
 nav a:hover { color: var(--accent); }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 1.5rem 1.75rem;
   margin-bottom: 1.5rem; scroll-margin-top: 1rem; }
+h3 { font-size: 1.08rem; margin: 0 0 .6rem; overflow-wrap: anywhere; }
+.part { border-top: 1px solid var(--line); padding-top: 1.2rem; margin-top: 1.6rem; scroll-margin-top: 1rem; }
 section > h2 { font-size: 1.35rem; margin: 0 0 .6rem; overflow-wrap: anywhere; }
 p { margin: 0 0 .9rem; color: var(--muted); max-width: 46rem; overflow-wrap: anywhere; }
 .notice { background: var(--warn); border-left: 4px solid var(--warn-line); color: var(--ink); border-radius: 6px;
@@ -37,10 +41,17 @@ tbody tr:hover { background: var(--back); }
 .number { text-align: right; white-space: nowrap; }
 .figures { display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start; }
 figure { margin: 0; max-width: 100%; }
+figure p { margin: .5rem 0 0; font-size: .86rem; max-width: 40rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1.2rem; margin-top: .4rem; }
+.card { font-size: .86rem; }
+.card img { width: 100%; padding: 0; border-radius: 6px; }
+.card p { margin: .25rem 0 0; }
+.card p:first-of-type { color: var(--ink); font-weight: 600; }
+.missing { border: 1px dashed var(--line); border-radius: 6px; padding: 1.6rem .8rem; text-align: center; }
 figcaption { font-size: .92rem; font-weight: 600; margin-bottom: .5rem; }
 img, video { display: block; max-width: 100%; height: auto; border-radius: 8px; }
 video { width: 40rem; }
-@media (prefers-color-scheme: dark) { img { background: #fff; padding: 8px; } }
+@media (prefers-color-scheme: dark) { figure img { background: #fff; padding: 8px; } }
 details { margin-top: 1.2rem; }
 summary { cursor: pointer; font-weight: 600; font-size: .92rem; }
 pre { overflow-x: auto; background: var(--back); border-radius: 8px; padding: 1rem; font-size: .82rem; line-height: 1.45; }
@@ -49,26 +60,7 @@ pre { overflow-x: auto; background: var(--back); border-radius: 8px; padding: 1r
 @media print { nav { display: none; } .layout { display: block; } section { break-inside: avoid; border: 0; } }
 """
 
-TEMPLATE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>{{ style | safe }}</style>
-</head>
-<body>
-<div class="layout">
-<header><h1>{{ title }}</h1>{% if subtitle %}<p>{{ subtitle }}</p>{% endif %}</header>
-<nav aria-label="Contents"><h2>Contents</h2><ol>
-{% for section in sections %}
-<li><a href="#{{ section.id }}">{{ section.heading }}</a></li>
-{% endfor %}
-</ol></nav>
-<main>
-{% for section in sections %}
-<section id="{{ section.id }}">
-<h2>{{ section.heading }}</h2>
+TEMPLATE = """{% macro contents(section) %}
 {% for paragraph in section.paragraphs %}
 <p>{{ paragraph }}</p>
 {% endfor %}
@@ -88,19 +80,72 @@ TEMPLATE = """<!DOCTYPE html>
 </tbody>
 </table></div>
 {% endfor %}
+{% if section.figures %}
 <div class="figures">
 {% for figure in section.figures %}
 <figure><figcaption>{{ figure.caption }}</figcaption>
 {% if figure.film %}
-<video src="{{ figure.uri }}" aria-label="{{ figure.caption }}" controls loop muted playsinline></video>
+<video src="{{ figure.uri }}" aria-label="{{ figure.alt }}" controls loop muted playsinline></video>
 {% else %}
-<img src="{{ figure.uri }}" alt="{{ figure.caption }}"{% if figure.width_px %} width="{{ figure.width_px }}"{% endif %}>
+<img src="{{ figure.uri }}" alt="{{ figure.alt }}"{% if figure.width_px %} width="{{ figure.width_px }}"{% endif %}>
+{% endif %}
+{% if figure.note %}
+<p>{{ figure.note }}</p>
 {% endif %}
 </figure>
 {% endfor %}
 </div>
+{% endif %}
+{% if section.cards %}
+<div class="cards">
+{% for card, uri in section.cards %}
+<div class="card">
+{% if uri %}
+<img src="{{ uri }}" alt="{{ card.alt }}">
+{% else %}
+<div class="missing" role="img" aria-label="{{ card.alt }}">no picture</div>
+{% endif %}
+{% for line in card.lines %}
+<p>{{ line }}</p>
+{% endfor %}
+</div>
+{% endfor %}
+</div>
+{% endif %}
 {% for caption, text in section.details.items() %}
 <details><summary>{{ caption }}</summary><pre>{{ text }}</pre></details>
+{% endfor %}
+{% endmacro %}
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>{{ style | safe }}</style>
+</head>
+<body>
+<div class="layout">
+<header><h1>{{ title }}</h1>{% if subtitle %}<p>{{ subtitle }}</p>{% endif %}</header>
+<nav aria-label="Contents"><h2>Contents</h2><ol>
+{% for section in sections %}
+<li><a href="#{{ section.id }}">{{ section.heading }}</a>
+{% if section.parts %}
+<ol>{% for part in section.parts %}<li><a href="#{{ part.id }}">{{ part.heading }}</a></li>{% endfor %}</ol>
+{% endif %}
+</li>
+{% endfor %}
+</ol></nav>
+<main>
+{% for section in sections %}
+<section id="{{ section.id }}">
+<h2>{{ section.heading }}</h2>
+{{ contents(section) }}
+{% for part in section.parts %}
+<div class="part" id="{{ part.id }}">
+<h3>{{ part.heading }}</h3>
+{{ contents(part) }}
+</div>
 {% endfor %}
 </section>
 {% endfor %}

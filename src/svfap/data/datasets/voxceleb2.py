@@ -10,6 +10,7 @@ from svfap.data.datasets.base import Dataset, Part, Release, Row
 from svfap.errors import UserError
 
 MEDIA = "dev/mp4"
+UPPER_CENTRE = "32 0 160 160"  # of 224 x 224 pixels: the paper's Fig. 3
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Options:
 
     exclude: Path | None = None
     """text file with one clip to leave out a line, as 'id00012/21Uxsk56VDQ/00001.mp4' (the paper leaves out 283)"""
+    whole_frames: bool = False
+    """use whole frames; default: the paper's upper-central 160x160 pixels of the 224x224"""
 
 
 def adapt(dataset: Dataset, release: Release) -> Dataset:
@@ -32,6 +35,7 @@ def read(release: Release) -> Iterator[Part]:
 
 def _rows(release: Release) -> Iterator[Row]:
     excluded = _excluded(release.options.exclude)
+    more = {} if release.options.whole_frames else {"box": UPPER_CENTRE}
     for path in release.entries(MEDIA, depth=3):
         clip = path.removeprefix(f"{MEDIA}/")
         if clip in excluded:
@@ -39,7 +43,7 @@ def _rows(release: Release) -> Iterator[Row]:
         elif not clip.endswith(".mp4"):
             release.note("extra", path, "is not .mp4")
         else:
-            yield Row(path, subject=clip.partition("/")[0])
+            yield Row(path, subject=clip.partition("/")[0], more=more)
 
 
 def _excluded(file: Path | None) -> frozenset[str]:
@@ -63,12 +67,13 @@ DATASET = Dataset(
     source="https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox2.html (the videos of the development set)",
     licence="annotations are CC BY 4.0; the videos belong to their owners and are no longer offered by the authors",
     layout="dev/mp4/id00012/21Uxsk56VDQ/00001.mp4 …",
-    protocol="All clips of the development set, without labels; the paper leaves out 283 that are broken.",
+    protocol="All clips of the development set, without labels; of each the upper-central 160x160 pixels (Fig. 3). The paper "
+    "leaves out 283 that are broken.",
     checked="The number of clips. Files are not opened: broken ones are skipped and listed in training.",
     read=read,
     task="unlabelled",
     metrics=(),
-    columns=("subject",),
+    columns=("subject", "box"),
     expected={"pretrain": 1_092_009},
     options=Options,
     adapt=adapt,

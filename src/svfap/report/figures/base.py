@@ -89,6 +89,14 @@ def png_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def jpeg_bytes(figure: Figure) -> bytes:
+    """The figure as a JPEG at `DPI`, a quarter of the PNG where it is made of frames."""
+    _take_literally(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", dpi=DPI, facecolor="white", pil_kwargs={"quality": 88})
+    return buffer.getvalue()
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write the figure atomically, in the format of the path's suffix (png, pdf, svg)."""
     path = Path(path)
