@@ -84,6 +84,16 @@ def test_each_seed_may_pretrain_and_weights_may_stand_for_it(tmp_path, faces, co
     assert len(lab.pretrainings(rows_of("masking", lab)["90%"])) == 2
 
 
+def test_a_recipe_with_weights_serves_as_it_is(tmp_path, faces):
+    """Its `init` stands for the base pre-training, and rows from scratch do without."""
+    recipe = SYNTHETIC.parents[3] / "configs" / "dfew.yaml"
+    words = yaml.safe_load(recipe.read_text())
+    lab = open_lab(Setup(tmp_path, faces, finetune_config=recipe))
+    scratch, pretrained = (lab.finetunings(row)[0] for row in rows_of("scratch", lab).values())
+    assert (scratch.init, pretrained.init) == (None, words["init"]) and pretrained.dataset == faces
+    assert lab.pretrainings(Row("")) == []
+
+
 def test_videomae_is_its_checkpoint_or_its_encoder(tmp_path, faces, configs):
     lab = open_lab(Setup(tmp_path, faces, **configs))
     plain, ours = (lab.configs(row)[0] for row in rows_of("videomae", lab).values())

@@ -31,7 +31,11 @@ def _experiment_arguments(parser: Parser) -> None:
         "--finetune_config", type=Path | None, help="YAML with settings of fine-tuning; default: the paper's"
     )
     parser.add_argument("--preset", type=str | None, help="model size; default: that of the settings, else svfap_base")
-    parser.add_argument("--weights", type=str | None, help="pre-trained weights that stand for the base pre-training")
+    parser.add_argument(
+        "--weights",
+        type=str | None,
+        help="pre-trained weights that stand for the base pre-training; default: init in --finetune_config",
+    )
     parser.add_argument(
         "--videomae", type=str | None, help="checkpoint of VideoMAE-Base, for the comparison of Table 7"
     )

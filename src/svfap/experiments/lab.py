@@ -90,8 +90,8 @@ class Lab:
         if row.pretrain is not None:
             before = _slug(self._changes(row, row.pretrain, self.pretrain, "pretraining"))
         out = self.out / f"finetune-{before}-to-{_slug(changes)}-seed{seed}"
-        start = {"init": self.weights_of(row, seed)} if row.pretrain is not None else {}
-        return FinetuneConfig(**{**_merged(self.finetune, changes), **start, "seed": seed, "out": out})
+        init = row.finetune.get("init") if row.pretrain is None else self.weights_of(row, seed)
+        return FinetuneConfig(**{**_merged(self.finetune, changes), "init": init, "seed": seed, "out": out})
 
     def _changes(self, row: Row, settings: Settings, base: Settings, task: str) -> dict[str, Any]:
         """What a row really changes: a setting that has the base's value already would only double a run."""

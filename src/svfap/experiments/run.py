@@ -83,8 +83,9 @@ def open_lab(setup: Setup) -> Lab:
         raise UserError(f"{folder}: fold {fold.name} has no test part")
     pretrain, finetune = (_read_yaml(file) if file else {} for file in configs)
     preset = setup.preset or finetune.get("preset") or pretrain.get("preset") or FinetuneConfig.preset
+    weights = setup.weights or finetune.pop("init", None)
     source = setup.pretrain_dataset or (folder if dataset.pretrain else None)
-    if source is None and setup.weights is None:
+    if source is None and weights is None:
         raise UserError(f"{folder}: has no videos for pre-training; give --pretrain_dataset or --weights")
     defaults = {"epochs": PretrainConfig.epochs, "warmup_epochs": PretrainConfig.warmup_epochs}
     return Lab(
@@ -93,7 +94,7 @@ def open_lab(setup: Setup) -> Lab:
         pretrain={**defaults, **pretrain, "preset": preset, "dataset": source},
         finetune={**finetune, "preset": preset, "dataset": folder, "fold": fold.name},
         seeds=tuple(range(setup.seeds)),
-        weights=setup.weights,
+        weights=weights,
         videomae=setup.videomae,
         share_pretraining=setup.share_pretraining,
     )
