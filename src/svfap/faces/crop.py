@@ -1,0 +1,96 @@
+"""A square crop of a face, from the picture's full resolution."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from svfap.errors import UserError
+from svfap.faces.detect import Pixels
+
+BORDERS = {"replicate": cv2.BORDER_REPLICATE, "reflect": cv2.BORDER_REFLECT_101}
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """How faces are cut out. Raises `UserError` for values out of range."""
+
+    size_px: int = 224
+    """Side of the crop in pixels."""
+    margin: float = 0.3
+    """What is added on every side of the box, as a part of its longer side."""
+    align: bool = False
+    """Turn the crop so that the eyes are level, where the detector gives landmarks."""
+    border: Literal["replicate", "reflect"] = "replicate"
+    """What stands where the crop reaches beyond the picture: its edge repeated, or mirrored."""
+
+    def __post_init__(self) -> None:
+        if self.size_px < 1:
+            raise UserError(f"size_px={self.size_px}: must be at least 1")
+        if not 0 <= self.margin <= 2:
+            raise UserError(f"margin={self.margin}: must be from 0 to 2 of the box's side")
+        if self.border not in BORDERS:
+            raise UserError(f"border={self.border!r} is none of {', '.join(BORDERS)}")
+
+
+def crop_face(
+    frame: Pixels,
+    box: tuple[float, float, float, float],
+    config: CropConfig = CropConfig(),  # noqa: B008 - frozen
+    landmarks: NDArray[np.float32] | None = None,
+) -> Pixels:
+    """The square around a box (x, y, width, height in pixels of the frame), with its margin: (size_px, size_px, 3) uint8.
+
+    frame: (H, W, 3) uint8. The square's centre is the box's; sides count from pixel edges, so the box (0, 0, W, H) of a
+    square frame without margin is the whole frame. landmarks: (5, 2) as in `Face`, for `align`.
+    """
+    x, y, w, h = box
+    side = max(w, h) * (1 + 2 * config.margin)
+    if not (math.isfinite(side) and side > 0):
+        raise ValueError(f"box={box} has no size")
+    angle = _roll(landmarks) if config.align and landmarks is not None else 0.0
+    centre, scale = (x + w / 2, y + h / 2), config.size_px / side
+    if scale < 0.5:  # warping skips pixels when it shrinks, so the neighbourhood is shrunk by areas first
+        frame, centre, shrink = _shrunk(frame, centre, side, 2 * scale)
+        scale /= shrink
+    return _warp(frame, centre, scale, angle, config)
+
+
+def _warp(picture: Pixels, centre: tuple[float, float], scale: float, angle: float, config: CropConfig) -> Pixels:
+    """Turn by -angle about the centre, scale, and put the centre into the middle of the crop."""
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    turn = np.array([[cos, sin], [-sin, cos]])
+    middle = config.size_px / 2
+    # OpenCV's pixel centres have whole coordinates, ours (edges count) are half a pixel on.
+    shift = middle - 0.5 - turn @ (np.array(centre) - 0.5)
+    matrix = np.column_stack([turn, shift])
+    return cv2.warpAffine(
+        picture, matrix, (config.size_px, config.size_px), flags=cv2.INTER_LINEAR, borderMode=BORDERS[config.border]
+    )
+
+
+def _shrunk(
+    frame: Pixels, centre: tuple[float, float], side: float, scale: float
+) -> tuple[Pixels, tuple[float, float], float]:
+    """What a turned square of this side may touch of the frame, about `scale` times as large; the centre there; the scale."""
+    reach = side * 0.75 + 2  # more than half the diagonal
+    height, width = frame.shape[:2]
+    left, right = (min(max(round(centre[0] + way * reach), 0), width) for way in (-1, 1))
+    top, bottom = (min(max(round(centre[1] + way * reach), 0), height) for way in (-1, 1))
+    if left >= right or top >= bottom:  # the box lies outside: only the frame's edge is left of it
+        left, top, right, bottom = 0, 0, width, height
+    size = (max(round((right - left) * scale), 1), max(round((bottom - top) * scale), 1))
+    small = cv2.resize(frame[top:bottom, left:right], size, interpolation=cv2.INTER_AREA)
+    scale_x, scale_y = size[0] / (right - left), size[1] / (bottom - top)
+    return small, ((centre[0] - left) * scale_x, (centre[1] - top) * scale_y), (scale_x * scale_y) ** 0.5
+
+
+def _roll(landmarks: NDArray[np.float32]) -> float:
+    """Angle of the line between the eyes, radians, positive where the picture's right eye-side is lower."""
+    (right_x, right_y), (left_x, left_y) = landmarks[0], landmarks[1]
+    return math.atan2(left_y - right_y, left_x - right_x)

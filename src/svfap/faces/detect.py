@@ -1,0 +1,184 @@
+"""Faces in one picture: YuNet (a small convolutional network) or the Haar cascades that come with OpenCV."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.request
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from svfap.console import console
+from svfap.errors import UserError
+from svfap.files import write_atomically
+
+Pixels = NDArray[np.uint8]
+Name = Literal["auto", "yunet", "haar"]
+
+MODEL_VARIABLE = "SVFAP_FACE_MODEL"
+MODEL_FILE = "face_detection_yunet_2023mar.onnx"
+# OpenCV's model zoo, Apache-2.0. The hash is the one that the zoo publishes beside the file.
+MODEL_URL = (
+    "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/"
+    "face_detection_yunet_2023mar.onnx"
+)
+MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+DOWNLOAD_TIMEOUT_S = 20
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face in a picture.
+
+    box: x, y, width, height in pixels of the picture given; it may reach a little beyond the picture. confidence: 0 to 1,
+    the detector's own, not calibrated. landmarks: (5, 2) float32 x, y of the right eye, the left eye, the tip of the nose,
+    and the right and left corner of the mouth, where right is the person's right; None if the detector gives none.
+    """
+
+    box: tuple[float, float, float, float]
+    confidence: float
+    landmarks: NDArray[np.float32] | None = None
+
+
+class Detector(Protocol):
+    """Finds faces in a picture."""
+
+    name: str
+
+    def detect(self, frame: Pixels) -> list[Face]:
+        """Faces in an RGB picture (H, W, 3) uint8, the largest first."""
+        ...
+
+
+class YuNet:
+    """OpenCV's `FaceDetectorYN`: quick, sees profiles, gives landmarks.
+
+    model: its ONNX file. longer_side_px: larger pictures are scaled down to this. min_confidence: detections below are
+    dropped. Raises `UserError` if the file is missing or is no such model.
+    """
+
+    name = "yunet"
+
+    def __init__(self, model: str | Path, longer_side_px: int = 640, min_confidence: float = 0.7) -> None:
+        self.longer_side_px = longer_side_px
+        if not Path(model).is_file():
+            raise UserError(f"face model {model}: no such file")
+        try:
+            self._net = cv2.FaceDetectorYN.create(str(model), "", (320, 320), min_confidence, 0.3, 5000)
+            self._net.detect(np.zeros((320, 320, 3), np.uint8))
+        except cv2.error as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"face model {model}: is not YuNet's ONNX file ({reason})") from None
+
+    def detect(self, frame: Pixels) -> list[Face]:
+        """See `Detector`."""
+        small, scale = _shrink(frame, self.longer_side_px)
+        self._net.setInputSize((small.shape[1], small.shape[0]))
+        _, rows = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        faces = []
+        for row in rows if rows is not None else ():
+            x, y, w, h = (float(side) / scale for side in row[:4])
+            landmarks = (row[4:14].reshape(5, 2) / scale).astype(np.float32)
+            faces.append(Face((x, y, w, h), float(row[14]), landmarks))
+        return _largest_first(faces)
+
+
+class Haar:
+    """The frontal cascade `alt2` inside OpenCV's wheel: needs no file, misses profiles, gives no landmarks.
+
+    longer_side_px: larger pictures are scaled down to this. min_face: smallest face, as a part of the shorter side.
+    """
+
+    name = "haar"
+
+    def __init__(self, longer_side_px: int = 480, min_face: float = 0.08) -> None:
+        self.longer_side_px, self.min_face = longer_side_px, min_face
+        folder = Path(cv2.__file__).parent / "data"
+        self._cascade = cv2.CascadeClassifier(str(folder / "haarcascade_frontalface_alt2.xml"))
+
+    def detect(self, frame: Pixels) -> list[Face]:
+        """See `Detector`."""
+        small, scale = _shrink(frame, self.longer_side_px)
+        grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+        least = max(round(self.min_face * min(grey.shape)), 20)
+        boxes, _, weights = self._cascade.detectMultiScale3(
+            grey, scaleFactor=1.1, minNeighbors=4, minSize=(least, least), outputRejectLevels=True
+        )
+        faces = [
+            # A cascade's weight has no upper end; this maps 0 to 0.5 and 4 to 0.98.
+            Face(tuple(float(side) / scale for side in box), float(1 / (1 + np.exp(-weight))))  # type: ignore[arg-type]
+            for box, weight in zip(boxes, np.ravel(weights), strict=True)
+        ]
+        return _largest_first(faces)
+
+
+def make_detector(name: Name = "auto", model: str | Path | None = None) -> Detector:
+    """A detector by name; "auto" is YuNet, or Haar, saying so once, where YuNet's file is not to be had.
+
+    model: YuNet's ONNX file; default: what the environment variable SVFAP_FACE_MODEL names, else the one in the cache
+    folder, else it is downloaded into that. Raises `UserError`.
+    """
+    if name == "haar":
+        return Haar()
+    if name not in ("auto", "yunet"):
+        raise UserError(f"face detector {name!r} is none of auto, yunet, haar")
+    given = model or os.environ.get(MODEL_VARIABLE)
+    if given:
+        return YuNet(given)
+    try:
+        return YuNet(cached_model())
+    except UserError as error:
+        if name == "yunet":
+            raise
+        _say_fallback(str(error))
+        return Haar()
+
+
+def cached_model() -> Path:
+    """YuNet's file in the cache folder (XDG_CACHE_HOME, else ~/.cache), downloaded if it is not there; checked by its hash.
+
+    Raises `UserError` saying how to give it by hand where it cannot be downloaded.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svfap"
+    file = folder / MODEL_FILE
+    if file.is_file():
+        return file
+    by_hand = f"get it from {MODEL_URL} and give it with --face_model or {MODEL_VARIABLE}, or use --faces haar"
+    try:
+        with urllib.request.urlopen(MODEL_URL, timeout=DOWNLOAD_TIMEOUT_S) as answer:
+            content = answer.read()
+    except (OSError, ValueError) as error:
+        raise UserError(f"the face model cannot be downloaded ({error}); {by_hand}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != MODEL_SHA256:
+        raise UserError(f"the face model that came from {MODEL_URL} has SHA-256 {found}, not {MODEL_SHA256}; {by_hand}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, content)
+    return file
+
+
+@cache  # once for each reason
+def _say_fallback(reason: str) -> None:
+    console.print(
+        f"faces: using the Haar cascade, which misses profiles: {reason}", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def _shrink(frame: Pixels, longer_side_px: int) -> tuple[Pixels, float]:
+    """The picture, scaled down if its longer side is more than that, and the scale."""
+    height, width = frame.shape[:2]
+    scale = min(1.0, longer_side_px / max(height, width))
+    if scale == 1.0:
+        return np.ascontiguousarray(frame), 1.0
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA), scale
+
+
+def _largest_first(faces: list[Face]) -> list[Face]:
+    return sorted(faces, key=lambda face: -face.box[2] * face.box[3])

@@ -1,0 +1,265 @@
+"""Faces followed over time: detections linked into tracks, in one pass over the frames."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, pairwise
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from svfap.errors import UserError
+from svfap.faces.boxes import overlap, predicted, smoothed
+from svfap.faces.detect import Detector, Face
+from svfap.faces.shots import ShotFrame, iter_shots
+
+DETECTIONS_PER_S = 8  # a head moves by less than half its width in between
+VELOCITY_S = 0.4  # seconds of detections that a track's velocity is measured over
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """How faces are followed; seconds, and parts of 1. Raises `UserError` for values out of range."""
+
+    detect_every: int | None = None
+    """Frames from one run of the detector to the next; default: about 8 runs a second. The first and the last frame of
+    every shot are always run."""
+    max_gap_s: float = 0.5
+    """A face missed for so long at most is interpolated; longer, it is a gap without boxes."""
+    resume_s: float = 2.0
+    """After such a gap, a face that is back near its place, in the same shot and within so long, keeps its id."""
+    min_track_s: float = 0.5
+    """Faces followed for less are dropped, and so are those found in less than half of the runs. In a stream shorter than
+    this, a single picture for one, a face found in half of all runs is kept."""
+    smooth_s: float = 0.3
+    """Boxes and landmarks are smoothed over so long before and after; 0: only interpolated."""
+    min_confidence: float = 0.0
+    """Detections below are ignored, beyond the detector's own threshold."""
+    min_overlap: float = 0.2
+    """Intersection over union of a track's predicted box and the detection that continues it, at least."""
+    shot_threshold: float = 0.5
+    """Mean difference between successive frames that ends a shot, as a part of their contrast."""
+    flash_s: float = 0.25
+    """A change undone within so long is a flash and no end of a shot."""
+
+    def __post_init__(self) -> None:
+        if self.detect_every is not None and self.detect_every < 1:
+            raise UserError(f"detect_every={self.detect_every}: must be at least 1 frame")
+        for name in ("max_gap_s", "resume_s", "min_track_s", "smooth_s", "shot_threshold", "flash_s"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name}={getattr(self, name)}: must be at least 0")
+        for name in ("min_confidence", "min_overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be from 0 to 1")
+
+    @property
+    def delay_s(self) -> float:
+        """Seconds by which frames come out late, until the faces in them are settled: 1.0 by default.
+
+        To these add `detect_every` frames, one that is looked ahead at, and `flash_s` after a sudden change. Frames are
+        held as they are: at 25 a second about 29 of them, 180 MB in 1080p, and 7 more after a sudden change.
+        """
+        return max(self.min_track_s, self.smooth_s) + self.max_gap_s
+
+
+@dataclass(frozen=True)
+class TrackedFace:
+    """A face in one frame, as its track has it.
+
+    track: from 1, in order of appearance. box: x, y, width, height in pixels of the frame, smoothed; it may reach beyond
+    the frame. confidence: the detector's, 0 to 1, interpolated. landmarks: (5, 2) float32, smoothed, in the order of
+    `Face.landmarks`; None if the detector gives none. seen: False where the detector ran and missed it, next to this
+    frame, so that the box is bridged; frames between two runs that found it count as seen.
+    """
+
+    track: int
+    box: tuple[float, float, float, float]
+    confidence: float
+    landmarks: np.ndarray | None
+    seen: bool
+
+
+@dataclass(frozen=True)
+class TrackedFrame:
+    """Frame `index` of the stream at `time_s`: uint8 RGB (H, W, 3), its faces sorted by track, its shot from 0."""
+
+    index: int
+    time_s: float
+    frame: np.ndarray
+    faces: tuple[TrackedFace, ...]
+    shot: int
+
+
+def track_faces(
+    frames: Iterable[tuple[float, np.ndarray]],
+    detector: Detector,
+    config: TrackConfig = TrackConfig(),
+    fps: float = 25.0,
+) -> Iterator[TrackedFrame]:
+    """Follow every face in a stream of (time_s, uint8 RGB (H, W, 3)); every frame comes out once and in order.
+
+    Detections are linked by overlap and constant velocity (as in SORT; Bewley et al., ICIP 2016), tracks end at shot
+    changes. Times must increase; `fps` only chooses how often the detector runs. Frames come out up to `config.delay_s`
+    late, and memory does not grow with the length of the stream. Raises `UserError` if times do not increase.
+    """
+    every = config.detect_every or max(round(fps / DETECTIONS_PER_S), 1)
+    tracker = _Tracker(config)
+    held: deque[ShotFrame] = deque()
+    shots = iter_shots(_increasing(frames), config.shot_threshold, config.flash_s)
+    for item, runs in _with_runs(shots, every):
+        held.append(item)
+        if not runs:
+            continue
+        tracker.update(item.time_s, item.shot, detector.detect(item.frame))
+        while held and held[0].time_s + config.delay_s <= item.time_s:
+            yield tracker.settle(held.popleft())
+    tracker.finish()
+    while held:
+        yield tracker.settle(held.popleft())
+
+
+def _increasing(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[tuple[float, np.ndarray]]:
+    last = -np.inf
+    for time_s, frame in frames:
+        if not time_s > last:
+            raise UserError(f"the frame at {time_s:g} s follows one at {last:g} s: the times of frames must increase")
+        last = time_s
+        yield time_s, frame
+
+
+def _with_runs(shots: Iterator[ShotFrame], every: int) -> Iterator[tuple[ShotFrame, bool]]:
+    """Each frame, and whether the detector runs on it: first and last of a shot, and every so many in between."""
+    since, shot = 0, -1
+    for item, following in pairwise(chain(shots, [None])):
+        assert item is not None
+        runs = item.shot != shot or since + 1 >= every or following is None or following.shot != item.shot
+        since, shot = 0 if runs else since + 1, item.shot
+        yield item, runs
+
+
+@dataclass(eq=False)
+class _Piece:
+    """Detections of one face without a gap between them that is too long; what a track is made of."""
+
+    times: list[float] = field(default_factory=list)
+    runs: list[int] = field(default_factory=list)  # number of the detector's run that each detection is from
+    values: list[np.ndarray] = field(default_factory=list)  # (14,): box, landmarks (NaN: none)
+    confidences: list[float] = field(default_factory=list)
+    hits: int = 0
+    first_s: float = 0.0
+    first_run: int = 0
+    confirmed: bool = False
+    track: int | None = None  # given when the first frame with it comes out
+
+    def add(self, time: float, run: int, face: Face) -> None:
+        if not self.hits:
+            self.first_s, self.first_run = time, run
+        landmarks = np.full((5, 2), np.nan) if face.landmarks is None else face.landmarks
+        self.values.append(np.concatenate([np.asarray(face.box, np.float64), np.ravel(landmarks)]))
+        self.times.append(time)
+        self.runs.append(run)
+        self.confidences.append(face.confidence)
+        self.hits += 1
+
+    def next_box(self, time: float) -> np.ndarray:
+        times = np.array(self.times)
+        recent = times >= times[-1] - VELOCITY_S
+        return predicted(times[recent], np.array(self.values)[recent, :4], time)
+
+    def forget(self, time: float) -> None:
+        """Drop detections that no time from this one on depends on."""
+        while len(self.times) > 2 and self.times[1] < time:
+            del self.times[0], self.runs[0], self.values[0], self.confidences[0]
+
+    def at(self, time: float, smooth_s: float) -> TrackedFace:
+        times = np.array(self.times)
+        value = smoothed(times, np.array(self.values), time, smooth_s)
+        after = int(np.searchsorted(times, time))
+        before = after if times[after] == time else after - 1
+        x, y, w, h = value[:4].tolist()
+        return TrackedFace(
+            track=self.track or 0,
+            box=(x, y, w, h),
+            confidence=float(np.interp(time, times, self.confidences)),
+            landmarks=value[4:].reshape(5, 2).astype(np.float32) if np.isfinite(value).all() else None,
+            seen=self.runs[after] - self.runs[before] <= 1,
+        )
+
+
+class _Tracker:
+    """Detections in, run by run; settled frames out, in order, behind."""
+
+    def __init__(self, config: TrackConfig) -> None:
+        self.config = config
+        self.open: list[_Piece] = []  # may go on, in order of appearance
+        self.pieces: list[_Piece] = []  # all that frames to come may show, in order of appearance
+        self.lost: list[_Piece] = []  # ended lately, in the shot now coming out
+        self.run, self.shot, self.shot_out = 0, 0, 0
+        self.first_s, self.last_s = 0.0, 0.0
+        self.num_tracks = 0
+
+    def update(self, time: float, shot: int, faces: Sequence[Face]) -> None:
+        """Take the detections of the detector's next run."""
+        if shot != self.shot:
+            self.open, self.shot = [], shot
+        self.first_s, self.last_s = time if self.run == 0 else self.first_s, time
+        self.run += 1
+        # Only a miss makes a gap: where frames are far apart, the next run is the earliest that could find the face.
+        self.open = [p for p in self.open if p.runs[-1] == self.run - 1 or time - p.times[-1] <= self.config.max_gap_s]
+        faces = [face for face in faces if face.confidence >= self.config.min_confidence]
+        linked = self._link(time, faces)
+        for i, face in enumerate(faces):
+            piece = linked.get(i)
+            if piece is None:
+                piece = _Piece()
+                self.open.append(piece)
+                self.pieces.append(piece)
+            piece.add(time, self.run, face)
+            long = time - piece.first_s >= self.config.min_track_s
+            piece.confirmed |= long and 2 * piece.hits >= self.run - piece.first_run + 1
+
+    def _link(self, time: float, faces: Sequence[Face]) -> dict[int, _Piece]:
+        """Which face goes on with which piece: the pairs that overlap most, all together."""
+        if not faces or not self.open:
+            return {}
+        boxes = np.array([face.box for face in faces], np.float64)
+        shared = overlap(np.array([piece.next_box(time) for piece in self.open]), boxes)
+        shared[shared < self.config.min_overlap] = 0
+        rows, columns = linear_sum_assignment(shared, maximize=True)
+        return {int(c): self.open[r] for r, c in zip(rows, columns, strict=True) if shared[r, c] > 0}
+
+    def finish(self) -> None:
+        """The stream has ended."""
+        self.open = []
+        if self.last_s - self.first_s < self.config.min_track_s:
+            for piece in self.pieces:
+                piece.confirmed |= 2 * piece.hits >= self.run
+
+    def settle(self, item: ShotFrame) -> TrackedFrame:
+        """The next frame with its faces; nothing that comes later changes them."""
+        time = item.time_s
+        if item.shot != self.shot_out:
+            self.lost, self.shot_out = [], item.shot
+        self.lost = [lost for lost in self.lost if time - lost.times[-1] <= self.config.resume_s]
+        faces = []
+        for piece in self.pieces:
+            if piece.confirmed and piece.first_s <= time <= piece.times[-1]:
+                piece.track = piece.track or self._track_of(piece)
+                faces.append(piece.at(time, self.config.smooth_s))
+            piece.forget(time - self.config.smooth_s)
+        ended = [piece for piece in self.pieces if piece.times[-1] <= time and piece not in self.open]
+        self.lost += [piece for piece in ended if piece.track]
+        self.pieces = [piece for piece in self.pieces if piece not in ended]
+        return TrackedFrame(item.index, time, item.frame, tuple(sorted(faces, key=lambda face: face.track)), item.shot)
+
+    def _track_of(self, piece: _Piece) -> int:
+        """The number of the lost track that was, or was heading, where this piece begins; else the next number."""
+        begin = piece.values[0][None, :4]
+        places = [np.stack([lost.values[-1][:4], lost.next_box(piece.first_s)]) for lost in self.lost]
+        shares = [overlap(place, begin).max() for place in places]
+        if shares and max(shares) >= self.config.min_overlap:
+            return self.lost.pop(int(np.argmax(shares))).track or 0
+        self.num_tracks += 1
+        return self.num_tracks
