@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from svfap.cli import main
 from svfap.cli.parser import config_of
 from svfap.config import FinetuneConfig, PretrainConfig
-from svfap.data.datasets import NAMES
+from svfap.data.datasets import NAMES, get_dataset
 from svfap.paper import RESULTS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -60,6 +60,14 @@ def test_pretraining_has_the_papers_recipe():
     assert (config.epochs, config.warmup_epochs, config.batch_size) == (100, 5, 256)
     assert (config.base_lr, config.min_lr, config.betas, config.weight_decay) == (3e-4, 1e-5, (0.9, 0.95), 0.05)
     assert (config.mask_ratio, config.sampling_stride, config.preset) == (0.9, 4, "svfap_base")
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_recipe_says_what_chooses_its_model(name):
+    text = (CONFIGS / f"{name}.yaml").read_text()
+    carved = not get_dataset("avcaffe" if name.startswith("avcaffe") else name).has_validation
+    assert ("--validation none" in text) == carved
+    assert ("official validation part" in text) != carved
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -176,6 +176,7 @@ def test_regression_and_its_activation(official, tmp_path):
         (["folder", "out.pth"], "holds no model"),
         (["official.pth", "out", "--dataset", "dfw"], "neither a folder of `svfap prepare` nor one of dfew"),
         (["official.pth", "out", "--dataset", "voxceleb2"], "has no labels of its own"),
+        (["official.pth", "out", "--dataset", "avcaffe"], "avcaffe: has several targets; name the folder"),
         (["official.pth", "out", "--dataset", "prepared", "--task", "regression"], "Faces is for classification"),
         (["official.pth", "out", "--ema", "true"], "holds no moving average"),
         (["official.pth", "out", "--img_size", "33"], "img_size=33 is not a multiple of patch_size=8"),

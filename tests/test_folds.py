@@ -341,6 +341,30 @@ def test_unreadable_videos_stop_the_pooling_and_are_told(miniature, finished, tm
     assert main(["pool", str(tmp_path / "out"), "--allow_incomplete", "true"]) == 0
     assert "INCOMPLETE: fold 1: 1 of 6 videos could not be read" in (tmp_path / "out" / "results.md").read_text()
     assert "| videos | 11 of 12 |" in (tmp_path / "out" / "results.md").read_text()
+    assert main(["pool", *words, "--allow_incomplete", "true"]) == 0
+    assert capsys.readouterr().err.count("holds the evaluation of") == 2
+    shutil.copy(miniature / "1_3.mp4", data / "1_3.mp4")
+    assert main(["pool", *words]) == 0  # the mended video is looked at, and no other fold's
+    assert capsys.readouterr().err.count("holds the evaluation of") == 1
+    assert "| videos | 12 of 12 |" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_a_resumed_run_tests_a_fold_again_whose_videos_were_mended(miniature, tmp_path, capsys):
+    data = shutil.copytree(miniature, tmp_path / "data")
+    (data / "1_3.mp4").write_bytes(b"no video")
+    command = cross_validate(data, tmp_path / "run", "--epochs", "1", "--max_unreadable", "0.5")
+    assert main(command) == 1
+    assert "fold 1: 1 of 6 videos could not be read" in capsys.readouterr().err
+    shutil.copy(miniature / "1_3.mp4", data / "1_3.mp4")
+    assert main([*command, "--resume"]) == 0
+    assert "| videos | 12 of 12 |" in (tmp_path / "run" / "results.md").read_text()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"dataset": "x"}'])
+def test_a_damaged_folder_of_folds_is_told(text, tmp_path):
+    (tmp_path / "folds.json").write_text(text)
+    with pytest.raises(UserError, match=r"folds\.json: is damaged"):
+        experiment.pool_run(tmp_path)
 
 
 @pytest.mark.parametrize(

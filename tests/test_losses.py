@@ -138,6 +138,14 @@ def test_training_with_correlations(faces, tmp_path, loss):
     assert (config.output_scale, config.output_offset) == ((2.0,), (0.0,))
 
 
+def test_a_correlation_needs_two_clips_on_every_process(faces, tmp_path, monkeypatch):
+    words = dict(task="regression", dimensions=["valence"], loss="ccc", batch_size=4)
+    finetuning(faces, tmp_path, **words)
+    monkeypatch.setenv("WORLD_SIZE", "4")  # as torchrun says it
+    with pytest.raises(UserError, match="loss=ccc: needs at least 2 clips in a micro-batch"):
+        finetuning(faces, tmp_path, **words)
+
+
 def test_mixing_of_values_is_off_until_asked_for(faces, tmp_path):
     def task(**words) -> FinetuneTask:
         return FinetuneTask(finetuning(faces, tmp_path, **words))

@@ -24,6 +24,7 @@ from svfap.data.datasets.base import Dataset, Part, Row, Settings
 from svfap.data.datasets.writing import is_complete, prepare
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.prepared import read_dataset
+from svfap.data.targets import frame_targets
 from svfap.data.video import open_video
 from svfap.errors import UserError
 
@@ -294,6 +295,20 @@ def test_clips_listed_twice_in_a_fold_are_left_out_and_listed(tmp_path):
         "3.mp4": "listed again for train",
         "4.mp4": "listed again for test",
     }
+
+
+def test_a_clip_is_tested_in_one_fold_alone(tmp_path):
+    rows = [Row(f"{n}.mp4", "ab"[n % 2]) for n in range(6)]
+    folds = {"1": rows[:3], "2": rows[2:]}  # 2.mp4 stands in the test lists of both
+    parts = [
+        Part(part, tested if part == "test" else [row for row in rows if row not in tested], fold, on_disk=True)
+        for fold, tested in folds.items()
+        for part in ("train", "test")
+    ]
+    prepared = prepare(fake(parts), tmp_path, tmp_path / "out", settings=Settings("none"))
+    assert prepared.counts == {"fold_1_train": 3, "fold_1_test": 3, "fold_2_train": 2, "fold_2_test": 3}
+    assert not is_complete(prepared)
+    assert rows_of(tmp_path / "out/repeated.csv") == [{"path": "2.mp4", "why": "listed again for fold_2_test"}]
 
 
 def test_a_subject_on_both_sides_is_an_error(tmp_path):
@@ -653,6 +668,68 @@ def test_folder_cross_validation(tmp_path, by_subject):
     assert first != [(tmp_path / "out" / f"fold_{fold}_test.csv").read_bytes() for fold in range(1, 5)]
 
 
+def frame_table(tmp_path: Path, header: str, *lines: str) -> None:
+    """A table, and a video for each of its lines."""
+    write(tmp_path / "table.csv", "\n".join([header, *lines]))
+    for line in lines:
+        write(tmp_path / "in" / line.split(",")[0], "")
+
+
+def test_folder_numbers_per_frame_in_cells(tmp_path, capsys):
+    lines = ["a.mp4,1 2  6,0.5,train", "b.mp4,4,0 1,train", "c.mp4,-1 x,1,train", "d.mp4,2,3,train", "e.mp4,5 7,9,test"]
+    frame_table(tmp_path, "Clip,V,A,Use", *lines)
+    words = ("--value_columns", "V,A", "--split_column", "Use", "--validation", "none")
+    assert prepare_table(tmp_path, *words) == 1
+    dataset = read_dataset(tmp_path / "out")
+    assert dataset.frame_level and dataset.label_names == ("V", "A")
+    assert [row["path"] for row in rows_of(tmp_path / "out/unknown_label.csv")] == ["c.mp4"]
+    assert rows_of(tmp_path / "out/test.csv") == [{"path": "e.mp4", "V": "5 7", "A": "9"}]
+    manifest = read_manifest(tmp_path / "out/train.csv", task="regression", dimensions=("V", "A"), frame_level=True)
+    assert [sample.values for sample in manifest] == [(3.0, 0.5), (4.0, 0.5), (2.0, 3.0)]
+    numbers = [None if sample.frame_numbers is None else sample.frame_numbers.tolist() for sample in manifest]
+    assert numbers == [[[1, 0.5], [2, 0.5], [6, 0.5]], [[4, 0], [4, 1]], None]
+    frame_table(tmp_path, "Clip,V,A,Use", *lines, "f.mp4,1 2 3,1 2,train")
+    assert prepare_table(tmp_path, *words) == 1
+    assert "line 7: expected as many numbers in each of V, A, not 'f.mp4'" in capsys.readouterr().err
+    frame_table(tmp_path, "Clip,V,A,Use", "d.mp4,2,3,train", "e.mp4,5,9,test")
+    assert prepare_table(tmp_path, *words) == 0
+    assert not read_dataset(tmp_path / "out").frame_level
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_folder_files_of_labels_per_frame(tmp_path, task):
+    frame_table(
+        tmp_path, "Clip,Side,V", *(f"{n}.mp4,{side},7" for n, side in enumerate(["s/0.csv", "s/1.csv", "s/2.csv", ""]))
+    )
+    for n, (label, value) in enumerate([("smile", 0.5), ("rest", 1)]):
+        write(tmp_path / f"in/s/{n}.csv", f"label,V\n{label},{value}\n")
+    names = {"classification": ("smile", "rest"), "regression": ("V",)}[task]
+    words = ["--frame_values_column", "Side", "--test_fraction", 0, "--validation", "none"]
+    words += ["--label_names" if task == "classification" else "--value_columns", ",".join(names)]
+    assert prepare_table(tmp_path, *words) == 1
+    dataset = read_dataset(tmp_path / "out")
+    assert (dataset.task, dataset.frame_level, dataset.label_names) == (task, True, names)
+    assert rows_of(tmp_path / "out/train.csv") == [{"path": f"{n}.mp4", "frame_values": f"s/{n}.csv"} for n in (0, 1)]
+    assert rows_of(tmp_path / "out/missing.csv") == [{"path": "s/2.csv", "why": "labels per frame of 2.mp4"}]
+    assert rows_of(tmp_path / "out/unknown_label.csv") == [{"path": "3.mp4", "why": "has no file of labels per frame"}]
+    named = {"label_names" if task == "classification" else "dimensions": names}
+    manifest = read_manifest(dataset.folds[0].train, root=dataset.root, task=task, frame_level=True, **named)
+    found = [frame_targets(manifest, sample).tolist() for sample in manifest]
+    assert found == ([[0], [1]] if task == "classification" else [[[0.5]], [[1]]])
+
+
+def test_folder_files_of_labels_per_frame_beside_a_label(tmp_path):
+    frame_table(tmp_path, "Clip,Side,Kind", "a.mp4,a.csv,smile", "b.mp4,,rest", "c.mp4,,smile")
+    write(tmp_path / "in/a.csv", "label\nrest\n")
+    words = ("--frame_values_column", "Side", "--label_column", "Kind", "--test_fraction", 0, "--validation", "none")
+    assert prepare_table(tmp_path, *words) == 0
+    dataset, train = read_dataset(tmp_path / "out"), rows_of(tmp_path / "out/train.csv")
+    assert dataset.frame_level and dataset.label_names == ("rest", "smile")
+    assert [tuple(row.values()) for row in train] == [
+        *(("a.mp4", "smile", "a.csv"), ("b.mp4", "rest", ""), ("c.mp4", "smile", "")),
+    ]
+
+
 def test_folder_table_without_labels_is_for_pretraining(tmp_path):
     _, rows = make_table(tmp_path)
     (tmp_path / "in/clips/3.avi").unlink()
@@ -683,6 +760,19 @@ def test_folder_unlabelled(tmp_path):
             ["--label_column", "Emotion", "--folds", "13", "--subject_column", "Who"],
             "folds=13: there are only 12 subjects",
         ),
+        (["--label_column", "Clip", "--folds", "3"], "folds=3: no class has that many clips, the largest 1"),
+        (["--label_column", "Emotion", "--label_names", "sad,sad,calm"], "label_names: a name stands twice"),
+        (["--value_columns", "V,V"], "value_columns: a name stands twice in V, V"),
+        (
+            ["--frame_values_column", "Who"],
+            "frame_values_column: say what its files hold, with value_columns or label_",
+        ),
+        (["--frame_values_column", "X", "--value_columns", "V"], "no column 'X'; there are Clip, Emotion, V"),
+        (
+            ["--frame_values_column", "Who", "--value_columns", "V", "--label_names", "sad,calm"],
+            "one dataset has one task",
+        ),
+        (["--value_columns", "V", "--label_names", "sad,calm"], "label_names: are the classes of label_column"),
         (["--label_column", "Emotion", "--test_fraction", "1"], "test_fraction=1.0: must be"),
         (["--value_columns", "[Who]"], "no clip of train (48 listed) can be used"),
         (["--value_columns", "[start_s]"], "value_columns: 'start_s' has a meaning of its own"),

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from svfap.cli import main
-from svfap.data.datasets import get_dataset, writing
+from svfap.data.datasets import get_dataset, werewolf_xl, writing
 from svfap.data.datasets.unpickle import read_pickle
 from svfap.data.manifest import read_manifest
 from svfap.data.prepared import PreparedDataset, read_dataset
@@ -274,6 +274,9 @@ class TestEnterface:
             {"44"},
         ]
         assert set(found(dataset, "extra")) == {odd[0], odd[2], "subject 45", "subject twenty"}
+        assert set(found(dataset, "missing")) == {f"subject {n}" for n in range(1, 45)} - {
+            f"subject {n}" for n in (2, 10, 19, 28, 44)
+        }
         assert list(found(dataset, "unknown_label")) == [odd[1]]
 
     def test_another_layout_is_refused(self, tmp_path: Path) -> None:
@@ -305,7 +308,9 @@ class TestWerewolf:
         videos = [f"Speaker/{clip[:2]}/{clip}.{'avi' if clip < '10' else 'mp4'}" for clip in self.CLIPS[:5]]
         frames = [f"faces/{self.CLIPS[5]}_aligned/frame_01.bmp", f"faces/{self.CLIPS[6]}/1.jpg"]
         touch(root, videos + frames)
-        dataset = prepare("werewolf_xl", root)
+        dataset = prepare("werewolf_xl", root, whole=False)
+        assert dataset.notes["count_mismatch"] == {"release clips": {"official": 14632, "found": 7}}
+        assert dataset.notes["missing"] == dataset.notes["extra"] == 0
         paths = [*videos, *(str(Path(path).parent) for path in frames)]
         tested = [rows(fold.test) for fold in dataset.folds]
         assert [[row[0] for row in test] for test in tested] == [paths[:2], *([path] for path in paths[2:5]), paths[5:]]
@@ -318,6 +323,31 @@ class TestWerewolf:
         assert dataset.label_range == (0.0, 3.0) and dataset.metrics == ("pcc", "ccc")
         manifest = read_manifest(dataset.fold("1").train, task="regression", dimensions=dataset.label_names)
         assert manifest[0].values == (1.0, 0.5, 1.0)
+
+    def test_official_count(self, tmp_path: Path) -> None:
+        names = [f"{session:02d}_01_{n:03d}" for session in range(1, 31) for n in range(488)][:14632]
+        (tmp_path / "root").mkdir()
+        (tmp_path / "root/PAD.csv").write_text("id,P,A,D\n" + "".join(f"{name},1,2,3\n" for name in names))
+        touch(tmp_path / "root", (f"{name}.mp4" for name in names))
+        dataset = prepare("werewolf_xl", tmp_path / "root")
+        assert dataset.notes["listed"]["release clips"] == dataset.notes["official"]["release clips"] == 14632
+
+    def test_crops_are_compared_by_fold_with_the_authors(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        root = tmp_path / "root"
+        self.write(root, "name,valence,arousal,dominance")
+        touch(root, (f"crops/{clip}_aligned/1.bmp" for clip in self.CLIPS))
+        dataset = prepare("werewolf_xl", root, whole=False)
+        found_, official = (2, 1, 1, 1, 2), (3346, 2747, 3066, 3527, 1771)
+        assert dataset.notes["count_mismatch"] == {
+            f"fold_{fold}_test crops": {"official": theirs, "found": ours}
+            for fold, (ours, theirs) in enumerate(zip(found_, official, strict=True), 1)
+        }
+        monkeypatch.setattr(werewolf_xl, "CROPS", found_)
+        prepare("werewolf_xl", root)
+        with (root / "labels.csv").open("a") as file:
+            file.write("02_01_001,1,1,1\n")  # no face was found in it: counts agree, and it is told all the same
+        dataset = prepare("werewolf_xl", root, whole=False)
+        assert (dataset.notes["count_mismatch"], list(found(dataset, "missing"))) == ({}, ["02_01_001.mp4"])
 
     def test_what_does_not_fit_is_listed(self, tmp_path: Path) -> None:
         root = tmp_path / "root"
@@ -380,7 +410,10 @@ class TestAvcaffe:
     def test_the_release(self, tmp_path: Path, target: str, clip: str) -> None:
         root = tmp_path / "root"
         self.write(root, clip)
-        dataset = prepare("avcaffe", root, target=target)
+        dataset = prepare("avcaffe", root, target=target, whole=False)
+        subjects = {"train subjects": {"official": 86, "found": 3}, "test subjects": {"official": 20, "found": 2}}
+        assert dataset.notes["count_mismatch"] == subjects
+        assert dataset.notes["missing"] == dataset.notes["extra"] == 0
         named = {"calm": "Calm", "pleased": "Pleased"}
         expected = {}
         for task, labels in self.TASKS.items():
@@ -403,10 +436,24 @@ class TestAvcaffe:
         assert {sample.group for sample in manifest} == {"aiim002_task_1", "aiim013_task_3"}
         assert not {row[2] for row in rows(fold.train)} & {row[2] for row in rows(fold.test)}
 
+    def test_official_counts(self, tmp_path: Path) -> None:
+        subjects = [f"aiim{number:03d}" for number in range(1, 107)]
+        lists = {"train": subjects[:86], "val": subjects[86:]}
+        touch(tmp_path / "root", (f"videos/shorter_segments/{s}/task_1/{s}_task_1_clip_001.avi" for s in subjects))
+        for file in ("info/train.txt", "info/val.txt", "ground_truths/arousal.txt"):
+            (tmp_path / "root" / file).parent.mkdir(exist_ok=True)
+            lines = lists.get(Path(file).stem) or [f"{subject}_task_1, Calm" for subject in subjects]
+            (tmp_path / "root" / file).write_text("\n".join(lines))
+        assert prepare("avcaffe", tmp_path / "root").counts == {"train": 86, "test": 20}
+
     def test_the_targets_do_not_overwrite_each_other(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.write(tmp_path / "root", "videos/shorter_segments/{}/{}/{}.avi")
         words = ["prepare", "avcaffe", "--root", str(tmp_path / "root"), "--out", str(tmp_path / "out")]
-        assert main(words) == 0
+        assert main(words) == 1
+        said, shown = (" ".join(text.split()) for text in reversed(capsys.readouterr()))
+        assert "warning: train has 3 subjects and officially 86" in said + shown
+        assert "test subjects │ │ 2 │ 20" in said + shown
+        assert main([*words, "--allow_missing", "true"]) == 0
         assert main([*words, "--target", "valence"]) == 1
         assert "holds the dataset avcaffe_arousal already" in capsys.readouterr().err
 

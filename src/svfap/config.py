@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -179,5 +180,6 @@ class FinetuneConfig(TrainConfig):
             raise UserError(f"val_fraction={self.val_fraction}: must be from 0 to less than 1")
         if self.label_range is not None and not self.label_range[0] < self.label_range[1]:
             raise UserError(f"label_range={self.label_range}: must be two numbers, the smaller one first")
-        if self.loss != "mse" and not self.frame_level and self.batch_size // self.accumulate_steps < 2:
+        parts = self.accumulate_steps * int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's number of processes
+        if self.loss != "mse" and not self.frame_level and self.batch_size // parts < 2:
             raise UserError(f"loss={self.loss}: needs at least 2 clips in a micro-batch; make batch_size larger")

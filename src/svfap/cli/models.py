@@ -131,7 +131,12 @@ def _dataset(name: str) -> Any:
     from svfap.data.prepared import read_dataset
 
     if name in NAMES and not Path(name).is_dir():
-        return get_dataset(name)
+        dataset = get_dataset(name)
+        if hasattr(dataset.options, "target"):
+            raise UserError(
+                f"--dataset {name}: has several targets; name the folder that `svfap prepare` wrote for one"
+            )
+        return dataset
     if not Path(name).is_dir():
         raise UserError(f"--dataset {name}: neither a folder of `svfap prepare` nor one of {', '.join(NAMES)}")
     return read_dataset(name)

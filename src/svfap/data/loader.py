@@ -18,6 +18,7 @@ import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import cv2
@@ -35,6 +36,8 @@ from svfap.errors import UserError
 
 Mode = Literal["pretrain", "train", "val", "test"]
 Batch = dict[str, Any]
+
+READ_BYTES = 256 * 2**20  # of frames in the middle of a video that are read at a time
 
 
 @dataclass
@@ -106,10 +109,10 @@ class ClipDataset(Dataset[Item]):
         rng = np.random.RandomState(np.random.MT19937(seeds))
         try:
             with open_video(sample.path) as video:
-                first, stop = _span(video, sample)
+                first, stop = span_of(video, sample)
                 rows = [first + row for row in self._sample(stop - first, rng)]
                 wanted, places = np.unique(np.concatenate(rows), return_inverse=True)
-                pictures = _inside_box(video.read(wanted), sample)
+                pictures = inside_box(video.read(wanted), sample)
             item = Item(index % len(self), sample)
             for row, where in zip(rows, places.reshape(len(rows), -1), strict=True):
                 crops = self._crop(pictures[where], rng)
@@ -167,8 +170,8 @@ class ClipDataset(Dataset[Item]):
         return batch
 
 
-def _span(video: VideoSource, sample: Sample) -> tuple[int, int]:
-    """First frame and the one after the last of those shown from start_s on and before end_s."""
+def span_of(video: VideoSource, sample: Sample) -> tuple[int, int]:
+    """First frame and the one after the last of those shown from start_s on and before end_s. Raises VideoError."""
     first = math.ceil((sample.start_s or 0.0) * video.fps - 1e-6)
     end = video.num_frames if sample.end_s is None else math.ceil(sample.end_s * video.fps - 1e-6)
     stop = min(end, video.num_frames)
@@ -177,7 +180,22 @@ def _span(video: VideoSource, sample: Sample) -> tuple[int, int]:
     return first, stop
 
 
-def _inside_box(pictures: Pixels, sample: Sample) -> Pixels:
+def frames_between(video: VideoSource, first: int, stop: int) -> Iterator[tuple[float, Pixels]]:
+    """(time in seconds, frame (H, W, 3)) from number `first` to before `stop`, in constant memory.
+
+    A later start is sought, not decoded up to. Raises VideoError.
+    """
+    if first == 0:
+        yield from islice(video.steady_frames(), stop)
+        return
+    at_once = max(READ_BYTES // (video.width * video.height * 3), 1)
+    for start in range(first, stop, at_once):
+        numbers = range(start, min(start + at_once, stop))
+        yield from zip((number / video.fps for number in numbers), video.read(numbers), strict=True)
+
+
+def inside_box(pictures: Pixels, sample: Sample) -> Pixels:
+    """(T, H, W, 3) -> the part of the pictures inside the sample's box. Raises VideoError where nothing is."""
     if sample.box is None:
         return pictures
     x, y, w, h = sample.box

@@ -20,7 +20,14 @@ Task = Literal["classification", "regression", "unlabelled"]
 TEXT_COLUMNS = ("subject", "split", "group", "frame_values")
 SPAN_COLUMNS = ("start_s", "end_s")
 BOX_COLUMNS = ("box_x", "box_y", "box_w", "box_h")
-RESERVED = ("path", "label", "box", *SPAN_COLUMNS, *TEXT_COLUMNS)
+CLIP_COLUMNS = (
+    "source",
+    "track",
+    "source_start_s",
+    "source_end_s",
+    "face_px",
+)  # of `svfap crop`: what clips are cut from
+RESERVED = ("path", "label", "box", *SPAN_COLUMNS, *TEXT_COLUMNS, *CLIP_COLUMNS)
 MAX_INFERRED_CLASSES = 10_000
 
 
@@ -162,16 +169,7 @@ def read_manifest(
     Raises ManifestError. Whether the videos exist is not looked at.
     """
     path = Path(path)
-    table = _read_table(path)
-    table["path"] = table["path"].str.removeprefix("./")
-    _refuse(path, table, table["path"] == "", "path", "is empty; give a file or remove the row")
-    out = pd.DataFrame({"path": table["path"]})
-    for name in TEXT_COLUMNS:
-        if name in table:
-            out[name] = table[name]
-    _read_spans(path, table, out)
-    _read_boxes(path, table, out)
-    _check_duplicates(path, out)
+    table, out = _read_samples(path)
     chosen = _choose_split(path, out, split)
     names = dims = None
     if task == "classification":
@@ -180,6 +178,20 @@ def read_manifest(
         dims = _read_values(path, table, out, chosen, dimensions, frame_level)
     out = out[chosen].reset_index(drop=True)
     return Manifest(path, Path(root) if root is not None else path.parent, out, names, dims)
+
+
+def read_whole_manifest(
+    path: str | Path, *, root: str | Path | None = None, split: str | None = None
+) -> tuple[Manifest, pd.DataFrame]:
+    """The samples without their labels, and every column of the file as text, row for row; see `read_manifest`.
+
+    split: keep only rows with this in column `split`; by default all are kept. Raises ManifestError.
+    """
+    path = Path(path)
+    table, out = _read_samples(path)
+    chosen = np.ones(len(out), bool) if split is None else _choose_split(path, out, split)
+    table, out = (rows[chosen].reset_index(drop=True) for rows in (table, out))
+    return Manifest(path, Path(root) if root is not None else path.parent, out), table
 
 
 def carve_validation(manifest: Manifest, fraction: float, seed: int) -> tuple[Manifest, Manifest]:
@@ -287,6 +299,21 @@ def _read_table(path: Path) -> pd.DataFrame:
     if table.empty:
         raise ManifestError(f"{path}: holds a header and no rows; add one row per video")
     return table
+
+
+def _read_samples(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All columns as text, and what says which part of which file each sample is, both by line numbers of the file."""
+    table = _read_table(path)
+    table["path"] = table["path"].str.removeprefix("./")
+    _refuse(path, table, table["path"] == "", "path", "is empty; give a file or remove the row")
+    out = pd.DataFrame({"path": table["path"]})
+    for name in TEXT_COLUMNS:
+        if name in table:
+            out[name] = table[name]
+    _read_spans(path, table, out)
+    _read_boxes(path, table, out)
+    _check_duplicates(path, out)
+    return table, out
 
 
 def _read_csv(path: Path, header_row: int) -> pd.DataFrame:

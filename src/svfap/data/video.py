@@ -10,7 +10,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain
@@ -387,7 +387,14 @@ def write_video(
     path = Path(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        _encode(part, frames, Fraction(fps).limit_denominator(10_000), gop, {"crf": str(crf), "preset": preset})
+        pictures = iter(frames)
+        first = next(pictures, None)
+        if first is None:
+            raise ValueError(f"{path.name}: there are no frames to write")
+        with closing(VideoWriter(part, fps, gop=gop, crf=crf, preset=preset)) as writer:
+            for picture in chain([first], pictures):
+                writer.write(picture)
+            writer.finish()
         os.replace(part, path)
     except (av.FFmpegError, OSError) as error:
         raise VideoError(path, f"cannot be written ({error.strerror or error})") from None
@@ -395,19 +402,32 @@ def write_video(
         part.unlink(missing_ok=True)
 
 
-def _encode(path: Path, frames: Iterable[Pixels], rate: Fraction, gop: int, options: dict[str, str]) -> None:
-    pictures = iter(frames)
-    first = next(pictures, None)
-    if first is None:
-        raise ValueError(f"{path.name}: there are no frames to write")
-    height, width = first.shape[:2]
-    with av.open(f"file:{path}", "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
-        stream.gop_size, stream.codec_context.thread_count = gop, 1
-        for picture in chain([first], pictures):
-            if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
-                raise ValueError(f"frames must be uint8 {(height, width, 3)}, got {picture.dtype} {picture.shape}")
-            even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
-        container.mux(stream.encode(None))
+class VideoWriter:
+    """What `write_video` writes, picture by picture and in place; the file is whole after `finish`."""
+
+    def __init__(self, path: Path, fps: float, *, gop: int = 12, crf: float = 18, preset: str = "veryfast") -> None:
+        self._container = av.open(f"file:{path}", "w")
+        options = {"crf": str(crf), "preset": preset}
+        self._stream = self._container.add_stream("libx264", Fraction(fps).limit_denominator(10_000), options=options)
+        self._stream.pix_fmt, self._stream.gop_size, self._stream.codec_context.thread_count = "yuv420p", gop, 1
+        self._shape: tuple[int, ...] | None = None
+
+    def write(self, picture: Pixels) -> None:
+        """Add a picture, uint8 RGB (H, W, 3), of the first one's size. Raises ValueError for another, FFmpegError."""
+        height, width = picture.shape[:2]
+        if self._shape is None:
+            self._shape = (height, width, 3)
+            self._stream.width, self._stream.height = width + width % 2, height + height % 2
+        if picture.shape != self._shape or picture.dtype != np.uint8:
+            raise ValueError(f"frames must be uint8 {self._shape}, got {picture.dtype} {picture.shape}")
+        even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+
+    def finish(self) -> None:
+        """Write what the encoder still holds, and close the file. Raises FFmpegError."""
+        self._container.mux(self._stream.encode(None))
+        self.close()
+
+    def close(self) -> None:
+        """Close the file as it is."""
+        self._container.close()

@@ -9,11 +9,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from svfap.data.manifest import read_manifest
 from svfap.data.prepared import Fold, PreparedDataset
 from svfap.errors import UserError
-from svfap.evaluate.metrics import REGRESSION_SCORES, average_groups, classification_metrics, regression_metrics
+from svfap.evaluate.metrics import (
+    REGRESSION_SCORES,
+    average_groups,
+    classification_metrics,
+    frame_metrics,
+    regression_metrics,
+)
 
 CLASSIFICATION_SCORES = ("uar", "war", "weighted_f1", "micro_f1", "macro_f1")
 
@@ -27,16 +34,20 @@ class FoldPredictions:
     """What one fold's model said about its test part.
 
     table: one row per video that could be read: `path`, `fold`, `group` ('' where the manifest has none), the truth in
-    `label` or `target_<name>`, and `prob_<name>` or `pred_<name>`. num_expected: videos of the manifest.
+    `label` or `target_<name>`, and `prob_<name>` or `pred_<name>`. num_expected: videos of the manifest. frames: one row per
+    frame that a frame-level model was shown: `path`, `frame`, truth and prediction as above; None of any other model.
     """
 
     name: str
     table: pd.DataFrame
     num_expected: int
+    frames: pd.DataFrame | None = None
 
 
 def read_fold(dataset: PreparedDataset, fold: Fold, folder: Path) -> FoldPredictions:
-    """Read `predictions.csv` of an evaluation on the fold's test part; where there is none, the table is empty.
+    """Read `predictions.csv`, and `frames.csv` of a frame-level model, of an evaluation on the fold's test part.
+
+    Where there is no `predictions.csv`, the table is empty.
 
     Raises `UserError` where it tells of other videos, classes or dimensions than the dataset's.
     """
@@ -47,17 +58,30 @@ def read_fold(dataset: PreparedDataset, fold: Fold, folder: Path) -> FoldPredict
     file = folder / "predictions.csv"
     if not file.is_file():
         return FoldPredictions(fold.name, pd.DataFrame(), len(groups))
-    text = dict.fromkeys(("path", "label", "prediction"), str)
-    table = pd.read_csv(file, dtype=text, keep_default_na=False)
-    missing = {"path", *_columns(dataset)} - set(table.columns)
-    if missing:
-        raise UserError(f"{file}: has no column {', '.join(sorted(missing))}; its model is not one for {dataset.title}")
+    table = _read(file, ["path", *_columns(dataset)], dataset)
     stray = table["path"][~table["path"].isin(list(groups)) | table["path"].duplicated()]
     if len(stray):
         raise UserError(
             f"{file}: {stray.iloc[0]} is not, or not once, in {fold.test}; evaluate fold {fold.name} on its own test part"
         )
-    return FoldPredictions(fold.name, table.assign(group=table["path"].map(groups), fold=fold.name), len(groups))
+    frames = None
+    if (file := folder / "frames.csv").is_file():
+        frames = _read(file, ["path", "frame", *_columns(dataset)], dataset)
+        if set(frames["path"]) != set(table["path"]) or frames.duplicated(["path", "frame"]).any():
+            raise UserError(
+                f"{file}: its frames are not, or not once, those of predictions.csv; evaluate the fold again"
+            )
+    table = table.assign(group=table["path"].map(groups), fold=fold.name)
+    return FoldPredictions(fold.name, table, len(groups), frames)
+
+
+def _read(file: Path, columns: list[str], dataset: PreparedDataset) -> pd.DataFrame:
+    text = dict.fromkeys(("path", "label", "prediction"), str)
+    table = pd.read_csv(file, dtype=text, keep_default_na=False)
+    missing = set(columns) - set(table.columns)
+    if missing:
+        raise UserError(f"{file}: has no column {', '.join(sorted(missing))}; its model is not one for {dataset.title}")
+    return table
 
 
 def pool(dataset: PreparedDataset, folders: Mapping[str, Path], allow_incomplete: bool = False) -> dict[str, Any]:
@@ -67,13 +91,15 @@ def pool(dataset: PreparedDataset, folders: Mapping[str, Path], allow_incomplete
 
     Returns:
         `pooled` and `folds` (name -> the same): the task's metrics, with `num_expected` and `num_evaluated` videos; where
-        the manifests have groups, those of each group's mean scores, and `num_groups`. `mean`, `sd`: of every score
+        the manifests have groups, those of each group's mean scores, and `num_groups`; of frame-level models `frames`
+        holds those of all frames of all videos (and folds) put together. `mean`, `sd`: of every score
         over the folds that have it (see `flat_scores`; n - 1 in the denominator; `sd` is empty for a single fold).
         `incomplete`, `notes`: lists of sentences about what is missing and what is degenerate.
 
     Raises:
         IncompleteFolds: a fold is not evaluated, or videos of it could not be read, unless `allow_incomplete`.
-        UserError: no fold is evaluated; predictions that do not belong to the dataset; a video in two test parts.
+        UserError: no fold is evaluated; predictions that do not belong to the dataset; a video in two test parts; some
+            folds' models are frame-level and others' not.
     """
     read = [read_fold(dataset, fold, folders[fold.name]) for fold in dataset.folds]
     found = [one for one in read if len(one.table)]
@@ -99,8 +125,16 @@ def pool(dataset: PreparedDataset, folders: Mapping[str, Path], allow_incomplete
         first = twice["path"].iloc[0]
         names = " and ".join(twice["fold"][twice["path"] == first])
         raise UserError(f"{first}: is in the test parts of folds {names}; videos are pooled once")
-    folds = {one.name: _score(dataset, one.table, one.num_expected) for one in found}
-    pooled = _score(dataset, together, sum(one.num_expected for one in read))
+    of_frames = [one.frames for one in found if one.frames is not None]
+    if of_frames and len(of_frames) < len(found):
+        folder = next(folders[one.name] for one in found if one.frames is None)
+        raise UserError(f"{folder}: has no frames.csv as the other folds have; evaluate with a frame-level model again")
+    folds = {one.name: _score(dataset, one.table, one.num_expected, one.frames) for one in found}
+    frames = pd.concat(of_frames, ignore_index=True) if of_frames else None
+    pooled = _score(dataset, together, sum(one.num_expected for one in read), frames)
+    notes = (
+        ["no evaluation holds frames.csv, so frames are not scored"] if dataset.frame_level and not of_frames else []
+    )
     scores = pd.DataFrame({name: flat_scores(metrics) for name, metrics in folds.items()})
     return {
         "pooled": pooled,
@@ -108,12 +142,18 @@ def pool(dataset: PreparedDataset, folders: Mapping[str, Path], allow_incomplete
         "mean": scores.mean(axis=1).to_dict(),
         "sd": scores.std(axis=1, ddof=1).dropna().to_dict(),
         "incomplete": incomplete,
-        "notes": _notes({"pooled": pooled, **{f"fold {n}": one for n, one in folds.items() if len(folds) > 1}}),
+        "notes": notes + _notes({"pooled": pooled, **{f"fold {n}": one for n, one in folds.items() if len(folds) > 1}}),
     }
 
 
 def flat_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Scores by plain names: `uar`, `accuracy_<class>` of classes that occur; `pcc`, `pcc_<dimension>`, and so on."""
+    """Scores by plain names: `uar`, `accuracy_<class>` of classes that occur; `pcc`, `pcc_<dimension>`, and so on.
+
+    Those of frames have `frame_` before them.
+    """
+    if "frames" in metrics:
+        clips = {name: value for name, value in metrics.items() if name != "frames"}
+        return flat_scores(clips) | {f"frame_{name}": value for name, value in flat_scores(metrics["frames"]).items()}
     if "confusion" in metrics:
         present = {n: one for n, one in metrics["per_class"].items() if n not in metrics["classes_absent"]}
         per_class = {f"accuracy_{name}": float(one["accuracy"]) for name, one in present.items()}
@@ -130,26 +170,41 @@ def _columns(dataset: PreparedDataset) -> list[str]:
     return [f"{kind}_{name}" for kind in ("target", "pred") for name in dataset.label_names]
 
 
-def _score(dataset: PreparedDataset, table: pd.DataFrame, num_expected: int) -> dict[str, Any]:
-    counts = {"num_expected": num_expected, "num_evaluated": len(table)}
+def _score(
+    dataset: PreparedDataset, table: pd.DataFrame, num_expected: int, frames: pd.DataFrame | None
+) -> dict[str, Any]:
+    counts: dict[str, Any] = {"num_expected": num_expected, "num_evaluated": len(table)}
     names = list(dataset.label_names)
-    if dataset.task == "classification":
-        place = {name: number for number, name in enumerate(names)}
-        targets = np.array([place[label] for label in table["label"]], np.int64)
-        outputs = table[[f"prob_{name}" for name in names]].to_numpy(np.float64)
-    else:
-        targets, outputs = (table[[f"{kind}_{n}" for n in names]].to_numpy(np.float64) for kind in ("target", "pred"))
+    targets, outputs = _arrays(dataset, table)
     if (table["group"] != "").any() and not dataset.frame_level:
         own = table["group"].where(table["group"] != "", table["path"])  # a video without a group is one of its own
         groups, outputs, targets = average_groups((table["fold"] + "/" + own).tolist(), outputs, targets)
         counts["num_groups"] = len(groups)
-    metrics = classification_metrics if dataset.task == "classification" else regression_metrics
-    return {**metrics(targets, outputs, names), **counts}
+    classes = dataset.task == "classification"
+    if frames is not None and classes:
+        counts["frames"] = classification_metrics(*_arrays(dataset, frames), names)
+    elif frames is not None:
+        videos = [_arrays(dataset, video) for _, video in frames.groupby("path", sort=False)]
+        counts["frames"] = frame_metrics(*zip(*videos, strict=True), names)
+    return {**(classification_metrics if classes else regression_metrics)(targets, outputs, names), **counts}
+
+
+def _arrays(dataset: PreparedDataset, table: pd.DataFrame) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Targets, (N,) class indices or (N, K) values, and outputs (N, K)."""
+    names = list(dataset.label_names)
+    if dataset.task == "classification":
+        place = {name: number for number, name in enumerate(names)}
+        targets = np.array([place[label] for label in table["label"]], np.int64)
+        return targets, table[[f"prob_{name}" for name in names]].to_numpy(np.float64)
+    targets, outputs = (table[[f"{kind}_{n}" for n in names]].to_numpy(np.float64) for kind in ("target", "pred"))
+    return targets, outputs
 
 
 def _notes(scored: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    frames = {f"{where}, frames": metrics["frames"] for where, metrics in scored.items() if "frames" in metrics}
+    scored = {**scored, **frames}
     absent = [
-        f"{where}: no video of {', '.join(metrics['classes_absent'])}, which UAR leaves out"
+        f"{where}: {'none' if where in frames else 'no video'} of {', '.join(metrics['classes_absent'])}, which UAR leaves out"
         for where, metrics in scored.items()
         if metrics.get("classes_absent")
     ]

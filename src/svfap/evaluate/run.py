@@ -15,8 +15,16 @@ from svfap.data.prepared import read_dataset
 from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.evaluate.metrics import predictions_table, write_metrics
-from svfap.evaluate.views import NothingReadable, grouped, predict_views, score_predictions, scored_by_group
+from svfap.evaluate.views import (
+    NothingReadable,
+    Predictions,
+    grouped,
+    predict_views,
+    score_predictions,
+    scored_by_group,
+)
 from svfap.files import make_folder, write_atomically
+from svfap.model.config import ModelConfig
 from svfap.model.perceiver import Perceiver
 from svfap.weights import load_model
 
@@ -45,6 +53,7 @@ def evaluate(
     Views that coincide are computed once. Writes into `out` and returns the metrics:
       metrics.json     `num_evaluated` < `num_expected` says that videos were unreadable; `num_groups` where they are scored
       predictions.csv  one row per video; groups.csv: one per group
+      frames.csv       one row per frame that a frame-level model was shown: path, frame (from 0), truth and prediction
       features.npz     `features` (N, D) float32, the means over views of what the head gets, and `paths` (N,)
       unreadable.csv   videos and reasons
     Under torchrun every video is scored by exactly one process. Raises `UserError`.
@@ -108,7 +117,10 @@ def evaluate(
             if texts is not None:
                 table.insert(1, name, texts[predictions.index])
         write_atomically(out / "predictions.csv", table.to_csv(index=False))
-        (out / "groups.csv").unlink(missing_ok=True)  # of an evaluation before
+        for name in ("groups.csv", "frames.csv"):
+            (out / name).unlink(missing_ok=True)  # of an evaluation before
+        if config.frame_level:
+            write_atomically(out / "frames.csv", _frames_table(paths, predictions, config).to_csv(index=False))
         if grouping:
             groups, *rest = grouped(predictions, videos)
             table = predictions_table(groups, rest[0], config.label_names, rest[1], task)
@@ -132,6 +144,19 @@ def _test_part(manifest: Path | None, dataset: Path | None, fold: str | None, ro
     if test is None:
         raise UserError(f"{dataset}: fold {prepared.fold(fold).name} has no test part; give manifest instead")
     return test, root or prepared.root
+
+
+def _frames_table(paths: list[str], predictions: Predictions, config: ModelConfig) -> pd.DataFrame:
+    """One row per frame, as `predictions_table`, with its number in the video in a column `frame`."""
+    own = np.repeat(paths, [len(frames) for frames in predictions.frame_indices]).tolist()
+    outputs, targets, indices = (
+        np.concatenate(arrays)
+        for arrays in (predictions.frame_outputs, predictions.frame_targets, predictions.frame_indices)
+    )
+    task = cast(Literal["classification", "regression"], config.task)
+    table = predictions_table(own, outputs, config.label_names, targets, task)
+    table.insert(1, "frame", indices)
+    return table
 
 
 def _write_unreadable(out: Path, unreadable: dict[str, str]) -> None:

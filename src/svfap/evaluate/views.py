@@ -43,8 +43,8 @@ class Predictions:
     index: (N,) int64 rows of the manifest. outputs: (N, K) float64, probabilities or values, averaged over views.
     targets: (N,) int64 labels or (N, K) float64 values. features: (N, D) float32, averaged over views, where the model gives
     them. frame_outputs, frame_targets: for frame-level models, each video's (T_i, K), or (T_i,) labels, over its sampled
-    frames; `outputs` is then their mean, and `targets` their mean or most frequent label. unreadable: rows that could not
-    be read, with the reason.
+    frames, ascending (T_i,) in frame_indices; `outputs` is then their mean, and `targets` their mean or most frequent label.
+    unreadable: rows that could not be read, with the reason.
     """
 
     index: np.ndarray
@@ -53,6 +53,7 @@ class Predictions:
     features: np.ndarray | None = None
     frame_outputs: list[np.ndarray] = field(default_factory=list)
     frame_targets: list[np.ndarray] = field(default_factory=list)
+    frame_indices: list[np.ndarray] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
@@ -128,10 +129,11 @@ def _average(rows: list[View], unreadable: dict[str, str], frame_level: bool) ->
         outputs = np.stack([np.mean([view.outputs for view in views], axis=0) for views in videos])
         targets = np.stack([views[0].targets for views in videos])
         return Predictions(index, outputs, targets, features, unreadable=unreadable)
-    frame_outputs, frame_targets = (list(x) for x in zip(*[_join_frames(views) for views in videos], strict=True))
+    joined = zip(*[_join_frames(views) for views in videos], strict=True)
+    frame_outputs, frame_targets, frame_indices = (list(arrays) for arrays in joined)
     outputs = np.stack([frames.mean(axis=0) for frames in frame_outputs])
     targets = np.stack([_of_clip(frames) for frames in frame_targets])
-    return Predictions(index, outputs, targets, features, frame_outputs, frame_targets, unreadable)
+    return Predictions(index, outputs, targets, features, frame_outputs, frame_targets, frame_indices, unreadable)
 
 
 def _of_clip(frame_targets: np.ndarray) -> np.ndarray:
@@ -139,11 +141,11 @@ def _of_clip(frame_targets: np.ndarray) -> np.ndarray:
     return frame_targets.mean(axis=0) if frame_targets.ndim == 2 else np.asarray(np.bincount(frame_targets).argmax())
 
 
-def _join_frames(views: list[View]) -> tuple[np.ndarray, np.ndarray]:
-    """Outputs and targets of a video's sampled frames; a frame that several views show is averaged, and counts once."""
+def _join_frames(views: list[View]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Outputs, targets and indices of a video's sampled frames; a frame that several views show is averaged, and counts once."""
     frames, outputs, targets = (np.concatenate([view[field] for view in views]) for field in (3, 1, 2))
-    _, first, where = np.unique(frames, return_index=True, return_inverse=True)
-    return average_views(where, outputs)[1], targets[first]
+    indices, first, where = np.unique(frames, return_index=True, return_inverse=True)
+    return average_views(where, outputs)[1], targets[first], indices
 
 
 def scored_by_group(manifest: Manifest, config: ModelConfig, by_group: bool | None) -> bool:

@@ -96,7 +96,8 @@ def evaluate_folds(models: str, dataset: Path, out: Path, *, allow_incomplete: b
     """Test a model per fold on its test part, and pool: models that were trained elsewhere, or the authors'.
 
     models: a run or model folder, with `{fold}` for the fold's name. words: settings of `svfap.evaluate.run.evaluate`. An
-    evaluation of the same model that lies in `out` is kept. Writes what `finetune_folds` writes. Raises `UserError`.
+    evaluation of the same model that lies in `out` is kept; one that lacks videos is, if `allow_incomplete`, else they are
+    tried again. Writes what `finetune_folds` writes. Raises `UserError`.
     """
     described = _tested(read_dataset(dataset), dataset)
     if "{fold}" not in models and len(described.folds) > 1:
@@ -107,7 +108,7 @@ def evaluate_folds(models: str, dataset: Path, out: Path, *, allow_incomplete: b
     preset = ""
     for fold in described.folds:
         model, folder = models.replace("{fold}", fold.name), fold_folder(out, fold.name) / "evaluation"
-        if _is_evaluated(folder, fold, model):
+        if _is_evaluated(folder, fold, model, allow_incomplete):
             console.print(f"fold {fold.name}: {folder} holds the evaluation of {model} already", soft_wrap=True)
         else:
             _evaluate(model, dataset, fold, folder, words)
@@ -124,7 +125,11 @@ def pool_run(out: Path, dataset: Path | None = None, allow_incomplete: bool = Fa
     file = out / "folds.json"
     if not file.is_file():
         raise UserError(f"{out}: holds no folds.json; name a folder of `svfap finetune --fold all`, or give models")
-    known = json.loads(file.read_text())
+    try:
+        known = json.loads(file.read_text())
+        known = {name: known[name] for name in ("dataset", "preset")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file}: is damaged ({error}); `svfap finetune --fold all --resume` writes it anew") from None
     described = _tested(read_dataset(dataset or known["dataset"]), Path(dataset or known["dataset"]))
     folders = {fold.name: fold_folder(out, fold.name) / "evaluation" for fold in described.folds}
     scores = pool(described, folders, allow_incomplete)
@@ -155,12 +160,15 @@ def _evaluate(model: str | Path, dataset: Path, fold: Fold, folder: Path, words:
     evaluate(model, None, folder, dataset=dataset, fold=fold.name, **words)
 
 
-def _is_evaluated(folder: Path, fold: Fold, model: str | None = None) -> bool:
-    """Whether `folder` holds a whole evaluation on the fold's test part, and of this model if one is named."""
+def _is_evaluated(folder: Path, fold: Fold, model: str | None = None, allow_incomplete: bool = False) -> bool:
+    """Whether `folder` holds an evaluation on all videos of the fold's test part, and of this model if one is named."""
     if not all((folder / name).is_file() for name in EVALUATION_FILES):
         return False
     metrics = json.loads((folder / "metrics.json").read_text())
-    return metrics.get("manifest") == str(fold.test) and model in (None, metrics.get("model"))
+    whole = metrics.get("num_evaluated") == metrics.get("num_expected")  # else a mended video would never be seen
+    same = metrics.get("manifest") == str(fold.test) and model in (None, metrics.get("model"))
+    same = same and ("frames" not in metrics or (folder / "frames.csv").is_file())
+    return same and (whole or allow_incomplete)
 
 
 def run_fold(config: FinetuneConfig) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,6 +117,8 @@ def train_all(what: str, configs: Sequence[C], parallel: int | None = None) -> N
     gpus = visible_gpus()
     parallel = min(parallel or max(len(gpus), 1), len(configs))
     if parallel > 1:
+        share = max((os.cpu_count() or 1) // parallel - 1, 0)
+        configs = [replace(c, num_workers=share if c.num_workers is None else c.num_workers) for c in configs]
         finished = run_side_by_side(train_one, configs, parallel, gpus)
     else:
         finished = True

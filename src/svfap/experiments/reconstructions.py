@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
 from svfap.experiments.lab import Lab, train_all
 from svfap.experiments.studies import Row
-from svfap.inference.reconstruct import reconstruct
+from svfap.inference.reconstruct import reconstruct_clip
 from svfap.model.variants import VARIANTS
 from svfap.report.figures import reconstruction_grid, save_figure
 from svfap.report.tables import write_table
@@ -34,22 +35,29 @@ def run_reconstructions(lab: Lab, out: Path, parallel: int | None = None) -> pd.
         raise UserError(f"{weights}: is a {model.config.task} model; reconstructing needs the decoder of pre-training")
     fold = lab.dataset.fold(lab.finetune["fold"])
     assert fold.test is not None
-    videos = [sample.path for sample in read_manifest(fold.test, root=lab.dataset.root, task="unlabelled")]
-    videos = videos[:: max(1, len(videos) // NUM_MEASURED)][:NUM_MEASURED]
+    manifest = read_manifest(fold.test, root=lab.dataset.root, task="unlabelled")
+    chosen = manifest[:: max(1, len(manifest) // NUM_MEASURED)][:NUM_MEASURED]
+    shape = model.config
+    dataset = ClipDataset(chosen, "val", shape.num_frames, shape.sampling_stride, shape.img_size, seed=0)
+    items = [dataset[number] for number in range(len(chosen))]
+    for item in items:
+        if item.reason is not None:
+            raise UserError(f"{item.sample.path}: cannot be read ({item.reason}); mend it, then run again")
+    clips = [item.clips[0] for item in items]
     lines = []
     for name, overrides in VARIANTS["masking"].items():
-        ratio = overrides(model.config)["mask_ratio"]
-        errors = [reconstruct(video, model, ratio, seed=number).loss for number, video in enumerate(videos)]
+        ratio = overrides(shape)["mask_ratio"]
+        errors = [reconstruct_clip(clip, model, ratio, seed=number).loss for number, clip in enumerate(clips)]
         lines.append({"masking ratio": name, "mean squared error": f"{sum(errors) / len(errors):.3f}"})
-    for number, video in enumerate(videos[:NUM_PICTURES], 1):
-        result = reconstruct(video, model, seed=number - 1)
+    for number, clip in enumerate(clips[:NUM_PICTURES], 1):
+        result = reconstruct_clip(clip, model, seed=number - 1)
         picture = reconstruction_grid(result.original, result.masked, result.reconstruction)
         save_figure(picture, out / f"reconstructions_{number}.png")
     table = pd.DataFrame(lines)
     write_table(
         out / "reconstructions",
         table,
-        f"Error on hidden tubelets of {len(videos)} test videos of {lab.dataset.title}; 1 is what predicting each tubelet's "
+        f"Error on hidden tubelets of {len(clips)} test videos of {lab.dataset.title}; 1 is what predicting each tubelet's "
         f"mean would give. Pre-trained at {model.config.mask_ratio:.0%} masking (the paper's Fig. 6 shows pictures alone).",
     )
     return table

@@ -38,7 +38,11 @@ def results_table(
     ]
     metrics = {"pooled": scores["pooled"], **{f"fold {name}": one for name, one in scores["folds"].items()}}
     videos = {n: f"{m['num_evaluated']} of {m['num_expected']}" for n, m in metrics.items() if n in columns}
-    return pd.DataFrame([*rows, {"score": "videos", **videos}], columns=["score", *columns]).fillna("")
+    rows.append({"score": "videos", **videos})
+    if "frames" in scores["pooled"]:
+        frames = {name: str(one["frames"]["num_samples"]) for name, one in metrics.items() if name in columns}
+        rows.append({"score": "frames", **frames})
+    return pd.DataFrame(rows, columns=["score", *columns]).fillna("")
 
 
 def _rows(dataset: PreparedDataset, pooled: Mapping[str, float]) -> dict[str, str]:
@@ -48,13 +52,16 @@ def _rows(dataset: PreparedDataset, pooled: Mapping[str, float]) -> dict[str, st
         raise UserError(
             f"{dataset.name}: dataset.json names an unknown metric {unknown[0]!r}; known: {', '.join(WORDS)}"
         )
-    if dataset.task == "classification":
-        rows = {name: f"{WORDS[name]}, %" for name in metrics}
-        return rows | {f"accuracy_{name}": f"{name}, %" for name in dataset.label_names}
     rows = {}
-    for name in metrics:
-        rows |= {f"{name}_{dimension}": f"{WORDS[name]} {dimension}" for dimension in dataset.label_names}
-        rows[name] = f"{WORDS[name]}, mean"
+    if dataset.task == "classification":
+        rows |= {name: f"{WORDS[name]}, %" for name in metrics}
+        rows |= {f"accuracy_{name}": f"{name}, %" for name in dataset.label_names}
+    else:
+        for name in metrics:
+            rows |= {f"{name}_{dimension}": f"{WORDS[name]} {dimension}" for dimension in dataset.label_names}
+            rows[name] = f"{WORDS[name]}, mean"
+    if any(name.startswith("frame_") for name in pooled):
+        rows |= {f"frame_{name}": f"frames: {label}" for name, label in rows.items()}
     return rows
 
 
@@ -72,8 +79,8 @@ def results_caption(dataset: PreparedDataset, scores: Mapping[str, Any]) -> str:
         parts.append(f"what is scored are {scores['pooled']['num_groups']} groups, each by its videos' mean")
     if dataset.task == "classification":
         parts.append(f"rows of classes hold the share of their {'groups' if grouped else 'videos'} that is recognised")
-    if dataset.frame_level:
-        parts.append("each video's value is the mean over its frames")
+    if "frames" in scores["pooled"]:
+        parts.append("each video is scored by the mean over its frames, and in rows of frames every frame counts once")
     if scores["incomplete"]:
         parts.append(f"INCOMPLETE: {'; '.join(scores['incomplete'])}")
     return " ".join(f"{part[0].upper()}{part[1:]}." for part in [*parts, *scores["notes"]])

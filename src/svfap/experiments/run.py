@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
 from svfap import paper
-from svfap.config import FinetuneConfig, PretrainConfig
+from svfap.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.data.prepared import read_dataset
 from svfap.errors import UserError
 from svfap.experiments.lab import Lab, train_all
@@ -24,6 +26,7 @@ from svfap.report import figures
 from svfap.report.figures.studies import study_bars, study_lines
 from svfap.report.tables import write_table
 
+NOT_OF_A_ROW = {"seed", "manifest", "root", "split", "val_manifest", "val_split"}  # settings that a lab decides itself
 SYNTHETIC = Path(__file__).parent / "synthetic"
 NAMES = (*STUDIES, "reconstructions", "all")
 
@@ -53,6 +56,8 @@ def experiment(name: str, setup: Setup) -> dict[str, pd.DataFrame]:
     """
     if name not in NAMES:
         raise UserError(f"experiment {name!r} is none of {', '.join(NAMES)}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("start experiments without torchrun: they run one process per GPU by themselves")
     if setup.seeds < 1:
         raise UserError(f"seeds={setup.seeds}: must be at least 1")
     make_folder(setup.out)
@@ -68,23 +73,26 @@ def experiment(name: str, setup: Setup) -> dict[str, pd.DataFrame]:
 
 def open_lab(setup: Setup) -> Lab:
     """The base settings and the videos: the dataset's that is given, else synthetic faces, drawn here."""
-    folder, configs = setup.dataset, (setup.pretrain_config, setup.finetune_config)
+    pretrain = read_settings(PretrainConfig, setup.pretrain_config)
+    finetune = read_settings(FinetuneConfig, setup.finetune_config)
+    folder = setup.dataset or finetune.pop("dataset", None)
     if folder is None:
         from svfap.data.synth import SynthConfig, write_dataset
 
         folder = setup.out / "data"
-        write_dataset(folder, SynthConfig(**_read_yaml(SYNTHETIC / "synth.yaml")), num_workers=2)
-        configs = (configs[0] or SYNTHETIC / "pretrain.yaml", configs[1] or SYNTHETIC / "finetune.yaml")
+        write_dataset(folder, SynthConfig(**yaml.safe_load((SYNTHETIC / "synth.yaml").read_text())), num_workers=2)
+        pretrain = pretrain or read_settings(PretrainConfig, SYNTHETIC / "pretrain.yaml")
+        finetune = finetune or read_settings(FinetuneConfig, SYNTHETIC / "finetune.yaml")
     dataset = read_dataset(folder)
     if dataset.task == "unlabelled" or not dataset.folds:
         raise UserError(f"{folder}: has no labels to fine-tune on; give it as --pretrain_dataset")
-    fold = dataset.folds[0] if setup.fold is None else dataset.fold(setup.fold)
+    chosen = setup.fold or finetune.pop("fold", None)
+    fold = dataset.folds[0] if chosen is None else dataset.fold(chosen)
     if fold.test is None:
         raise UserError(f"{folder}: fold {fold.name} has no test part")
-    pretrain, finetune = (_read_yaml(file) if file else {} for file in configs)
     preset = setup.preset or finetune.get("preset") or pretrain.get("preset") or FinetuneConfig.preset
     weights = setup.weights or finetune.pop("init", None)
-    source = setup.pretrain_dataset or (folder if dataset.pretrain else None)
+    source = setup.pretrain_dataset or pretrain.get("dataset") or (folder if dataset.pretrain else None)
     if source is None and weights is None:
         raise UserError(f"{folder}: has no videos for pre-training; give --pretrain_dataset or --weights")
     defaults = {"epochs": PretrainConfig.epochs, "warmup_epochs": PretrainConfig.warmup_epochs}
@@ -110,7 +118,7 @@ def run_study(name: str, lab: Lab, setup: Setup) -> pd.DataFrame:
     train_all(f"{name}: fine-tuning", [c for row in rows for c in lab.finetunings(row)], setup.parallel)
     scores = {row.name: lab.scores(row) for row in rows}
     table = _table(name, lab, rows, scores)
-    caption = _caption(study, lab, setup)
+    caption = _caption(study, lab, setup, name in paper.EXPERIMENTS)
     write_table(setup.out / name, table, caption)
     write_atomically(setup.out / f"{name}.json", json.dumps({"caption": caption, "scores": scores}, indent=2) + "\n")
     reference = paper.EXPERIMENTS.get(name, {})
@@ -136,7 +144,7 @@ def _table(name: str, lab: Lab, rows: Sequence[Row], scores: dict[str, list[dict
         line |= {
             "parameters, M": f"{tuned.parameters / 1e6:.2f}",
             "fine-tune, G": f"{tuned.multiply_adds / 1e9:.3g}",
-            "pre-train, G": f"{masked.multiply_adds / 1e9:.3g}",
+            "pre-train, G": "–" if row.pretrain is None else f"{masked.multiply_adds / 1e9:.3g}",
         }
         if name in paper.EXPERIMENTS:
             pair = paper.EXPERIMENTS[name].get(row.name)
@@ -147,14 +155,14 @@ def _table(name: str, lab: Lab, rows: Sequence[Row], scores: dict[str, list[dict
     return pd.DataFrame(lines)
 
 
-def _caption(study: Study, lab: Lab, setup: Setup) -> str:
+def _caption(study: Study, lab: Lab, setup: Setup, known: bool) -> str:
     seeds = f"seeds 0 to {setup.seeds - 1}" if setup.seeds > 1 else "one seed"
     shared = " of fine-tuning after one pre-training" if setup.share_pretraining and setup.seeds > 1 else ""
     spread = ", mean ± standard deviation and each seed" if setup.seeds > 1 else ""
     chance = (
         f"; chance is {100 / len(lab.dataset.label_names):.1f}% UAR" if lab.dataset.task == "classification" else ""
     )
-    beside = "; the paper's are of SVFAP-B on fold 1 of DFEW" if study.source.startswith(("Table", "Fig")) else ""
+    beside = "; the paper's are of SVFAP-B on fold 1 of DFEW" if known else ""
     return (
         f"{study.title} (the paper's {study.source}). {lab.dataset.title}, {lab.dataset.task}, {seeds}{shared}{spread}"
         f"{chance}{beside}."
@@ -173,11 +181,18 @@ def _head(metric: str) -> str:
     return figures.metric_name(metric) + (", %" if metric in figures.PERCENT else "")
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def read_settings(config: type[TrainConfig], file: Path | None) -> dict[str, Any]:
+    """What a YAML file says, checked as the command's own --config is; nothing without a file. Raises `UserError`."""
+    if file is None:
+        return {}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(config, skip={"out"})
+    parser.add_argument("--out", type=Path | None)  # a recipe's own folder has no use here
     try:
-        words = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(words, dict):
-        raise UserError(f"{file}: must hold settings, one `name: value` a line")
-    return words
+        words = parser.parse_path(str(file), defaults=False).clone(with_meta=False)
+    except (ArgumentError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: {' '.join(str(error).split())}") from None
+    given = {name: value for name, value in words.as_dict().items() if name != "out"}
+    for name in sorted(NOT_OF_A_ROW & set(given)):
+        raise UserError(f"{file}: {name} has no use here; experiments take a dataset, and seeds 0 to --seeds - 1")
+    return given

@@ -81,7 +81,9 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 def _start(run: Run, config: TrainConfig, environment: Mapping[str, str]) -> BaseProcess:
-    process = multiprocessing.get_context("spawn").Process(target=_in_process, args=(run, config), name=config.out.name)
+    method = multiprocessing.get_start_method()
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=_in_process, args=(run, config, method), name=config.out.name)
     before = dict(os.environ)
     os.environ.update(environment)  # a spawned process reads it before it imports torch
     try:
@@ -93,8 +95,10 @@ def _start(run: Run, config: TrainConfig, environment: Mapping[str, str]) -> Bas
     return process
 
 
-def _in_process(run: Run, config: TrainConfig) -> None:
+def _in_process(run: Run, config: TrainConfig, method: str) -> None:
     """Exit status 0: finished; `INTERRUPTED`; 1: failed, and the reason is the last line of output.log."""
+    # A spawned process would spawn its decoding processes too, which takes seconds in every epoch.
+    multiprocessing.set_start_method(method, force=True)
     make_folder(config.out)
     log = os.open(config.out / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):

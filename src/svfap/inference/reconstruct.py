@@ -29,7 +29,6 @@ class Reconstruction:
     fps: float
 
 
-@torch.inference_mode()
 def reconstruct(
     video: str | Path, model: Model | str | Path, ratio: float | None = None, seed: int = 0
 ) -> Reconstruction:
@@ -38,6 +37,18 @@ def reconstruct(
     Raises `UserError` if the model is no pre-training model, `VideoError` if the video cannot be read.
     """
     model = model if isinstance(model, Model) else load_model(model)
+    config = model.config
+    with open_video(video) as source:
+        indices = validation_indices(source.num_frames, config.num_frames, config.sampling_stride)
+        frames, fps = source.read(indices), source.fps / config.sampling_stride
+    return reconstruct_clip(center_crop(frames, config.img_size), model, ratio, seed, fps)
+
+
+@torch.inference_mode()
+def reconstruct_clip(
+    frames: np.ndarray, model: Model, ratio: float | None = None, seed: int = 0, fps: float = 25.0
+) -> Reconstruction:
+    """As `reconstruct`, of a clip (T, H, W, 3) uint8 of the model's size; fps: frames of the clip per second."""
     if not isinstance(model, MaskedAutoencoder):
         raise UserError(
             f"the model is for {model.config.task}; reconstruction needs a pre-training model (svfap pretrain)"
@@ -45,11 +56,7 @@ def reconstruct(
     config = model.eval().config
     if not 0 < config.num_masked_positions(ratio) < config.num_positions:
         raise UserError(f"ratio={ratio} hides no or all {config.num_positions} positions; give a part of them")
-    with open_video(video) as source:
-        indices = validation_indices(source.num_frames, config.num_frames, config.sampling_stride)
-        frames, fps = source.read(indices), source.fps / config.sampling_stride
-    pixels = torch.from_numpy(center_crop(frames, config.img_size))[None]
-    clip = normalize(pixels, config.pixel_mean, config.pixel_std)
+    clip = normalize(torch.from_numpy(frames)[None], config.pixel_mean, config.pixel_std)
     masked = tube_mask(1, config, ratio, torch.Generator().manual_seed(seed))
     original, seen, filled = (_uint8(picture) for picture in model.show_masking(clip, masked))
     return Reconstruction(original, seen, filled, model.loss(clip, masked).item(), fps)

@@ -155,6 +155,8 @@ class ModelConfig:
                 len(self.label_names) in (0, self.num_outputs),
                 f"{len(self.label_names)} label_names for num_outputs={self.num_outputs}",
             )
+        names = self.label_names
+        require(len(set(names)) == len(names), f"label_names: a name stands twice in {', '.join(names)}")
 
     @property
     def num_time_steps(self) -> int:

@@ -40,6 +40,10 @@ class Perceiver(Model):
         """(B, 3, T, H, W) -> (B, D): the mean over all tokens, after the final norm."""
         return self._pooled(self.encoder(clip))
 
+    def step_features(self, clip: Tensor) -> Tensor:
+        """(B, 3, T, H, W) -> (B, T', D): the mean over the tokens of each of the encoder's last time steps, after the norm."""
+        return self._steps(self.encoder(clip))
+
     def outputs_and_features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` and `features` return, for one run of the encoder."""
         tokens = self.encoder(clip)
@@ -48,11 +52,13 @@ class Perceiver(Model):
     def _pooled(self, tokens: Tensor) -> Tensor:
         return self.norm(tokens.mean(dim=1))
 
+    def _steps(self, tokens: Tensor) -> Tensor:
+        return self.norm(tokens.unflatten(1, (self.encoder.num_output_time_steps, -1)).mean(dim=2))
+
     def _outputs(self, tokens: Tensor) -> Tensor:
         if not self.config.frame_level:
             return self._activate(self._head(self._pooled(tokens)))
-        steps = tokens.unflatten(1, (self.encoder.num_output_time_steps, -1)).mean(dim=2)
-        outputs = self._head(self.norm(steps)).transpose(1, 2)
+        outputs = self._head(self._steps(tokens)).transpose(1, 2)
         frames = F.interpolate(outputs, size=self.config.num_frames, mode="linear", align_corners=False)
         return self._activate(frames.transpose(1, 2))
 

@@ -92,7 +92,7 @@ def _view(section: Section, name: str) -> dict[str, Any]:
         "notice": section.notice,
         "tables": [(caption, *_cells(table)) for caption, table in section.tables.items()],
         "figures": [_embed(caption, figure) for caption, figure in section.figures.items()],
-        "cards": [(card, _uri("image/jpeg", card.jpeg) if card.jpeg else "") for card in section.cards],
+        "cards": [(card, data_uri("image/jpeg", card.jpeg) if card.jpeg else "") for card in section.cards],
         "details": section.details,
         "parts": [_view(part, f"{name}-{number}") for number, part in enumerate(section.parts, 1)],
     }
@@ -123,16 +123,17 @@ def _embed(caption: str, figure: Figure | Path | Picture) -> dict[str, Any]:
     if isinstance(picture.content, Figure):
         width_px = round(picture.content.get_figwidth() * 92)
         kind, write = ("image/jpeg", draw.jpeg_bytes) if picture.frames else ("image/png", draw.png_bytes)
-        return {**view, "uri": _uri(kind, write(picture.content)), "width_px": width_px}
+        return {**view, "uri": data_uri(kind, write(picture.content)), "width_px": width_px}
     path = Path(picture.content)
     if path.suffix.lower() not in MEDIA:
         raise UserError(f"{path}: only {' and '.join(MEDIA)} can be embedded")
     kind = MEDIA[path.suffix.lower()]
     try:
-        return {**view, "uri": _uri(kind, path.read_bytes()), "film": kind.startswith("video")}
+        return {**view, "uri": data_uri(kind, path.read_bytes()), "film": kind.startswith("video")}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
+    """Content of a media type as an address that holds it."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -49,6 +49,11 @@ def _finetuning(config: FinetuneConfig, dataset: PreparedDataset | None) -> dict
     if config.task not in (None, dataset.task):
         raise UserError(f"task={config.task}: {dataset.title} is for {dataset.task}")
     fold = dataset.fold(config.fold)
+    if fold.val and not config.val_manifest and config.val_fraction == 0:
+        raise UserError(
+            f"val_fraction=0: {config.dataset} has a validation part ({fold.val.name}), which chooses best/; to train on all, "
+            "make the dataset with `svfap prepare … --validation none`"
+        )
     names = "label_names" if dataset.task == "classification" else "dimensions"
     return {
         "manifest": fold.train,

@@ -37,6 +37,8 @@ def read(release: Release) -> Iterator[Part]:
     subjects = {part: _subjects(release, f"info/{part}.txt") for part in ("train", "val")}
     if both := set(subjects["train"]) & set(subjects["val"]):
         raise UserError(f"{release.root}/info: both train.txt and val.txt list {min(both)}; a subject belongs in one")
+    release.count("train subjects", len(set(subjects["train"])), 86)
+    release.count("test subjects", len(set(subjects["val"])), 20)
     for folder in release.entries(media):
         if not any(PurePosixPath(folder).name in listed for listed in subjects.values()):
             release.note("extra", folder, "a subject in neither info/train.txt nor info/val.txt")
@@ -106,7 +108,7 @@ ground_truths/arousal.txt, ground_truths/valence.txt     lines like 'aiim001_tas
 info/train.txt, info/val.txt                             subjects""",
     protocol="Official split by subject, 86 for training and 20 (info/val.txt) for testing; scores of the clips are averaged "
     "over each subject's task (column group), and the tasks are scored by weighted F1.",
-    checked="Subjects in one of the lists, names of clips, a known label for each task.",
+    checked="Subjects in one of the lists, 86 and 20 of them, names of clips, a known label for each task.",
     read=read,
     label_names=CLASSES["arousal"],
     metrics=("weighted_f1",),

@@ -19,7 +19,8 @@ CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
 @dataclass(frozen=True, slots=True)
 class Row:
     """One clip. `path`: relative to the release's root, with forward slashes; `label`: the class's name;
-    `values`: dimension -> number; `more`: further columns of the manifest (`frame_values`, `start_s`, `end_s`, `box`)."""
+    `values`: dimension -> number; `more`: further columns of the manifest (`frame_values`, `start_s`, `end_s`, `box`), and the cells of
+    dimensions that have a number per frame (`values` holds their means)."""
 
     path: str
     label: str | None = None
@@ -74,6 +75,7 @@ class Dataset:
     adapt: for what depends on options or on the files: the description and the release -> the final description.
     options: a frozen dataclass with defaults; its fields become flags of `svfap prepare NAME`.
     label_names: classes in the paper's order, or the dimensions. metrics: names as in `svfap.evaluate.metrics`.
+    clip_truth: whether clips have a label or values of their own; else they stand in the files of `frame_values` alone.
     columns: which of subject, group, frame_values, start_s, end_s, box its rows have.
     expected: manifest's name (`fold_1_train`, `test`) -> official number of clips, before validation is carved.
     has_validation: the protocol has a validation part of its own (every fold yields a `val`), so none is carved.
@@ -96,6 +98,7 @@ class Dataset:
     output_activation: str = "none"
     label_range: tuple[float, float] | None = None
     frame_level: bool = False
+    clip_truth: bool = True
     columns: tuple[str, ...] = ()
     expected: Mapping[str, int] = field(default_factory=dict)
     has_validation: bool = False
@@ -108,18 +111,23 @@ class Release:
     """A downloaded release: finds folders, reads annotations, and collects what is not as it should be.
 
     root: the folder given; options: the dataset's own settings; seed: of everything random.
-    findings: kind -> path -> why, in order of appearance.
+    findings: kind -> path -> why, in order of appearance. counts: what was counted -> (found, official); see `count`.
     """
 
     def __init__(self, root: Path, options: Any = None, seed: int = 0) -> None:
         self.root, self.options, self.seed = root, options, seed
         self.findings: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+        self.counts: dict[str, tuple[int, int]] = {}
         self.watched: list[tuple[str, int]] = []
         self.names = cache(self._names)  # one scan a folder, however many clips are looked up in it
 
     def note(self, kind: str, path: str, why: str) -> None:
         """Remember a clip that is not as it should be; once, however many folds list it. `kind`: of `KINDS`."""
         self.findings[kind].setdefault(path, why)
+
+    def count(self, what: str, found: int, official: int) -> None:
+        """Compare a number that is not of a manifest's clips with the official one. `what`: as 'train subjects'."""
+        self.counts[what] = (found, official)
 
     def find(self, *candidates: str, what: str = "the release") -> str:
         """The one of these files or folders (relative to root) that is there.

@@ -17,8 +17,10 @@ FOLDS = {"1": range(1, 10), "2": range(10, 19), "3": range(19, 28), "4": range(2
 
 def read(release: Release) -> Iterator[Part]:
     fold_of_subject = {subject: fold for fold, subjects in FOLDS.items() for subject in subjects}
-    rows, folds = [], []
-    for subject, folder in _subjects(release):
+    rows, folds, subjects = [], [], _subjects(release)
+    for absent in sorted(set(fold_of_subject) - {subject for subject, _ in subjects}):
+        release.note("missing", f"subject {absent}", "no folder of this subject")
+    for subject, folder in subjects:
         if subject not in fold_of_subject:
             release.note("extra", folder, f"subject {subject} is in none of the folds, 1 to 44")
             continue
@@ -66,7 +68,7 @@ subject 6/anger/*.avi                        has no folders of sentences
     protocol="5 folds by subject; the paper's groups are not published, ours are tested on subjects "
     + ", ".join(f"{subjects[0]}–{subjects[-1]}" for subjects in FOLDS.values())
     + "; predictions of all folds are pooled and scored once.",
-    checked="The emotion's folder, the subject's number. The paper gives no counts to compare with.",
+    checked="The emotion's folder, the subject's number, a folder for each of the 44. The paper gives no counts to compare with.",
     read=read,
     label_names=("anger", "disgust", "fear", "happiness", "sadness", "surprise"),
     columns=("subject",),

@@ -21,9 +21,12 @@ class Options:
     label_column: str | None = None
     """column of class names; without it and value_columns the clips are unlabelled"""
     value_columns: list[str] | str | None = None
-    """columns of numbers to regress, in order, as valence,arousal"""
+    """columns of numbers to regress, in order, as valence,arousal; a cell of several, with spaces between, has one per frame"""
     label_names: list[str] | str | None = None
     """classes in order, as sad,happy or [sad, happy]; default: those found, sorted"""
+    frame_values_column: str | None = None
+    """column of CSV files, relative to root, with one row per frame: their columns are those that value_columns names, or
+    `label`, whose classes label_names gives"""
     subject_column: str | None = None
     """column of who is seen; no subject then lies on both sides of a split"""
     group_column: str | None = None
@@ -54,7 +57,7 @@ happy/1.mp4, happy/2/*.jpg, …      one folder per class, with videos or folder
 sad/3.mp4, …
 or --table FILE.csv whose path column is relative to --root, or --unlabelled true for all videos below --root""",
     protocol="As the options say: a column of the table, folds, or a share for test.",
-    checked="Files that the table lists; labels and numbers. No subject lies in both training and test of a split made here.",
+    checked="Files that the table lists, those of labels per frame too; labels and numbers. No subject lies in both training and test of a split made here.",
     read=lambda release: (),  # what `adapt` gives reads
     options=Options,
     adapt=adapt,

@@ -41,11 +41,25 @@ def _check(options: Options) -> None:
     if options.unlabelled and (options.table or options.label_names):
         raise UserError("unlabelled=true: takes neither table nor label_names")
     if options.table is None:
-        for name in ("label_column", "value_columns", "subject_column", "group_column", "split_column"):
+        for name in (
+            "label_column",
+            "value_columns",
+            "frame_values_column",
+            "subject_column",
+            "group_column",
+            "split_column",
+        ):
             if getattr(options, name) is not None:
                 raise UserError(f"{name}: columns come with a table; give --table FILE.csv")
-    if options.label_column and options.value_columns:
-        raise UserError("label_column and value_columns: one dataset has one task; give one of them")
+    for name in ("label_names", "value_columns"):
+        if len(set(names := _listed(getattr(options, name)))) < len(names):
+            raise UserError(f"{name}: a name stands twice in {', '.join(names)}; make them distinct")
+    if options.label_names and options.table and not (options.label_column or options.frame_values_column):
+        raise UserError("label_names: are the classes of label_column; give that as well")
+    if options.value_columns and (options.label_column or options.label_names):
+        raise UserError("label_column or label_names, and value_columns: one dataset has one task; give one of them")
+    if options.frame_values_column and not (options.value_columns or options.label_column or options.label_names):
+        raise UserError("frame_values_column: say what its files hold, with value_columns or label_names")
     if options.folds is not None and (options.split_column or options.folds < 2):
         raise UserError("folds: give 2 or more, and no split_column")
     if not 0 <= options.test_fraction < 1:
@@ -75,14 +89,26 @@ def _adapt_to_table(dataset: Dataset, release: Release) -> Dataset:
     options: Options = release.options
     file = str(options.table.absolute())  # type: ignore[union-attr]
     values = _listed(options.value_columns)
+    side = options.frame_values_column
+    in_cells = () if side else values  # else they are columns of the side files
     named = {"label": options.label_column, "subject": options.subject_column, "group": options.group_column}
-    needed = [options.path_column, *values, *(name for name in (*named.values(), options.split_column) if name)]
-    lines = [cells for _, cells in release.table(file, *needed)]
+    needed = [options.path_column, *in_cells, *(name for name in (*named.values(), options.split_column, side) if name)]
+    numbered = list(release.table(file, *needed))
+    lines = [cells for _, cells in numbered]
     if reserved := [name for name in values if name in RESERVED]:
         raise UserError(f"value_columns: '{reserved[0]}' has a meaning of its own in manifests; rename the column")
     if not lines:
         raise UserError(f"table={options.table}: holds a header and no rows")
-    passed_on = tuple(name for name in PASSED_ON if name in lines[0] and name not in needed)
+    passed_on = {name: name for name in PASSED_ON if name in lines[0] and name not in needed}
+    passed_on |= {"frame_values": side} if side else {}
+    per_frame = False
+    for number, cells in numbered:
+        lengths = {len(cells[name].split()) for name in in_cells if math.isfinite(_number(cells[name]))} - {1}
+        if len(lengths) > 1:
+            raise release.bad(
+                file, number, cells[options.path_column], f"as many numbers in each of {', '.join(values)}"
+            )
+        per_frame = per_frame or bool(lengths)
 
     def text(cells: dict[str, str], column: str | None) -> str | None:
         return (cells[column] or None) if column else None
@@ -90,14 +116,15 @@ def _adapt_to_table(dataset: Dataset, release: Release) -> Dataset:
     rows = [
         Row(
             path=str(PurePosixPath(cells[options.path_column])),
-            values={name: _number(cells[name]) for name in values} or None,
-            more={name: cells[name] for name in passed_on if cells[name]},
+            values={name: _number(cells[name]) for name in in_cells} or None,
+            more={name: cells[column] for name, column in passed_on.items() if cells[column]}
+            | ({name: " ".join(cells[name].split()) for name in in_cells} if per_frame else {}),
             **{name: text(cells, column) for name, column in named.items()},
         )
         for cells in lines
     ]
-    columns = tuple(name for name in ("subject", "group") if named[name]) + passed_on
-    if not (options.label_column or values):
+    columns = (*(name for name in ("subject", "group") if named[name]), *passed_on)
+    if not (options.label_column or values or side):
         unlabelled = replace(dataset, task="unlabelled", metrics=(), columns=columns)
         return replace(unlabelled, read=lambda release: [Part("pretrain", rows)])
     splits = [cells[options.split_column] for cells in lines] if options.split_column else None
@@ -110,6 +137,8 @@ def _adapt_to_table(dataset: Dataset, release: Release) -> Dataset:
     final = replace(
         dataset,
         columns=columns,
+        frame_level=per_frame or side is not None,
+        clip_truth=bool(options.label_column or in_cells),
         has_validation="val" in (splits or ()),
         subject_independent=splits is None,  # a split of one's own is taken as it is
         read=lambda release: _split(release, rows, splits),
@@ -157,6 +186,8 @@ def _folds(labels: NDArray[np.int64], subjects: NDArray[np.object_] | None, fold
     least = len(labels) if own is None else len(set(own))
     if folds > least:
         raise UserError(f"folds={folds}: there are only {least} {'clips' if own is None else 'subjects'}")
+    if folds > (most := int(np.bincount(labels).max())):
+        raise UserError(f"folds={folds}: no class has that many clips, the largest {most}; make fewer folds")
     splitter = StratifiedKFold if own is None else StratifiedGroupKFold
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a class with fewer clips than folds
@@ -167,11 +198,12 @@ def _folds(labels: NDArray[np.int64], subjects: NDArray[np.object_] | None, fold
 
 
 def _number(text: str) -> float:
-    """NaN for what is no number: the row is then left out and listed."""
+    """The mean of a cell's numbers; NaN where there is none, or something else: the row is then left out and listed."""
     try:
-        return float(text)
+        numbers = [float(word) for word in text.split()]
     except ValueError:
         return math.nan
+    return sum(numbers) / len(numbers) if numbers else math.nan
 
 
 def _listed(names: list[str] | str | None) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -22,6 +23,8 @@ CLIP = {"videoname", "video", "clip", "name", "id", "clipid", "videoid", "clipna
 # Session, player, number; a video, or a folder of frames as OpenFace names it.
 NAME = re.compile(r"(\d\d_\d\d_\d{3,})(?:_aligned|\.mp4|\.avi)?")
 NUM_SESSIONS, NUM_FOLDS = 30, 5
+NUM_CLIPS = 14632
+CROPS = (3346, 2747, 3066, 3527, 1771)  # by fold, what the SVFAP authors' face crops left
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,12 @@ def read(release: Release) -> Iterator[Part]:
     for clip, numbers in values.items():
         rows.append(Row(found.get(clip, str(PurePosixPath(media, f"{clip}.mp4"))), values=numbers, subject=clip[:5]))
         folds.append(str(1 + (int(clip[:2]) - 1) * NUM_FOLDS // NUM_SESSIONS))
+    if found and all(path.endswith("_aligned") for path in found.values()):
+        cropped = Counter(fold for fold, row in zip(folds, rows, strict=True) if row.path.endswith("_aligned"))
+        for fold, official in enumerate(CROPS, 1):
+            release.count(f"fold_{fold}_test crops", cropped[str(fold)], official)
+    else:
+        release.count("release clips", len(rows), NUM_CLIPS)
     yield from cross_validation(rows, folds, [str(fold) for fold in range(1, NUM_FOLDS + 1)])
 
 
@@ -110,8 +119,9 @@ labels.csv (or .tsv)   one line per clip: its name, and columns for pleasure (va
 The names of clips are session_player_number. The rest of this layout is inferred from the authors' baseline code.""",
     protocol="5 folds by session, tested on 1–6, 7–12, 13–18, 19–24 and 25–30; predictions of all folds are pooled and scored "
     "once. A player may return in another session under another number, so folds by session need not be by person. The "
-    "SVFAP authors' face crops leave 3346, 2747, 3066, 3527 and 1771 clips.",
-    checked="Clips' names, sessions, numbers in all three dimensions, clips without a label and labels without a clip.",
+    f"SVFAP authors' face crops leave {', '.join(map(str, CROPS))} clips.",
+    checked=f"Clips' names, sessions, numbers in all three dimensions, clips without a label and labels without a clip; {NUM_CLIPS:,} "
+    "labelled clips, or, of crops (…_aligned/), as many in each fold as the SVFAP authors'.",
     read=read,
     task="regression",
     label_names=tuple(DIMENSIONS),

@@ -50,6 +50,8 @@ def prepare(
             release.note("extra", path, "in none of the annotations that are used")
     for kind, found in release.findings.items():
         _write_csv(out / f"{kind}.csv", ("path", "why"), found.items())
+    listed = {**manifests.listed, **{what: found for what, (found, _) in release.counts.items()}}
+    official = {**dataset.expected, **{what: number for what, (_, number) in release.counts.items()}}
     prepared = PreparedDataset(
         **{name: getattr(dataset, name) for name in ("name", "title", "task", "label_names", "metrics", "licence")},
         **{name: getattr(dataset, name) for name in ("sampling_stride", "output_activation", "label_range")},
@@ -61,13 +63,13 @@ def prepare(
         notes={
             "protocol": dataset.protocol,
             "validation": manifests.validation(),
-            "listed": manifests.listed,
-            "official": dict(dataset.expected),
+            "listed": listed,
+            "official": official,
             **{kind: len(found) for kind, found in release.findings.items()},
             "count_mismatch": {
-                name: {"official": official, "found": manifests.listed.get(name, 0)}
-                for name, official in dataset.expected.items()
-                if official != manifests.listed.get(name, 0)
+                name: {"official": number, "found": listed.get(name, 0)}
+                for name, number in official.items()
+                if number != listed.get(name, 0)
             },
         },
     )
@@ -108,6 +110,7 @@ class _Manifests:
         self.advance: Callable[[str], None] = lambda note: None
         self._labels = {name: number for number, name in enumerate(dataset.label_names)}
         self._seen: set[tuple[str | None, ...]] = set()
+        self._tested: set[tuple[str | None, ...]] = set()
         self._subjects: dict[tuple[str, str], set[str]] = {}
         self._ways: set[str] = set()
 
@@ -139,8 +142,11 @@ class _Manifests:
             self.advance(part.name)
             if not streams:
                 self.used.add(row.path)
+            side = row.more.get("frame_values")
             if not part.on_disk and not self.release.has(row.path):
                 note("missing", row.path, f"listed for {part.name}")
+            elif side and not self.release.has(side):
+                note("missing", side, f"labels per frame of {row.path}")
             elif why := self._wrong(row):
                 note("unknown_label", row.path, why)
             elif not streams and self._repeats(part, row):
@@ -150,6 +156,8 @@ class _Manifests:
 
     def _wrong(self, row: Row) -> str | None:
         """What is wrong with a row's label or values."""
+        if not self.dataset.clip_truth:
+            return None if "frame_values" in row.more else "has no file of labels per frame"
         if self.dataset.task == "classification" and row.label not in self._labels:
             return f"label '{row.label}' is none of {', '.join(self.dataset.label_names)}"
         if self.dataset.task == "regression" and row.values is not None:
@@ -161,11 +169,13 @@ class _Manifests:
         return None
 
     def _repeats(self, part: Part, row: Row) -> bool:
-        """Whether another row of this fold, in training or test, is the same clip."""
-        clip = (part.fold, row.path, *(row.more.get(name) for name in ("start_s", "end_s", "box")))
-        if clip in self._seen:
+        """Whether another row of this fold, in training or test, is the same clip; or another fold tests it already."""
+        clip = (row.path, *(row.more.get(name) for name in ("start_s", "end_s", "box")))
+        if (part.fold, *clip) in self._seen or (part.part == "test" and clip in self._tested):
             return True
-        self._seen.add(clip)
+        self._seen.add((part.fold, *clip))
+        if part.part == "test":
+            self._tested.add(clip)
         return False
 
     def _hold_out(self, part: Part, rows: Sequence[Row]) -> NDArray[np.bool_]:
@@ -187,7 +197,8 @@ class _Manifests:
     def _write(self, part: Part, rows: Iterable[Row]) -> None:
         """Write one manifest and enter it in its fold."""
         truth = {"classification": ("label",), "regression": self.dataset.label_names, "unlabelled": ()}
-        columns = (*(truth[self.dataset.task] if part.part != "pretrain" else ()), *self.dataset.columns)
+        labelled = part.part != "pretrain" and self.dataset.clip_truth
+        columns = (*(truth[self.dataset.task] if labelled else ()), *self.dataset.columns)
         file, subjects = Path(f"{part.name}.csv"), set()
         self.written[part.name] = 0
 
@@ -200,8 +211,8 @@ class _Manifests:
                     "label": row.label,
                     "subject": row.subject,
                     "group": row.group,
-                    **row.more,
                     **(row.values or {}),
+                    **row.more,
                 }
                 yield [row.path, *(known.get(name) for name in columns)]
 
