@@ -15,12 +15,14 @@ MAY_IMPORT = {
     "model": set(),
     "weights": {"model"},
     "data": set(),
+    "faces": set(),
+    "bulk": set(),
     "evaluate": {"model", "weights", "data"},
     "train": {"model", "weights", "data", "evaluate"},
-    "inference": {"model", "weights", "data"},
+    "inference": {"model", "weights", "data", "faces", "bulk"},
     "report": {"model", "weights", "data", "evaluate", "train", "inference"},
     "experiments": {"model", "weights", "data", "evaluate", "train", "inference", "report"},
-    "cli": {"model", "weights", "data", "evaluate", "train", "inference", "report", "experiments"},
+    "cli": {"model", "weights", "data", "faces", "bulk", "evaluate", "train", "inference", "report", "experiments"},
 }
 
 

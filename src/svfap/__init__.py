@@ -20,6 +20,8 @@ _HOME = {
     "import_published": "svfap.weights",
     "export_published": "svfap.weights",
     "Predictor": "svfap.inference.predictor",
+    "extract_features": "svfap.inference.extract",
+    "iter_tracks": "svfap.inference.face_clips",
     "UserError": "svfap.errors",
 }
 __all__ = sorted(_HOME)

@@ -41,6 +41,23 @@ def writing_atomically(path: Path) -> Iterator[TextIOWrapper]:
             Path(temporary).unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A name beside `path` for a writer of its own to write to, in place whole once the block ends without an error.
+
+    Raises `UserError` where it cannot be written.
+    """
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder for results, or find out early that nothing can be written there. Raises `UserError`."""
     try:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from svfap.cli import data, evaluation, experiments, inference, models, reports, training
+from svfap.cli import crop, data, evaluation, experiments, extract, inference, models, reports, training
 from svfap.cli.parser import Parser, say
 from svfap.errors import UserError
 
 VERBS = {
     **data.VERBS,
+    **crop.VERBS,
     **training.VERBS,
     **evaluation.VERBS,
     **inference.VERBS,
+    **extract.VERBS,
     **experiments.VERBS,
     **models.VERBS,
     **reports.VERBS,

@@ -1,0 +1,117 @@
+"""Tables with a vector in each row, written piece by piece: parquet, NumPy's npz, HDF5.
+
+All three hold the same columns under the same names, text as UTF-8 strings, `feature` as (rows, D) float32. parquet: `feature`
+is a list of fixed size. npz: an array for each column, of which all but `feature` are held in memory until the end. h5: a
+data set for each column.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from svfap.errors import UserError
+from svfap.files import make_folder, replacing_file
+
+Chunk = tuple[pd.DataFrame, np.ndarray]  # columns of so many rows, and their features (rows, D) float32
+
+
+def check_table(path: Path) -> None:
+    """Raises `UserError` where `write_table` could not write."""
+    if path.suffix not in WRITERS:
+        raise UserError(f"out={path}: the suffix must be one of {', '.join(WRITERS)}")
+    if path.is_dir():
+        raise UserError(f"out={path}: is a folder; give the name of a file")
+    if path.suffix == ".h5":
+        try:
+            import h5py  # noqa: F401
+        except ImportError:
+            raise UserError(
+                f"out={path}: needs the package h5py; install it with pip install 'svfap[h5]', or use .parquet"
+            ) from None
+    make_folder(path.absolute().parent)
+
+
+def write_table(path: Path, chunks: Iterable[Chunk]) -> int:
+    """Write chunks, at least one, as the suffix says; returns the number of rows. The file appears whole or not at all.
+
+    Raises `UserError` where it cannot be written.
+    """
+    num_rows = 0
+
+    def counted() -> Iterator[Chunk]:
+        nonlocal num_rows
+        for meta, features in chunks:
+            num_rows += len(meta)
+            yield meta, features
+
+    with replacing_file(path) as part:
+        WRITERS[path.suffix](part, counted())
+    return num_rows
+
+
+def _write_parquet(path: Path, chunks: Iterator[Chunk]) -> None:
+    def arrow(meta: pd.DataFrame, features: np.ndarray) -> pa.Table:
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
+        return pa.Table.from_pandas(meta, preserve_index=False).append_column("feature", vectors)
+
+    tables = (arrow(*chunk) for chunk in chunks)
+    first = next(tables)
+    with pq.ParquetWriter(path, first.schema) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table)  # a row group each
+
+
+def _write_npz(path: Path, chunks: Iterator[Chunk]) -> None:
+    metas: list[pd.DataFrame] = []
+    with tempfile.TemporaryFile(dir=path.parent) as spool, zipfile.ZipFile(path, "w") as archive:
+        for meta, features in chunks:
+            metas.append(meta)
+            spool.write(np.ascontiguousarray(features).data)
+        table = pd.concat(metas, ignore_index=True)
+        for name in table.columns:
+            column = table[name].to_numpy()
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, column.astype(str) if column.dtype == object else column)
+        with archive.open("feature.npy", "w", force_zip64=True) as member:
+            _write_header(member, (len(table), features.shape[1]), features.dtype)
+            spool.seek(0)
+            shutil.copyfileobj(spool, member, 2**20)
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    words = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
+    np.lib.format.write_array_header_1_0(file, words)
+
+
+def _write_h5(path: Path, chunks: Iterator[Chunk]) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for meta, features in chunks:
+            arrays = {str(name): meta[name].to_numpy() for name in meta.columns}
+            for name, values in {**arrays, "feature": features}.items():
+                if name not in file:
+                    kind = h5py.string_dtype() if values.dtype == object else values.dtype
+                    shape = values.shape[1:]
+                    file.create_dataset(name, (0, *shape), kind, maxshape=(None, *shape), chunks=(1024, *shape))
+                data = file[name]
+                data.resize(len(data) + len(values), axis=0)
+                data[-len(values) :] = values
+
+
+WRITERS: dict[str, Callable[[Path, Iterator[Chunk]], None]] = {
+    ".parquet": _write_parquet,
+    ".npz": _write_npz,
+    ".h5": _write_h5,
+}
