@@ -156,7 +156,7 @@ def test_a_table_says_what_its_runs_scored_and_nothing_is_done_twice(tmp_path, f
     assert (
         "62.04 / 74.42" in table["paper: UAR / WAR, %"].iloc[0] and table["paper: M, G, G"].iloc[2] == "77.6, 43.6, –"
     )
-    model = load_model(tmp_path / "runs" / "pretrain-temporal_downsample=_max-seed0")
+    model = load_model(tmp_path / "runs" / "pretrain-temporal_downsample=max-seed0")
     assert model.config.temporal_downsample == "max"
     text = (tmp_path / "downsampling.md").read_text()
     assert "Table 6" in text and "chance is 14.3% UAR" in text and "one pre-training" in text

@@ -150,7 +150,8 @@ def _merged(*parts: Settings) -> dict[str, Any]:
 def _slug(changes: Settings) -> str:
     """A folder's name for what a run changes: "mask_ratio=0.75", or "base"."""
     words = {**{k: v for k, v in changes.items() if k != "model"}, **changes.get("model", {})}
-    text = ",".join(f"{k}={json.dumps(v, default=str)}" for k, v in sorted(words.items()))
+    flat = {k: "-".join(map(str, v)) if isinstance(v, tuple | list) else str(v).lower() for k, v in words.items()}
+    text = ",".join(f"{k}={v}" for k, v in sorted(flat.items()))
     return re.sub(r"[^\w.,=-]+", "_", text).strip("_") or "base"
 
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -57,7 +57,7 @@ class Predictor:
         precision: str = "auto",
         hop_s: float | None = None,
         batch_size: int = 8,
-        faces: str | Detector = "auto",
+        faces: Literal["auto", "yunet", "haar", "none"] | Detector = "auto",
         face_model: str | Path | None = None,
         crop: CropConfig | None = None,
         tracking: TrackConfig | None = None,

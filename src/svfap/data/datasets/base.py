@@ -19,8 +19,8 @@ CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
 @dataclass(frozen=True, slots=True)
 class Row:
     """One clip. `path`: relative to the release's root, with forward slashes; `label`: the class's name;
-    `values`: dimension -> number; `more`: further columns of the manifest (`frame_values`, `start_s`, `end_s`, `box`), and the cells of
-    dimensions that have a number per frame (`values` holds their means)."""
+    `values`: dimension -> number; `more`: further columns of the manifest (`frame_values`, `start_s`, `end_s`, `box`), and
+    the cells of dimensions that have a number per frame (`values` holds their means)."""
 
     path: str
     label: str | None = None

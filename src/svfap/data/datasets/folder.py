@@ -57,7 +57,8 @@ happy/1.mp4, happy/2/*.jpg, …      one folder per class, with videos or folder
 sad/3.mp4, …
 or --table FILE.csv whose path column is relative to --root, or --unlabelled true for all videos below --root""",
     protocol="As the options say: a column of the table, folds, or a share for test.",
-    checked="Files that the table lists, those of labels per frame too; labels and numbers. No subject lies in both training and test of a split made here.",
+    checked="Files that the table lists, those of labels per frame too; labels and numbers. "
+    "No subject lies in both training and test of a split made here.",
     read=lambda release: (),  # what `adapt` gives reads
     options=Options,
     adapt=adapt,

@@ -94,6 +94,7 @@ def _adapt_to_table(dataset: Dataset, release: Release) -> Dataset:
     named = {"label": options.label_column, "subject": options.subject_column, "group": options.group_column}
     needed = [options.path_column, *in_cells, *(name for name in (*named.values(), options.split_column, side) if name)]
     numbered = list(release.table(file, *needed))
+    per_frame = _are_per_frame(release, file, numbered, in_cells)
     lines = [cells for _, cells in numbered]
     if reserved := [name for name in values if name in RESERVED]:
         raise UserError(f"value_columns: '{reserved[0]}' has a meaning of its own in manifests; rename the column")
@@ -101,14 +102,6 @@ def _adapt_to_table(dataset: Dataset, release: Release) -> Dataset:
         raise UserError(f"table={options.table}: holds a header and no rows")
     passed_on = {name: name for name in PASSED_ON if name in lines[0] and name not in needed}
     passed_on |= {"frame_values": side} if side else {}
-    per_frame = False
-    for number, cells in numbered:
-        lengths = {len(cells[name].split()) for name in in_cells if math.isfinite(_number(cells[name]))} - {1}
-        if len(lengths) > 1:
-            raise release.bad(
-                file, number, cells[options.path_column], f"as many numbers in each of {', '.join(values)}"
-            )
-        per_frame = per_frame or bool(lengths)
 
     def text(cells: dict[str, str], column: str | None) -> str | None:
         return (cells[column] or None) if column else None
@@ -146,6 +139,20 @@ def _adapt_to_table(dataset: Dataset, release: Release) -> Dataset:
     if values:
         return replace(final, task="regression", label_names=values, metrics=("pcc", "ccc"))
     return replace(final, label_names=_listed(options.label_names) or _sorted(row.label for row in rows))
+
+
+def _are_per_frame(
+    release: Release, file: str, lines: Sequence[tuple[int, dict[str, str]]], names: Sequence[str]
+) -> bool:
+    """Whether any cell of these columns holds several numbers. Raises `UserError` where a line has not as many in each."""
+    several = False
+    for number, cells in lines:
+        lengths = {len(cells[name].split()) for name in names if math.isfinite(_number(cells[name]))} - {1}
+        if len(lengths) > 1:
+            found = ", ".join(cells[name] for name in names)
+            raise release.bad(file, number, found, f"as many numbers in each of {', '.join(names)}")
+        several = several or bool(lengths)
+    return several
 
 
 def _split(

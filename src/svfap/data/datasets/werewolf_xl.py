@@ -120,8 +120,8 @@ The names of clips are session_player_number. The rest of this layout is inferre
     protocol="5 folds by session, tested on 1–6, 7–12, 13–18, 19–24 and 25–30; predictions of all folds are pooled and scored "
     "once. A player may return in another session under another number, so folds by session need not be by person. The "
     f"SVFAP authors' face crops leave {', '.join(map(str, CROPS))} clips.",
-    checked=f"Clips' names, sessions, numbers in all three dimensions, clips without a label and labels without a clip; {NUM_CLIPS:,} "
-    "labelled clips, or, of crops (…_aligned/), as many in each fold as the SVFAP authors'.",
+    checked=f"Clips' names, sessions, numbers in all three dimensions, clips without a label and labels without a clip; "
+    f"{NUM_CLIPS:,} labelled clips, or, of crops (…_aligned/), as many in each fold as the SVFAP authors'.",
     read=read,
     task="regression",
     label_names=tuple(DIMENSIONS),

@@ -1,0 +1,110 @@
+"""Anything that pictures come from: files, folders and images, and live sources: a webcam, a stream's address."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import av
+import numpy as np
+
+from svfap.data.video import PICTURE_FPS, Pixels, VideoError, open_video, upright
+
+WEBCAMS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation"), "win32": ("video={}", "dshow")}
+
+
+class Source(Protocol):
+    """A context manager with frames: `num_frames` is None where nobody knows how long it goes on."""
+
+    fps: float
+
+    @property
+    def num_frames(self) -> int | None: ...
+
+    def steady_frames(self) -> Iterator[tuple[float, Pixels]]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def is_live(video: str | Path) -> bool:
+    """Whether this names a webcam ("0") or a stream ("rtsp://…", "http://…"), rather than a file or folder."""
+    name = str(video)
+    return not Path(name).exists() and (name.isdecimal() or "://" in name)
+
+
+def open_source(video: str | Path, timeout_s: float = 10.0) -> Source:
+    """Open a file, folder or image (`svfap.data.video.open_video`), a webcam's number or a stream's address.
+
+    timeout_s: a stream that sends nothing for so long is given up. Raises `VideoError`.
+    """
+    return LiveSource(str(video), timeout_s) if is_live(video) else open_video(video)
+
+
+class StreamError(VideoError):
+    """A live source that cannot be opened or breaks off; named as it was given, since an address is no path."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: {self.reason}"
+
+
+class LiveSource:
+    """A webcam or stream: read once, as the pictures come."""
+
+    num_frames = None
+
+    def __init__(self, name: str, timeout_s: float) -> None:
+        self.name, self.timeout_s = name, timeout_s
+        address, kind = name, None
+        if name.isdecimal():
+            pattern, kind = WEBCAMS.get(sys.platform, WEBCAMS["linux"])
+            address = pattern.format(name)
+        try:
+            self._container = av.open(address, format=kind, timeout=timeout_s, metadata_errors="replace")
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error, "cannot be opened") from None
+        if not self._container.streams.video:
+            self._container.close()
+            raise StreamError(name, "holds no video stream")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "SLICE"  # threads over whole frames would hold several of them back
+        self.fps = float(self._stream.average_rate or self._stream.guessed_rate or PICTURE_FPS)
+
+    def steady_frames(self) -> Iterator[tuple[float, Pixels]]:
+        """(seconds from the first picture, uint8 RGB (H, W, 3)) as they come, times ascending."""
+        first: float | None = None
+        last = -np.inf
+        for count, frame in enumerate(self._decoded()):
+            time = count / self.fps if frame.time is None else float(frame.time)
+            first = time if first is None else first
+            if time <= last:  # a picture sent twice or out of order
+                continue
+            last = time
+            data: Any = frame.side_data.get("DISPLAYMATRIX")
+            matrix = (1, 0, 0, 0, 1) if data is None else np.frombuffer(data, np.int32).tolist()
+            yield time - first, upright(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), matrix)
+        if first is None:
+            raise StreamError(self.name, "ended without a picture")
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        try:
+            for packet in self._container.demux(self._stream):
+                with suppress(av.error.InvalidDataError):  # a damaged packet costs its own picture
+                    yield from packet.decode()
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error, "broke off") from None
+
+    def _failed(self, error: Exception, what: str) -> StreamError:
+        if isinstance(error, av.error.ExitError):
+            return StreamError(self.name, f"sent nothing for {self.timeout_s:g} s and was given up (--timeout_s)")
+        return StreamError(self.name, f"{what} ({getattr(error, 'strerror', None) or error})")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._container.close()
