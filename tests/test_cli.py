@@ -141,13 +141,14 @@ def picture(path: Path) -> np.ndarray:
 
 
 def test_predict_writes_the_same_table_in_every_format(finetuned, video, tmp_path, capsys):
-    words = ["predict", video, "--model", str(finetuned), "--precision", "fp32", "--hop_s", "0.1"]
-    for suffix in ("csv", "json", "parquet"):
+    words = ["predict", video, "--model", str(finetuned), "--precision", "fp32", "--hop_s", "0.1", "--faces", "none"]
+    for suffix in ("csv", "jsonl", "json", "parquet"):
         assert main([*words, "--out", str(tmp_path / f"table.{suffix}")]) == 0
-    expected = svfap.Predictor(finetuned, "auto", "fp32", hop_s=0.1)(video)
+    expected = svfap.Predictor(finetuned, "auto", "fp32", hop_s=0.1, faces="none")(video)
     assert len(expected) == 5  # 0, 2, 4 and 6 frames from the start, and the last 16
     expected.insert(0, "video", video)
     tables = [pd.read_csv(tmp_path / "table.csv"), pd.DataFrame(json.loads((tmp_path / "table.json").read_text()))]
+    tables.append(pd.DataFrame([json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]))
     tables.append(pd.read_parquet(tmp_path / "table.parquet"))
     for table in tables:
         pd.testing.assert_frame_equal(table, expected, check_dtype=False, rtol=0, atol=1e-13)
@@ -157,7 +158,7 @@ def test_predict_writes_the_same_table_in_every_format(finetuned, video, tmp_pat
 
 def test_predict_takes_several_videos_and_leaves_out_what_cannot_be_read(finetuned, faces, tmp_path, capsys):
     videos = [str(faces / "videos" / f"test_00000{number}.mp4") for number in (1, 0)]
-    words = ["predict", videos[0], str(tmp_path / "none.mp4"), videos[1], "--model", str(finetuned)]
+    words = ["predict", videos[0], str(tmp_path / "none.mp4"), videos[1], "--model", str(finetuned), "--faces", "none"]
     assert main([*words, "--out", str(tmp_path / "all.csv")]) == 1
     assert (
         capsys.readouterr().err.count(f"svfap predict: error: {tmp_path / 'none.mp4'}: no such file or folder\n") == 1
@@ -165,7 +166,7 @@ def test_predict_takes_several_videos_and_leaves_out_what_cannot_be_read(finetun
     table = pd.read_csv(tmp_path / "all.csv")
     assert table["video"].tolist() == [videos[0]] * 2 + [videos[1]] * 2
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["all.csv", "all_1_test_000001.png", "all_2_test_000000.png"]
+    assert names == ["all.csv", "all_1_test_000001.png", "all_3_test_000000.png"]
 
 
 def test_reconstruct_writes_a_picture_and_a_film(pretrained, video, tmp_path, capsys):
@@ -362,7 +363,8 @@ def odd(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", ["dot.mkv", "strip.mp4"])
 def test_odd_sizes_work(name, odd, finetuned, pretrained, tmp_path):
-    assert main(["predict", str(odd / name), "--model", str(finetuned), "--out", str(tmp_path / "table.csv")]) == 0
+    words = ["--model", str(finetuned), "--faces", "none", "--out", str(tmp_path / "table.csv")]
+    assert main(["predict", str(odd / name), *words]) == 0
     table = pd.read_csv(tmp_path / "table.csv")
     assert len(table) == 1
     assert table["end_s"][0] == pytest.approx(0.12, abs=0.002)
@@ -372,7 +374,8 @@ def test_odd_sizes_work(name, odd, finetuned, pretrained, tmp_path):
 
 
 def test_a_video_cut_short_is_predicted_as_far_as_it_goes(odd, finetuned, tmp_path):
-    assert main(["predict", str(odd / "cut.mkv"), "--model", str(finetuned), "--out", str(tmp_path / "table.csv")]) == 0
+    words = ["--model", str(finetuned), "--faces", "none", "--out", str(tmp_path / "table.csv")]
+    assert main(["predict", str(odd / "cut.mkv"), *words]) == 0
     assert 0.5 < pd.read_csv(tmp_path / "table.csv")["end_s"].max() < 1.8
 
 
@@ -477,7 +480,7 @@ def test_settings_that_are_missing_or_of_the_wrong_kind(faces, video, finetuned,
     assert "File does not exist" in fails(*training, "--config", tmp_path / "none.yaml", status=2)
     predict = ["predict", video, "--model", finetuned, "--out"]
     line = fails(*predict, tmp_path / "table.xlsx")
-    assert "table.xlsx: the suffix must be one of .csv, .json, .parquet" in line
+    assert "table.xlsx: the suffix must be one of .csv, .jsonl, .json, .parquet" in line
     table = tmp_path / "table.csv"
     assert "hop_s=-1.0" in fails(*predict, table, "--hop_s", -1)
     assert "batch_size=0" in fails(*predict, table, "--batch_size", 0)

@@ -25,7 +25,7 @@ from svfap.errors import UserError
 from svfap.evaluate.metrics import predictions_table
 from svfap.evaluate.pool import IncompleteFolds, flat_scores, pool
 from svfap.experiments import folds as experiment
-from svfap.experiments.results import paper_numbers, results_table
+from svfap.experiments.results import paper_numbers, results_caption, results_table
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("happy", "sad", "fear")
@@ -146,6 +146,83 @@ def test_dimensions_are_pooled_and_constant_predictions_count_as_zero(regressed)
     assert table.loc["PCC valence", "pooled"] == f"{flat['pcc_valence']:.4f}"
     assert table.loc["PCC, mean", "paper, base"] == ""
     assert table.loc["videos", "fold 2"] == "9 of 9"
+
+
+def framed(folder: Path, clips: dict[str, list], **words):
+    """Folds of videos (path, truth, outputs), with a row per frame, as a frame-level model's evaluation leaves them."""
+    tests, folders = {}, {}
+    names, task = words["label_names"], words["task"]
+    for fold, videos in clips.items():
+        folders[fold] = folder / fold
+        folders[fold].mkdir(parents=True)
+        paths = [path for path, *_ in videos]
+        truth, said = ([np.array(video[k]) for video in videos] for k in (1, 2))
+        clip = [t.mean(axis=0) if t.ndim == 2 else np.bincount(t).argmax() for t in truth]
+        tests[fold] = pd.DataFrame({"path": paths, **({"label": names[0]} if task == "classification" else {})})
+        if task == "regression":
+            tests[fold][list(names)] = clip
+        table = predictions_table(paths, [s.mean(axis=0) for s in said], names, np.array(clip), task)
+        table.to_csv(folders[fold] / "predictions.csv", index=False)
+        own = np.repeat(paths, [len(t) for t in truth]).tolist()
+        table = predictions_table(own, np.concatenate(said), names, np.concatenate(truth), task)
+        table.insert(1, "frame", np.concatenate([3 * np.arange(len(t)) for t in truth]))
+        table.to_csv(folders[fold] / "frames.csv", index=False)
+    return prepared(folder / "data", tests, frame_level=True, **words), folders
+
+
+def test_frames_of_all_folds_are_scored_once_beside_the_videos(tmp_path):
+    happy, sad = [0.9, 0.1], [0.2, 0.8]
+    clips = {
+        "1": [("a.mp4", [0, 0, 0, 1], [happy, happy, sad, happy]), ("b.mp4", [1], [happy])],
+        "2": [("c.mp4", [1, 1, 0], [sad, sad, happy])],
+    }
+    dataset, folders = framed(tmp_path, clips, task="classification", label_names=("happy", "sad"))
+    result = pool(dataset, folders)
+    frames = result["pooled"]["frames"]
+    assert frames["confusion"] == [[3, 1], [2, 2]]  # of 8 frames: happy 3 of 4, sad 2 of 4
+    assert (frames["uar"], frames["war"], frames["num_samples"]) == (0.625, 0.625, 8)
+    assert result["pooled"]["confusion"] == [[1, 0], [1, 1]]  # of 3 videos, by their mean over frames
+    own = [one["frames"]["uar"] for one in result["folds"].values()]
+    assert own == pytest.approx([(2 / 3 + 0) / 2, 1])
+    assert result["mean"]["frame_uar"] == pytest.approx(2 / 3)  # not what pooling gives
+    assert result["sd"]["frame_war"] == pytest.approx(np.std([0.4, 1], ddof=1))
+    table = results_table(dataset, result, paper_numbers("dfew", "svfap_base")).set_index("score")
+    assert table.loc["frames: UAR, %"].tolist() == ["62.50", "66.67", "47.14", "", "", "33.33", "100.00"]
+    assert table.loc["frames: sad, %", "pooled"] == "50.00"
+    assert table.loc[["videos", "frames"], "pooled"].tolist() == ["3 of 3", "8"]
+    assert "in rows of frames each that the model was shown counts once" in results_caption(dataset, result)
+
+
+def test_values_of_frames_are_pooled_and_constant_ones_told(tmp_path):
+    """CCC by hand: truth 0 1 2 and 5, prediction 1 1 1 and 5, so both have the mean 2; var 3.5 and 3, covariance 3."""
+    clips = {"1": [("a.mp4", [[0.0], [1.0], [2.0]], [[1.0]] * 3)], "2": [("b.mp4", [[5.0]], [[5.0]])]}
+    words = {"task": "regression", "label_names": ("v",), "metrics": ("ccc", "mae")}
+    dataset, folders = framed(tmp_path, clips, **words)
+    result = pool(dataset, folders)
+    flat = flat_scores(result["pooled"])
+    assert flat["frame_ccc"] == flat["frame_ccc_v"] == pytest.approx(2 * 3 / (3.5 + 3))
+    assert (flat["frame_mae"], flat["mae"]) == (0.5, 0)
+    assert result["pooled"]["frames"]["num_videos"] == 2
+    assert result["folds"]["1"]["frames"]["ccc"] == 0
+    assert "fold 1, frames: truth or prediction of v never varies, so PCC and CCC count as 0" in result["notes"]
+    table = results_table(dataset, result, {}).set_index("score")
+    assert table.loc["frames: CCC, mean", "pooled"] == f"{6 / 6.5:.4f}"
+
+
+def test_frames_that_do_not_fit_are_refused_and_missing_ones_told(tmp_path):
+    clips = {fold: [(f"{fold}.mp4", [0, 1], [[0.9, 0.1]] * 2)] for fold in "12"}
+    dataset, folders = framed(tmp_path, clips, task="classification", label_names=("happy", "sad"))
+    file = folders["2"] / "frames.csv"
+    table = pd.read_csv(file)
+    for wrong in (table.assign(frame=0), table.assign(path="1.mp4"), table[:0]):
+        wrong.to_csv(file, index=False)
+        with pytest.raises(UserError, match=r"frames\.csv: its frames are not, or not once, those of predictions"):
+            pool(dataset, folders)
+    file.unlink()
+    with pytest.raises(UserError, match=f"{folders['2']}: has no frames.csv as the other folds have"):
+        pool(dataset, folders)
+    (folders["1"] / "frames.csv").unlink()
+    assert "no evaluation holds frames.csv, so frames are not scored" in pool(dataset, folders)["notes"]
 
 
 def test_an_incomplete_set_is_refused_and_named(tmp_path):

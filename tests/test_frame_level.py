@@ -106,6 +106,11 @@ def test_a_classifier_of_frames_end_to_end(labelled, tmp_path):
     np.testing.assert_allclose(table.filter(like="prob_"), said.mean(dim=1), atol=1e-4)
     assert table["label"].tolist() == [NAMES[int(row.float().mean() > 0.5)] for row in batch["label"]]
     assert "num_groups" not in metrics
+    rows = pd.read_csv(tmp_path / "out" / "frames.csv")
+    assert rows["path"].tolist() == [path for path in table["path"] for _ in range(16)]
+    assert rows["frame"].tolist() == batch["frames"].flatten().tolist()
+    assert rows["label"].tolist() == [NAMES[label] for label in truth]
+    np.testing.assert_allclose(rows.filter(like="prob_"), said.flatten(0, 1), atol=1e-4)
 
 
 def test_cross_entropy_is_of_every_frame(labelled, tmp_path):
@@ -221,3 +226,11 @@ def test_values_in_cells_end_to_end(cells, tmp_path):
     cell = pd.read_csv(cells / "test.csv")["valence"]
     expected = [np.array(text.split(), float)[frames].mean() for text, frames in zip(cell, shown, strict=True)]
     np.testing.assert_allclose(pd.read_csv(tmp_path / "out" / "predictions.csv")["target_valence"], expected, atol=1e-5)
+    rows = pd.read_csv(tmp_path / "out" / "frames.csv")
+    assert rows.columns.tolist() == [
+        "path",
+        "frame",
+        *(f"{k}_{d}" for k in ("target", "pred") for d in ("valence", "arousal")),
+    ]
+    error = (rows["target_valence"] - rows["pred_valence"]).abs().mean()
+    assert metrics["frames"]["per_dimension"]["valence"]["mae"] == pytest.approx(error, abs=1e-5)

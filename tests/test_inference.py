@@ -17,6 +17,7 @@ import svfap
 from svfap.data.clips import window_indices
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
+from svfap.inference.pipeline import DECODED_AHEAD
 from svfap.inference.predictor import Predictor
 from svfap.inference.reconstruct import reconstruct
 from svfap.inference.windows import iter_windows
@@ -151,8 +152,7 @@ def test_no_more_than_one_span_of_frames_is_held():
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_rows_are_the_model_on_the_same_windows(video, words, hop_s, hop, batch_size):
     net = model(**words)
-    predictor = Predictor(net, "cpu", "fp32", hop_s, batch_size)
-    table = predictor(video)
+    table = Predictor(net, "cpu", "fp32", hop_s, batch_size, faces="none")(video)
     windows = window_indices(50, 16, net.config.sampling_stride, hop)
     assert list(table.columns) == ["start_s", "end_s", "prob_joy", "prob_anger", "prob_calm"]
     np.testing.assert_allclose(table["start_s"], windows[:, 0] / 25, atol=1e-6)
@@ -162,7 +162,6 @@ def test_rows_are_the_model_on_the_same_windows(video, words, hop_s, hop, batch_
     assert np.ptp(expected, axis=0).max() > 0.01  # windows differ, or nothing would be shown
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    assert predictor.num_rows(50, 25.0) == len(table)
 
 
 def test_rows_come_while_the_video_is_still_being_decoded(video, monkeypatch):
@@ -176,20 +175,23 @@ def test_rows_come_while_the_video_is_still_being_decoded(video, monkeypatch):
             yield time, frame
 
     monkeypatch.setattr(type(open_video(video)), "steady_frames", counting)
-    first = next(Predictor(model(), "cpu", "fp32", batch_size=1).stream(video))
+    rows = Predictor(model(), "cpu", "fp32", hop_s=0.2, batch_size=1, faces="none").stream(video)
+    first = next(rows)
     assert first["start_s"] == 0.0
-    assert len(decoded) == 16
+    ahead = DECODED_AHEAD + 2 + 5 * 4  # frames waiting and in hand, and the 5 of each window waiting and in hand
+    assert 16 <= len(decoded) <= 16 + ahead < 50
+    rows.close()
 
 
 def test_half_precision_is_close(video):
-    whole, half = (Predictor(model(), "cpu", precision)(video) for precision in ("fp32", "bf16"))
+    whole, half = (Predictor(model(), "cpu", precision, faces="none")(video) for precision in ("fp32", "bf16"))
     np.testing.assert_allclose(half, whole, atol=0.03)
     assert not np.array_equal(half, whole)
 
 
 def test_regression_has_a_column_for_each_dimension(video):
     net = model("regression", label_names=("valence", "arousal"), output_activation="tanh")
-    table = Predictor(net, "cpu", "fp32")(video)
+    table = Predictor(net, "cpu", "fp32", faces="none")(video)
     assert list(table.columns) == ["start_s", "end_s", "valence", "arousal"]
     expected = direct(net, video, window_indices(50, 16, 1, 16))
     np.testing.assert_allclose(table[["valence", "arousal"]], expected, atol=1e-5)
@@ -197,15 +199,14 @@ def test_regression_has_a_column_for_each_dimension(video):
 
 
 def test_a_model_without_names_numbers_its_outputs(short):
-    table = Predictor(model(label_names=(), num_outputs=2), "cpu")(short)
+    table = Predictor(model(label_names=(), num_outputs=2), "cpu", faces="none")(short)
     assert list(table.columns) == ["start_s", "end_s", "prob_output_0", "prob_output_1"]
 
 
 @pytest.mark.parametrize(("stride", "hop_s"), [(1, None), (1, 0.2), (3, None), (3, 0.4), (2, 0.04)])
 def test_frame_level_rows_are_one_for_each_sampled_frame(video, stride, hop_s):
     net = model("regression", label_names=("valence",), frame_level=True, sampling_stride=stride)
-    predictor = Predictor(net, "cpu", "fp32", hop_s)
-    table = predictor(video)
+    table = Predictor(net, "cpu", "fp32", hop_s, faces="none")(video)
     hop = round(hop_s * 25) if hop_s else 16 * stride
     windows = window_indices(50, 16, stride, hop)
     outputs = direct(net, video, windows)
@@ -219,21 +220,18 @@ def test_frame_level_rows_are_one_for_each_sampled_frame(video, stride, hop_s):
     assert table["start_s"].is_unique
     assert (table["end_s"] > table["start_s"]).all()
     assert table["end_s"].iloc[-1] == pytest.approx(2.0)
-    assert predictor.num_rows(50, 25.0) == len(table)
 
 
 def test_frame_level_rows_of_a_short_video_show_each_frame_once(short):
     net = model("regression", label_names=("valence",), frame_level=True)
-    predictor = Predictor(net, "cpu", "fp32")
-    table = predictor(short)
+    table = Predictor(net, "cpu", "fp32", faces="none")(short)
     np.testing.assert_allclose(table["start_s"], np.arange(10) / 25, atol=1e-6)
     np.testing.assert_allclose(table["end_s"], np.arange(1, 11) / 25, atol=1e-6)
-    assert predictor.num_rows(10, 25.0) == 10
 
 
 def test_a_video_shorter_than_a_clip_is_one_window_padded_with_its_last_frame(short):
     net = model()
-    table = Predictor(net, "cpu", "fp32")(short)
+    table = Predictor(net, "cpu", "fp32", faces="none")(short)
     assert table[["start_s", "end_s"]].to_numpy() == pytest.approx(np.array([[0, 0.4]]))
     padded = np.minimum(np.arange(16), 9)[None]
     np.testing.assert_allclose(table.filter(like="prob_"), direct(net, short, padded), atol=1e-5)
@@ -245,7 +243,7 @@ def test_an_image_and_a_folder_of_frames(folder):
     for number, frame in enumerate(frames):
         cv2.imwrite(str(folder / "frames" / f"{number}.png"), frame[..., ::-1])
     net = model()
-    predictor = Predictor(net, "cpu", "fp32")
+    predictor = Predictor(net, "cpu", "fp32", faces="none")
     table = predictor(folder / "frames")
     np.testing.assert_allclose(table["start_s"], [0, 4 / 25])
     with torch.inference_mode():
@@ -260,7 +258,8 @@ def test_a_model_may_be_given_by_its_folder(video, tmp_path):
     net = model()
     net.save_pretrained(tmp_path / "model")
     pd.testing.assert_frame_equal(
-        Predictor(tmp_path / "model", "cpu", "fp32")(video), Predictor(net, "cpu", "fp32")(video)
+        Predictor(tmp_path / "model", "cpu", "fp32", faces="none")(video),
+        Predictor(net, "cpu", "fp32", faces="none")(video),
     )
 
 

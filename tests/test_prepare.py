@@ -690,7 +690,7 @@ def test_folder_numbers_per_frame_in_cells(tmp_path, capsys):
     assert numbers == [[[1, 0.5], [2, 0.5], [6, 0.5]], [[4, 0], [4, 1]], None]
     frame_table(tmp_path, "Clip,V,A,Use", *lines, "f.mp4,1 2 3,1 2,train")
     assert prepare_table(tmp_path, *words) == 1
-    assert "line 7: expected as many numbers in each of V, A, not 'f.mp4'" in capsys.readouterr().err
+    assert "line 7: expected as many numbers in each of V, A, not '1 2 3, 1 2'" in capsys.readouterr().err
     frame_table(tmp_path, "Clip,V,A,Use", "d.mp4,2,3,train", "e.mp4,5,9,test")
     assert prepare_table(tmp_path, *words) == 0
     assert not read_dataset(tmp_path / "out").frame_level

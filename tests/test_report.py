@@ -231,6 +231,7 @@ def test_a_folder_of_folds_is_one_run_whose_predictions_are_pooled(tmp_path, mon
 def test_the_pooled_scores_of_a_folder_of_folds_are_those_it_was_given(tmp_path):
     folder = folds_of(tmp_path / "run", "unknown")
     pooled = {**classification_metrics(LABELS, np.eye(3)[PREDICTED], NAMES), "num_groups": 8}
+    pooled["frames"] = classification_metrics([0, 0, 0, 1], np.eye(3)[[0, 0, 1, 1]], NAMES)
     results = {
         "dataset": "ferv39k",
         "preset": "svfap_base",
@@ -241,6 +242,7 @@ def test_the_pooled_scores_of_a_folder_of_folds_are_those_it_was_given(tmp_path)
     run_report([folder], tmp_path / "report.html", maps=False, videos=0)
     _, outline = read_page(tmp_path / "report.html")
     assert outline.row("pooled")[1:3] == ["75.00", "75.00"]
+    assert ["happy", "66.67", "100.00", "80.00", "3"] in outline.rows  # of the frames
     assert "Beside the paper's results on ferv39k" in outline.texts["figcaption"]
     assert any("fold 3 is not evaluated" in p for p in outline.texts["p"])
     assert any(p.startswith("Scored over 8 groups of videos") for p in outline.texts["p"])

@@ -90,10 +90,14 @@ def _table(prepared: PreparedDataset) -> Table:
         "manifest", *(Column(name, justify="right") for name in ("rows", "listed", "official")), title=prepared.title
     )
     listed, official = prepared.notes["listed"], prepared.notes["official"]
-    for name in prepared.counts:
+    for name in {**prepared.counts, **official}:  # some official numbers are not of a manifest: `train subjects`
         style = "red" if name in prepared.notes["count_mismatch"] else None
-        counts = (prepared.counts[name], listed.get(name), official.get(name))
-        table.add_row(f"{name}.csv", *("" if count is None else f"{count:,}" for count in counts), style=style)
+        counts = (prepared.counts.get(name), listed.get(name), official.get(name))
+        table.add_row(
+            f"{name}.csv" if name in prepared.counts else name,
+            *("" if count is None else f"{count:,}" for count in counts),
+            style=style,
+        )
     return table
 
 
@@ -106,7 +110,8 @@ def _say_findings(prepared: PreparedDataset, out: Path) -> None:
         if notes[kind]:
             say(f"{kind.replace('_', ' ')}: {notes[kind]:,}, listed in {out / kind}.csv")
     for name, counts in notes["count_mismatch"].items():
-        say(f"warning: {name} has {counts['found']:,} clips and officially {counts['official']:,}")
+        whose, _, what = name.partition(" ")
+        say(f"warning: {whose} has {counts['found']:,} {what or 'clips'} and officially {counts['official']:,}")
 
 
 VERBS = {

@@ -2,79 +2,200 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
 from svfap.cli.parser import Parser, Verb, say
 from svfap.errors import UserError
-from svfap.files import make_folder, write_atomically
+from svfap.files import make_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from svfap.inference.predictor import Predictor
+    from svfap.inference.rows import RowWriter
 
 
 def _predict_arguments(parser: Parser) -> None:
-    parser.add_argument("videos", nargs="+", help="video files, folders of frames, or images")
+    parser.add_argument(
+        "videos", nargs="+", help="video files, folders of frames, images, a webcam's number, or stream addresses"
+    )
     parser.add_argument("--model", required=True, help="run or model folder, or Hub name")
-    parser.add_argument("--out", type=Path, default=Path("affect.csv"), help="table: .csv, .json or .parquet")
+    parser.add_argument("--out", type=Path, default=Path("affect.csv"), help="table: .csv, .jsonl, .json or .parquet")
+    parser.add_argument("--resume", type=bool, default=False, help="go on with a run that broke off")
+    parser.add_argument(
+        "--overlay", type=Path | None, help="also write the video with what was read: .mp4, .mov or .mkv"
+    )
+    parser.add_argument("--report", type=Path | None, help="also write an interactive page: .html")
     parser.add_argument("--hop_s", type=float | None, help="seconds from one window to the next; default: no overlap")
-    parser.add_argument("--faces", choices=["none"], default="none", help="none: the video is a face crop already")
+    parser.add_argument(
+        "--faces",
+        choices=["auto", "yunet", "haar", "none"],
+        default="auto",
+        help="how faces are found; none: the video is a face crop already",
+    )
+    parser.add_argument("--face_model", type=Path | None, help="YuNet's .onnx file")
+    parser.add_argument("--detect_every", type=int | None, help="frames between detections; default: about 8 a second")
+    parser.add_argument(
+        "--margin", type=float, default=0.3, help="around the face, in parts of its box, as where the model learned"
+    )
+    parser.add_argument("--align", type=bool, default=False, help="turn faces upright, as where the model learned")
+    parser.add_argument("--timeout_s", type=float, default=10.0, help="a stream silent for so long is given up")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
     parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16")
     parser.add_argument("--batch_size", type=int, default=8, help="windows at a time")
 
 
 def _predict(args: Namespace) -> int:
-    import pandas as pd
-
-    from svfap.data.video import VideoError
+    from svfap.faces.crop import CropConfig
+    from svfap.faces.track import TrackConfig
     from svfap.inference.predictor import Predictor
+    from svfap.inference.rows import RowWriter, check_out, part_of
+
+    videos = list(dict.fromkeys(args.videos))
+    check_out(args.out)
+    _check_extras(args, videos)
+    make_folder(args.out.absolute().parent)
+    if args.resume and args.out.exists() and not part_of(args.out).exists():
+        say(f"table: {args.out} is complete; there is nothing to go on with")
+        return 0
+    predictor = Predictor(
+        args.model,
+        args.device,
+        args.precision,
+        args.hop_s,
+        args.batch_size,
+        args.faces,
+        args.face_model,
+        CropConfig(margin=args.margin, align=args.align),
+        TrackConfig(detect_every=args.detect_every),
+        args.timeout_s,
+    )
+    names = ("model", "hop_s", "faces", "margin", "align", "detect_every")
+    settings = {name: getattr(args, name) for name in names}
+    with RowWriter(args.out, ["video", *predictor.columns], settings, args.resume) as writer:
+        try:
+            _write_rows(predictor, videos, writer)
+        except KeyboardInterrupt:
+            say(f"svfap predict: stopped; the rows until now are in {writer.part}, --resume true goes on")
+            raise
+        failed = sum(error != "" for error in writer.ended.values())
+        if failed == len(videos) and writer.is_empty:
+            writer.discard()
+            return 1
+        table = writer.finish()
+    say(f"table: {args.out}")
+    return 1 if _show(args, predictor, videos, table, writer.ended) or failed else 0
+
+
+def _check_extras(args: Namespace, videos: list[str]) -> None:
+    """What would otherwise be found out only once all is computed."""
+    from svfap.inference.overlay import OVERLAY_SUFFIXES
+    from svfap.inference.source import is_live
+
+    for option, suffixes in (("overlay", OVERLAY_SUFFIXES), ("report", (".html",))):
+        path = getattr(args, option)
+        if path is None:
+            continue
+        if path.suffix not in suffixes:
+            raise UserError(f"--{option} {path}: the suffix must be one of {', '.join(suffixes)}")
+        make_folder(path.absolute().parent)
+    if args.overlay is not None and (live := [video for video in videos if is_live(video)]):
+        raise UserError(f"--overlay: {live[0]} can be read only once; record it to a file first, then give that")
+
+
+def _write_rows(predictor: Predictor, videos: list[str], writer: RowWriter) -> None:
+    from svfap.console import progress_bar
+    from svfap.inference.predictor import Ended
+    from svfap.inference.source import is_live
+
+    for video in videos:
+        if error := writer.ended.get(video):
+            say(f"svfap predict: error: {error}")
+    left = [video for video in videos if video not in writer.ended]
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None, note="", visible=False)
+        began: tuple[str, float] = ("", 0.0)
+
+        def on_frame(video: str, count: int, total: int | None, fps: float) -> None:
+            nonlocal began
+            if video != began[0]:
+                began = (video, time.perf_counter() - 1e-6)
+                bar.reset(task, total=total, description=Path(video).name[:24], visible=True)
+            speed = count / fps / (time.perf_counter() - began[1])
+            which = f", video {left.index(video) + 1} of {len(left)}" if len(left) > 1 else ""
+            bar.update(task, completed=count, note=f"{speed:.1f}x real time{which}")
+
+        try:
+            for name, item in predictor.run(left, on_frame):
+                if not isinstance(item, Ended):
+                    writer.add(str(name), item)
+                    continue
+                writer.end_video(str(name), str(item.error or ""))
+                if item.error is not None:
+                    say(f"svfap predict: error: {item.error}")
+        except KeyboardInterrupt:
+            if not is_live(began[0]):  # a live source is ended by hand, and what was read of it is all there is
+                raise
+            writer.end_video(began[0])
+
+
+def _show(
+    args: Namespace, predictor: Predictor, videos: list[str], table: pd.DataFrame, ended: Mapping[str, str]
+) -> int:
+    """A picture for each video with rows, and what else was asked for; returns the number of failures."""
+    from svfap.console import track
+    from svfap.inference.overlay import write_overlay
+    from svfap.inference.source import is_live
     from svfap.report import figures
 
-    if args.out.suffix not in TABLE_FORMATS:
-        raise UserError(f"--out {args.out}: the suffix must be one of {', '.join(TABLE_FORMATS)}")
-    if args.out.is_dir():
-        raise UserError(f"--out {args.out}: is a folder; give the name of a file")
-    make_folder(args.out.absolute().parent)
-    predictor = Predictor(args.model, args.device, args.precision, args.hop_s, args.batch_size)
-    tables: dict[str, pd.DataFrame] = {}
     failed = 0
-    for video in args.videos:
+    for number, video in enumerate(videos):
+        stem = re.sub(r"[^\w.-]+", "_", Path(video).stem)
+        suffix = f"_{number + 1}_{stem}" if len(videos) > 1 else ""
+        rows = table[table["video"] == video].drop(columns="video")
+        if rows.empty:
+            if not ended.get(video):
+                say(f"{video}: no face found (--faces none takes the picture as a face)")
+        else:
+            picture = args.out.with_name(f"{args.out.stem}{suffix}.png")
+            figures.save_figure(figures.timeline(rows, Path(video).name), picture)
+            means = rows[predictor.labels].mean().sort_values(ascending=False)
+            shown = ", ".join(f"{str(name).removeprefix('prob_')} {mean:.2f}" for name, mean in means.items())
+            faces = (
+                f" of {num} face{'s'[: num > 1]}" if (num := rows["track"].nunique() if "track" in rows else 0) else ""
+            )
+            say(f"{video}: {len(rows)} rows{faces}; on average {shown}; {picture}")
+        if args.overlay is None or (ended.get(video) and rows.empty):
+            continue
+        overlay = args.overlay.with_name(f"{args.overlay.stem}{suffix}{args.overlay.suffix}")
         try:
-            tables[video] = pd.DataFrame(_progress(predictor, video), columns=["start_s", "end_s", *predictor.columns])
-        except VideoError as error:
+            written = write_overlay(video, rows, predictor.reader, predictor.labels, figures.PALETTE, overlay)
+            for _ in track(written, f"overlay {Path(video).name[:16]}", _num_frames(video)):
+                pass
+            say(f"overlay: {overlay}")
+        except UserError as error:
             failed += 1
             say(f"svfap predict: error: {error}")
-    if not tables:
-        return 1
-    whole = pd.concat([table.assign(video=video) for video, table in tables.items()])
-    whole = whole[["video", *[column for column in whole if column != "video"]]]
-    write_atomically(args.out, TABLE_FORMATS[args.out.suffix](whole))
-    for number, (video, table) in enumerate(tables.items()):
-        suffix = f"_{number + 1}_{Path(video).stem}" if len(tables) > 1 else ""
-        picture = args.out.with_name(f"{args.out.stem}{suffix}.png")
-        figures.save_figure(figures.timeline(table, Path(video).name), picture)
-        means = table[predictor.columns].mean().sort_values(ascending=False)
-        shown = ", ".join(f"{str(name).removeprefix('prob_')} {mean:.2f}" for name, mean in means.items())
-        say(f"{video}: {len(table)} rows; on average {shown}; {picture}")
-    say(f"table: {args.out}")
-    return 1 if failed else 0
+    if args.report is not None:
+        from svfap.report.affect_page import write_affect_page
+
+        files = {video: None if is_live(video) else Path(video) for video in videos}
+        write_affect_page(args.report, table, files)
+        say(f"report: {args.report}")
+    return failed
 
 
-TABLE_FORMATS: dict[str, Callable[[Any], str | bytes]] = {
-    ".csv": lambda table: table.to_csv(index=False),
-    ".json": lambda table: table.to_json(orient="records", indent=2, double_precision=15),
-    ".parquet": lambda table: table.to_parquet(index=False),
-}
-
-
-def _progress(predictor: Any, video: str) -> Any:
-    from svfap.console import track
+def _num_frames(video: str) -> int:
     from svfap.data.video import open_video
 
     with open_video(video) as source:
-        total = predictor.num_rows(source.num_frames, source.fps)
-    return track(predictor.stream(video), Path(video).name[:24], total)
+        return source.num_frames
 
 
 def _reconstruct_arguments(parser: Parser) -> None:
@@ -101,7 +222,9 @@ def _reconstruct(args: Namespace) -> None:
 
 
 VERBS = {
-    "predict": Verb("Predict affect over time: a table and a timeline of any video.", _predict_arguments, _predict),
+    "predict": Verb(
+        "Predict affect over time: a table and a timeline of every face in any video.", _predict_arguments, _predict
+    ),
     "reconstruct": Verb(
         "Reconstruct masked frames: the original, what the encoder saw, and what the model made of it.",
         _reconstruct_arguments,

@@ -185,7 +185,7 @@ def _score(
         counts["frames"] = classification_metrics(*_arrays(dataset, frames), names)
     elif frames is not None:
         videos = [_arrays(dataset, video) for _, video in frames.groupby("path", sort=False)]
-        counts["frames"] = frame_metrics(*zip(*videos, strict=True), names)
+        counts["frames"] = frame_metrics([truth for truth, _ in videos], [said for _, said in videos], names)
     return {**(classification_metrics if classes else regression_metrics)(targets, outputs, names), **counts}
 
 

@@ -52,7 +52,7 @@ def _rows(dataset: PreparedDataset, pooled: Mapping[str, float]) -> dict[str, st
         raise UserError(
             f"{dataset.name}: dataset.json names an unknown metric {unknown[0]!r}; known: {', '.join(WORDS)}"
         )
-    rows = {}
+    rows: dict[str, str] = {}
     if dataset.task == "classification":
         rows |= {name: f"{WORDS[name]}, %" for name in metrics}
         rows |= {f"accuracy_{name}": f"{name}, %" for name in dataset.label_names}
@@ -80,7 +80,9 @@ def results_caption(dataset: PreparedDataset, scores: Mapping[str, Any]) -> str:
     if dataset.task == "classification":
         parts.append(f"rows of classes hold the share of their {'groups' if grouped else 'videos'} that is recognised")
     if "frames" in scores["pooled"]:
-        parts.append("each video is scored by the mean over its frames, and in rows of frames every frame counts once")
+        parts.append(
+            "each video is scored by the mean over its frames, and in rows of frames each that the model was shown counts once"
+        )
     if scores["incomplete"]:
         parts.append(f"INCOMPLETE: {'; '.join(scores['incomplete'])}")
     return " ".join(f"{part[0].upper()}{part[1:]}." for part in [*parts, *scores["notes"]])

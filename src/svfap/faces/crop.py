@@ -41,7 +41,7 @@ class CropConfig:
 def crop_face(
     frame: Pixels,
     box: tuple[float, float, float, float],
-    config: CropConfig = CropConfig(),  # noqa: B008 - frozen
+    config: CropConfig = CropConfig(),
     landmarks: NDArray[np.float32] | None = None,
 ) -> Pixels:
     """The square around a box (x, y, width, height in pixels of the frame), with its margin: (size_px, size_px, 3) uint8.
@@ -55,9 +55,9 @@ def crop_face(
         raise ValueError(f"box={box} has no size")
     angle = _roll(landmarks) if config.align and landmarks is not None else 0.0
     centre, scale = (x + w / 2, y + h / 2), config.size_px / side
-    if scale < 0.5:  # warping skips pixels when it shrinks, so the neighbourhood is shrunk by areas first
-        frame, centre, shrink = _shrunk(frame, centre, side, 2 * scale)
-        scale /= shrink
+    if (times := int(1 / scale)) >= 2:  # warping skips pixels when it shrinks, so whole blocks are averaged first
+        frame, centre = _block_means(frame, centre, side * (0.72 if angle else 0.5), times)
+        scale *= times
     return _warp(frame, centre, scale, angle, config)
 
 
@@ -74,20 +74,20 @@ def _warp(picture: Pixels, centre: tuple[float, float], scale: float, angle: flo
     )
 
 
-def _shrunk(
-    frame: Pixels, centre: tuple[float, float], side: float, scale: float
-) -> tuple[Pixels, tuple[float, float], float]:
-    """What a turned square of this side may touch of the frame, about `scale` times as large; the centre there; the scale."""
-    reach = side * 0.75 + 2  # more than half the diagonal
-    height, width = frame.shape[:2]
-    left, right = (min(max(round(centre[0] + way * reach), 0), width) for way in (-1, 1))
-    top, bottom = (min(max(round(centre[1] + way * reach), 0), height) for way in (-1, 1))
-    if left >= right or top >= bottom:  # the box lies outside: only the frame's edge is left of it
-        left, top, right, bottom = 0, 0, width, height
-    size = (max(round((right - left) * scale), 1), max(round((bottom - top) * scale), 1))
-    small = cv2.resize(frame[top:bottom, left:right], size, interpolation=cv2.INTER_AREA)
-    scale_x, scale_y = size[0] / (right - left), size[1] / (bottom - top)
-    return small, ((centre[0] - left) * scale_x, (centre[1] - top) * scale_y), (scale_x * scale_y) ** 0.5
+def _block_means(
+    frame: Pixels, centre: tuple[float, float], reach: float, times: int
+) -> tuple[Pixels, tuple[float, float]]:
+    """What lies within reach of the centre, shrunk `times` by the means of blocks, and the centre there."""
+    starts, stops = [], []
+    for middle, length in zip(centre, (frame.shape[1], frame.shape[0]), strict=True):
+        start = min(max(math.floor(middle - reach) - times, 0), max(length - times, 0))
+        stop = min(math.ceil(middle + reach) + times, length)
+        starts.append(start)
+        stops.append(start + max((stop - start) // times, 1) * times)
+    inside = frame[starts[1] : stops[1], starts[0] : stops[0]]
+    size = (max(inside.shape[1] // times, 1), max(inside.shape[0] // times, 1))
+    small = cv2.resize(inside, size, interpolation=cv2.INTER_AREA)
+    return small, ((centre[0] - starts[0]) / times, (centre[1] - starts[1]) / times)
 
 
 def _roll(landmarks: NDArray[np.float32]) -> float:

@@ -80,12 +80,9 @@ def scores_section(run: Run) -> Section | None:
         )
         figures[caption] = Picture(draw.comparison_bars(beside, list(next(iter(beside.values())))), caption, note)
     if per_class := metrics.get("per_class"):
-        absent = metrics.get("classes_absent", [])
-        tables["Per class, on the test set"] = [
-            {"class": name, **{_column(m, "uar"): None if name in absent else _written("uar", s[m])
-                               for m in ("accuracy", "precision", "f1")}, "videos": s["count"]}
-            for name, s in per_class.items()
-        ]  # fmt: skip
+        tables["Per class, on the test set"] = _class_table(metrics, "videos")
+        if "frames" in metrics:
+            tables["Per class, all frames of the test set pooled"] = _class_table(metrics["frames"], "frames")
         figures |= _class_figures(run, per_class)
     for caption, scores in (
         ("Per dimension, on the test set", metrics),
@@ -99,6 +96,16 @@ def scores_section(run: Run) -> Section | None:
     groups = metrics.get("num_groups")
     text = f"Scored over {groups} groups of videos, each with the mean of its videos' outputs." if groups else ""
     return Section("Scores", text, notice=_warning(run), tables=tables, figures=figures)
+
+
+def _class_table(metrics: Mapping[str, Any], what: str) -> Table:
+    """Scores of each class over `what`, videos or frames."""
+    absent = metrics.get("classes_absent", [])
+    return [
+        {"class": name, **{_column(m, "uar"): None if name in absent else _written("uar", s[m])
+                           for m in ("accuracy", "precision", "f1")}, what: s["count"]}
+        for name, s in metrics["per_class"].items()
+    ]  # fmt: skip
 
 
 def _class_figures(run: Run, per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, Picture]:

@@ -1,0 +1,164 @@
+"""How fast `svfap predict` goes from a video with one face to its table, by stage; and its memory against length.
+
+    python benchmarks/predict.py --clip ../shared/clips/d10.mp4 --face_model ../shared/models/yunet_n_640_640.onnx
+
+The clip's picture stands in the middle of a frame of each size. Stages are measured alone, one after the other; end to end
+they run side by side. "x real time": seconds of video per second. Weights are random, which costs the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import torch
+from common import add_machine_arguments, machine, table
+
+from svfap.data.video import open_video, write_video
+from svfap.faces import CropConfig, crop_face, make_detector
+from svfap.faces.track import DETECTIONS_PER_S, TrackedFrame, track_faces
+from svfap.inference.predictor import Predictor
+from svfap.model.presets import create_model
+
+SIZES = {"360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920)}
+MEMORY_S = (30, 120, 600)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clip", type=Path, required=True, help="a video of one face")
+    parser.add_argument("--face_model", type=Path, help="YuNet's .onnx file; default: as `svfap predict` finds it")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of video for the speeds")
+    parser.add_argument("--memory", metavar="VIDEO", help=argparse.SUPPRESS)  # this script again, for one video
+    add_machine_arguments(parser)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.memory:
+        print(json.dumps(_peak_memory(args.memory, args)))
+        return
+    print("\n".join(machine(torch.device(args.device))), end="\n\n")
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = dict(islice(SIZES.items(), 1)) if args.quick else SIZES
+        clips = {
+            name: _framed(args.clip, size, args.seconds, Path(folder) / f"{name}.mp4") for name, size in sizes.items()
+        }
+        presets = ("svfap_debug",) if args.quick else ("svfap_small", "svfap_base")
+        print(_speeds(clips, presets, args), end="\n\n")
+        print(_memory(clips["360p"], Path(folder), args))
+
+
+def _framed(clip: Path, size: tuple[int, int], seconds: float, path: Path) -> Path:
+    """The clip, as high as the frame, on grey in its middle."""
+    height, width = size
+
+    def pictures() -> Iterator[np.ndarray]:
+        with open_video(clip) as source:
+            for _, picture in islice(source.steady_frames(), round(seconds * source.fps)):
+                scale = min(height / picture.shape[0], width / picture.shape[1])
+                shown = cv2.resize(picture, None, fx=scale, fy=scale)
+                frame = np.full((height, width, 3), 90, np.uint8)
+                top, left = (height - shown.shape[0]) // 2, (width - shown.shape[1]) // 2
+                frame[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
+                yield frame
+
+    with open_video(clip) as source:
+        fps = source.fps
+    write_video(path, pictures(), fps, gop=48, crf=23)
+    return path
+
+
+def _looped(clip: Path, seconds: float, path: Path) -> Path:
+    """The clip's packets again and again, as they are."""
+    with av.open(str(path), "w") as out:
+        stream = None
+        shift = 0
+        while stream is None or shift * float(stream.time_base or 1) < seconds:
+            with av.open(str(clip)) as source:
+                template = source.streams.video[0]
+                stream = stream or out.add_stream_from_template(template)
+                tick = Fraction(template.time_base or 1)
+                length = round(template.frames / (template.average_rate or 25) / tick)
+                for packet in source.demux(template):
+                    if packet.dts is None or packet.pts is None:
+                        continue
+                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                    out.mux(packet)
+            stream.time_base = stream.time_base or tick
+            shift += length
+    return path
+
+
+def _speeds(clips: dict[str, Path], presets: tuple[str, ...], args: argparse.Namespace) -> str:
+    detector = make_detector("auto", args.face_model)
+    rows = []
+    for name, clip in clips.items():
+        with open_video(clip) as source:
+            duration, fps = source.duration_s, source.fps
+            frames: list[tuple[float, np.ndarray]] = []
+            decoding = _taken(lambda: frames.extend(source.steady_frames()))  # noqa: B023
+        some = frames[:: max(round(fps / DETECTIONS_PER_S), 1)]
+        detecting = _taken(lambda: [detector.detect(frame) for _, frame in some])  # noqa: B023
+        tracked: list[TrackedFrame] = []
+        tracking = _taken(lambda: tracked.extend(track_faces(iter(frames), detector, fps=fps))) - detecting  # noqa: B023
+        for preset in presets:
+            model = create_model(preset, "classification", num_outputs=7)
+            predictor = Predictor(model, args.device, faces=detector)
+            crop = CropConfig(size_px=model.config.img_size)
+            cropping = _taken(lambda: [crop_face(t.frame, f.box, crop) for t in tracked for f in t.faces])  # noqa: B023
+            windows = list(predictor.reader.windows(clip))
+            predictor._outputs(np.stack([window.frames for window in windows[:1]]))
+            running = _taken(lambda: predictor._outputs(np.stack([window.frames for window in windows])))  # noqa: B023
+            whole = _taken(lambda: list(predictor.stream(clip)))  # noqa: B023
+            stages = (decoding, detecting, max(tracking, 1e-9), cropping, running)
+            rows.append([f"{name}, {preset}", *(f"{duration / s:.1f}" for s in stages), f"**{duration / whole:.1f}**"])
+    return table(["x real time", "decode", "detect", "track", "crop", "model", "end to end"], rows)
+
+
+def _taken(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _memory(clip: Path, folder: Path, args: argparse.Namespace) -> str:
+    rows = []
+    for seconds in (10, 20) if args.quick else MEMORY_S:
+        video = _looped(clip, seconds, folder / f"{seconds}.mp4")
+        command = [
+            sys.executable,
+            __file__,
+            "--clip",
+            str(clip),
+            "--memory",
+            str(video),
+            "--threads",
+            str(args.threads),
+        ]
+        command += ["--face_model", str(args.face_model)] if args.face_model else []
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        rows.append([f"{seconds} s", str(found["rows"]), f"{found['peak_mb']:.0f} MB"])
+    return table(["length", "rows", "peak memory"], rows)
+
+
+def _peak_memory(video: str, args: argparse.Namespace) -> dict[str, float]:
+    import resource
+
+    model = create_model("svfap_debug", "classification", num_outputs=7)
+    predictor = Predictor(model, args.device, faces=make_detector("auto", args.face_model))
+    rows = sum(1 for _ in predictor.stream(video))
+    return {"rows": rows, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+if __name__ == "__main__":
+    main()
