@@ -388,19 +388,19 @@ def test_a_broken_off_run_keeps_its_rows_and_goes_on(suffix, one, folder, tmp_pa
     part = (tmp_path / f"out{suffix}.part").read_text()
     assert part.count(str(videos[0])) >= 3 and str(one) in part
     assert not out.exists()
-    assert "--resume true goes on" in capsys.readouterr().err
+    assert "--resume goes on" in capsys.readouterr().err
 
     monkeypatch.setattr(Predictor, "run", lambda self, names, f=None: (ran.append(names), real(self, names, f))[1])
     assert cli(*words, out) == 1
     assert "holds the rows of a run that broke off" in capsys.readouterr().err
-    assert cli(*words, out, "--resume", "true", "--margin", 0.5) == 1
+    assert cli(*words, out, "--resume", "--margin", 0.5) == 1
     assert "was made with margin=0.3, not 0.5" in capsys.readouterr().err
-    assert cli(*words, out, "--resume", "true") == 0
+    assert cli(*words, out, "--resume") == 0
     assert ran[-1] == [str(one), str(videos[1])]  # the first was finished
     read = {".csv": pd.read_csv, ".jsonl": lambda p: pd.read_json(p, lines=True), ".parquet": pd.read_parquet}[suffix]
     pd.testing.assert_frame_equal(read(out), read(tmp_path / f"whole{suffix}"), rtol=1e-4)
     assert not list(tmp_path.glob("*.part*"))
-    assert cli(*words, out, "--resume", "true") == 0
+    assert cli(*words, out, "--resume") == 0
     assert "is complete; there is nothing to go on with" in capsys.readouterr().err
 
 

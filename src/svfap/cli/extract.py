@@ -33,7 +33,6 @@ def _arguments(parser: Parser) -> None:
         help="mean over all tokens, or none: a row for each time step of the encoder",
     )
     parser.add_argument("--hop_s", type=float | None, help="seconds from one window to the next; default: no overlap")
-    parser.add_argument("--faces", choices=["none"], default="none", help="none: the video is a face crop already")
     parser.add_argument("--root", type=Path | None, help="folder that manifests' paths are relative to")
     parser.add_argument("--split", type=str | None, help="use only rows whose `split` column says this; default: all")
     parser.add_argument("--random_weights", type=bool, default=False, help="let --model be a preset, as a baseline")

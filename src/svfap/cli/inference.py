@@ -27,7 +27,7 @@ def _predict_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--model", required=True, help="run or model folder, or Hub name")
     parser.add_argument("--out", type=Path, default=Path("affect.csv"), help="table: .csv, .jsonl, .json or .parquet")
-    parser.add_argument("--resume", type=bool, default=False, help="go on with a run that broke off")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that broke off")
     parser.add_argument(
         "--overlay", type=Path | None, help="also write the video with what was read: .mp4, .mov or .mkv"
     )
@@ -82,7 +82,7 @@ def _predict(args: Namespace) -> int:
         try:
             _write_rows(predictor, videos, writer)
         except KeyboardInterrupt:
-            say(f"svfap predict: stopped; the rows until now are in {writer.part}, --resume true goes on")
+            say(f"svfap predict: stopped; the rows until now are in {writer.part}, --resume goes on")
             raise
         failed = sum(error != "" for error in writer.ended.values())
         if failed == len(videos) and writer.is_empty:
