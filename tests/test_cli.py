@@ -69,7 +69,7 @@ def fails(capsys) -> Callable[..., str]:
         lines = [line for line in printed.err.splitlines() if "error:" in line]
         assert len(lines) == 1, printed.err
         assert lines[0].startswith("svfap")
-        assert printed.err.splitlines()[-1] == lines[0]  # and nothing after it
+        assert printed.err.strip().splitlines()[-1] == lines[0]  # and nothing after it
         return lines[0]
 
     return run
