@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import cv2
 import numpy as np
@@ -39,6 +41,32 @@ def test_a_wrong_file_is_refused_and_not_kept(cache):
     assert not cache.exists()
 
 
+def test_a_download_cut_short_is_refused_and_not_kept(cache, monkeypatch):
+    class CutShort(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(CONTENT)
+
+        def log_message(self, *words):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), CutShort) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setattr(detect, "MODEL_URL", f"http://127.0.0.1:{server.server_port}/zoo.onnx")
+        with pytest.raises(UserError, match=r"cannot be downloaded \(IncompleteRead.*SVFAP_FACE_MODEL"):
+            detect.cached_model()
+    assert not cache.parent.exists()
+
+
+def test_a_cache_that_cannot_be_written(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(detect, "MODEL_SHA256", hashlib.sha256(CONTENT).hexdigest())
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="cannot be written"):
+        detect.cached_model()
+
+
 def test_without_a_network_auto_takes_haar_and_says_so_once(cache, monkeypatch, capsys):
     monkeypatch.setattr(detect, "MODEL_URL", "file:///nowhere/at/all.onnx")
     with pytest.raises(UserError, match=r"cannot be downloaded .*--faces haar"):
@@ -48,11 +76,26 @@ def test_without_a_network_auto_takes_haar_and_says_so_once(cache, monkeypatch, 
     assert said.count("using the Haar cascade") == 1 and "cannot be downloaded" in said
 
 
+def field(number: int, content: bytes) -> bytes:
+    """A length-delimited field of a protocol buffer."""
+    assert len(content) < 128
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
 def test_a_file_that_is_no_yunet(cache, tmp_path, monkeypatch):
     wrong = tmp_path / "wrong.onnx"
     wrong.write_bytes(CONTENT)
     with pytest.raises(UserError, match=r"wrong.onnx: is not YuNet's ONNX file"):
         make_detector("auto", wrong)
+    # A sound network, but with one ReLU: ONNX's fields as bytes.
+    shape = b"".join(field(1, b"\x08" + side) for side in (b"\x01", b"\x03", b"\xc0\x02", b"\xc0\x02"))
+    ends = [field(1, name) + field(2, field(1, b"\x08\x01" + field(2, shape))) for name in (b"input", b"out")]
+    node = field(1, field(1, b"input") + field(2, b"out") + field(3, b"r") + field(4, b"Relu"))
+    graph = node + field(2, b"g") + field(11, ends[0]) + field(12, ends[1])
+    wrong.write_bytes(b"\x08\x07" + field(7, graph) + field(8, field(1, b"") + b"\x10\x0b"))
+    assert cv2.dnn.readNetFromONNX(str(wrong)).getLayerNames() == ("r",)
+    with pytest.raises(UserError, match=r"wrong.onnx: is not YuNet's ONNX file"):
+        make_detector("yunet", wrong)
     monkeypatch.setenv(detect.MODEL_VARIABLE, str(tmp_path / "absent.onnx"))
     with pytest.raises(UserError, match=r"absent.onnx: no such file"):
         make_detector("yunet")
@@ -78,6 +121,15 @@ def test_boxes_are_in_pixels_of_the_picture_given(clips):
         assert x < right[0] < left[0] < x + w, "the person's right eye is on the left of the picture"
         assert max(right[1], left[1]) < nose[1] < min(point[1] for point in mouth) < y + h
         assert 0.7 < face.confidence <= 1
+    assert len({face.confidence for face in Haar().detect(picture)}) >= 4, "not all the same"
+    assert all(0.5 < face.confidence < 0.999 for face in Haar().detect(picture))
+
+
+def test_slivers_of_pictures(clips):
+    detector = YuNet(clips.parent / "models" / "yunet_n_640_640.onnx")
+    for height, width in ((1, 1), (3, 2000), (2000, 2), (20, 20)):
+        for face in detector.detect(np.zeros((height, width, 3), np.uint8)):
+            assert np.isfinite(face.box).all() and max(face.box[2:]) < 2 * max(height, width)
 
 
 def test_nothing_is_found_where_there_is_nothing():

@@ -7,6 +7,7 @@ import os
 import urllib.request
 from dataclasses import dataclass
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -23,13 +24,14 @@ Name = Literal["auto", "yunet", "haar"]
 
 MODEL_VARIABLE = "SVFAP_FACE_MODEL"
 MODEL_FILE = "face_detection_yunet_2023mar.onnx"
-# OpenCV's model zoo, Apache-2.0. The hash is the one that the zoo publishes beside the file.
+# OpenCV's model zoo, MIT licence. The hash is the one in the zoo's Git LFS pointer to the file.
 MODEL_URL = (
     "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/"
     "face_detection_yunet_2023mar.onnx"
 )
 MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 DOWNLOAD_TIMEOUT_S = 20
+HAAR_LEAST_WEIGHT = 53.76  # the last stage's threshold in haarcascade_frontalface_alt2.xml: no detection weighs less
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ class YuNet:
         faces = []
         for row in rows if rows is not None else ():
             x, y, w, h = (float(side) / scale for side in row[:4])
+            if not max(w, h) < 2 * max(
+                frame.shape
+            ):  # of a strip a few pixels wide the network makes anything, even inf
+                continue
             landmarks = (row[4:14].reshape(5, 2) / scale).astype(np.float32)
             faces.append(Face((x, y, w, h), float(row[14]), landmarks))
         return _largest_first(faces)
@@ -111,9 +117,9 @@ class Haar:
             grey, scaleFactor=1.1, minNeighbors=4, minSize=(least, least), outputRejectLevels=True
         )
         faces = [
-            # A cascade's weight has no upper end; this maps 0 to 0.5 and 4 to 0.98.
-            Face(tuple(float(side) / scale for side in box), float(1 / (1 + np.exp(-weight))))  # type: ignore[arg-type]
-            for box, weight in zip(boxes, np.ravel(weights), strict=True)
+            # What a cascade's weight has beyond its threshold has no upper end; this maps 0 to 0 and 3 to 0.95.
+            Face(tuple(float(side) / scale for side in box), float(1 - np.exp(-excess)))  # type: ignore[arg-type]
+            for box, excess in zip(boxes, np.maximum(np.ravel(weights) - HAAR_LEAST_WEIGHT, 0), strict=True)
         ]
         return _largest_first(faces)
 
@@ -153,12 +159,11 @@ def cached_model() -> Path:
     try:
         with urllib.request.urlopen(MODEL_URL, timeout=DOWNLOAD_TIMEOUT_S) as answer:
             content = answer.read()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise UserError(f"the face model cannot be downloaded ({error}); {by_hand}") from None
     found = hashlib.sha256(content).hexdigest()
     if found != MODEL_SHA256:
         raise UserError(f"the face model that came from {MODEL_URL} has SHA-256 {found}, not {MODEL_SHA256}; {by_hand}")
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, content)
     return file
 
