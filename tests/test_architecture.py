@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "evaluate": {"model", "weights", "data"},
     "train": {"model", "weights", "data", "evaluate"},
     "inference": {"model", "weights", "data", "faces", "bulk"},
-    "report": {"model", "weights", "data", "evaluate", "train", "inference"},
+    "report": {"model", "weights", "data", "faces", "evaluate", "train", "inference"},
     "experiments": {"model", "weights", "data", "evaluate", "train", "inference", "report"},
     "cli": {"model", "weights", "data", "faces", "bulk", "evaluate", "train", "inference", "report", "experiments"},
 }

@@ -122,7 +122,7 @@ def _changes(edges: Floats, values: Floats, span: float, probabilities: bool) ->
         return np.asarray((upto - since) / np.maximum(stop - start, 1e-9)[:, None])
 
     at = np.unique(ends[1:-1])
-    at = at[(at > ends[0]) & (at < ends[-1])]
+    at = at[(at - ends[0] > 0.49 * span) & (ends[-1] - at > 0.49 * span)]  # the first frame alone would be noise
     first, last = np.maximum(at - span, ends[0]), np.minimum(at + span, ends[-1])
     before, after = mean(first, at), mean(at, last)
     distance = np.abs(after - before).sum(axis=1) / (2 if probabilities else values.shape[1])

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def write_affect_page(
     rows = {str(name): part for name, part in table.groupby("video", sort=False)} if len(table) else {}
     keys = list(dict.fromkeys([*videos, *rows]))
     shown = [_persons(rows[key], columns, f"video-{k}") if key in rows else [] for k, key in enumerate(keys, 1)]
-    num_pictures = max(1, min(MAX_PICTURES, MAX_PAGE_PICTURES // max(sum(map(len, shown)), 1)))
+    num_persons = sum(min(len(persons), MAX_PERSONS) for persons in shown)
+    num_pictures = max(1, min(MAX_PICTURES, MAX_PAGE_PICTURES // max(num_persons, 1)))
     views, data = [], []
     for number, (key, persons) in enumerate(zip(keys, shown, strict=True), 1):
         kept = sorted(persons, key=lambda person: -person.timeline.covered_s)[:MAX_PERSONS]

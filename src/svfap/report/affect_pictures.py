@@ -10,10 +10,11 @@ import numpy as np
 
 from svfap.console import track
 from svfap.data.video import Pixels, VideoError, open_video
+from svfap.faces import CropConfig, crop_face
 from svfap.report.hardest import thumbnail
 
 SIZE_PX = 128
-MARGIN = 0.25  # of the box's longer side, on every side
+CROP = CropConfig(SIZE_PX, margin=0.25)
 AT_ONCE = 8  # full frames in memory
 
 Box = tuple[float, float, float, float]
@@ -48,17 +49,7 @@ def cut_pictures(path: Path, wanted: Sequence[tuple[float, Box | None]]) -> tupl
 def _cut(frame: Pixels, box: Box | None) -> Pixels:
     """The square around a box, its border repeated beyond the frame; without a box the whole frame."""
     height, width = frame.shape[:2]
-    if box is None or not np.isfinite(box).all() or min(box[2:]) < 1:
-        scale = SIZE_PX / height
-        return _resized(frame, (max(round(width * scale), 1), SIZE_PX))
-    x, y, w, h = box
-    half = max(w, h) * (0.5 + MARGIN)
-    columns, rows = (np.linspace(c - half, c + half, SIZE_PX).astype(np.float32) for c in (x + w / 2, y + h / 2))
-    small = min(SIZE_PX / (2 * half), 1.0)  # shrink first: sampling alone would alias
-    source = _resized(frame, (max(round(width * small), 1), max(round(height * small), 1)))
-    maps = np.meshgrid(columns * (source.shape[1] / width), rows * (source.shape[0] / height))
-    return np.asarray(cv2.remap(source, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
-
-
-def _resized(frame: Pixels, size: tuple[int, int]) -> Pixels:
+    if box is not None and np.isfinite(box).all() and min(box[2:]) > 0:
+        return crop_face(frame, box, CROP)
+    size = max(round(width * SIZE_PX / height), 1), SIZE_PX
     return np.asarray(cv2.resize(np.ascontiguousarray(frame), size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -147,7 +147,8 @@ class Lane {
     if (!page.probabilities) for (const level of levels) drawn(plot, "line", "rule", { x2: width, y1: y(level), y2: y(level) });
     const columns = !page.probabilities ? person.values : solo < 0 ? person.sums : [];
     if (page.probabilities) {  // the tallest first, each one painted over by the next
-      const area = (column, k) => drawn(plot, "path", "area", { fill: page.colors[k], d: visible.map(run => {
+      const dense = visible.reduce((sum, [a, b]) => sum + b - a, 0) * (view.to - view.from) > width * (this.video.to - this.video.from);
+      const area = (column, k) => drawn(plot, "path", dense ? "area" : "area apart", { fill: page.colors[k], d: visible.map(run => {
         const list = points(person, column, run, x, y, view);
         return `M${list[0][0].toFixed(1)} ${HEIGHT}L${path(list)}L${list[list.length - 1][0].toFixed(1)} ${HEIGHT}Z`;
       }).join("") });

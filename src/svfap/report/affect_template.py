@@ -14,7 +14,7 @@ svg text { fill: var(--muted); font-size: 11.5px; font-variant-numeric: tabular-
 svg .gap { fill: var(--back); }
 svg .covered { fill: var(--paper); }
 svg .rule { stroke: var(--line); }
-svg .area { stroke: var(--paper); stroke-width: .8; stroke-linejoin: round; }
+svg .apart { stroke: var(--paper); stroke-width: .8; stroke-linejoin: round; }
 svg .over { stroke: var(--ink); opacity: .14; }
 svg .change { fill: var(--ink); }
 svg .drag { fill: var(--accent); opacity: .22; }
@@ -52,7 +52,7 @@ button:focus-visible, summary:focus-visible { outline: 2px solid var(--accent); 
 .change { display: flex; gap: .7rem; align-items: center; padding: .4rem 0; border-bottom: 1px solid var(--line);
   font-size: .84rem; }
 .change:last-child { border: 0; }
-.change button { min-width: 4.6rem; font-variant-numeric: tabular-nums; }
+.change button { min-width: 5.2rem; font-variant-numeric: tabular-nums; }
 .change figure { display: flex; gap: .25rem; align-items: center; color: var(--muted); }
 .change img { height: 62px; border-radius: 4px; padding: 0; background: none; }
 .change small { display: block; color: var(--muted); }
