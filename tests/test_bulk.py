@@ -219,7 +219,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path):
     try:
         _wait_for(lambda: (out / "calls.txt").exists() and len(calls(out)) == 5)
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the workers too
-        said = run.communicate(timeout=30)[1]
+        said = run.communicate(timeout=120)[1]
     finally:
         run.kill()
     assert run.returncode == 130

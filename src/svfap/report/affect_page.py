@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +148,8 @@ def _persons(rows: pd.DataFrame, columns: list[str], name: str) -> list[_Person]
         confidence = part["confidence"].to_numpy(float) if "confidence" in part else None
         boxes = part[BOX].to_numpy(float) if set(BOX) <= set(part.columns) else None
         changes = strongest_changes(timeline, NUM_CHANGES, probabilities)
-        heading = f"Person {track!s}" if "track" in rows else "Whole picture"
+        shown = f"{track:g}" if isinstance(track, float) else str(track)  # a column that had holes holds 1.0 for 1
+        heading = f"Person {shown}" if "track" in rows else "Whole picture"
         persons.append(_Person(heading, f"{name}-{number}", timeline, confidence, boxes, changes))
     return persons
 
