@@ -147,7 +147,7 @@ def make_detector(name: Name = "auto", model: str | Path | None = None) -> Detec
 
 
 def cached_model() -> Path:
-    """YuNet's file in the cache folder (XDG_CACHE_HOME, else ~/.cache), downloaded if it is not there; checked by its hash.
+    """YuNet's file in the cache folder (XDG_CACHE_HOME, else ~/.cache); if it is not there, downloaded and checked by hash.
 
     Raises `UserError` saying how to give it by hand where it cannot be downloaded.
     """
