@@ -53,8 +53,9 @@ def main() -> None:
             name: _framed(args.clip, size, args.seconds, Path(folder) / f"{name}.mp4") for name, size in sizes.items()
         }
         presets = ("svfap_debug",) if args.quick else ("svfap_small", "svfap_base")
+        memory = _memory(clips["360p"], Path(folder), args)  # first: a process counts its parent's peak as its own
         print(_speeds(clips, presets, args), end="\n\n")
-        print(_memory(clips["360p"], Path(folder), args))
+        print(memory)
 
 
 def _framed(clip: Path, size: tuple[int, int], seconds: float, path: Path) -> Path:
