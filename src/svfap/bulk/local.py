@@ -61,6 +61,8 @@ def run_local(work: Work, tasks: Iterator[Task], num_workers: int) -> Iterator[t
         for worker in workers:
             worker.process.terminate()
         for worker in workers:
+            worker.process.join(timeout=5)
+            worker.process.kill()  # one that is deaf to asking; the others are gone
             worker.process.join()
 
 
