@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from jsonargparse import Namespace
 
-from svfap.cli.parser import Parser, Verb, config_of, say
+from svfap.cli.parser import Parser, Verb, add_engine_arguments, config_of, say
 
 
 def _arguments(parser: Parser) -> None:
@@ -25,18 +24,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_class_arguments(ClipConfig, skip={"crop"})
     parser.add_argument("--root", type=Path | None, help="folder that manifests' paths are relative to")
     parser.add_argument("--split", type=str | None, help="use only rows whose `split` column says this; default: all")
-    parser.add_argument(
-        "--engine",
-        type=Literal["local", "ray"],
-        default="local",
-        help="this machine, or the Ray cluster of RAY_ADDRESS (extra `ray`), whose machines share the files",
-    )
-    parser.add_argument(
-        "--num_workers",
-        type=int,
-        default=0,
-        help="videos at a time, each in its process; 0: this process; all of the cluster",
-    )
+    add_engine_arguments(parser)
 
 
 def _crop(args: Namespace) -> int:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from jsonargparse import Namespace
 
-from svfap.cli.parser import Parser, Verb, say
+from svfap.cli.parser import Parser, Verb, add_engine_arguments, say
 
 
 def _arguments(parser: Parser) -> None:
@@ -39,18 +39,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
     parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16")
     parser.add_argument("--batch_size", type=int, default=8, help="windows at a time")
-    parser.add_argument(
-        "--engine",
-        type=Literal["local", "ray"],
-        default="local",
-        help="this machine, or the Ray cluster of RAY_ADDRESS (extra `ray`), whose machines share the files",
-    )
-    parser.add_argument(
-        "--num_workers",
-        type=int,
-        default=0,
-        help="videos at a time, each in its process; 0: this process; all of the cluster",
-    )
+    add_engine_arguments(parser)
     parser.add_argument("--num_gpus", type=float, default=0.0, help="part of a GPU that each Ray task reserves")
 
 

@@ -7,7 +7,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -49,4 +49,20 @@ def config_of(cls: Any, args: Namespace) -> Any:
             k: tuple(v) if isinstance(v, list) and k in ("betas", "crop_scale", "crop_scales", "label_range") else v
             for k, v in values.items()
         }
+    )
+
+
+def add_engine_arguments(parser: Parser) -> None:
+    """--engine and --num_workers, for verbs that do one piece of work on many videos (see `svfap.bulk`)."""
+    parser.add_argument(
+        "--engine",
+        type=Literal["local", "ray"],
+        default="local",
+        help="this machine, or the Ray cluster of RAY_ADDRESS (extra `ray`), whose machines share the files",
+    )
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        default=0,
+        help="videos at a time, each in its process; 0: this process; all of the cluster",
     )
