@@ -21,12 +21,13 @@ from common import add_machine_arguments, in_turns, machine, num_cores, seconds,
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from svfap.config import FinetuneConfig, PretrainConfig
 from svfap.data.loader import Batch, ClipDataset, Mode, make_loader
 from svfap.data.manifest import Manifest, read_manifest
-from svfap.data.synth import CLASSES, SynthConfig, render_clip
 from svfap.data.video import write_video
 from svfap.device import PRECISIONS, pick_device, pick_precision
+from svfap.synth.camera import render_clip
+from svfap.synth.config import CLASSES, SynthConfig
+from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.finetune import FinetuneTask
 from svfap.train.loop import to_device
 from svfap.train.optim import build_optimizer

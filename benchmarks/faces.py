@@ -21,8 +21,9 @@ import torch
 from common import machine, table
 
 from svfap.data.video import open_video, write_video
-from svfap.faces import Detector, Haar, TrackedFrame, crop_face, make_detector, track_faces
-from svfap.faces.detect import Face
+from svfap.faces.crop import crop_face
+from svfap.faces.detect import Detector, Face, Haar, make_detector
+from svfap.faces.track import TrackedFrame, track_faces
 
 HEIGHTS = {"360p": 360, "720p": 720, "1080p": 1080}
 

@@ -29,7 +29,7 @@ from svfap.experiments.run import Setup, open_lab
 from svfap.experiments.studies import Row
 from svfap.model.encoder import TPSBT, Stage
 from svfap.model.presets import create_model
-from svfap.report.tables import to_markdown, write_table
+from svfap.view.tables import to_markdown, write_table
 
 
 def leaky_encode(encoder: TPSBT, clip: Tensor, visible: Tensor | None) -> Tensor:

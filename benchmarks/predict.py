@@ -26,9 +26,12 @@ import torch
 from common import add_machine_arguments, machine, table
 
 from svfap.data.video import open_video, write_video
-from svfap.faces import CropConfig, Detector, Face, TrackedFrame, crop_face, make_detector, track_faces
-from svfap.inference.predictor import Predictor
+from svfap.faces.config import FaceCropConfig
+from svfap.faces.crop import crop_face
+from svfap.faces.detect import Detector, Face, make_detector
+from svfap.faces.track import TrackedFrame, track_faces
 from svfap.model.presets import create_model
+from svfap.predict.predictor import Predictor
 
 SIZES = {"360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920)}
 MEMORY_S = (30, 120, 600)
@@ -113,7 +116,7 @@ def _speeds(clips: dict[str, Path], presets: tuple[str, ...], args: argparse.Nam
         for preset in presets:
             model = create_model(preset, "classification", num_outputs=7)
             predictor = Predictor(model, args.device, faces=detector)
-            crop = CropConfig(size_px=model.config.img_size)
+            crop = FaceCropConfig(size_px=model.config.img_size)
             cropping = _taken(lambda: [crop_face(t.frame, f.box, crop) for t in tracked for f in t.faces])  # noqa: B023
             windows = list(predictor.reader.windows(clip))
             predictor._outputs(np.stack([window.frames for window in windows[:1]]))

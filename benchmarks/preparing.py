@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from svfap.data.datasets import get_dataset
-from svfap.data.datasets.writing import prepare
+from svfap.prepare import get_dataset
+from svfap.prepare.write import prepare
 
 
 def main() -> None:

@@ -35,7 +35,8 @@ def clips() -> Path:
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory) -> Path:
     """A small synthetic dataset: manifests pretrain.csv, train.csv, val.csv, test.csv. Not to be changed."""
-    from svfap.data.synth import SynthConfig, write_dataset
+    from svfap.synth.config import SynthConfig
+    from svfap.synth.dataset import write_dataset
 
     out = tmp_path_factory.mktemp("faces")
     config = SynthConfig(size_px=32, num_frames=24, num_pretrain=16, num_train=28, num_val=7, num_test=14)

@@ -10,20 +10,25 @@ import pytest
 import svfap
 
 PACKAGE = Path(svfap.__file__).parent
-LEAVES = {"errors", "console", "files", "config", "device", "paper"}  # modules without a layer: anybody may use them
+LEAVES = {"errors", "console", "files", "device", "paper", "settings"}  # modules of no folder: anybody may use them
 MAY_IMPORT = {
     "model": set(),
     "weights": {"model"},
     "data": set(),
+    "prepare": {"data"},
+    "synth": {"data"},
+    "jobs": set(),
     "faces": set(),
-    "bulk": set(),
+    "view": {"data"},
     "evaluate": {"model", "weights", "data"},
-    "train": {"model", "weights", "data", "evaluate"},
-    "inference": {"model", "weights", "data", "faces", "bulk"},
-    "report": {"model", "weights", "data", "faces", "evaluate", "train", "inference"},
-    "experiments": {"model", "weights", "data", "evaluate", "train", "inference", "report"},
-    "cli": {"model", "weights", "data", "faces", "bulk", "evaluate", "train", "inference", "report", "experiments"},
+    "train": {"model", "weights", "data", "evaluate", "view"},
+    "crop": {"data", "faces", "jobs", "predict"},
+    "predict": {"model", "weights", "data", "faces", "view"},
+    "features": {"model", "weights", "data", "jobs", "predict"},
+    "report": {"model", "weights", "data", "evaluate", "train", "predict", "view"},
+    "experiments": {"model", "weights", "data", "synth", "evaluate", "train", "predict", "view"},
 }
+MAY_IMPORT["cli"] = set(MAY_IMPORT)
 
 
 def imports(file: Path) -> set[str]:

@@ -16,12 +16,12 @@ _HOME = {
     "MaskedAutoencoder": "svfap.model.mae",
     "Perceiver": "svfap.model.perceiver",
     "tube_mask": "svfap.model.masking",
-    "load_model": "svfap.weights",
-    "import_published": "svfap.weights",
-    "export_published": "svfap.weights",
-    "Predictor": "svfap.inference.predictor",
-    "extract_features": "svfap.inference.extract",
-    "iter_tracks": "svfap.inference.face_clips",
+    "load_model": "svfap.weights.folder",
+    "import_published": "svfap.weights.published",
+    "export_published": "svfap.weights.published",
+    "Predictor": "svfap.predict.predictor",
+    "extract_features": "svfap.features.extract",
+    "iter_tracks": "svfap.crop.clips",
     "UserError": "svfap.errors",
 }
 __all__ = sorted(_HOME)

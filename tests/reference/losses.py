@@ -59,7 +59,7 @@ def run_both(folder: Path) -> dict[str, Any]:
     """Pre-train, fine-tune from that, and return every logged loss, gradient norm and validation score."""
     import torch
 
-    from svfap.config import FinetuneConfig, PretrainConfig
+    from svfap.train.config import FinetuneConfig, PretrainConfig
     from svfap.train.finetune import finetune
     from svfap.train.pretrain import pretrain
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 
 from svfap.cli import crop, data, evaluation, experiments, extract, inference, models, reports, training
-from svfap.cli.parser import Parser, say
+from svfap.cli.parser import Command, Parser, Verb, add_command, booleans_spelt_out, run_command, say
 from svfap.errors import UserError
 
-VERBS = {
+COMMANDS: dict[str, Command] = {}  # verbs whose options are a settings dataclass
+VERBS: dict[str, Verb] = {
     **data.VERBS,
     **crop.VERBS,
     **training.VERBS,
@@ -35,13 +36,22 @@ def main(argv: list[str] | None = None) -> int:
     )
     verbs = parser.add_subcommands(dest="verb", metavar="VERB", description="`svfap VERB --help` explains a verb.")
     argv = sys.argv[1:] if argv is None else argv
-    for name, verb in VERBS.items():
-        sub = Parser(description=verb.describe)
-        verbs.add_subcommand(name, sub, help=verb.describe.split(":")[0].split(".")[0])
-        if name in argv:  # describing the others' arguments takes time and serves nobody
+    known: dict[str, Verb | Command] = {**VERBS, **COMMANDS}
+    for name, verb in known.items():
+        summary = verb.summary if isinstance(verb, Command) else verb.describe
+        sub = Parser(description=summary)
+        verbs.add_subcommand(name, sub, help=summary.split(":")[0].split(".")[0])
+        if name not in argv:  # describing the others' arguments takes time and serves nobody
+            continue
+        if isinstance(verb, Command):
+            add_command(sub, verb)
+        else:
             verb.arguments(sub)  # after it is added: a verb may have subcommands of its own
+        argv = booleans_spelt_out(sub, argv)
     args = parser.parse_args(argv)
     try:
+        if args.verb in COMMANDS:
+            return run_command(COMMANDS[args.verb], args[args.verb])
         return VERBS[args.verb].run(args[args.verb]) or 0
     except UserError as error:
         print(f"svfap {args.verb}: error: {error}", file=sys.stderr)

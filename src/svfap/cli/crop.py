@@ -11,8 +11,8 @@ from svfap.cli.parser import Parser, Verb, add_engine_arguments, config_of, say
 
 
 def _arguments(parser: Parser) -> None:
-    from svfap.faces.crop import CropConfig
-    from svfap.inference.face_clips import ClipConfig
+    from svfap.crop.clips import ClipConfig
+    from svfap.faces.config import FaceCropConfig
 
     parser.add_argument(
         "sources",
@@ -20,7 +20,7 @@ def _arguments(parser: Parser) -> None:
         help="videos, folders that are searched for videos, or manifests (.csv, .txt) whose columns come along",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write clips/ and manifest.csv into")
-    parser.add_class_arguments(CropConfig)
+    parser.add_class_arguments(FaceCropConfig)
     parser.add_class_arguments(ClipConfig, skip={"crop"})
     parser.add_argument("--root", type=Path | None, help="folder that manifests' paths are relative to")
     parser.add_argument("--split", type=str | None, help="use only rows whose `split` column says this; default: all")
@@ -28,12 +28,12 @@ def _arguments(parser: Parser) -> None:
 
 
 def _crop(args: Namespace) -> int:
-    from svfap.bulk.run import FAILURES
-    from svfap.faces.crop import CropConfig
-    from svfap.inference.cropping import MANIFEST, NO_FACE, crop_videos
-    from svfap.inference.face_clips import ClipConfig
+    from svfap.crop.clips import ClipConfig
+    from svfap.crop.crop import MANIFEST, NO_FACE, crop_videos
+    from svfap.faces.config import FaceCropConfig
+    from svfap.jobs.run import FAILURES
 
-    config = replace(config_of(ClipConfig, args), crop=config_of(CropConfig, args))
+    config = replace(config_of(ClipConfig, args), crop=config_of(FaceCropConfig, args))
     places = {word: getattr(args, word) for word in ("root", "split", "engine", "num_workers")}
     done = crop_videos(args.sources, args.out, config, **places)
     num_done = done.num_sources - len(done.failures)

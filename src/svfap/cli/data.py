@@ -13,12 +13,12 @@ from svfap.cli.parser import Parser, Verb, config_of, say
 from svfap.console import console
 
 if TYPE_CHECKING:
-    from svfap.data.datasets.base import Dataset
     from svfap.data.prepared import PreparedDataset
+    from svfap.prepare.dataset import Dataset
 
 
 def _synth_arguments(parser: Parser) -> None:
-    from svfap.data.synth import SynthConfig
+    from svfap.synth.config import SynthConfig
 
     parser.add_argument("out", type=Path, help="folder to write videos and manifests into")
     parser.add_argument("--config", action="config", help="YAML file with any of these settings")
@@ -27,7 +27,8 @@ def _synth_arguments(parser: Parser) -> None:
 
 
 def _synth(args: Namespace) -> None:
-    from svfap.data.synth import SynthConfig, write_dataset
+    from svfap.synth.config import SynthConfig
+    from svfap.synth.dataset import write_dataset
 
     write_dataset(args.out, config_of(SynthConfig, args), args.num_workers)
 
@@ -37,8 +38,8 @@ class _Verbatim(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
 
 def _prepare_arguments(parser: Parser) -> None:
-    from svfap.data.datasets import NAMES, get_dataset
-    from svfap.data.datasets.base import Settings
+    from svfap.prepare import NAMES, get_dataset
+    from svfap.prepare.dataset import Settings
 
     datasets = parser.add_subcommands(
         dest="dataset",
@@ -69,9 +70,9 @@ def describe(dataset: Dataset) -> str:
 
 
 def _prepare(args: Namespace) -> int:
-    from svfap.data.datasets import get_dataset
-    from svfap.data.datasets.base import Settings
-    from svfap.data.datasets.writing import is_complete, prepare
+    from svfap.prepare import get_dataset
+    from svfap.prepare.dataset import Settings
+    from svfap.prepare.write import is_complete, prepare
 
     words = args[args.dataset]
     dataset, settings = get_dataset(args.dataset), config_of(Settings, words)
@@ -102,7 +103,7 @@ def _table(prepared: PreparedDataset) -> Table:
 
 
 def _say_findings(prepared: PreparedDataset, out: Path) -> None:
-    from svfap.data.datasets.base import KINDS
+    from svfap.prepare.dataset import KINDS
 
     notes = prepared.notes
     say(f"validation: {notes['validation']}")

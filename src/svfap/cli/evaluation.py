@@ -31,8 +31,8 @@ def _evaluate_arguments(parser: Parser) -> None:
 
 
 def _evaluate(args: Namespace) -> int:
-    from svfap.evaluate.run import evaluate
-    from svfap.report import figures
+    from svfap.evaluate.evaluate import evaluate
+    from svfap.view import figures
 
     out = args.out or Path(args.model) / "evaluation"
     words = {k: v for k, v in vars(args).items() if k not in ("out", "config")}

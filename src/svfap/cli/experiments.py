@@ -50,7 +50,7 @@ def _experiment(args: Namespace) -> None:
     from rich.console import Console
 
     from svfap.experiments.run import Setup, experiment
-    from svfap.report.tables import to_terminal
+    from svfap.view.tables import to_terminal
 
     words = {k: v for k, v in vars(args).items() if k != "name"}
     for name, table in experiment(args.name, Setup(**words)).items():

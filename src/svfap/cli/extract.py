@@ -44,7 +44,7 @@ def _arguments(parser: Parser) -> None:
 
 
 def _extract(args: Namespace) -> int:
-    from svfap.inference.extract import ExtractConfig, extract_to_file
+    from svfap.features.extract import ExtractConfig, extract_to_file
 
     words = ("model", "per", "pool", "hop_s", "device", "precision", "batch_size", "random_weights")
     config = ExtractConfig(**{word: getattr(args, word) for word in words})

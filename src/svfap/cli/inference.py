@@ -17,8 +17,8 @@ from svfap.files import make_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from svfap.inference.predictor import Predictor
-    from svfap.inference.rows import RowWriter
+    from svfap.predict.predictor import Predictor
+    from svfap.predict.table import RowWriter
 
 
 def _predict_arguments(parser: Parser) -> None:
@@ -52,10 +52,9 @@ def _predict_arguments(parser: Parser) -> None:
 
 
 def _predict(args: Namespace) -> int:
-    from svfap.faces.crop import CropConfig
-    from svfap.faces.track import TrackConfig
-    from svfap.inference.predictor import Predictor
-    from svfap.inference.rows import RowWriter, check_out, part_of
+    from svfap.faces.config import FaceCropConfig, TrackConfig
+    from svfap.predict.predictor import Predictor
+    from svfap.predict.table import RowWriter, check_out, part_of
 
     videos = list(dict.fromkeys(args.videos))
     check_out(args.out)
@@ -72,7 +71,7 @@ def _predict(args: Namespace) -> int:
         args.batch_size,
         args.faces,
         args.face_model,
-        CropConfig(margin=args.margin, align=args.align),
+        FaceCropConfig(margin=args.margin, align=args.align),
         TrackConfig(detect_every=args.detect_every),
         args.timeout_s,
     )
@@ -95,8 +94,8 @@ def _predict(args: Namespace) -> int:
 
 def _check_extras(args: Namespace, videos: list[str]) -> None:
     """What would otherwise be found out only once all is computed."""
-    from svfap.inference.overlay import OVERLAY_SUFFIXES
-    from svfap.inference.source import is_live
+    from svfap.predict.overlay import OVERLAY_SUFFIXES
+    from svfap.predict.source import is_live
 
     for option, suffixes in (("overlay", OVERLAY_SUFFIXES), ("report", (".html",))):
         path = getattr(args, option)
@@ -111,8 +110,8 @@ def _check_extras(args: Namespace, videos: list[str]) -> None:
 
 def _write_rows(predictor: Predictor, videos: list[str], writer: RowWriter) -> None:
     from svfap.console import progress_bar
-    from svfap.inference.predictor import Ended
-    from svfap.inference.source import is_live
+    from svfap.predict.predictor import Ended
+    from svfap.predict.source import is_live
 
     for video in videos:
         if error := writer.ended.get(video):
@@ -150,9 +149,10 @@ def _show(
 ) -> int:
     """A picture for each video with rows, and what else was asked for; returns the number of failures."""
     from svfap.console import track
-    from svfap.inference.overlay import write_overlay
-    from svfap.inference.source import is_live
-    from svfap.report import figures
+    from svfap.predict.figure import timeline
+    from svfap.predict.overlay import write_overlay
+    from svfap.predict.source import is_live
+    from svfap.view import figures
 
     failed = 0
     for number, video in enumerate(videos):
@@ -164,7 +164,7 @@ def _show(
                 say(f"{video}: no face found (--faces none takes the picture as a face)")
         else:
             picture = args.out.with_name(f"{args.out.stem}{suffix}.png")
-            figures.save_figure(figures.timeline(rows, Path(video).name), picture)
+            figures.save_figure(timeline(rows, Path(video).name), picture)
             means = rows[predictor.labels].mean().sort_values(ascending=False)
             shown = ", ".join(f"{str(name).removeprefix('prob_')} {mean:.2f}" for name, mean in means.items())
             faces = (
@@ -183,7 +183,7 @@ def _show(
             failed += 1
             say(f"svfap predict: error: {error}")
     if args.report is not None:
-        from svfap.report.affect_page import write_affect_page
+        from svfap.predict.page import write_affect_page
 
         files = {video: None if is_live(video) else Path(video) for video in videos}
         write_affect_page(args.report, table, files)
@@ -210,8 +210,8 @@ def _reconstruct(args: Namespace) -> None:
     import numpy as np
 
     from svfap.data.video import write_video
-    from svfap.inference.reconstruct import reconstruct
-    from svfap.report import figures
+    from svfap.predict.reconstruct import reconstruct
+    from svfap.view import figures
 
     result = reconstruct(args.video, args.model, args.mask_ratio, args.seed)
     pictures = (result.original, result.masked, result.reconstruction)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from svfap.model.base import Model
-    from svfap.weights import Checkpoint
+    from svfap.weights.checkpoint import Checkpoint
 
 PUBLISHED_SUFFIXES = (".pth", ".pt")
 NOT_SETTINGS = ("preset", "task", "provenance")
@@ -60,7 +60,8 @@ def _convert_arguments(parser: Parser) -> None:
 
 def _convert(args: Namespace) -> None:
     from svfap.files import make_folder, replacing_folder
-    from svfap.weights import load_model, save_published
+    from svfap.weights.folder import load_model
+    from svfap.weights.published import save_published
 
     if args.out.exists():
         raise UserError(f"{args.out}: is there already; remove it, or choose another name")
@@ -94,7 +95,8 @@ def _settings(args: Namespace) -> dict[str, Any]:
 
 def _read_published(args: Namespace) -> tuple[Model, Checkpoint]:
     """The model of a checkpoint file, with what the dataset says of its head."""
-    from svfap.weights import build_published, read_published
+    from svfap.weights.checkpoint import read_published
+    from svfap.weights.published import build_published
 
     words, task = _settings(args), args.task
     checkpoint = read_published(args.model, args.ema)
@@ -127,8 +129,8 @@ def _read_published(args: Namespace) -> tuple[Model, Checkpoint]:
 
 def _dataset(name: str) -> Any:
     """The description of a prepared folder, or of a dataset we know by name."""
-    from svfap.data.datasets import NAMES, get_dataset
     from svfap.data.prepared import read_dataset
+    from svfap.prepare import NAMES, get_dataset
 
     if name in NAMES and not Path(name).is_dir():
         dataset = get_dataset(name)

@@ -1,19 +1,22 @@
-"""What the verbs share: a parser whose errors are one line, and how a verb describes itself."""
+"""What the verbs share: parsers built from settings dataclasses, and errors in one line."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from svfap.console import console
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+BOOLEANS = {"true", "false", "yes", "no", "null"}
 
 
 class Parser(ArgumentParser):
@@ -31,29 +34,99 @@ class Parser(ArgumentParser):
         raise SystemExit(2)
 
 
+class Positional(NamedTuple):
+    """An argument without a flag, passed to the verb after its settings."""
+
+    name: str
+    help: str
+    nargs: Literal["+", "?"] | None = None
+    type: Any = str
+
+
+class Command(NamedTuple):
+    """A verb.
+
+    summary: what it does, then an example; its first sentence stands in the list of verbs. config: "module:class", a
+    dataclass without heavy imports whose fields are the options and whose docstrings are their help. run:
+    "module:function", imported once the arguments are good, called as run(config, *positionals); returns the exit status, None
+    for 0.
+    """
+
+    summary: str
+    config: str
+    run: str
+    positionals: tuple[Positional, ...] = ()
+
+
 class Verb(NamedTuple):
     describe: str
     arguments: Callable[[Parser], None]
     run: Callable[[Any], int | None]
 
 
+def add_command(parser: Parser, command: Command) -> None:
+    """The arguments of a command: its positionals, --config for a YAML file, and an option for every setting."""
+    for positional in command.positionals:
+        how: dict[str, Any] = {"nargs": positional.nargs} if positional.nargs else {}
+        parser.add_argument(positional.name, type=positional.type, help=positional.help, **how)
+    parser.add_argument("--config", action="config", help="YAML file with any of these settings; flags override it")
+    add_settings(parser, load(command.config))
+
+
+def run_command(command: Command, args: Namespace) -> int:
+    """Build the settings, which checks them, then import what does the work and call it."""
+    config = config_of(load(command.config), args)
+    return load(command.run)(config, *(args[positional.name] for positional in command.positionals)) or 0
+
+
+def add_settings(parser: Parser, config: type, skip: set[str] | None = None) -> None:
+    """An option for every field of a dataclass. A boolean is set by its flag alone, or by `--flag false`."""
+    parser.add_class_arguments(config, skip=skip or set())
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) in (bool, bool | None):
+            action.nargs, action.const = "?", True
+
+
+def booleans_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
+    """`--resume video.mp4` -> `--resume=true video.mp4`: a boolean's flag does not swallow what follows it."""
+    flags = {
+        flag
+        for action in parser._actions
+        if getattr(action, "_typehint", None) in (bool, bool | None)
+        for flag in action.option_strings
+    }
+    following = [*argv[1:], ""]
+    return [
+        f"{word}=true" if word in flags and after.lower() not in BOOLEANS else word
+        for word, after in zip(argv, following, strict=True)
+    ]
+
+
+def config_of(cls: Any, args: Namespace) -> Any:
+    """The dataclass filled from parsed arguments; lists become tuples where its fields are tuples."""
+    hints = get_type_hints(cls)
+    values = {field.name: args[field.name] for field in dataclasses.fields(cls) if field.name in args}
+    return cls(
+        **{name: tuple(v) if isinstance(v, list) and _is_tuple(hints[name]) else v for name, v in values.items()}
+    )
+
+
+def load(name: str) -> Any:
+    """The object that "module:name" stands for."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def say(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def config_of(cls: Any, args: Namespace) -> Any:
-    names = {f.name for f in dataclasses.fields(cls)}
-    values = {k: v for k, v in vars(args).items() if k in names}
-    return cls(
-        **{
-            k: tuple(v) if isinstance(v, list) and k in ("betas", "crop_scale", "crop_scales", "label_range") else v
-            for k, v in values.items()
-        }
-    )
+def _is_tuple(hint: Any) -> bool:
+    return get_origin(hint) is tuple or any(get_origin(part) is tuple for part in get_args(hint))
 
 
 def add_engine_arguments(parser: Parser) -> None:
-    """--engine and --num_workers, for verbs that do one piece of work on many videos (see `svfap.bulk`)."""
+    """--engine and --num_workers, for verbs that do one piece of work on many videos (see `svfap.jobs`)."""
     parser.add_argument(
         "--engine",
         type=Literal["local", "ray"],

@@ -9,8 +9,8 @@ from typing import Any
 from jsonargparse import Namespace
 
 from svfap.cli.parser import Parser, Verb, config_of, say
-from svfap.config import FinetuneConfig, PretrainConfig
 from svfap.errors import UserError
+from svfap.train.config import FinetuneConfig, PretrainConfig
 
 
 def _training_arguments(config: type) -> Callable[[Parser], None]:
@@ -40,7 +40,7 @@ def _finetune(args: Namespace) -> int:
             f"parallel={args.parallel}: is the number of folds at a time, at least 1, and goes with --fold all"
         )
     if config.fold == "all":
-        from svfap.experiments.folds import finetune_folds
+        from svfap.train.folds import finetune_folds
 
         results = finetune_folds(config, args.resume, args.parallel)
         if results is not None:
@@ -74,7 +74,7 @@ def _pool_arguments(parser: Parser) -> None:
 
 
 def _pool(args: Namespace) -> None:
-    from svfap.experiments.folds import evaluate_folds, pool_run
+    from svfap.train.folds import evaluate_folds, pool_run
 
     if (args.run is None) == (args.models is None):
         raise UserError("give either the folder of a run, or models with dataset and out")
@@ -91,7 +91,7 @@ def _pool(args: Namespace) -> None:
 def _show(results: Any, out: Path) -> None:
     from rich.console import Console
 
-    from svfap.report.tables import to_terminal
+    from svfap.view.tables import to_terminal
 
     Console().print(to_terminal(results.summary, results.caption))
     say(f"{out}: results.md, results.csv, results.tex and results.json")

@@ -87,7 +87,7 @@ def _read(file: Path, columns: list[str], dataset: PreparedDataset) -> pd.DataFr
 def pool(dataset: PreparedDataset, folders: Mapping[str, Path], allow_incomplete: bool = False) -> dict[str, Any]:
     """Score the folds' predictions together, and each fold by itself.
 
-    folders: fold -> folder of its evaluation (see `svfap.evaluate.run.evaluate`).
+    folders: fold -> folder of its evaluation (see `svfap.evaluate.evaluate.evaluate`).
 
     Returns:
         `pooled` and `folds` (name -> the same): the task's metrics, with `num_expected` and `num_evaluated` videos; where

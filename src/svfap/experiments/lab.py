@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from svfap.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.console import console
 from svfap.data.prepared import PreparedDataset
 from svfap.errors import UserError
 from svfap.evaluate.pool import flat_scores
-from svfap.experiments.folds import run_fold
-from svfap.experiments.side_by_side import run_side_by_side, visible_gpus
 from svfap.experiments.studies import Base, Row, Settings, Study
 from svfap.model.config import ModelConfig
 from svfap.model.presets import model_config
+from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
+from svfap.train.folds import run_fold
+from svfap.train.parallel import run_side_by_side, visible_gpus
 from svfap.train.pretrain import pretrain
 
 

@@ -11,11 +11,11 @@ from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
 from svfap.experiments.lab import Lab, train_all
 from svfap.experiments.studies import Row
-from svfap.inference.reconstruct import reconstruct_clip
 from svfap.model.variants import VARIANTS
-from svfap.report.figures import reconstruction_grid, save_figure
-from svfap.report.tables import write_table
-from svfap.weights import load_model
+from svfap.predict.reconstruct import reconstruct_clip
+from svfap.view.figures import reconstruction_grid, save_figure
+from svfap.view.tables import write_table
+from svfap.weights.folder import load_model
 
 NUM_PICTURES = 3
 NUM_MEASURED = 50

@@ -15,16 +15,16 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from svfap import paper
-from svfap.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.data.prepared import read_dataset
 from svfap.errors import UserError
 from svfap.experiments.lab import Lab, train_all
 from svfap.experiments.studies import STUDIES, Row, Study
 from svfap.files import make_folder, write_atomically
 from svfap.model.complexity import complexity
-from svfap.report import figures
-from svfap.report.figures.studies import study_bars, study_lines
-from svfap.report.tables import write_table
+from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
+from svfap.view import figures
+from svfap.view.figures.studies import study_bars, study_lines
+from svfap.view.tables import write_table
 
 NOT_OF_A_ROW = {"seed", "manifest", "root", "split", "val_manifest", "val_split"}  # settings that a lab decides itself
 SYNTHETIC = Path(__file__).parent / "synthetic"
@@ -77,7 +77,8 @@ def open_lab(setup: Setup) -> Lab:
     finetune = read_settings(FinetuneConfig, setup.finetune_config)
     folder = setup.dataset or finetune.pop("dataset", None)
     if folder is None:
-        from svfap.data.synth import SynthConfig, write_dataset
+        from svfap.synth.config import SynthConfig
+        from svfap.synth.dataset import write_dataset
 
         folder = setup.out / "data"
         write_dataset(folder, SynthConfig(**yaml.safe_load((SYNTHETIC / "synth.yaml").read_text())), num_workers=2)

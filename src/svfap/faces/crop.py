@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from svfap.errors import UserError
+from svfap.faces.config import FaceCropConfig
 from svfap.faces.detect import Pixels
 
 BORDERS = {"replicate": cv2.BORDER_REPLICATE, "reflect": cv2.BORDER_REFLECT_101}
 
 
-@dataclass(frozen=True)
-class CropConfig:
-    """How faces are cut out. Raises `UserError` for values out of range."""
-
-    size_px: int = 224
-    """Side of the crop in pixels."""
-    margin: float = 0.3
-    """What is added on every side of the box, as a part of its longer side."""
-    align: bool = False
-    """Turn the crop so that the eyes are level, where the detector gives landmarks."""
-    border: Literal["replicate", "reflect"] = "replicate"
-    """What stands where the crop reaches beyond the picture: its edge repeated, or mirrored."""
-
-    def __post_init__(self) -> None:
-        if self.size_px < 1:
-            raise UserError(f"size_px={self.size_px}: must be at least 1")
-        if not 0 <= self.margin <= 2:
-            raise UserError(f"margin={self.margin}: must be from 0 to 2 of the box's side")
-        if self.border not in BORDERS:
-            raise UserError(f"border={self.border!r} is none of {', '.join(BORDERS)}")
-
-
 def crop_face(
     frame: Pixels,
     box: tuple[float, float, float, float],
-    config: CropConfig = CropConfig(),
+    config: FaceCropConfig = FaceCropConfig(),  # noqa: B008 - frozen
     landmarks: NDArray[np.float32] | None = None,
 ) -> Pixels:
     """The square around a box (x, y, width, height in pixels of the frame), with its margin: (size_px, size_px, 3) uint8.
@@ -61,7 +37,7 @@ def crop_face(
     return _warp(frame, centre, scale, angle, config)
 
 
-def _warp(picture: Pixels, centre: tuple[float, float], scale: float, angle: float, config: CropConfig) -> Pixels:
+def _warp(picture: Pixels, centre: tuple[float, float], scale: float, angle: float, config: FaceCropConfig) -> Pixels:
     """Turn by -angle about the centre, scale, and put the centre into the middle of the crop."""
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
     turn = np.array([[cos, sin], [-sin, cos]])

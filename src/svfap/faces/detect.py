@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from svfap.console import console
 from svfap.errors import UserError
+from svfap.faces.config import DetectorName
 from svfap.files import write_atomically
 
 Pixels = NDArray[np.uint8]
-Name = Literal["auto", "yunet", "haar"]
 
 MODEL_VARIABLE = "SVFAP_FACE_MODEL"
 MODEL_FILE = "face_detection_yunet_2023mar.onnx"
@@ -124,7 +124,7 @@ class Haar:
         return _largest_first(faces)
 
 
-def make_detector(name: Name = "auto", model: str | Path | None = None) -> Detector:
+def make_detector(name: DetectorName = "auto", model: str | Path | None = None) -> Detector:
     """A detector by name; "auto" is YuNet, or Haar, saying so once, where YuNet's file is not to be had.
 
     model: YuNet's ONNX file; default: what the environment variable SVFAP_FACE_MODEL names, else the one in the cache

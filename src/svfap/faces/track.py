@@ -12,56 +12,12 @@ from scipy.optimize import linear_sum_assignment
 
 from svfap.errors import UserError
 from svfap.faces.boxes import overlap, predicted, smoothed
+from svfap.faces.config import TrackConfig
 from svfap.faces.detect import Detector, Face
 from svfap.faces.shots import ShotFrame, iter_shots
 
 DETECTIONS_PER_S = 8  # a head moves by less than half its width in between
 VELOCITY_S = 0.4  # seconds of detections that a track's velocity is measured over
-
-
-@dataclass(frozen=True)
-class TrackConfig:
-    """How faces are followed; seconds, and parts of 1. Raises `UserError` for values out of range."""
-
-    detect_every: int | None = None
-    """Frames from one run of the detector to the next; default: about 8 runs a second. The first and the last frame of
-    every shot are always run."""
-    max_gap_s: float = 0.5
-    """A face missed for so long at most is interpolated; longer, it is a gap without boxes."""
-    resume_s: float = 2.0
-    """After such a gap, a face that is back near its place, in the same shot and within so long, keeps its id."""
-    min_track_s: float = 0.5
-    """Faces followed for less are dropped, and so are those found in less than half of the runs. In a stream shorter than
-    this, a single picture for one, a face found in half of all runs is kept."""
-    smooth_s: float = 0.3
-    """Boxes and landmarks are smoothed over so long before and after; 0: only interpolated."""
-    min_confidence: float = 0.0
-    """Detections below are ignored, beyond the detector's own threshold."""
-    min_overlap: float = 0.2
-    """Intersection over union of a track's predicted box and the detection that continues it, at least."""
-    shot_threshold: float = 0.5
-    """Mean difference between successive frames that ends a shot, as a part of their contrast."""
-    flash_s: float = 0.25
-    """A change undone within so long is a flash and no end of a shot."""
-
-    def __post_init__(self) -> None:
-        if self.detect_every is not None and self.detect_every < 1:
-            raise UserError(f"detect_every={self.detect_every}: must be at least 1 frame")
-        for name in ("max_gap_s", "resume_s", "min_track_s", "smooth_s", "shot_threshold", "flash_s"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name}={getattr(self, name)}: must be at least 0")
-        for name in ("min_confidence", "min_overlap"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be from 0 to 1")
-
-    @property
-    def delay_s(self) -> float:
-        """Seconds by which frames come out late, until the faces in them are settled: 1.0 by default.
-
-        To these add `detect_every` frames, one that is looked ahead at, and `flash_s` after a sudden change. Frames are
-        held as they are: at 25 a second about 29 of them, 180 MB in 1080p, and 7 more after a sudden change.
-        """
-        return max(self.min_track_s, self.smooth_s) + self.max_gap_s
 
 
 @dataclass(frozen=True)
@@ -95,7 +51,7 @@ class TrackedFrame:
 def track_faces(
     frames: Iterable[tuple[float, np.ndarray]],
     detector: Detector,
-    config: TrackConfig = TrackConfig(),
+    config: TrackConfig = TrackConfig(),  # noqa: B008 - frozen
     fps: float = 25.0,
 ) -> Iterator[TrackedFrame]:
     """Follow every face in a stream of (time_s, uint8 RGB (H, W, 3)); every frame comes out once and in order.

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from svfap.report.figures import regression_scatter
-from svfap.report.figures.base import INK, MUTED, PALETTE, label_axes, new_figure
-from svfap.report.page import Picture, Section
 from svfap.report.runs import Run, truth_and_outputs
+from svfap.view.figures import regression_scatter
+from svfap.view.figures.base import INK, MUTED, PALETTE, label_axes, new_figure
+from svfap.view.page import Picture, Section
 
 LIMIT = 1.96  # standard deviations: 95% of differences that are normally distributed
 

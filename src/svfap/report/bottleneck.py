@@ -19,12 +19,12 @@ from svfap.data.augment import normalize
 from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.model.encoder import TPSBT, SpatialBottleneck
-from svfap.report.figures.base import INK, MUTED, new_figure
 from svfap.report.hardest import rank_by_difficulty
-from svfap.report.page import Picture, Section
 from svfap.report.runs import Run
 from svfap.report.videos import TestVideos
-from svfap.weights import load_model
+from svfap.view.figures.base import INK, MUTED, new_figure
+from svfap.view.page import Picture, Section
+from svfap.weights.folder import load_model
 
 MAX_TOKENS, MAX_STEPS = 6, 4
 COLOURS = "inferno"  # of even lightness, so it is read without colour as well

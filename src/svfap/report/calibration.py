@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from svfap.report.figures.base import INK, LEGEND, MUTED, PALETTE, label_axes, new_figure
-from svfap.report.page import Picture, Section
 from svfap.report.runs import Run, truth_and_outputs
+from svfap.view.figures.base import INK, LEGEND, MUTED, PALETTE, label_axes, new_figure
+from svfap.view.page import Picture, Section
 
 NUM_BINS = 15
 NUM_DRAWS = 500

@@ -15,9 +15,9 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances
 
-from svfap.report.figures.base import INK, LEGEND, PALETTE, legend_name, new_figure
-from svfap.report.page import Picture, Section
 from svfap.report.runs import RUN_FILES, Run
+from svfap.view.figures.base import INK, LEGEND, PALETTE, legend_name, new_figure
+from svfap.view.page import Picture, Section
 
 MAX_CLIPS = 5000  # t-SNE and all pairs of them take about a minute of one core
 MIN_FOR_TSNE = 30

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from svfap.errors import UserError
-from svfap.report.page import Card, Section
 from svfap.report.runs import Run
 from svfap.report.videos import TestVideos
+from svfap.view.page import Card, Section
+from svfap.view.thumbnail import thumbnail
 
 NUM_FRAMES, SIZE_PX = 4, 112
 SPAN = 64  # frames of the video that a thumbnail covers: as many as a clip of the paper
@@ -44,12 +43,6 @@ def rank_by_difficulty(predictions: pd.DataFrame) -> pd.DataFrame:
     else:
         raise UserError("the predictions hold no truth to compare with")
     return table.sort_values("badness", ascending=False, kind="stable").reset_index(drop=True)
-
-
-def thumbnail(clip: NDArray[np.uint8]) -> bytes:
-    """The frames (T, H, W, 3) side by side, as JPEG."""
-    strip = np.concatenate(list(clip), axis=1)
-    return cv2.imencode(".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
 
 
 def hardest_section(run: Run, number: int) -> Section | None:

@@ -13,7 +13,7 @@ from svfap.model.complexity import Complexity, complexity
 from svfap.model.config import ModelConfig
 from svfap.model.presets import PRESETS, list_presets, model_config
 from svfap.report.runs import read_run
-from svfap.weights import load_model
+from svfap.weights.folder import load_model
 
 
 def preset_table() -> Table:

@@ -9,15 +9,15 @@ from matplotlib.figure import Figure
 
 from svfap.console import track
 from svfap.errors import UserError
-from svfap.report import figures as draw
+from svfap.predict.figure import timeline
 from svfap.report.agreement import agreement_section
 from svfap.report.bottleneck import bottleneck_section
 from svfap.report.calibration import calibration_section
 from svfap.report.embedding import embedding_section
 from svfap.report.hardest import hardest_section
-from svfap.report.page import Picture, Section, write_page
 from svfap.report.runs import Run, read_run
 from svfap.report.scores import overview, scores_section, training_section
+from svfap.view.page import Picture, Section, write_page
 
 
 def run_report(
@@ -64,7 +64,7 @@ def _run_section(run: Run, videos: int, maps: bool) -> Section:
 def _pictures_section(run: Run) -> Section | None:
     figures: dict[str, Figure | Path | Picture] = {}
     if run.timeline is not None and len(run.timeline):
-        figures["Affect over time in one video"] = draw.timeline(run.timeline)
+        figures["Affect over time in one video"] = timeline(run.timeline)
     for path in run.pictures:
         figures["Reconstruction of masked frames" + (", as a film" if path.suffix == ".mp4" else "")] = path
     return Section("On video", figures=figures) if figures else None

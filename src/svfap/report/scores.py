@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from svfap.evaluate.metrics import REGRESSION_SCORES
 from svfap.paper import RESULTS
-from svfap.report import figures as draw
-from svfap.report.page import Picture, Section, Table
 from svfap.report.runs import Run, same_test_set
+from svfap.view import figures as draw
+from svfap.view.page import Picture, Section, Table
 
 CLASSIFICATION_SCORES = ("uar", "war", "weighted_f1", "macro_f1")
 PAPER = {"svfap_small": "paper, SVFAP-S", "svfap_base": "paper, SVFAP-B", "released": "authors' released weights"}

@@ -13,22 +13,24 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from svfap.config import FinetuneConfig
 from svfap.console import console
 from svfap.data import augment
 from svfap.data.loader import ClipDataset
-from svfap.data.manifest import Manifest, carve_validation, read_manifest, take_fraction
+from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.split import carve_validation, take_fraction
 from svfap.data.targets import all_targets
 from svfap.errors import UserError
 from svfap.evaluate.views import predict_views, score_predictions, scored_by_group
 from svfap.model.base import Model
 from svfap.model.config import ModelConfig
 from svfap.model.presets import create_model
+from svfap.train.config import FinetuneConfig
 from svfap.train.loop import Batch, num_workers, train
 from svfap.train.losses import REGRESSION_LOSSES, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
 from svfap.train.resolve import resolve
-from svfap.weights import import_published, init_encoder, load_model
+from svfap.weights.folder import init_encoder, load_model
+from svfap.weights.published import import_published
 
 
 class FinetuneTask:

@@ -19,15 +19,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from svfap.config import TrainConfig
 from svfap.console import console, progress_bar
 from svfap.data.loader import ClipDataset, make_loader
 from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.files import replacing_folder, write_atomically
 from svfap.model.base import Model
-from svfap.train.checkpoint import RunFolder, TrainState
+from svfap.train.config import TrainConfig
 from svfap.train.optim import EMA, apply_lr, build_optimizer, cosine_schedule, scaled_lr
+from svfap.train.run_folder import RunFolder, TrainState
 
 Batch = dict[str, Any]
 

@@ -13,14 +13,15 @@ from torch import Tensor
 from torch.utils.data import Subset
 from torch.utils.tensorboard import SummaryWriter
 
-from svfap.config import PretrainConfig
 from svfap.console import console
 from svfap.data.augment import normalize
 from svfap.data.loader import ClipDataset
-from svfap.data.manifest import read_manifest, take_fraction
+from svfap.data.manifest import read_manifest
+from svfap.data.split import take_fraction
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.masking import tube_mask
 from svfap.model.presets import create_model
+from svfap.train.config import PretrainConfig
 from svfap.train.loop import Batch, to_device, train
 from svfap.train.optim import parameter_groups
 from svfap.train.resolve import resolve

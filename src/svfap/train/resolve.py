@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from svfap.config import FinetuneConfig, TrainConfig
 from svfap.data.prepared import PreparedDataset, read_dataset
 from svfap.errors import UserError
+from svfap.train.config import FinetuneConfig, TrainConfig
 
 C = TypeVar("C", bound=TrainConfig)
 

@@ -1,0 +1,1 @@
+"""Raw videos to clips of every face and a manifest."""

@@ -1,0 +1,49 @@
+"""The frames of one sample of a manifest: those of its time span, inside its box."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+
+from svfap.data.manifest import Sample
+from svfap.data.video import Pixels, VideoError, VideoSource
+
+READ_BYTES = 256 * 2**20  # of frames in the middle of a video that are read at a time
+
+
+def span_of(video: VideoSource, sample: Sample) -> tuple[int, int]:
+    """First frame and the one after the last of those shown from start_s on and before end_s. Raises VideoError."""
+    first = math.ceil((sample.start_s or 0.0) * video.fps - 1e-6)
+    end = video.num_frames if sample.end_s is None else math.ceil(sample.end_s * video.fps - 1e-6)
+    stop = min(end, video.num_frames)
+    if first >= stop:
+        raise VideoError(sample.path, f"no frame from start_s to end_s; the video lasts {video.duration_s:.2f} s")
+    return first, stop
+
+
+def frames_between(video: VideoSource, first: int, stop: int) -> Iterator[tuple[float, Pixels]]:
+    """(time in seconds, frame (H, W, 3)) from number `first` to before `stop`, in constant memory.
+
+    A later start is sought, not decoded up to. Raises VideoError.
+    """
+    if first == 0:
+        yield from islice(video.steady_frames(), stop)
+        return
+    at_once = max(READ_BYTES // (video.width * video.height * 3), 1)
+    for start in range(first, stop, at_once):
+        numbers = range(start, min(start + at_once, stop))
+        yield from zip((number / video.fps for number in numbers), video.read(numbers), strict=True)
+
+
+def inside_box(pictures: Pixels, sample: Sample) -> Pixels:
+    """(T, H, W, 3) -> the part of the pictures inside the sample's box. Raises VideoError where nothing is."""
+    if sample.box is None:
+        return pictures
+    x, y, w, h = sample.box
+    height, width = pictures.shape[1:3]
+    left, top = max(round(x), 0), max(round(y), 0)
+    inside = pictures[:, top : max(round(y + h), 0), left : max(round(x + w), 0)]
+    if inside.size == 0:
+        raise VideoError(sample.path, f"the box {x:g} {y:g} {w:g} {h:g} lies outside the {width}x{height} px picture")
+    return inside

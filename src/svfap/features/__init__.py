@@ -1,0 +1,1 @@
+"""Vectors of a trained encoder for any videos."""

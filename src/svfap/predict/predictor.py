@@ -1,0 +1,206 @@
+"""A trained model applied to raw video: affect over time, per face (Fig. 1b, run over sliding windows)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from svfap.data.augment import normalize
+from svfap.data.video import VideoError
+from svfap.device import PRECISIONS, pick_device, pick_precision
+from svfap.errors import UserError
+from svfap.faces.config import FaceCropConfig, TrackConfig
+from svfap.faces.detect import Detector, make_detector
+from svfap.model.base import Model
+from svfap.model.config import ModelConfig
+from svfap.predict.reader import OnFrame, Reader, prefetched
+from svfap.predict.source import is_live
+from svfap.predict.windows import Box, Window
+from svfap.weights.folder import load_model
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A video has come to its end; `error` says why, if that was before its last picture."""
+
+    error: VideoError | None = None
+
+
+class Predictor:
+    """Video in, table out.
+
+    model: a perceiver, or what `svfap.load_model` takes. device: "auto" (a GPU where there is one), "cpu", "cuda", ….
+    precision: "auto" (bf16 where the device is quick at it), "fp32", "bf16" or "fp16". hop_s: seconds from one window to
+    the next; default: windows follow each other without overlap. faces: "auto", "yunet" or "haar" find and follow faces
+    (`svfap.faces.make_detector`, with `face_model`), "none" takes the video as a face crop, its centre square; or a
+    detector of your own. crop: how faces are cut out, which should be as in training; its `size_px` is the model's
+    always. tracking: how they are followed. timeout_s: a live stream that sends nothing for so long is given up.
+    The model is moved to the device and set to eval mode.
+    """
+
+    def __init__(
+        self,
+        model: Model | str | Path,
+        device: str = "auto",
+        precision: str = "auto",
+        hop_s: float | None = None,
+        batch_size: int = 8,
+        faces: Literal["auto", "yunet", "haar", "none"] | Detector = "auto",
+        face_model: str | Path | None = None,
+        crop: FaceCropConfig | None = None,
+        tracking: TrackConfig | None = None,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self.model = model if isinstance(model, Model) else load_model(model)
+        self.config = self.model.config
+        if self.config.task not in ("classification", "regression"):
+            raise UserError(
+                f"the model is for {self.config.task}, not for prediction; fine-tune it first (svfap finetune)"
+            )
+        if hop_s is not None and hop_s <= 0:
+            raise UserError(f"hop_s={hop_s}: seconds from one window to the next must be more than 0")
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: at least one window at a time")
+        if timeout_s <= 0:
+            raise UserError(f"timeout_s={timeout_s}: seconds to wait for a stream must be more than 0")
+        self.device = pick_device(device)
+        self.dtype = PRECISIONS[pick_precision(precision, self.device)]
+        self.batch_size = batch_size
+        self.model.to(self.device).eval()
+        self.reader = Reader(
+            self.config,
+            hop_s,
+            make_detector(faces, face_model) if isinstance(faces, str) and faces != "none" else _own(faces),
+            replace(crop or FaceCropConfig(), size_px=self.config.img_size),
+            tracking or TrackConfig(),
+            timeout_s,
+        )
+        names = self.config.label_names or [f"output_{i}" for i in range(self.config.num_outputs)]
+        self.labels = [f"prob_{n}" if self.config.task == "classification" else n for n in names]
+        around: tuple[list[str], list[str]] = ([], [])
+        if self.reader.detector is not None:
+            around = (["track"], ["box_x", "box_y", "box_w", "box_h"])
+        self.columns = [
+            *around[0],
+            "start_s",
+            "end_s",
+            *around[1],
+            *self.labels,
+            *(["confidence"] if around[0] else []),
+        ]
+
+    def __call__(self, video: str | Path) -> pd.DataFrame:
+        """One row per window of every face (frame-level models: per sampled frame).
+
+        Columns: `track` (the face's number), `start_s`, `end_s`, `box_x`, `box_y`, `box_w`, `box_h` (at the window's
+        centre, pixels of the upright frame), `prob_<label>` for each label or the value of each dimension, and
+        `confidence` (the detector's, mean over the window). With faces="none": no track, box and confidence.
+        No face, no row. Raises `VideoError` if the video cannot be read to its end.
+        """
+        return pd.DataFrame(self.stream(video), columns=self.columns)
+
+    def stream(self, video: str | Path) -> Iterator[Row]:
+        """The rows of the table as they come; memory does not grow with the video."""
+        for _, item in self.run([video]):
+            if isinstance(item, dict):
+                yield item
+            elif item.error is not None:
+                raise item.error
+
+    def run(
+        self, videos: Sequence[str | Path], on_frame: OnFrame | None = None
+    ) -> Iterator[tuple[str | Path, Row | Ended]]:
+        """(video, row) for the rows of each video, then (video, `Ended`), in order; windows of all share batches.
+
+        Decoding, the detector and the model work side by side, each in a thread. A video that cannot be read ends with
+        its error, after the rows of what could be read.
+        """
+        held: list[tuple[str | Path, Window | Ended]] = []
+        with closing(prefetched(self._read(videos, on_frame), self.batch_size)) as items:
+            for video, item in items:
+                held.append((video, item))
+                num_windows = sum(isinstance(item, Window) for _, item in held)
+                # Batches are always the same, and so are results to the last bit; but nobody waits for live ones.
+                if num_windows in (0, self.batch_size) or is_live(video):
+                    yield from self._rows(held)
+                    held = []
+        yield from self._rows(held)
+
+    def _read(
+        self, videos: Sequence[str | Path], on_frame: OnFrame | None
+    ) -> Iterator[tuple[str | Path, Window | Ended]]:
+        for video in videos:
+            error = None
+            try:
+                yield from ((video, window) for window in self.reader.windows(video, on_frame))
+            except VideoError as reason:
+                error = reason
+            yield video, Ended(error)
+
+    def _rows(self, held: list[tuple[str | Path, Window | Ended]]) -> Iterator[tuple[str | Path, Row | Ended]]:
+        clips = [item.frames for _, item in held if isinstance(item, Window)]
+        outputs = iter(self._outputs(np.stack(clips)) if clips else ())
+        for video, item in held:
+            if isinstance(item, Ended):
+                yield video, item
+                continue
+            for row in self._rows_of(item, next(outputs)):
+                yield video, row
+
+    def _rows_of(self, window: Window, output: np.ndarray) -> Iterator[Row]:
+        if not self.config.frame_level:
+            yield self._row(window, window.start_s, window.end_s, window.box, window.confidence, output)
+            return
+        for i in np.flatnonzero(window.fresh).tolist():
+            follows = i + 1 < len(window.indices) and window.indices[i + 1] > window.indices[i]
+            start, end = float(window.times_s[i]), float(window.times_s[i + 1]) if follows else window.end_s
+            yield self._row(window, start, end, window.boxes[i], float(window.confidences[i]), output[i])
+
+    def _row(
+        self, window: Window, start_s: float, end_s: float, box: Box | None, confidence: float, output: np.ndarray
+    ) -> Row:
+        times, values = (start_s, end_s), output.tolist()
+        cells = (*times, *values) if box is None else (window.track, *times, *box, *values, confidence)
+        return dict(zip(self.columns, cells, strict=True))
+
+    def _outputs(self, clips: np.ndarray) -> np.ndarray:
+        """(B, T, H, W, 3) uint8 -> (B, K) or (B, T, K): probabilities or values."""
+        outputs = run_clips(self.model, clips, self.config, self.device, self.dtype)
+        return (outputs.softmax(dim=-1) if self.config.task == "classification" else outputs).cpu().numpy()
+
+
+@torch.inference_mode()
+def run_clips(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    clips: np.ndarray,
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """A model or a method of one on clips (B, T, H, W, 3) uint8, computed in `dtype`: float32, on the device."""
+    pixels = torch.from_numpy(clips).to(device)
+    ready = normalize(pixels, config.pixel_mean, config.pixel_std)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        return function(ready).float()
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _own(faces: str | Detector) -> Detector | None:
+    return None if isinstance(faces, str) else faces

@@ -1,0 +1,63 @@
+"""Groups of settings that several verbs share. A verb's own `config.py` inherits from them and adds its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from svfap.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceSettings:
+    """Where a model runs."""
+
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, …"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the hardware is fast at it, else fp32."""
+    batch_size: int = 8
+    """Clips that the model processes at a time."""
+
+    def __post_init__(self) -> None:
+        require(self, 1, "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """How manifests among the inputs are read."""
+
+    root: Path | None = None
+    """Folder that the paths in manifests are relative to; default: the manifest's own."""
+    split: str | None = None
+    """Use only rows whose `split` column has this value; default: all rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSettings:
+    """How work on many files is distributed."""
+
+    engine: Literal["local", "ray"] = "local"
+    """local: this machine; ray: the Ray cluster of RAY_ADDRESS (extra `ray`), whose machines share the files."""
+    num_workers: int = 0
+    """Files processed in parallel, one process each; 0: in this process, or all processors of the Ray cluster."""
+
+    def __post_init__(self) -> None:
+        require(self, 0, "num_workers")
+
+
+def require(config: Any, least: float, *names: str) -> None:
+    """Raise `UserError` for a field that is given and below `least`."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            raise UserError(f"{name}={value}: must be at least {least}")
+
+
+def require_fraction(config: Any, *names: str) -> None:
+    """Raise `UserError` for a field outside 0 to 1."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(f"{name}={value}: must be from 0 to 1")

@@ -1,0 +1,69 @@
+"""Figures of pictures: reconstructions and sheets of clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from svfap.errors import UserError
+from svfap.view.figures.base import INK, MUTED, new_figure
+
+
+def reconstruction_grid(
+    original: NDArray[np.uint8],
+    masked: NDArray[np.uint8],
+    reconstruction: NDArray[np.uint8],
+    titles: Sequence[str] = ("Original", "Masked", "Reconstructed"),
+    num_columns: int = 8,
+) -> Figure:
+    """Three labelled rows of frames, each clip uint8 (T, H, W, 3); `num_columns` frames evenly spaced in time."""
+    clips = (original, masked, reconstruction)
+    for name, clip in zip(titles, clips, strict=True):
+        _check_clip(clip, name)
+        if clip.shape != original.shape:
+            raise UserError(f"{name}: shape {clip.shape} differs from the original's {original.shape}")
+    num_frames, height, width = original.shape[:3]
+    picked = np.unique(np.linspace(0, num_frames - 1, min(num_columns, num_frames)).round().astype(int))
+    figure, panels = new_figure(1.3 * len(picked) + 0.4, 3 * 1.3 * height / width + 0.35, 3, len(picked), gap=0.02)
+    for row, (name, clip) in enumerate(zip(titles, clips, strict=True)):
+        for column, index in enumerate(picked):
+            axes = panels[row * len(picked) + column]
+            _picture(axes, clip[index])
+            if row == 0:
+                axes.set_title(f"frame {index + 1}", fontsize=8, color=MUTED, pad=3)
+            if column == 0:
+                axes.set_ylabel(name, fontsize=10, color=INK)
+    return figure
+
+
+def clip_sheet(clips: Sequence[NDArray[np.uint8]], titles: Sequence[str], num_columns: int = 6) -> Figure:
+    """A grid of thumbnails: the middle frame of each clip, uint8 (T, H, W, 3), under its title."""
+    if not clips or len(clips) != len(titles):
+        raise UserError(f"clips: {len(clips)} clips for {len(titles)} titles; give one title a clip")
+    for clip, name in zip(clips, titles, strict=True):
+        _check_clip(clip, name)
+    columns = min(num_columns, len(clips))
+    rows = -(-len(clips) // columns)
+    figure, panels = new_figure(1.6 * columns, 1.85 * rows, rows, columns, gap=0.03)
+    for axes, clip, name in zip(panels, clips, titles, strict=False):
+        _picture(axes, clip[len(clip) // 2])
+        axes.set_title(name, fontsize=8.5, color=INK, pad=3)
+    for axes in panels[len(clips) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _picture(axes: Axes, frame: NDArray[np.uint8]) -> None:
+    axes.imshow(frame, interpolation="none")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def _check_clip(clip: NDArray[np.uint8], name: str) -> None:
+    if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8 or not clip.size:
+        raise UserError(f"{name}: a clip must be uint8 (T, H, W, 3), not {clip.dtype} {clip.shape}")

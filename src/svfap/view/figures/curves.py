@@ -1,0 +1,142 @@
+"""Figures over time: a run's training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from svfap.errors import UserError
+from svfap.view.figures.base import (
+    LEGEND,
+    MUTED,
+    PALETTE,
+    PERCENT,
+    label_axes,
+    legend_name,
+    metric_name,
+    new_figure,
+    tidy,
+)
+
+CURVES = ("uar", "war", "ccc", "pcc", "accuracy")  # validation metrics that are drawn
+
+
+def loss_curves(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
+    """Training loss with the learning rate as a thin line and, beside it, the validation metrics over epochs.
+
+    Args:
+        records: a run's log; `{"kind": "train", "epoch", "step", "loss", "lr"}` and `{"kind": "val", "epoch",
+            <metric>...}`. Where a resumed run wrote a step twice, the later record counts. Of the metrics those in
+            [-1, 1] that `METRIC_NAMES` knows are drawn.
+    """
+    train = _latest(records, "train", ("epoch", "step"))
+    validation = _latest(records, "val", ("epoch",))
+    metrics = [m for m in CURVES if any(m in r for r in validation)]
+    if not train and not validation:
+        raise UserError("log: no record of kind train or val; there is nothing to draw")
+    figure, panels = new_figure(9.6 if metrics else 5.6, 3.5, 1, 2 if metrics else 1, title=title)
+
+    axes = panels[0]
+    first = min(r["epoch"] for r in [*train, *validation])
+    x = _epochs(train, first)
+    losses = np.array([r["loss"] for r in train], dtype=float)
+    smooth = _smooth(losses)
+    if smooth is not None:
+        axes.plot(x, losses, color=PALETTE[0], linewidth=0.8, alpha=0.25)
+    marker = "o" if len(losses) <= 12 else None
+    axes.plot(x, losses if smooth is None else smooth, PALETTE[0], lw=1.8, marker=marker, ms=3.5, label="training loss")
+    with_loss = [r for r in validation if "loss" in r]
+    if with_loss:
+        ends = [r["epoch"] - first + 1 for r in with_loss]
+        axes.plot(ends, [r["loss"] for r in with_loss], PALETTE[5], lw=1.8, marker="o", ms=3.5, label="validation loss")
+    label_axes(axes, "Epoch", "Loss")
+    rates = np.array([r.get("lr", np.nan) for r in train], dtype=float)
+    handles, names = axes.get_legend_handles_labels()
+    if np.isfinite(rates).any():
+        twin = axes.twinx()
+        handles += twin.plot(x, rates, color=MUTED, linewidth=0.9, linestyle=(0, (4, 2)))
+        names.append("learning rate")
+        tidy(twin)
+        twin.grid(False)
+        twin.set_ylim(bottom=0)
+        twin.ticklabel_format(style="sci", scilimits=(0, 0), axis="y")
+        twin.yaxis.get_offset_text().set(fontsize=8, color=MUTED)
+    axes.legend(handles, names, **LEGEND)
+
+    for axes in panels[1:]:
+        for k, metric in enumerate(metrics):
+            points = [(r["epoch"] - first + 1, r[metric]) for r in validation if metric in r]
+            scale = 100 if metric in PERCENT else 1
+            axes.plot([p[0] for p in points], [scale * p[1] for p in points], PALETTE[k], lw=1.8, marker="o", ms=3.5,
+                      label=metric_name(metric))  # fmt: skip
+        percent = all(m in PERCENT for m in metrics)
+        label_axes(axes, "Epoch", "Validation, %" if percent else "Validation")
+        axes.legend(**LEGEND)
+    for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def fold_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Training loss of several folds in one panel and the first validation metric they share in another.
+
+    Args:
+        logs: fold -> records as in `loss_curves`; a fold without a record of training or validation is left out.
+    """
+    train = {name: _latest(records, "train", ("epoch", "step")) for name, records in logs.items()}
+    validation = {name: _latest(records, "val", ("epoch",)) for name, records in logs.items()}
+    metric = next((m for m in CURVES if any(m in r for records in validation.values() for r in records)), None)
+    if not any(train.values()) and not any(validation.values()):
+        raise UserError("log: no record of kind train or val; there is nothing to draw")
+    figure, panels = new_figure(9.6 if metric else 5.6, 3.7, 1, 2 if metric else 1)
+    for k, name in enumerate(logs):
+        style: dict[str, Any] = {"color": PALETTE[k % len(PALETTE)], "lw": 1.6, "label": legend_name(name)}
+        first = min((r["epoch"] for r in [*train[name], *validation[name]]), default=0)
+        losses = np.array([r["loss"] for r in train[name]], dtype=float)
+        if len(losses):
+            smooth = _smooth(losses)
+            panels[0].plot(_epochs(train[name], first), losses if smooth is None else smooth, **style)
+        points = [(r["epoch"] - first + 1, r[metric]) for r in validation[name] if metric in r] if metric else []
+        if points:
+            scale = 100 if metric in PERCENT else 1
+            panels[1].plot([p[0] for p in points], [scale * p[1] for p in points], marker="o", ms=3.5, **style)
+    label_axes(panels[0], "Epoch", "Training loss")
+    if metric:
+        label_axes(panels[1], "Epoch", f"Validation {metric_name(metric)}{', %' if metric in PERCENT else ''}")
+    for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles = dict(zip(*reversed(panels[-1].get_legend_handles_labels()), strict=True))
+    handles |= dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=6, **LEGEND)
+    return figure
+
+
+def _latest(records: Sequence[Mapping[str, Any]], kind: str, key: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Records of a kind in order of `key`, the later of two with the same one."""
+    unique = {tuple(r.get(k, 0) for k in key): r for r in records if r.get("kind") == kind and "epoch" in r}
+    return [unique[k] for k in sorted(unique)]
+
+
+def _epochs(train: Sequence[Mapping[str, Any]], first: int) -> NDArray[np.float64]:
+    """Position of each record on the epoch axis; records of an epoch are evenly spaced, an unfinished one is shorter."""
+    count: dict[int, int] = {}
+    order = []
+    for record in train:
+        count[record["epoch"]] = count.get(record["epoch"], 0) + 1
+        order.append(count[record["epoch"]])
+    longest = max(count.values(), default=1)
+    return np.array([r["epoch"] - first + i / longest for r, i in zip(train, order, strict=True)])
+
+
+def _smooth(losses: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Centred running mean over about 1/25 of the records; None for a record too short to need it."""
+    half = len(losses) // 50
+    if half < 1:
+        return None
+    total = np.convolve(losses, np.ones(2 * half + 1), mode="same")
+    return total / np.convolve(np.ones(len(losses)), np.ones(2 * half + 1), mode="same")

@@ -1,0 +1,151 @@
+"""Figures of scores: confusion matrix, bars, predictions over targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from svfap.errors import UserError
+from svfap.evaluate.metrics import regression_metrics
+from svfap.view.figures.base import (
+    BLUES,
+    INK,
+    LEGEND,
+    MUTED,
+    PALETTE,
+    PERCENT,
+    label_axes,
+    legend_name,
+    metric_name,
+    new_figure,
+)
+
+
+def confusion_matrix(confusion: ArrayLike, label_names: Sequence[str], title: str = "") -> Figure:
+    """Confusion matrix (K, K) of counts, rows = truth: cells coloured and annotated by their share of the row."""
+    counts = np.asarray(confusion)
+    num_classes = len(label_names)
+    if counts.shape != (num_classes, num_classes):
+        raise UserError(f"confusion: shape {counts.shape} does not fit {num_classes} label names")
+    totals = counts.sum(axis=1, keepdims=True)
+    share = counts / np.maximum(totals, 1)
+    side = max(4.2, 0.72 * num_classes + 1.6)
+    figure, (axes,) = new_figure(side + 0.4, side, title=title)
+    axes.imshow(share, cmap=BLUES, vmin=0, vmax=1)
+    size = 9 if num_classes <= 8 else 7.5
+    for row, column in np.ndindex(counts.shape):
+        ink = "white" if share[row, column] > 0.45 else INK
+        text = f"{share[row, column]:.0%}\n" if totals[row] else ""
+        axes.text(column, row - 0.13, text.strip(), ha="center", va="center", color=ink, fontsize=size + 1)
+        axes.text(
+            column, row + 0.22, f"{counts[row, column]:,}", ha="center", va="center", color=ink, fontsize=size - 2
+        )
+    tilt: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(num_classes), label_names, **(tilt if max(map(len, label_names)) > 6 else {}))
+    axes.set_yticks(range(num_classes), label_names)
+    # White lines between the cells.
+    axes.set_xticks(np.arange(num_classes - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(num_classes - 1) + 0.5, minor=True)
+    axes.grid(False)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    label_axes(axes, "Predicted", "True")
+    return figure
+
+
+def regression_scatter(
+    targets: ArrayLike, predictions: ArrayLike, dimensions: Sequence[str], title: str = ""
+) -> Figure:
+    """Predictions over targets, both (N, K): one panel per dimension with the identity line, PCC, CCC and MAE."""
+    scores = regression_metrics(targets, predictions, dimensions)["per_dimension"]
+    truth, predicted = np.asarray(targets), np.asarray(predictions)
+    columns = min(len(dimensions), 3)
+    rows = -(-len(dimensions) // columns)
+    figure, panels = new_figure(3.5 * columns, 3.7 * rows, rows, columns, title=title)
+    opacity = float(np.clip(60 / np.sqrt(len(truth)) / 8, 0.05, 0.8))
+    for k, (axes, name) in enumerate(zip(panels, dimensions, strict=False)):
+        low, high = (f(np.concatenate([truth[:, k], predicted[:, k]])) for f in (np.min, np.max))
+        margin = 0.05 * (high - low) or 0.5
+        limits = (low - margin, high + margin)
+        axes.plot(limits, limits, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.scatter(truth[:, k], predicted[:, k], s=16, color=PALETTE[k % len(PALETTE)], alpha=opacity, linewidths=0)
+        axes.set(xlim=limits, ylim=limits, aspect="equal")
+        axes.set_title(name, fontsize=11, color=INK, loc="left")
+        text = "\n".join(f"{metric_name(m)} {scores[name][m]:.3f}" for m in ("ccc", "pcc", "mae"))
+        box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 2}
+        axes.text(0.04, 0.96, text, transform=axes.transAxes, va="top", fontsize=8.5, color=INK, bbox=box)
+        label_axes(axes, "Target", "Prediction" if k % columns == 0 else "")
+    for axes in panels[len(dimensions) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def comparison_bars(results: Mapping[str, Mapping[str, float]], metrics: Sequence[str], title: str = "") -> Figure:
+    """One group of bars per metric and one bar per run, with its value; percentages where all metrics are such.
+
+    Args:
+        results: run name -> metric -> value. A metric that a run lacks leaves a gap.
+        metrics: the groups, in order.
+    """
+    percent = all(metric in PERCENT for metric in metrics)
+    scale = 100 if percent else 1
+    width = 0.8 / max(len(results), 1)
+    figure, (axes,) = new_figure(max(4.8, 1.2 + len(metrics) * (0.5 + 0.62 * len(results))), 3.8, title=title)
+    for i, (name, values) in enumerate(results.items()):
+        drawn = [(g, scale * values[metric]) for g, metric in enumerate(metrics) if metric in values]
+        position = [g + (i - (len(results) - 1) / 2) * width for g, _ in drawn]
+        heights = [height for _, height in drawn]
+        bars = axes.bar(
+            position, heights, width * 0.92, color=PALETTE[i % len(PALETTE)], label=legend_name(name), zorder=2
+        )
+        axes.bar_label(bars, fmt="%.1f" if percent else "%.3f", padding=2, fontsize=8.5, color=INK)
+    axes.set_xticks(range(len(metrics)), [metric_name(metric) for metric in metrics])
+    axes.tick_params(axis="x", length=0, labelsize=10)
+    axes.grid(axis="x", visible=False)
+    axes.margins(y=0.12)
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+    label_axes(axes, "", "%" if percent else "")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 4), **LEGEND)
+    return figure
+
+
+def class_bars(
+    recalls: Mapping[str, float], counts: Mapping[str, int], folds: Mapping[str, Mapping[str, float]] | None = None
+) -> Figure:
+    """Recall of each class as a bar, with its number of videos, and UAR (their mean) as a line.
+
+    Args:
+        recalls: class -> recall in [0, 1]. Classes without videos have no bar and no part in UAR.
+        counts: class -> number of test videos.
+        folds: fold -> class -> recall, drawn as dots over the bars.
+    """
+    names = list(recalls)
+    present = [k for k, name in enumerate(names) if counts[name]]
+    figure, (axes,) = new_figure(max(4.8, 1.6 + 0.85 * len(names)), 3.8)
+    heights = [100 * recalls[names[k]] for k in present]
+    bars = axes.bar(present, heights, 0.66, color=PALETTE[4], zorder=2)
+    for fold in (folds or {}).values():
+        axes.scatter(
+            [k for k in present if names[k] in fold], [100 * fold[names[k]] for k in present if names[k] in fold],
+            s=14, color=INK, alpha=0.55, linewidths=0, zorder=3, label="one fold",
+        )  # fmt: skip
+    axes.bar_label(bars, fmt="%.1f", padding=2 if not folds else 9, fontsize=8.5, color=INK)
+    uar = float(np.mean(heights)) if heights else 0.0
+    axes.axhline(uar, color=PALETTE[5], linewidth=1.4, linestyle=(0, (4, 3)), zorder=2, label=f"UAR {uar:.1f}")
+    tilt: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    ticks = [f"{name} ({counts[name]:,})" for name in names]
+    axes.set_xticks(range(len(names)), ticks, **tilt)
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="x", visible=False)
+    axes.set_ylim(0, 112)  # room for the numbers above full bars
+    axes.set_yticks(range(0, 101, 20))
+    label_axes(axes, "", "Recall, %")
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(list(unique.values()), list(unique), loc="outside lower center", ncols=2, **LEGEND)
+    return figure

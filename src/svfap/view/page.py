@@ -1,0 +1,139 @@
+"""One self-contained HTML page: pictures, films and tables in a single file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment
+from matplotlib.figure import Figure
+
+from svfap.errors import UserError
+from svfap.files import write_atomically
+from svfap.view import figures as draw
+from svfap.view.page_template import STYLE, TEMPLATE
+
+Table = pd.DataFrame | Sequence[Mapping[str, Any]]
+MEDIA = {".png": "image/png", ".mp4": "video/mp4"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, or the path of a `.png` or `.mp4`.
+
+    alt: what it shows, in words for who cannot see it. note: stands below. frames: the figure is made of video frames, so
+    it is embedded as JPEG.
+    """
+
+    content: Figure | Path
+    alt: str = ""
+    note: str = ""
+    frames: bool = False
+
+
+@dataclass(frozen=True)
+class Card:
+    """A small JPEG (None: there is none) with lines of text below, the first one in bold."""
+
+    jpeg: bytes | None
+    alt: str
+    lines: Sequence[str]
+
+
+@dataclass
+class Section:
+    """One heading of a page and what stands under it, in this order; every string is escaped.
+
+    Attributes:
+        heading: the title, which also stands in the table of contents.
+        text: plain text; blank lines separate paragraphs.
+        notice: a warning, set apart.
+        tables: caption -> DataFrame or list of dicts; numbers are aligned right. A table without rows is left out.
+        figures: caption -> what is embedded.
+        cards: a wall of small pictures.
+        details: caption -> text shown as it is, folded away until clicked.
+        parts: sections below this one, one deep.
+    """
+
+    heading: str
+    text: str = ""
+    notice: str = ""
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    figures: Mapping[str, Figure | Path | Picture] = field(default_factory=dict)
+    cards: Sequence[Card] = ()
+    details: Mapping[str, str] = field(default_factory=dict)
+    parts: Sequence[Section] = ()
+
+
+def write_page(path: str | Path, title: str, sections: Sequence[Section], subtitle: str = "") -> None:
+    """Write the sections as one HTML file with a table of contents, atomically.
+
+    Raises:
+        UserError: a picture that is missing or neither PNG nor MP4, or a place that cannot be written.
+    """
+    view = [_view(section, f"section-{number}") for number, section in enumerate(sections, 1)]
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    html = environment.from_string(TEMPLATE).render(title=title, subtitle=subtitle, sections=view, style=STYLE)
+    write_atomically(path, html.encode())
+
+
+def _view(section: Section, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "heading": section.heading,
+        "paragraphs": [part.strip() for part in section.text.split("\n\n") if part.strip()],
+        "notice": section.notice,
+        "tables": [(caption, *_cells(table)) for caption, table in section.tables.items()],
+        "figures": [_embed(caption, figure) for caption, figure in section.figures.items()],
+        "cards": [(card, data_uri("image/jpeg", card.jpeg) if card.jpeg else "") for card in section.cards],
+        "details": section.details,
+        "parts": [_view(part, f"{name}-{number}") for number, part in enumerate(section.parts, 1)],
+    }
+
+
+def _cells(table: Table) -> tuple[list[str], list[list[tuple[str, bool]]]]:
+    """Header and rows of a table as text, each cell with whether it is a number."""
+    frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(list(table), dtype=object)
+    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+    return [str(column) for column in frame.columns], rows
+
+
+def _cell(value: Any) -> tuple[str, bool]:
+    if value is None or value is pd.NA or (isinstance(value, Real) and math.isnan(value)):
+        return "–", True
+    if isinstance(value, bool) or not isinstance(value, Real):
+        text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
+        return text, bool(re.fullmatch(r"[-+−]?[\d.,]+( ± [\d.,]+)?%?", text))
+    if float(value).is_integer() and not isinstance(value, float):
+        return f"{value:,}", True
+    return (f"{value:,.0f}" if abs(float(value)) >= 1000 else f"{value:.4g}"), True
+
+
+def _embed(caption: str, figure: Figure | Path | Picture) -> dict[str, Any]:
+    """A picture or film as a data URI, with its display width in CSS pixels where known."""
+    picture = figure if isinstance(figure, Picture) else Picture(figure)
+    view = {"caption": caption, "alt": picture.alt or caption, "note": picture.note, "film": False, "width_px": None}
+    if isinstance(picture.content, Figure):
+        width_px = round(picture.content.get_figwidth() * 92)
+        kind, write = ("image/jpeg", draw.jpeg_bytes) if picture.frames else ("image/png", draw.png_bytes)
+        return {**view, "uri": data_uri(kind, write(picture.content)), "width_px": width_px}
+    path = Path(picture.content)
+    if path.suffix.lower() not in MEDIA:
+        raise UserError(f"{path}: only {' and '.join(MEDIA)} can be embedded")
+    kind = MEDIA[path.suffix.lower()]
+    try:
+        return {**view, "uri": data_uri(kind, path.read_bytes()), "film": kind.startswith("video")}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """Content of a media type as an address that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

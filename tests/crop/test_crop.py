@@ -1,0 +1,419 @@
+"""`svfap crop`: clips of faces whose places are known, what a restart does, and the manifest."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+
+import svfap
+from svfap.cli import main
+from svfap.crop import clips as face_clips
+from svfap.crop import crop as cropping
+from svfap.crop.clips import ClipConfig, at_rate
+from svfap.crop.crop import crop_videos
+from svfap.data.manifest import read_manifest
+from svfap.data.video import open_video, write_video
+from svfap.errors import UserError
+from svfap.faces.config import FaceCropConfig
+from svfap.faces.detect import Face
+
+FPS, HEIGHT, WIDTH, SIDE = 20, 96, 160, 32
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 230)}
+PLAIN = FaceCropConfig(size_px=SIDE, margin=0.0)
+EVERY = ClipConfig(detect_every=1, crop=PLAIN)
+WORDS = ["--detect_every", "1", "--size_px", "32", "--margin", "0"]
+
+Scene = Callable[[int], dict[str, tuple[int, int]]]  # frame number -> colour -> left and top of a face of 32 px
+
+
+class ColourDetector:
+    """Finds squares of the three colours; each counts as a face."""
+
+    name = "haar"
+
+    def detect(self, frame: np.ndarray) -> list[Face]:
+        faces = []
+        for colour in COLOURS.values():
+            y, x = np.nonzero(np.abs(frame.astype(int) - colour).max(axis=2) < 60)
+            if len(x) > 100:
+                left, top = float(x.min()), float(y.min())
+                faces.append(Face((left, top, float(x.max()) + 1 - left, float(y.max()) + 1 - top), 0.9))
+        return sorted(faces, key=lambda face: -face.box[2] * face.box[3])
+
+
+@pytest.fixture(autouse=True)
+def quick_detector(monkeypatch):
+    monkeypatch.setattr(cropping, "make_detector", lambda name, model=None: ColourDetector())
+
+
+def film(path: Path, scene: Scene, num_frames: int, side: int = SIDE) -> Path:
+    """A video of squares, each with a white mark right of its middle, on a background with structure."""
+    background = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    background[:, ::8] = 150
+
+    def draw(number: int) -> np.ndarray:
+        frame = background.copy()
+        for colour, (x, y) in scene(number).items():
+            frame[y : y + side, x : x + side] = COLOURS[colour]
+            frame[y + side // 2 - 4 : y + side // 2 + 4, x + 3 * side // 4 - 4 : x + 3 * side // 4 + 4] = 255
+        return frame
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, map(draw, range(num_frames)), FPS, crf=5)
+    return path
+
+
+def walking(number: int) -> dict[str, tuple[int, int]]:
+    return {"red": (4 + 2 * number, 10 + number // 4)}
+
+
+def still(number: int) -> dict[str, tuple[int, int]]:
+    return {"green": (20, 40)}
+
+
+def nobody(number: int) -> dict[str, tuple[int, int]]:
+    return {}
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "manifest.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def pictures(out: Path, row: dict[str, str]) -> np.ndarray:
+    with open_video(out / row["path"]) as video:
+        assert video.fps == FPS
+        return video.read(range(video.num_frames))
+
+
+def shows(colour: str, clip: np.ndarray) -> bool:
+    """Whether the square fills every frame, with its mark where it belongs."""
+    inner = clip[:, 4:-4, 4:12].astype(int)
+    mark = clip[:, 14:18, 22:26]
+    return bool(np.abs(inner - COLOURS[colour]).max() < 60 and mark.mean(axis=(1, 2, 3)).min() > 215)
+
+
+# what is in the clips --------------------------------------------------------------------------------------------------
+
+
+def test_every_face_becomes_a_clip_that_moves_with_it(tmp_path):
+    def two(number: int) -> dict[str, tuple[int, int]]:
+        return {**walking(number), **({"green": (100, 60)} if 15 <= number < 45 else {})}
+
+    video = film(tmp_path / "two.mp4", two, 60)
+    done = crop_videos([video], tmp_path / "out", EVERY)
+    assert done == (1, 2, 2, pytest.approx(4.5), [], {})
+    red, green = rows(tmp_path / "out")
+    assert list(red) == ["path", "source", "track", "source_start_s", "source_end_s", "face_px"]
+    for row, colour, track, span in ((red, "red", 1, (0.0, 3.0)), (green, "green", 2, (0.75, 2.25))):
+        assert (row["source"], int(row["track"])) == (str(video), track)
+        assert (float(row["source_start_s"]), float(row["source_end_s"])) == span
+        assert float(row["face_px"]) == pytest.approx(SIDE, abs=1.5)
+        clip = pictures(tmp_path / "out", row)
+        assert clip.shape == (round((span[1] - span[0]) * FPS), SIDE, SIDE, 3)
+        assert shows(colour, clip)
+        with av.open(tmp_path / "out" / row["path"]) as file:
+            assert [stream.type for stream in file.streams] == ["video"]
+            assert file.streams.video[0].codec_context.name == "h264"
+            keys = [number for number, frame in enumerate(file.decode(video=0)) if frame.key_frame]
+            assert np.diff([*keys, len(clip)]).max() <= 10
+
+
+def test_gaps_split_clips_and_hold_no_frame_without_a_box(tmp_path):
+    def away(number: int) -> dict[str, tuple[int, int]]:
+        return still(number) if number < 20 or number >= 40 else {}
+
+    crop_videos([film(tmp_path / "away.mp4", away, 70)], tmp_path / "out", EVERY)
+    found = rows(tmp_path / "out")
+    assert [(r["track"], float(r["source_start_s"]), float(r["source_end_s"])) for r in found] == [
+        ("1", 0.0, 1.0),
+        ("1", 2.0, 3.5),
+    ]
+    clips = [pictures(tmp_path / "out", row) for row in found]
+    assert [len(clip) for clip in clips] == [20, 30]
+    assert all(shows("green", clip) for clip in clips)
+
+
+def test_long_tracks_are_cut_without_losing_a_frame_or_leaving_a_crumb(tmp_path):
+    config = ClipConfig(detect_every=1, max_clip_s=1.3, crop=PLAIN)
+    crop_videos([film(tmp_path / "long.mp4", walking, 60)], tmp_path / "out", config)
+    found = rows(tmp_path / "out")
+    assert [len(pictures(tmp_path / "out", row)) for row in found] == [26, 34]  # 8 would be less than min_track_s
+    assert [row["track"] for row in found] == ["1", "1"]
+    times = [(float(row["source_start_s"]), float(row["source_end_s"])) for row in found]
+    assert times == [(0.0, 1.3), (1.3, 3.0)]
+    crop_videos([tmp_path / "long.mp4"], tmp_path / "more", ClipConfig(detect_every=1, max_clip_s=1.25, crop=PLAIN))
+    assert [len(pictures(tmp_path / "more", row)) for row in rows(tmp_path / "more")] == [25, 25, 10]
+
+
+@pytest.mark.parametrize("fps", [10.0, 12.5, 20.0, 48.0])
+def test_frames_at_another_rate_are_those_shown_then(fps):
+    frames = [(3 + i / FPS, np.full((1, 1, 3), i, np.uint8)) for i in range(30)]
+    resampled = list(at_rate(iter(frames), FPS, fps))
+    assert len(resampled) == round(30 * fps / FPS)
+    for number, (time_s, frame) in enumerate(resampled):
+        assert time_s == pytest.approx(3 + number / fps)
+        assert frame[0, 0, 0] == int(number * FPS / fps + 1e-6)
+
+
+def test_fps_sets_that_of_the_clips(tmp_path):
+    video = film(tmp_path / "v.mp4", walking, 60)
+    crop_videos([video], tmp_path / "out", ClipConfig(detect_every=1, fps=10, crop=PLAIN))
+    (row,) = rows(tmp_path / "out")
+    assert (row["source_start_s"], row["source_end_s"]) == ("0.0", "3.0")
+    with open_video(tmp_path / "out" / row["path"]) as clip:
+        assert (clip.fps, clip.num_frames) == (10, 30)
+        assert shows("red", clip.read(range(30)))
+
+
+def test_the_largest_alone(tmp_path):
+    def brief(number: int) -> dict[str, tuple[int, int]]:
+        return {**still(number), **({"red": (100, 10)} if number < 20 else {})}
+
+    video = film(tmp_path / "v.mp4", brief, 60)
+    done = crop_videos([video], tmp_path / "out", ClipConfig(detect_every=1, largest=True, crop=PLAIN))
+    (row,) = rows(tmp_path / "out")
+    assert done.num_tracks == 1
+    assert shows("green", pictures(tmp_path / "out", row))
+    assert len(list((tmp_path / "out").rglob("*.mp4"))) == 1
+
+
+# many videos -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worked_on(monkeypatch) -> list[str]:
+    """Names of the videos that were cropped, as it happens."""
+    names: list[str] = []
+    original = cropping.write_clips
+
+    def counted(sample, folder, config, detector):
+        names.append(sample.path.name)
+        return original(sample, folder, config, detector)
+
+    monkeypatch.setattr(cropping, "write_clips", counted)
+    return names
+
+
+def test_a_restart_does_what_is_left_and_nothing_else(tmp_path, worked_on, capsys):
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    for name in ("a", "b", "c"):
+        film(videos / f"{name}.mp4", still, 24)
+    (videos / "broken.mp4").write_text("no video")
+    assert main(["crop", str(videos), "--out", str(out), *WORDS]) == 1
+    assert worked_on == ["a.mp4", "b.mp4", "broken.mp4", "c.mp4"]
+    assert "1 videos failed; they are listed in" in " ".join(capsys.readouterr().err.split())
+    with (out / "failures.csv").open(newline="") as file:
+        (failure,) = csv.DictReader(file)
+    assert failure["source"] == str(videos / "broken.mp4")
+    assert failure["reason"].startswith("not a readable video")
+    assert [path.relative_to(out).as_posix() for path in out.rglob("failures.csv")] == ["failures.csv"]
+    first = rows(out)
+    assert [Path(row["source"]).name for row in first] == ["a.mp4", "b.mp4", "c.mp4"]
+    kept, lost, cut = (out / row["path"] for row in first)
+    lost.unlink()
+    cut.write_bytes(cut.read_bytes()[:-100])
+    written_ns = kept.stat().st_mtime_ns
+    worked_on.clear()
+    film(videos / "broken.mp4", walking, 24)  # mended
+    assert main(["crop", str(videos), "--out", str(out), *WORDS]) == 0
+    assert worked_on == ["b.mp4", "broken.mp4", "c.mp4"]
+    assert kept.stat().st_mtime_ns == written_ns
+    assert [row for row in rows(out) if "broken" not in row["source"]] == first
+    assert not (out / "failures.csv").exists()
+    worked_on.clear()
+    assert main(["crop", str(videos), "--out", str(out), *WORDS]) == 0
+    assert worked_on == []
+    assert main(["crop", str(videos), "--out", str(out), *WORDS, "--fps", "10"]) == 1
+    assert "holds results of other settings (fps was None, is 10.0)" in capsys.readouterr().err
+
+
+def test_a_run_that_breaks_off_leaves_nothing_that_looks_finished(tmp_path, monkeypatch):
+    film(tmp_path / "videos" / "a.mp4", still, 24)
+    film(tmp_path / "videos" / "b.mp4", still, 24)
+    original, calls = face_clips.crop_face, []
+
+    def stops(*words):
+        calls.append(1)
+        if len(calls) == 40:
+            raise KeyboardInterrupt
+        return original(*words)
+
+    monkeypatch.setattr(face_clips, "crop_face", stops)
+    with pytest.raises(KeyboardInterrupt):
+        crop_videos([tmp_path / "videos"], tmp_path / "out", EVERY)
+    assert not (tmp_path / "out" / "manifest.csv").exists()
+    assert len(list((tmp_path / "out").rglob("*.mp4"))) == 1
+    done = crop_videos([tmp_path / "videos"], tmp_path / "out", EVERY)
+    assert done.num_clips == 2
+    assert len(calls) == 40 + 24  # the second video again, the first one not
+    assert [len(pictures(tmp_path / "out", row)) for row in rows(tmp_path / "out")] == [24, 24]
+
+
+def test_folders_are_searched_and_equal_names_kept_apart(tmp_path, worked_on):
+    film(tmp_path / "a" / "one.mp4", walking, 24)
+    film(tmp_path / "a" / "deep" / "er" / "one.MOV", still, 24)
+    film(tmp_path / "b" / "one.mp4", still, 24)
+    (tmp_path / "a" / "notes.txt").write_text("no video")
+    shutil.copy(tmp_path / "b" / "one.mp4", tmp_path / "a" / "._one.mp4")
+    out = tmp_path / "a" / "crops"  # inside what is searched
+    for _ in range(2):
+        assert crop_videos([tmp_path / "a", tmp_path / "b"], out, EVERY).num_clips == 3
+    found = rows(out)
+    sources = [Path(row["source"]).relative_to(tmp_path).as_posix() for row in found]
+    assert sources == ["a/one.mp4", "a/deep/er/one.MOV", "b/one.mp4"]
+    assert [shows(c, pictures(out, row)) for row, c in zip(found, ("red", "green", "green"), strict=True)] == [True] * 3
+    assert len(worked_on) == 3
+
+
+def test_a_video_without_a_face_is_listed_and_no_failure(tmp_path, capsys):
+    film(tmp_path / "videos" / "nobody.mp4", nobody, 12)
+    film(tmp_path / "videos" / "somebody.mp4", still, 24)
+    assert main(["crop", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), *WORDS]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 clips (0.0 minutes) of 1 face tracks in 2 of 2 videos" in said
+    assert "no_face: 1 videos, listed in" in said
+    lines = (tmp_path / "out" / "no_face.csv").read_text().splitlines()
+    assert lines == ["source,reason", f"{tmp_path / 'videos' / 'nobody.mp4'},no face found"]
+    assert len(rows(tmp_path / "out")) == 1
+
+
+def test_another_process_does_the_same(tmp_path):
+    for number in range(3):
+        film(tmp_path / "videos" / f"{number}.mp4", nobody, 6)
+    config = ClipConfig(faces="haar")  # another process has the real one
+    done = crop_videos([tmp_path / "videos"], tmp_path / "out", config, num_workers=1)
+    assert (done.num_sources, len(done.no_face), done.failures) == (3, 3, {})
+
+
+# manifests -------------------------------------------------------------------------------------------------------------
+
+
+def test_columns_come_along_and_spans_and_boxes_are_respected(tmp_path):
+    def two(number: int) -> dict[str, tuple[int, int]]:
+        return {"red": (10, 10), "green": (100, 60)}
+
+    film(tmp_path / "v.mp4", two, 80)
+    film(tmp_path / "w.mp4", walking, 60)
+    (tmp_path / "all.csv").write_text(
+        "path,label,valence,subject,split,group,start_s,end_s,box\n"
+        "w.mp4,joy,0.50,01,train,g,,,\n"
+        "v.mp4,calm,-1,02,train,h,1,3,80 40 80 56\n"
+        "v.mp4,joy,0.25,01,test,,0,1.5,0 0 80 96\n"
+    )
+    out = tmp_path / "out"
+    crop_videos([tmp_path / "all.csv"], out, EVERY)
+    found = rows(out)
+    carried = ["label", "valence", "subject", "split", "group"]
+    assert list(found[0])[6:] == carried
+    assert [[row[name] for name in carried] for row in found] == [
+        ["joy", "0.50", "01", "train", "g"],
+        ["calm", "-1", "02", "train", "h"],
+        ["joy", "0.25", "01", "test", ""],
+    ]
+    assert [(row["source_start_s"], row["source_end_s"]) for row in found] == [
+        ("0.0", "3.0"),
+        ("1.0", "3.0"),
+        ("0.0", "1.5"),
+    ]
+    for row, colour in zip(found, ("red", "green", "red"), strict=True):
+        assert shows(colour, pictures(out, row))
+    assert len(read_manifest(out / "manifest.csv", task="unlabelled", split="train")) == 2
+    assert read_manifest(out / "manifest.csv", split="test").label_names == ("calm", "joy")
+    regression = read_manifest(out / "manifest.csv", task="regression", split="train")
+    assert regression.dimensions == ("valence",)  # and none of the clips' own numbers
+    assert (regression[0].start_s, regression[0].box) == (None, None)  # the whole clip is the sample
+    again = crop_videos([tmp_path / "all.csv"], tmp_path / "test", EVERY, split="test")
+    assert again.num_clips == 1
+
+
+def test_pretraining_takes_the_manifest(tmp_path):
+    for number in range(4):
+        film(tmp_path / "videos" / f"{number}.mp4", walking, 40)
+    out = tmp_path / "faces"
+    assert main(["crop", str(tmp_path / "videos"), "--out", str(out), *WORDS]) == 0
+    words = ["--preset", "svfap_debug", "--sampling_stride", "1", "--epochs", "1", "--warmup_epochs", "0"]
+    words += ["--batch_size", "4", "--num_workers", "0", "--precision", "fp32", "--mask_ratio", "0.75"]
+    assert main(["pretrain", "--manifest", str(out / "manifest.csv"), "--out", str(tmp_path / "run"), *words]) == 0
+    assert svfap.load_model(tmp_path / "run").config.task == "pretraining"
+
+
+# mistakes --------------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_named_before_anything_is_done(tmp_path):
+    video = film(tmp_path / "v.mp4", still, 12)
+    (tmp_path / "empty").mkdir()
+    for name, header, row in (
+        ("taken", "path,track", "v.mp4,1"),
+        ("files", "path,frame_values", "v.mp4,v.csv"),
+        ("cells", "path,valence", "v.mp4,0.1 -2e-1 3"),
+    ):
+        (tmp_path / f"{name}.csv").write_text(f"{header}\n{row}\n")
+    for sources, message in (
+        ([tmp_path / "missing.mp4"], r"missing\.mp4: no such file or folder"),
+        ([tmp_path / "empty"], r"empty: holds no videos \(\.mp4"),
+        ([video, tmp_path], r"v\.mp4: comes twice"),
+        ([tmp_path / "taken.csv"], "column 'track' has a name that the clips' manifest needs"),
+        ([tmp_path / "files.csv"], "column 'frame_values' has labels of single frames"),
+        ([tmp_path / "cells.csv"], "column 'valence' has labels of single frames"),
+    ):
+        with pytest.raises(UserError, match=message):
+            crop_videos(sources, tmp_path / "out", EVERY)
+    with pytest.raises(UserError, match="root and split are for manifests"):
+        crop_videos([video], tmp_path / "out", EVERY, split="train")
+    with pytest.raises(UserError, match="engine='spark'"):
+        crop_videos([video], tmp_path / "out", EVERY, engine="spark")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"fps": 0.0}, "fps=0: must be above 0"),
+        ({"max_clip_s": 0.2}, "max_clip_s=0.2: must be at least min_track_s=0.5"),
+        ({"min_track_s": -1.0}, "min_track_s=-1.0: must be at least 0"),
+        ({"gop": 0}, "gop=0: must be at least 1"),
+        ({"detect_every": 0}, "detect_every=0"),
+    ],
+)
+def test_settings_out_of_range(words, message):
+    with pytest.raises(UserError, match=message):
+        ClipConfig(**words)
+
+
+# a real video ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_real_face(clips, tmp_path, monkeypatch):
+    monkeypatch.undo()  # the real detector
+    model = clips.parent / "models" / "yunet_n_640_640.onnx"
+    config = ClipConfig(faces="yunet", face_model=model)
+    done = crop_videos([clips / "single_face.mp4"], tmp_path / "out", config)
+    assert (done.num_clips, done.num_tracks) == (1, 1)
+    (row,) = rows(tmp_path / "out")
+    with open_video(tmp_path / "out" / row["path"]) as video:
+        assert (video.num_frames, video.height, video.width) == (72, 224, 224)
+    first = next(iter(svfap.iter_tracks(tmp_path / "out" / row["path"], faces="yunet", face_model=model)))
+    x, y, w, h = first.faces[0].box  # in the crop, the face is in the middle, with 0.3 of its longer side around it
+    assert (x + w / 2, y + h / 2) == pytest.approx((112, 112), abs=12)
+    assert max(w, h) == pytest.approx(224 / 1.6, rel=0.12)
+
+
+def test_iter_tracks_follows_faces_with_a_detector_of_ones_own(tmp_path):
+    video = film(tmp_path / "v.mp4", walking, 30)
+    frames = list(svfap.iter_tracks(video, faces=ColourDetector()))
+    assert [frame.index for frame in frames] == list(range(30))
+    for frame in frames:
+        (face,) = frame.faces
+        assert face.box[:2] == pytest.approx(walking(frame.index)["red"], abs=1.5)
+    table = pd.DataFrame([{"time_s": frame.time_s, "track": frame.faces[0].track} for frame in frames])
+    assert table["time_s"].tolist() == pytest.approx([i / FPS for i in range(30)])
+    assert set(table["track"]) == {1}

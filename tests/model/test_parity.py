@@ -1,0 +1,105 @@
+"""The published code's numbers, reproduced to 1e-5 in float32 on a CPU."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+import svfap
+from svfap.weights.checkpoint import read_checkpoint
+from svfap.weights.names import published_name
+from svfap.weights.published import export_published
+
+HEADS = {"num_heads": 4}
+DECODER_HEADS = {"num_heads": 4, "decoder_num_heads": 2}
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def arrays(path: Path) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(value) for name, value in np.load(path).items()}
+
+
+@pytest.fixture(scope="module")
+def finetuned(golden):
+    return svfap.import_published(golden / "official_finetune_tiny.pth", **HEADS)
+
+
+@pytest.fixture(scope="module")
+def pretrained(golden):
+    return svfap.import_published(golden / "official_pretrain_tiny.pth", **DECODER_HEADS)
+
+
+def test_finetuned_features_and_logits(golden, finetuned):
+    numbers = arrays(golden / "finetune_tiny.npz")
+    with torch.no_grad():
+        assert_close(finetuned.features(numbers["input"]), numbers["features"], **CLOSE)
+        assert_close(finetuned(numbers["input"]), numbers["logits"], **CLOSE)
+
+
+def test_cross_entropy_and_every_gradient_norm(golden, finetuned):
+    expected = json.loads((golden / "tiny.json").read_text())
+    loss = F.cross_entropy(finetuned(arrays(golden / "finetune_tiny.npz")["input"]), torch.tensor([1, 4]))
+    assert loss.item() == pytest.approx(expected["ce_loss"], rel=1e-5)
+    finetuned.zero_grad()
+    loss.backward()
+    norms = {published_name(n, finetuned.config): p.grad.norm().item() for n, p in finetuned.named_parameters()}
+    assert norms.keys() == expected["grad_norms"].keys()
+    for name, norm in norms.items():
+        assert norm == pytest.approx(expected["grad_norms"][name], rel=2e-5, abs=1e-7), name
+
+
+def test_sigmoid_head(golden):
+    state = dict(read_checkpoint(golden / "official_finetune_tiny.pth")["model"])
+    for name, shape in {"head.weight": (5, 48), "head.bias": (5,)}.items():
+        draw = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+        state[name] = torch.from_numpy(draw * (shape[-1] ** -0.5 if len(shape) > 1 else 0.1)).float()
+    model = svfap.import_published(
+        {"model": state},
+        task="regression",
+        output_activation="sigmoid",
+        img_size=64,
+        num_frames=16,
+        stage_depths=(2, 2, 2),
+        **HEADS,
+    )
+    expected = torch.tensor(json.loads((golden / "tiny.json").read_text())["sigmoid_head"])
+    with torch.no_grad():
+        assert_close(model(arrays(golden / "finetune_tiny.npz")["input"]), expected, **CLOSE)
+
+
+def test_masked_encoder_prediction_targets_and_loss(golden, pretrained):
+    numbers = arrays(golden / "pretrain_tiny.npz")
+    clip, masked = numbers["input"], numbers["mask"]
+    with torch.no_grad():
+        assert_close(pretrained.encoder(clip, masked), numbers["encoder"], **CLOSE)
+        assert_close(pretrained(clip, masked), numbers["prediction"], **CLOSE)
+        assert_close(pretrained.targets(clip, masked)[:, :4], numbers["target_first"], **CLOSE)
+        loss = pretrained.loss(clip, masked).item()
+    assert loss == pytest.approx(float(numbers["loss"]), rel=1e-5)
+    assert loss == pytest.approx(json.loads((golden / "tiny.json").read_text())["pretrain_loss"], rel=1e-5)
+
+
+def test_pretrained_checkpoint_into_a_task_model_leaves_the_head_alone_new(golden, pretrained, caplog):
+    model = svfap.import_published(
+        golden / "official_pretrain_tiny.pth", task="classification", num_outputs=3, num_heads=4
+    )
+    assert model.config.provenance["new_parameters"] == ["norm.weight", "norm.bias", "head.weight", "head.bias"]
+    assert "head.weight" in caplog.text
+    for name, tensor in model.encoder.state_dict().items():
+        assert torch.equal(tensor, pretrained.encoder.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("kind", ["finetune", "pretrain"])
+def test_published_names_round_trip_exactly(golden, kind):
+    path = golden / f"official_{kind}_tiny.pth"
+    published = read_checkpoint(path)["model"]
+    ours = export_published(svfap.import_published(path, **(HEADS if kind == "finetune" else DECODER_HEADS)))
+    assert ours.keys() == published.keys()
+    assert all(torch.equal(ours[name], published[name]) for name in ours)

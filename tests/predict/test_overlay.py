@@ -1,0 +1,170 @@
+"""The overlay: what is drawn is what was read, the sound stays, and no half file is left."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+from spots import SIDE, Spots, film, frames, model
+
+from svfap.cli import main
+from svfap.data.video import open_video
+from svfap.errors import UserError
+from svfap.predict import predictor
+from svfap.predict.draw import DARKEN, Painter, Reading
+from svfap.predict.overlay import write_overlay
+from svfap.predict.predictor import Predictor
+
+COLORS = ("#0072B2", "#E69F00", "#009E73")
+LABELS = ["prob_joy", "prob_anger", "prob_calm"]
+BLUE = (0, 0x72, 0xB2)
+PLACES = [[(60 + i, 60)] for i in range(40)] + [[]] * 40
+SIZE = (181, 241)  # odd, which H.264 does not take
+EVEN = (180, 240)
+
+
+@pytest.fixture(scope="module")
+def predict() -> Predictor:
+    return Predictor(model(), "cpu", "fp32", faces=Spots())
+
+
+def rows(values: tuple[float, ...] = (0.7, 0.2, 0.1)) -> pd.DataFrame:
+    """Track 1 over the first 1.6 s, in two windows with the values in both."""
+    times = pd.DataFrame({"track": [1, 1], "start_s": [0.0, 0.8], "end_s": [0.8, 1.6]})
+    return times.assign(**dict(zip(LABELS, values, strict=True)))
+
+
+def overlay(predict: Predictor, video: Path, out: Path, table: pd.DataFrame | None = None) -> list[int]:
+    table = rows() if table is None else table
+    return list(write_overlay(video, table, predict.reader, LABELS, COLORS, out))
+
+
+def packets(path: Path) -> list[tuple[float, bytes]]:
+    with av.open(str(path)) as container:
+        audio = container.streams.audio[0]
+        return [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(audio) if p.pts is not None]
+
+
+def near(picture: np.ndarray, color: tuple[int, int, int], tolerance: int = 60) -> np.ndarray:
+    return (np.abs(picture.astype(int) - color).max(axis=-1)) < tolerance
+
+
+def test_boxes_follow_the_face_in_the_colour_of_the_top_label_and_the_sound_stays(predict, tmp_path):
+    video = film(tmp_path / "in.mkv", frames(PLACES, SIZE), codec="ffv1", pix_fmt="yuv444p", sound="aac")
+    assert overlay(predict, video, tmp_path / "out.mp4") == list(range(1, 81))
+    with open_video(tmp_path / "out.mp4") as drawn, open_video(video) as source:
+        assert (drawn.num_frames, drawn.fps, drawn.height, drawn.width) == (80, 25, 182, 242)
+        before, after = source.read([10, 30, 70]), drawn.read([10, 30, 70])[:, : SIZE[0], : SIZE[1]]
+    for number, (old, new) in zip((10, 30), zip(before, after, strict=True), strict=False):
+        x = 60 + number
+        assert near(new[62 : 58 + SIDE, x - 1 : x + 2], BLUE).any(axis=1).mean() > 0.9  # the box's left edge
+        assert not near(old, BLUE).any()
+    assert np.abs(before[2].astype(int) - after[2]).max() < 40  # nobody there: nothing drawn
+    old, new = packets(video), packets(tmp_path / "out.mp4")
+    assert len(new) >= len(old) - 1 > 40
+    assert {data for _, data in new} <= {data for _, data in old}
+    by_data = {data: time for time, data in old}
+    assert max(abs(by_data[data] - time) for time, data in new) < 0.07  # what the encoder pads in front
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mkv", "out.mp4"}
+
+
+@pytest.mark.parametrize("sound", [None, "pcm_s16le"])
+def test_no_sound_and_sound_that_players_do_not_know(sound, predict, tmp_path):
+    video = film(tmp_path / "in.mkv", frames(PLACES[:30], EVEN), sound=sound)
+    overlay(predict, video, tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        kinds = [stream.codec_context.name for stream in container.streams]
+        assert kinds == ["h264", *["aac"] * (sound is not None)]
+        if sound:
+            wave = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+            assert len(wave) == pytest.approx(1.2 * 16000, abs=2500)
+            assert 0.1 < np.abs(wave[4000:12000]).max() < 0.5  # a tone at a quarter of the full range
+
+
+def test_bars_are_as_long_as_values_and_text_stands_on_dark_ground():
+    painter = Painter(400, 600, LABELS, COLORS, (0.0, 1.0))
+    white = np.full((400, 600, 3), 255, np.uint8)
+    drawn = painter.paint(white, [Reading(3, (50.0, 60.0, 100.0, 120.0), np.array([0.5, 0.25, 0.125]))])
+    assert (white == 255).all()  # a copy was drawn into
+    lengths = [near(drawn[:, 160:], rgb, 1).any(axis=0).sum() for rgb in (BLUE, (0xE6, 0x9F, 0), (0, 0x9E, 0x73))]
+    assert lengths[0] == pytest.approx(2 * lengths[1], abs=1) and lengths[0] == pytest.approx(4 * lengths[2], abs=3)
+    panel = drawn[:, 155:]
+    dark = (panel.max(axis=-1) <= round(255 * DARKEN)).mean()
+    assert 0.01 < dark < 0.3  # the panel, and nothing else
+    heading = panel[60:80, :120]
+    assert heading.max() > 240 and np.median(heading) <= round(255 * DARKEN)
+
+
+def test_negative_values_grow_to_the_left_of_the_middle():
+    painter = Painter(400, 600, ["valence", "arousal"], COLORS, (-1.0, 1.0))
+    black = np.zeros((400, 600, 3), np.uint8)
+    drawn = painter.paint(black, [Reading(0, None, np.array([-0.5, 0.5]))])
+    left, right = (np.flatnonzero(near(drawn, rgb, 1).any(axis=0)) for rgb in (BLUE, (0xE6, 0x9F, 0)))
+    assert left.max() < right.min() <= left.max() + 3
+    assert len(left) == pytest.approx(len(right), abs=1)
+
+
+def test_panels_hide_no_other_face():
+    painter = Painter(400, 600, LABELS, COLORS, (0.0, 1.0))
+    grey = np.full((400, 600, 3), 128, np.uint8)
+    boxes = [(100.0, 150.0, 80.0, 80.0), (200.0, 150.0, 80.0, 80.0), (480.0, 10.0, 100.0, 100.0)]
+    drawn = painter.paint(grey, [Reading(k + 1, box, np.array([0.5, 0.3, 0.2])) for k, box in enumerate(boxes)])
+    for x, y, w, h in boxes:
+        inside = drawn[int(y) + 4 : int(y + h) - 4, int(x) + 4 : int(x + w) - 4]
+        assert (inside == 128).mean() > 0.95
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 4000), (2000, 20)])
+def test_pictures_of_any_size(size):
+    painter = Painter(*size, LABELS, COLORS, (0.0, 1.0))
+    box = (-5.0, -5.0, size[1] * 2.0, size[0] * 2.0)
+    drawn = painter.paint(np.zeros((*size, 3), np.uint8), [Reading(1, box, np.array([0.5, 0.3, 0.2]))])
+    assert drawn.shape == (*size, 3)
+
+
+def test_a_full_disk_leaves_no_half_overlay_and_keeps_the_table(tmp_path, monkeypatch, capfd):
+    noise = np.random.default_rng(0).integers(0, 256, (40, *EVEN, 3), np.uint8)
+    for picture, face in zip(noise, frames(PLACES[:40], EVEN), strict=True):
+        picture[60 : 60 + SIDE] = face[60 : 60 + SIDE]
+    video = film(tmp_path / "in.mp4", iter(noise), options={"crf": "15"})
+    monkeypatch.setattr(predictor, "make_detector", lambda name, model: Spots())
+    model().save_pretrained(tmp_path / "model")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        words = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "t.csv")]
+        assert main(["predict", str(video), *words, "--overlay", str(tmp_path / "out.mp4")]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    printed = capfd.readouterr().err
+    assert f"svfap predict: error: {tmp_path / 'out.mp4'}: cannot be written (" in printed
+    assert "Traceback" not in printed
+    assert len(pd.read_csv(tmp_path / "t.csv")) > 0
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "model", "t.csv", "t.png"}
+
+
+def test_the_video_itself_is_never_overwritten(predict, tmp_path):
+    video = film(tmp_path / "in.mp4", frames(PLACES[:5], EVEN))
+    content = video.read_bytes()
+    with pytest.raises(UserError, match="is the video itself"):
+        overlay(predict, video, tmp_path / "in.mp4")
+    assert video.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["in.mp4", "--overlay", "out.gif"], "--overlay out.gif: the suffix must be one of .mp4, .mov, .mkv"),
+        (["rtsp://host/x", "--overlay", "out.mp4"], "--overlay: rtsp://host/x can be read only once"),
+        (["in.mp4", "--report", "page.pdf"], "--report page.pdf: the suffix must be one of .html"),
+    ],
+)
+def test_what_cannot_be_written_is_found_out_first(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", *words, "--model", "none"]) == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,79 @@
+"""Every recipe in configs/ is read by the real parser, and says what the paper says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import Namespace
+
+from svfap.cli import main
+from svfap.cli.parser import config_of
+from svfap.paper import RESULTS
+from svfap.prepare import NAMES, get_dataset
+from svfap.train.config import FinetuneConfig, PretrainConfig
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+VERB_OF = {"pretrain": "pretrain", "synth": "synth", "voxceleb2": "pretrain"}
+
+
+def read(kind: type, name: str):
+    return config_of(kind, Namespace(**yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())))
+
+
+@pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(CONFIGS)) for file in FILES])
+def test_the_command_reads_every_file(file, capsys):
+    verb = VERB_OF.get(file.stem, "finetune")
+    with pytest.raises(SystemExit) as end:
+        main([verb, *(["out"] if verb == "synth" else []), "--config", str(file), "--print_config"])
+    printed = capsys.readouterr()
+    assert end.value.code == 0, printed.err
+    settings = yaml.safe_load(printed.out)
+    for name, value in yaml.safe_load(file.read_text()).items():
+        assert settings[name] == value, name
+
+
+def test_there_is_a_recipe_for_every_result_of_the_paper():
+    assert set(RECIPES) == {*RESULTS, "voxceleb2"}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_finetuning_has_the_papers_recipe(name):
+    config = read(FinetuneConfig, name)
+    assert (config.dataset, config.out, config.init) == (f"prepared/{name}", f"runs/{name}", "runs/voxceleb2")
+    assert (config.epochs, config.warmup_epochs, config.batch_size, config.base_lr) == (100, 5, 96, 1e-3)
+    assert (config.betas, config.weight_decay, config.layer_decay) == ((0.9, 0.999), 0.05, 0.75)
+    assert (config.drop_path_rate, config.rand_augment, config.erase_rate) == (0.1, True, 0.25)
+    assert config.sampling_stride == (1 if name == "ferv39k" else 4)
+    if name in ("werewolf_xl", "chalearn"):
+        assert (config.mixup, config.cutmix) == (0, 0)
+    else:
+        assert (config.mixup, config.cutmix, config.smoothing) == (0.8, 1.0, 0.1)
+
+
+def test_pretraining_has_the_papers_recipe():
+    config = read(PretrainConfig, "voxceleb2")
+    assert (config.epochs, config.warmup_epochs, config.batch_size) == (100, 5, 256)
+    assert (config.base_lr, config.min_lr, config.betas, config.weight_decay) == (3e-4, 1e-5, (0.9, 0.95), 0.05)
+    assert (config.mask_ratio, config.sampling_stride, config.preset) == (0.9, 4, "svfap_base")
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_recipe_says_what_chooses_its_model(name):
+    text = (CONFIGS / f"{name}.yaml").read_text()
+    carved = not get_dataset("avcaffe" if name.startswith("avcaffe") else name).has_validation
+    assert ("--validation none" in text) == carved
+    assert ("official validation part" in text) != carved
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_commands_in_a_recipe_are_its_own(name):
+    text = (CONFIGS / f"{name}.yaml").read_text()
+    prepare = re.search(r"^#   svfap prepare (\w+) .*--out (\S+)$", text, re.MULTILINE)
+    assert prepare and prepare[1] in NAMES
+    assert prepare[2] == yaml.safe_load(text)["dataset"]
+    assert re.search(rf"svfap {VERB_OF.get(name, 'finetune')} --config configs/{name}\.yaml", text)
