@@ -6,12 +6,22 @@ import os
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 T = TypeVar("T")
 # Of several processes the first one speaks.
 console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+
+
+def say(text: str) -> None:
+    """One message to the user, on standard error, as it stands: brackets in a path are no markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show(*tables: RenderableType) -> None:
+    """Tables that are a command's result, on standard output."""
+    Console(quiet=console.quiet).print(*tables)
 
 
 def progress_bar() -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,16 @@ class JobSettings:
 
     def __post_init__(self) -> None:
         require(self, 0, "num_workers")
+
+
+def check_same_settings(
+    where: object, before: Mapping[str, Any], now: Mapping[str, Any], fix: str, free: Collection[str] = ()
+) -> None:
+    """Whether results at `where` may be continued: raise `UserError` naming every setting that differs, except those in `free`."""
+    names = [name for name in {**before, **now} if name not in free and before.get(name) != now.get(name)]
+    if names:
+        listed = ", ".join(f"{name}: {before.get(name)} then, {now.get(name)} now" for name in names)
+        raise UserError(f"{where}: was made with other settings ({listed}); {fix}")
 
 
 def require(config: Any, least: float, *names: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from svfap.console import console
+from svfap.console import say as say
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -115,10 +115,6 @@ def load(name: str) -> Any:
     """The object that "module:name" stands for."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def say(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_tuple(hint: Any) -> bool:
