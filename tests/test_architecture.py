@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "synth": {"data"},
     "jobs": set(),
     "faces": set(),
-    "view": {"data"},
+    "view": {"data", "evaluate"},
     "evaluate": {"model", "weights", "data"},
     "train": {"model", "weights", "data", "evaluate", "view"},
     "crop": {"data", "faces", "jobs", "predict"},
