@@ -23,17 +23,13 @@ from svfap.data.manifest import (
     Sample,
     read_whole_manifest,
 )
+from svfap.data.sources import MANIFEST_SUFFIXES, VIDEO_SUFFIXES
 from svfap.errors import UserError
 from svfap.faces.detect import MODEL_VARIABLE, make_detector
 from svfap.files import make_folder, writing_atomically
 from svfap.jobs.run import FAILURES, check_engine, result_of, run_bulk, write_failures
 from svfap.jobs.task import remove
 
-VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg"),
-    *(".mts", ".m2ts", ".ts", ".vob", ".3gp", ".ogv", ".mxf"),
-)
-MANIFEST_SUFFIXES = (".csv", ".txt")
 CLIPS, MANIFEST, NO_FACE, LIST = "clips", "manifest.csv", "no_face.csv", "clips.json"
 
 

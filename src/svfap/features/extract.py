@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from svfap.data.manifest import BOX_COLUMNS, SPAN_COLUMNS, TEXT_COLUMNS, Manifest, Sample, read_whole_manifest
+from svfap.data.sources import MANIFEST_SUFFIXES
 from svfap.data.video import VideoError, open_video
 from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.errors import UserError
@@ -32,7 +33,6 @@ from svfap.weights.folder import load_model
 
 log = logging.getLogger("svfap")
 
-MANIFEST_SUFFIXES = (".csv", ".txt")
 SPAN = {"start_s": "sample_start_s", "end_s": "sample_end_s"}  # the manifest's, beside the windows' own
 CHUNK_ROWS = 4096
 
