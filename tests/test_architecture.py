@@ -13,7 +13,7 @@ PACKAGE = Path(svfap.__file__).parent
 LEAVES = {"errors", "console", "files", "device", "paper", "settings"}  # modules of no folder: anybody may use them
 MAY_IMPORT = {
     "model": set(),
-    "weights": {"model"},
+    "weights": {"model", "data", "prepare"},
     "data": set(),
     "prepare": {"data"},
     "synth": {"data"},

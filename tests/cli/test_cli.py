@@ -283,7 +283,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("svfap.report.info.preset_table", interrupted)
+    monkeypatch.setattr("svfap.weights.info.preset_table", interrupted)
     assert main(["info"]) == 130
     assert capsys.readouterr().err == "svfap info: interrupted\n"
 
