@@ -7,17 +7,32 @@ import difflib
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from svfap.console import console
+from svfap.errors import UserError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class Parser(ArgumentParser):
     """Says a user's mistake in one line, with the nearest name where a name is unknown."""
+
+    read_file: Callable[[Path], dict[str, Any]] | None = None
+    """How the file of --config becomes names with values; by default as plain YAML."""
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.read_file is None:
+            return super().parse_path(path, *args, **kwargs)
+        try:
+            words = self.read_file(Path(path))
+        except UserError as error:
+            raise TypeError(str(error)) from None  # which the parser reports
+        return self.parse_string(yaml.safe_dump(words), str(path), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         text = " ".join(str(message).split())
