@@ -88,6 +88,12 @@ def test_nothing_there(tmp_path):
         svfap.load_model(tmp_path / "file.pth")
 
 
+def test_overrides_of_a_saved_model_need_a_task(classifier, tmp_path):
+    classifier.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="to change num_outputs give task as well"):
+        svfap.load_model(tmp_path, num_outputs=7)
+
+
 def test_load_model_takes_published_files(classifier, published, tmp_path):
     torch.save(published, tmp_path / "official.pth")
     clip = torch.randn(1, 3, 16, 32, 32)

@@ -9,11 +9,14 @@ import importlib
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from svfap.console import say as say
+from svfap.errors import UserError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -22,6 +25,18 @@ BOOLEANS = {"true", "false", "yes", "no", "null"}
 
 class Parser(ArgumentParser):
     """Says a user's mistake in one line, with the nearest name where a name is unknown."""
+
+    read_file: Callable[[Path], dict[str, Any]] | None = None
+    """How the file of --config becomes names with values; by default as plain YAML."""
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.read_file is None:
+            return super().parse_path(path, *args, **kwargs)
+        try:
+            words = self.read_file(Path(path))
+        except UserError as error:
+            raise TypeError(str(error)) from None  # which the parser reports
+        return self.parse_string(yaml.safe_dump(words), str(path), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         text = " ".join(str(message).split())
@@ -130,11 +145,13 @@ def add_settings(parser: Parser, config: type, skip: set[str] | None = None) -> 
 
 
 def booleans_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
-    """`--resume video.mp4` -> `--resume=true video.mp4`: a boolean's flag does not swallow what follows it."""
+    """`--resume video.mp4` -> `--resume=true video.mp4`: a boolean's flag does not swallow a positional that follows it."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name in action.choices.keys() & set(argv):
                 argv = booleans_spelt_out(action.choices[name], argv)
+    if all(action.option_strings for action in parser._actions):
+        return argv
     flags = {
         flag
         for action in parser._actions

@@ -18,6 +18,7 @@ from svfap.data.prepared import read_dataset
 from svfap.data.video import natural_key
 from svfap.errors import UserError
 from svfap.evaluate.metrics import classification_metrics, regression_metrics
+from svfap.formats import upgrade
 
 # What a run's folder may hold, as the other verbs write it by default.
 RUN_FILES = {
@@ -88,7 +89,7 @@ def _read_one(folder: Path) -> Run:
 
     training = read("training", _read_json, {})
     config = read("config", lambda file: file.read_text(errors="replace"), "")
-    settings = _settings(config)
+    settings = _settings(config, folder / RUN_FILES["config"])
     timeline = read("timeline", _read_csv, None)
     if timeline is not None and "video" in timeline and len(timeline):  # the first video's rows stand for all
         timeline = timeline[timeline["video"] == timeline["video"].iloc[0]].drop(columns="video")
@@ -147,13 +148,13 @@ def _pool(folder: Path, folds: list[Run]) -> Run:
     return run
 
 
-def _settings(config: str) -> dict[str, Any]:
+def _settings(config: str, file: Path) -> dict[str, Any]:
     """The configuration's words; none where it is no YAML of words."""
     try:
         words = yaml.safe_load(config)
     except yaml.YAMLError:
         return {}
-    return words if isinstance(words, dict) else {}
+    return upgrade("training settings", words, file) if isinstance(words, dict) else {}
 
 
 def _dataset_name(folder: Any) -> str:
