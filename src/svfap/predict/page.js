@@ -1,11 +1,3 @@
-"""The JavaScript of the page of affect over time: draws the timelines and answers mouse and keys; no library.
-
-Every text goes in as text, never as HTML. Drawing thins the rows to the smallest and largest value per pixel.
-"""
-
-from __future__ import annotations
-
-SCRIPT = r"""
 "use strict";
 (() => {
 const page = JSON.parse(document.getElementById("affect-data").textContent);
@@ -423,4 +415,3 @@ class Video {
 
 for (const video of page.videos) if (video.persons.length) new Video(video);
 })();
-"""
