@@ -90,7 +90,11 @@ def render(template: str, **values: Any) -> str:
     Values are escaped. Inside a template, `file(path)` is the text of another file of the package.
     """
     environment = Environment(
-        loader=PackageLoader("svfap", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        loader=PackageLoader("svfap", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
     environment.globals["file"] = package_text
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
