@@ -1,4 +1,4 @@
-"""The page of affect over time tells what the table holds, in pictures and numbers, and nothing else."""
+"""The page of affect over time shows the pictures and numbers of its table, escaped and without network access."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def windows(starts, values, names=("prob_a", "prob_b"), length=2.0, **more) -> p
     return pd.DataFrame(first | dict(zip(names, np.asarray(values, float).T, strict=True)))
 
 
-def page(path, table, videos=None, **words):
+def page(path, table, videos=None, **kwargs):
     """The file's text, its outline, and the data embedded in it."""
-    write_affect_page(path, table, videos or {}, **words)
+    write_affect_page(path, table, videos or {}, **kwargs)
     text = path.read_text(encoding="utf-8")
     data = text.split('<script type="application/json" id="affect-data">')[1].split("</script>")[0]
     return text, Outline(text), json.loads(data)
@@ -197,7 +197,7 @@ def test_only_the_persons_seen_longest_are_shown_and_it_says_so(tmp_path, monkey
 
 def test_a_table_that_cannot_be_shown_is_refused_in_one_line(tmp_path):
     good = windows([0, 2], np.eye(2))
-    for table, words in (
+    for table, message in (
         (good.drop(columns="end_s"), "no column end_s"),
         (good.drop(columns=["prob_a", "prob_b"]), "no prob_<label> column"),
         (good.assign(prob_a="much"), "column prob_a holds what is no number"),
@@ -205,7 +205,7 @@ def test_a_table_that_cannot_be_shown_is_refused_in_one_line(tmp_path):
         (good.assign(start_s=np.nan), "column start_s holds what is not finite"),
         (good.assign(end_s=-1.0), "end_s is before start_s"),
     ):
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=message):
             write_affect_page(tmp_path / "p.html", table, {})
     assert not list(tmp_path.iterdir())
 
