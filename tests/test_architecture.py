@@ -10,7 +10,15 @@ import pytest
 import svfap
 
 PACKAGE = Path(svfap.__file__).parent
-LEAVES = {"errors", "console", "files", "device", "paper", "settings"}  # modules of no folder: anybody may use them
+LEAVES = {
+    "errors",
+    "console",
+    "files",
+    "formats",
+    "device",
+    "paper",
+    "settings",
+}  # modules of no folder: anybody may use them
 MAY_IMPORT = {
     "model": set(),
     "weights": {"model"},

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from svfap.data.augment import MULTI_SCALES, center_crop, multi_scale_crop, random_resized_crop, side_crops
-from svfap.data.clips import Indices, test_indices, train_indices, validation_indices
+from svfap.data.clips import Indices, pretrain_indices, test_indices, train_indices, validation_indices
 from svfap.data.manifest import Manifest, Sample
 from svfap.data.sample import inside_box, span_of
 from svfap.data.targets import Targets, clip_target, targets_of_frames
@@ -53,10 +53,12 @@ class Item:
 class ClipDataset(Dataset[Item]):
     """The samples of a manifest as clips of `clip_length` frames, `stride` frames apart, `size` pixels square.
 
-    mode: "pretrain" (random clip, multi-scale crop), "train" (random clip, random resized crop), "val" (middle clip,
-    central crop), "test" (`num_segments` in time x `num_crops` along the longer side; views that coincide come once).
+    mode: "pretrain" (random clip by `pretrain_indices`, multi-scale crop), "train" (random clip by `train_indices`, random
+    resized crop), "val" (middle clip, central crop), "test" (`num_segments` in time x `num_crops` along the longer side;
+    views that coincide come once).
     crop_scale: areas of the random resized crop; crop_scales: sides of the multi-scale crop, as parts of the frame.
-    repeats: different clips of each video that an item holds in the two training modes; it is decoded once for all.
+    repeats: different clips of each video that an item holds in the two training modes, in "pretrain" one from each of as
+    many equal parts of the video; it is decoded once for all.
     frame_level: the target of each sampled frame (see `svfap.data.targets`) in place of the clip's.
     balanced: shuffled epochs have as many samples as the manifest, but all classes equally often.
     What is drawn for a sample depends on (seed, epoch, index) alone; indices len(self) and up are the same samples again,
@@ -129,6 +131,8 @@ class ClipDataset(Dataset[Item]):
             return list(np.unique(test_indices(num_frames, self.clip_length, self.stride, self.num_segments), axis=0))
         if self.mode == "val":
             return [validation_indices(num_frames, self.clip_length, self.stride)]
+        if self.mode == "pretrain":
+            return list(pretrain_indices(num_frames, self.clip_length, self.stride, self.repeats, rng))
         return [train_indices(num_frames, self.clip_length, self.stride, rng) for _ in range(self.repeats)]
 
     def _crop(self, pictures: Pixels, rng: np.random.RandomState) -> list[Pixels]:

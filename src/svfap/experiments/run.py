@@ -21,7 +21,7 @@ from svfap.experiments.lab import Lab, train_all
 from svfap.experiments.studies import STUDIES, Row, Study
 from svfap.files import make_folder, write_atomically
 from svfap.model.complexity import complexity
-from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
+from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig, read_settings_file
 from svfap.view.figures.base import PERCENT, metric_name, save_figure
 from svfap.view.figures.studies import study_bars, study_lines
 from svfap.view.tables import write_table
@@ -190,8 +190,8 @@ def read_settings(config: type[TrainConfig], file: Path | None) -> dict[str, Any
     parser.add_class_arguments(config, skip={"out"})
     parser.add_argument("--out", type=Path | None)  # a recipe's own folder has no use here
     try:
-        words = parser.parse_path(str(file), defaults=False).clone(with_meta=False)
-    except (ArgumentError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        words = parser.parse_object(read_settings_file(file), defaults=False).clone(with_meta=False)
+    except (ArgumentError, TypeError, ValueError) as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
     given = {name: value for name, value in words.as_dict().items() if name != "out"}
     for name in sorted(NOT_OF_A_ROW & set(given)):

@@ -18,6 +18,7 @@ from svfap.data.prepared import read_dataset
 from svfap.data.video import natural_key
 from svfap.errors import UserError
 from svfap.evaluate.metrics import classification_metrics, regression_metrics
+from svfap.formats import upgrade
 
 # Files of a run folder, as the commands write them by default; of several that match a pattern, the first one is shown.
 RUN_FILES = {
@@ -89,7 +90,7 @@ def _read_one(folder: Path) -> Run:
 
     training = read("training", _read_json, {})
     config = read("config", lambda file: file.read_text(errors="replace"), "")
-    settings = _settings(config)
+    settings = _settings(config, folder / RUN_FILES["config"])
     return Run(
         name=folder.resolve().name,
         folder=folder,
@@ -144,13 +145,13 @@ def _pool(folder: Path, folds: list[Run]) -> Run:
     return run
 
 
-def _settings(config: str) -> dict[str, Any]:
+def _settings(config: str, file: Path) -> dict[str, Any]:
     """The configuration's words; none where it is no YAML of words."""
     try:
         words = yaml.safe_load(config)
     except yaml.YAMLError:
         return {}
-    return words if isinstance(words, dict) else {}
+    return upgrade("training settings", words, file) if isinstance(words, dict) else {}
 
 
 def _dataset_name(folder: Any) -> str:
