@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from svfap.cli import crop, data, evaluation, experiments, extract, inference, models, reports, training
+from svfap.cli import crop, data, evaluation, experiments, extract, models, predict, reconstruct, reports, training
 from svfap.cli.parser import Command, Parser, Verb, add_command, booleans_spelt_out, run_command, say
 from svfap.errors import UserError
 
-COMMANDS: dict[str, Command] = {}  # verbs whose options are a settings dataclass
+COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
+    "predict": predict.COMMAND,
+    "reconstruct": reconstruct.COMMAND,
+}
 VERBS: dict[str, Verb] = {
     **data.VERBS,
     **crop.VERBS,
     **training.VERBS,
     **evaluation.VERBS,
-    **inference.VERBS,
     **extract.VERBS,
     **experiments.VERBS,
     **models.VERBS,

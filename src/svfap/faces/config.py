@@ -81,9 +81,12 @@ class TrackConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FaceSettings:
-    """How a verb finds and cuts out faces. Raises `UserError` for values out of range and for a missing file."""
+    """How faces are found and cut out.
 
-    faces: DetectorName | Literal["none"] = "auto"
+    Raises `UserError` for values out of range and for a missing file.
+    """
+
+    faces: Literal["auto", "yunet", "haar", "none"] = "auto"
     """Face detector; auto: YuNet if its model file is available, else Haar; none: the video is a face crop already."""
     face_model: Path | None = None
     """YuNet's .onnx file; default: see docs/faces.md."""
