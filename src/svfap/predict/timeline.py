@@ -15,10 +15,11 @@ from svfap.predict.table import TIMES
 
 Floats = NDArray[np.float64]
 
-MIN_GAP_S = (
-    0.15  # shorter is the jitter of a live source; the tracker interpolates up to `TrackConfig.max_gap_s`, 0.5 s
-)
-MAX_HOP = 1.15  # of a row's length: where windows start less often than this, the time between them is not observed
+MIN_GAP_S = 0.35  # the tracker interpolates absences of up to `TrackConfig.max_gap_s`, 0.5 s: no gap of its is shorter
+STRIDE = 1 / 15  # of a window: what lies between two sampled frames of a clip of 16
+JITTER_S = 0.1  # of a live source's times
+MIN_ROWS = 4  # that show a regular distance between windows
+ROUNDING_S = 1e-3
 MIN_SPAN_S = 1.0  # a change from one frame to the next would be noise
 
 
@@ -26,12 +27,15 @@ MIN_SPAN_S = 1.0  # a change from one frame to the next would be noise
 class Timeline:
     """N rows of one track, or of a video without tracks, in order of time, and where it has gaps.
 
-    A gap is time in which the face was not followed. Rows of an uninterrupted track start one hop apart, and there may be
-    a little time between the end of one and the start of the next: a window ends with its last sampled frame, and the
-    next one starts a stride later. So there is a gap before a row only if it starts more than `MIN_GAP_S` after both the
-    end of all rows before it and one hop after the start of the row before it. The hop is the median time from start to
-    start, at most `MAX_HOP` times the median length of a row. Rows without values are left out, and the time that they
-    alone cover is a gap as well.
+    A gap is time in which the face was not tracked. Time between the end of the rows so far and the start of the next is
+    no gap by itself: a window ends with its last sampled frame, and the next one starts a stride after it, or later with
+    a hop longer than a window. So there is a gap before a row only if that time is longer than all of these:
+
+    - `MIN_GAP_S`, as the tracker leaves no shorter gaps;
+    - a stride, taken as 1/15 of the last row, with the jitter of live sources;
+    - if at least half of these times are alike, that usual time and `MIN_GAP_S`.
+
+    Rows without values are left out; time that no other row covers is then a gap, however short.
 
     Attributes:
         start, end: (N,) seconds of each row's window.
@@ -121,12 +125,14 @@ class Timeline:
 
 def _gaps(start: Floats, end: Floats, left_out: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(N - 1,) whether there is a gap between a row and the next; left_out: (N - 1,) rows without values lie between."""
-    if len(start) < 2:
-        return np.zeros(0, bool)
-    hop = min(np.median(np.diff(start)), MAX_HOP * np.median(end - start))
-    covered_until = np.maximum.accumulate(end)[:-1]
-    late = start[1:] > np.maximum(covered_until, start[:-1] + hop) + MIN_GAP_S
-    return late | (left_out & (start[1:] > covered_until + 1e-3))
+    uncovered = start[1:] - np.maximum.accumulate(end)[:-1]
+    allowed = np.maximum(MIN_GAP_S, STRIDE * (end - start)[:-1] + JITTER_S)
+    if len(start) >= MIN_ROWS:
+        usual = np.median(uncovered)
+        if (np.abs(uncovered - usual) <= JITTER_S).mean() >= 0.5:
+            allowed = np.maximum(allowed, usual + MIN_GAP_S)
+    late = uncovered > allowed
+    return late | (left_out & (uncovered > ROUNDING_S))
 
 
 def shares(timeline: Timeline, names: list[str]) -> pd.DataFrame:
