@@ -18,9 +18,9 @@ import svfap
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
 from svfap.model.base import Model
+from svfap.predict.config import ReconstructConfig
 from svfap.predict.predictor import Predictor
 from svfap.predict.reader import DECODED_AHEAD
-from svfap.predict.config import ReconstructConfig
 from svfap.predict.reconstruct import reconstruct, reconstruct_video
 from svfap.predict.windows import iter_windows
 

@@ -15,7 +15,7 @@ from svfap.cli import main
 from svfap.data.video import open_video
 from svfap.errors import UserError
 from svfap.predict import predictor
-from svfap.predict.draw import DARKEN, Painter, FaceValues
+from svfap.predict.draw import DARKEN, FaceValues, Painter
 from svfap.predict.overlay import write_overlay
 from svfap.predict.predictor import Predictor
 
