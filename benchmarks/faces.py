@@ -67,7 +67,7 @@ def main() -> None:
                 "decode",
                 "detect, a run",
                 "runs",
-                "follow",
+                "track",
                 "crop, a face",
                 "all, a frame",
                 "x real time",

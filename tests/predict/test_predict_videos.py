@@ -77,6 +77,24 @@ def test_if_all_videos_fail_nothing_is_written(tmp_path, config):
     assert [path.name for path in tmp_path.iterdir()] == ["text.mp4"]
 
 
+def test_ctrl_c_ends_a_live_source_and_interrupts_a_file(folder, tmp_path, config, monkeypatch, capsys):
+    rows = list(Predictor(folder / "model", "cpu", "fp32", faces=Spots()).stream(folder / "a.mp4"))
+
+    def interrupted(self, names, on_frame):
+        on_frame(names[0], 1, None, 25.0)
+        yield from ((names[0], row) for row in rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "run", interrupted)
+    done = predict_videos(["rtsp://host/live"], config(out=tmp_path / "live.csv"))
+    assert len(done.table) == len(rows) and set(done.table["video"]) == {"rtsp://host/live"} and done.failures == {}
+    assert {path.name for path in done.written} == {"live.csv", "live.png"}
+    with pytest.raises(KeyboardInterrupt):
+        predict_videos([folder / "a.mp4"], config(out=tmp_path / "t.csv"))
+    assert f"the rows so far are in {tmp_path / 't.csv.part'}" in " ".join(capsys.readouterr().err.split())
+    assert part_of(tmp_path / "t.csv").read_text().count("a.mp4") == len(rows)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "json", "parquet"])
 def test_a_complete_table_is_read_and_not_made_again(suffix, folder, tmp_path, config, monkeypatch):
     settings = config(out=tmp_path / f"t.{suffix}", resume=True)

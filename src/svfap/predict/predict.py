@@ -79,19 +79,9 @@ def predict_videos(videos: Sequence[str | Path], config: PredictConfig) -> Predi
             way, or `resume` finds other settings.
     """
     names = list(dict.fromkeys(str(video) for video in videos))
-    for path in (config.out, config.overlay, config.report):
-        if path is not None:
-            make_folder(path.absolute().parent)
-    if config.overlay is not None and (live := [name for name in names if is_live(name)]):
-        raise UserError(f"overlay={config.overlay}: {live[0]} can be read only once; record it to a file first")
-    if config.out is not None and config.resume and config.out.exists() and not part_of(config.out).exists():
+    if config.resume and config.out is not None and config.out.exists() and not part_of(config.out).exists():
         return Predictions(tuple(names), read_predictions(config.out), out=config.out, was_complete=True)
-    if names and not any(is_live(name) or Path(name).exists() for name in names):
-        others = f" (nor any of the other {len(names) - 1})" if len(names) > 1 else ""
-        raise UserError(f"{names[0]}: no such file or folder{others}")
-    require_model(config.model)
-    if config.out is not None and not config.resume:
-        check_no_part(config.out)
+    _check_files(names, config)
 
     from svfap.predict.predictor import Predictor  # imports torch, which takes seconds; mistakes are reported before
 
@@ -122,6 +112,21 @@ def predict_videos(videos: Sequence[str | Path], config: PredictConfig) -> Predi
             return Predictions(tuple(names), pd.DataFrame(columns=columns), failures)
         predictions = Predictions(tuple(names), rows.finish(), failures, config.out)
     return _write_pictures(predictions, config, predictor, num_frames)
+
+
+def _check_files(names: Sequence[str], config: PredictConfig) -> None:
+    """Raise `UserError` for what can be known before the model is loaded: what is missing or in the way."""
+    if config.overlay is not None and (live := [name for name in names if is_live(name)]):
+        raise UserError(f"overlay={config.overlay}: {live[0]} can be read only once; record it to a file first")
+    if names and not any(is_live(name) or Path(name).exists() for name in names):
+        others = f" (nor any of the other {len(names) - 1})" if len(names) > 1 else ""
+        raise UserError(f"{names[0]}: no such file or folder{others}")
+    require_model(config.model)
+    if config.out is not None and not config.resume:
+        check_no_part(config.out)
+    for path in (config.out, config.overlay, config.report):
+        if path is not None:
+            make_folder(path.absolute().parent)
 
 
 def _add_rows(predictor: Predictor, names: Sequence[str], rows: TableRows) -> dict[str, int | None]:
