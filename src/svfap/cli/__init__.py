@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from svfap.cli import crop, data, evaluation, experiments, extract, inference, reports, training
+from svfap.cli import crop, data, evaluation, experiments, extract, predict, reconstruct, reports, training
 from svfap.cli.parser import (
     Command,
     Parser,
@@ -20,6 +20,8 @@ from svfap.cli.parser import (
 from svfap.errors import UserError
 
 COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
+    "predict": predict.COMMAND,
+    "reconstruct": reconstruct.COMMAND,
     "prepare": Command(
         "Prepare a dataset for training: read its official release, check it, and write the manifests of its protocol. "
         "Example: svfap prepare dfew --root /data/DFEW --out prepared/dfew",
@@ -56,7 +58,6 @@ VERBS: dict[str, Verb] = {
     **crop.VERBS,
     **training.VERBS,
     **evaluation.VERBS,
-    **inference.VERBS,
     **extract.VERBS,
     **experiments.VERBS,
     **reports.VERBS,
