@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from windows import window_indices
 
 import svfap
 from svfap.cli import main
-from svfap.data.clips import window_indices
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
 from svfap.features import extract

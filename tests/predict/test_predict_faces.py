@@ -18,9 +18,9 @@ import pandas as pd
 import pytest
 import torch
 from spots import LABELS, SIDE, SIZE, Spots, film, frames, model
+from windows import window_indices
 
 from svfap.cli import main
-from svfap.data.clips import window_indices
 from svfap.data.video import VideoError, open_video
 from svfap.errors import UserError
 from svfap.faces.config import FaceCropConfig, TrackConfig

@@ -135,11 +135,6 @@ def standardize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     return clips
 
 
-def denormalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Back to [0, 1]: clips * std + mean, (B, 3, T, H, W) float, a new tensor."""
-    return torch.stack([c * s + m for c, m, s in zip(clips.unbind(1), mean, std, strict=True)], 1)
-
-
 def flip(clips: Tensor, rate: float, generator: torch.Generator) -> Tensor:
     """Mirror each clip left to right with probability `rate`, in place. (B, 3, T, H, W) float."""
     for clip, chosen in zip(clips, _decisions(generator).random(len(clips)) < rate, strict=True):

@@ -59,22 +59,6 @@ def test_indices(num_frames: int, clip_length: int, stride: int, num_segments: i
     return taken[np.minimum(positions, len(taken) - 1)]
 
 
-def window_indices(num_frames: int, clip_length: int, stride: int, hop: int) -> Indices:
-    """Sliding windows over a whole video, (num_windows, clip_length).
-
-    A window holds the frames start + stride * (0, 1, ..., clip_length - 1). One starts every `hop` frames from 0
-    on, and the last ends at the last frame, so the end is covered even where `hop` does not divide the rest. A shorter
-    video gives one window, padded with the last frame.
-    """
-    _check(num_frames, clip_length, stride)
-    if hop < 1:
-        raise ValueError(f"hop must be at least 1 frame, got {hop}")
-    last_start = max(num_frames - ((clip_length - 1) * stride + 1), 0)
-    starts = np.append(np.arange(0, last_start, hop, dtype=np.int64), last_start)
-    offsets = stride * np.arange(clip_length, dtype=np.int64)
-    return np.minimum(starts[:, None] + offsets, num_frames - 1)
-
-
 def _spread(end: int, span: int, clip_length: int) -> Indices:
     points = np.linspace(end - span, end, num=clip_length)
     return np.clip(points, end - span, end - 1).astype(np.int64)

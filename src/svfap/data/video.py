@@ -102,7 +102,7 @@ class VideoSource(ABC):
         self.close()
 
 
-def open_video(path: str | Path, num_threads: int = 1) -> VideoSource:
+def open_video(path: str | Path) -> VideoSource:
     """Open a video file, a folder of frames (sorted naturally: 2.jpg before 10.jpg) or an image (one frame).
 
     Folders and images count as 25 frames a second. A file cut short is as long as the part that is there.
@@ -119,13 +119,7 @@ def open_video(path: str | Path, num_threads: int = 1) -> VideoSource:
         raise VideoError(path, "the file is empty")
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return _Pictures(path, [path])
-    return _Container(path, num_threads)
-
-
-def iter_frames(path: str | Path, num_threads: int = 1) -> Iterator[tuple[float, Pixels]]:
-    """Every picture of a video once, in order, as (time_s, uint8 RGB (H, W, 3)); memory does not grow with length."""
-    with open_video(path, num_threads) as video:
-        yield from video.frames()
+    return _Container(path)
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -181,8 +175,8 @@ def _read_picture(file: Path) -> Pixels | None:
 class _Container(VideoSource):
     """A video file through FFmpeg."""
 
-    def __init__(self, path: Path, num_threads: int) -> None:
-        self.path, self._num_threads = path, num_threads
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._converter = VideoReformatter()
         self._matrix: Sequence[int] | None = None
         self._container, self._stream = self._opened()
@@ -360,7 +354,7 @@ class _Container(VideoSource):
         if not streams:
             container.close()
             raise VideoError(self.path, "holds no video stream")
-        streams[0].codec_context.thread_count = self._num_threads
+        streams[0].codec_context.thread_count = 1  # videos are decoded in parallel instead
         return container, streams[0]
 
 
