@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from plain_windows import window_indices
 from spots import LABELS, SIDE, SIZE, Spots, film, frames, model
-from windows import window_indices
 
 from svfap.cli import main
 from svfap.data.video import VideoError, open_video

@@ -57,8 +57,8 @@ class Window:
 class Windower:
     """Cuts one run of frames into windows of `clip_length` frames, `stride` apart, one every `hop` frames.
 
-    The last window ends at the last frame, and a run shorter than a window is padded with its last frame. At most one
-    window's span of snapshots is held.
+    The same frames as `svfap.data.clips.window_indices`: the last window ends at the last frame, and a run shorter than
+    a window is padded with its last frame. At most one window's span of snapshots is held.
     """
 
     def __init__(self, clip_length: int, stride: int, hop: int, track: int = 0) -> None:
