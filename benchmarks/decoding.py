@@ -194,11 +194,10 @@ def training_rate(
 
 
 def no_model(task: PretrainTask | FinetuneTask, clips: Tensor, *mask: Any) -> Tensor:
-    """Zeros in the shape of the model's output, instead of running the model."""
+    """Zeros of the shape of the model's output, in no time."""
     shape = task.model.config
     if isinstance(task, PretrainTask):
-        num_masked = shape.num_masked_positions() * shape.num_time_steps
-        return clips.new_zeros(len(clips), num_masked, shape.tubelet_dim)
+        return clips.new_zeros(len(clips), task.num_masked, shape.tubelet_dim)
     return clips.new_zeros(len(clips), shape.num_outputs)
 
 
