@@ -7,29 +7,41 @@ from pathlib import Path
 
 import pytest
 import torch
+from seeded import GOLDEN, clip, write_checkpoint
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 torch.set_num_threads(int(os.environ.get("SVFAP_TEST_THREADS", "1")))
 
 
-def _shared(folder: str) -> Path:
-    path = SHARED / folder
-    if not path.is_dir():
-        pytest.skip(f"{folder}/ of the reference material is not beside this checkout: parity case not run")
-    return path
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of numbers produced by the published code."""
+    return GOLDEN
 
 
 @pytest.fixture(scope="session")
-def golden() -> Path:
-    """Folder of numbers produced by the published code; skips where it is missing."""
-    return _shared("golden")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny checkpoints that the numbers in `golden` belong to, as the published code writes them."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    write_checkpoint(folder, "finetune")
+    write_checkpoint(folder, "pretrain")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_clip() -> torch.Tensor:
+    """The input that the numbers in `golden` belong to, (2, 3, 16, 64, 64) float32."""
+    return clip()
 
 
 @pytest.fixture(scope="session")
 def clips() -> Path:
     """Folder of real face videos; skips where it is missing."""
-    return _shared("clips")
+    path = SHARED / "clips"
+    if not path.is_dir():
+        pytest.skip("clips/ of the reference material is not beside this checkout: real videos not tried")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,15 @@ import pytest
 import svfap
 
 PACKAGE = Path(svfap.__file__).parent
-LEAVES = {"errors", "console", "files", "device", "paper", "settings"}  # modules of no folder: anybody may use them
+LEAVES = {
+    "errors",
+    "console",
+    "files",
+    "formats",
+    "device",
+    "paper",
+    "settings",
+}  # modules of no folder: anybody may use them
 MAY_IMPORT = {
     "model": set(),
     "weights": {"model"},
@@ -19,13 +27,13 @@ MAY_IMPORT = {
     "synth": {"data"},
     "jobs": set(),
     "faces": set(),
-    "view": {"data"},
+    "view": {"evaluate"},
     "evaluate": {"model", "weights", "data"},
     "train": {"model", "weights", "data", "evaluate", "view"},
     "crop": {"data", "faces", "jobs", "predict"},
     "predict": {"model", "weights", "data", "faces", "view"},
     "features": {"model", "weights", "data", "jobs", "predict"},
-    "report": {"model", "weights", "data", "evaluate", "train", "predict", "view"},
+    "report": {"model", "weights", "data", "evaluate", "train", "view"},
     "experiments": {"model", "weights", "data", "synth", "evaluate", "train", "predict", "view"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

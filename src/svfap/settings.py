@@ -51,7 +51,7 @@ class JobSettings:
 def check_same_settings(
     where: object, before: Mapping[str, Any], now: Mapping[str, Any], fix: str, free: Collection[str] = ()
 ) -> None:
-    """Whether results at `where` may be continued: raise `UserError` naming every setting that differs, except those in `free`."""
+    """Raise `UserError` naming every setting, except those in `free`, in which the results at `where` differ from `now`."""
     names = [name for name in {**before, **now} if name not in free and before.get(name) != now.get(name)]
     if names:
         listed = ", ".join(f"{name}: {before.get(name)} then, {now.get(name)} now" for name in names)

@@ -476,7 +476,7 @@ def test_settings_that_are_missing_or_of_the_wrong_kind(faces, video, finetuned,
     assert '"batch_size": Expected' in fails(*training, "--batch_size", "many", status=2)
     assert '"compile": Expected' in fails(*training, "--compile", "perhaps", status=2)
     (tmp_path / "broken.yaml").write_text("batch_size: [\n")
-    assert "Problems parsing config" in fails(*training, "--config", tmp_path / "broken.yaml", status=2)
+    assert "broken.yaml: cannot be read as YAML" in fails(*training, "--config", tmp_path / "broken.yaml", status=2)
     assert "File does not exist" in fails(*training, "--config", tmp_path / "none.yaml", status=2)
     predict = ["predict", video, "--model", finetuned, "--out"]
     line = fails(*predict, tmp_path / "table.xlsx")

@@ -82,13 +82,24 @@ def test_training_clips_are_those_that_are_drawn(manifest: Manifest) -> None:
     data = dataset(manifest, "pretrain")
     data.set_epoch(4)
     rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([1, 4, 3])))
-    frames = sampling.train_indices(NUM_FRAMES, 8, 2, rng)
+    (frames,) = sampling.pretrain_indices(NUM_FRAMES, 8, 2, 1, rng)
+    assert np.diff(frames).tolist() == [2] * 7
     item = data[3]
     assert item.frames[0].tolist() == frames.tolist()
     pictures = np.stack([picture(i, 3) for i in frames])
     difference = item.clips[0].astype(int) - multi_scale_crop(pictures, 24, rng)
     assert np.abs(difference[..., :2]).mean() < 2
     assert np.abs(difference).mean() < 6
+
+
+def test_each_mode_draws_the_clips_of_its_recipe(manifest: Manifest) -> None:
+    for mode in ("pretrain", "train"):
+        rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([1, 0, 3])))
+        if mode == "pretrain":
+            expected = sampling.pretrain_indices(NUM_FRAMES, 8, 2, 3, rng).tolist()
+        else:
+            expected = [sampling.train_indices(NUM_FRAMES, 8, 2, rng).tolist() for _ in range(3)]
+        assert [frames.tolist() for frames in dataset(manifest, mode, repeats=3)[3].frames] == expected
 
 
 def test_epochs_and_samples_differ_and_repeat_themselves(manifest: Manifest) -> None:

@@ -217,7 +217,7 @@ def test_mistakes(words, message, tmp_path, faces, capsys):
 
 def test_synthetic_settings_are_valid_and_need_no_further_files(tmp_path, monkeypatch):
     """What runs by default: the files lie in the package and are settings that exist."""
-    import svfap.synth as synth
+    from svfap.synth import dataset as synth
 
     monkeypatch.setattr(synth, "write_dataset", lambda out, config, num_workers: drawn(out, config))
 

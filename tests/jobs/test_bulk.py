@@ -187,7 +187,7 @@ def test_engines_that_cannot_be(tmp_path, words, message):
 def test_a_script_without_a_main_guard_is_told_so(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from pathlib import Path\nfrom svfap.jobs import run_bulk\nfrom test_bulk import write, items\n"
+        "from pathlib import Path\nfrom svfap.jobs.run import run_bulk\nfrom test_bulk import write, items\n"
         f"run_bulk(write, items(3), Path({str(tmp_path / 'out')!r}), num_workers=2)\n"
     )
     done = subprocess.run([sys.executable, script], env=_environment(), capture_output=True, text=True, timeout=60)
@@ -207,7 +207,7 @@ def slowly(payload: str, target: Path) -> None:
 def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path):
     out = tmp_path / "out"
     program = (
-        "import signal\nfrom pathlib import Path\nfrom svfap.jobs import run_bulk\nfrom test_bulk import slowly, items\n"
+        "import signal\nfrom pathlib import Path\nfrom svfap.jobs.run import run_bulk\nfrom test_bulk import slowly, items\n"
         # A shell starts what runs in the background with Ctrl-C ignored, and children inherit that.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "if __name__ == '__main__':\n    try:\n"

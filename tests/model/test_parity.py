@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from seeded import weight
 from torch.testing import assert_close
 
 import svfap
@@ -18,6 +18,7 @@ from svfap.weights.names import published_name
 from svfap.weights.published import export_published
 
 HEADS = {"num_heads": 4}
+HEAD_OF_5 = {"head.weight": (5, 48), "head.bias": (5,)}
 DECODER_HEADS = {"num_heads": 4, "decoder_num_heads": 2}
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -27,25 +28,25 @@ def arrays(path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def finetuned(golden):
-    return svfap.import_published(golden / "official_finetune_tiny.pth", **HEADS)
+def finetuned(checkpoints):
+    return svfap.import_published(checkpoints / "official_finetune_tiny.pth", **HEADS)
 
 
 @pytest.fixture(scope="module")
-def pretrained(golden):
-    return svfap.import_published(golden / "official_pretrain_tiny.pth", **DECODER_HEADS)
+def pretrained(checkpoints):
+    return svfap.import_published(checkpoints / "official_pretrain_tiny.pth", **DECODER_HEADS)
 
 
-def test_finetuned_features_and_logits(golden, finetuned):
+def test_finetuned_features_and_logits(golden, golden_clip, finetuned):
     numbers = arrays(golden / "finetune_tiny.npz")
     with torch.no_grad():
-        assert_close(finetuned.features(numbers["input"]), numbers["features"], **CLOSE)
-        assert_close(finetuned(numbers["input"]), numbers["logits"], **CLOSE)
+        assert_close(finetuned.features(golden_clip), numbers["features"], **CLOSE)
+        assert_close(finetuned(golden_clip), numbers["logits"], **CLOSE)
 
 
-def test_cross_entropy_and_every_gradient_norm(golden, finetuned):
+def test_cross_entropy_and_every_gradient_norm(golden, golden_clip, finetuned):
     expected = json.loads((golden / "tiny.json").read_text())
-    loss = F.cross_entropy(finetuned(arrays(golden / "finetune_tiny.npz")["input"]), torch.tensor([1, 4]))
+    loss = F.cross_entropy(finetuned(golden_clip), torch.tensor([1, 4]))
     assert loss.item() == pytest.approx(expected["ce_loss"], rel=1e-5)
     finetuned.zero_grad()
     loss.backward()
@@ -55,11 +56,9 @@ def test_cross_entropy_and_every_gradient_norm(golden, finetuned):
         assert norm == pytest.approx(expected["grad_norms"][name], rel=2e-5, abs=1e-7), name
 
 
-def test_sigmoid_head(golden):
-    state = dict(read_checkpoint(golden / "official_finetune_tiny.pth")["model"])
-    for name, shape in {"head.weight": (5, 48), "head.bias": (5,)}.items():
-        draw = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
-        state[name] = torch.from_numpy(draw * (shape[-1] ** -0.5 if len(shape) > 1 else 0.1)).float()
+def test_sigmoid_head(golden, golden_clip, checkpoints):
+    state = dict(read_checkpoint(checkpoints / "official_finetune_tiny.pth")["model"])
+    state |= {name: torch.from_numpy(weight(name, shape)) for name, shape in HEAD_OF_5.items()}
     model = svfap.import_published(
         {"model": state},
         task="regression",
@@ -71,24 +70,27 @@ def test_sigmoid_head(golden):
     )
     expected = torch.tensor(json.loads((golden / "tiny.json").read_text())["sigmoid_head"])
     with torch.no_grad():
-        assert_close(model(arrays(golden / "finetune_tiny.npz")["input"]), expected, **CLOSE)
+        assert_close(model(golden_clip), expected, **CLOSE)
 
 
-def test_masked_encoder_prediction_targets_and_loss(golden, pretrained):
+def test_masked_encoder_prediction_targets_and_loss(golden, golden_clip, pretrained):
     numbers = arrays(golden / "pretrain_tiny.npz")
-    clip, masked = numbers["input"], numbers["mask"]
+    masked = numbers["mask"]
     with torch.no_grad():
-        assert_close(pretrained.encoder(clip, masked), numbers["encoder"], **CLOSE)
-        assert_close(pretrained(clip, masked), numbers["prediction"], **CLOSE)
-        assert_close(pretrained.targets(clip, masked)[:, :4], numbers["target_first"], **CLOSE)
-        loss = pretrained.loss(clip, masked).item()
+        assert_close(pretrained.encoder(golden_clip, masked), numbers["encoder"], **CLOSE)
+        prediction = pretrained(golden_clip, masked)
+        assert prediction.shape == (2, 96, 1536)
+        assert_close(prediction[:, :2], numbers["prediction_first"], **CLOSE)
+        assert_close(prediction[:, :, ::13], numbers["prediction_every_13th"], **CLOSE)
+        assert_close(pretrained.targets(golden_clip, masked)[:, :4], numbers["target_first"], **CLOSE)
+        loss = pretrained.loss(golden_clip, masked).item()
     assert loss == pytest.approx(float(numbers["loss"]), rel=1e-5)
     assert loss == pytest.approx(json.loads((golden / "tiny.json").read_text())["pretrain_loss"], rel=1e-5)
 
 
-def test_pretrained_checkpoint_into_a_task_model_leaves_the_head_alone_new(golden, pretrained, caplog):
+def test_pretrained_checkpoint_into_a_task_model_leaves_the_head_alone_new(checkpoints, pretrained, caplog):
     model = svfap.import_published(
-        golden / "official_pretrain_tiny.pth", task="classification", num_outputs=3, num_heads=4
+        checkpoints / "official_pretrain_tiny.pth", task="classification", num_outputs=3, num_heads=4
     )
     assert model.config.provenance["new_parameters"] == ["norm.weight", "norm.bias", "head.weight", "head.bias"]
     assert "head.weight" in caplog.text
@@ -97,8 +99,8 @@ def test_pretrained_checkpoint_into_a_task_model_leaves_the_head_alone_new(golde
 
 
 @pytest.mark.parametrize("kind", ["finetune", "pretrain"])
-def test_published_names_round_trip_exactly(golden, kind):
-    path = golden / f"official_{kind}_tiny.pth"
+def test_published_names_round_trip_exactly(checkpoints, kind):
+    path = checkpoints / f"official_{kind}_tiny.pth"
     published = read_checkpoint(path)["model"]
     ours = export_published(svfap.import_published(path, **(HEADS if kind == "finetune" else DECODER_HEADS)))
     assert ours.keys() == published.keys()

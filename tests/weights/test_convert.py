@@ -50,9 +50,9 @@ def prepared(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["finetune", "pretrain"])
-def test_round_trip_is_exact_to_the_bit(golden, tmp_path, kind):
+def test_round_trip_is_exact_to_the_bit(checkpoints, tmp_path, kind):
     """official.pth -> folder -> ours.pth, read with torch alone: the same keys, in the same order, and the same bits."""
-    source = golden / f"official_{kind}_tiny.pth"
+    source = checkpoints / f"official_{kind}_tiny.pth"
     assert main(["convert", str(source), str(tmp_path / "model"), *HEADS[kind]]) == 0
     assert main(["convert", str(tmp_path / "model"), str(tmp_path / "ours.pth")]) == 0
     with torch.serialization.safe_globals([argparse.Namespace]):
@@ -120,8 +120,8 @@ def test_the_dataset_gives_names_and_the_file_its_stride(official, prepared, tmp
     assert "is there already" in capsys.readouterr().err
 
 
-def test_a_dataset_known_by_name(golden, tmp_path, capsys):
-    source = str(golden / "official_finetune_tiny.pth")
+def test_a_dataset_known_by_name(checkpoints, tmp_path, capsys):
+    source = str(checkpoints / "official_finetune_tiny.pth")
     assert main(["convert", source, str(tmp_path / "dfew"), "--dataset", "dfew", "--num_heads", "4"]) == 0
     assert words(tmp_path / "dfew")["label_names"] == [
         "happy",
@@ -137,8 +137,8 @@ def test_a_dataset_known_by_name(golden, tmp_path, capsys):
     assert not (tmp_path / "mafw").exists()
 
 
-def test_a_pretrained_file_gets_a_new_head_when_asked_to(golden, prepared, tmp_path, capsys, caplog):
-    source = str(golden / "official_pretrain_tiny.pth")
+def test_a_pretrained_file_gets_a_new_head_when_asked_to(checkpoints, prepared, tmp_path, capsys, caplog):
+    source = str(checkpoints / "official_pretrain_tiny.pth")
     out = tmp_path / "classifier"
     flags = ["--task", "classification", "--dataset", str(prepared), "--num_heads", "4"]
     assert main(["convert", source, str(out), *flags]) == 0

@@ -152,7 +152,7 @@ def _show(
     from svfap.predict.figure import timeline
     from svfap.predict.overlay import write_overlay
     from svfap.predict.source import is_live
-    from svfap.view import figures
+    from svfap.view.figures.base import PALETTE, save_figure
 
     failed = 0
     for number, video in enumerate(videos):
@@ -164,7 +164,7 @@ def _show(
                 say(f"{video}: no face found (--faces none takes the picture as a face)")
         else:
             picture = args.out.with_name(f"{args.out.stem}{suffix}.png")
-            figures.save_figure(timeline(rows, Path(video).name), picture)
+            save_figure(timeline(rows, Path(video).name), picture)
             means = rows[predictor.labels].mean().sort_values(ascending=False)
             shown = ", ".join(f"{str(name).removeprefix('prob_')} {mean:.2f}" for name, mean in means.items())
             faces = (
@@ -175,7 +175,7 @@ def _show(
             continue
         overlay = args.overlay.with_name(f"{args.overlay.stem}{suffix}{args.overlay.suffix}")
         try:
-            written = write_overlay(video, rows, predictor.reader, predictor.labels, figures.PALETTE, overlay)
+            written = write_overlay(video, rows, predictor.reader, predictor.labels, PALETTE, overlay)
             for _ in track(written, f"overlay {Path(video).name[:16]}", _num_frames(video)):
                 pass
             say(f"overlay: {overlay}")
@@ -211,12 +211,13 @@ def _reconstruct(args: Namespace) -> None:
 
     from svfap.data.video import write_video
     from svfap.predict.reconstruct import reconstruct
-    from svfap.view import figures
+    from svfap.view.figures.base import save_figure
+    from svfap.view.figures.clips import reconstruction_grid
 
     result = reconstruct(args.video, args.model, args.mask_ratio, args.seed)
     pictures = (result.original, result.masked, result.reconstruction)
     png, mp4 = args.out / "reconstruction.png", args.out / "reconstruction.mp4"
-    figures.save_figure(figures.reconstruction_grid(*pictures), png)
+    save_figure(reconstruction_grid(*pictures), png)
     write_video(mp4, np.concatenate(pictures, axis=2), fps=result.fps)
     say(f"mean squared error on hidden tubelets {result.loss:.4f} (1 = predicting each tubelet's mean); {png}, {mp4}")
 

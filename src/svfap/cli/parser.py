@@ -8,11 +8,14 @@ import importlib
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from svfap.console import say as say
+from svfap.errors import UserError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -21,6 +24,18 @@ BOOLEANS = {"true", "false", "yes", "no", "null"}
 
 class Parser(ArgumentParser):
     """Says a user's mistake in one line, with the nearest name where a name is unknown."""
+
+    read_file: Callable[[Path], dict[str, Any]] | None = None
+    """How the file of --config becomes names with values; by default as plain YAML."""
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.read_file is None:
+            return super().parse_path(path, *args, **kwargs)
+        try:
+            words = self.read_file(Path(path))
+        except UserError as error:
+            raise TypeError(str(error)) from None  # which the parser reports
+        return self.parse_string(yaml.safe_dump(words), str(path), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         text = " ".join(str(message).split())
@@ -88,7 +103,9 @@ def add_settings(parser: Parser, config: type, skip: set[str] | None = None) -> 
 
 
 def booleans_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
-    """`--resume video.mp4` -> `--resume=true video.mp4`: a boolean's flag does not swallow what follows it."""
+    """`--resume video.mp4` -> `--resume=true video.mp4`: a boolean's flag does not swallow a positional that follows it."""
+    if all(action.option_strings for action in parser._actions):
+        return argv
     flags = {
         flag
         for action in parser._actions

@@ -10,11 +10,12 @@ from jsonargparse import Namespace
 
 from svfap.cli.parser import Parser, Verb, config_of, say
 from svfap.errors import UserError
-from svfap.train.config import FinetuneConfig, PretrainConfig
+from svfap.train.config import FinetuneConfig, PretrainConfig, read_settings_file
 
 
 def _training_arguments(config: type) -> Callable[[Parser], None]:
     def add(parser: Parser) -> None:
+        parser.read_file = read_settings_file
         parser.add_argument("--config", action="config", help="YAML file with any of these settings; flags override it")
         parser.add_class_arguments(config)
         parser.add_argument("--resume", action="store_true", help="continue from last/ in `out`, if there is one")

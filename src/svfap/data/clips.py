@@ -1,8 +1,8 @@
-"""Which frames of a video make a clip: training, validation, multi-view testing, sliding windows.
+"""Which frames of a video make a clip: pre-training, training, validation, multi-view testing.
 
 All functions are pure arithmetic on frame numbers and return int64 indices in [0, num_frames).
 `stride` is the distance in frames between two frames of a clip, so a clip spans clip_length * stride frames.
-Training and testing follow the published recipe, the odd treatment of short videos included.
+Pre-training, training and testing follow the published recipe (Sec. IV-B), including its unusual treatment of short videos.
 """
 
 from __future__ import annotations
@@ -11,6 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
+
+
+def pretrain_indices(
+    num_frames: int, clip_length: int, stride: int, num_clips: int, rng: np.random.RandomState
+) -> Indices:
+    """Random clips of every stride-th frame, (num_clips, clip_length).
+
+    With span = clip_length * stride, a clip may start at any of the first num_frames - span + 1 frames. These are divided
+    into num_clips equal parts, and one clip starts in each; where there are fewer starts than clips, the starts are drawn
+    from all of them and sorted. A video shorter than span gives clips that start at 0, and draws nothing from `rng`.
+    A clip that would reach the video's last frame or go beyond it repeats the frame before; the last frame itself is
+    never shown, except in a video of one frame.
+    """
+    _check(num_frames, clip_length, stride)
+    if num_clips < 1:
+        raise ValueError(f"num_clips must be at least 1, got {num_clips}")
+    span = clip_length * stride
+    part = (num_frames - span + 1) // num_clips
+    if part > 0:
+        starts = part * np.arange(num_clips) + rng.randint(part, size=num_clips)
+    elif num_frames > max(num_clips, span):
+        starts = np.sort(rng.randint(num_frames - span + 1, size=num_clips))
+    else:
+        starts = np.zeros(num_clips, dtype=np.int64)
+    most_steps = np.maximum((num_frames - 2 - starts) // stride, 0)
+    return starts[:, None] + stride * np.minimum(np.arange(clip_length), most_steps[:, None])
 
 
 def train_indices(num_frames: int, clip_length: int, stride: int, rng: np.random.RandomState) -> Indices:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from svfap.data.augment import MULTI_SCALES, center_crop, multi_scale_crop, random_resized_crop, side_crops
-from svfap.data.clips import Indices, test_indices, train_indices, validation_indices
+from svfap.data.clips import Indices, pretrain_indices, test_indices, train_indices, validation_indices
 from svfap.data.manifest import Manifest, Sample
 from svfap.data.sample import inside_box, span_of
 from svfap.data.targets import Targets, clip_target, targets_of_frames
@@ -55,11 +55,13 @@ class Item:
 class ClipDataset(Dataset[Item]):
     """The samples of a manifest as clips of `clip_length` frames, `stride` frames apart, of `size` x `size` pixels.
 
-    mode: "pretrain" (random clip, multi-scale crop), "train" (random clip, random resized crop), "val" (middle clip,
-    central crop), "test" (`num_segments` in time x `num_crops` along the longer side; views that coincide come once).
+    mode: "pretrain" (random clips by `pretrain_indices`, multi-scale crop), "train" (random clips by `train_indices`, random
+    resized crop), "val" (middle clip, central crop), "test" (`num_segments` in time x `num_crops` along the longer side;
+    coinciding views are returned once).
     crop_scale: range of the area of the random resized crop, as a fraction of the frame's area. crop_scales: sides of the
     multi-scale crop, as fractions of the frame's short side.
-    repeats: number of clips per item in the two training modes; the video is decoded once for all of them.
+    repeats: number of clips per item in the two training modes, in "pretrain" one from each of as many equal parts of the
+    video; the video is decoded once for all of them.
     frame_level: targets of the sampled frames (see `svfap.data.targets`) instead of the target of the clip.
     balanced: an epoch of the loader has as many samples as the manifest, but all classes equally often.
     Random draws depend on (seed, epoch, index) only. Index i + k * len(self) is sample i again, with different draws.
@@ -132,6 +134,8 @@ class ClipDataset(Dataset[Item]):
             return list(np.unique(test_indices(num_frames, self.clip_length, self.stride, self.num_segments), axis=0))
         if self.mode == "val":
             return [validation_indices(num_frames, self.clip_length, self.stride)]
+        if self.mode == "pretrain":
+            return list(pretrain_indices(num_frames, self.clip_length, self.stride, self.repeats, rng))
         return [train_indices(num_frames, self.clip_length, self.stride, rng) for _ in range(self.repeats)]
 
     def _crop(self, pictures: Pixels, rng: np.random.RandomState) -> list[Pixels]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from svfap.errors import UserError
 from svfap.files import write_atomically
+from svfap.formats import stamped, upgrade
 
 DATASET_FILE = "dataset.json"
 
@@ -68,9 +69,8 @@ class PreparedDataset:
 
 def write_dataset_file(folder: Path, dataset: PreparedDataset) -> None:
     """Write `dataset.json` into `folder`; the manifests' paths in it are relative to that folder."""
-    write_atomically(
-        folder / DATASET_FILE, json.dumps(asdict(dataset), indent=2, default=str, ensure_ascii=False) + "\n"
-    )
+    words = stamped("dataset description", asdict(dataset))
+    write_atomically(folder / DATASET_FILE, json.dumps(words, indent=2, default=str, ensure_ascii=False) + "\n")
 
 
 def read_dataset(folder: str | Path) -> PreparedDataset:
@@ -81,9 +81,7 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
         raise UserError(f"{folder}: holds no {DATASET_FILE}; name a folder that `svfap prepare` or `svfap synth` wrote")
     try:
         words = json.loads(file.read_text())
-        unknown = set(words) - {f.name for f in fields(PreparedDataset)}
-        if unknown:
-            raise UserError(f"{file}: unknown settings {', '.join(sorted(unknown))}")
+        words = upgrade("dataset description", words, file, {f.name for f in fields(PreparedDataset)})
         folds = tuple(Fold(**fold) for fold in words.pop("folds", ()))
         tuples = {k: tuple(words[k]) for k in ("label_names", "metrics", "label_range") if words.get(k) is not None}
         dataset = PreparedDataset(folds=folds, **{**words, **tuples})

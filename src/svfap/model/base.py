@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svfap.errors import UserError
-from svfap.model.config import ModelConfig
+from svfap.model.config import CONFIG_FILE, ModelConfig
 from svfap.model.encoder import TPSBT
 
 
@@ -39,7 +39,8 @@ class Model(
     @classmethod
     def _from_pretrained(cls, *, config: Any, strict: bool = True, **kwargs: Any) -> Model:  # type: ignore[override]
         """Rebuild the config from its JSON and load strictly: a missing or superfluous tensor is an error."""
-        config = ModelConfig(**config) if isinstance(config, dict) else config
+        if not isinstance(config, ModelConfig):
+            config = ModelConfig.from_words(config, Path(kwargs["model_id"]) / CONFIG_FILE)
         if not cls.tasks:  # the base class stands for whichever class the config's task needs
             cls = next(c for c in cls.__subclasses__() if config.task in c.tasks)
         folder = Path(kwargs["model_id"])
@@ -48,6 +49,11 @@ class Model(
         model = cls(config)
         model.load_state_dict(load_file(folder / "model.safetensors"), strict=strict)
         return model.eval()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Weights, and the config in the current version of its format."""
+        super()._save_pretrained(save_directory)
+        self.config.write(save_directory)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """(B, 3, T, H, W) in [0, 1] -> normalised as the model expects."""

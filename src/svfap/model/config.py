@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from svfap.errors import UserError
+from svfap.files import write_atomically
+from svfap.formats import stamped, upgrade
 
+CONFIG_FILE = "config.json"
 TASKS = ("classification", "regression", "pretraining", "features")
 ACTIVATIONS = ("none", "sigmoid", "tanh")
 DOWNSAMPLINGS = ("conv", "avg", "max")
@@ -197,6 +202,29 @@ class ModelConfig:
         """Positions that `ratio` (default: `mask_ratio`) hides in each time step, rounded down."""
         ratio = self.mask_ratio if ratio is None else ratio
         return math.floor(ratio * self.num_positions + 1e-9)  # 0.29 * 100 is 28.999… in binary
+
+    @classmethod
+    def from_words(cls, words: Any, file: object) -> ModelConfig:
+        """What a `config.json` of this or an earlier version says. Raises `UserError` naming `file`."""
+        words = upgrade("model config", words, file, cls.words())
+        try:
+            return cls(**words)
+        except TypeError as error:  # a number where there should be a list, and the like
+            raise UserError(f"{file}: not a model config ({error})") from None
+
+    @classmethod
+    def read(cls, file: Path) -> ModelConfig:
+        """Read a `config.json`. Raises `UserError` naming it."""
+        try:
+            words = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{file}: not a model config ({error})") from None
+        return cls.from_words(words, file)
+
+    def write(self, folder: Path) -> None:
+        """Write `config.json` into a folder, beside the weights."""
+        content = json.dumps(stamped("model config", asdict(self)), indent=2, sort_keys=True)
+        write_atomically(folder / CONFIG_FILE, content)
 
     @classmethod
     def words(cls) -> tuple[str, ...]:

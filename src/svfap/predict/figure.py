@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from svfap.errors import UserError
 from svfap.predict.timeline import runs_of
-from svfap.view.figures.base import LEGEND, PALETTE, label_axes, legend_name, new_figure
+from svfap.view.figures.base import PALETTE, legend_name, new_figure, styled
 
 NOT_AFFECT = ("start_s", "end_s", "track", "box_x", "box_y", "box_w", "box_h", "confidence")
 
@@ -20,6 +20,7 @@ NOT_AFFECT = ("start_s", "end_s", "track", "box_x", "box_y", "box_w", "box_h", "
 MAX_TRACKS = 8
 
 
+@styled
 def timeline(table: pd.DataFrame, title: str = "") -> Figure:
     """Affect over time from one row per window; a panel for each track.
 
@@ -56,17 +57,17 @@ def timeline(table: pd.DataFrame, title: str = "") -> Figure:
             time, values = _joined(runs, columns)
             for n, name in enumerate(names):
                 color = PALETTE[n % len(PALETTE)]
-                axes.plot(time, values[:, n], color=color, linewidth=1.8, label=legend_name(name))
-        label_axes(axes, "", track or ("Probability" if probable else "Value"))
+                axes.plot(time, values[:, n], color=color, label=legend_name(name))
+        axes.set_ylabel(track or ("Probability" if probable else "Value"))
     first, last = float(table["start_s"].min()), float(table["end_s"].max())
     for axes in panels:
         axes.set_xlim(first, max(last, first + 1e-3))
         axes.tick_params(axis="x", labelbottom=axes is panels[-1])
-    label_axes(panels[-1], "Time, s", "")
+    panels[-1].set_xlabel("Time, s")
     handles, labels = panels[0].get_legend_handles_labels()
     # Top of the stack first, as the eye meets it.
     order = slice(None, None, -1 if probable else 1)
-    figure.legend(handles[order], labels[order], loc="outside right upper", **LEGEND)
+    figure.legend(handles[order], labels[order], loc="outside right upper")
     return figure
 
 

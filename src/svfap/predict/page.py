@@ -1,10 +1,9 @@
-"""One self-contained HTML page of affect over time: per person pictures, an interactive timeline, shares and changes."""
+"""One self-contained HTML page of affect over time: for each person pictures, an interactive timeline, shares and changes."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,17 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment
 
 from svfap.errors import UserError
 from svfap.files import write_atomically
-from svfap.predict.page_script import SCRIPT
-from svfap.predict.page_template import AFFECT_STYLE, AFFECT_TEMPLATE
 from svfap.predict.pictures import Box, cut_pictures
 from svfap.predict.timeline import Change, Timeline, shares, spread, strongest_changes
-from svfap.view.figures import PALETTE
-from svfap.view.page import data_uri
-from svfap.view.page_template import STYLE
+from svfap.view.figures.base import PALETTE
+from svfap.view.page import data_uri, package_text, render
 
 MAX_PICTURES = 24  # in the strip of a person
 MAX_PAGE_PICTURES = 1500  # about 8 MB; each strip gets shorter in a page of many persons
@@ -32,19 +27,6 @@ NUM_CHANGES = 5
 
 BOX = ["box_x", "box_y", "box_w", "box_h"]
 KNOWN = {"video", "track", "start_s", "end_s", *BOX, "confidence"}
-
-PROBABILITIES = (
-    "A probability is the share of its belief that the model gives to a label for one window of video; the labels of a "
-    "window sum to 1. It says how people in the training videos who looked and moved like this were labelled by others. "
-    "It is not how strong an emotion is, nor what the person feels or intends; 80% is right eight times in ten only "
-    "where the model's calibration was measured on people and places like these; and what is not among the labels cannot "
-    "be said."
-)
-DIMENSIONS = (
-    "A value is the model's estimate, for one window of video, of how others would rate what is seen, on the scale of the "
-    "ratings it was trained on. It is not what the person feels or intends, and says nothing of its own uncertainty; for "
-    "people and places unlike those of the training videos it may be far off."
-)
 
 
 @dataclass
@@ -103,16 +85,23 @@ def write_affect_page(
             notices.append(f"{len(persons)} persons; the {len(kept)} in view for longest are shown.")
         heading, name = str(key), f"video-{number}"
         cards = [_person_view(person, names, probabilities) for person in kept]
-        views.append({"heading": heading, "id": name, "persons": cards, "notices": [n for n in notices if n]})
+        views.append({"heading": heading, "id": name, "parts": cards, "notices": [n for n in notices if n]})
         data.append({"id": name, "persons": [_person_data(person, _decimals(table, columns)) for person in kept]})
     page = {"names": names, "colors": _colors(names), "probabilities": probabilities}
     page |= {"range": _range(table[columns].to_numpy(float), probabilities), "videos": data}
-    html = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(AFFECT_TEMPLATE).render(
-        title=title, notes=notes, videos=views, names=names, colors=_colors(names), probabilities=probabilities,
-        meaning=PROBABILITIES if probabilities else DIMENSIONS, style=STYLE + AFFECT_STYLE, script=SCRIPT,
-        script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
-        data=json.dumps(page, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-    )  # fmt: skip
+    script = package_text("predict/page.js")
+    html = render(
+        "predict/page.html",
+        title=title,
+        notes=notes,
+        sections=views,
+        names=names,
+        color_of=dict(zip(names, _colors(names), strict=True)),
+        probabilities=probabilities,
+        data=page,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
     write_atomically(out, html.encode(errors="replace"))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from svfap.errors import UserError
+from svfap.formats import upgrade
 
 
 @dataclass(kw_only=True)
@@ -183,3 +185,18 @@ class FinetuneConfig(TrainConfig):
         parts = self.accumulate_steps * int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's number of processes
         if self.loss != "mse" and not self.frame_level and self.batch_size // parts < 2:
             raise UserError(f"loss={self.loss}: needs at least 2 clips in a micro-batch; make batch_size larger")
+
+
+def read_settings_file(file: Path, known: Collection[str] | None = None) -> dict[str, Any]:
+    """A YAML file of settings, a recipe or a run's `config.yaml`, with the names of today (see `svfap.formats`).
+
+    known: names that it may hold; None leaves that to who uses them. Raises `UserError` naming the file.
+    """
+    import yaml
+    from jsonargparse import get_loader
+
+    try:
+        words = get_loader("yaml")(file.read_text(encoding="utf-8"))  # unlike plain YAML's, its 1e-3 is a number
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    return upgrade("training settings", words, file, known)

@@ -100,7 +100,7 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
 
     def save_last() -> None:
         state.seconds = time.monotonic() - began
-        folder.save_last(state, lambda f: accelerator.save_state(str(f)), lambda f: save_model_config(raw, f))
+        folder.save_last(state, lambda f: accelerator.save_state(str(f)), raw.config.write)
 
     with _stop_signal() as stopped, progress_bar() as bar:
         shown = bar.add_task(
@@ -275,13 +275,6 @@ def _keep_best(model: Model, folder: RunFolder, state: TrainState, score: float 
         if main:
             with replacing_folder(folder.best) as fresh:
                 model.save_pretrained(fresh)
-
-
-def save_model_config(model: Model, folder: Any) -> None:
-    """Put `config.json` beside weights that accelerate saved."""
-    from dataclasses import asdict
-
-    (folder / "config.json").write_text(json.dumps(asdict(model.config), indent=2, sort_keys=True))
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import yaml
 
 from svfap.errors import UserError
 from svfap.files import make_folder, recover_folder, replacing_folder, write_atomically
-from svfap.train.config import TrainConfig
+from svfap.formats import stamped
+from svfap.train.config import TrainConfig, read_settings_file
 
 # Settings that may change when a run is resumed, since they do not change its result.
 FREE_SETTINGS = ("num_workers", "save_every_steps", "max_unreadable", "out")
@@ -48,13 +49,13 @@ class RunFolder:
         if begun and not resume:
             raise UserError(f"out={self.path}: holds a run already; --resume continues it, or choose another folder")
         if begun and config_file.exists():
-            before = yaml.safe_load(config_file.read_text())
+            before = read_settings_file(config_file, self._settings)
             now = self._settings
             changed = [k for k in now if k not in FREE_SETTINGS and before.get(k) != now[k]]
             if changed:
                 listed = ", ".join(f"{k}: {before.get(k)} then, {now[k]} now" for k in changed)
                 raise UserError(f"out={self.path}: cannot resume with other settings ({listed})")
-        write_atomically(config_file, yaml.safe_dump(self._settings, sort_keys=False))
+        write_atomically(config_file, yaml.safe_dump(stamped("training settings", self._settings), sort_keys=False))
 
     def read_state(self) -> TrainState | None:
         """Progress of the last complete checkpoint, or None."""

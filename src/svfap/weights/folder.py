@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import Any
 
 from svfap.errors import UserError
 from svfap.model.base import Model
-from svfap.model.config import ModelConfig
+from svfap.model.config import CONFIG_FILE, ModelConfig
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.perceiver import Perceiver
 from svfap.model.presets import build_model
@@ -39,7 +38,7 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
         return model.eval()
     folder = Path(path_or_hub_id)
     for candidate in (folder, folder / "best", folder / "last"):
-        if (candidate / "config.json").is_file():
+        if (candidate / CONFIG_FILE).is_file():
             return _load_folder(candidate)
     if folder.is_file():
         raise UserError(
@@ -53,18 +52,11 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
 
 
 def _load_folder(folder: Path) -> Model:
-    try:
-        words = json.loads((folder / "config.json").read_text())
-        unknown = sorted(set(words) - set(ModelConfig.words()))
-        if unknown:
-            raise UserError(f"{folder}/config.json: unknown settings {', '.join(unknown)}")
-        cls = MaskedAutoencoder if words.get("task") == "pretraining" else Perceiver
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
-        raise UserError(f"{folder}/config.json: not a model config ({error})") from None
+    config = ModelConfig.read(folder / CONFIG_FILE)
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder}: config.json is there, but model.safetensors is missing")
     try:
-        return cls.from_pretrained(folder)
+        return Model.from_pretrained(folder, config=config)
     except UserError:
         raise
     except Exception as error:  # safetensors and torch raise kinds of their own for broken or unfitting files
@@ -75,9 +67,11 @@ def _load_hub(repository: str) -> Model:
     from huggingface_hub import hf_hub_download
 
     try:
-        words = json.loads(Path(hf_hub_download(repository, "config.json")).read_text())
-        cls = MaskedAutoencoder if words.get("task") == "pretraining" else Perceiver
-        return cls.from_pretrained(repository)
+        config = ModelConfig.read(Path(hf_hub_download(repository, CONFIG_FILE)))
+        cls = MaskedAutoencoder if config.task in MaskedAutoencoder.tasks else Perceiver
+        return cls.from_pretrained(repository, config=config)
+    except UserError:
+        raise
     except Exception as error:  # network, permission and format errors of the hub client
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{repository}: no such folder here, and not to be had from the Hub: {reason}") from None

@@ -1,0 +1,92 @@
+"""Versions of the files that users keep, and how a file of an older version is read.
+
+A rename is one line in `CHANGES`. A setting that is new needs an entry only if files without it mean something else than its
+present default. What is already released is not edited: a change made after a release is a further `Change` in its format's
+list, and then `tests/fixtures/write.py` writes a folder for the new version. Tensors' names are not covered here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from svfap.errors import UserError
+
+KEY = "format_version"
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a version differs from the one before it.
+
+    renamed: old name -> new name. added: name -> value that files without it mean. A dot leads into a nested mapping, or
+    into each mapping of a list: {"folds.train": "folds.training"} renames `train` in every fold.
+    """
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    added: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Version 1 is a file without `format_version` or with 1; entry i of a list leads from version i + 1 to i + 2.
+CHANGES: dict[str, list[Change]] = {
+    "model config": [],  # config.json of a saved model: fields of ModelConfig
+    "dataset description": [],  # dataset.json of a prepared dataset: fields of PreparedDataset
+    "training settings": [],  # config.yaml of a run, and the files of --config: fields of TrainConfig
+}
+
+
+def current_version(kind: str) -> int:
+    """The version that this program writes."""
+    return 1 + len(CHANGES[kind])
+
+
+def stamped(kind: str, words: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a file to be written: `format_version`, then `words`."""
+    return {KEY: current_version(kind), **words}
+
+
+def upgrade(kind: str, words: Any, path: object, known: Collection[str] | None = None) -> dict[str, Any]:
+    """The content of a file, as the current version has it, without `format_version`; `words` stays as it is.
+
+    kind: a key of `CHANGES`. path: of the file, for messages. known: the names there are now; None allows any.
+    Raises `UserError` where `words` is no mapping, its version is not known to this program, it gives one thing under its
+    old name and its new one, or it holds a name that is not known.
+    """
+    if not isinstance(words, dict):
+        raise UserError(f"{path}: not a {kind} (holds a {type(words).__name__}, not names with values)")
+    words, newest = copy.deepcopy(words), current_version(kind)
+    version = words.pop(KEY, 1)
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise UserError(f"{path}: {KEY}={version!r} must be a whole number, at least 1")
+    if version > newest:
+        raise UserError(
+            f"{path}: {KEY} is {version}, and this svfap reads a {kind} up to {newest}; upgrade svfap to read it"
+        )
+    for change in CHANGES[kind][version - 1 :]:
+        for old, new in change.renamed.items():
+            name, new_name = (key.rpartition(".")[2] for key in (old, new))
+            for part in _holders(words, old):
+                if name in part:
+                    if new_name in part:
+                        raise UserError(f"{path}: gives both {old} and {new}, its name since; remove {old}")
+                    part[new_name] = part.pop(name)
+        for key, value in change.added.items():
+            for part in _holders(words, key):
+                part.setdefault(key.rpartition(".")[2], copy.deepcopy(value))
+    if known is not None and (unknown := sorted(str(name) for name in words if name not in known)):
+        raise UserError(f"{path}: unknown settings {', '.join(unknown)}")
+    return words
+
+
+def _holders(words: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
+    """The mappings that may hold the last part of a dotted key."""
+    first, _, rest = key.partition(".")
+    if not rest:
+        yield words
+        return
+    inner = words.get(first)
+    for part in inner if isinstance(inner, list) else [inner]:
+        if isinstance(part, dict):
+            yield from _holders(part, rest)
