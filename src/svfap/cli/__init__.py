@@ -52,13 +52,13 @@ COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
             Positional("out", "folder for the model; or a .pth or .pt file in the published format", type=Path),
         ),
     ),
+    "crop": crop.COMMAND,
+    "extract": extract.COMMAND,
 }
 VERBS: dict[str, Verb] = {
     **data.VERBS,
-    **crop.VERBS,
     **training.VERBS,
     **evaluation.VERBS,
-    **extract.VERBS,
     **experiments.VERBS,
     **reports.VERBS,
 }
