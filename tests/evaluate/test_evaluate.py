@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,11 +22,17 @@ from svfap.cli import main
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
-from svfap.evaluate.evaluate import evaluate
+from svfap.evaluate import evaluate as svfap_evaluate
+from svfap.evaluate.config import EvaluateConfig
 from svfap.model.base import Model
 
 # Not sorted, so that an order taken from the manifest would show.
 LABELS = ("surprise", "happy", "fear", "angry", "sad", "neutral", "disgust")
+
+
+def evaluate(model, manifest: Path | None, out: Path, **settings) -> dict:
+    """Metrics of an evaluation."""
+    return svfap_evaluate.evaluate(EvaluateConfig(model=str(model), manifest=manifest, out=out, **settings)).metrics
 
 
 def model(folder: Path, task: str = "classification", seed: int = 0, **words) -> Path:
@@ -204,7 +211,7 @@ def test_the_test_part_of_a_datasets_fold(faces, classifier, scored, tmp_path):
             evaluate(classifier, None, tmp_path / "out", **words)
     with pytest.raises(UserError, match="give either manifest"):
         evaluate(classifier, faces / "test.csv", tmp_path / "out", dataset=prepared, fold="two")
-    with pytest.raises(UserError, match="fold=two: folds come with a dataset"):
+    with pytest.raises(UserError, match="fold=two: only a dataset has folds"):
         evaluate(classifier, faces / "test.csv", tmp_path / "out", fold="two")
 
 
@@ -316,7 +323,8 @@ def test_unreadable_videos_are_counted_listed_and_the_command_fails(damaged, cla
     whole = pd.read_csv(scored / "predictions.csv").drop([3, 8]).reset_index(drop=True)
     pd.testing.assert_frame_equal(table, whole, atol=1e-5)
     assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
-    assert f"UAR            {metrics['uar']:.4f}" in printed.out
+    assert re.search(rf"UAR, % +│ +{100 * metrics['uar']:.2f}", printed.out)
+    assert re.search(rf"Weighted F1, % +│ +{100 * metrics['weighted_f1']:.2f}", printed.out)
 
 
 def free_port() -> int:
@@ -375,10 +383,10 @@ def test_a_label_that_the_model_does_not_know(faces, classifier, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"num_segments": 0}, "num_segments=0 must be at least 1"),
-        ({"num_crops": 0}, "num_crops=0 must be at least 1"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"num_workers": -1}, "num_workers=-1 must be at least 0"),
+        ({"num_segments": 0}, "num_segments=0: must be at least 1"),
+        ({"num_crops": 0}, "num_crops=0: must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"num_workers": -1}, "num_workers=-1: must be at least 0"),
         ({"precision": "fp8"}, "precision='fp8' is none of"),
         ({"split": "test"}, "no column 'split'"),
     ],

@@ -15,12 +15,18 @@ import svfap
 from svfap.cli import main
 from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
-from svfap.evaluate.evaluate import evaluate
+from svfap.evaluate import evaluate as svfap_evaluate
+from svfap.evaluate.config import EvaluateConfig
 from svfap.evaluate.metrics import average_groups
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune
 
 QUICK = dict(preset="svfap_debug", sampling_stride=1, warmup_epochs=0.5, precision="fp32", num_workers=0)
+
+
+def evaluate(model, manifest: Path | None, out: Path, **settings) -> dict:
+    """Metrics of an evaluation."""
+    return svfap_evaluate.evaluate(EvaluateConfig(model=str(model), manifest=manifest, out=out, **settings)).metrics
 
 
 def model(folder: Path, task: str, names: tuple[str, ...]) -> Path:

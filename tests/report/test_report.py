@@ -16,12 +16,13 @@ from svfap.errors import UserError
 from svfap.evaluate.metrics import (
     classification_metrics,
     frame_metrics,
-    predictions_table,
     regression_metrics,
     write_metrics,
 )
+from svfap.evaluate.predictions import predictions_table
 from svfap.predict.figure import timeline
-from svfap.report.run_report import run_report
+from svfap.report.config import ReportConfig
+from svfap.report.report import report
 from svfap.report.runs import RUN_FILES
 from svfap.view import figures as draw
 from svfap.view.figures import base
@@ -86,7 +87,7 @@ def test_a_report_of_two_runs_shows_all_they_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(draw, "comparison_bars", lambda r, m, f=draw.comparison_bars: bars.append(r) or f(r, m))
     good = fake_run(tmp_path / "pretrained")
     poor = fake_run(tmp_path / "scratch", predicted=[0, 1, 2, 0, 1, 2, 0, 1], num_expected=10)
-    run_report([good, poor, good], tmp_path / "out" / "report.html", "Demo")
+    report([good, poor, good], ReportConfig(out=tmp_path / "out" / "report.html", title="Demo"))
     text, outline = read_page(tmp_path / "out" / "report.html")
     assert_self_contained(text, outline)
     assert outline.texts["h1"] == ["Demo"]
@@ -117,7 +118,7 @@ def test_runs_tested_on_different_videos_are_said_not_to_compare(tmp_path):
     first, second = (keep(fake_run(tmp_path / name), "metrics", "predictions") for name in ("first", "second"))
     file = second / "evaluation/predictions.csv"
     file.write_text(file.read_text().replace("7.mp4", "8.mp4"))
-    run_report([first, second], tmp_path / "report.html", maps=False, videos=0)
+    report([first, second], ReportConfig(out=tmp_path / "report.html", maps=False, videos=0))
     _, outline = read_page(tmp_path / "report.html")
     assert any("tested on different videos" in p for p in outline.texts["p"])
     assert not {"Bottleneck tokens", "The 6 hardest videos"} & set(outline.texts["h3"])
@@ -136,7 +137,7 @@ def test_a_report_of_regression_shows_scores_per_clip_and_per_frame(tmp_path):
     write_metrics(folder / "evaluation/metrics.json", {**metrics, "frames": frames})
     table = predictions_table([str(i) for i in range(20)], predicted, names, truth, "regression")
     table.to_csv(folder / "evaluation/predictions.csv", index=False)
-    run_report([folder], tmp_path / "report.html")
+    report([folder], ReportConfig(out=tmp_path / "report.html"))
     _, outline = read_page(tmp_path / "report.html")
     cells = outline.texts["td"]
     assert f"{metrics['ccc']:.4f}" == cells[outline.texts["th"].index("CCC")]
@@ -155,7 +156,7 @@ def test_a_report_of_regression_shows_scores_per_clip_and_per_frame(tmp_path):
 def test_a_run_with_one_piece_alone_shows_that_and_leaves_out_the_rest(tmp_path, left):
     folder = fake_run(tmp_path / "run")
     keep(folder, left)
-    run_report([folder], tmp_path / "report.html")
+    report([folder], ReportConfig(out=tmp_path / "report.html"))
     _, outline = read_page(tmp_path / "report.html")
     captions = outline.texts.get("figcaption", [])
     expected = {
@@ -172,7 +173,7 @@ def test_a_run_with_one_piece_alone_shows_that_and_leaves_out_the_rest(tmp_path,
     assert (["happy", "75.00"] in [row[:2] for row in outline.rows]) == (left == "metrics")
     for heading, line in (
         ("Embedding", "No features are saved with this evaluation (evaluation/features.npz is missing)."),
-        ("Bottleneck tokens", f"No maps of the bottleneck tokens: its model ({folder}) is not to be found from here."),
+        ("Bottleneck tokens", f"No maps of the bottleneck tokens: its model ({folder}) cannot be found."),
     ):
         assert (heading in outline.texts.get("h3", [])) == (line in outline.texts["p"]) == (left == "predictions")
 
@@ -200,7 +201,7 @@ def test_a_folder_of_folds_is_one_run_whose_predictions_are_pooled(tmp_path, mon
     )
     monkeypatch.setattr(draw, "comparison_bars", lambda r, m, f=draw.comparison_bars: bars.append(r) or f(r, m))
     folder = folds_of(tmp_path / "dfew")
-    run_report([folder], tmp_path / "report.html")
+    report([folder], ReportConfig(out=tmp_path / "report.html"))
     text, outline = read_page(tmp_path / "report.html")
     assert_self_contained(text, outline)
     assert outline.texts["h2"] == ["Contents", "Overview", "dfew"]
@@ -240,7 +241,7 @@ def test_the_pooled_scores_of_a_folder_of_folds_are_those_it_was_given(tmp_path)
         "incomplete": ["fold 3 is not evaluated"],
     }
     write_metrics(folder / "results.json", results)
-    run_report([folder], tmp_path / "report.html", maps=False, videos=0)
+    report([folder], ReportConfig(out=tmp_path / "report.html", maps=False, videos=0))
     _, outline = read_page(tmp_path / "report.html")
     assert outline.row("pooled")[1:3] == ["75.00", "75.00"]
     assert ["happy", "66.67", "100.00", "80.00", "3"] in outline.rows  # of the frames
@@ -260,7 +261,7 @@ def test_names_stay_text_whatever_they_look_like(tmp_path):
     write_metrics(folder / "evaluation/metrics.json", metrics)
     features = np.eye(3, dtype=np.float32)
     np.savez(folder / "evaluation/features.npz", features=features, paths=np.array(["a", "b", "c"]))
-    run_report([folder], tmp_path / "report.html")
+    report([folder], ReportConfig(out=tmp_path / "report.html"))
     text, outline = read_page(tmp_path / "report.html")
     assert_self_contained(text, outline)
     assert "<b>" not in text
@@ -272,13 +273,13 @@ def test_names_stay_text_whatever_they_look_like(tmp_path):
 
 def test_the_timeline_of_several_videos_is_that_of_the_first(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("svfap.report.run_report.timeline", lambda table, f=timeline: drawn.append(table) or f(table))
+    monkeypatch.setattr("svfap.report.report.timeline", lambda table, f=timeline: drawn.append(table) or f(table))
     folder = tmp_path / "run"
     (folder / "prediction").mkdir(parents=True)
     table = pd.DataFrame({"start_s": [0.0, 1.0], "end_s": [1.0, 2.0], "valence": [0.5, 0.75]})
     both = pd.concat([table.assign(video=12), table.assign(video=13, valence=9.0)])  # folders of frames, by number
     both[["video", "start_s", "end_s", "valence"]].to_csv(folder / "prediction/affect.csv", index=False)
-    run_report([folder], tmp_path / "report.html")
+    report([folder], ReportConfig(out=tmp_path / "report.html"))
     pd.testing.assert_frame_equal(drawn[0], table)
 
 
@@ -287,7 +288,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folder(tmp_path):
     for run in runs:
         run.mkdir(parents=True)
         (run / "config.yaml").write_text("seed: 0\n")
-    run_report(runs, tmp_path / "report.html")
+    report(runs, ReportConfig(out=tmp_path / "report.html"))
     _, outline = read_page(tmp_path / "report.html")
     assert outline.texts["h2"][2:] == [f"run ({run})" for run in runs]
 
@@ -296,7 +297,7 @@ def test_a_cut_last_line_of_the_log_is_left_out(tmp_path):
     folder = keep(fake_run(tmp_path / "run"), "log")
     with (folder / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "epoch": 7, "st')
-    run_report([folder], tmp_path / "report.html")
+    report([folder], ReportConfig(out=tmp_path / "report.html"))
     _, outline = read_page(tmp_path / "report.html")
     cells = outline.texts["td"]
     assert cells[cells.index("epochs trained") + 1] == "2"
@@ -318,7 +319,7 @@ def test_a_damaged_file_is_named(tmp_path, file, content, message):
     folder = fake_run(tmp_path / "run")
     (folder / file).write_text(content)
     with pytest.raises(UserError, match=f"{re.escape(file)}: {message}"):
-        run_report([folder], tmp_path / "report.html")
+        report([folder], ReportConfig(out=tmp_path / "report.html"))
     assert not (tmp_path / "report.html").exists()
 
 
@@ -330,8 +331,8 @@ def test_no_run_missing_run_and_empty_folder(tmp_path):
         ([tmp_path / "empty"], "empty: holds none of config.yaml"),
     ):
         with pytest.raises(UserError, match=message):
-            run_report(runs, tmp_path / "report.html")
+            report(runs, ReportConfig(out=tmp_path / "report.html"))
     assert not (tmp_path / "report.html").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        run_report([keep(fake_run(tmp_path / "run"), "config")], tmp_path / "file" / "report.html")
+        report([keep(fake_run(tmp_path / "run"), "config")], ReportConfig(out=tmp_path / "file" / "report.html"))

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from svfap.cli import crop, data, evaluation, experiments, extract, inference, models, reports, training
-from svfap.cli.parser import Command, Parser, Verb, add_command, booleans_spelt_out, run_command, say
+from svfap.cli import crop, data, experiments, extract, inference, models, training
+from svfap.cli.parser import Command, Parser, Positional, Verb, add_command, booleans_spelt_out, run_command, say
 from svfap.errors import UserError
 
-COMMANDS: dict[str, Command] = {}  # verbs whose options are a settings dataclass
+COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
+    "evaluate": Command(
+        "Evaluate a model on a test set: multi-view testing, UAR, WAR, F1, CCC, PCC and MAE. "
+        "Example: svfap evaluate --model runs/finetune --manifest test.csv",
+        "svfap.evaluate.config:EvaluateConfig",
+        "svfap.cli.evaluate:run",
+    ),
+    "pool": Command(
+        "Pool the evaluations of all folds: score their predictions together, beside the numbers of the paper. "
+        "Example: svfap pool --models 'released/fold_{fold}' --dataset prepared/dfew --out runs/dfew_released",
+        "svfap.evaluate.config:PoolConfig",
+        "svfap.cli.pool:run",
+        (Positional("run", "folder of `svfap finetune --fold all`, whose table is written again", "?", Path | None),),
+    ),
+    "report": Command(
+        "Write a page about runs: training curves, scores beside the paper's, calibration, embeddings, difficult videos. "
+        "Example: svfap report runs/pretrain runs/finetune --out report.html",
+        "svfap.report.config:ReportConfig",
+        "svfap.cli.report:run",
+        (Positional("runs", "run folders, or folders of folds, which count as one run", "+", Path),),
+    ),
+}
 VERBS: dict[str, Verb] = {
     **data.VERBS,
     **crop.VERBS,
     **training.VERBS,
-    **evaluation.VERBS,
     **inference.VERBS,
     **extract.VERBS,
     **experiments.VERBS,
     **models.VERBS,
-    **reports.VERBS,
 }
 
 

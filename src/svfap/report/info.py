@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
 from svfap.errors import UserError
 from svfap.model.complexity import Complexity, complexity
 from svfap.model.config import ModelConfig
 from svfap.model.presets import PRESETS, list_presets, model_config
-from svfap.report.runs import read_run
 from svfap.weights.folder import load_model
 
 
@@ -83,16 +81,3 @@ def _billions(count: int) -> str:
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:.2f}"
-
-
-def runs_table(runs: list[Path]) -> Table:
-    """Test scores of evaluated runs, for the terminal; of folds, the pooled ones."""
-    scores = {run.name: run.metrics for run in map(read_run, runs) if run.metrics}
-    metrics = [m for m in ("uar", "war", "ccc", "pcc", "mae") if any(m in score for score in scores.values())]
-    table = Table(title="on the test set" if scores else "no run has been evaluated yet")
-    for column in ("run", *(m.upper() for m in metrics), "videos"):
-        table.add_column(column, justify="left" if column == "run" else "right")
-    for name, score in scores.items():
-        cells = [f"{score[m]:.3f}" if m in score else "" for m in metrics]
-        table.add_row(escape(name), *cells, f"{score['num_evaluated']} of {score['num_expected']}")
-    return table

@@ -1,9 +1,8 @@
-"""What run folders hold, read into one shape; a folder of folds is read as one run with its predictions pooled."""
+"""Run folders, read. A folder of folds is read as one run whose predictions are pooled."""
 
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +16,17 @@ from numpy.typing import NDArray
 from svfap.data.prepared import read_dataset
 from svfap.data.video import natural_key
 from svfap.errors import UserError
-from svfap.evaluate.metrics import classification_metrics, regression_metrics
+from svfap.evaluate.folds import FoldPredictions, pool_predictions
+from svfap.evaluate.predictions import (
+    FRAMES_FILE,
+    PREDICTIONS_FILE,
+    read_features,
+    read_predictions,
+    task_and_names,
+    truth_columns,
+)
 
-# What a run's folder may hold, as the other verbs write it by default.
+# What the folder of a run may hold: the default outputs of the other commands.
 RUN_FILES = {
     "config": "config.yaml",
     "log": "log.jsonl",
@@ -31,25 +38,18 @@ RUN_FILES = {
     "picture": "reconstruction/reconstruction.png",
     "film": "reconstruction/reconstruction.mp4",
 }
-POOLED_FILE = "results.json"  # of a folder of folds, as `svfap finetune --fold all` leaves it
+POOLED_FILE = "results.json"  # in a folder of folds, written by `svfap finetune --fold all` and `svfap pool`
 TRAINING_FACTS = ("epochs", "best_epoch", "chosen_by", "parameters", "seconds", "num_unreadable")
-NAMES = (
-    "path",
-    "label",
-    "prediction",
-    "subject",
-    "group",
-    "fold",
-)  # columns of names, even where they look like numbers
 
 
 @dataclass
 class Run:
-    """One run, or several folds of one; what is missing is empty.
+    """One run, or the folds of a cross-validation as one run; what its folder lacks is empty.
 
-    metrics: of the test set, as `svfap evaluate` wrote them, or of all folds' predictions scored once. predictions: one
-    row per test video; with folds, a column `fold` says whose. features: N paths, and (N, D). dataset: name of the
-    prepared dataset it was trained on. incomplete: sentences about folds that the pooled scores lack.
+    metrics: of the test set, as written by `svfap evaluate`, or of the predictions of all folds pooled. predictions: one
+    row per test video; with folds, the column `fold` names the fold. frames: one row per frame, of a frame-level model.
+    features: N paths, and (N, D). dataset: name of the prepared dataset. incomplete: sentences about what the pooled scores
+    lack.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)
     predictions: pd.DataFrame | None = None
+    frames: pd.DataFrame | None = None
     features: tuple[list[str], NDArray[np.float32]] | None = None
     timeline: pd.DataFrame | None = None
     config: str = ""
@@ -89,6 +90,7 @@ def _read_one(folder: Path) -> Run:
     training = read("training", _read_json, {})
     config = read("config", lambda file: file.read_text(errors="replace"), "")
     settings = _settings(config)
+    frames = folder / RUN_FILES["predictions"].replace(PREDICTIONS_FILE, FRAMES_FILE)
     timeline = read("timeline", _read_csv, None)
     if timeline is not None and "video" in timeline and len(timeline):  # the first video's rows stand for all
         timeline = timeline[timeline["video"] == timeline["video"].iloc[0]].drop(columns="video")
@@ -99,7 +101,8 @@ def _read_one(folder: Path) -> Run:
         metrics=read("metrics", _read_json, {}),
         log=read("log", _read_log, []),
         predictions=read("predictions", read_predictions, None),
-        features=read("features", _read_features, None),
+        frames=read_predictions(frames) if frames.is_file() else None,
+        features=read("features", read_features, None),
         timeline=timeline,
         config=config,
         dataset=_dataset_name(settings.get("dataset")),
@@ -109,7 +112,7 @@ def _read_one(folder: Path) -> Run:
 
 
 def _pool(folder: Path, folds: list[Run]) -> Run:
-    """The folds as one run: their predictions are put together and scored once, which is the paper's protocol."""
+    """The folds as one run, with the scores of `results.json`, else of their predictions pooled."""
     for fold in folds:
         fold.name = fold.name.removeprefix("fold_")
     first = folds[0]
@@ -132,28 +135,37 @@ def _pool(folder: Path, folds: list[Run]) -> Run:
         run.dataset, run.preset = str(known.get("dataset", run.dataset)), str(known.get("preset", run.preset))
         return run
     run.incomplete = [f"fold {f.name} is not evaluated" for f in folds if f.name not in tables]
-    run.incomplete.append(
-        f"{POOLED_FILE} is not there, so folds may be missing; the pooled scores here are over videos"
-    )
-    truth = None if run.predictions is None else truth_and_outputs(run.predictions, str(folder))
-    if truth is not None:
-        score = classification_metrics if truth.task == "classification" else regression_metrics
-        evaluated = [f for f in folds if f.name in tables]
-        counts = {
-            word: sum(f.metrics.get(word, len(tables[f.name])) for f in evaluated)
-            for word in ("num_expected", "num_evaluated")
-        }
-        run.metrics = {**score(truth.targets, truth.outputs, truth.names), **counts}
+    run.incomplete.append(f"{POOLED_FILE} is not there, so folds may be missing; `svfap pool {folder}` writes it")
+    run.metrics = _pooled_metrics(run)
     return run
 
 
-def _settings(config: str) -> dict[str, Any]:
-    """The configuration's words; none where it is no YAML of words."""
+def _pooled_metrics(run: Run) -> dict[str, Any]:
+    """Scores of the predictions of all folds together; of groups, unless the folds were scored on single videos."""
+    found = None if run.predictions is None else task_and_names(run.predictions)
+    if found is None:
+        return {}
+    folds = []
+    for fold in run.folds:
+        if fold.predictions is None or not len(fold.predictions):
+            continue
+        scored_on_videos = "num_evaluated" in fold.metrics and "num_groups" not in fold.metrics
+        table = fold.predictions.assign(group="") if scored_on_videos else fold.predictions
+        num_expected = fold.metrics.get("num_expected", len(table))
+        folds.append(FoldPredictions(fold.name, table, num_expected, fold.frames))
     try:
-        words = yaml.safe_load(config)
+        return pool_predictions(folds, *found)
+    except UserError as error:
+        raise UserError(f"{run.folder}: {error}") from None
+
+
+def _settings(config: str) -> dict[str, Any]:
+    """The settings in `config.yaml`; none if it is not a YAML mapping."""
+    try:
+        settings = yaml.safe_load(config)
     except yaml.YAMLError:
         return {}
-    return words if isinstance(words, dict) else {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _dataset_name(folder: Any) -> str:
@@ -161,46 +173,18 @@ def _dataset_name(folder: Any) -> str:
         return ""
     try:
         return read_dataset(str(folder)).name
-    except UserError:  # it may lie on another machine
+    except UserError:  # it may be on another machine
         return Path(str(folder)).name
 
 
-@dataclass(frozen=True)
-class Truth:
-    """Targets (N,) class indices or (N, K) values, and outputs (N, K) probabilities or values, of K names."""
-
-    task: str
-    names: list[str]
-    targets: NDArray[Any]
-    outputs: NDArray[np.float64]
-
-
-def truth_and_outputs(table: pd.DataFrame, where: str) -> Truth | None:
-    """What a table of predictions says, as arrays; None where it has no rows or no truth. Raises `UserError`."""
-    classes, dimensions = (_named(table, prefix) for prefix in ("prob_", "target_"))
-    if not len(table) or not ((classes and "label" in table) or dimensions):
-        return None
-    try:
-        if classes and "label" in table:
-            labels = np.array([classes.index(name) for name in table["label"]])
-            return Truth("classification", classes, labels, table[[f"prob_{n}" for n in classes]].to_numpy(float))
-        targets, outputs = (table[[f"{k}_{n}" for n in dimensions]].to_numpy(float) for k in ("target", "pred"))
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{where}: the predictions' columns do not fit together ({error}); evaluate again") from None
-    return Truth("regression", dimensions, targets, outputs)
-
-
-def _named(table: pd.DataFrame, prefix: str) -> list[str]:
-    return [str(column).removeprefix(prefix) for column in table.columns if str(column).startswith(prefix)]
-
-
 def same_test_set(runs: Sequence[Run]) -> bool:
-    """Whether all these runs that have predictions were tested on the same videos with the same truth."""
+    """Whether the runs that have predictions were tested on the same videos with the same truth."""
     sets = []
     for run in runs:
         if run.predictions is None:
             continue
-        columns = [c for c in run.predictions.columns if c in ("path", "label") or str(c).startswith("target_")]
+        found = task_and_names(run.predictions)
+        columns = ["path", *(truth_columns(*found) if found else [])]
         sets.append(set(run.predictions[columns].itertuples(index=False, name=None)))
     return all(videos == sets[0] for videos in sets)
 
@@ -232,26 +216,8 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _read_csv(path: Path, **how: Any) -> pd.DataFrame:
+def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, **how)
+        return pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error})") from None
-
-
-def read_predictions(path: Path) -> pd.DataFrame:
-    """`predictions.csv` with its names as text: "01" stays "01", and "NA" may be a class. Raises `UserError`."""
-    return _read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False)
-
-
-def _read_features(path: Path) -> tuple[list[str], NDArray[np.float32]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            paths, features = [str(name) for name in file["paths"]], np.asarray(file["features"], np.float32)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read as features and paths ({error}); evaluate again") from None
-    if features.ndim != 2 or len(features) != len(paths) or not np.isfinite(features).all():
-        raise UserError(
-            f"{path}: features {features.shape} are no finite vectors of {len(paths)} paths; evaluate again"
-        )
-    return paths, features

@@ -11,19 +11,18 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from svfap.errors import UserError
+from svfap.metric_table import is_percent, metric_heading, metric_keys, metric_name, metric_scale
 from svfap.view.figures.base import (
     LEGEND,
     MUTED,
     PALETTE,
-    PERCENT,
     label_axes,
     legend_name,
-    metric_name,
     new_figure,
     tidy,
 )
 
-CURVES = ("uar", "war", "ccc", "pcc", "accuracy")  # validation metrics that are drawn
+CURVES = metric_keys(tables=True, higher_is_better=True)  # validation metrics that are drawn
 
 
 def loss_curves(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
@@ -31,8 +30,8 @@ def loss_curves(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure
 
     Args:
         records: a run's log; `{"kind": "train", "epoch", "step", "loss", "lr"}` and `{"kind": "val", "epoch",
-            <metric>...}`. Where a resumed run wrote a step twice, the later record counts. Of the metrics those in
-            [-1, 1] that `METRIC_NAMES` knows are drawn.
+            <metric>...}`. Where a resumed run wrote a step twice, the later record counts. The metrics of `CURVES`
+            are drawn.
     """
     train = _latest(records, "train", ("epoch", "step"))
     validation = _latest(records, "val", ("epoch",))
@@ -71,11 +70,10 @@ def loss_curves(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure
     for axes in panels[1:]:
         for k, metric in enumerate(metrics):
             points = [(r["epoch"] - first + 1, r[metric]) for r in validation if metric in r]
-            scale = 100 if metric in PERCENT else 1
-            axes.plot([p[0] for p in points], [scale * p[1] for p in points], PALETTE[k], lw=1.8, marker="o", ms=3.5,
-                      label=metric_name(metric))  # fmt: skip
-        percent = all(m in PERCENT for m in metrics)
-        label_axes(axes, "Epoch", "Validation, %" if percent else "Validation")
+            values = [metric_scale(metric) * p[1] for p in points]
+            label = metric_name(metric)
+            axes.plot([p[0] for p in points], values, PALETTE[k], lw=1.8, marker="o", ms=3.5, label=label)
+        label_axes(axes, "Epoch", "Validation, %" if all(map(is_percent, metrics)) else "Validation")
         axes.legend(**LEGEND)
     for axes in panels:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -101,13 +99,15 @@ def fold_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         if len(losses):
             smooth = _smooth(losses)
             panels[0].plot(_epochs(train[name], first), losses if smooth is None else smooth, **style)
-        points = [(r["epoch"] - first + 1, r[metric]) for r in validation[name] if metric in r] if metric else []
-        if points:
-            scale = 100 if metric in PERCENT else 1
-            panels[1].plot([p[0] for p in points], [scale * p[1] for p in points], marker="o", ms=3.5, **style)
+        if metric and (scored := [r for r in validation[name] if metric in r]):
+            epochs, values = (
+                [r["epoch"] - first + 1 for r in scored],
+                [metric_scale(metric) * r[metric] for r in scored],
+            )
+            panels[1].plot(epochs, values, marker="o", ms=3.5, **style)
     label_axes(panels[0], "Epoch", "Training loss")
     if metric:
-        label_axes(panels[1], "Epoch", f"Validation {metric_name(metric)}{', %' if metric in PERCENT else ''}")
+        label_axes(panels[1], "Epoch", f"Validation {metric_heading(metric)}")
     for axes in panels:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = dict(zip(*reversed(panels[-1].get_legend_handles_labels()), strict=True))
