@@ -90,6 +90,7 @@ def test_metrics_are_those_of_the_predictions(scored, faces):
     for average in ("weighted", "micro", "macro"):
         assert metrics[f"{average}_f1"] == pytest.approx(f1_score(truth, predicted, average=average, zero_division=0))
     assert metrics["confusion"] == confusion_matrix(truth, predicted, labels=LABELS).tolist()
+    assert (scored / "confusion.png").read_bytes().startswith(b"\x89PNG")
     for name in LABELS:
         assert metrics["per_class"][name]["accuracy"] == pytest.approx((predicted[truth == name] == name).mean())
         assert metrics["per_class"][name]["count"] == 2
@@ -394,6 +395,25 @@ def test_a_label_that_the_model_does_not_know(faces, classifier, tmp_path):
 def test_settings_that_do_not_fit(faces, classifier, tmp_path, words, message):
     with pytest.raises(UserError, match=message):
         evaluate(classifier, faces / "test.csv", tmp_path / "out", **words)
+
+
+def test_mistakes_are_found_before_torch_is_loaded(tmp_path):
+    (tmp_path / "test.csv").write_text("path,label\na.mp4,sad\n")
+    there, gone = str(tmp_path / "test.csv"), str(tmp_path / "gone")
+    mistakes = {
+        f"model={gone}: no such folder": ["--model", gone, "--manifest", there],
+        f"manifest={gone}: no such file": ["--model", str(tmp_path), "--manifest", gone],
+        "give either manifest": ["--model", str(tmp_path)],
+        "fold=2: only a dataset has folds": ["--model", str(tmp_path), "--manifest", there, "--fold", "2"],
+        "num_crops=0: must be at least 1": ["--model", str(tmp_path), "--manifest", there, "--num_crops", "0"],
+    }
+    code = "import sys; from svfap.cli import main\nfor words in {}: assert main(['evaluate', *words]) == 1\n"
+    code += "print(sorted({{'torch', 'pandas', 'sklearn', 'matplotlib'}} & set(sys.modules)))"
+    command = [sys.executable, "-c", code.format(list(mistakes.values()))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "[]\n"
+    for message, line in zip(mistakes, done.stderr.splitlines(), strict=True):
+        assert line.startswith(f"svfap evaluate: error: {message}")
 
 
 @pytest.mark.parametrize(

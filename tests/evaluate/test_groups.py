@@ -95,6 +95,7 @@ def test_values_of_a_group_are_averaged_like_its_scores(grouped, tmp_path):
     folder = model(tmp_path / "model", "regression", ("valence",))
     metrics = evaluate(folder, grouped, tmp_path / "out", precision="fp32")
     clips = pd.read_csv(tmp_path / "out" / "predictions.csv").fillna({"group": "alone"})
+    assert (tmp_path / "out" / "scatter.png").read_bytes().startswith(b"\x89PNG")
     means = clips.groupby("group")[["target_valence", "pred_valence"]].mean()
     assert metrics["mae"] == pytest.approx((means["target_valence"] - means["pred_valence"]).abs().mean())
     assert metrics["pcc"] == pytest.approx(means.corr().iloc[0, 1])

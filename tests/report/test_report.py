@@ -250,6 +250,70 @@ def test_the_pooled_scores_of_a_folder_of_folds_are_those_it_was_given(tmp_path)
     assert any(p.startswith("Scored over 8 groups of videos") for p in outline.texts["p"])
 
 
+def grouped_folds(folder: Path, *, scored_on_groups: bool) -> tuple[Path, np.ndarray, list[int]]:
+    """Two folds of four videos, in each two of a group; probabilities and labels of all eight videos."""
+    labels = [0, 0, 1, 2] * 2
+    probabilities = np.random.default_rng(4).dirichlet(np.ones(3), 8)
+    for number, rows in (("1", slice(0, 4)), ("2", slice(4, 8))):
+        evaluation = folder / f"fold_{number}" / "evaluation"
+        evaluation.mkdir(parents=True)
+        paths, more = [f"{number}_{i}.mp4" for i in range(4)], {"group": ["a", "a", "b", ""]}
+        table = predictions_table(paths, probabilities[rows], NAMES, labels[rows], more=more)
+        table.to_csv(evaluation / "predictions.csv", index=False)
+        counts = {"num_expected": 5, "num_evaluated": 4, **({"num_groups": 3} if scored_on_groups else {})}
+        write_metrics(
+            evaluation / "metrics.json", {**classification_metrics(labels[rows], probabilities[rows], NAMES), **counts}
+        )
+    return folder, probabilities, labels
+
+
+def test_folds_with_groups_are_pooled_by_group_unless_videos_were_scored(tmp_path):
+    folder, probabilities, labels = grouped_folds(tmp_path / "groups", scored_on_groups=True)
+    means = [row for part in (probabilities[:4], probabilities[4:]) for row in (part[:2].mean(0), part[2], part[3])]
+    expected = classification_metrics([0, 1, 2] * 2, means, NAMES)
+    by_video = classification_metrics(labels, probabilities, NAMES)
+    assert expected["war"] != pytest.approx(by_video["war"])
+    (run,) = report([folder], ReportConfig(out=tmp_path / "report.html", maps=False, videos=0))
+    _, outline = read_page(tmp_path / "report.html")
+    assert outline.row("pooled")[1:] == [
+        *(f"{100 * expected[key]:.2f}" for key in ("uar", "war", "weighted_f1", "macro_f1")),
+        "8 of 10",
+    ]
+    assert run.metrics["num_groups"] == 6 and run.metrics["confusion"] == expected["confusion"]
+    assert any(p.startswith("Scored over 6 groups of videos") for p in outline.texts["p"])
+    folder, *_ = grouped_folds(tmp_path / "videos", scored_on_groups=False)
+    (run,) = report([folder], ReportConfig(out=tmp_path / "report.html", maps=False, videos=0))
+    assert "num_groups" not in run.metrics and run.metrics["confusion"] == by_video["confusion"]
+
+
+def test_frames_of_folds_are_pooled_as_well(tmp_path):
+    for number in "12":
+        evaluation = tmp_path / "run" / f"fold_{number}" / "evaluation"
+        evaluation.mkdir(parents=True)
+        outputs, labels = np.eye(3)[[0, 1, 1]], [0, 1, 2 if number == "1" else 1]
+        frames = predictions_table([f"{number}.mp4"] * 3, outputs, NAMES, labels, more={"frame": [0, 1, 2]})
+        frames.to_csv(evaluation / "frames.csv", index=False)
+        table = predictions_table([f"{number}.mp4"], [outputs.mean(axis=0)], NAMES, [1])
+        table.to_csv(evaluation / "predictions.csv", index=False)
+    (run,) = report([tmp_path / "run"], ReportConfig(out=tmp_path / "report.html", maps=False, videos=0))
+    assert run.metrics["frames"]["confusion"] == [[2, 0, 0], [0, 3, 0], [0, 1, 0]]
+    assert run.metrics["war"] == 1.0
+    _, outline = read_page(tmp_path / "report.html")
+    assert ["sad", "100.00", "75.00", "85.71", "3"] in outline.rows
+
+
+def test_folds_that_share_a_video_are_shown_but_not_pooled(tmp_path):
+    folder = folds_of(tmp_path / "run", "unknown")
+    file = folder / "fold_2/evaluation/predictions.csv"
+    file.write_text(file.read_text().replace("2_3.mp4", "1_3.mp4"))
+    (run,) = report([folder], ReportConfig(out=tmp_path / "report.html", maps=False, videos=0))
+    _, outline = read_page(tmp_path / "report.html")
+    assert run.metrics == {}
+    assert any("1_3.mp4: is in the test parts of folds 1 and 2" in p for p in outline.texts["p"])
+    war = json.loads((folder / "fold_10/evaluation/metrics.json").read_text())["war"]
+    assert outline.row("fold 10")[2] == f"{100 * war:.2f}"
+
+
 def test_names_stay_text_whatever_they_look_like(tmp_path):
     folder = tmp_path / "run"
     (folder / "evaluation").mkdir(parents=True)

@@ -22,9 +22,10 @@ from svfap.cli import main
 from svfap.data.prepared import Fold, PreparedDataset, read_dataset, write_dataset_file
 from svfap.data.video import write_video
 from svfap.errors import UserError
+from svfap.evaluate.config import PoolConfig
 from svfap.evaluate.folds import IncompleteFolds, score_folds
 from svfap.evaluate.metrics import flat_scores
-from svfap.evaluate.pool import pool_evaluations
+from svfap.evaluate.pool import pool, pool_evaluations
 from svfap.evaluate.predictions import predictions_table
 from svfap.evaluate.results import paper_numbers, results_caption, results_table
 from svfap.train import folds as experiment
@@ -393,6 +394,7 @@ def test_models_from_elsewhere_are_tested_and_pooled(miniature, finished, tmp_pa
     assert main(command) == 0
     numbers, again = (json.loads((f / "results.json").read_text()) for f in (finished, tmp_path / "again"))
     assert again["pooled"] == numbers["pooled"]
+    assert pool(PoolConfig(out=tmp_path / "again")).numbers["pooled"] == numbers["pooled"]
     before = written(tmp_path / "again")
     assert main(command) == 0
     assert written(tmp_path / "again") == before
@@ -451,6 +453,8 @@ def test_a_damaged_folder_of_folds_is_told(text, tmp_path):
     [
         (["pool"], "give either the folder of a run, or models"),
         (["pool", "nowhere"], "nowhere: holds no folds.json"),
+        (["pool", "nowhere", "--out", "OUT"], "out: goes with models"),
+        (["pool", "nowhere", "--models", "m", "--out", "OUT", "--dataset", "DATA"], "give either the folder of a run"),
         (["pool", "--models", "m/{fold}"], "models: need dataset"),
         (["pool", "--models", "same", "--dataset", "DATA", "--out", "OUT"], "must hold {fold}"),
         (["finetune", "--fold", "all", "--manifest", "m.csv", "--out", "OUT"], "fold=all: give dataset"),

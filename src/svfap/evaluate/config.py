@@ -12,10 +12,8 @@ from svfap.settings import SourceSettings, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestSettings:
-    """How the videos of a test set are run through a model. Every visible GPU is used by its own process under torchrun."""
-
-    __test__ = False  # not pytest's
+class EvaluationSettings:
+    """How the videos of a test set are run through a model."""
 
     batch_size: int = 8
     """Videos processed at a time, over all processes."""
@@ -30,8 +28,11 @@ class TestSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(TestSettings, SourceSettings):
-    """Settings of `evaluate`. Give either `manifest` or `dataset`. Raises `UserError` for settings that cannot be used."""
+class EvaluateConfig(EvaluationSettings, SourceSettings):
+    """Settings of `evaluate`; give either `manifest` or `dataset`.
+
+    Raises `UserError` for a file or folder that is not there, and for values out of range.
+    """
 
     model: str
     """Run folder, model folder, or the name of a repository on the Hugging Face Hub."""
@@ -70,8 +71,11 @@ class EvaluateConfig(TestSettings, SourceSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolConfig(TestSettings):
-    """Settings of `pool`. Raises `UserError` for settings that do not go together."""
+class PoolConfig(EvaluationSettings):
+    """Settings of `pool`.
+
+    Raises `UserError` for values out of range, and for `models` without `dataset` and `out`.
+    """
 
     out: Path | None = None
     """Folder with an evaluation of every fold, into which the table is written; with `models`, the evaluations as well."""

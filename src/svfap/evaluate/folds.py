@@ -76,8 +76,9 @@ def read_fold(dataset: PreparedDataset, fold: Fold, folder: Path) -> FoldPredict
 
 def _read(file: Path, dataset: PreparedDataset) -> pd.DataFrame:
     table = read_predictions(file)
-    columns = [f(dataset.task, dataset.label_names) for f in (truth_columns, output_columns)]
-    needed = {"path", *(["frame"] if file.name == FRAMES_FILE else []), *columns[0], *columns[1]}
+    task, names = dataset.task, dataset.label_names
+    needed = {"path", *truth_columns(task, names), *output_columns(task, names)}
+    needed |= {"frame"} if file.name == FRAMES_FILE else set()
     if missing := needed - set(table.columns):
         raise UserError(f"{file}: has no column {', '.join(sorted(missing))}; its model is not one for {dataset.title}")
     return table
@@ -115,20 +116,21 @@ def pool_predictions(folds: Sequence[FoldPredictions], task: Task, names: Sequen
         "num_expected": sum(fold.num_expected for fold in folds),
         "num_evaluated": len(table),
     }
-    _, _, targets, outputs = _arrays(table, task, names)
+    where = f"fold {', '.join(fold.name for fold in found)}"
+    _, _, targets, outputs = _arrays(table, where, task, names)
     if "group" in table and table["group"].fillna("").any():
         group = table["group"].fillna("")
         name = table["fold"] + "/" + group.where(group != "", table["path"])
         groups, outputs, targets = average_groups(name.tolist(), outputs, targets)
         counts["num_groups"] = len(groups)
     if frames:
-        videos = [_arrays(rows, task, names) for one in frames for _, rows in one.groupby("path", sort=False)]
+        videos = [_arrays(rows, where, task, names) for one in frames for _, rows in one.groupby("path", sort=False)]
         counts["frames"] = score_frames(task, [v.targets for v in videos], [v.outputs for v in videos], names)
     return {**score(task, targets, outputs, names), **counts}
 
 
-def _arrays(table: pd.DataFrame, task: Task, names: Sequence[str]) -> LabelledOutputs:
-    arrays = labelled_outputs(table, "the predictions", task, names)
+def _arrays(table: pd.DataFrame, where: str, task: Task, names: Sequence[str]) -> LabelledOutputs:
+    arrays = labelled_outputs(table, where, task, names)
     assert arrays is not None  # tables are not empty
     return arrays
 

@@ -11,7 +11,10 @@ from svfap.settings import require
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Settings of `report`. Raises `UserError` for settings that cannot be used."""
+    """Settings of `report`.
+
+    Raises `UserError` for values out of range, and for an `out` that is a folder.
+    """
 
     out: Path = Path("report.html")
     """The page: a self-contained HTML file."""

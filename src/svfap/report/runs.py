@@ -136,12 +136,15 @@ def _pool(folder: Path, folds: list[Run]) -> Run:
         return run
     run.incomplete = [f"fold {f.name} is not evaluated" for f in folds if f.name not in tables]
     run.incomplete.append(f"{POOLED_FILE} is not there, so folds may be missing; `svfap pool {folder}` writes it")
-    run.metrics = _pooled_metrics(run)
+    try:
+        run.metrics = _pooled_metrics(run)
+    except UserError as error:
+        run.incomplete.append(f"the predictions of the folds cannot be pooled ({error})")
     return run
 
 
 def _pooled_metrics(run: Run) -> dict[str, Any]:
-    """Scores of the predictions of all folds together; of groups, unless the folds were scored on single videos."""
+    """Scores of the predictions of all folds together; of groups, unless the folds were scored by video. Raises `UserError`."""
     found = None if run.predictions is None else task_and_names(run.predictions)
     if found is None:
         return {}
@@ -149,14 +152,13 @@ def _pooled_metrics(run: Run) -> dict[str, Any]:
     for fold in run.folds:
         if fold.predictions is None or not len(fold.predictions):
             continue
-        scored_on_videos = "num_evaluated" in fold.metrics and "num_groups" not in fold.metrics
-        table = fold.predictions.assign(group="") if scored_on_videos else fold.predictions
+        scored_by_video = fold.frames is not None or (
+            "num_evaluated" in fold.metrics and "num_groups" not in fold.metrics
+        )
+        table = fold.predictions.assign(group="") if scored_by_video else fold.predictions
         num_expected = fold.metrics.get("num_expected", len(table))
         folds.append(FoldPredictions(fold.name, table, num_expected, fold.frames))
-    try:
-        return pool_predictions(folds, *found)
-    except UserError as error:
-        raise UserError(f"{run.folder}: {error}") from None
+    return pool_predictions(folds, *found)
 
 
 def _settings(config: str) -> dict[str, Any]:

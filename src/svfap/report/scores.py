@@ -76,7 +76,7 @@ def training_section(run: Run) -> Section | None:
 def scores_section(run: Run) -> Section | None:
     """Test scores by class or dimension, by fold, and beside the paper's; None if the run is not evaluated."""
     metrics = run.metrics
-    if not metrics:
+    if not metrics and not any(fold.metrics for fold in run.folds):
         return None
     tables: dict[str, Table] = {}
     figures: dict[str, Picture] = {}
@@ -151,7 +151,7 @@ def _class_figures(run: Run, per_class: Mapping[str, Mapping[str, Any]]) -> dict
 
 def _fold_table(run: Run) -> list[dict[str, Any]]:
     """The scores of each fold, their mean and standard deviation (n - 1), and the pooled scores."""
-    keys = [key for key in metric_keys(tables=True) if key in run.metrics]
+    keys = [key for key in metric_keys(tables=True) if any(key in one.metrics for one in (run, *run.folds))]
     rows: list[dict[str, Any]] = [
         {"": f"fold {fold.name}", **_cells(fold.metrics, keys), "videos": _coverage(fold.metrics)} for fold in run.folds
     ]
