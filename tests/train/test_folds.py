@@ -29,6 +29,7 @@ from svfap.evaluate.pool import pool, pool_evaluations
 from svfap.evaluate.predictions import predictions_table
 from svfap.evaluate.results import paper_numbers, results_caption, results_table
 from svfap.train import folds as experiment
+from svfap.weights.published import save_published
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("happy", "sad", "fear")
@@ -516,7 +517,7 @@ def test_the_road_is_as_the_document_says(tmp_path, monkeypatch, capsys):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     weights = svfap.create_model("svfap_debug", "pretraining")
-    svfap.weights.save_published(weights, Path("downloads/pretrained.pth"))
+    save_published(weights, Path("downloads/pretrained.pth"))
     text = (ROOT / "docs" / "from_download_to_table.md").read_text()
     commands = re.findall(r"^    (?:for fold in 1 2 3 4 5; do )?svfap (.*?)(?:; done)?$", text, re.MULTILINE)
     verbs = [command.split()[0] for command in commands]
@@ -551,6 +552,6 @@ def released_dfew(folder: Path) -> None:
         write_video(out / f"{number}.mp4", np.full((17, 32, 32, 3), 99, np.uint8), fps=25, preset="ultrafast")
         (out / f"{number}.csv").write_text(f"path,label\n{number}.mp4,{names[number]}\n")
         model = svfap.create_model("svfap_debug", "classification", label_names=names)
-        svfap.weights.save_published(model, folder / "downloads" / f"dfew_fold_{number}.pth")
+        save_published(model, folder / "downloads" / f"dfew_fold_{number}.pth")
     folds = tuple(Fold(str(n), Path(f"{n}.csv"), Path(f"{n}.csv")) for n in range(1, 6))
     write_dataset_file(out, PreparedDataset("dfew", "DFEW", "classification", Path("."), names, folds))

@@ -51,7 +51,7 @@ def pool_evaluations(out: Path, dataset: Path | None = None, allow_incomplete: b
         known = json.loads(file.read_text())
         preset, folder = str(known["preset"]), Path(dataset or known["dataset"])
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file}: is damaged ({error}); `svfap finetune --fold all --resume` writes it anew") from None
+        raise UserError(f"{file}: is damaged ({error}); `svfap finetune --fold all --resume` writes it again") from None
     prepared = read_tested_dataset(folder)
     evaluations = {fold.name: fold_folder(out, fold.name) / "evaluation" for fold in prepared.folds}
     scores = score_folds(prepared, evaluations, allow_incomplete)

@@ -84,7 +84,7 @@ def results_caption(dataset: PreparedDataset, scores: Mapping[str, Any]) -> str:
     count = len(scores["folds"])
     parts = [f"{dataset.title}: predictions of {count} folds pooled and scored once" if count > 1 else dataset.title]
     if count > 1:
-        parts.append("mean and standard deviation (n − 1) are over the folds' own scores")
+        parts.append("mean and standard deviation (n − 1) are over the scores of the folds")
     grouped = "num_groups" in scores["pooled"]
     if grouped:
         parts.append(f"scores are over {scores['pooled']['num_groups']} groups of videos, whose outputs are averaged")

@@ -42,8 +42,8 @@ def project(features: ArrayLike) -> tuple[NDArray[np.float64], str]:
         return flat, "PCA, as there are too few clips for t-SNE."
     reduced = PCA(min(50, *values.shape), random_state=0).fit_transform(values)
     perplexity = min(30, len(values) // 5)
-    places = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
-    return places, (
+    positions = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
+    return positions, (
         f"t-SNE (perplexity {perplexity}): points that are close have similar features; distances between clusters and the "
         "axes have no meaning."
     )
@@ -93,17 +93,19 @@ def neighbour_table(
     return rows
 
 
-def embedding_map(places: NDArray[np.float64], by: dict[str, Sequence[str] | NDArray[np.float64]]) -> Figure:
+def embedding_map(positions: NDArray[np.float64], by: dict[str, Sequence[str] | NDArray[np.float64]]) -> Figure:
     """Scatter plots of positions (N, 2), one per entry of `by`: title -> N names or N numbers that colour the points."""
     figure, panels = new_figure(4.9 * len(by), 4.9, 1, len(by))
     for axes, (title, values) in zip(panels, by.items(), strict=True):
         if isinstance(values, np.ndarray) and values.dtype.kind == "f":
-            points = axes.scatter(places[:, 0], places[:, 1], s=20, c=values, cmap="cividis", linewidths=0, alpha=0.9)
+            points = axes.scatter(
+                positions[:, 0], positions[:, 1], s=20, c=values, cmap="cividis", linewidths=0, alpha=0.9
+            )
             bar = figure.colorbar(points, ax=axes, shrink=0.7, location="bottom", pad=0.02)
             bar.ax.tick_params(labelsize=8)
             bar.outline.set_visible(False)
         else:
-            _scatter_by_name(axes, places, [str(value) for value in values])
+            _scatter_by_name(axes, positions, [str(value) for value in values])
         axes.set(xticks=[], yticks=[])
         axes.grid(False)
         axes.spines[:].set_visible(False)
@@ -111,7 +113,7 @@ def embedding_map(places: NDArray[np.float64], by: dict[str, Sequence[str] | NDA
     return figure
 
 
-def _scatter_by_name(axes: Axes, places: NDArray[np.float64], names: Sequence[str]) -> None:
+def _scatter_by_name(axes: Axes, positions: NDArray[np.float64], names: Sequence[str]) -> None:
     """A colour and a marker for each name; if there are more names than colours, the rarest are grey."""
     common = [name for name, _ in Counter(name for name in names if name).most_common(len(PALETTE))]
     listed = sorted(common) if len(set(names)) > len(PALETTE) else list(dict.fromkeys(n for n in names if n))
@@ -119,9 +121,9 @@ def _scatter_by_name(axes: Axes, places: NDArray[np.float64], names: Sequence[st
     rest = ~np.isin(array, listed)
     if rest.any():
         others = f"{len(set(array[rest]))} others"
-        axes.scatter(places[rest, 0], places[rest, 1], s=14, color="#C9D1D9", linewidths=0, label=others)
+        axes.scatter(positions[rest, 0], positions[rest, 1], s=14, color="#C9D1D9", linewidths=0, label=others)
     for k, name in enumerate(listed):
-        x, y = places[array == name].T
+        x, y = positions[array == name].T
         style: dict[str, Any] = {"color": PALETTE[k], "marker": MARKERS[k % len(MARKERS)], "alpha": 0.85}
         axes.scatter(x, y, s=22, linewidths=0, label=legend_name(name), **style)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, **{**LEGEND, "fontsize": 8})
@@ -161,20 +163,20 @@ def embedding_section(run: Run) -> Section | None:
         by |= {"by subject": subjects} if subjects else {}
         if not by:
             continue
-        places, how = project(features)
+        positions, how = project(features)
         notes = [how]
         if len(picked) == MAX_CLIPS:
             notes.append(f"{MAX_CLIPS:,} videos, drawn with a fixed seed.")
         if run.folds:
             notes.append(f"Of fold {one.name}; every fold has its own network and feature space.")
         alt = f"Map of the features of {len(table)} test videos, coloured {' and '.join(by)}"
-        section.figures = {"Features of the test videos": Picture(embedding_map(places, by), alt, " ".join(notes))}
-    section.tables = {"Does a video's nearest neighbour share it? (leave-one-out)": rows}
+        section.figures = {"Features of the test videos": Picture(embedding_map(positions, by), alt, " ".join(notes))}
+    section.tables = {"What nearest neighbours share (leave-one-out)": rows}
     section.text = (
-        "Where features hold who is seen, the nearest neighbour shares the subject far above chance. With the same "
-        "subject left out, the last row says what they hold of the label without the help, or hindrance, of the face."
+        "If features encode identity, the nearest neighbour shares the subject far more often than by chance. The last row "
+        "excludes clips of the same subject, so it measures what the features encode of the label apart from identity."
         if any("subject" in row["the nearest neighbour shares"] for row in rows)
-        else "The subjects are not known, so whether features hold identity cannot be told."
+        else "The subjects are not known, so it cannot be measured whether the features encode identity."
     )
     return section
 

@@ -70,7 +70,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run's folder, or a folder of folds (`fold_<name>/`). Raises `UserError` naming the folder or a damaged file."""
+    """Read the folder of a run, or of folds (`fold_<name>/`). Raises `UserError` with the folder or a damaged file."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder")
     folds = sorted((path for path in folder.glob("fold_*") if path.is_dir()), key=lambda path: natural_key(path.name))
@@ -92,7 +92,7 @@ def _read_one(folder: Path) -> Run:
     settings = _settings(config)
     frames = folder / RUN_FILES["predictions"].replace(PREDICTIONS_FILE, FRAMES_FILE)
     timeline = read("timeline", _read_csv, None)
-    if timeline is not None and "video" in timeline and len(timeline):  # the first video's rows stand for all
+    if timeline is not None and "video" in timeline and len(timeline):  # the first video is shown
         timeline = timeline[timeline["video"] == timeline["video"].iloc[0]].drop(columns="video")
     return Run(
         name=folder.resolve().name,
@@ -126,7 +126,9 @@ def _pool(folder: Path, folds: list[Run]) -> Run:
     if tables:
         columns = [set(table.columns) for table in tables.values()]
         if any(names != columns[0] for names in columns):
-            raise UserError(f"{folder}: the folds' predictions have different columns; are they of one dataset?")
+            raise UserError(
+                f"{folder}: the predictions of the folds have different columns; are the folds of one dataset?"
+            )
         run.predictions = pd.concat([table.assign(fold=name) for name, table in tables.items()], ignore_index=True)
     if (folder / POOLED_FILE).is_file():
         known = _read_json(folder / POOLED_FILE)
@@ -208,7 +210,7 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line) if line.strip() else {}
         except ValueError:
-            # A run that is still writing, or was killed, may leave half a line at the end.
+            # The last line may be incomplete, if the run is still writing or was killed.
             if number < len(lines):
                 raise UserError(f"{path}: line {number} is not JSON; remove it") from None
             break
