@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+SupervisedTask = Literal["classification", "regression"]
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -16,7 +18,7 @@ class Metric:
 
     key: str
     name: str
-    task: Literal["classification", "regression"]
+    task: SupervisedTask
     percent: bool = False
     higher_is_better: bool = True
     in_tables: bool = True

@@ -14,7 +14,7 @@ from svfap.data.prepared import read_dataset
 from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.evaluate.config import EvaluateConfig
-from svfap.evaluate.metrics import Task, write_metrics
+from svfap.evaluate.metrics import write_metrics
 from svfap.evaluate.predictions import (
     FEATURES_FILE,
     FRAMES_FILE,
@@ -34,6 +34,7 @@ from svfap.evaluate.views import (
     scored_by_group,
 )
 from svfap.files import make_folder
+from svfap.metric_table import SupervisedTask
 from svfap.model.config import ModelConfig
 from svfap.model.perceiver import Perceiver
 from svfap.view import figures
@@ -79,7 +80,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             f"{config.model}: its config.json has no label_names; the manifest's labels cannot be matched to outputs"
         )
     names: dict[str, Any] = {"label_names" if shape.task == "classification" else "dimensions": shape.label_names}
-    task = cast(Task, shape.task)
+    task = cast(SupervisedTask, shape.task)
     videos = read_manifest(manifest, root=root, task=task, split=config.split, frame_level=shape.frame_level, **names)
     by_group = scored_by_group(videos, shape, config.by_group)
     clips = ClipDataset(
@@ -142,7 +143,7 @@ def _write_predictions(
     out: Path, predictions: Predictions, shape: ModelConfig, videos: Manifest, metrics: dict[str, Any], by_group: bool
 ) -> None:
     """Write the tables, the features and the figure; tables and figures of an earlier evaluation are removed."""
-    task, names = cast(Task, shape.task), shape.label_names
+    task, names = cast(SupervisedTask, shape.task), shape.label_names
     for stale in (GROUPS_FILE, FRAMES_FILE, "confusion.png", "scatter.png"):
         (out / stale).unlink(missing_ok=True)
     paths = [videos[i].key for i in predictions.index.tolist()]

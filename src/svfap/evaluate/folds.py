@@ -12,7 +12,7 @@ import pandas as pd
 from svfap.data.manifest import read_manifest
 from svfap.data.prepared import Fold, PreparedDataset
 from svfap.errors import UserError
-from svfap.evaluate.metrics import Task, average_groups, flat_scores, score, score_frames
+from svfap.evaluate.metrics import average_groups, flat_scores, score, score_frames
 from svfap.evaluate.predictions import (
     FRAMES_FILE,
     PREDICTIONS_FILE,
@@ -23,6 +23,7 @@ from svfap.evaluate.predictions import (
     read_predictions,
     truth_columns,
 )
+from svfap.metric_table import SupervisedTask
 
 
 class IncompleteFolds(UserError):
@@ -84,7 +85,7 @@ def _read(file: Path, dataset: PreparedDataset) -> pd.DataFrame:
     return table
 
 
-def pool_predictions(folds: Sequence[FoldPredictions], task: Task, names: Sequence[str]) -> dict[str, Any]:
+def pool_predictions(folds: Sequence[FoldPredictions], task: SupervisedTask, names: Sequence[str]) -> dict[str, Any]:
     """Score the predictions of several folds together.
 
     folds: those with predictions; the others only add to `num_expected`. names: classes or dimensions.
@@ -129,7 +130,7 @@ def pool_predictions(folds: Sequence[FoldPredictions], task: Task, names: Sequen
     return {**score(task, targets, outputs, names), **counts}
 
 
-def _arrays(table: pd.DataFrame, where: str, task: Task, names: Sequence[str]) -> LabelledOutputs:
+def _arrays(table: pd.DataFrame, where: str, task: SupervisedTask, names: Sequence[str]) -> LabelledOutputs:
     arrays = labelled_outputs(table, where, task, names)
     assert arrays is not None  # tables are not empty
     return arrays

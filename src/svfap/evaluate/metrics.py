@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,9 +22,7 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 
 from svfap.errors import UserError
 from svfap.files import write_atomically
-from svfap.metric_table import metric_keys
-
-Task = Literal["classification", "regression"]
+from svfap.metric_table import SupervisedTask, metric_keys
 
 
 def score(task: str, targets: ArrayLike, outputs: ArrayLike, names: Sequence[str]) -> dict[str, Any]:
@@ -224,7 +222,7 @@ def flat_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
 
     Scores of frames have the prefix `frame_`.
     """
-    task: Task = "classification" if "confusion" in metrics else "regression"
+    task: SupervisedTask = "classification" if "confusion" in metrics else "regression"
     flat = {key: float(metrics[key]) for key in metric_keys(task)}
     for name, scores in metrics.get("per_class", {}).items():
         if name not in metrics["classes_absent"]:

@@ -20,8 +20,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from svfap.errors import UserError
-from svfap.evaluate.metrics import Task, as_class_indices, as_matrix, check_names
+from svfap.evaluate.metrics import as_class_indices, as_matrix, check_names
 from svfap.files import write_atomically
+from svfap.metric_table import SupervisedTask
 
 PREDICTIONS_FILE, GROUPS_FILE, FRAMES_FILE = "predictions.csv", "groups.csv", "frames.csv"
 FEATURES_FILE, UNREADABLE_FILE = "features.npz", "unreadable.csv"
@@ -42,7 +43,7 @@ class LabelledOutputs(NamedTuple):
     probabilities or values.
     """
 
-    task: Task
+    task: SupervisedTask
     names: tuple[str, ...]
     targets: NDArray[Any]
     outputs: NDArray[np.float64]
@@ -58,7 +59,7 @@ def output_columns(task: str, names: Sequence[str]) -> list[str]:
     return [f"{'prob' if task == 'classification' else 'pred'}_{name}" for name in names]
 
 
-def task_and_names(table: pd.DataFrame) -> tuple[Task, tuple[str, ...]] | None:
+def task_and_names(table: pd.DataFrame) -> tuple[SupervisedTask, tuple[str, ...]] | None:
     """The task of a predictions table, and its classes or dimensions in the order of its columns; None without truth."""
     columns = [str(column) for column in table.columns]
     classes, dimensions = (
@@ -75,7 +76,7 @@ def predictions_table(
     outputs: ArrayLike,
     names: Sequence[str],
     truth: ArrayLike | None = None,
-    task: Task = "classification",
+    task: SupervisedTask = "classification",
     more: Mapping[str, ArrayLike] | None = None,
     key: str = "path",
 ) -> pd.DataFrame:
@@ -118,7 +119,7 @@ def read_predictions(file: Path) -> pd.DataFrame:
 
 
 def labelled_outputs(
-    table: pd.DataFrame, where: object, task: Task | None = None, names: Sequence[str] | None = None
+    table: pd.DataFrame, where: object, task: SupervisedTask | None = None, names: Sequence[str] | None = None
 ) -> LabelledOutputs | None:
     """The arrays of a predictions table; None where it has no rows or no truth.
 
