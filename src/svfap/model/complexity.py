@@ -8,8 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from svfap.model.base import Model
+from svfap.model.build import build_model
 from svfap.model.config import ModelConfig
-from svfap.model.presets import build_model
+from svfap.model.masking import tube_mask
 
 ADAMW_BYTES = 16  # a float32 parameter, its gradient and AdamW's two moments
 
@@ -39,10 +40,11 @@ def complexity(config: ModelConfig, measure_activations: bool = False) -> Comple
     with torch.device("meta"):
         model = build_model(config)
         clip = torch.empty(1, 3, config.num_frames, config.img_size, config.img_size)
-        masked = torch.zeros(1, config.num_tokens, dtype=torch.bool)
-    num_masked = config.num_masked_positions() * config.num_time_steps if config.task == "pretraining" else 0
+        mask = tube_mask(1, config)
+    pretraining = config.task == "pretraining"
+    num_masked = mask.hidden.shape[1] if pretraining else 0
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(clip, masked, num_masked) if config.task == "pretraining" else model(clip)
+        model(clip, mask) if pretraining else model(clip)
     done = counter.get_total_flops() // 2  # a multiply-add is two operations
     parameters = sum(p.numel() for p in model.parameters())
     return Complexity(
@@ -96,10 +98,5 @@ def _activations(config: ModelConfig) -> int:
 
     clip = torch.randn(1, 3, config.num_frames, config.img_size, config.img_size)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        if config.task == "pretraining":
-            from svfap.model.masking import tube_mask
-
-            model(clip, tube_mask(1, config))
-        else:
-            model(clip)
+        model(clip, tube_mask(1, config)) if config.task == "pretraining" else model(clip)
     return sum(kept.values())

@@ -25,11 +25,6 @@ def sincos_positions(num_tokens: int, dim: int) -> Tensor:
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()
 
 
-def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """Pick tokens by position: (B, N, D) and (B, M) int64 -> (B, M, D)."""
-    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-
-
 def tubelet_view(clip: Tensor, tubelet_size: int, patch_size: int) -> Tensor:
     """See a clip as a grid of tubelets, without copying.
 

@@ -57,9 +57,9 @@ def reconstruct_clip(
     if not 0 < config.num_masked_positions(ratio) < config.num_positions:
         raise UserError(f"ratio={ratio} hides no or all {config.num_positions} positions; give a part of them")
     clip = normalize(torch.from_numpy(frames)[None], config.pixel_mean, config.pixel_std)
-    masked = tube_mask(1, config, ratio, torch.Generator().manual_seed(seed))
-    original, seen, filled = (_uint8(picture) for picture in model.show_masking(clip, masked))
-    return Reconstruction(original, seen, filled, model.loss(clip, masked).item(), fps)
+    mask = tube_mask(1, config, ratio, torch.Generator().manual_seed(seed))
+    original, seen, filled = (_uint8(picture) for picture in model.show_masking(clip, mask))
+    return Reconstruction(original, seen, filled, model.loss(clip, mask).item(), fps)
 
 
 def _uint8(clip: torch.Tensor) -> np.ndarray:

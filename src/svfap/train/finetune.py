@@ -22,8 +22,8 @@ from svfap.data.targets import all_targets
 from svfap.errors import UserError
 from svfap.evaluate.views import predict_views, score_predictions, scored_by_group
 from svfap.model.base import Model
+from svfap.model.build import create_model
 from svfap.model.config import ModelConfig
-from svfap.model.presets import create_model
 from svfap.train.config import FinetuneConfig
 from svfap.train.loop import Batch, num_workers, train
 from svfap.train.losses import REGRESSION_LOSSES, balanced_weights, label_scale

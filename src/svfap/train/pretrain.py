@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Subset
@@ -18,9 +17,9 @@ from svfap.data.augment import normalize
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.data.split import take_fraction
+from svfap.model.build import create_model
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.masking import tube_mask
-from svfap.model.presets import create_model
 from svfap.train.config import PretrainConfig
 from svfap.train.loop import Batch, to_device, train
 from svfap.train.optim import parameter_groups
@@ -51,7 +50,6 @@ class PretrainTask:
         assert isinstance(model, MaskedAutoencoder)
         self.model = model
         shape = self.model.config
-        self.num_masked = shape.num_masked_positions() * shape.num_time_steps
         self.dataset = ClipDataset(
             self.manifest.subset(np.resize(np.arange(len(self.manifest)), len(everything))),
             "pretrain",
@@ -75,9 +73,8 @@ class PretrainTask:
         """Mean squared error on hidden tubelets (Eq. 11); the mask is drawn on the CPU, the same for every device."""
         shape = self.model.config
         clips = normalize(batch["clips"], shape.pixel_mean, shape.pixel_std)
-        masked = tube_mask(len(clips), shape, generator=generator).to(clips.device)
-        prediction = model(clips, masked, self.num_masked)
-        return F.mse_loss(prediction.float(), self.model.targets(clips, masked, self.num_masked))
+        mask = tube_mask(len(clips), shape, generator=generator).to(clips.device)
+        return self.model.loss(clips, mask, forward=model)
 
     def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]:
         return {}
@@ -94,9 +91,9 @@ class PretrainTask:
             return
         shape = self.model.config
         clips = normalize(self._preview["clips"], shape.pixel_mean, shape.pixel_std)
-        masked = tube_mask(len(clips), shape, generator=torch.Generator().manual_seed(0)).to(clips.device)
+        mask = tube_mask(len(clips), shape, generator=torch.Generator().manual_seed(0)).to(clips.device)
         with accelerator.autocast():
-            pictures = self.model.show_masking(clips, masked)
+            pictures = self.model.show_masking(clips, mask)
         middle = shape.num_frames // 2
         rows = torch.cat([picture[:, :, middle] for picture in pictures], dim=2)  # three pictures below each other
         writer.add_images("reconstruction", rows, step)

@@ -11,10 +11,8 @@ from typing import Any
 
 from svfap.errors import UserError
 from svfap.model.base import Model
+from svfap.model.build import build_model
 from svfap.model.config import ModelConfig
-from svfap.model.mae import MaskedAutoencoder
-from svfap.model.perceiver import Perceiver
-from svfap.model.presets import build_model
 
 log = logging.getLogger("svfap")
 
@@ -55,16 +53,15 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
 def _load_folder(folder: Path) -> Model:
     try:
         words = json.loads((folder / "config.json").read_text())
-        unknown = sorted(set(words) - set(ModelConfig.words()))
+        unknown = sorted(words.keys() - set(ModelConfig.words()))
         if unknown:
             raise UserError(f"{folder}/config.json: unknown settings {', '.join(unknown)}")
-        cls = MaskedAutoencoder if words.get("task") == "pretraining" else Perceiver
     except (json.JSONDecodeError, AttributeError, TypeError) as error:
         raise UserError(f"{folder}/config.json: not a model config ({error})") from None
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder}: config.json is there, but model.safetensors is missing")
     try:
-        return cls.from_pretrained(folder)
+        return Model.from_pretrained(folder)
     except UserError:
         raise
     except Exception as error:  # safetensors and torch raise kinds of their own for broken or unfitting files
@@ -72,12 +69,8 @@ def _load_folder(folder: Path) -> Model:
 
 
 def _load_hub(repository: str) -> Model:
-    from huggingface_hub import hf_hub_download
-
     try:
-        words = json.loads(Path(hf_hub_download(repository, "config.json")).read_text())
-        cls = MaskedAutoencoder if words.get("task") == "pretraining" else Perceiver
-        return cls.from_pretrained(repository)
+        return Model.from_pretrained(repository)
     except Exception as error:  # network, permission and format errors of the hub client
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{repository}: no such folder here, and not to be had from the Hub: {reason}") from None
