@@ -345,11 +345,11 @@ def test_finished_folds_are_kept_and_one_that_broke_off_goes_on(miniature, finis
     command = cross_validate(miniature, out, "--epochs", "2")
     train = experiment.finetune
 
-    def broken_off(config, resume):
+    def broken_off(config):
         if config.fold == "2":
-            train(replace_epochs(config), resume)
+            train(replace_epochs(config))
             raise KeyboardInterrupt
-        return train(config, resume)
+        return train(config)
 
     def replace_epochs(config):  # ends after the first of two epochs, as a stopped run would
         monkeypatch.setattr("svfap.train.loop._stop_signal", stopped)
@@ -375,7 +375,7 @@ def test_finished_folds_are_kept_and_one_that_broke_off_goes_on(miniature, finis
     assert {name: after[name] for name in kept} == kept
     assert (out / "results.md").exists()
     assert main([*command, "--resume", "--base_lr", "0.5"]) == 1
-    assert "cannot resume with other settings (base_lr" in capsys.readouterr().err
+    assert "was made with other settings (base_lr" in capsys.readouterr().err
 
 
 def stopped():

@@ -8,7 +8,21 @@ from svfap.cli import crop, data, evaluation, experiments, extract, inference, m
 from svfap.cli.parser import Command, Parser, Verb, add_command, booleans_spelt_out, run_command, say
 from svfap.errors import UserError
 
-COMMANDS: dict[str, Command] = {}  # verbs whose options are a settings dataclass
+COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
+    "pretrain": Command(
+        "Pre-train by masked autoencoding: hide 90% of each clip and predict the hidden pixels. "
+        "Example: svfap pretrain --manifest videos.csv --out runs/pretrain --preset svfap_small",
+        "svfap.train.config:PretrainConfig",
+        "svfap.cli.pretrain:run",
+    ),
+    "finetune": Command(
+        "Fine-tune for classes or affect dimensions: from pre-trained weights or from scratch. With --fold all every fold "
+        "of a prepared dataset is trained and tested, and their predictions are pooled. "
+        "Example: svfap finetune --manifest train.csv --init runs/pretrain --out runs/finetune --preset svfap_small",
+        "svfap.train.config:FinetuneConfig",
+        "svfap.cli.finetune:run",
+    ),
+}
 VERBS: dict[str, Verb] = {
     **data.VERBS,
     **crop.VERBS,
