@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,9 @@ from svfap.evaluate.metrics import predictions_table
 from svfap.evaluate.pool import IncompleteFolds, flat_scores, pool
 from svfap.evaluate.results import paper_numbers, results_caption, results_table
 from svfap.train import folds as experiment
+from svfap.train.config import FinetuneConfig
+from svfap.train.finetune import finetune
+from svfap.weights.published import save_published
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("happy", "sad", "fear")
@@ -340,6 +344,20 @@ def test_all_folds_end_in_the_pooled_table(finished, capsys):
     assert r"12 of 12 &" in (finished / "results.tex").read_text()
 
 
+def test_python_gets_the_pooled_table(miniature, finished):
+    before = written(finished)
+    settings = dict(preset="svfap_debug", sampling_stride=1, warmup_epochs=0, batch_size=6, num_workers=0, base_lr=2)
+    config = FinetuneConfig(**settings, dataset=miniature, out=finished, fold="all", precision="fp32", epochs=1)
+    with pytest.raises(UserError, match="holds folds already"):
+        finetune(config)
+    result = finetune(replace(config, resume=True))
+    assert result.finished
+    assert result.metrics == json.loads((finished / "results.json").read_text())
+    assert result.pooled.table["score"].tolist() == pd.read_csv(finished / "results.csv")["score"].tolist()
+    after = written(finished)
+    assert {name: after[name] for name in before} == before
+
+
 def test_finished_folds_are_kept_and_one_that_broke_off_goes_on(miniature, finished, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     command = cross_validate(miniature, out, "--epochs", "2")
@@ -510,7 +528,7 @@ def test_the_road_is_as_the_document_says(tmp_path, monkeypatch, capsys):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     weights = svfap.create_model("svfap_debug", "pretraining")
-    svfap.weights.save_published(weights, Path("downloads/pretrained.pth"))
+    save_published(weights, Path("downloads/pretrained.pth"))
     text = (ROOT / "docs" / "from_download_to_table.md").read_text()
     commands = re.findall(r"^    (?:for fold in 1 2 3 4 5; do )?svfap (.*?)(?:; done)?$", text, re.MULTILINE)
     verbs = [command.split()[0] for command in commands]
@@ -545,6 +563,6 @@ def released_dfew(folder: Path) -> None:
         write_video(out / f"{number}.mp4", np.full((17, 32, 32, 3), 99, np.uint8), fps=25, preset="ultrafast")
         (out / f"{number}.csv").write_text(f"path,label\n{number}.mp4,{names[number]}\n")
         model = svfap.create_model("svfap_debug", "classification", label_names=names)
-        svfap.weights.save_published(model, folder / "downloads" / f"dfew_fold_{number}.pth")
+        save_published(model, folder / "downloads" / f"dfew_fold_{number}.pth")
     folds = tuple(Fold(str(n), Path(f"{n}.csv"), Path(f"{n}.csv")) for n in range(1, 6))
     write_dataset_file(out, PreparedDataset("dfew", "DFEW", "classification", Path("."), names, folds))

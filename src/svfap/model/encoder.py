@@ -31,7 +31,7 @@ class TemporalDownsample(nn.Module):
         if self.weight is None:
             return steps.mean(dim=2) if self.kind == "avg" else steps.amax(dim=2)
         flat = steps.transpose(2, 3).flatten(3)  # B, T/k, S, k·D
-        return F.linear(flat, self.weight.transpose(1, 2).flatten(1), self.bias)
+        return F.linear(flat, self.weight.transpose(1, 2).flatten(1), self.bias)  # Eq. 4
 
 
 class SpatialBottleneck(nn.Module):
@@ -48,7 +48,7 @@ class SpatialBottleneck(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T, S, D) -> (B, T·G, D): weighted sums of the tokens before the norm."""
-        return (self.maps(tokens) @ tokens).flatten(1, 2)
+        return (self.maps(tokens) @ tokens).flatten(1, 2)  # Eq. 5
 
 
 class Stage(nn.Module):

@@ -153,7 +153,7 @@ class FinetuneTask:
             dataset,
             accelerator,
             self.config.batch_size,
-            num_workers(self.config.num_workers, accelerator),
+            num_workers(self.config.num_workers, accelerator.num_processes),
         )
         scores = score_predictions(predictions, shape, self.validation, self.by_group)
         if shape.frame_level:

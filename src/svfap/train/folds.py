@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from svfap.evaluate.results import paper_numbers, results_caption, results_table
 from svfap.files import make_folder, write_atomically
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune
-from svfap.train.loop import TrainResult
+from svfap.train.loop import TrainResult, num_workers
 from svfap.train.parallel import run_side_by_side, visible_gpus
 from svfap.train.resolve import fold_configs, fold_folder, require_tests
 from svfap.view.tables import write_table
@@ -50,16 +49,13 @@ def finetune_folds(config: FinetuneConfig) -> TrainResult:
     interrupted ones continued. Writes `results.md`, `.csv`, `.tex` and `.json` into `out`. Raises `UserError`.
     """
     configs = fold_configs(config)
-    dataset, out = read_dataset(config.dataset), Path(config.out)  # type: ignore[arg-type]
+    assert config.dataset is not None
+    dataset, out = read_dataset(config.dataset), Path(config.out)
     gpus = visible_gpus()
     parallel = min(config.parallel or max(len(gpus), 1), len(configs))
-    workers = config.num_workers
-    if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = max(cores // parallel - 1, 0)
-    configs = [replace(fold, num_workers=workers) for fold in configs]
+    configs = [replace(fold, num_workers=num_workers(config.num_workers, parallel)) for fold in configs]
     make_folder(out)
-    _remember(out, config.dataset, config.preset)  # type: ignore[arg-type]
+    _remember(out, config.dataset, config.preset)
     finished = run_side_by_side(run_fold, configs, parallel, gpus) if parallel > 1 else _one_by_one(configs)
     if not finished:
         done = sum(_is_evaluated(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)

@@ -198,17 +198,17 @@ def _loader(
         start_batch=start_batch,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        num_workers=num_workers(config.num_workers, accelerator),
+        num_workers=num_workers(config.num_workers, accelerator.num_processes),
         pin_memory=accelerator.device.type == "cuda",
     )
 
 
-def num_workers(asked: int | None, accelerator: Accelerator) -> int:
+def num_workers(asked: int | None, num_processes: int) -> int:
     """Decoding processes of one training process; default: its share of the cores, less one."""
     if asked is not None:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // accelerator.num_processes - 1, 0)
+    return max(cores // num_processes - 1, 0)
 
 
 def _micro_batch(config: TrainConfig, accelerator: Accelerator) -> int:
