@@ -88,7 +88,9 @@ def add_settings(parser: Parser, config: type, skip: set[str] | None = None) -> 
 
 
 def booleans_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
-    """`--resume video.mp4` -> `--resume=true video.mp4`: a boolean's flag does not swallow what follows it."""
+    """`--resume video.mp4` -> `--resume=true video.mp4`: a boolean's flag does not swallow a positional after it."""
+    if all(action.option_strings for action in parser._actions):  # no positionals: what follows is the flag's value
+        return argv
     flags = {
         flag
         for action in parser._actions
