@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from svfap.cli import crop, data, evaluation, experiments, extract, inference, reports, training
+from svfap.cli import crop, data, evaluation, extract, inference, reports, training
 from svfap.cli.parser import (
     Command,
     Parser,
@@ -18,6 +18,7 @@ from svfap.cli.parser import (
     say,
 )
 from svfap.errors import UserError
+from svfap.experiments.studies import EXPERIMENTS_HELP
 
 COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
     "prepare": Command(
@@ -50,6 +51,13 @@ COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
             Positional("out", "folder for the model; or a .pth or .pt file in the published format", type=Path),
         ),
     ),
+    "experiment": Command(
+        "Run one of the paper's experiments: train what it compares, score it, and write the table and the figure with the "
+        "paper's numbers beside. Example: svfap experiment masking --out runs/experiments",
+        config="svfap.experiments.config:ExperimentConfig",
+        run="svfap.cli.experiment:run",
+        positionals=(Positional("name", EXPERIMENTS_HELP),),
+    ),
 }
 VERBS: dict[str, Verb] = {
     **data.VERBS,
@@ -58,7 +66,6 @@ VERBS: dict[str, Verb] = {
     **evaluation.VERBS,
     **inference.VERBS,
     **extract.VERBS,
-    **experiments.VERBS,
     **reports.VERBS,
 }
 
