@@ -240,10 +240,13 @@ def test_no_runs_are_interrupted_silently(tmp_path, faces, configs, monkeypatch,
         (["scratch", "--parallel", "0"], "parallel=0"),
         (["scratch", "--dataset", "nowhere"], "dataset=nowhere: holds no dataset.json"),
         (["scratch", "--pretrain_dataset", "nowhere"], "pretrain_dataset=nowhere: holds no dataset.json"),
-        (["scratch", "--dataset", "FACES", "--weights", "nowhere.pth"], "weights=nowhere.pth: no such file or folder"),
+        (
+            ["scratch", "--dataset", "FACES", "--weights", "nowhere.pth"],
+            "weights=nowhere.pth: no such folder or checkpoint",
+        ),
         (
             ["videomae", "--dataset", "FACES", "--videomae", "nowhere.pth"],
-            "videomae=nowhere.pth: no such file or folder",
+            "videomae=nowhere.pth: no such folder or checkpoint",
         ),
         (["scratch", "--dataset", "FACES", "--fold", "7"], "no fold '7'"),
         (["scratch", "--dataset", "FACES", "--finetune_config", "nowhere.yaml"], "finetune_config=nowhere.yaml: "),
@@ -257,7 +260,7 @@ def test_mistakes(arguments, message, tmp_path, faces, capsys):
 
 def test_weights_may_be_on_the_hub(tmp_path):
     assert ExperimentConfig(weights="someone/svfap_base").weights == "someone/svfap_base"
-    with pytest.raises(UserError, match="no such file or folder"):
+    with pytest.raises(UserError, match="no such folder or checkpoint"):
         ExperimentConfig(weights=f"{tmp_path}/svfap_base")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from svfap.cli import crop, data, evaluation, extract, inference, reports, training
+from svfap.cli import crop, data, experiment, extract, predict, reconstruct, training
 from svfap.cli.parser import (
     Command,
     Parser,
@@ -18,9 +18,10 @@ from svfap.cli.parser import (
     say,
 )
 from svfap.errors import UserError
-from svfap.experiments.studies import EXPERIMENTS_HELP
 
 COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
+    "predict": predict.COMMAND,
+    "reconstruct": reconstruct.COMMAND,
     "prepare": Command(
         "Prepare a dataset for training: read its official release, check it, and write the manifests of its protocol. "
         "Example: svfap prepare dfew --root /data/DFEW --out prepared/dfew",
@@ -51,22 +52,33 @@ COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
             Positional("out", "folder for the model; or a .pth or .pt file in the published format", type=Path),
         ),
     ),
-    "experiment": Command(
-        "Run one of the paper's experiments: train what it compares, score it, and write the table and the figure with the "
-        "paper's numbers beside. Example: svfap experiment masking --out runs/experiments",
-        config="svfap.experiments.config:ExperimentConfig",
-        run="svfap.cli.experiment:run",
-        positionals=(Positional("name", EXPERIMENTS_HELP),),
+    "crop": crop.COMMAND,
+    "extract": extract.COMMAND,
+    "experiment": experiment.COMMAND,
+    "evaluate": Command(
+        "Evaluate a model on a test set: multi-view testing, UAR, WAR, F1, CCC, PCC and MAE. "
+        "Example: svfap evaluate --model runs/finetune --manifest test.csv",
+        "svfap.evaluate.config:EvaluateConfig",
+        "svfap.cli.evaluate:run",
+    ),
+    "pool": Command(
+        "Pool the evaluations of all folds: score their predictions together, beside the numbers of the paper. "
+        "Example: svfap pool --models 'released/fold_{fold}' --dataset prepared/dfew --out runs/dfew_released",
+        "svfap.evaluate.config:PoolConfig",
+        "svfap.cli.pool:run",
+        (Positional("run", "folder of `svfap finetune --fold all`, whose table is written again", "?", Path | None),),
+    ),
+    "report": Command(
+        "Write a page about runs: training curves, scores beside the paper's, calibration, embeddings, difficult videos. "
+        "Example: svfap report runs/pretrain runs/finetune --out report.html",
+        "svfap.report.config:ReportConfig",
+        "svfap.cli.report:run",
+        (Positional("runs", "run folders, or folders of folds, which count as one run", "+", Path),),
     ),
 }
 VERBS: dict[str, Verb] = {
     **data.VERBS,
-    **crop.VERBS,
     **training.VERBS,
-    **evaluation.VERBS,
-    **inference.VERBS,
-    **extract.VERBS,
-    **reports.VERBS,
 }
 
 

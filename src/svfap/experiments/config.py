@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from svfap.errors import UserError
-from svfap.settings import require
+from svfap.settings import require, require_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +54,6 @@ class ExperimentConfig:
             if file is not None and not file.is_file():
                 raise UserError(f"{name}={file}: no such file")
         for name in ("weights", "videomae"):
-            place = getattr(self, name)
-            if place is not None and not Path(place).exists() and not _may_be_on_the_hub(place):
-                raise UserError(f"{name}={place}: no such file or folder")
-
-
-def _may_be_on_the_hub(name: str) -> bool:
-    """Whether `name` has the form owner/name and is not a wrong name in a local folder."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).parent.is_dir()
+            weights = getattr(self, name)
+            if weights is not None:
+                require_model(weights, name)

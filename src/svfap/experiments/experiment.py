@@ -20,9 +20,10 @@ from svfap.experiments.reconstructions import run_reconstructions
 from svfap.experiments.runs import ExperimentRuns, train_all
 from svfap.experiments.studies import RECONSTRUCTIONS, STUDIES, Study, StudyRow, chosen_experiments
 from svfap.files import make_folder, write_atomically
+from svfap.metric_table import is_percent, metric_heading, metric_scale
 from svfap.model.complexity import complexity
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig, read_settings_file
-from svfap.view.figures.base import PERCENT, metric_name, save_figure
+from svfap.view.figures.base import save_figure
 from svfap.view.figures.studies import study_bars, study_lines
 from svfap.view.tables import write_table
 
@@ -117,9 +118,8 @@ def _table(
         finetuned, pretrained = (complexity(config) for config in runs.model_configs(row))
         line: dict[str, Any] = {study.axis: row.name}
         for metric in runs.dataset.metrics:
-            values = [seed[metric] for seed in scores[row.name]]
-            scale, digits = (100, 1) if metric in PERCENT else (1, 3)
-            line[_heading(metric)] = _summary([scale * v for v in values], digits)
+            values = [metric_scale(metric) * seed[metric] for seed in scores[row.name]]
+            line[metric_heading(metric)] = _summary(values, digits=1 if is_percent(metric) else 3)
         line |= {
             "parameters, M": f"{finetuned.parameters / 1e6:.2f}",
             "fine-tune, G": f"{finetuned.multiply_adds / 1e9:.3g}",
@@ -152,10 +152,6 @@ def _summary(values: Sequence[float], digits: int) -> str:
         return f"{values[0]:.{digits}f}"
     each = ", ".join(f"{v:.{digits}f}" for v in values)
     return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f} ({each})"
-
-
-def _heading(metric: str) -> str:
-    return metric_name(metric) + (", %" if metric in PERCENT else "")
 
 
 def read_settings(config: type[TrainConfig], file: Path | None) -> dict[str, Any]:
