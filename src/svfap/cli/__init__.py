@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from svfap.cli import crop, data, experiments, extract, predict, reconstruct
+from svfap.cli import crop, data, experiment, extract, predict, reconstruct
 from svfap.cli.parser import (
     Command,
     Parser,
@@ -54,6 +54,7 @@ COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
     ),
     "crop": crop.COMMAND,
     "extract": extract.COMMAND,
+    "experiment": experiment.COMMAND,
     "evaluate": Command(
         "Evaluate a model on a test set: multi-view testing, UAR, WAR, F1, CCC, PCC and MAE. "
         "Example: svfap evaluate --model runs/finetune --manifest test.csv",
@@ -90,7 +91,6 @@ COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
 }
 VERBS: dict[str, Verb] = {
     **data.VERBS,
-    **experiments.VERBS,
 }
 
 
