@@ -190,7 +190,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path):
         "from pathlib import Path\nfrom svfap.bulk import run_bulk\nfrom test_bulk import write, items\n"
         f"run_bulk(write, items(3), Path({str(tmp_path / 'out')!r}), num_workers=2)\n"
     )
-    done = subprocess.run([sys.executable, script], env=_environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, script], env=_environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "svfap.bulk.task.EngineError: worker processes do not start (exit status 1); in a script" in done.stderr
 

@@ -156,9 +156,9 @@ def on_two_processes(file: Path, words: dict) -> None:
     """Fine-tune under torchrun with settings that go through a YAML file."""
     plain = {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in words.items()}
     file.write_text(yaml.safe_dump(plain))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-    command += ["-m", "svfap", "finetune", "--config", str(file)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += ["--nproc-per-node=2", "-m", "svfap", "finetune", "--config", str(file)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -220,14 +220,6 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 def test_sigterm_saves_and_exits_cleanly(faces, tmp_path):
     out = tmp_path / "run"
     words = ["--manifest", str(faces / "pretrain.csv"), "--preset", "svfap_debug", "--sampling_stride", "1"]
@@ -235,12 +227,15 @@ def test_sigterm_saves_and_exits_cleanly(faces, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "svfap", "pretrain", *words], env=environment(), stderr=subprocess.PIPE
     )
-    for _ in range(600):
-        if (out / "log.jsonl").exists() and len(losses(out)) > 6:
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 300
+        while not (out / "log.jsonl").exists() or (out / "log.jsonl").read_text().count("\n") <= 6:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == 0
     assert b"Traceback" not in errors
     assert b"--resume" in errors
