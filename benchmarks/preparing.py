@@ -18,9 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from svfap.prepare.config import PrepareConfig
-from svfap.prepare.dataset import get_dataset
-from svfap.prepare.write import prepare
+from svfap.datasets.config import PrepareConfig
+from svfap.datasets.dataset import get_dataset
+from svfap.datasets.prepare import prepare
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svfap.evaluate.metrics import classification_metrics, regression_metrics
+from svfap.evaluation.metrics import classification_metrics, regression_metrics
 from svfap.metric_table import (
     METRICS,
     is_percent,

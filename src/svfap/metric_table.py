@@ -1,4 +1,4 @@
-"""The table of metrics: how each is named, printed and ordered. `svfap.evaluate.metrics` computes them."""
+"""The table of metrics: how each is named, printed and ordered. `svfap.evaluation.metrics` computes them."""
 
 from __future__ import annotations
 

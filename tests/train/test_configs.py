@@ -11,8 +11,8 @@ from jsonargparse import Namespace
 
 from svfap.cli import main
 from svfap.cli.parser import config_of
+from svfap.datasets.dataset import NAMES, get_dataset
 from svfap.paper import RESULTS
-from svfap.prepare.dataset import NAMES, get_dataset
 from svfap.train.config import FinetuneConfig, PretrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

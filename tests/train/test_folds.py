@@ -23,12 +23,12 @@ from svfap.cli import main
 from svfap.data.prepared import Fold, PreparedDataset, read_dataset, write_dataset_file
 from svfap.data.video import write_video
 from svfap.errors import UserError
-from svfap.evaluate.config import PoolConfig
-from svfap.evaluate.folds import IncompleteFolds, score_folds
-from svfap.evaluate.metrics import flat_scores
-from svfap.evaluate.pool import pool, pool_evaluations
-from svfap.evaluate.predictions import predictions_table
-from svfap.evaluate.results import paper_numbers, results_caption, results_table
+from svfap.evaluation.config import PoolConfig
+from svfap.evaluation.folds import IncompleteFolds, score_folds
+from svfap.evaluation.metrics import flat_scores
+from svfap.evaluation.pool import pool, pool_evaluations
+from svfap.evaluation.predictions import predictions_table
+from svfap.evaluation.results import paper_numbers, results_caption, results_table
 from svfap.train import folds as experiment
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune

@@ -15,8 +15,8 @@ from svfap.data.loader import ClipDataset
 from svfap.data.manifest import ManifestError, read_manifest
 from svfap.data.targets import all_targets
 from svfap.errors import UserError
-from svfap.evaluate.config import EvaluateConfig
-from svfap.evaluate.evaluate import evaluate
+from svfap.evaluation.config import EvaluateConfig
+from svfap.evaluation.evaluate import evaluate
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import FinetuneTask, finetune
 

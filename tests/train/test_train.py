@@ -391,8 +391,8 @@ def test_settings_of_pretraining_that_do_not_fit(faces, tmp_path, words):
 
 
 def test_a_checkpoint_for_another_task_is_refused(faces, pretrained, tmp_path):
-    from svfap.evaluate.config import EvaluateConfig
-    from svfap.evaluate.evaluate import evaluate
+    from svfap.evaluation.config import EvaluateConfig
+    from svfap.evaluation.evaluate import evaluate
 
     with pytest.raises(UserError, match="is a pretraining model"):
         evaluate(EvaluateConfig(model=str(pretrained), manifest=faces / "test.csv", out=tmp_path))

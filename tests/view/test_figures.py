@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from reading import NAMES, RECORDS, WINDOWS
 
 from svfap.errors import UserError
-from svfap.evaluate.metrics import regression_metrics
+from svfap.evaluation.metrics import regression_metrics
 from svfap.predict.figure import timeline
 from svfap.view.figures.base import PALETTE, STYLE, png_bytes, save_figure
 from svfap.view.figures.clips import reconstruction_grid

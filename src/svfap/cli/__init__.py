@@ -25,7 +25,7 @@ COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
     "prepare": Command(
         "Prepare a dataset for training: read its official release, check it, and write the manifests of its protocol. "
         "Example: svfap prepare dfew --root /data/DFEW --out prepared/dfew",
-        config="svfap.prepare.config:PrepareConfig",
+        config="svfap.datasets.config:PrepareConfig",
         run="svfap.cli.prepare:run",
         variants=Variants(
             "dataset",
@@ -58,20 +58,20 @@ COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
     "evaluate": Command(
         "Evaluate a model on a test set: multi-view testing, UAR, WAR, F1, CCC, PCC and MAE. "
         "Example: svfap evaluate --model runs/finetune --manifest test.csv",
-        "svfap.evaluate.config:EvaluateConfig",
+        "svfap.evaluation.config:EvaluateConfig",
         "svfap.cli.evaluate:run",
     ),
     "pool": Command(
         "Pool the evaluations of all folds: score their predictions together, beside the numbers of the paper. "
         "Example: svfap pool --models 'released/fold_{fold}' --dataset prepared/dfew --out runs/dfew_released",
-        "svfap.evaluate.config:PoolConfig",
+        "svfap.evaluation.config:PoolConfig",
         "svfap.cli.pool:run",
         (Positional("run", "folder of `svfap finetune --fold all`, whose table is written again", "?", Path | None),),
     ),
     "report": Command(
         "Write a page about runs: training curves, scores beside the paper's, calibration, embeddings, difficult videos. "
         "Example: svfap report runs/pretrain runs/finetune --out report.html",
-        "svfap.report.config:ReportConfig",
+        "svfap.reports.config:ReportConfig",
         "svfap.cli.report:run",
         (Positional("runs", "run folders, or folders of folds, which count as one run", "+", Path),),
     ),

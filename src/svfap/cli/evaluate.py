@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.table import Table
 
 from svfap.console import console, say, show
-from svfap.evaluate.config import EvaluateConfig
-from svfap.evaluate.evaluate import evaluate
-from svfap.evaluate.predictions import UNREADABLE_FILE
+from svfap.evaluation.config import EvaluateConfig
+from svfap.evaluation.evaluate import evaluate
+from svfap.evaluation.predictions import UNREADABLE_FILE
 from svfap.metric_table import metric_heading, metric_keys, metric_text
 
 

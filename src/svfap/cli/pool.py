@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from svfap.console import say, show
 from svfap.errors import UserError
-from svfap.evaluate.config import PoolConfig
+from svfap.evaluation.config import PoolConfig
 
 if TYPE_CHECKING:
-    from svfap.evaluate.results import PooledResults
+    from svfap.evaluation.results import PooledResults
 
 
 def run(config: PoolConfig, folder: Path | None) -> None:
     """Pool the folds in `folder`, or those of `config.models`, and show the table."""
-    from svfap.evaluate.pool import pool
+    from svfap.evaluation.pool import pool
 
     if (folder is None) == (config.models is None):
         raise UserError("give either the folder of a run, or models with dataset and out")

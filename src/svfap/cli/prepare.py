@@ -7,8 +7,8 @@ from rich.table import Column, Table
 from svfap.cli.parser import Variant
 from svfap.console import say, show
 from svfap.data.prepared import PreparedDataset
-from svfap.prepare.config import PrepareConfig
-from svfap.prepare.dataset import FINDINGS, NAMES, Dataset, get_dataset
+from svfap.datasets.config import PrepareConfig
+from svfap.datasets.dataset import FINDINGS, NAMES, Dataset, get_dataset
 
 
 def datasets() -> dict[str, Variant]:
@@ -29,7 +29,7 @@ def describe(dataset: Dataset) -> str:
 
 def run(config: PrepareConfig, dataset: str) -> int:
     """Prepare a dataset and show what was found; status 1 if it is incomplete, unless `allow_missing`."""
-    from svfap.prepare.write import is_complete, prepare
+    from svfap.datasets.prepare import is_complete, prepare
 
     prepared = prepare(dataset, config)
     show(_table(prepared))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from svfap.console import say, show
-from svfap.report.config import ReportConfig
-from svfap.report.report import report
-from svfap.report.scores import runs_table
+from svfap.reports.config import ReportConfig
+from svfap.reports.report import report
+from svfap.reports.scores import runs_table
 
 
 def run(config: ReportConfig, runs: list[Path]) -> None:

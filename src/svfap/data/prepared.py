@@ -31,7 +31,7 @@ class PreparedDataset:
 
     label_names: classes in order, or the dimensions of a regression. root: folder that the manifests' paths are relative
     to. folds: of the official protocol; their predictions are pooled and scored once. pretrain: unlabelled videos.
-    metrics: those the protocol reports, by the names in `svfap.evaluate.metrics`. label_range: least and greatest value of
+    metrics: those the protocol reports, by the names in `svfap.evaluation.metrics`. label_range: least and greatest value of
     the labels (regression). counts: number of rows of each manifest. notes: anything else worth keeping (what was missing,
     how validation was carved, …).
     """

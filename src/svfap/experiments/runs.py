@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from svfap.console import say
 from svfap.data.prepared import PreparedDataset
 from svfap.errors import UserError
-from svfap.evaluate.metrics import flat_scores
+from svfap.evaluation.metrics import flat_scores
 from svfap.experiments.studies import Baseline, Settings, Study, StudyRow
 from svfap.model.config import ModelConfig
 from svfap.model.presets import model_config

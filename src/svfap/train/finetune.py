@@ -20,7 +20,7 @@ from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.split import carve_validation, take_fraction
 from svfap.data.targets import all_targets
 from svfap.errors import UserError
-from svfap.evaluate.views import predict_views, score_predictions, scored_by_group
+from svfap.evaluation.views import predict_views, score_predictions, scored_by_group
 from svfap.metric_table import main_metric, metric_keys
 from svfap.model.base import Model
 from svfap.model.build import create_model

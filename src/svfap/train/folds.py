@@ -7,9 +7,9 @@ from pathlib import Path
 
 from svfap.console import say
 from svfap.data.prepared import fold_folder, read_dataset
-from svfap.evaluate.config import EvaluateConfig
-from svfap.evaluate.evaluate import evaluate
-from svfap.evaluate.pool import is_evaluated, pool_evaluations, write_folds_file
+from svfap.evaluation.config import EvaluateConfig
+from svfap.evaluation.evaluate import evaluate
+from svfap.evaluation.pool import is_evaluated, pool_evaluations, write_folds_file
 from svfap.files import make_folder
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from svfap.datasets.dataset import NAMES
 from svfap.errors import UserError
 from svfap.model.config import ModelConfig
-from svfap.prepare.dataset import NAMES
 from svfap.settings import require_fraction
 
 # Every setting of a model that a checkpoint may leave open, as an optional one: `num_heads: int | None = None`, ….

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from svfap.console import say
 from svfap.data.prepared import PreparedDataset, read_dataset
+from svfap.datasets.dataset import Dataset, get_dataset
 from svfap.errors import UserError
 from svfap.files import make_folder, replacing_folder
 from svfap.model.base import Model
-from svfap.prepare.dataset import Dataset, get_dataset
 from svfap.weights.checkpoint import Checkpoint, read_published
 from svfap.weights.config import ConvertConfig
 from svfap.weights.folder import load_model

@@ -1,0 +1,52 @@
+"""The public API: imported lazily at run time (see `svfap/__init__.py`), read as it stands by editors and type checkers."""
+
+from .crop.clips import iter_tracks as iter_tracks
+from .crop.config import CropConfig as CropConfig
+from .crop.crop import Cropped as Cropped
+from .crop.crop import crop_videos as crop_videos
+from .datasets.config import PrepareConfig as PrepareConfig
+from .datasets.prepare import prepare as prepare
+from .errors import UserError as UserError
+from .evaluation.config import EvaluateConfig as EvaluateConfig
+from .evaluation.config import PoolConfig as PoolConfig
+from .evaluation.evaluate import Evaluation as Evaluation
+from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.pool import pool as pool
+from .evaluation.results import PooledResults as PooledResults
+from .experiments.config import ExperimentConfig as ExperimentConfig
+from .experiments.experiment import experiment as experiment
+from .features.config import ExtractConfig as ExtractConfig
+from .features.extract import Extracted as Extracted
+from .features.extract import extract_features as extract_features
+from .model.base import Model as Model
+from .model.build import create_model as create_model
+from .model.config import ModelConfig as ModelConfig
+from .model.encoder import TPSBT as TPSBT
+from .model.mae import MaskedAutoencoder as MaskedAutoencoder
+from .model.masking import TubeMask as TubeMask
+from .model.masking import tube_mask as tube_mask
+from .model.perceiver import Perceiver as Perceiver
+from .model.presets import list_presets as list_presets
+from .predict.config import PredictConfig as PredictConfig
+from .predict.config import ReconstructConfig as ReconstructConfig
+from .predict.predict import Predictions as Predictions
+from .predict.predict import predict_videos as predict_videos
+from .predict.predictor import Predictor as Predictor
+from .predict.reconstruct import Reconstruction as Reconstruction
+from .predict.reconstruct import reconstruct as reconstruct
+from .reports.config import ReportConfig as ReportConfig
+from .reports.report import report as report
+from .synth.config import SynthConfig as SynthConfig
+from .train.config import FinetuneConfig as FinetuneConfig
+from .train.config import PretrainConfig as PretrainConfig
+from .train.finetune import finetune as finetune
+from .train.loop import TrainResult as TrainResult
+from .train.pretrain import pretrain as pretrain
+from .weights.config import ConvertConfig as ConvertConfig
+from .weights.convert import Conversion as Conversion
+from .weights.convert import convert as convert
+from .weights.folder import load_model as load_model
+from .weights.published import export_published as export_published
+from .weights.published import import_published as import_published
+
+__version__: str

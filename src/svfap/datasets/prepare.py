@@ -1,0 +1,248 @@
+"""Write a prepared dataset: manifests of its folds, lists of problems, and `dataset.json`."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svfap.console import progress_bar
+from svfap.data.prepared import DATASET_FILE, Fold, PreparedDataset, read_dataset, write_dataset_file
+from svfap.data.split import hold_out
+from svfap.datasets.config import PrepareConfig
+from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, get_dataset
+from svfap.errors import UserError
+from svfap.files import make_folder, writing_atomically
+
+PROBLEMS = ("missing", "unknown_label", "repeated", "count_mismatch")  # a complete dataset has none of these notes
+
+
+def prepare(dataset: str | Dataset, config: PrepareConfig) -> PreparedDataset:
+    """Read a dataset's release, check it, and write the manifests of its protocol.
+
+    Writes into `config.out` a manifest for each part of each fold, `missing.csv`, `extra.csv`, … (path, why) with what was
+    found, and last `dataset.json`. Clips that cannot be used are left out of the manifests; see `is_complete`.
+
+    dataset: a name in `svfap.datasets.dataset.NAMES`, or a description. config: the dataset's own settings, such as
+    `svfap.datasets.dfew.DfewConfig`; a plain `PrepareConfig` leaves the dataset's own options at their defaults.
+    Returns what `dataset.json` says, with the findings in `notes`. Raises `UserError` for an unexpected layout, an annotation
+    that cannot be parsed, a part without clips, or an `out` that holds another dataset; TypeError for another's settings.
+    """
+    dataset = get_dataset(dataset) if isinstance(dataset, str) else dataset
+    if type(config) is PrepareConfig:
+        config = dataset.config(**vars(config))
+    elif not isinstance(config, dataset.config):
+        raise TypeError(f"{dataset.name} takes {dataset.config.__name__}, not {type(config).__name__}")
+    release, out = Release(config), config.out
+    make_folder(out)
+    dataset = dataset.adapt(dataset, release)
+    _clear(out, dataset.name)
+    manifests = _Manifests(dataset, release, config)
+    with progress_bar() as bar:
+        task = bar.add_task(dataset.title, total=sum(dataset.expected.values()) or None, note="")
+        manifests.advance = lambda note: bar.update(task, advance=1, note=note)
+        for part in dataset.read(release):
+            manifests.add(part)
+    for folder, depth in release.watched:
+        for path in release.entries(folder, depth):
+            if path not in manifests.used and path not in release.findings["left_out"]:
+                release.note("extra", path, "in none of the annotations that are used")
+    for kind, found in release.findings.items():
+        _write_csv(out / f"{kind}.csv", ("path", "why"), found.items())
+    listed = {**manifests.listed, **{what: found for what, (found, _) in release.counts.items()}}
+    official = {**dataset.expected, **{what: number for what, (_, number) in release.counts.items()}}
+    prepared = PreparedDataset(
+        **{name: getattr(dataset, name) for name in ("name", "title", "task", "label_names", "metrics", "licence")},
+        **{name: getattr(dataset, name) for name in ("sampling_stride", "output_activation", "label_range")},
+        frame_level=dataset.frame_level,
+        root=release.root,
+        folds=tuple(manifests.folds.values()),
+        pretrain=Path("pretrain.csv") if "pretrain" in manifests.listed else None,
+        counts=manifests.written,
+        notes={
+            "protocol": dataset.protocol,
+            "validation": manifests.validation(),
+            "listed": listed,
+            "official": official,
+            **{kind: len(found) for kind, found in release.findings.items()},
+            "count_mismatch": {
+                name: {"official": number, "found": listed.get(name, 0)}
+                for name, number in official.items()
+                if number != listed.get(name, 0)
+            },
+        },
+    )
+    write_dataset_file(out, prepared)
+    return prepared
+
+
+def is_complete(prepared: PreparedDataset) -> bool:
+    """Whether nothing was missing, unknown or repeated, and every count is the official one."""
+    return not any(prepared.notes[name] for name in PROBLEMS)
+
+
+def _clear(out: Path, name: str) -> None:
+    """Remove an earlier preparation of the same dataset, so that an interrupted run is not mistaken for a complete one."""
+    if not (out / DATASET_FILE).exists():
+        return
+    former = read_dataset(out)
+    if former.name != name:
+        raise UserError(f"out={out}: holds the dataset {former.name} already; give another folder")
+    (out / DATASET_FILE).unlink()
+    for path in (former.pretrain, *(path for fold in former.folds for path in (fold.train, fold.val, fold.test))):
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+class _Manifests:
+    """Writes the manifest of each part as it is read.
+
+    listed: manifest -> clips that the annotations list. written: manifest -> rows. used: paths in the annotations.
+    folds: name -> its manifests. advance: called with a part's name for each listed clip.
+    """
+
+    def __init__(self, dataset: Dataset, release: Release, config: PrepareConfig) -> None:
+        self.dataset, self.release, self.config = dataset, release, config
+        self.listed: dict[str, int] = {}
+        self.written: dict[str, int] = {}
+        self.folds: dict[str, Fold] = {}
+        self.used: set[str] = set()
+        self.advance: Callable[[str], None] = lambda note: None
+        self._labels = {name: number for number, name in enumerate(dataset.label_names)}
+        self._seen: set[tuple[str | None, ...]] = set()
+        self._tested: set[tuple[str | None, ...]] = set()
+        self._subjects: dict[tuple[str, str], set[str]] = {}
+        self._validation_kinds: set[str] = set()
+
+    def add(self, part: Part) -> None:
+        """Write a part's manifest; for a training part also that of the validation part split off from it."""
+        self.listed[part.name] = 0
+        rows = self._usable(part)
+        no_validation = self.config.validation == "none" or self.dataset.has_validation
+        if part.part == "train" and not no_validation and (usable := list(rows)):
+            held_out = self._hold_out(part, usable)
+            self._write(part, (row for row, held in zip(usable, held_out, strict=True) if not held))
+            self._write(replace(part, part="val"), (row for row, held in zip(usable, held_out, strict=True) if held))
+        else:
+            self._write(part, rows)
+
+    def validation(self) -> str:
+        """A description of how the validation parts were made."""
+        if self.dataset.has_validation:
+            return "official"
+        share = f"{self.config.val_fraction:g} of training, seed {self.config.seed}"
+        return f"{' or '.join(sorted(self._validation_kinds))}: {share}" if self._validation_kinds else "none"
+
+    def _usable(self, part: Part) -> Iterator[ClipRow]:
+        """The rows that can be used; notes the others. Rows of a large unlabelled part are not kept in memory."""
+        streams = part.on_disk and part.part == "pretrain"
+        note = self.release.note
+        for row in part.rows:
+            self.listed[part.name] += 1
+            self.advance(part.name)
+            if not streams:
+                self.used.add(row.path)
+            frame_values = row.extra.get("frame_values")
+            if not part.on_disk and not self.release.has(row.path):
+                note("missing", row.path, f"listed for {part.name}")
+            elif frame_values and not self.release.has(frame_values):
+                note("missing", frame_values, f"labels per frame of {row.path}")
+            elif reason := self._label_error(row):
+                note("unknown_label", row.path, reason)
+            elif not streams and self._repeats(part, row):
+                note("repeated", row.path, f"listed again for {part.name}")
+            else:
+                yield row
+
+    def _label_error(self, row: ClipRow) -> str | None:
+        """What is wrong with a row's label or values, if anything."""
+        if not self.dataset.clip_truth:
+            return None if "frame_values" in row.extra else "has no file of labels per frame"
+        if self.dataset.task == "classification" and row.label not in self._labels:
+            return f"label '{row.label}' is none of {', '.join(self.dataset.label_names)}"
+        if self.dataset.task == "regression" and row.values is not None:
+            least, greatest = self.dataset.label_range or (-math.inf, math.inf)
+            for name in self.dataset.label_names:
+                value = row.values.get(name, math.nan)
+                if not (math.isfinite(value) and least <= value <= greatest):
+                    return f"{name} is {value:g}, not a number from {least:g} to {greatest:g}"
+        return None
+
+    def _repeats(self, part: Part, row: ClipRow) -> bool:
+        """Whether this fold already has the clip, in training or test, or another fold already tests it."""
+        clip = (row.path, *(row.extra.get(name) for name in ("start_s", "end_s", "box")))
+        if (part.fold, *clip) in self._seen or (part.part == "test" and clip in self._tested):
+            return True
+        self._seen.add((part.fold, *clip))
+        if part.part == "test":
+            self._tested.add(clip)
+        return False
+
+    def _hold_out(self, part: Part, rows: Sequence[ClipRow]) -> NDArray[np.bool_]:
+        """(rows,) bool, true for those that become validation."""
+        config = self.config
+        subjects = np.array([row.subject or "" for row in rows], object)
+        known = any(subjects)
+        if config.validation == "subject" and not known:
+            raise UserError(f"validation=subject: {self.dataset.title} names no subjects; use stratified or none")
+        labels = np.array([self._labels.get(row.label or "", 0) for row in rows], np.int64)
+        by_subject = known and config.validation != "stratified"
+        held_out = hold_out(len(rows), config.val_fraction, config.seed, subjects if by_subject else None, labels)
+        if not held_out.any() or held_out.all():
+            few = "only one subject is" if by_subject else f"{len(rows)} clips are"
+            raise UserError(f"{part.name}: {few} too few to split off a validation part; use --validation none")
+        self._validation_kinds.add("by subject" if by_subject else "stratified")
+        return held_out
+
+    def _write(self, part: Part, rows: Iterable[ClipRow]) -> None:
+        """Write one manifest and add it to its fold."""
+        truth = {"classification": ("label",), "regression": self.dataset.label_names, "unlabelled": ()}
+        labelled = part.part != "pretrain" and self.dataset.clip_truth
+        columns = (*(truth[self.dataset.task] if labelled else ()), *self.dataset.columns)
+        file, subjects = Path(f"{part.name}.csv"), set()
+        self.written[part.name] = 0
+
+        def cells() -> Iterator[list[object]]:
+            for row in rows:
+                self.written[part.name] += 1
+                if part.part != "pretrain":
+                    subjects.add(row.subject or "")
+                cell = (
+                    dict(label=row.label, subject=row.subject, group=row.group)
+                    | dict(row.values or {})
+                    | dict(row.extra)
+                )
+                yield [row.path, *(cell.get(name) for name in columns)]
+
+        _write_csv(self.config.out / file, ("path", *columns), cells())
+        if not self.written[part.name]:
+            reasons = [item for kind in PROBLEMS[:3] for item in self.release.findings[kind].items()]
+            example = ", e.g. {}: {}".format(*reasons[0]) if reasons else ""
+            listed = self.listed.get(part.name, 0)
+            raise UserError(f"{self.release.root}: no clip of {part.name} ({listed} listed) can be used{example}")
+        if part.part != "pretrain":
+            self._add_to_fold(part, file, subjects - {""})
+
+    def _add_to_fold(self, part: Part, file: Path, subjects: set[str]) -> None:
+        """Add a manifest to its fold. Raises `UserError` where test shares a subject though the protocol forbids it."""
+        name = part.fold or "1"
+        if self.dataset.subject_independent:
+            for (fold, other), other_subjects in self._subjects.items():
+                if fold == name and "test" in (part.part, other) and (shared := subjects & other_subjects):
+                    raise UserError(f"{part.name}: subject {min(shared)} is in {other} too")
+            self._subjects[name, part.part] = subjects
+        paths: dict[str, Any] = {part.part: file}
+        self.folds[name] = replace(self.folds[name], **paths) if name in self.folds else Fold(name, **paths)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with writing_atomically(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,0 +1,179 @@
+"""Evaluate a model on a manifest by multi-view testing (Sec. IV-B), and write its scores and predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+
+from svfap.data.loader import ClipDataset
+from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.prepared import read_dataset
+from svfap.device import make_accelerator
+from svfap.errors import UserError
+from svfap.evaluation.config import EvaluateConfig
+from svfap.evaluation.metrics import write_metrics
+from svfap.evaluation.predictions import (
+    FEATURES_FILE,
+    FRAMES_FILE,
+    GROUPS_FILE,
+    PREDICTIONS_FILE,
+    UNREADABLE_FILE,
+    predictions_table,
+    write_csv,
+    write_features,
+)
+from svfap.evaluation.views import (
+    NothingReadable,
+    Predictions,
+    grouped,
+    predict_views,
+    score_predictions,
+    scored_by_group,
+)
+from svfap.files import make_folder
+from svfap.metric_table import SupervisedTask
+from svfap.model.config import ModelConfig
+from svfap.model.perceiver import Perceiver
+from svfap.view.figures.base import save_figure
+from svfap.view.figures.scores import confusion_matrix, regression_scatter
+from svfap.weights.folder import load_model
+
+METRICS_FILE = "metrics.json"
+
+
+class Evaluation(NamedTuple):
+    """Where an evaluation was written, its metrics as in `metrics.json`, and why videos could not be read, by path."""
+
+    out: Path
+    metrics: dict[str, Any]
+    unreadable: dict[str, str]
+
+
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """Evaluate with the outputs averaged over `num_segments` temporal × `num_crops` spatial views of every video.
+
+    Views that coincide are computed once. Under torchrun every video is evaluated by exactly one process. Writes into
+    `config.out_folder`:
+      metrics.json     scores, `num_expected` and `num_evaluated` videos, and `num_groups` where groups are scored
+      predictions.csv  one row per video; groups.csv: one per group; frames.csv: one per frame shown to a frame-level model
+                       (see `svfap.evaluation.predictions`)
+      features.npz     for each video the head's input, averaged over views
+      unreadable.csv   videos that could not be read, with the reason
+      confusion.png or scatter.png: the confusion matrix, or predictions over targets
+
+    Raises:
+        UserError: a model, manifest or dataset that cannot be used, labels that the model does not know, a folder that
+            cannot be written; `NothingReadable` if no video can be read.
+    """
+    manifest, root = (config.manifest, config.root) if config.dataset is None else _test_part(config)
+    assert manifest is not None
+    accelerator = make_accelerator(config.precision)
+    perceiver = load_model(config.model).to(accelerator.device).eval()
+    shape = perceiver.config
+    if shape.task not in ("classification", "regression"):
+        raise UserError(f"{config.model}: is a {shape.task} model; only classification and regression can be evaluated")
+    assert isinstance(perceiver, Perceiver)
+    if not shape.label_names:
+        raise UserError(
+            f"{config.model}: its config.json has no label_names; the manifest's labels cannot be matched to outputs"
+        )
+    names: dict[str, Any] = {"label_names" if shape.task == "classification" else "dimensions": shape.label_names}
+    task = cast(SupervisedTask, shape.task)
+    videos = read_manifest(manifest, root=root, task=task, split=config.split, frame_level=shape.frame_level, **names)
+    by_group = scored_by_group(videos, shape, config.by_group)
+    clips = ClipDataset(
+        videos,
+        "test",
+        shape.num_frames,
+        shape.sampling_stride,
+        shape.img_size,
+        seed=0,
+        num_segments=config.num_segments,
+        num_crops=config.num_crops,
+        frame_level=shape.frame_level,
+    )
+    out = config.out_folder
+    make_folder(out)
+    if accelerator.is_main_process:
+        (out / UNREADABLE_FILE).unlink(missing_ok=True)  # written last, so without it an evaluation is not complete
+    try:
+        predictions = predict_views(
+            perceiver.outputs_and_features,
+            shape,
+            clips,
+            accelerator,
+            config.batch_size,
+            config.num_workers,
+            "evaluating",
+        )
+    except NothingReadable as error:
+        write_metrics(out / METRICS_FILE, {"num_expected": len(videos), "num_evaluated": 0})
+        _write_unreadable(out, error.unreadable)
+        raise
+    metrics = score_predictions(predictions, shape, videos, by_group)
+    if accelerator.is_main_process:
+        sources = {
+            "model": config.model,
+            "manifest": manifest,
+            "root": videos.root,
+            "split": config.split,
+            "fold": config.fold,
+        }
+        known = {key: str(value) for key, value in sources.items() if value is not None}
+        write_metrics(out / METRICS_FILE, {**known, **metrics})
+        _write_predictions(out, predictions, shape, videos, metrics, by_group)
+        _write_unreadable(out, predictions.unreadable)
+    accelerator.wait_for_everyone()
+    return Evaluation(out, metrics, predictions.unreadable)
+
+
+def _test_part(config: EvaluateConfig) -> tuple[Path, Path]:
+    """Manifest and root of the test part of the fold."""
+    assert config.dataset is not None
+    prepared = read_dataset(config.dataset)
+    fold = prepared.fold(config.fold)
+    if fold.test is None:
+        raise UserError(f"{config.dataset}: fold {fold.name} has no test part; give manifest instead")
+    return fold.test, config.root or prepared.root
+
+
+def _write_predictions(
+    out: Path, predictions: Predictions, shape: ModelConfig, videos: Manifest, metrics: dict[str, Any], by_group: bool
+) -> None:
+    """Write the tables, the features and the figure; tables and figures of an earlier evaluation are removed."""
+    task, names = cast(SupervisedTask, shape.task), shape.label_names
+    for stale in (GROUPS_FILE, FRAMES_FILE, "confusion.png", "scatter.png"):
+        (out / stale).unlink(missing_ok=True)
+    paths = [videos[i].key for i in predictions.index.tolist()]
+    columns = (("subject", videos.subjects), ("group", videos.groups))
+    more = {name: texts[predictions.index] for name, texts in columns if texts is not None}
+    outputs, targets = predictions.outputs, predictions.targets
+    write_csv(out / PREDICTIONS_FILE, predictions_table(paths, outputs, names, targets, task, more))
+    if shape.frame_level:
+        frames = np.concatenate(predictions.frame_indices)
+        path_of_frame = np.repeat(paths, [len(indices) for indices in predictions.frame_indices]).tolist()
+        table = predictions_table(
+            path_of_frame,
+            np.concatenate(predictions.frame_outputs),
+            names,
+            np.concatenate(predictions.frame_targets),
+            task,
+            {"frame": frames},
+        )
+        write_csv(out / FRAMES_FILE, table)
+    if by_group:
+        groups, outputs, targets = grouped(predictions, videos)
+        write_csv(out / GROUPS_FILE, predictions_table(groups, outputs, names, targets, task, key="group"))
+    assert predictions.features is not None
+    write_features(out / FEATURES_FILE, paths, predictions.features)
+    if task == "classification":
+        save_figure(confusion_matrix(metrics["confusion"], names), out / "confusion.png")
+    else:
+        save_figure(regression_scatter(targets, outputs, metrics["per_dimension"]), out / "scatter.png")
+
+
+def _write_unreadable(out: Path, unreadable: dict[str, str]) -> None:
+    write_csv(out / UNREADABLE_FILE, pd.DataFrame(sorted(unreadable.items()), columns=["path", "reason"]))

@@ -1,0 +1,98 @@
+"""Agreement of predicted values with their targets: limits of agreement (Bland and Altman, The Lancet, 1986)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from svfap.evaluation.metrics import regression_metrics
+from svfap.evaluation.predictions import labelled_outputs
+from svfap.reports.runs import Run
+from svfap.view.figures.base import INK, MUTED, PALETTE, new_figure, styled
+from svfap.view.figures.scores import regression_scatter
+from svfap.view.page import Picture, Section
+
+LIMIT = 1.96  # standard deviations that contain 95% of normally distributed differences
+
+
+def limits_of_agreement(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per dimension, from targets and predictions (N, K), N at least 2.
+
+    A row has the mean difference (prediction - target), its standard deviation (N - 1 in the denominator), the limits at the
+    mean ± `LIMIT` standard deviations, and the percentage of videos outside them.
+    """
+    difference = np.asarray(predictions, np.float64) - np.asarray(targets, np.float64)
+    mean, spread = difference.mean(axis=0), difference.std(axis=0, ddof=1)
+    lower, upper = mean - LIMIT * spread, mean + LIMIT * spread
+    outside = ((difference < lower) | (difference > upper)).mean(axis=0)
+    return [
+        {
+            "dimension": name,
+            "mean difference": float(mean[k]),
+            "sd": float(spread[k]),
+            "lower limit": float(lower[k]),
+            "upper limit": float(upper[k]),
+            "outside, %": f"{100 * outside[k]:.1f}",
+        }
+        for k, name in enumerate(dimensions)
+    ]
+
+
+@styled
+def bland_altman(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequence[str]) -> Figure:
+    """Bland-Altman plots of targets and predictions (N, K): difference over mean, one panel per dimension."""
+    truth, predicted = np.asarray(targets, np.float64), np.asarray(predictions, np.float64)
+    limits = limits_of_agreement(truth, predicted, dimensions)
+    columns = min(len(dimensions), 3)
+    rows = -(-len(dimensions) // columns)
+    figure, panels = new_figure(3.7 * columns, 3.2 * rows, rows, columns)
+    opacity = float(np.clip(60 / np.sqrt(len(truth)) / 8, 0.05, 0.8))
+    for k, (axes, row) in enumerate(zip(panels, limits, strict=False)):
+        middle, difference = (truth[:, k] + predicted[:, k]) / 2, predicted[:, k] - truth[:, k]
+        axes.scatter(middle, difference, s=16, color=PALETTE[k % len(PALETTE)], alpha=opacity, linewidths=0)
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+        for key, name in (
+            ("upper limit", f"+{LIMIT} sd"),
+            ("mean difference", "mean"),
+            ("lower limit", f"−{LIMIT} sd"),
+        ):
+            dashed = key != "mean difference"
+            axes.axhline(row[key], color=INK, linewidth=1.2, linestyle=(0, (4, 3)) if dashed else "-")
+            axes.text(
+                0.99, row[key], f"{name} {row[key]:+.3f}", transform=axes.get_yaxis_transform(), ha="right", va="bottom",
+                fontsize=8, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
+        axes.margins(y=0.12)
+        axes.set_title(row["dimension"], loc="left")
+        axes.set(xlabel="Mean of target and prediction", ylabel="Prediction − target" if k % columns == 0 else "")
+    for axes in panels[len(dimensions) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def agreement_section(run: Run) -> Section | None:
+    """Scatter plot, Bland-Altman plots and limits of agreement of a regression; None without test predictions."""
+    found = None if run.predictions is None else labelled_outputs(run.predictions, run.folder)
+    if found is None or found.task != "regression":
+        return None
+    names, values = found.names, (found.targets, found.outputs)
+    scatter = Picture(
+        regression_scatter(*values, regression_metrics(*values, names)["per_dimension"]),
+        f"Predictions over targets of {len(found.targets)} videos: {', '.join(names)}",
+    )
+    section = Section("Agreement", figures={"Predictions over targets": scatter})
+    if len(found.targets) > 1:
+        rows = limits_of_agreement(*values, names)
+        means = "; ".join(f"{r['dimension']} {r['mean difference']:+.3f}" for r in rows)
+        note = (
+            f"95% of normally distributed differences lie between the dashed lines (mean ± {LIMIT} sd). "
+            "A falling trend means that extreme values are underestimated."
+        )
+        plot = Picture(bland_altman(*values, names), f"Bland-Altman plots; mean differences: {means}", note)
+        section.figures = {**section.figures, "Bland–Altman: differences over means": plot}
+        section.tables = {"Limits of agreement (prediction − target)": rows}
+    return section

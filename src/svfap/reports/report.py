@@ -1,0 +1,67 @@
+"""A page about runs: an overview, then a section for each run with all that its folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from svfap.console import track
+from svfap.errors import UserError
+from svfap.reports.agreement import agreement_section
+from svfap.reports.bottleneck import bottleneck_section
+from svfap.reports.calibration import calibration_section
+from svfap.reports.config import ReportConfig
+from svfap.reports.embedding import embedding_section
+from svfap.reports.hard_examples import hard_examples_section
+from svfap.reports.runs import Run, read_run
+from svfap.reports.scores import overview, scores_section, training_section
+from svfap.view.page import Section, write_page
+
+PICTURES = {
+    "timeline": "Affect over time in one video",
+    "picture": "Reconstruction of masked frames",
+    "film": "Reconstruction of masked frames, as a film",
+}
+
+
+def report(runs: Sequence[str | Path], config: ReportConfig) -> list[Run]:
+    """Write the page of one or several runs to `config.out`, and return the runs as read.
+
+    runs: folders with any of `svfap.reports.runs.RUN_FILES`, or with folds (`fold_<name>/`), which count as one run.
+    Sections without data are left out. Videos and models are opened where the evaluation found them, never from the network.
+
+    Raises:
+        UserError: no run, a folder that is missing or holds none of these files, a file that cannot be read, or a page that
+            cannot be written.
+    """
+    loaded = [read_run(Path(run)) for run in dict.fromkeys(runs)]
+    if not loaded:
+        raise UserError("report: no run folder given; name at least one")
+    names = [run.name for run in loaded]
+    for run in loaded:
+        if names.count(run.name) > 1:
+            run.name = f"{run.name} ({run.folder})"
+    sections = [overview(loaded), *(_run_section(run, config) for run in track(loaded, "drawing"))]
+    write_page(config.out, config.title, sections, subtitle=f"{len(loaded)} run{'s' * (len(loaded) > 1)}")
+    return loaded
+
+
+def _run_section(run: Run, config: ReportConfig) -> Section:
+    parts = [
+        training_section(run),
+        scores_section(run),
+        calibration_section(run),
+        agreement_section(run),
+        embedding_section(run),
+        bottleneck_section(run) if config.maps else None,
+        hard_examples_section(run, config.videos),
+        _pictures_section(run),
+    ]
+    text = f"{run.folder}{f', {len(run.folds)} folds' if run.folds else ''}"
+    details = {"Configuration": run.config} if run.config.strip() else {}
+    return Section(run.name, text, details=details, parts=[part for part in parts if part is not None])
+
+
+def _pictures_section(run: Run) -> Section | None:
+    figures = {PICTURES[name]: path for name, path in run.pictures.items()}
+    return Section("On video", figures=figures) if figures else None

@@ -1,0 +1,224 @@
+"""Run folders, read. A folder of folds is read as one run whose predictions are pooled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from svfap.data.prepared import read_dataset
+from svfap.data.video import natural_key
+from svfap.errors import UserError
+from svfap.evaluation.folds import FoldPredictions, pool_predictions
+from svfap.evaluation.predictions import (
+    FRAMES_FILE,
+    PREDICTIONS_FILE,
+    read_features,
+    read_predictions,
+    task_and_names,
+    truth_columns,
+)
+from svfap.formats import upgrade
+
+# What the folder of a run may hold: the default outputs of the other commands.
+RUN_FILES = {
+    "config": "config.yaml",
+    "log": "log.jsonl",
+    "training": "metrics.json",
+    "metrics": "evaluation/metrics.json",
+    "predictions": "evaluation/predictions.csv",
+    "features": "evaluation/features.npz",
+    "timeline": "prediction/*.png",
+    "picture": "reconstruction/reconstruction.png",
+    "film": "reconstruction/reconstruction.mp4",
+}
+POOLED_FILE = "results.json"  # in a folder of folds, written by `svfap finetune --fold all` and `svfap pool`
+TRAINING_FACTS = ("epochs", "best_epoch", "chosen_by", "parameters", "seconds", "num_unreadable")
+
+
+@dataclass
+class Run:
+    """One run, or the folds of a cross-validation as one run; what its folder lacks is empty.
+
+    metrics: of the test set, as written by `svfap evaluate`, or of the predictions of all folds pooled. predictions: one
+    row per test video; with folds, the column `fold` names the fold. frames: one row per frame, of a frame-level model.
+    features: N paths, and (N, D). dataset: name of the prepared dataset. pictures: name in `RUN_FILES` -> file. incomplete:
+    sentences about what the pooled scores lack.
+    """
+
+    name: str
+    folder: Path
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    predictions: pd.DataFrame | None = None
+    frames: pd.DataFrame | None = None
+    features: tuple[list[str], NDArray[np.float32]] | None = None
+    config: str = ""
+    pictures: dict[str, Path] = field(default_factory=dict)
+    folds: list[Run] = field(default_factory=list)
+    dataset: str = ""
+    preset: str = ""
+    incomplete: list[str] = field(default_factory=list)
+
+
+def read_run(folder: Path) -> Run:
+    """Read the folder of a run, or of folds (`fold_<name>/`). Raises `UserError` with the folder or a damaged file."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run folder")
+    folds = sorted((path for path in folder.glob("fold_*") if path.is_dir()), key=lambda path: natural_key(path.name))
+    if folds:
+        return _pool(folder, [_read_one(path) for path in folds])
+    return _read_one(folder)
+
+
+def _read_one(folder: Path) -> Run:
+    files = {name: [path for path in folder.glob(file) if path.is_file()] for name, file in RUN_FILES.items()}
+    found = {name: min(paths, key=lambda path: natural_key(path.name)) for name, paths in files.items() if paths}
+    if not found:
+        raise UserError(f"{folder}: holds none of {', '.join(RUN_FILES.values())}; is it a run folder?")
+
+    def read(name: str, reader: Callable[[Path], Any], default: Any) -> Any:
+        return reader(found[name]) if name in found else default
+
+    training = read("training", _read_json, {})
+    config = read("config", lambda file: file.read_text(errors="replace"), "")
+    settings = _settings(config, folder / RUN_FILES["config"])
+    frames = folder / RUN_FILES["predictions"].replace(PREDICTIONS_FILE, FRAMES_FILE)
+    return Run(
+        name=folder.resolve().name,
+        folder=folder,
+        training={key: training[key] for key in TRAINING_FACTS if training.get(key) is not None},
+        metrics=read("metrics", _read_json, {}),
+        log=read("log", _read_log, []),
+        predictions=read("predictions", read_predictions, None),
+        frames=read_predictions(frames) if frames.is_file() else None,
+        features=read("features", read_features, None),
+        config=config,
+        dataset=_dataset_name(settings.get("dataset")),
+        preset=str(settings.get("preset", "")),
+        pictures={name: found[name] for name in ("timeline", "picture", "film") if name in found},
+    )
+
+
+def _pool(folder: Path, folds: list[Run]) -> Run:
+    """The folds as one run, with the scores of `results.json`, else of their predictions pooled."""
+    for fold in folds:
+        fold.name = fold.name.removeprefix("fold_")
+    first = folds[0]
+    run = Run(
+        folder.resolve().name, folder, folds=folds, config=first.config, dataset=first.dataset, preset=first.preset
+    )
+    run.training = {"folds": len(folds), **{k: v for k, v in first.training.items() if k == "parameters"}}
+    if all("seconds" in fold.training for fold in folds):
+        run.training["seconds"] = sum(fold.training["seconds"] for fold in folds)
+    tables = {f.name: f.predictions for f in folds if f.predictions is not None and len(f.predictions)}
+    if tables:
+        columns = [set(table.columns) for table in tables.values()]
+        if any(names != columns[0] for names in columns):
+            raise UserError(
+                f"{folder}: the predictions of the folds have different columns; are the folds of one dataset?"
+            )
+        run.predictions = pd.concat([table.assign(fold=name) for name, table in tables.items()], ignore_index=True)
+    if (folder / POOLED_FILE).is_file():
+        known = _read_json(folder / POOLED_FILE)
+        run.metrics = dict(known.get("pooled", {}))
+        run.incomplete = [str(sentence) for sentence in known.get("incomplete", [])]
+        run.dataset, run.preset = str(known.get("dataset", run.dataset)), str(known.get("preset", run.preset))
+        return run
+    run.incomplete = [f"fold {f.name} is not evaluated" for f in folds if f.name not in tables]
+    run.incomplete.append(f"{POOLED_FILE} is not there, so folds may be missing; `svfap pool {folder}` writes it")
+    try:
+        run.metrics = _pooled_metrics(run)
+    except UserError as error:
+        run.incomplete.append(f"the predictions of the folds cannot be pooled ({error})")
+    return run
+
+
+def _pooled_metrics(run: Run) -> dict[str, Any]:
+    """Scores of the predictions of all folds together; of groups, unless the folds were scored by video. Raises `UserError`."""
+    found = None if run.predictions is None else task_and_names(run.predictions)
+    if found is None:
+        return {}
+    folds = []
+    for fold in run.folds:
+        if fold.predictions is None or not len(fold.predictions):
+            continue
+        scored_by_video = fold.frames is not None or (
+            "num_evaluated" in fold.metrics and "num_groups" not in fold.metrics
+        )
+        table = fold.predictions.assign(group="") if scored_by_video else fold.predictions
+        num_expected = fold.metrics.get("num_expected", len(table))
+        folds.append(FoldPredictions(fold.name, table, num_expected, fold.frames))
+    return pool_predictions(folds, *found)
+
+
+def _settings(config: str, file: Path) -> dict[str, Any]:
+    """The settings in `config.yaml`; none if it is not a YAML mapping."""
+    try:
+        settings = yaml.safe_load(config)
+    except yaml.YAMLError:
+        return {}
+    return upgrade("training settings", settings, file) if isinstance(settings, dict) else {}
+
+
+def _dataset_name(folder: Any) -> str:
+    if not folder:
+        return ""
+    try:
+        return read_dataset(str(folder)).name
+    except UserError:  # it may be on another machine
+        return Path(str(folder)).name
+
+
+def same_test_set(runs: Sequence[Run]) -> bool:
+    """Whether the runs that have predictions were tested on the same videos with the same truth."""
+    sets = []
+    for run in runs:
+        if run.predictions is None:
+            continue
+        found = task_and_names(run.predictions)
+        columns = ["path", *(truth_columns(*found) if found else [])]
+        sets.append(set(run.predictions[columns].itertuples(index=False, name=None)))
+    return all(videos == sets[0] for videos in sets)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    records = []
+    lines = path.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line) if line.strip() else {}
+        except ValueError:
+            # The last line may be incomplete, if the run is still writing or was killed.
+            if number < len(lines):
+                raise UserError(f"{path}: line {number} is not JSON; remove it") from None
+            break
+        if not isinstance(record, dict):
+            raise UserError(f"{path}: line {number} is not a JSON object; remove it")
+        records.append(record)
+    return records
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from None

@@ -1,0 +1,215 @@
+"""Tables and figures of scores: several runs compared, the classes or dimensions of one run, and the numbers of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.markup import escape
+from rich.table import Table as TerminalTable
+
+from svfap.metric_table import format_percent, metric_heading, metric_keys, metric_text
+from svfap.paper import RESULTS
+from svfap.reports.runs import Run, same_test_set
+from svfap.view.figures.curves import fold_curves, loss_curves
+from svfap.view.figures.scores import class_bars, comparison_bars, confusion_matrix
+from svfap.view.page import Picture, Section, Table
+
+PAPER = {"svfap_small": "paper, SVFAP-S", "svfap_base": "paper, SVFAP-B", "released": "authors' released weights"}
+
+
+def overview(runs: Sequence[Run]) -> Section:
+    """All runs compared: test scores, bars where two runs have the same task, and facts."""
+    tables: dict[str, Table] = {}
+    figures: dict[str, Figure] = {}
+    notices = []
+    for task in ("classification", "regression"):
+        caption = f"{task.capitalize()} on the test set"
+        keys, drawn = metric_keys(task, tables=True), metric_keys(task, tables=True, higher_is_better=True)
+        evaluated = [run for run in runs if keys[0] in run.metrics]
+        tables[caption] = [
+            {"run": run.name, **_cells(run.metrics, keys), "videos": _coverage(run.metrics)} for run in evaluated
+        ]
+        if len(evaluated) > 1:
+            results = {run.name: {m: run.metrics[m] for m in drawn if m in run.metrics} for run in evaluated}
+            figures[caption] = comparison_bars(results, drawn)
+            if not same_test_set(evaluated):
+                notices.append(
+                    f"{caption}: the runs were tested on different videos, so their scores are not comparable."
+                )
+    facts: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        for key, value in {**run.training, **_progress(run.log)}.items():
+            facts.setdefault(str(key).replace("_", " "), {})[run.name] = value
+    tables["About the runs"] = [
+        {"": key, **{run.name: values.get(run.name) for run in runs}} for key, values in facts.items()
+    ]
+    return Section("Overview", notice=" ".join(notices), tables=tables, figures=figures)
+
+
+def runs_table(runs: Sequence[Run]) -> TerminalTable:
+    """Test scores of the evaluated runs for the terminal; of folds, the pooled ones."""
+    evaluated = [run for run in runs if run.metrics]
+    keys = [key for key in metric_keys(tables=True) if any(key in run.metrics for run in evaluated)]
+    table = TerminalTable(title="on the test set" if evaluated else "no run has been evaluated yet")
+    table.add_column("run")
+    for column in (*map(metric_heading, keys), "videos"):
+        table.add_column(column, justify="right")
+    for run in evaluated:
+        cells = [value or "" for value in _cells(run.metrics, keys).values()]
+        table.add_row(escape(run.name), *cells, str(_coverage(run.metrics)))
+    return table
+
+
+def training_section(run: Run) -> Section | None:
+    """Training curves of a run, or of all folds in one figure; None without a log."""
+    logs = {f"fold {one.name}": one.log for one in run.folds} or {run.name: run.log}
+    logs = {name: log for name, log in logs.items() if any(record.get("kind") in ("train", "val") for record in log)}
+    if not logs:
+        return None
+    if run.folds:
+        return Section("Training", figures={"Loss and validation of every fold": fold_curves(logs)})
+    return Section("Training", figures={"Loss and validation over epochs": loss_curves(run.log)})
+
+
+def scores_section(run: Run) -> Section | None:
+    """Test scores by class or dimension, by fold, and beside the paper's; None if the run is not evaluated."""
+    metrics = run.metrics
+    if not metrics and not any(fold.metrics for fold in run.folds):
+        return None
+    tables: dict[str, Table] = {}
+    figures: dict[str, Picture] = {}
+    if run.folds:
+        tables["Fold by fold"] = _fold_table(run)
+    if compared := _beside_paper(run):
+        caption = f"Beside the paper's results on {run.dataset}"
+        note = (
+            ""
+            if run.folds
+            else "Ours is one evaluation; for datasets with folds the paper pools the predictions of all folds."
+        )
+        figures[caption] = Picture(comparison_bars(compared, list(next(iter(compared.values())))), caption, note)
+    if per_class := metrics.get("per_class"):
+        tables["Per class, on the test set"] = _class_table(metrics, "videos")
+        if "frames" in metrics:
+            tables["Per class, all frames of the test set pooled"] = _class_table(metrics["frames"], "frames")
+        figures |= _class_figures(run, per_class)
+    for caption, scores in (
+        ("Per dimension, on the test set", metrics),
+        ("Per dimension, all frames of the test set pooled", metrics.get("frames", {})),
+    ):
+        if per_dimension := scores.get("per_dimension"):
+            tables[caption] = [
+                {"dimension": name, **_cells(s, metric_keys("regression", tables=True))}
+                for name, s in per_dimension.items()
+            ]
+    groups = metrics.get("num_groups")
+    text = (
+        f"Scored over {groups} groups of videos; the outputs of the videos of a group are averaged." if groups else ""
+    )
+    return Section("Scores", text, notice=_warning(run), tables=tables, figures=figures)
+
+
+def _class_table(metrics: Mapping[str, Any], unit: str) -> Table:
+    """Recall, precision and F1 of each class over videos or frames, the `unit`; empty for classes without any."""
+    absent = metrics.get("classes_absent", [])
+    columns = {"recall, %": "accuracy", "precision, %": "precision", "F1, %": "f1"}
+    return [
+        {
+            "class": name,
+            **{column: None if name in absent else format_percent(scores[key]) for column, key in columns.items()},
+            unit: scores["count"],
+        }
+        for name, scores in metrics["per_class"].items()
+    ]
+
+
+def _class_figures(run: Run, per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, Picture]:
+    recalls = {name: s["accuracy"] for name, s in per_class.items()}
+    counts = {name: s["count"] for name, s in per_class.items()}
+    folds = {
+        fold.name: {name: s["accuracy"] for name, s in fold.metrics["per_class"].items() if s["count"]}
+        for fold in run.folds
+        if "per_class" in fold.metrics
+    }
+    listed = ", ".join(f"{name} {100 * recall:.0f}%" for name, recall in recalls.items() if counts[name])
+    pictures = {
+        "Recall of each class (videos)": Picture(
+            class_bars(recalls, counts, folds),
+            f"Recall by class: {listed}",
+            "The dashed line is the mean, UAR. The paper reports no recalls by class.",
+        )
+    }
+    if "confusion" in run.metrics:
+        caption = "Confusion matrix: rows are the truth" + (", all folds pooled" if run.folds else "")
+        pictures[caption] = Picture(
+            confusion_matrix(run.metrics["confusion"], list(per_class)), f"{caption}. On the diagonal: {listed}"
+        )
+    return pictures
+
+
+def _fold_table(run: Run) -> list[dict[str, Any]]:
+    """The scores of each fold, their mean and standard deviation (n - 1), and the pooled scores."""
+    keys = [key for key in metric_keys(tables=True) if any(key in one.metrics for one in (run, *run.folds))]
+    rows: list[dict[str, Any]] = [
+        {"": f"fold {fold.name}", **_cells(fold.metrics, keys), "videos": _coverage(fold.metrics)} for fold in run.folds
+    ]
+    scores = {key: [fold.metrics[key] for fold in run.folds if key in fold.metrics] for key in keys}
+    if all(len(values) > 1 for values in scores.values()):
+        spread = {
+            metric_heading(key): f"{metric_text(key, float(np.mean(v)))} ± {metric_text(key, float(np.std(v, ddof=1)))}"
+            for key, v in scores.items()
+        }
+        rows.append({"": "mean ± sd", **spread, "videos": None})
+    return [*rows, {"": "pooled", **_cells(run.metrics, keys), "videos": _coverage(run.metrics)}]
+
+
+def _beside_paper(run: Run) -> dict[str, dict[str, float]]:
+    """Name -> metric -> value: ours and the paper's, for metrics that both have; empty if the paper has none."""
+    published = RESULTS.get(run.dataset, {})
+    ours = {m: v for m, v in run.metrics.items() if isinstance(v, float)}
+    for dimension, scores in run.metrics.get("per_dimension", {}).items():
+        ours |= {f"{m}_{dimension}": v for m, v in scores.items()}
+    metrics = [m for m in next(iter(published.values()), {}) if m in ours]
+    if not metrics:
+        return {}
+    paper = {
+        PAPER.get(model, model): {m: v for m, v in values.items() if m in metrics}
+        for model, values in published.items()
+    }
+    return {run.name: {m: ours[m] for m in metrics}, **paper}
+
+
+def _warning(run: Run) -> str:
+    metrics = run.metrics
+    expected, evaluated = metrics.get("num_expected"), metrics.get("num_evaluated")
+    parts = [f"About the pooled scores: {'; '.join(run.incomplete)}."] if run.incomplete else []
+    if expected is not None and evaluated is not None and evaluated < expected:
+        parts.append(f"Only {evaluated} of {expected} test videos could be evaluated; the scores leave out the others.")
+    if metrics.get("classes_absent"):
+        parts.append(
+            f"Not in the test set: {', '.join(metrics['classes_absent'])}. UAR averages over the other classes."
+        )
+    if metrics.get("degenerate"):
+        parts.append(f"Constant targets or predictions, PCC and CCC set to 0: {', '.join(metrics['degenerate'])}.")
+    return " ".join(parts)
+
+
+def _progress(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How far the log of a run goes."""
+    train = [record for record in log if record.get("kind") == "train"]
+    if not train:
+        return {}
+    return {"epochs trained": len({record["epoch"] for record in train}), "last training loss": train[-1]["loss"]}
+
+
+def _cells(scores: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str | None]:
+    """Heading -> value as text, for a row of a table; None for a metric that is not there."""
+    return {metric_heading(key): metric_text(key, scores[key]) if key in scores else None for key in keys}
+
+
+def _coverage(scores: Mapping[str, Any]) -> str | int | None:
+    expected, evaluated = scores.get("num_expected"), scores.get("num_evaluated", scores.get("num_samples"))
+    return evaluated if expected in (None, evaluated) else f"{evaluated} of {expected}"
