@@ -6,8 +6,10 @@ import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,19 +18,17 @@ import svfap
 from svfap.cli import main
 from svfap.crop import clips as face_clips
 from svfap.crop import crop as cropping
-from svfap.crop.clips import ClipConfig, at_rate
+from svfap.crop.clips import at_rate
+from svfap.crop.config import CropConfig
 from svfap.crop.crop import crop_videos
 from svfap.data.manifest import read_manifest
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
-from svfap.faces.config import FaceCropConfig
 from svfap.faces.detect import Face
 
 FPS, HEIGHT, WIDTH, SIDE = 20, 96, 160, 32
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 230)}
-PLAIN = FaceCropConfig(size_px=SIDE, margin=0.0)
-EVERY = ClipConfig(detect_every=1, crop=PLAIN)
-WORDS = ["--detect_every", "1", "--size_px", "32", "--margin", "0"]
+FLAGS = ["--detect_every", "1", "--size_px", "32", "--margin", "0"]
 
 Scene = Callable[[int], dict[str, tuple[int, int]]]  # frame number -> colour -> left and top of a face of 32 px
 
@@ -46,6 +46,11 @@ class ColourDetector:
                 left, top = float(x.min()), float(y.min())
                 faces.append(Face((left, top, float(x.max()) + 1 - left, float(y.max()) + 1 - top), 0.9))
         return sorted(faces, key=lambda face: -face.box[2] * face.box[3])
+
+
+def plain(out: Path, **settings: Any) -> CropConfig:
+    """The detector runs on every frame, and a clip is the box itself in its own size."""
+    return CropConfig(out=out, **{"detect_every": 1, "size_px": SIDE, "margin": 0.0, **settings})
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +113,7 @@ def test_every_face_becomes_a_clip_that_moves_with_it(tmp_path):
         return {**walking(number), **({"green": (100, 60)} if 15 <= number < 45 else {})}
 
     video = film(tmp_path / "two.mp4", two, 60)
-    done = crop_videos([video], tmp_path / "out", EVERY)
+    done = crop_videos([video], plain(tmp_path / "out"))
     assert done == (1, 2, 2, pytest.approx(4.5), [], {})
     red, green = rows(tmp_path / "out")
     assert list(red) == ["path", "source", "track", "source_start_s", "source_end_s", "face_px"]
@@ -130,7 +135,7 @@ def test_gaps_split_clips_and_hold_no_frame_without_a_box(tmp_path):
     def away(number: int) -> dict[str, tuple[int, int]]:
         return still(number) if number < 20 or number >= 40 else {}
 
-    crop_videos([film(tmp_path / "away.mp4", away, 70)], tmp_path / "out", EVERY)
+    crop_videos([film(tmp_path / "away.mp4", away, 70)], plain(tmp_path / "out"))
     found = rows(tmp_path / "out")
     assert [(r["track"], float(r["source_start_s"]), float(r["source_end_s"])) for r in found] == [
         ("1", 0.0, 1.0),
@@ -142,14 +147,13 @@ def test_gaps_split_clips_and_hold_no_frame_without_a_box(tmp_path):
 
 
 def test_long_tracks_are_cut_without_losing_a_frame_or_leaving_a_crumb(tmp_path):
-    config = ClipConfig(detect_every=1, max_clip_s=1.3, crop=PLAIN)
-    crop_videos([film(tmp_path / "long.mp4", walking, 60)], tmp_path / "out", config)
+    crop_videos([film(tmp_path / "long.mp4", walking, 60)], plain(tmp_path / "out", max_clip_s=1.3))
     found = rows(tmp_path / "out")
     assert [len(pictures(tmp_path / "out", row)) for row in found] == [26, 34]  # 8 would be less than min_track_s
     assert [row["track"] for row in found] == ["1", "1"]
     times = [(float(row["source_start_s"]), float(row["source_end_s"])) for row in found]
     assert times == [(0.0, 1.3), (1.3, 3.0)]
-    crop_videos([tmp_path / "long.mp4"], tmp_path / "more", ClipConfig(detect_every=1, max_clip_s=1.25, crop=PLAIN))
+    crop_videos(tmp_path / "long.mp4", plain(tmp_path / "more", max_clip_s=1.25))
     assert [len(pictures(tmp_path / "more", row)) for row in rows(tmp_path / "more")] == [25, 25, 10]
 
 
@@ -165,7 +169,7 @@ def test_frames_at_another_rate_are_those_shown_then(fps):
 
 def test_fps_sets_that_of_the_clips(tmp_path):
     video = film(tmp_path / "v.mp4", walking, 60)
-    crop_videos([video], tmp_path / "out", ClipConfig(detect_every=1, fps=10, crop=PLAIN))
+    crop_videos([video], plain(tmp_path / "out", fps=10))
     (row,) = rows(tmp_path / "out")
     assert (row["source_start_s"], row["source_end_s"]) == ("0.0", "3.0")
     with open_video(tmp_path / "out" / row["path"]) as clip:
@@ -178,7 +182,7 @@ def test_the_largest_alone(tmp_path):
         return {**still(number), **({"red": (100, 10)} if number < 20 else {})}
 
     video = film(tmp_path / "v.mp4", brief, 60)
-    done = crop_videos([video], tmp_path / "out", ClipConfig(detect_every=1, largest=True, crop=PLAIN))
+    done = crop_videos([video], plain(tmp_path / "out", largest=True))
     (row,) = rows(tmp_path / "out")
     assert done.num_tracks == 1
     assert shows("green", pictures(tmp_path / "out", row))
@@ -207,7 +211,7 @@ def test_a_restart_does_what_is_left_and_nothing_else(tmp_path, worked_on, capsy
     for name in ("a", "b", "c"):
         film(videos / f"{name}.mp4", still, 24)
     (videos / "broken.mp4").write_text("no video")
-    assert main(["crop", str(videos), "--out", str(out), *WORDS]) == 1
+    assert main(["crop", str(videos), "--out", str(out), *FLAGS]) == 1
     assert worked_on == ["a.mp4", "b.mp4", "broken.mp4", "c.mp4"]
     assert "1 videos failed; they are listed in" in " ".join(capsys.readouterr().err.split())
     with (out / "failures.csv").open(newline="") as file:
@@ -223,15 +227,15 @@ def test_a_restart_does_what_is_left_and_nothing_else(tmp_path, worked_on, capsy
     written_ns = kept.stat().st_mtime_ns
     worked_on.clear()
     film(videos / "broken.mp4", walking, 24)  # mended
-    assert main(["crop", str(videos), "--out", str(out), *WORDS]) == 0
+    assert main(["crop", str(videos), "--out", str(out), *FLAGS]) == 0
     assert worked_on == ["b.mp4", "broken.mp4", "c.mp4"]
     assert kept.stat().st_mtime_ns == written_ns
     assert [row for row in rows(out) if "broken" not in row["source"]] == first
     assert not (out / "failures.csv").exists()
     worked_on.clear()
-    assert main(["crop", str(videos), "--out", str(out), *WORDS]) == 0
+    assert main(["crop", str(videos), "--out", str(out), *FLAGS]) == 0
     assert worked_on == []
-    assert main(["crop", str(videos), "--out", str(out), *WORDS, "--fps", "10"]) == 1
+    assert main(["crop", str(videos), "--out", str(out), *FLAGS, "--fps", "10"]) == 1
     assert "holds results of other settings (fps was None, is 10.0)" in capsys.readouterr().err
 
 
@@ -248,10 +252,10 @@ def test_a_run_that_breaks_off_leaves_nothing_that_looks_finished(tmp_path, monk
 
     monkeypatch.setattr(face_clips, "crop_face", stops)
     with pytest.raises(KeyboardInterrupt):
-        crop_videos([tmp_path / "videos"], tmp_path / "out", EVERY)
+        crop_videos([tmp_path / "videos"], plain(tmp_path / "out"))
     assert not (tmp_path / "out" / "manifest.csv").exists()
     assert len(list((tmp_path / "out").rglob("*.mp4"))) == 1
-    done = crop_videos([tmp_path / "videos"], tmp_path / "out", EVERY)
+    done = crop_videos([tmp_path / "videos"], plain(tmp_path / "out"))
     assert done.num_clips == 2
     assert len(calls) == 40 + 24  # the second video again, the first one not
     assert [len(pictures(tmp_path / "out", row)) for row in rows(tmp_path / "out")] == [24, 24]
@@ -265,7 +269,7 @@ def test_folders_are_searched_and_equal_names_kept_apart(tmp_path, worked_on):
     shutil.copy(tmp_path / "b" / "one.mp4", tmp_path / "a" / "._one.mp4")
     out = tmp_path / "a" / "crops"  # inside what is searched
     for _ in range(2):
-        assert crop_videos([tmp_path / "a", tmp_path / "b"], out, EVERY).num_clips == 3
+        assert crop_videos([tmp_path / "a", tmp_path / "b"], plain(out)).num_clips == 3
     found = rows(out)
     sources = [Path(row["source"]).relative_to(tmp_path).as_posix() for row in found]
     assert sources == ["a/one.mp4", "a/deep/er/one.MOV", "b/one.mp4"]
@@ -273,10 +277,20 @@ def test_folders_are_searched_and_equal_names_kept_apart(tmp_path, worked_on):
     assert len(worked_on) == 3
 
 
+def test_a_folder_of_frames_is_one_video(tmp_path):
+    with open_video(film(tmp_path / "v.mp4", still, 24)) as video:
+        for number, (_, frame) in enumerate(video.frames()):
+            (tmp_path / "frames").mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / "frames" / f"{number}.png"), frame[..., ::-1])
+    assert crop_videos(tmp_path / "frames", plain(tmp_path / "out")).num_clips == 1
+    (row,) = rows(tmp_path / "out")
+    assert (row["source"], row["source_end_s"]) == (str(tmp_path / "frames"), "0.96")  # 25 frames per second
+
+
 def test_a_video_without_a_face_is_listed_and_no_failure(tmp_path, capsys):
     film(tmp_path / "videos" / "nobody.mp4", nobody, 12)
     film(tmp_path / "videos" / "somebody.mp4", still, 24)
-    assert main(["crop", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), *WORDS]) == 0
+    assert main(["crop", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), *FLAGS]) == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "1 clips (0.0 minutes) of 1 face tracks in 2 of 2 videos" in said
     assert "no_face: 1 videos, listed in" in said
@@ -288,8 +302,8 @@ def test_a_video_without_a_face_is_listed_and_no_failure(tmp_path, capsys):
 def test_another_process_does_the_same(tmp_path):
     for number in range(3):
         film(tmp_path / "videos" / f"{number}.mp4", nobody, 6)
-    config = ClipConfig(faces="haar")  # another process has the real one
-    done = crop_videos([tmp_path / "videos"], tmp_path / "out", config, num_workers=1)
+    config = CropConfig(out=tmp_path / "out", faces="haar", num_workers=1)  # another process has the real detector
+    done = crop_videos([tmp_path / "videos"], config)
     assert (done.num_sources, len(done.no_face), done.failures) == (3, 3, {})
 
 
@@ -309,7 +323,7 @@ def test_columns_come_along_and_spans_and_boxes_are_respected(tmp_path):
         "v.mp4,joy,0.25,01,test,,0,1.5,0 0 80 96\n"
     )
     out = tmp_path / "out"
-    crop_videos([tmp_path / "all.csv"], out, EVERY)
+    crop_videos([tmp_path / "all.csv"], plain(out))
     found = rows(out)
     carried = ["label", "valence", "subject", "split", "group"]
     assert list(found[0])[6:] == carried
@@ -330,7 +344,7 @@ def test_columns_come_along_and_spans_and_boxes_are_respected(tmp_path):
     regression = read_manifest(out / "manifest.csv", task="regression", split="train")
     assert regression.dimensions == ("valence",)  # and none of the clips' own numbers
     assert (regression[0].start_s, regression[0].box) == (None, None)  # the whole clip is the sample
-    again = crop_videos([tmp_path / "all.csv"], tmp_path / "test", EVERY, split="test")
+    again = crop_videos([tmp_path / "all.csv"], plain(tmp_path / "test", split="test"))
     assert again.num_clips == 1
 
 
@@ -338,7 +352,7 @@ def test_pretraining_takes_the_manifest(tmp_path):
     for number in range(4):
         film(tmp_path / "videos" / f"{number}.mp4", walking, 40)
     out = tmp_path / "faces"
-    assert main(["crop", str(tmp_path / "videos"), "--out", str(out), *WORDS]) == 0
+    assert main(["crop", str(tmp_path / "videos"), "--out", str(out), *FLAGS]) == 0
     words = ["--preset", "svfap_debug", "--sampling_stride", "1", "--epochs", "1", "--warmup_epochs", "0"]
     words += ["--batch_size", "4", "--num_workers", "0", "--precision", "fp32", "--mask_ratio", "0.75"]
     assert main(["pretrain", "--manifest", str(out / "manifest.csv"), "--out", str(tmp_path / "run"), *words]) == 0
@@ -359,18 +373,18 @@ def test_mistakes_are_named_before_anything_is_done(tmp_path):
         (tmp_path / f"{name}.csv").write_text(f"{header}\n{row}\n")
     for sources, message in (
         ([tmp_path / "missing.mp4"], r"missing\.mp4: no such file or folder"),
-        ([tmp_path / "empty"], r"empty: holds no videos \(\.mp4"),
+        ([tmp_path / "empty"], r"empty: holds no videos \(\.mp4, .* and no images"),
         ([video, tmp_path], r"v\.mp4: comes twice"),
-        ([tmp_path / "taken.csv"], "column 'track' has a name that the clips' manifest needs"),
-        ([tmp_path / "files.csv"], "column 'frame_values' has labels of single frames"),
-        ([tmp_path / "cells.csv"], "column 'valence' has labels of single frames"),
+        ([tmp_path / "taken.csv"], "column 'track' of the manifest: the clips' manifest has a column of this name"),
+        ([tmp_path / "files.csv"], "column 'frame_values' of the manifest: has a label for each frame"),
+        ([tmp_path / "cells.csv"], "column 'valence' of the manifest: has a label for each frame"),
     ):
         with pytest.raises(UserError, match=message):
-            crop_videos(sources, tmp_path / "out", EVERY)
+            crop_videos(sources, plain(tmp_path / "out"))
     with pytest.raises(UserError, match="root and split are for manifests"):
-        crop_videos([video], tmp_path / "out", EVERY, split="train")
+        crop_videos([video], plain(tmp_path / "out", split="train"))
     with pytest.raises(UserError, match="engine='spark'"):
-        crop_videos([video], tmp_path / "out", EVERY, engine="spark")  # type: ignore[arg-type]
+        crop_videos([video], plain(tmp_path / "out", engine="spark"))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 
@@ -382,11 +396,15 @@ def test_mistakes_are_named_before_anything_is_done(tmp_path):
         ({"min_track_s": -1.0}, "min_track_s=-1.0: must be at least 0"),
         ({"gop": 0}, "gop=0: must be at least 1"),
         ({"detect_every": 0}, "detect_every=0"),
+        ({"size_px": 0}, "size_px=0"),
+        ({"border": "black"}, "border='black' is none of replicate, reflect"),
+        ({"num_workers": -1}, "num_workers=-1: must be at least 0"),
+        ({"face_model": Path("missing.onnx")}, "face_model=missing.onnx: no such file"),
     ],
 )
 def test_settings_out_of_range(words, message):
     with pytest.raises(UserError, match=message):
-        ClipConfig(**words)
+        plain(Path("out"), **words)
 
 
 # a real video ----------------------------------------------------------------------------------------------------------
@@ -395,8 +413,8 @@ def test_settings_out_of_range(words, message):
 def test_a_real_face(clips, tmp_path, monkeypatch):
     monkeypatch.undo()  # the real detector
     model = clips.parent / "models" / "yunet_n_640_640.onnx"
-    config = ClipConfig(faces="yunet", face_model=model)
-    done = crop_videos([clips / "single_face.mp4"], tmp_path / "out", config)
+    config = CropConfig(out=tmp_path / "out", faces="yunet", face_model=model)
+    done = crop_videos(clips / "single_face.mp4", config)
     assert (done.num_clips, done.num_tracks) == (1, 1)
     (row,) = rows(tmp_path / "out")
     with open_video(tmp_path / "out" / row["path"]) as video:

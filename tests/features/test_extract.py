@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,26 @@ from svfap.data.clips import window_indices
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
 from svfap.features import extract
-from svfap.features.extract import ExtractConfig, extract_to_file
+from svfap.features.config import ExtractConfig
+from svfap.features.extract import Extracted, extract_features
 from svfap.model.base import Model
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 WIDTH = 32  # of svfap_debug's features
 CPU = {"device": "cpu", "precision": "fp32"}
+
+
+def to_file(sources: object, model: Path, out: Path, **settings: Any) -> Extracted:
+    return extract_features(sources, ExtractConfig(model=str(model), out=out, **CPU, **settings))  # type: ignore[arg-type]
+
+
+def in_memory(sources: object, model: Model | Path | str, **settings: Any) -> pd.DataFrame:
+    """The table of a model in memory, or of a saved one."""
+    net = model if isinstance(model, Model) else None
+    config = ExtractConfig(model=str(model) if net is None else "in memory", **{**CPU, **settings})
+    table = extract_features(sources, config, net).table  # type: ignore[arg-type]
+    assert table is not None
+    return table
 
 
 def model(task: str = "features", **words) -> Model:
@@ -98,7 +113,7 @@ def close(actual: object, expected: object) -> None:
 @pytest.mark.parametrize(("hop_s", "batch_size"), [(None, 8), (0.4, 3), (0.4, 1)])
 def test_features_of_windows_are_the_models(folder, hop_s, batch_size):
     net = model()
-    table = svfap.extract_features(folder / "a.mp4", net, hop_s=hop_s, batch_size=batch_size, **CPU)
+    table = in_memory(folder / "a.mp4", net, hop_s=hop_s, batch_size=batch_size)
     hop = 10 if hop_s else 32
     expected = by_hand(net, folder / "a.mp4", hop=hop)
     close(stacked(table), expected)
@@ -113,7 +128,7 @@ def test_features_of_windows_are_the_models(folder, hop_s, batch_size):
 
 def test_a_video_is_the_mean_of_its_windows(folder):
     net = model()
-    table = svfap.extract_features([folder / "a.mp4", folder / "b.mp4"], net, per="video", **CPU)
+    table = in_memory([folder / "a.mp4", folder / "b.mp4"], net, per="video")
     for row, name, end_s in ((0, "a", 3.0), (1, "b", 0.8)):
         close(table["feature"][row], by_hand(net, folder / f"{name}.mp4").mean(axis=0))
         close(table.loc[row, ["start_s", "end_s"]].to_numpy(float), [0, end_s])
@@ -124,7 +139,7 @@ def test_a_video_is_the_mean_of_its_windows(folder):
 def test_time_steps_are_rows_whose_mean_is_the_windows(folder):
     net = model()
     torch.nn.init.ones_(net.norm.weight)
-    table = svfap.extract_features(folder / "a.mp4", net, pool="none", **CPU)
+    table = in_memory(folder / "a.mp4", net, pool="none")
     with open_video(folder / "a.mp4") as source:
         frames = source.read(range(75))
     windows = window_indices(75, 16, 2, 32)
@@ -141,18 +156,18 @@ def test_time_steps_are_rows_whose_mean_is_the_windows(folder):
 
 
 def test_padding_of_a_short_video_has_no_rows_of_its_own(folder):
-    table = svfap.extract_features(folder / "b.mp4", model(), pool="none", **CPU)
+    table = in_memory(folder / "b.mp4", model(), pool="none")
     each = 16 // model().encoder.num_output_time_steps
     assert each == 8
     close(table[["start_s", "end_s"]], [[0, 16 / 25], [16 / 25, 20 / 25]])  # frames 0 to 14, then 16 to 19
     write_video(folder / "brief.mp4", pictures(12), 25)
-    table = svfap.extract_features(folder / "brief.mp4", model(), pool="none", **CPU)
+    table = in_memory(folder / "brief.mp4", model(), pool="none")
     close(table[["start_s", "end_s"]], [[0, 12 / 25]])
 
 
 def test_spans_and_boxes_of_a_manifest_are_respected(folder):
     net = model()
-    table = svfap.extract_features(folder / "parts.csv", net, **CPU)
+    table = in_memory(folder / "parts.csv", net)
     close(stacked(table)[:2], by_hand(net, folder / "a.mp4", 38))
     close(table["start_s"][:2], [38 / 25, 44 / 25])  # the first frame shown from 1.5 s on
     with open_video(folder / "a.mp4") as source:
@@ -174,7 +189,7 @@ def test_spans_and_boxes_of_a_manifest_are_respected(folder):
 def test_a_late_span_is_sought_in_pieces(folder, monkeypatch):
     monkeypatch.setattr("svfap.data.sample.READ_BYTES", 5 * 32 * 44 * 3)
     net = model()
-    table = svfap.extract_features(folder / "parts.csv", net, **CPU)
+    table = in_memory(folder / "parts.csv", net)
     close(stacked(table)[:2], by_hand(net, folder / "a.mp4", 38))
 
 
@@ -182,10 +197,10 @@ def test_a_fine_tuned_model_gives_what_its_head_gets_and_a_pretrained_one_its_en
     net = svfap.load_model(saved)
     torch.nn.init.normal_(net.norm.weight)  # as training would leave it
     net.save_pretrained(folder / "tuned")
-    close(stacked(svfap.extract_features(folder / "a.mp4", folder / "tuned", **CPU)), by_hand(net, folder / "a.mp4"))
+    close(stacked(in_memory(folder / "a.mp4", folder / "tuned")), by_hand(net, folder / "a.mp4"))
     model("pretraining").save_pretrained(folder / "pretrained")
     encoder = svfap.load_model(folder / "pretrained", task="features")
-    table = svfap.extract_features(folder / "a.mp4", folder / "pretrained", **CPU)
+    table = in_memory(folder / "a.mp4", folder / "pretrained")
     close(stacked(table), by_hand(encoder, folder / "a.mp4"))
 
 
@@ -193,7 +208,7 @@ def test_a_fine_tuned_model_gives_what_its_head_gets_and_a_pretrained_one_its_en
 
 
 def test_a_manifests_columns_come_along_in_its_order(folder):
-    table = svfap.extract_features(folder / "all.csv", model(), per="video", **CPU)
+    table = in_memory(folder / "all.csv", model(), per="video")
     assert list(table.columns) == [
         "path",
         "start_s",
@@ -214,27 +229,28 @@ def test_a_manifests_columns_come_along_in_its_order(folder):
     np.testing.assert_array_equal(table["age"], [30, np.nan, 41])
     assert list(table["note"]) == ["7", "x", "8"]
     close(stacked(table), [by_hand(model(), folder / path).mean(axis=0) for path in table["path"]])
-    chosen = svfap.extract_features(folder / "all.csv", model(), per="video", split="train", **CPU)
+    chosen = in_memory(folder / "all.csv", model(), per="video", split="train")
     assert list(chosen["path"]) == ["b.mp4", "a.mp4"]
 
 
 def test_videos_and_manifests_may_be_mixed(folder, tmp_path):
     (tmp_path / "list.csv").write_text("path,subject\nb.mp4,s1\n")
     sources = [folder / "a.mp4", tmp_path / "list.csv"]
-    table = svfap.extract_features(sources, model(), per="video", root=folder, **CPU)
+    table = in_memory(sources, model(), per="video", root=folder)
     assert list(table["path"]) == [str(folder / "a.mp4"), "b.mp4"]
     assert list(table["subject"]) == ["", "s1"]
 
 
-def test_videos_that_cannot_be_read_are_counted_and_not_lost_silently(folder, caplog):
-    table = svfap.extract_features(folder / "some.csv", model(), per="video", **CPU)
+def test_videos_that_cannot_be_read_are_counted_and_not_lost_silently(folder, saved, capsys):
+    config = ExtractConfig(model=str(saved), per="video", **CPU)
+    table, num_rows, num_videos, reasons = extract_features(folder / "some.csv", config)
     assert list(table["path"]) == ["b.mp4", "a.mp4"]
-    reasons = table.attrs["unreadable"]
+    assert (num_rows, num_videos) == (2, 4)
     assert set(reasons) == {str(folder / "broken.mp4"), str(folder / "missing.mp4")}
     assert reasons[str(folder / "missing.mp4")] == "no such file or folder"
-    assert "2 of 4 videos could not be read" in caplog.text
+    assert "2 of 4 videos could not be read" in capsys.readouterr().err
     with pytest.raises(UserError, match="none of 1 videos could be read; the first is .*broken.mp4: not"):
-        svfap.extract_features(folder / "broken.mp4", model(), **CPU)
+        in_memory(folder / "broken.mp4", model())
 
 
 @pytest.mark.parametrize(
@@ -251,27 +267,41 @@ def test_videos_that_cannot_be_read_are_counted_and_not_lost_silently(folder, ca
 )
 def test_settings_that_cannot_be_met(folder, words, message):
     with pytest.raises(UserError, match=message) as error:
-        svfap.extract_features(folder / "a.mp4", model(), **words)
+        in_memory(folder / "a.mp4", model(), **words)
     assert "\n" not in str(error.value)
 
 
 def test_sources_that_cannot_be_used(folder, tmp_path):
     with pytest.raises(UserError, match=r"a\.mp4: comes twice"):
-        svfap.extract_features([folder / "a.mp4", folder / "all.csv"], model())
+        in_memory([folder / "a.mp4", folder / "all.csv"], model())
     (tmp_path / "m.csv").write_text("path,feature\na.mp4,1\n")
-    with pytest.raises(UserError, match="column 'feature' has a name that is ours"):
-        svfap.extract_features(tmp_path / "m.csv", model())
+    with pytest.raises(UserError, match="column 'feature' of a manifest: the table has a column of this name"):
+        in_memory(tmp_path / "m.csv", model())
     with pytest.raises(UserError, match="a model for pretraining has no features"):
-        svfap.extract_features(folder / "a.mp4", model("pretraining"))
+        in_memory(folder / "a.mp4", model("pretraining"))
 
 
 def test_random_weights_only_where_asked_for(folder):
     with pytest.raises(UserError, match="model=svfap_debug: a preset has random weights, whose features say nothing"):
-        svfap.extract_features(folder / "b.mp4", "svfap_debug")
+        in_memory(folder / "b.mp4", "svfap_debug")
     state = torch.random.get_rng_state()
-    tables = [svfap.extract_features(folder / "b.mp4", "svfap_debug", random_weights=True, **CPU) for _ in range(2)]
+    tables = [in_memory(folder / "b.mp4", "svfap_debug", random_weights=True) for _ in range(2)]
     np.testing.assert_array_equal(stacked(tables[0]), stacked(tables[1]))
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_table_in_memory_may_be_made_by_other_processes(folder, saved):
+    alone = in_memory(folder / "all.csv", saved, per="video")
+    assert (alone["feature"].map(len) == WIDTH).all()
+    several = in_memory(folder / "all.csv", saved, per="video", num_workers=1)
+    close(stacked(several), stacked(alone))
+
+
+def test_what_needs_a_file_or_this_process(folder, saved):
+    with pytest.raises(UserError, match="engine=ray: needs out"):
+        in_memory(folder / "a.mp4", saved, engine="ray")
+    with pytest.raises(UserError, match="model: a loaded model runs in this process"):
+        in_memory(folder / "a.mp4", model(), num_workers=1)
 
 
 # files ---------------------------------------------------------------------------------------------------------------
@@ -297,9 +327,9 @@ def test_files_hold_the_table(folder, saved, tmp_path, monkeypatch, suffix, chun
         pytest.importorskip("h5py", reason="the extra `h5` is not installed: HDF5 is not tested")
     monkeypatch.setattr(extract, "CHUNK_ROWS", chunk_rows)
     out = tmp_path / f"x{suffix}"
-    counts = extract_to_file([folder / "all.csv"], ExtractConfig(str(saved), **CPU), out)
-    expected = svfap.extract_features(folder / "all.csv", saved, **CPU)
-    assert counts == (len(expected), 3, {})
+    written = to_file([folder / "all.csv"], saved, out)
+    expected = in_memory(folder / "all.csv", saved)
+    assert written == (None, len(expected), 3, {})
     found = read(out)
     assert set(found) == set(expected.columns)
     for name in expected.columns.drop("feature"):
@@ -313,7 +343,7 @@ def test_files_hold_the_table(folder, saved, tmp_path, monkeypatch, suffix, chun
 def test_parquet_has_vectors_of_fixed_size(folder, saved, tmp_path):
     import pyarrow.parquet as pq
 
-    extract_to_file([folder / "b.mp4"], ExtractConfig(str(saved), **CPU), tmp_path / "x.parquet")
+    to_file([folder / "b.mp4"], saved, tmp_path / "x.parquet")
     kind = pq.read_schema(tmp_path / "x.parquet").field("feature").type
     assert (str(kind.value_type), kind.list_size) == ("float", WIDTH)
 
@@ -329,15 +359,15 @@ def test_a_run_that_was_broken_off_goes_on(folder, saved, tmp_path, monkeypatch)
         return whole(self, sample)
 
     monkeypatch.setattr(extract.Extractor, "__call__", counted)
-    arguments = ([folder / "all.csv"], ExtractConfig(str(saved), **CPU), tmp_path / "x.parquet")
+    arguments = ([folder / "all.csv"], saved, tmp_path / "x.parquet")
     with pytest.raises(KeyboardInterrupt):
-        extract_to_file(*arguments)
+        to_file(*arguments)
     assert [file.name for file in tmp_path.iterdir()] == ["x.parquet.parts"]
     with pytest.raises(
         UserError, match=r"x\.parquet\.parts: holds results of other settings \(hop_s was None, is 0\.4\)"
     ):
-        extract_to_file([folder / "all.csv"], ExtractConfig(str(saved), hop_s=0.4, **CPU), tmp_path / "x.parquet")
-    extract_to_file(*arguments)
+        to_file(*arguments, hop_s=0.4)
+    to_file(*arguments)
     assert done == ["c, d.mp4", "b.mp4", "a.mp4", "a.mp4"]
     assert list(read(tmp_path / "x.parquet")["path"].astype(str))[-1] == "a.mp4"
     assert [file.name for file in tmp_path.iterdir()] == ["x.parquet"]
@@ -354,7 +384,7 @@ def test_the_command_with_processes_says_what_it_could_not_read_and_keeps_the_re
     listed = pd.read_csv(tmp_path / "x.unreadable.csv").set_index("path")["reason"]
     assert listed[str(folder / "missing.mp4")] == "no such file or folder"
     assert listed[str(folder / "broken.mp4")].startswith("not a readable video")
-    expected = svfap.extract_features(folder / "some.csv", saved, per="video", **CPU)
+    expected = in_memory(folder / "some.csv", saved, per="video")
     close(read(out)["feature"], stacked(expected))
     assert list(read(out)["path"]) == ["b.mp4", "a.mp4"]
     assert (tmp_path / "x.npz.parts").is_dir()  # the next run has only those two to try again
@@ -371,7 +401,7 @@ def test_the_command_with_processes_says_what_it_could_not_read_and_keeps_the_re
         (["--out", "."], "the suffix must be one of"),
         (["--model", "svfap_small"], "a preset has random weights"),
         (["--model", "nowhere"], "nowhere: no such folder"),
-        (["--num_workers", "-1"], "num_workers=-1 must be at least 0"),
+        (["--num_workers", "-1"], "num_workers=-1: must be at least 0"),
         (["--num_gpus", "1"], "num_gpus=1: is what a Ray task reserves"),
     ],
 )
@@ -389,12 +419,11 @@ def test_mistakes_are_one_line_before_anything_is_read(
 def test_without_ray_or_h5py_the_extra_is_named(folder, saved, tmp_path, monkeypatch):
     for name in ("ray", "h5py"):
         monkeypatch.setitem(sys.modules, name, None)  # which makes importing it an ImportError
-    config = ExtractConfig(str(saved), **CPU)
     with pytest.raises(
         UserError, match=r"the engine ray needs the package ray; install it with pip install 'svfap\[ray\]'"
     ):
-        extract_to_file([folder / "b.mp4"], config, tmp_path / "x.npz", engine="ray")
+        to_file([folder / "b.mp4"], saved, tmp_path / "x.npz", engine="ray")
     with pytest.raises(
         UserError, match=r"x\.h5: needs the package h5py; install it with pip install 'svfap\[h5\]', or use"
     ):
-        extract_to_file([folder / "b.mp4"], config, tmp_path / "x.h5")
+        to_file([folder / "b.mp4"], saved, tmp_path / "x.h5")

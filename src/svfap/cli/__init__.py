@@ -8,14 +8,15 @@ from svfap.cli import crop, data, evaluation, experiments, extract, inference, m
 from svfap.cli.parser import Command, Parser, Verb, add_command, booleans_spelt_out, run_command, say
 from svfap.errors import UserError
 
-COMMANDS: dict[str, Command] = {}  # verbs whose options are a settings dataclass
+COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
+    "crop": crop.COMMAND,
+    "extract": extract.COMMAND,
+}
 VERBS: dict[str, Verb] = {
     **data.VERBS,
-    **crop.VERBS,
     **training.VERBS,
     **evaluation.VERBS,
     **inference.VERBS,
-    **extract.VERBS,
     **experiments.VERBS,
     **models.VERBS,
     **reports.VERBS,

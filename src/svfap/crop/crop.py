@@ -1,44 +1,39 @@
-"""From raw videos to a folder of face-crop clips and its manifest: the road to a pre-training set."""
+"""Raw videos to a folder of face clips and a manifest of them, for pre-training."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import pandas as pd
 
-from svfap.crop.clips import Clip, ClipConfig, write_clips
-from svfap.data.manifest import (
-    BOX_COLUMNS,
-    CLIP_COLUMNS,
-    SPAN_COLUMNS,
-    Manifest,
-    Sample,
-    read_whole_manifest,
-)
+from svfap.crop.clips import FaceClip, write_clips
+from svfap.crop.config import CropConfig
+from svfap.data.manifest import CLIP_COLUMNS, SPAN_COLUMNS, Manifest, Sample
+from svfap.data.sources import read_sources
 from svfap.errors import UserError
 from svfap.faces.detect import MODEL_VARIABLE, make_detector
 from svfap.files import make_folder, writing_atomically
 from svfap.jobs.run import FAILURES, check_engine, result_of, run_bulk, write_failures
 from svfap.jobs.task import remove
 
-VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg"),
-    *(".mts", ".m2ts", ".ts", ".vob", ".3gp", ".ogv", ".mxf"),
-)
-MANIFEST_SUFFIXES = (".csv", ".txt")
 CLIPS, MANIFEST, NO_FACE, LIST = "clips", "manifest.csv", "no_face.csv", "clips.json"
+FREE = ("out", "face_model", "root", "split", "engine", "num_workers")  # settings that may change when a run is resumed
 
 
 class Cropped(NamedTuple):
-    """How many sources, clips and tracks, and seconds of clips; sources without a face; source -> why it failed."""
+    """Counts of what is in the manifest.
+
+    num_sources: samples given. num_clips, num_tracks, duration_s: clips, face tracks and seconds of clips. no_face: keys of
+    samples without a face. failures: key -> reason of samples that could not be read.
+    """
 
     num_sources: int
     num_clips: int
@@ -48,27 +43,20 @@ class Cropped(NamedTuple):
     failures: dict[str, str]
 
 
-def crop_videos(
-    sources: Sequence[str | Path],
-    out: Path,
-    config: ClipConfig = ClipConfig(),  # noqa: B008 - frozen
-    *,
-    root: str | Path | None = None,
-    split: str | None = None,
-    engine: Literal["local", "ray"] = "local",
-    num_workers: int = 0,
-) -> Cropped:
-    """Write every face of many videos as H.264 clips without sound into `out`/clips, and `out`/manifest.csv of them.
+def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) -> Cropped:
+    """Write every face in the videos as H.264 clips without sound into `config.out`/clips, and a manifest of them.
 
-    sources: videos, folders that are searched for videos, and manifests (.csv, .txt) whose columns come along. root,
-    split: as in `read_manifest`. engine, num_workers: see `run_bulk`. A run that was broken off goes on when started
-    again. The manifest has the clips of all sources that are finished, in the sources' order; no_face.csv lists those
-    without a face, failures.csv those that could not be read, which the next run tries again. Raises `UserError`.
+    sources: videos, folders of videos or frames, images, and manifests whose columns come along; see
+    `svfap.data.sources.read_sources`. The clips are in `config.out`/manifest.csv, in the order of the sources; no_face.csv
+    lists samples without a face, failures.csv samples that could not be read. An interrupted run continues when it is started
+    again, and samples that failed are tried again. Raises `UserError`, also for clips of other settings in `config.out`.
     """
-    check_engine(engine, num_workers)
-    out = Path(os.path.abspath(out))
-    samples, carried = read_sources(sources, out, root, split)
-    # Settled once, here: no process need find out for itself what `auto` means, and one detector serves all videos.
+    check_engine(config.engine, config.num_workers)
+    out = Path(os.path.abspath(config.out))
+    samples, columns = read_sources(sources, root=config.root, split=config.split, skip=out)
+    carried = columns.drop(columns=["path", "box", *SPAN_COLUMNS], errors="ignore")
+    _check_columns(carried)
+    # Choose the detector once, here: worker processes need not resolve `auto`, and all videos get the same detector.
     model = config.face_model or os.environ.get(MODEL_VARIABLE)
     config = replace(config, face_model=Path(os.path.abspath(model)) if model else None)
     config = replace(config, faces=make_detector(config.faces, config.face_model).name)  # type: ignore[arg-type]
@@ -77,109 +65,60 @@ def crop_videos(
     for folder in folders:
         if folder.exists() and clips_of(folder) is None:
             remove(folder)
-    settings = asdict(config)
-    settings = {**settings, **settings.pop("crop")}
-    del settings["face_model"]
     failures = run_bulk(
-        partial(crop_video, config, num_workers > 0 or engine == "ray"),
+        partial(crop_video, config),
         ((sample.key, sample) for sample in samples),
         out / CLIPS,
-        settings=settings,
-        engine=engine,
-        num_workers=num_workers,
+        settings={name: value for name, value in asdict(config).items() if name not in FREE},
+        engine=config.engine,
+        num_workers=config.num_workers,
         description="cropping",
         total=len(samples),
     )
-    (out / CLIPS / FAILURES).unlink(missing_ok=True)  # there is one already, with the manifest
+    (out / CLIPS / FAILURES).unlink(missing_ok=True)  # it is written beside the manifest instead
     write_failures(out / FAILURES, failures, ("source", "reason"))
     cropped = Cropped(len(samples), *_write_manifest(out, samples, folders, carried), failures)
     write_failures(out / NO_FACE, dict.fromkeys(cropped.no_face, "no face found"), ("source", "reason"))
     return cropped
 
 
-def crop_video(config: ClipConfig, one_thread: bool, sample: Sample, folder: Path) -> None:
-    """The work on one sample, wherever it is done: a folder of clips and the list of them."""
-    if one_thread:
-        cv2.setNumThreads(1)  # the processors are shared by processes
+def crop_video(config: CropConfig, sample: Sample, folder: Path) -> None:
+    """The job of one sample: write its clips and the list of them into a new folder."""
+    if config.num_workers > 0 or config.engine == "ray":
+        cv2.setNumThreads(1)  # the cores are shared by several processes
     folder.mkdir()
     clips = write_clips(sample, folder, config, make_detector(config.faces, config.face_model))
     (folder / LIST).write_text(json.dumps([asdict(clip) for clip in clips], indent=1) + "\n")
 
 
-def clips_of(folder: Path) -> list[Clip] | None:
-    """The clips in the folder of a finished source; None where something is missing of them, as after a power cut."""
+def clips_of(folder: Path) -> list[FaceClip] | None:
+    """The clips in the folder of a finished sample; None if a file is missing or incomplete, as after a power cut."""
     try:
-        clips = [Clip(**words) for words in json.loads((folder / LIST).read_text())]
-        whole = all((folder / clip.name).stat().st_size == clip.num_bytes for clip in clips)
+        clips = [FaceClip(**fields) for fields in json.loads((folder / LIST).read_text())]
+        complete = all((folder / clip.name).stat().st_size == clip.num_bytes for clip in clips)
     except (OSError, ValueError, TypeError):
         return None
-    return clips if whole else None
+    return clips if complete else None
 
 
-def read_sources(
-    sources: Sequence[str | Path], out: Path, root: str | Path | None = None, split: str | None = None
-) -> tuple[Manifest, pd.DataFrame]:
-    """All samples, their paths absolute, and row for row what their manifests' other columns say, as text.
-
-    Folders are searched in all depths, except `out`, for files with VIDEO_SUFFIXES, in order of their names.
-    Raises `UserError`.
-    """
-    tables, texts, num_manifests = [], [], 0
-    for source in map(Path, sources):
-        if source.is_dir():
-            paths = [str(path) for path in _find_videos(source, out)]
-            if not paths:
-                raise UserError(
-                    f"{source}: holds no videos ({', '.join(VIDEO_SUFFIXES)}); folders of frames go into a manifest"
-                )
-            tables.append(pd.DataFrame({"path": paths}))
-            texts.append(pd.DataFrame(index=range(len(paths))))
-        elif source.suffix.lower() in MANIFEST_SUFFIXES:
-            manifest, text = read_whole_manifest(source, root=root, split=split)
-            _check_columns(source, text)
-            num_manifests += 1
-            tables.append(manifest.table.assign(path=[str(manifest.root / path) for path in text["path"]]))
-            texts.append(text.drop(columns=["path", "box", *SPAN_COLUMNS], errors="ignore"))
-        elif source.exists():
-            tables.append(pd.DataFrame({"path": [str(source)]}))
-            texts.append(pd.DataFrame(index=range(1)))
-        else:
-            raise UserError(f"{source}: no such file or folder")
-    if num_manifests == 0 and (root is not None or split is not None):
-        raise UserError("root and split are for manifests, and none is given")
-    table = pd.concat(tables, ignore_index=True)
-    table["path"] = table["path"].map(os.path.abspath)
-    table = table[[name for name in ("path", *SPAN_COLUMNS, *BOX_COLUMNS) if name in table]]
-    again = table.duplicated().to_numpy()
-    if again.any():
-        raise UserError(f"{table['path'][again].iloc[0]}: comes twice; give every video or sample once")
-    return Manifest(Path(sources[0]), Path(), table), pd.concat(texts, ignore_index=True).fillna("")
-
-
-def _find_videos(folder: Path, out: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if Path(os.path.abspath(place), name) != out)
-        for name in sorted(names):
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
-                yield Path(place, name)
-
-
-def _check_columns(source: Path, text: pd.DataFrame) -> None:
+def _check_columns(carried: pd.DataFrame) -> None:
     for name in CLIP_COLUMNS:
-        if name in text:
-            raise UserError(f"{source}: column '{name}' has a name that the clips' manifest needs; give it another")
-    for name in text.columns.difference(["path", "box"]):
-        numbers = text[name].str.fullmatch(r"[-+.\deE]+(\s+[-+.\deE]+)+")
-        if numbers.any() or (name == "frame_values" and (text[name] != "").any()):
+        if name in carried:
             raise UserError(
-                f"{source}: column '{name}' has labels of single frames, which would no longer fit; remove the column"
+                f"column '{name}' of the manifest: the clips' manifest has a column of this name; rename it"
+            )
+    for name in carried.columns:
+        per_frame = carried[name].str.fullmatch(r"[-+.\deE]+(\s+[-+.\deE]+)+")
+        if per_frame.any() or (name == "frame_values" and (carried[name] != "").any()):
+            raise UserError(
+                f"column '{name}' of the manifest: has a label for each frame, which would not fit the clips; remove the column"
             )
 
 
 def _write_manifest(
     out: Path, samples: Manifest, folders: Sequence[Path], carried: pd.DataFrame
 ) -> tuple[int, int, float, list[str]]:
-    """Write the manifest; returns the numbers of clips and tracks, their seconds, and the samples without any."""
+    """Write the manifest; returns the numbers of clips and tracks, their duration in seconds, and samples without a face."""
     num_clips, num_tracks, duration_s = 0, 0, 0.0
     no_face = []
     with writing_atomically(out / MANIFEST) as file:
@@ -191,7 +130,7 @@ def _write_manifest(
                 continue
             if not clips:
                 no_face.append(sample.key)
-            source = str(sample.path).encode("utf-8", "backslashreplace").decode()  # names of files need not be text
+            source = str(sample.path).encode("utf-8", "backslashreplace").decode()  # a file name need not be valid text
             for clip in clips:
                 path = (folder / clip.name).relative_to(out).as_posix()
                 values = [clip.track, clip.source_start_s, clip.source_end_s, clip.face_px]

@@ -24,9 +24,9 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from svfap.data.sources import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from svfap.errors import UserError
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 PICTURE_FPS = 25.0  # folders of frames do not tell
 UNTIMED_FORMATS = ("avi", "mpeg")  # times are those of decoding, or guessed between packs: wrong with B-frames
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from svfap.errors import UserError
 
@@ -76,3 +77,33 @@ class TrackConfig:
         held as they are: at 25 a second about 29 of them, 180 MB in 1080p, and 7 more after a sudden change.
         """
         return max(self.min_track_s, self.smooth_s) + self.max_gap_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceSettings:
+    """How a verb finds and cuts out faces. Raises `UserError` for values out of range and for a missing file."""
+
+    faces: DetectorName | Literal["none"] = "auto"
+    """Face detector; auto: YuNet if its model file is available, else Haar; none: the video is a face crop already."""
+    face_model: Path | None = None
+    """YuNet's .onnx file; default: see docs/faces.md."""
+    detect_every: int | None = None
+    """Frames from one run of the detector to the next; default: about 8 runs per second."""
+    margin: float = 0.3
+    """Space added on every side of the face box, as a fraction of its longer side; must match training."""
+    align: bool = False
+    """Rotate each crop so that the eyes are level, if the detector gives landmarks; must match training."""
+
+    def __post_init__(self) -> None:
+        if self.face_model is not None and not self.face_model.is_file():
+            raise UserError(f"face_model={self.face_model}: no such file")
+        self.cropping()
+        self.tracking()
+
+    def cropping(self, **more: Any) -> FaceCropConfig:
+        """How faces are cut out; more: `size_px`, `border`."""
+        return FaceCropConfig(margin=self.margin, align=self.align, **more)
+
+    def tracking(self, **more: Any) -> TrackConfig:
+        """How faces are followed; more: other fields of `TrackConfig`."""
+        return TrackConfig(detect_every=self.detect_every, **more)

@@ -1,8 +1,8 @@
-"""Tables with a vector in each row, written piece by piece: parquet, NumPy's npz, HDF5.
+"""Tables with a vector in each row, written in chunks: parquet, NumPy's npz, HDF5.
 
-All three hold the same columns under the same names, text as UTF-8 strings, `feature` as (rows, D) float32. parquet: `feature`
-is a list of fixed size. npz: an array for each column, of which all but `feature` are held in memory until the end. h5: a
-data set for each column.
+All formats hold the same columns under the same names: text as UTF-8 strings, `feature` as (rows, D) float32. parquet:
+`feature` is a list of fixed size. npz: an array per column; all columns but `feature` are in memory until the end. h5: a
+dataset per column.
 """
 
 from __future__ import annotations
@@ -23,15 +23,11 @@ import pyarrow.parquet as pq
 from svfap.errors import UserError
 from svfap.files import make_folder, replacing_file
 
-Chunk = tuple[pd.DataFrame, np.ndarray]  # columns of so many rows, and their features (rows, D) float32
+Chunk = tuple[pd.DataFrame, np.ndarray]  # the other columns, and feature (rows, D) float32
 
 
 def check_table(path: Path) -> None:
-    """Raises `UserError` where `write_table` could not write."""
-    if path.suffix not in WRITERS:
-        raise UserError(f"out={path}: the suffix must be one of {', '.join(WRITERS)}")
-    if path.is_dir():
-        raise UserError(f"out={path}: is a folder; give the name of a file")
+    """Raise `UserError` if the folder is not writable or a package for the format is missing."""
     if path.suffix == ".h5":
         try:
             import h5py  # noqa: F401
@@ -43,9 +39,9 @@ def check_table(path: Path) -> None:
 
 
 def write_table(path: Path, chunks: Iterable[Chunk]) -> int:
-    """Write chunks, at least one, as the suffix says; returns the number of rows. The file appears whole or not at all.
+    """Write chunks, at least one, in the format of the suffix; returns the number of rows.
 
-    Raises `UserError` where it cannot be written.
+    The file is complete or absent. Raises `UserError` if it cannot be written.
     """
     num_rows = 0
 
@@ -90,8 +86,8 @@ def _write_npz(path: Path, chunks: Iterator[Chunk]) -> None:
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    words = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
-    np.lib.format.write_array_header_1_0(file, words)
+    header = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _write_h5(path: Path, chunks: Iterator[Chunk]) -> None:

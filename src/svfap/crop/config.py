@@ -1,0 +1,53 @@
+"""Settings of `svfap crop`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svfap.errors import UserError
+from svfap.faces.config import Border, DetectorName, FaceCropConfig, FaceSettings, TrackConfig
+from svfap.settings import JobSettings, SourceSettings, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig(FaceSettings, SourceSettings, JobSettings):
+    """How faces are cut out of videos.
+
+    Raises `UserError` for values out of range and for a missing file.
+    """
+
+    out: Path
+    """Folder that clips/ and manifest.csv are written into."""
+    faces: DetectorName = "auto"
+    """Face detector; auto: YuNet if its model file is available, else Haar."""
+    fps: float | None = None
+    """Frame rate of the clips; frames are dropped or repeated as needed; default: the video's own."""
+    min_track_s: float = 0.5
+    """Drop faces that are tracked for less than this many seconds."""
+    max_clip_s: float = 10.0
+    """Split tracks longer than this into several clips; a remainder shorter than min_track_s stays with the clip before."""
+    largest: bool = False
+    """Keep one track per video: the one with the largest sum of box areas over its frames."""
+    gop: int = 10
+    """Maximum number of frames between keyframes; a small number makes random access fast."""
+    size_px: int = 224
+    """Side of the clips in pixels."""
+    border: Border = "replicate"
+    """What fills a crop beyond the edge of the frame: the edge pixels repeated (replicate) or mirrored (reflect)."""
+
+    def __post_init__(self) -> None:
+        FaceSettings.__post_init__(self)  # checks cropping() and tracking()
+        JobSettings.__post_init__(self)
+        require(self, 1, "gop")
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise UserError(f"fps={self.fps:g}: must be above 0 and at most 1000")
+        if not self.max_clip_s >= self.min_track_s:
+            raise UserError(f"max_clip_s={self.max_clip_s:g}: must be at least min_track_s={self.min_track_s:g}")
+
+    def cropping(self, **more: Any) -> FaceCropConfig:
+        return super().cropping(size_px=self.size_px, border=self.border, **more)
+
+    def tracking(self, **more: Any) -> TrackConfig:
+        return super().tracking(min_track_s=self.min_track_s, **more)

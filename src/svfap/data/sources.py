@@ -1,0 +1,102 @@
+"""Lists of videos: files, folders, images, folders of frames, and manifests whose columns come along."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from svfap.data.manifest import BOX_COLUMNS, SPAN_COLUMNS, Manifest, read_whole_manifest
+from svfap.errors import UserError
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg"),
+    *(".mts", ".m2ts", ".ts", ".vob", ".3gp", ".ogv", ".mxf"),
+)
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+MANIFEST_SUFFIXES = (".csv", ".txt")
+
+
+class Sources(NamedTuple):
+    """Samples without labels, with absolute paths, and as many rows of columns.
+
+    columns: `path` as the user wrote it, and every other column of the manifests, as text, '' where a source has none.
+    """
+
+    samples: Manifest
+    columns: pd.DataFrame
+
+
+def read_sources(
+    sources: str | Path | Sequence[str | Path],
+    *,
+    root: str | Path | None = None,
+    split: str | None = None,
+    skip: Path | None = None,
+) -> Sources:
+    """Collect the samples of one or several sources, in the order given.
+
+    A source is a video file, an image, a manifest (.csv, .txt), or a folder. A folder is searched for videos
+    (`VIDEO_SUFFIXES`) at any depth, in the order of their names, without hidden files; if it contains none, the images
+    directly in it are the frames of one video.
+
+    root, split: how manifests are read, as in `svfap.data.manifest.read_manifest`. skip: a folder that is not searched.
+    Raises `UserError` for a source that does not exist, a folder without videos and images, a sample that is given
+    twice, and root or split without a manifest.
+    """
+    sources = [sources] if isinstance(sources, str | Path) else sources
+    if not sources:
+        raise UserError("no videos are given")
+    manifests = [source for source in sources if _is_manifest(Path(source))]
+    if not manifests and (root is not None or split is not None):
+        raise UserError("root and split are for manifests, and none is given")
+    tables, columns = [], []
+    for source in sources:
+        if source in manifests:
+            manifest, text = read_whole_manifest(source, root=root, split=split)
+            tables.append(manifest.table.assign(path=[str(manifest.root / path) for path in text["path"]]))
+        else:
+            text = pd.DataFrame({"path": _videos_of(Path(source), skip)})
+            tables.append(text)
+        columns.append(text)
+    table = pd.concat(tables, ignore_index=True)
+    table["path"] = table["path"].map(os.path.abspath)
+    table = table[[name for name in ("path", *SPAN_COLUMNS, *BOX_COLUMNS) if name in table]]
+    repeated = table.duplicated().to_numpy()
+    if repeated.any():
+        raise UserError(f"{table['path'][repeated].iloc[0]}: comes twice; give every video or sample once")
+    return Sources(Manifest(Path(sources[0]), Path(), table), pd.concat(columns, ignore_index=True).fillna(""))
+
+
+def _is_manifest(source: Path) -> bool:
+    return source.suffix.lower() in MANIFEST_SUFFIXES and not source.is_dir()
+
+
+def _videos_of(source: Path, skip: Path | None) -> list[str]:
+    """Paths of the videos of a source that is not a manifest, at least one."""
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder")
+    if not source.is_dir():
+        return [str(source)]
+    videos = [str(path) for path in _find_videos(source, skip)]
+    if not videos and any(_has_suffix(name, PICTURE_SUFFIXES) for name in os.listdir(source)):
+        return [str(source)]
+    if not videos:
+        raise UserError(
+            f"{source}: holds no videos ({', '.join(VIDEO_SUFFIXES)}) and no images that could be its frames"
+        )
+    return videos
+
+
+def _find_videos(folder: Path, skip: Path | None) -> Iterator[Path]:
+    skipped = None if skip is None else os.path.abspath(skip)
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if os.path.abspath(Path(place, name)) != skipped)
+        yield from (Path(place, name) for name in sorted(names) if _has_suffix(name, VIDEO_SUFFIXES))
+
+
+def _has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes) and not name.startswith(".")

@@ -1,0 +1,53 @@
+"""Settings of `svfap extract`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from svfap.errors import UserError
+from svfap.settings import DeviceSettings, JobSettings, SourceSettings, require
+
+Per = Literal["window", "video"]
+Pool = Literal["mean", "none"]
+TABLE_SUFFIXES = (".parquet", ".npz", ".h5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig(DeviceSettings, SourceSettings, JobSettings):
+    """How features are extracted.
+
+    Raises `UserError` for values that are out of range or do not go together.
+    """
+
+    model: str
+    """Run or model folder, or Hub name, of a pre-trained, fine-tuned or converted model; see random_weights."""
+    out: Path | None = None
+    """Table to write: .parquet, .npz or .h5; default: features.parquet for the command, in memory for the Python function."""
+    per: Per = "window"
+    """A row for each window, or for each video: the mean of its windows."""
+    pool: Pool = "mean"
+    """mean: average over all tokens of a window; none: a row for each time step of the encoder's output."""
+    hop_s: float | None = None
+    """Seconds from one window to the next; default: the length of a window, so that windows do not overlap."""
+    random_weights: bool = False
+    """Accept the name of a preset as the model, with random weights, as a baseline."""
+    num_gpus: float = 0.0
+    """GPUs, or a fraction of one, that each Ray task reserves."""
+
+    def __post_init__(self) -> None:
+        DeviceSettings.__post_init__(self)
+        JobSettings.__post_init__(self)
+        require(self, 0, "num_gpus")
+        for name, known in (("per", get_args(Per)), ("pool", get_args(Pool))):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")
+        if self.per == "video" and self.pool == "none":
+            raise UserError("pool=none with per=video: a video's time steps are those of its windows; use per=window")
+        if self.hop_s is not None and not self.hop_s > 0:
+            raise UserError(f"hop_s={self.hop_s}: must be more than 0 seconds")
+        if self.out is not None and self.out.suffix not in TABLE_SUFFIXES:
+            raise UserError(f"out={self.out}: the suffix must be one of {', '.join(TABLE_SUFFIXES)}")
+        if self.out is not None and self.out.is_dir():
+            raise UserError(f"out={self.out}: is a folder; give the name of a file")
