@@ -236,7 +236,7 @@ def test_a_restart_does_what_is_left_and_nothing_else(tmp_path, worked_on, capsy
     assert main(["crop", str(videos), "--out", str(out), *FLAGS]) == 0
     assert worked_on == []
     assert main(["crop", str(videos), "--out", str(out), *FLAGS, "--fps", "10"]) == 1
-    assert "holds results of other settings (fps was None, is 10.0)" in capsys.readouterr().err
+    assert "was made with other settings (fps: None then, 10.0 now)" in capsys.readouterr().err
 
 
 def test_a_run_that_breaks_off_leaves_nothing_that_looks_finished(tmp_path, monkeypatch):

@@ -364,7 +364,7 @@ def test_a_run_that_was_broken_off_goes_on(folder, saved, tmp_path, monkeypatch)
         to_file(*arguments)
     assert [file.name for file in tmp_path.iterdir()] == ["x.parquet.parts"]
     with pytest.raises(
-        UserError, match=r"x\.parquet\.parts: holds results of other settings \(hop_s was None, is 0\.4\)"
+        UserError, match=r"x\.parquet\.parts: was made with other settings \(hop_s: None then, 0\.4 now\)"
     ):
         to_file(*arguments, hop_s=0.4)
     to_file(*arguments)

@@ -20,7 +20,7 @@ from svfap.evaluate.results import paper_numbers, results_caption, results_table
 from svfap.files import make_folder, write_atomically
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune
-from svfap.train.parallel import run_side_by_side, visible_gpus
+from svfap.train.parallel import run_parallel, visible_gpus
 from svfap.train.resolve import resolve
 from svfap.view.tables import write_table
 from svfap.weights.folder import load_model
@@ -83,7 +83,7 @@ def finetune_folds(config: FinetuneConfig, resume: bool = False, parallel: int |
         resolve(one)  # a mistake shows now, not when its fold's turn comes
     make_folder(out)
     _remember(out, config.dataset, config.preset)
-    finished = run_side_by_side(run_fold, configs, parallel, gpus) if parallel > 1 else _one_by_one(configs)
+    finished = run_parallel(run_fold, configs, parallel, gpus) if parallel > 1 else _one_by_one(configs)
     if not finished:
         done = sum(_is_evaluated(folders[fold.name] / "evaluation", fold) for fold in dataset.folds)
         console.print(f"stopped: {done} of {len(folders)} folds are finished in {out}; the same command with --resume "
