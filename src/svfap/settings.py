@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from svfap.errors import UserError
-
-Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,7 @@ class SourceSettings:
 class JobSettings:
     """How work on many files is distributed."""
 
-    engine: Engine = "local"
+    engine: Literal["local", "ray"] = "local"
     """local: this machine; ray: the Ray cluster of RAY_ADDRESS (extra `ray`), whose machines share the files."""
     num_workers: int = 0
     """Files processed in parallel, one process each; 0: in this process, or all processors of the Ray cluster."""
@@ -51,8 +49,8 @@ class JobSettings:
     """Give up on a file after this many seconds and report it as failed; default: no limit."""
 
     def __post_init__(self) -> None:
-        if self.engine not in get_args(Engine):
-            raise UserError(f"engine={self.engine!r}: must be one of {', '.join(get_args(Engine))}")
+        if self.engine not in ("local", "ray"):
+            raise UserError(f"engine={self.engine!r}: must be local or ray")
         require(self, 0, "num_workers", "num_gpus")
         if self.num_gpus and self.engine != "ray":
             raise UserError(f"num_gpus={self.num_gpus:g}: is what a Ray task reserves; use it with engine=ray only")
