@@ -1,9 +1,9 @@
-"""What finding faces costs: milliseconds a frame of decoding, detecting, following and cropping, for both detectors.
+"""Cost of face tracking: milliseconds per frame of decoding, detection, tracking and cropping, for both detectors.
 
     python benchmarks/faces.py --clip ../shared/clips/single_face.mp4 --face_model ../shared/models/yunet_n_640_640.onnx
 
-The clip is scaled to each size. All on one core; processor time counts, which other work on the machine changes little.
-Detection is given for each run of the detector; "x real time" counts all stages with about eight runs a second.
+The clip is scaled to each size. Processor time on one core is measured, on which other work has little influence. Detection
+is given per run of the detector; "x real time" includes all stages, with about eight runs per second.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", type=Path, required=True, help="a video of one face")
     parser.add_argument("--face_model", type=Path, help="YuNet's .onnx file; default: as `svfap predict` finds it")
-    parser.add_argument("--frames", type=int, default=60, help="of the clip; all are held in memory")
-    parser.add_argument("--quick", action="store_true", help="ten frames at 360p: shows that the script works")
+    parser.add_argument("--frames", type=int, default=60, help="frames of the clip; all are kept in memory")
+    parser.add_argument("--quick", action="store_true", help="ten frames at 360p: a test of the script")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -67,7 +67,7 @@ def main() -> None:
                 "decode",
                 "detect, a run",
                 "runs",
-                "follow",
+                "track",
                 "crop, a face",
                 "all, a frame",
                 "x real time",

@@ -1,9 +1,9 @@
-"""How fast `svfap predict` goes from a video with one face to its table, by stage; and its memory against length.
+"""Speed of `svfap predict` on a video of one face, by stage, and its peak memory by length of the video.
 
     python benchmarks/predict.py --clip ../shared/clips/d10.mp4 --face_model ../shared/models/yunet_n_640_640.onnx
 
-The clip's picture stands in the middle of a frame of each size. Stages are measured alone, one after the other; end to end
-they run side by side. "x real time": seconds of video per second. Weights are random, which costs the same.
+The clip is shown in the middle of a frame of each size. Stages are measured one after the other; end to end they run in
+parallel. "x real time": seconds of video per second. Weights are random, which does not change the cost.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from svfap.prepare import get_dataset
+from svfap.prepare.config import PrepareConfig
+from svfap.prepare.dataset import get_dataset
 from svfap.prepare.write import prepare
 
 
@@ -50,7 +51,7 @@ def child(dataset: str, root: Path) -> None:
 def measure(name: str, root: Path) -> None:
     """Prepare and print one row; peak memory is the process's, growth that since before the preparation."""
     before, start = peak(), time.perf_counter()
-    dataset = prepare(get_dataset(name), root, root.with_suffix(".out"))
+    dataset = prepare(name, PrepareConfig(root=root, out=root.with_suffix(".out")))
     took = time.perf_counter() - start
     number = sum(dataset.counts.values())
     print(

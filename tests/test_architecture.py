@@ -21,19 +21,19 @@ LEAVES = {
 }  # modules of no folder: anybody may use them
 MAY_IMPORT = {
     "model": set(),
-    "weights": {"model"},
+    "weights": {"model", "data", "prepare"},
     "data": set(),
     "prepare": {"data"},
     "synth": {"data"},
     "jobs": set(),
     "faces": set(),
-    "view": {"data", "evaluate"},
+    "view": {"evaluate"},
     "evaluate": {"model", "weights", "data"},
     "train": {"model", "weights", "data", "evaluate", "view"},
     "crop": {"data", "faces", "jobs", "predict"},
     "predict": {"model", "weights", "data", "faces", "view"},
     "features": {"model", "weights", "data", "jobs", "predict"},
-    "report": {"model", "weights", "data", "evaluate", "train", "predict", "view"},
+    "report": {"model", "weights", "data", "evaluate", "train", "view"},
     "experiments": {"model", "weights", "data", "synth", "evaluate", "train", "predict", "view"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

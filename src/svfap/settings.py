@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,3 +83,13 @@ def require_fraction(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"{name}={value}: must be from 0 to 1")
+
+
+def require_model(model: str) -> None:
+    """Raise `UserError` unless `model` is an existing path or may be a repository on the Hub (owner/name).
+
+    A name whose parent is a local folder is a path: a typing error in it is reported without asking the Hub.
+    """
+    path = Path(model)
+    if not path.exists() and (path.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", model)):
+        raise UserError(f"model={model}: no such folder")

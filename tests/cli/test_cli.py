@@ -283,7 +283,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("svfap.report.info.preset_table", interrupted)
+    monkeypatch.setattr("svfap.weights.info.preset_table", interrupted)
     assert main(["info"]) == 130
     assert capsys.readouterr().err == "svfap info: interrupted\n"
 
@@ -484,7 +484,7 @@ def test_settings_that_are_missing_or_of_the_wrong_kind(faces, video, finetuned,
     table = tmp_path / "table.csv"
     assert "hop_s=-1.0" in fails(*predict, table, "--hop_s", -1)
     assert "batch_size=0" in fails(*predict, table, "--batch_size", 0)
-    assert "precision='fp8' is none of auto" in fails(*predict, table, "--precision", "fp8")
+    assert '"precision": Expected' in fails(*predict, table, "--precision", "fp8", status=2)
     assert "device=abacus" in fails(*predict, table, "--device", "abacus")
     assert not table.exists()
 

@@ -24,7 +24,7 @@ NAMES = ["neutral", "happy", EVIL]
 ONE = np.array([[0.7, 0.2, 0.1], [0.1, 0.85, 0.05], [0.3, 0.3, 0.4], [0.25, 0.5, 0.25]])
 NUM_FRAMES, SPIKE = 20_000, 12_345
 
-# Before the page's own script: note whatever goes wrong. In virtual time the browser gives frames when it likes.
+# Runs before the page's script: records every error. Virtual time does not promise animation frames, hence the timer.
 WATCH = """
 window.requestAnimationFrame = draw => setTimeout(draw, 16);
 window.faults = [];
@@ -32,7 +32,7 @@ window.onerror = message => faults.push(String(message));
 console.error = console.warn = (...words) => faults.push(words.join(" "));
 document.addEventListener("securitypolicyviolation", event => faults.push(event.violatedDirective + " " + event.blockedURI));
 """
-# After it: do what a reader does, and write down what is seen.
+# Runs after it: acts as a reader does and records what the page shows.
 PROBE = """
 window.addEventListener("load", async () => {
   const seen = {}, rest = () => new Promise(done => setTimeout(done, 300));

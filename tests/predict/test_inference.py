@@ -12,15 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from plain_windows import window_indices
 
 import svfap
-from svfap.data.clips import window_indices
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
 from svfap.model.base import Model
+from svfap.predict.config import ReconstructConfig
 from svfap.predict.predictor import Predictor
 from svfap.predict.reader import DECODED_AHEAD
-from svfap.predict.reconstruct import reconstruct
+from svfap.predict.reconstruct import reconstruct, reconstruct_video
 from svfap.predict.windows import iter_windows
 
 LABELS = ("joy", "anger", "calm")
@@ -302,7 +303,7 @@ def hidden_pixels(shown: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("ratio", "num_hidden"), [(None, 14), (0.5, 8), (0.07, 1), (0.95, 15)])
 def test_hidden_patches_are_grey_and_visible_pixels_stay(video, autoencoder, ratio, num_hidden):
-    result = reconstruct(video, autoencoder, ratio, seed=3)
+    result = reconstruct_video(video, autoencoder, ratio, seed=3)
     with open_video(video) as source:
         frames = source.read(np.clip(np.linspace(9, 41, 16), 9, 40).astype(int))  # the middle 32 of 50 frames
     expected = prepared(frames)[0].permute(1, 2, 3, 0).numpy() * STD + MEAN
@@ -319,7 +320,7 @@ def test_hidden_patches_are_grey_and_visible_pixels_stay(video, autoencoder, rat
 
 
 def test_the_seed_alone_says_what_is_hidden(video, autoencoder):
-    first, again, other = (reconstruct(video, autoencoder, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (reconstruct_video(video, autoencoder, seed=seed) for seed in (1, 1, 2))
     for name in ("original", "masked", "reconstruction"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
     assert first.loss == again.loss != other.loss
@@ -332,7 +333,7 @@ def test_the_loss_is_the_error_on_hidden_tubelets(folder, autoencoder):
     for parameter in still.decoder.head.parameters():
         torch.nn.init.zeros_(parameter)
     write_video(folder / "loss.mp4", pictures(16, 32, 32), 25)
-    result = reconstruct(folder / "loss.mp4", still)
+    result = reconstruct_video(folder / "loss.mp4", still)
     assert result.loss == pytest.approx(1.0, abs=0.02)
     hidden = hidden_pixels(result.masked)
     tubelets = result.reconstruction.reshape(8, 2, 4, 8, 4, 8, 3).astype(int)
@@ -344,7 +345,7 @@ def test_the_loss_is_the_error_on_hidden_tubelets(folder, autoencoder):
 def test_short_videos_and_images_can_be_reconstructed(short, folder, autoencoder):
     cv2.imwrite(str(folder / "one.png"), pictures(1)[0])
     for path in (short, folder / "one.png"):
-        result = reconstruct(path, autoencoder)
+        result = reconstruct_video(path, autoencoder)
         assert result.reconstruction.shape == (16, 32, 32, 3)
         assert np.isfinite(result.loss)
     np.testing.assert_array_equal(result.original, result.original[:1].repeat(16, 0))
@@ -352,10 +353,30 @@ def test_short_videos_and_images_can_be_reconstructed(short, folder, autoencoder
 
 @pytest.mark.parametrize("ratio", [0.0, 0.05, 1.0, 1.5, -0.2])
 def test_a_ratio_that_hides_nothing_or_all_is_refused(video, autoencoder, ratio):
-    with pytest.raises(UserError, match=f"ratio={ratio} hides no or all 16 positions"):
-        reconstruct(video, autoencoder, ratio)
+    with pytest.raises(UserError, match=f"mask_ratio={ratio}: masks none or all of the 16 positions"):
+        reconstruct_video(video, autoencoder, ratio)
 
 
 def test_reconstruction_needs_a_pretraining_model(video):
     with pytest.raises(UserError, match="is for classification; reconstruction needs a pre-training model"):
-        reconstruct(video, model())
+        reconstruct_video(video, model())
+
+
+def test_reconstruct_returns_what_it_writes(video, autoencoder, tmp_path):
+    autoencoder.save_pretrained(tmp_path / "model")
+    config = {"model": str(tmp_path / "model"), "mask_ratio": 0.5, "seed": 1}
+    result = reconstruct(video, ReconstructConfig(out=tmp_path / "out", **config))
+    assert result.written == (tmp_path / "out" / "reconstruction.png", tmp_path / "out" / "reconstruction.mp4")
+    assert all(path.stat().st_size > 1000 for path in result.written)
+    silent = reconstruct(video, ReconstructConfig(out=None, **config))
+    assert silent.written == ()
+    np.testing.assert_array_equal(silent.masked, result.masked)
+    assert result.loss == reconstruct_video(video, autoencoder, 0.5, 1).loss
+
+
+def test_reconstruct_settings_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").write_text("")
+    for words, message in (({"mask_ratio": 1.5}, "mask_ratio=1.5: must be from 0 to 1"),
+                           ({"out": tmp_path / "file"}, "is a file; give the name of a folder")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            ReconstructConfig(model="m", **words)

@@ -15,7 +15,7 @@ from svfap.cli import main
 from svfap.data.video import open_video
 from svfap.errors import UserError
 from svfap.predict import predictor
-from svfap.predict.draw import DARKEN, Painter, Reading
+from svfap.predict.draw import DARKEN, FaceValues, Painter
 from svfap.predict.overlay import write_overlay
 from svfap.predict.predictor import Predictor
 
@@ -88,7 +88,7 @@ def test_no_sound_and_sound_that_players_do_not_know(sound, predict, tmp_path):
 def test_bars_are_as_long_as_values_and_text_stands_on_dark_ground():
     painter = Painter(400, 600, LABELS, COLORS, (0.0, 1.0))
     white = np.full((400, 600, 3), 255, np.uint8)
-    drawn = painter.paint(white, [Reading(3, (50.0, 60.0, 100.0, 120.0), np.array([0.5, 0.25, 0.125]))])
+    drawn = painter.paint(white, [FaceValues(3, (50.0, 60.0, 100.0, 120.0), np.array([0.5, 0.25, 0.125]))])
     assert (white == 255).all()  # a copy was drawn into
     lengths = [near(drawn[:, 160:], rgb, 1).any(axis=0).sum() for rgb in (BLUE, (0xE6, 0x9F, 0), (0, 0x9E, 0x73))]
     assert lengths[0] == pytest.approx(2 * lengths[1], abs=1) and lengths[0] == pytest.approx(4 * lengths[2], abs=3)
@@ -102,7 +102,7 @@ def test_bars_are_as_long_as_values_and_text_stands_on_dark_ground():
 def test_negative_values_grow_to_the_left_of_the_middle():
     painter = Painter(400, 600, ["valence", "arousal"], COLORS, (-1.0, 1.0))
     black = np.zeros((400, 600, 3), np.uint8)
-    drawn = painter.paint(black, [Reading(0, None, np.array([-0.5, 0.5]))])
+    drawn = painter.paint(black, [FaceValues(0, None, np.array([-0.5, 0.5]))])
     left, right = (np.flatnonzero(near(drawn, rgb, 1).any(axis=0)) for rgb in (BLUE, (0xE6, 0x9F, 0)))
     assert left.max() < right.min() <= left.max() + 3
     assert len(left) == pytest.approx(len(right), abs=1)
@@ -112,7 +112,7 @@ def test_panels_hide_no_other_face():
     painter = Painter(400, 600, LABELS, COLORS, (0.0, 1.0))
     grey = np.full((400, 600, 3), 128, np.uint8)
     boxes = [(100.0, 150.0, 80.0, 80.0), (200.0, 150.0, 80.0, 80.0), (480.0, 10.0, 100.0, 100.0)]
-    drawn = painter.paint(grey, [Reading(k + 1, box, np.array([0.5, 0.3, 0.2])) for k, box in enumerate(boxes)])
+    drawn = painter.paint(grey, [FaceValues(k + 1, box, np.array([0.5, 0.3, 0.2])) for k, box in enumerate(boxes)])
     for x, y, w, h in boxes:
         inside = drawn[int(y) + 4 : int(y + h) - 4, int(x) + 4 : int(x + w) - 4]
         assert (inside == 128).mean() > 0.95
@@ -122,7 +122,7 @@ def test_panels_hide_no_other_face():
 def test_pictures_of_any_size(size):
     painter = Painter(*size, LABELS, COLORS, (0.0, 1.0))
     box = (-5.0, -5.0, size[1] * 2.0, size[0] * 2.0)
-    drawn = painter.paint(np.zeros((*size, 3), np.uint8), [Reading(1, box, np.array([0.5, 0.3, 0.2]))])
+    drawn = painter.paint(np.zeros((*size, 3), np.uint8), [FaceValues(1, box, np.array([0.5, 0.3, 0.2]))])
     assert drawn.shape == (*size, 3)
 
 
@@ -158,9 +158,9 @@ def test_the_video_itself_is_never_overwritten(predict, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["in.mp4", "--overlay", "out.gif"], "--overlay out.gif: the suffix must be one of .mp4, .mov, .mkv"),
-        (["rtsp://host/x", "--overlay", "out.mp4"], "--overlay: rtsp://host/x can be read only once"),
-        (["in.mp4", "--report", "page.pdf"], "--report page.pdf: the suffix must be one of .html"),
+        (["in.mp4", "--overlay", "out.gif"], "overlay=out.gif: the suffix must be one of .mp4, .mov, .mkv"),
+        (["rtsp://host/x", "--overlay", "out.mp4"], "overlay=out.mp4: rtsp://host/x can be read only once"),
+        (["in.mp4", "--report", "page.pdf"], "report=page.pdf: the suffix must be one of .html"),
     ],
 )
 def test_what_cannot_be_written_is_found_out_first(words, message, tmp_path, monkeypatch, capsys):

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from plain_windows import window_indices
 from spots import LABELS, SIDE, SIZE, Spots, film, frames, model
 
 from svfap.cli import main
-from svfap.data.clips import window_indices
 from svfap.data.video import VideoError, open_video
 from svfap.errors import UserError
 from svfap.faces.config import FaceCropConfig, TrackConfig
@@ -30,8 +30,8 @@ from svfap.predict import predictor
 from svfap.predict import reader as pipeline
 from svfap.predict.predictor import Ended, Predictor
 from svfap.predict.reader import Reader, prefetched
-from svfap.predict.table import RowWriter
-from svfap.predict.timeline import runs_of
+from svfap.predict.table import TableWriter
+from svfap.predict.timeline import Timeline
 from svfap.predict.windows import iter_face_windows
 
 COLUMNS = [
@@ -185,7 +185,7 @@ def test_rows_are_the_model_on_the_crops_of_each_track(one, hop_s, hop, batch_si
     assert first[["box_x", "box_y", "box_w", "box_h"]].tolist() == pytest.approx([10 + 4, 20, SIDE, SIDE], abs=1.5)
     gap = (table["end_s"] > 1.7) & (table["start_s"] < 3.1)
     assert not gap.any()  # nobody was there from 1.6 to 3.2 s
-    assert len(runs_of(table.drop(columns="track"))) == 2
+    assert len(Timeline.of_table(table, predict().values).pieces) == 2
 
 
 def test_two_faces_have_rows_of_their_own(folder):
@@ -325,7 +325,7 @@ def server(content: bytes) -> Iterator[str]:
 def test_a_stream_that_never_answers_is_given_up():
     with server(b"") as address, pytest.raises(VideoError) as error:
         predict(timeout_s=0.5)(address)
-    assert str(error.value) == f"{address}: sent nothing for 0.5 s and was given up (--timeout_s)"
+    assert str(error.value) == f"{address}: no data for 0.5 s (timeout_s)"
 
 
 def test_a_stream_that_stalls_keeps_its_rows(folder, tmp_path, cli, capsys):
@@ -333,7 +333,7 @@ def test_a_stream_that_stalls_keeps_its_rows(folder, tmp_path, cli, capsys):
     with server(whole.read_bytes()) as address:
         assert cli(address, "--out", tmp_path / "live.csv", "--timeout_s", 1) == 1
     printed = capsys.readouterr().err
-    assert f"svfap predict: error: {address}: sent nothing for 1 s and was given up (--timeout_s)\n" in printed
+    assert f"svfap predict: error: {address}: no data for 1 s (timeout_s)\n" in printed
     assert "Traceback" not in printed
     table = pd.read_csv(tmp_path / "live.csv")
     assert set(table["video"]) == {address}
@@ -391,24 +391,24 @@ def test_a_broken_off_run_keeps_its_rows_and_goes_on(suffix, one, folder, tmp_pa
     part = (tmp_path / f"out{suffix}.part").read_text()
     assert part.count(str(videos[0])) >= 3 and str(one) in part
     assert not out.exists()
-    assert "--resume goes on" in capsys.readouterr().err
+    assert "continue with --resume" in capsys.readouterr().err
 
     monkeypatch.setattr(Predictor, "run", lambda self, names, f=None: (ran.append(names), real(self, names, f))[1])
     assert cli(*words, out) == 1
-    assert "holds the rows of a run that broke off" in capsys.readouterr().err
+    assert "holds the rows of an interrupted run; continue it with --resume" in capsys.readouterr().err
     assert cli(*words, out, "--resume", "--margin", 0.5) == 1
-    assert "was made with margin=0.3, not 0.5" in capsys.readouterr().err
+    assert "was made with other settings (margin: 0.3 then, 0.5 now)" in capsys.readouterr().err
     assert cli(*words, out, "--resume") == 0
     assert ran[-1] == [str(one), str(videos[1])]  # the first was finished
     read = {".csv": pd.read_csv, ".jsonl": lambda p: pd.read_json(p, lines=True), ".parquet": pd.read_parquet}[suffix]
     pd.testing.assert_frame_equal(read(out), read(tmp_path / f"whole{suffix}"), rtol=1e-4)
     assert not list(tmp_path.glob("*.part*"))
     assert cli(*words, out, "--resume") == 0
-    assert "is complete; there is nothing to go on with" in capsys.readouterr().err
+    assert "is complete; there is nothing to resume" in capsys.readouterr().err
 
 
 def test_rows_are_on_disk_as_they_come(tmp_path):
-    with RowWriter(tmp_path / "t.csv", ["video", "start_s", "joy"], {}) as writer:
+    with TableWriter(tmp_path / "t.csv", ["video", "start_s", "joy"], {}) as writer:
         writer.add('odd, "name".mp4', {"start_s": 0.1, "joy": 1 / 3})
         with open(tmp_path / "t.csv.part", newline="") as file:
             assert list(csv.reader(file))[1] == ['odd, "name".mp4', "0.1", repr(1 / 3)]
@@ -423,7 +423,7 @@ def test_rows_are_on_disk_as_they_come(tmp_path):
 def test_a_full_disk_keeps_the_rows_until_then(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with RowWriter(tmp_path / "t.jsonl", ["video", "joy"], {}) as writer:
+        with TableWriter(tmp_path / "t.jsonl", ["video", "joy"], {}) as writer:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
             with pytest.raises(UserError, match="cannot be written .*; the rows until then are kept"):
                 for number in range(1000):

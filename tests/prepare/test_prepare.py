@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
 import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import cv2
@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 from svfap.cli import main
-from svfap.cli.data import VERBS
-from svfap.cli.parser import Parser
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.prepared import read_dataset
 from svfap.data.targets import frame_targets
 from svfap.data.video import open_video
 from svfap.errors import UserError
-from svfap.prepare import NAMES, ferv39k, get_dataset
-from svfap.prepare.dataset import Dataset, Part, Row, Settings
+from svfap.prepare import ferv39k
+from svfap.prepare.config import PrepareConfig
+from svfap.prepare.dataset import NAMES, ClipRow, Dataset, Part, get_dataset
+from svfap.prepare.folder import FolderConfig
 from svfap.prepare.write import is_complete, prepare
 
 
@@ -45,20 +45,9 @@ def make_folders(folder: Path, names: list[str], make: Callable[[str], None] = o
         make(f"{folder}/{name}")
 
 
-@cache
-def parser() -> Parser:
-    parser = Parser(prog="svfap prepare")
-    VERBS["prepare"].arguments(parser)
-    return parser
-
-
 def run(*words: object) -> int:
-    """What `svfap prepare` does, without building the parsers of all verbs each time."""
-    try:
-        return VERBS["prepare"].run(parser().parse_args(list(map(str, words)))) or 0
-    except UserError as error:
-        print(f"svfap prepare: error: {error}", file=sys.stderr)
-        return 1
+    """The exit status of `svfap prepare`."""
+    return main(["prepare", *map(str, words)])
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:
@@ -127,7 +116,7 @@ def test_dfew_every_row(tmp_path, capsys):
         assert video.num_frames == 3 and video.read([2]).mean() > 90
     assert dataset.notes["validation"] == "none" and dataset.notes["missing"] == 0
     assert dataset.notes["count_mismatch"]["fold_1_test"] == {"official": 2341, "found": 8}
-    assert "fold_1_test has 8 clips and officially 2,341" in capsys.readouterr().err
+    assert "fold_1_test has 8 clips; the official number is 2,341" in capsys.readouterr().err
 
 
 def test_dfew_frames_of_the_authors(tmp_path):
@@ -257,7 +246,42 @@ def test_help_lists_the_datasets(capsys):
 
 def test_a_root_that_is_no_folder(tmp_path, capsys):
     assert run("mafw", "--root", tmp_path / "none", "--out", tmp_path / "out") == 1
-    assert f"--root {tmp_path / 'none'}: is not a folder; give the folder of MAFW" in capsys.readouterr().err
+    assert (
+        f"root={tmp_path / 'none'}: is not a folder; give the folder of the dataset's release"
+        in capsys.readouterr().err
+    )
+
+
+def test_settings_are_those_of_the_dataset(tmp_path):
+    root = small_dfew(tmp_path / "in")
+    prepared = prepare("dfew", PrepareConfig(root=root, out=tmp_path / "out"))
+    assert prepared.counts["fold_1_test"] == 8 and read_dataset(tmp_path / "out").name == "dfew"
+    with pytest.raises(TypeError, match="dfew takes DfewConfig, not FolderConfig"):
+        prepare("dfew", FolderConfig(root=root, out=tmp_path / "out2"))
+    with pytest.raises(UserError, match="dataset=dfw: is none of dfew, "):
+        prepare("dfw", PrepareConfig(root=root, out=tmp_path / "out2"))
+
+
+def test_settings_come_from_a_file_and_flags_override_it(tmp_path):
+    root = small_dfew(tmp_path / "in")
+    text = f"root: {root}\nout: {tmp_path / 'out'}\nvalidation: none\nallow_missing: true\nseed: 3\n"
+    write(tmp_path / "dfew.yaml", text)
+    assert run("dfew", "--config", tmp_path / "dfew.yaml", "--validation", "stratified") == 0
+    assert read_dataset(tmp_path / "out").notes["validation"] == "stratified: 0.1 of training, seed 3"
+
+
+def test_a_flag_alone_sets_a_boolean(tmp_path):
+    root = small_dfew(tmp_path / "in")
+    assert run("dfew", "--allow_missing", "--root", root, "--out", tmp_path / "out") == 0
+    assert run("dfew", "--allow_missing", "false", "--root", root, "--out", tmp_path / "out") == 1
+
+
+@pytest.mark.parametrize("words", [(), ("dfew",), ("folder",)])
+def test_help_needs_no_numpy(words):
+    code = f"import sys; from svfap.cli import main\ntry: main(['prepare', *{words}, '--help'])\n"
+    code += "finally: print(sorted({'numpy', 'pandas', 'torch', 'sklearn', 'cv2'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_another_dataset_is_not_overwritten(tmp_path, capsys):
@@ -281,15 +305,22 @@ def test_a_preparation_that_breaks_off_is_not_taken_for_whole(tmp_path):
         read_dataset(out)
 
 
+def config(folder: Path, **settings: object) -> PrepareConfig:
+    return PrepareConfig(root=folder, out=folder / "out", **settings)
+
+
 def fake(parts: list[Part], **words: object) -> Dataset:
     texts = dict.fromkeys(("summary", "source", "licence", "layout", "protocol", "checked"), "")
     return Dataset("fake", "Fake", **texts, read=lambda release: parts, **({"label_names": ("a", "b")} | words))
 
 
 def test_clips_listed_twice_in_a_fold_are_left_out_and_listed(tmp_path):
-    train = [Row(f"{n}.mp4", "ab"[n % 2]) for n in range(10)]
-    parts = [Part("train", [*train, train[3]], on_disk=True), Part("test", [Row("x.mp4", "a"), train[4]], on_disk=True)]
-    prepared = prepare(fake(parts), tmp_path, tmp_path / "out", settings=Settings("none"))
+    train = [ClipRow(f"{n}.mp4", "ab"[n % 2]) for n in range(10)]
+    parts = [
+        Part("train", [*train, train[3]], on_disk=True),
+        Part("test", [ClipRow("x.mp4", "a"), train[4]], on_disk=True),
+    ]
+    prepared = prepare(fake(parts), config(tmp_path, validation="none"))
     assert prepared.counts == {"train": 10, "test": 1} and not is_complete(prepared)
     assert {row["path"]: row["why"] for row in rows_of(tmp_path / "out/repeated.csv")} == {
         "3.mp4": "listed again for train",
@@ -298,35 +329,35 @@ def test_clips_listed_twice_in_a_fold_are_left_out_and_listed(tmp_path):
 
 
 def test_a_clip_is_tested_in_one_fold_alone(tmp_path):
-    rows = [Row(f"{n}.mp4", "ab"[n % 2]) for n in range(6)]
+    rows = [ClipRow(f"{n}.mp4", "ab"[n % 2]) for n in range(6)]
     folds = {"1": rows[:3], "2": rows[2:]}  # 2.mp4 stands in the test lists of both
     parts = [
         Part(part, tested if part == "test" else [row for row in rows if row not in tested], fold, on_disk=True)
         for fold, tested in folds.items()
         for part in ("train", "test")
     ]
-    prepared = prepare(fake(parts), tmp_path, tmp_path / "out", settings=Settings("none"))
+    prepared = prepare(fake(parts), config(tmp_path, validation="none"))
     assert prepared.counts == {"fold_1_train": 3, "fold_1_test": 3, "fold_2_train": 2, "fold_2_test": 3}
     assert not is_complete(prepared)
     assert rows_of(tmp_path / "out/repeated.csv") == [{"path": "2.mp4", "why": "listed again for fold_2_test"}]
 
 
 def test_a_subject_on_both_sides_is_an_error(tmp_path):
-    rows = [Row(f"{n}.mp4", "a", subject=f"s{n % 4}") for n in range(12)]
+    rows = [ClipRow(f"{n}.mp4", "a", subject=f"s{n % 4}") for n in range(12)]
     parts = [Part("train", rows[:9], "1", True), Part("test", rows[9:], "1", True)]
     dataset = fake(parts, columns=("subject",), subject_independent=True)
-    with pytest.raises(UserError, match="fold_1_test: subject s1 stands in train too"):
-        prepare(dataset, tmp_path, tmp_path / "out", settings=Settings("none"))
+    with pytest.raises(UserError, match="fold_1_test: subject s1 is in train too"):
+        prepare(dataset, config(tmp_path, validation="none"))
     del parts[1]  # among training and validation it is a choice, and written down
-    prepared = prepare(dataset, tmp_path, tmp_path / "out", settings=Settings("stratified"))
+    prepared = prepare(dataset, config(tmp_path, validation="stratified"))
     assert prepared.notes["validation"] == "stratified: 0.1 of training, seed 0"
 
 
 def test_values_that_are_no_numbers_or_out_of_range_are_listed(tmp_path):
     values = [0.5, float("nan"), 1.5, 0.0, 1.0]
-    rows = [Row(f"{n}.mp4", values={"joy": value}) for n, value in enumerate(values)]
+    rows = [ClipRow(f"{n}.mp4", values={"joy": value}) for n, value in enumerate(values)]
     dataset = fake([Part("train", rows, on_disk=True)], task="regression", label_names=("joy",), label_range=(0.0, 1.0))
-    prepared = prepare(dataset, tmp_path, tmp_path / "out", settings=Settings("none"))
+    prepared = prepare(dataset, config(tmp_path, validation="none"))
     assert prepared.notes["unknown_label"] == 2 and prepared.label_range == (0.0, 1.0)
     found = manifests(tmp_path / "out")["1 train"]
     assert [(sample.key, sample.values) for sample in found] == [
@@ -374,13 +405,13 @@ def test_validation_by_subject_needs_subjects(tmp_path, capsys):
 
 
 def test_an_official_validation_part_is_kept(tmp_path):
-    rows = [Row(f"{n}.mp4", "ab"[n % 2]) for n in range(12)]
+    rows = [ClipRow(f"{n}.mp4", "ab"[n % 2]) for n in range(12)]
     parts = [
         Part("train", rows[:6], None, True),
         Part("val", rows[6:8], None, True),
         Part("test", rows[8:], None, True),
     ]
-    prepared = prepare(fake(parts, has_validation=True), tmp_path, tmp_path / "out")
+    prepared = prepare(fake(parts, has_validation=True), config(tmp_path))
     assert prepared.counts == {"train": 6, "val": 2, "test": 4} and prepared.notes["validation"] == "official"
     assert keys(manifests(tmp_path / "out")["1 val"]) == {"6.mp4", "7.mp4"}
 
@@ -547,11 +578,11 @@ def test_voxceleb2_every_row_and_the_clips_left_out(tmp_path, capsys):
 
 def test_unlabelled_clips_stream(tmp_path):
     """Held in memory, so many rows would take 10 MB."""
-    rows = (Row(f"{n:07d}.mp4", subject=f"id{n // 100}") for n in range(20_000))
+    rows = (ClipRow(f"{n:07d}.mp4", subject=f"id{n // 100}") for n in range(20_000))
     dataset = fake([Part("pretrain", rows, on_disk=True)], task="unlabelled", label_names=(), columns=("subject",))
     tracemalloc.start()
     try:
-        assert prepare(dataset, tmp_path, tmp_path / "out").counts == {"pretrain": 20_000}
+        assert prepare(dataset, config(tmp_path)).counts == {"pretrain": 20_000}
         assert tracemalloc.get_traced_memory()[1] < 2e6
     finally:
         tracemalloc.stop()
@@ -754,28 +785,31 @@ def test_folder_unlabelled(tmp_path):
     [
         (["--label_column", "Feeling"], "no column 'Feeling'; there are Clip, Emotion, V"),
         (["--label_column", "Emotion", "--split_column", "Who"], "column 'Who' holds 'P0'; use train, val, test"),
-        (["--label_column", "Emotion", "--value_columns", "[V]"], "one dataset has one task"),
+        (["--label_column", "Emotion", "--value_columns", "[V]"], "a dataset has one task"),
         (["--label_column", "Emotion", "--folds", "1"], "folds: give 2 or more"),
         (
             ["--label_column", "Emotion", "--folds", "13", "--subject_column", "Who"],
             "folds=13: there are only 12 subjects",
         ),
         (["--label_column", "Clip", "--folds", "3"], "folds=3: no class has that many clips, the largest 1"),
-        (["--label_column", "Emotion", "--label_names", "sad,sad,calm"], "label_names: a name stands twice"),
-        (["--value_columns", "V,V"], "value_columns: a name stands twice in V, V"),
+        (
+            ["--label_column", "Emotion", "--label_names", "sad,sad,calm"],
+            "label_names: contains a name twice (sad, sad, calm)",
+        ),
+        (["--value_columns", "V,V"], "value_columns: contains a name twice (V, V)"),
         (
             ["--frame_values_column", "Who"],
-            "frame_values_column: say what its files hold, with value_columns or label_",
+            "frame_values_column: name what its files contain, with value_columns or label_",
         ),
         (["--frame_values_column", "X", "--value_columns", "V"], "no column 'X'; there are Clip, Emotion, V"),
         (
             ["--frame_values_column", "Who", "--value_columns", "V", "--label_names", "sad,calm"],
-            "one dataset has one task",
+            "a dataset has one task",
         ),
         (["--value_columns", "V", "--label_names", "sad,calm"], "label_names: are the classes of label_column"),
         (["--label_column", "Emotion", "--test_fraction", "1"], "test_fraction=1.0: must be"),
         (["--value_columns", "[Who]"], "no clip of train (48 listed) can be used"),
-        (["--value_columns", "[start_s]"], "value_columns: 'start_s' has a meaning of its own"),
+        (["--value_columns", "[start_s]"], "value_columns: 'start_s' is reserved in manifests"),
     ],
 )
 def test_folder_mistakes(tmp_path, capsys, words, message):
@@ -789,4 +823,4 @@ def test_folder_without_classes(tmp_path, capsys):
     assert run("folder", "--root", tmp_path / "in", "--out", tmp_path / "out") == 1
     assert "looked for one folder of videos per class" in capsys.readouterr().err
     assert run("folder", "--root", tmp_path / "in", "--out", tmp_path / "out", "--label_column", "x") == 1
-    assert "label_column: columns come with a table" in capsys.readouterr().err
+    assert "label_column: names a column of a table" in capsys.readouterr().err

@@ -21,8 +21,9 @@ from svfap.data.manifest import read_manifest
 from svfap.data.prepared import PreparedDataset, read_dataset
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
-from svfap.prepare import get_dataset, werewolf_xl
+from svfap.prepare import werewolf_xl
 from svfap.prepare import write as writing
+from svfap.prepare.dataset import get_dataset
 from svfap.prepare.unpickle import read_pickle
 
 EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
@@ -40,8 +41,9 @@ def touch(root: Path, paths: Iterable[str]) -> None:
 def prepare(
     name: str, root: Path, *, validation: Literal["none", "auto"] = "none", whole: bool = True, **options: str
 ) -> PreparedDataset:
-    dataset, out = get_dataset(name), root.parent / "prepared"
-    prepared = writing.prepare(dataset, root, out, dataset.options(**options), writing.Settings(validation))
+    out = root.parent / "prepared"
+    config = get_dataset(name).config(root=root, out=out, validation=validation, **options)
+    prepared = writing.prepare(name, config)
     assert writing.is_complete(prepared) == whole
     return read_dataset(out)
 
@@ -85,9 +87,10 @@ def check_folds(dataset: PreparedDataset, subject: int) -> list[int]:
 
 def refused(name: str, root: Path, **options: str) -> str:
     """The one line that an unusable layout ends with."""
-    dataset, out = get_dataset(name), root.parent / "refused"
+    out = root.parent / "refused"
+    config = get_dataset(name).config(root=root, out=out, validation="none", **options)
     with pytest.raises(UserError) as caught:
-        writing.prepare(dataset, root, out, dataset.options(**options), writing.Settings("none"))
+        writing.prepare(name, config)
     assert str(caught.value).startswith(str(root)) and "\n" not in str(caught.value)
     assert not (out / "dataset.json").exists()
     return str(caught.value)
@@ -447,7 +450,7 @@ class TestAvcaffe:
         words = ["prepare", "avcaffe", "--root", str(tmp_path / "root"), "--out", str(tmp_path / "out")]
         assert main(words) == 1
         said, shown = (" ".join(text.split()) for text in reversed(capsys.readouterr()))
-        assert "warning: train has 3 subjects and officially 86" in said + shown
+        assert "warning: train has 3 subjects; the official number is 86" in said + shown
         assert "test subjects │ │ 2 │ 20" in said + shown
         assert main([*words, "--allow_missing", "true"]) == 0
         assert main([*words, "--target", "valence"]) == 1

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from reading import LABELS, NAMES, PREDICTED, RECORDS, WINDOWS, assert_self_contained, film, read_page
+from reading import LABELS, NAMES, PREDICTED, RECORDS, assert_self_contained, film, read_page
 
 from svfap.errors import UserError
 from svfap.evaluate.metrics import (
@@ -20,17 +20,16 @@ from svfap.evaluate.metrics import (
     regression_metrics,
     write_metrics,
 )
-from svfap.predict.figure import timeline
+from svfap.report import scores
 from svfap.report.run_report import run_report
 from svfap.report.runs import RUN_FILES
-from svfap.view import figures as draw
-from svfap.view.figures import base
+from svfap.view.figures.base import STYLE
 
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """Fewer pixels, for speed."""
-    monkeypatch.setattr(base, "DPI", 50)
+    monkeypatch.setitem(STYLE, "figure.dpi", 50)
 
 
 def fake_run(folder: Path, *, predicted=PREDICTED, num_expected: int = 8) -> Path:
@@ -52,8 +51,8 @@ def fake_run(folder: Path, *, predicted=PREDICTED, num_expected: int = 8) -> Pat
     table.to_csv(folder / "evaluation/predictions.csv", index=False)
     features = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     np.savez(folder / "evaluation/features.npz", features=features, paths=table["path"].to_numpy(str))
-    WINDOWS.assign(video="a.mp4").to_csv(folder / "prediction/affect.csv", index=False)
     clip = np.random.default_rng(0).integers(0, 255, (16, 16, 16, 3), dtype=np.uint8)
+    (folder / "prediction/affect.png").write_bytes(cv2.imencode(".png", clip[1])[1].tobytes())
     (folder / "reconstruction/reconstruction.png").write_bytes(cv2.imencode(".png", clip[0])[1].tobytes())
     film(folder / "reconstruction/reconstruction.mp4")
     return folder
@@ -62,7 +61,8 @@ def fake_run(folder: Path, *, predicted=PREDICTED, num_expected: int = 8) -> Pat
 def keep(folder: Path, *names: str) -> Path:
     """Leave these pieces of a run alone."""
     for name in set(RUN_FILES) - set(names):
-        (folder / RUN_FILES[name]).unlink(missing_ok=True)
+        for path in folder.glob(RUN_FILES[name]):
+            path.unlink()
     return folder
 
 
@@ -81,9 +81,11 @@ CAPTIONS = [
 def test_a_report_of_two_runs_shows_all_they_hold(tmp_path, monkeypatch):
     confusions, bars = [], []
     monkeypatch.setattr(
-        draw, "confusion_matrix", lambda c, names, f=draw.confusion_matrix: confusions.append((c, names)) or f(c, names)
+        scores,
+        "confusion_matrix",
+        lambda c, names, f=scores.confusion_matrix: confusions.append((c, names)) or f(c, names),
     )
-    monkeypatch.setattr(draw, "comparison_bars", lambda r, m, f=draw.comparison_bars: bars.append(r) or f(r, m))
+    monkeypatch.setattr(scores, "comparison_bars", lambda r, m, f=scores.comparison_bars: bars.append(r) or f(r, m))
     good = fake_run(tmp_path / "pretrained")
     poor = fake_run(tmp_path / "scratch", predicted=[0, 1, 2, 0, 1, 2, 0, 1], num_expected=10)
     run_report([good, poor, good], tmp_path / "out" / "report.html", "Demo")
@@ -107,7 +109,8 @@ def test_a_report_of_two_runs_shows_all_they_hold(tmp_path, monkeypatch):
     assert not any("different videos" in p for p in outline.texts["p"])
     assert outline.texts["figcaption"] == ["Classification on the test set", *CAPTIONS, *CAPTIONS]
     assert outline.texts["pre"] == ["preset: svfap_tiny\nnote: <b>bold</b>\n"] * 2
-    assert (good / "reconstruction/reconstruction.png").read_bytes() in outline.media("img")
+    for picture in ("prediction/affect.png", "reconstruction/reconstruction.png"):
+        assert (good / picture).read_bytes() in outline.media("img")
     assert outline.media("video")[0] == (good / "reconstruction/reconstruction.mp4").read_bytes()
     alts = [a["alt"] for t, a in outline.tags if t == "img"]
     assert "Recall by class: happy 75%, sad 100%, surprise 50%" in alts
@@ -140,9 +143,9 @@ def test_a_report_of_regression_shows_scores_per_clip_and_per_frame(tmp_path):
     _, outline = read_page(tmp_path / "report.html")
     cells = outline.texts["td"]
     assert f"{metrics['ccc']:.4f}" == cells[outline.texts["th"].index("CCC")]
-    for scores in (metrics, frames):
+    for expected in (metrics, frames):
         for name in names:
-            assert f"{scores['per_dimension'][name]['mae']:.4f}" in cells
+            assert f"{expected['per_dimension'][name]['mae']:.4f}" in cells
     assert any("set to 0: arousal" in p for p in outline.texts["p"])
     assert outline.texts["figcaption"] == ["Predictions over targets", "Bland–Altman: differences over means"]
     assert outline.texts["h3"][:2] == ["Scores", "Agreement"]
@@ -196,9 +199,9 @@ def folds_of(folder: Path, dataset: str = "dfew") -> Path:
 def test_a_folder_of_folds_is_one_run_whose_predictions_are_pooled(tmp_path, monkeypatch):
     confusions, bars = [], []
     monkeypatch.setattr(
-        draw, "confusion_matrix", lambda c, names, f=draw.confusion_matrix: confusions.append(c) or f(c, names)
+        scores, "confusion_matrix", lambda c, names, f=scores.confusion_matrix: confusions.append(c) or f(c, names)
     )
-    monkeypatch.setattr(draw, "comparison_bars", lambda r, m, f=draw.comparison_bars: bars.append(r) or f(r, m))
+    monkeypatch.setattr(scores, "comparison_bars", lambda r, m, f=scores.comparison_bars: bars.append(r) or f(r, m))
     folder = folds_of(tmp_path / "dfew")
     run_report([folder], tmp_path / "report.html")
     text, outline = read_page(tmp_path / "report.html")
@@ -270,16 +273,15 @@ def test_names_stay_text_whatever_they_look_like(tmp_path):
     assert verdicts == {f"{name}, given 60.0%; predicted: {name} (60.0%)" for name in names}
 
 
-def test_the_timeline_of_several_videos_is_that_of_the_first(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr("svfap.report.run_report.timeline", lambda table, f=timeline: drawn.append(table) or f(table))
-    folder = tmp_path / "run"
-    (folder / "prediction").mkdir(parents=True)
-    table = pd.DataFrame({"start_s": [0.0, 1.0], "end_s": [1.0, 2.0], "valence": [0.5, 0.75]})
-    both = pd.concat([table.assign(video=12), table.assign(video=13, valence=9.0)])  # folders of frames, by number
-    both[["video", "start_s", "end_s", "valence"]].to_csv(folder / "prediction/affect.csv", index=False)
-    run_report([folder], tmp_path / "report.html")
-    pd.testing.assert_frame_equal(drawn[0], table)
+def test_of_the_timelines_of_several_videos_the_first_one_is_shown(tmp_path):
+    (tmp_path / "run/prediction").mkdir(parents=True)
+    for k in range(1, 11):
+        picture = cv2.imencode(".png", np.full((4, 4, 3), 10 * k, np.uint8))[1].tobytes()
+        (tmp_path / f"run/prediction/affect_{k}_clip.png").write_bytes(picture)
+    run_report([tmp_path / "run"], tmp_path / "report.html")
+    _, outline = read_page(tmp_path / "report.html")
+    assert outline.media("img") == [(tmp_path / "run/prediction/affect_1_clip.png").read_bytes()]
+    assert outline.texts["figcaption"] == ["Affect over time in one video"]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folder(tmp_path):

@@ -26,14 +26,14 @@ from svfap.report.hardest import NUM_FRAMES, SIZE_PX, rank_by_difficulty
 from svfap.report.run_report import run_report
 from svfap.report.runs import read_run
 from svfap.report.videos import TestVideos
-from svfap.view.figures import base
+from svfap.view.figures.base import STYLE
 from svfap.view.thumbnail import thumbnail
 
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """Fewer pixels, for speed."""
-    monkeypatch.setattr(base, "DPI", 50)
+    monkeypatch.setitem(STYLE, "figure.dpi", 50)
 
 
 # Calibration ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from svfap.cli import main
 from svfap.cli.parser import config_of
 from svfap.paper import RESULTS
-from svfap.prepare import NAMES, get_dataset
+from svfap.prepare.dataset import NAMES, get_dataset
 from svfap.train.config import FinetuneConfig, PretrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

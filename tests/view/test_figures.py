@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cv2
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,14 +14,16 @@ from reading import NAMES, RECORDS, WINDOWS
 from svfap.errors import UserError
 from svfap.evaluate.metrics import regression_metrics
 from svfap.predict.figure import timeline
-from svfap.view import figures as draw
-from svfap.view.figures import base
+from svfap.view.figures.base import PALETTE, STYLE, png_bytes, save_figure
+from svfap.view.figures.clips import reconstruction_grid
+from svfap.view.figures.curves import fold_curves, loss_curves
+from svfap.view.figures.scores import class_bars, comparison_bars, confusion_matrix, regression_scatter
 
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """Fewer pixels, for speed."""
-    monkeypatch.setattr(base, "DPI", 50)
+    monkeypatch.setitem(STYLE, "figure.dpi", 50)
 
 
 def legend_texts(figure: Figure) -> list[str]:
@@ -33,7 +36,7 @@ def line(axes, label):
 
 
 def test_confusion_cells_hold_share_and_count():
-    figure = draw.confusion_matrix([[3, 1, 0], [0, 2000, 0], [0, 0, 0]], NAMES, title="Scratch")
+    figure = confusion_matrix([[3, 1, 0], [0, 2000, 0], [0, 0, 0]], NAMES, title="Scratch")
     axes = figure.axes[0]
     cells = {}
     for text in axes.texts:
@@ -47,14 +50,14 @@ def test_confusion_cells_hold_share_and_count():
     np.testing.assert_allclose(axes.images[0].get_array(), [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]])
     assert figure.get_suptitle() == "Scratch"
     with pytest.raises(UserError, match="does not fit 3 label names"):
-        draw.confusion_matrix([[1, 0], [0, 1]], NAMES)
+        confusion_matrix([[1, 0], [0, 1]], NAMES)
 
 
 def test_scatter_holds_points_scores_and_one_panel_a_dimension():
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(30, 4))
     predicted = 0.5 * truth + rng.normal(size=(30, 4))
-    figure = draw.regression_scatter(truth, predicted, list("wxyz"))
+    figure = regression_scatter(truth, predicted, list("wxyz"))
     shown = [axes for axes in figure.axes if axes.get_visible()]
     scores = regression_metrics(truth, predicted, list("wxyz"))["per_dimension"]
     assert len(shown) == 4
@@ -67,7 +70,7 @@ def test_scatter_holds_points_scores_and_one_panel_a_dimension():
 
 
 def test_loss_curves_hold_the_log():
-    figure = draw.loss_curves(RECORDS)
+    figure = loss_curves(RECORDS)
     loss, validation, rate = figure.axes
     np.testing.assert_allclose(line(loss, "training loss"), [[0.5, 9], [1, 2], [1.5, 1]])
     np.testing.assert_allclose(line(loss, "validation loss"), [[1, 1.25]])
@@ -81,18 +84,18 @@ def test_loss_curves_hold_the_log():
 def test_loss_curves_without_validation_have_one_panel_and_long_ones_are_smoothed():
     rng = np.random.default_rng(0)
     records = [{"kind": "train", "epoch": i // 50, "step": i, "loss": 5 + rng.normal()} for i in range(200)]
-    figure = draw.loss_curves(records)
+    figure = loss_curves(records)
     assert len(figure.axes) == 1
     raw, smooth = (lines.get_ydata() for lines in figure.axes[0].get_lines())
     np.testing.assert_allclose(raw, [r["loss"] for r in records])
     np.testing.assert_allclose(smooth[100], raw[96:105].mean())
     with pytest.raises(UserError, match="nothing to draw"):
-        draw.loss_curves([{"kind": "start"}])
+        loss_curves([{"kind": "start"}])
 
 
 def test_comparison_bars_have_the_heights_of_the_scores():
     results = {"scratch": {"uar": 0.4, "war": 0.5}, "pretrained": {"uar": 0.75}}
-    figure = draw.comparison_bars(results, ("uar", "war"))
+    figure = comparison_bars(results, ("uar", "war"))
     axes = figure.axes[0]
     heights = [[bar.get_height() for bar in container] for container in axes.containers]
     assert heights == [[pytest.approx(40), pytest.approx(50)], [pytest.approx(75)]]
@@ -117,7 +120,7 @@ def test_timeline_stacks_probabilities_over_a_strip_of_the_top_label():
         for c in strip.collections
         if len(c.get_paths())
     ]
-    assert bars == [(draw.PALETTE[0].lower(), [(0, 2)]), (draw.PALETTE[1].lower(), [(2, 4), (4, 6)])]
+    assert bars == [(PALETTE[0].lower(), [(0, 2)]), (PALETTE[1].lower(), [(2, 4), (4, 6)])]
     assert figure.get_suptitle() == "clip.mp4"
 
 
@@ -139,54 +142,44 @@ def test_timeline_draws_dimensions_as_lines():
 def test_reconstruction_grid_shows_the_frames_it_says():
     clips = [np.full((16, 8, 8, 3), 0, np.uint8) + np.arange(16, dtype=np.uint8)[:, None, None, None] for _ in "123"]
     clips = [clip + np.uint8(50 * k) for k, clip in enumerate(clips)]
-    figure = draw.reconstruction_grid(*clips, num_columns=4)
+    figure = reconstruction_grid(*clips, num_columns=4)
     shown = [int(axes.images[0].get_array()[0, 0, 0]) for axes in figure.axes]
     assert shown == [0, 5, 10, 15, 50, 55, 60, 65, 100, 105, 110, 115]
     assert [axes.get_title() for axes in figure.axes[:4]] == ["frame 1", "frame 6", "frame 11", "frame 16"]
     assert [axes.get_ylabel() for axes in figure.axes[::4]] == ["Original", "Masked", "Reconstructed"]
     with pytest.raises(UserError, match="Masked: shape"):
-        draw.reconstruction_grid(clips[0], clips[1][:8], clips[2])
+        reconstruction_grid(clips[0], clips[1][:8], clips[2])
     with pytest.raises(UserError, match="uint8"):
-        draw.reconstruction_grid(*(clip.astype(float) for clip in clips))
-
-
-def test_clip_sheet_shows_the_middle_frames_under_their_titles():
-    clips = [np.full((5, 4, 4, 3), 10 * k, np.uint8) for k in range(3)]
-    clips[1][2] = 99
-    figure = draw.clip_sheet(clips, ["a", "b", "c"], num_columns=2)
-    shown = [axes for axes in figure.axes if axes.get_visible()]
-    assert [(a.get_title(), int(a.images[0].get_array()[0, 0, 0])) for a in shown] == [("a", 0), ("b", 99), ("c", 20)]
-    with pytest.raises(UserError, match="one title a clip"):
-        draw.clip_sheet(clips, ["a"])
+        reconstruction_grid(*(clip.astype(float) for clip in clips))
 
 
 def test_figures_are_saved_by_suffix_and_the_same_each_time(tmp_path):
     def figure():
-        return draw.comparison_bars({"run": {"uar": 0.5}}, ("uar",))
+        return comparison_bars({"run": {"uar": 0.5}}, ("uar",))
 
-    draw.save_figure(figure(), tmp_path / "new" / "a.png")
+    save_figure(figure(), tmp_path / "new" / "a.png")
     content = (tmp_path / "new" / "a.png").read_bytes()
-    assert content == draw.png_bytes(figure())
+    assert content == png_bytes(figure())
     picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    assert picture.shape[1] == round(figure().get_figwidth() * base.DPI) and picture.std() > 10
-    draw.save_figure(figure(), tmp_path / "a.pdf")
+    assert picture.shape[1] == round(figure().get_figwidth() * STYLE["figure.dpi"]) and picture.std() > 10
+    save_figure(figure(), tmp_path / "a.pdf")
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
     with pytest.raises(UserError, match=r"\.png, \.pdf or \.svg"):
-        draw.save_figure(figure(), tmp_path / "a.gif")
+        save_figure(figure(), tmp_path / "a.gif")
 
 
 def test_names_are_no_formulas_and_none_is_left_out_of_a_legend():
     for names in (["$\\frac$", "_hidden"], ["a$b", "c$d"]):
-        figure = draw.comparison_bars({name: {"uar": 0.5} for name in names}, ("uar",))
+        figure = comparison_bars({name: {"uar": 0.5} for name in names}, ("uar",))
         assert [text.strip() for text in legend_texts(figure)] == names
-        confusion = draw.confusion_matrix([[1, 0], [0, 1]], names)
+        confusion = confusion_matrix([[1, 0], [0, 1]], names)
         for one in (figure, confusion):
-            assert draw.png_bytes(one).startswith(b"\x89PNG")
+            assert png_bytes(one).startswith(b"\x89PNG")
 
 
 def test_class_bars_hold_recalls_folds_and_their_mean():
     recalls, counts = {"a": 0.5, "b": 1.0, "c": 0.0}, {"a": 4, "b": 2, "c": 0}
-    figure = draw.class_bars(recalls, counts, {"1": {"a": 0.25}, "2": {"a": 0.75, "b": 1.0}})
+    figure = class_bars(recalls, counts, {"1": {"a": 0.25}, "2": {"a": 0.75, "b": 1.0}})
     axes = figure.axes[0]
     assert [bar.get_height() for bar in axes.containers[0]] == [50, 100]  # nothing for a class without videos
     dots = [point.tolist() for group in axes.collections for point in group.get_offsets()]
@@ -198,7 +191,7 @@ def test_class_bars_hold_recalls_folds_and_their_mean():
 
 def test_fold_curves_hold_every_log_in_its_colour():
     other = [{"kind": "train", "epoch": 0, "step": 1, "loss": 4.0}, {"kind": "val", "epoch": 0, "uar": 0.5}]
-    figure = draw.fold_curves({"1": RECORDS, "2": other})
+    figure = fold_curves({"1": RECORDS, "2": other})
     loss, validation = figure.axes
     np.testing.assert_allclose(line(loss, "1"), [[0.5, 9], [1, 2], [1.5, 1]])
     np.testing.assert_allclose(line(loss, "2"), [[1, 4]])
@@ -207,4 +200,18 @@ def test_fold_curves_hold_every_log_in_its_colour():
     assert validation.get_ylabel() == "Validation UAR, %"
     assert sorted(legend_texts(figure)) == ["1", "2"]
     with pytest.raises(UserError, match="nothing to draw"):
-        draw.fold_curves({"1": [{"kind": "start"}]})
+        fold_curves({"1": [{"kind": "start"}]})
+
+
+def test_the_style_holds_when_a_figure_is_made_and_drawn_and_nowhere_else():
+    def figure():
+        return comparison_bars({"run": {"uar": 0.5}}, ("uar",), title="T")
+
+    before = dict(matplotlib.rcParams)
+    expected = png_bytes(figure())
+    assert dict(matplotlib.rcParams) == before
+    ours = {"ytick.labelsize": 30, "axes.spines.top": True, "savefig.dpi": 20, "text.color": "red", "axes.grid": False}
+    with matplotlib.rc_context(ours):
+        made = figure()
+        assert png_bytes(made) == expected
+    assert png_bytes(made) == expected

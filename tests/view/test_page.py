@@ -12,21 +12,21 @@ from reading import assert_self_contained, film, read_page
 
 from svfap.data.video import open_video
 from svfap.errors import UserError
-from svfap.view import figures as draw
-from svfap.view.figures import base
+from svfap.view.figures.base import STYLE, png_bytes, save_figure
+from svfap.view.figures.scores import comparison_bars
 from svfap.view.page import Card, Picture, Section, write_page
 
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """Fewer pixels, for speed."""
-    monkeypatch.setattr(base, "DPI", 50)
+    monkeypatch.setitem(STYLE, "figure.dpi", 50)
 
 
 def test_strings_are_escaped_wherever_they_stand(tmp_path):
     evil = '<script>alert("1")</script>'
     image = tmp_path / "a.png"
-    draw.save_figure(draw.comparison_bars({"r": {"uar": 1}}, ("uar",)), image)
+    save_figure(comparison_bars({"r": {"uar": 1}}, ("uar",)), image)
     part = Section(
         evil, figures={evil: Picture(image, evil, evil)}, cards=[Card(b"jpeg", evil, [evil]), Card(None, evil, [])]
     )
@@ -65,12 +65,12 @@ def test_parts_stand_below_their_section_in_the_contents_too(tmp_path):
 
 def test_pictures_and_films_are_embedded_whole(tmp_path):
     film(tmp_path / "film.mp4")
-    figure = draw.comparison_bars({"run": {"uar": 0.5}}, ("uar",))
+    figure = comparison_bars({"run": {"uar": 0.5}}, ("uar",))
     write_page(tmp_path / "page.html", "T", [Section("S", figures={"bars": figure, "film": tmp_path / "film.mp4"})])
     text, outline = read_page(tmp_path / "page.html")
     assert_self_contained(text, outline)
     (picture,), (video,) = outline.media("img"), outline.media("video")
-    assert picture == draw.png_bytes(figure)
+    assert picture == png_bytes(figure)
     assert cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) is not None
     (tmp_path / "again.mp4").write_bytes(video)
     with open_video(tmp_path / "again.mp4") as source:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import fields
 
 import pytest
 import torch
@@ -13,7 +14,10 @@ import svfap
 from svfap.cli import main
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.errors import UserError
+from svfap.model.config import ModelConfig
 from svfap.weights.checkpoint import read_checkpoint, read_published
+from svfap.weights.config import ConvertConfig
+from svfap.weights.convert import convert
 from svfap.weights.published import export_published, save_published
 
 HEADS = {"finetune": ["--num_heads", "4"], "pretrain": ["--num_heads", "4", "--decoder_num_heads", "2"]}
@@ -117,7 +121,7 @@ def test_the_dataset_gives_names_and_the_file_its_stride(official, prepared, tmp
     assert main(["info", str(tmp_path / "out")]) == 0
     assert "multiply-adds" in capsys.readouterr().out
     assert main(["convert", str(official), str(tmp_path / "out")]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_a_dataset_known_by_name(checkpoints, tmp_path, capsys):
@@ -143,7 +147,7 @@ def test_a_pretrained_file_gets_a_new_head_when_asked_to(checkpoints, prepared, 
     flags = ["--task", "classification", "--dataset", str(prepared), "--num_heads", "4"]
     assert main(["convert", source, str(out), *flags]) == 0
     assert words(out)["num_outputs"] == 3 and words(out)["label_names"] == list(NAMES)
-    assert "norm.weight, norm.bias, head.weight, head.bias stay new" in caplog.text
+    assert "norm.weight, norm.bias, head.weight, head.bias are new and need fine-tuning" in caplog.text
     assert "new, untrained" in capsys.readouterr().out
     flags = ["--dataset", str(prepared), *HEADS["pretrain"]]
     assert main(["convert", source, str(tmp_path / "pretrained"), *flags]) == 0
@@ -192,10 +196,31 @@ def test_mistakes_are_one_line(official, prepared, tmp_path, monkeypatch, capsys
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.pth").exists()
 
 
+def test_convert_from_python(official, classifier, tmp_path):
+    config = ConvertConfig(task="features", num_frames=32)
+    written = convert(official, tmp_path / "out", config)
+    assert written.checkpoint is not None and written.checkpoint.epoch == 99
+    assert svfap.load_model(tmp_path / "out").config == written.model.config
+    assert (written.model.config.task, written.model.config.num_frames) == ("features", 32)
+    classifier.save_pretrained(tmp_path / "model")
+    back = convert(tmp_path / "model", tmp_path / "back.pth")
+    assert back.checkpoint is None
+    assert torch.equal(svfap.load_model(tmp_path / "back.pth").head.weight, classifier.head.weight)
+
+
+def test_every_setting_of_a_model_can_be_given():
+    names = set(ModelConfig.words()) - {"preset", "provenance"}
+    assert names <= {field.name for field in fields(ConvertConfig)}
+    assert ConvertConfig(label_names=("a", "b"), frame_level=False).model_settings() == {
+        "label_names": ("a", "b"),
+        "frame_level": False,
+    }
+
+
 def test_settings_for_a_folder_are_not_passed_over(classifier, tmp_path, capsys):
     classifier.save_pretrained(tmp_path / "model")
     assert main(["convert", str(tmp_path / "model"), str(tmp_path / "out.pth"), "--img_size", "64"]) == 1
-    assert "says all of itself" in capsys.readouterr().err
+    assert "the config.json of a model folder is complete" in capsys.readouterr().err
 
 
 def test_moving_average_is_taken_when_asked_for(classifier):

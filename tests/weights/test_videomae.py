@@ -108,7 +108,7 @@ def test_the_folder_of_transformers_tells_sizes_and_labels(tmp_path, capsys, cap
     theirs = reference("VideoMAEForVideoClassification", True, **SMALL, id2label=labels)
     theirs.save_pretrained(tmp_path / "hub")
     assert main(["convert", str(tmp_path / "hub" / "model.safetensors"), str(tmp_path / "out")]) == 0
-    assert "does not say sampling_stride (taken: 4);" in caplog.text
+    assert "does not store sampling_stride (taken: 4);" in caplog.text
     words = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (words["num_heads"], words["img_size"], words["num_frames"]) == (4, 32, 8)
     assert words["label_names"] == list("abcde")

@@ -84,8 +84,23 @@ def test_nothing_there(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         svfap.load_model(tmp_path / "missing")
     (tmp_path / "file.pth").touch()
-    with pytest.raises(UserError, match="import_published"):
+    with pytest.raises(UserError, match=r"file\.pth: not a checkpoint"):
         svfap.load_model(tmp_path / "file.pth")
+
+
+def test_overrides_of_a_saved_model_need_a_task(classifier, tmp_path):
+    classifier.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="to change num_outputs give task as well"):
+        svfap.load_model(tmp_path, num_outputs=7)
+
+
+def test_load_model_takes_published_files(classifier, published, tmp_path):
+    torch.save(published, tmp_path / "official.pth")
+    clip = torch.randn(1, 3, 16, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(svfap.load_model(tmp_path / "official.pth")(clip), classifier(clip))
+    features = svfap.load_model(tmp_path / "official.pth", task="features", sampling_stride=3)
+    assert (features.config.task, features.config.sampling_stride) == ("features", 3)
 
 
 def test_encoder_of_another_shape_is_named(classifier):
@@ -131,7 +146,7 @@ def test_what_nothing_tells_is_asked_for():
     sizes = {"num_heads": 4, "img_size": 32, "num_frames": 16, "stage_depths": (2, 1, 2)}
     for word in sizes:
         given = {w: v for w, v in sizes.items() if w != word}
-        with pytest.raises(UserError, match=f"do not tell {word}; pass {word}="):
+        with pytest.raises(UserError, match=f"do not show {word}; pass {word}="):
             svfap.import_published(odd, **given)
     assert svfap.import_published(odd, **sizes).config.num_outputs == 2
 

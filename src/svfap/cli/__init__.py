@@ -3,22 +3,63 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from svfap.cli import crop, data, evaluation, experiments, extract, inference, models, reports, training
-from svfap.cli.parser import Command, Parser, Verb, add_command, booleans_spelt_out, run_command, say
+from svfap.cli import crop, data, evaluation, experiments, extract, predict, reconstruct, reports, training
+from svfap.cli.parser import (
+    Command,
+    Parser,
+    Positional,
+    Variants,
+    Verb,
+    add_command,
+    booleans_spelt_out,
+    run_command,
+    say,
+)
 from svfap.errors import UserError
 
 COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
     "crop": crop.COMMAND,
     "extract": extract.COMMAND,
+    "predict": predict.COMMAND,
+    "reconstruct": reconstruct.COMMAND,
+    "prepare": Command(
+        "Prepare a dataset for training: read its official release, check it, and write the manifests of its protocol. "
+        "Example: svfap prepare dfew --root /data/DFEW --out prepared/dfew",
+        config="svfap.prepare.config:PrepareConfig",
+        run="svfap.cli.prepare:run",
+        variants=Variants(
+            "dataset",
+            "`svfap prepare DATASET --help` explains where to get it and what the folder must look like.",
+            "svfap.cli.prepare:datasets",
+        ),
+    ),
+    "info": Command(
+        "Show what a model costs: parameters, multiply-adds by stage, tokens, memory.",
+        config="svfap.weights.config:InfoConfig",
+        run="svfap.cli.info:run",
+        positionals=(
+            Positional("model", "preset, run or model folder, Hub name or checkpoint; none: list the presets", "?"),
+        ),
+    ),
+    "convert": Command(
+        "Convert checkpoints: those published by the authors of SVFAP and VideoMAE into a model folder, or a model into "
+        "their format, if OUT ends in .pth. Code in a checkpoint is never executed. "
+        "Example: svfap convert downloads/dfew_fold_1.pth models/dfew/fold_1 --dataset dfew",
+        config="svfap.weights.config:ConvertConfig",
+        run="svfap.cli.convert:run",
+        positionals=(
+            Positional("model", "published checkpoint (.pth, .pt, .bin, .safetensors); or run or model folder"),
+            Positional("out", "folder for the model; or a .pth or .pt file in the published format", type=Path),
+        ),
+    ),
 }
 VERBS: dict[str, Verb] = {
     **data.VERBS,
     **training.VERBS,
     **evaluation.VERBS,
-    **inference.VERBS,
     **experiments.VERBS,
-    **models.VERBS,
     **reports.VERBS,
 }
 

@@ -32,7 +32,8 @@ def _evaluate_arguments(parser: Parser) -> None:
 
 def _evaluate(args: Namespace) -> int:
     from svfap.evaluate.evaluate import evaluate
-    from svfap.view import figures
+    from svfap.view.figures.base import save_figure
+    from svfap.view.figures.scores import confusion_matrix, regression_scatter
 
     out = args.out or Path(args.model) / "evaluation"
     words = {k: v for k, v in vars(args).items() if k not in ("out", "config")}
@@ -40,9 +41,7 @@ def _evaluate(args: Namespace) -> int:
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one reports
         return 0
     if "confusion" in metrics:
-        figures.save_figure(
-            figures.confusion_matrix(metrics["confusion"], list(metrics["per_class"])), out / "confusion.png"
-        )
+        save_figure(confusion_matrix(metrics["confusion"], list(metrics["per_class"])), out / "confusion.png")
         rows = {m.upper(): metrics[m] for m in ("uar", "war", "weighted_f1", "macro_f1")}
     else:
         import pandas as pd
@@ -50,7 +49,7 @@ def _evaluate(args: Namespace) -> int:
         file = out / ("groups.csv" if "num_groups" in metrics else "predictions.csv")
         table, names = pd.read_csv(file), list(metrics["per_dimension"])
         truth, predicted = (table[[f"{kind}_{n}" for n in names]] for kind in ("target", "pred"))
-        figures.save_figure(figures.regression_scatter(truth, predicted, names), out / "scatter.png")
+        save_figure(regression_scatter(truth, predicted, names), out / "scatter.png")
         rows = {m.upper(): metrics[m] for m in ("ccc", "pcc", "mae", "rmse")}
     print("\n".join(f"{name:<12} {value:8.4f}" for name, value in rows.items()))
     say(f"{metrics['num_evaluated']} of {metrics['num_expected']} videos evaluated; results in {out}")

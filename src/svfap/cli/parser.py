@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import importlib
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from svfap.console import say as say
 from svfap.errors import UserError
@@ -58,19 +59,43 @@ class Positional(NamedTuple):
     type: Any = str
 
 
+class Variant(NamedTuple):
+    """One choice of a verb's first argument: its line in the list of choices, its own description, and its settings."""
+
+    summary: str
+    description: str
+    config: type
+
+
+class Variants(NamedTuple):
+    """A first argument that selects the dataclass of settings; each choice has a `--help` of its own.
+
+    name, help: of the argument. choices: "module:function", without heavy imports, which returns dict[str, Variant].
+    """
+
+    name: str
+    help: str
+    choices: str
+
+
 class Command(NamedTuple):
     """A verb.
 
     summary: what it does, then an example; its first sentence stands in the list of verbs. config: "module:class", a
     dataclass without heavy imports whose fields are the options and whose docstrings are their help. run:
     "module:function", imported once the arguments are good, called as run(config, *positionals); returns the exit status, None
-    for 0.
+    for 0. variants: in place of positionals, a choice among dataclasses derived from `config`, which `run` gets by name.
     """
 
     summary: str
     config: str
     run: str
     positionals: tuple[Positional, ...] = ()
+    variants: Variants | None = None
+
+
+class _VerbatimFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Help that keeps the line breaks of a description."""
 
 
 class Verb(NamedTuple):
@@ -81,15 +106,32 @@ class Verb(NamedTuple):
 
 def add_command(parser: Parser, command: Command) -> None:
     """The arguments of a command: its positionals, --config for a YAML file, and an option for every setting."""
+    if command.variants:
+        name, description, choices = command.variants
+        subcommands = parser.add_subcommands(dest=name, metavar=name.upper(), description=description)
+        for choice, variant in load(choices)().items():
+            sub = Parser(description=variant.description)
+            _add_options(sub, variant.config)
+            subcommands.add_subcommand(choice, sub, help=variant.summary)
+            sub.formatter_class = _VerbatimFormatter  # add_subcommand sets that of the verb
+        return
     for positional in command.positionals:
         how: dict[str, Any] = {"nargs": positional.nargs} if positional.nargs else {}
         parser.add_argument(positional.name, type=positional.type, help=positional.help, **how)
+    _add_options(parser, load(command.config))
+
+
+def _add_options(parser: Parser, config: type) -> None:
     parser.add_argument("--config", action="config", help="YAML file with any of these settings; flags override it")
-    add_settings(parser, load(command.config))
+    add_settings(parser, config)
 
 
 def run_command(command: Command, args: Namespace) -> int:
     """Build the settings, which checks them, then import what does the work and call it."""
+    if command.variants:
+        choice = args[command.variants.name]
+        config = config_of(load(command.variants.choices)()[choice].config, args[choice])
+        return load(command.run)(config, choice) or 0
     config = config_of(load(command.config), args)
     return load(command.run)(config, *(args[positional.name] for positional in command.positionals)) or 0
 
@@ -104,6 +146,10 @@ def add_settings(parser: Parser, config: type, skip: set[str] | None = None) -> 
 
 def booleans_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
     """`--resume video.mp4` -> `--resume=true video.mp4`: a boolean's flag does not swallow a positional that follows it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name in action.choices.keys() & set(argv):
+                argv = booleans_spelt_out(action.choices[name], argv)
     if all(action.option_strings for action in parser._actions):
         return argv
     flags = {

@@ -13,7 +13,8 @@ from svfap.experiments.lab import Lab, train_all
 from svfap.experiments.studies import Row
 from svfap.model.variants import VARIANTS
 from svfap.predict.reconstruct import reconstruct_clip
-from svfap.view.figures import reconstruction_grid, save_figure
+from svfap.view.figures.base import save_figure
+from svfap.view.figures.clips import reconstruction_grid
 from svfap.view.tables import write_table
 from svfap.weights.folder import load_model
 

@@ -22,7 +22,7 @@ from svfap.experiments.studies import STUDIES, Row, Study
 from svfap.files import make_folder, write_atomically
 from svfap.model.complexity import complexity
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig, read_settings_file
-from svfap.view import figures
+from svfap.view.figures.base import PERCENT, metric_name, save_figure
 from svfap.view.figures.studies import study_bars, study_lines
 from svfap.view.tables import write_table
 
@@ -128,7 +128,7 @@ def run_study(name: str, lab: Lab, setup: Setup) -> pd.DataFrame:
     spread = {row: {m: [seed[m] for seed in seeds] for m in metrics} for row, seeds in scores.items()}
     theirs = {row: dict(zip(("uar", "war"), pair, strict=True)) for row, pair in reference.items()}
     figure = drawing(spread, metrics, study.axis, title=f"{study.title} ({study.source})", reference=theirs)
-    figures.save_figure(figure, setup.out / f"{name}.png")
+    save_figure(figure, setup.out / f"{name}.png")
     return table
 
 
@@ -140,7 +140,7 @@ def _table(name: str, lab: Lab, rows: Sequence[Row], scores: dict[str, list[dict
         line: dict[str, Any] = {STUDIES[name].axis: row.name}
         for metric in lab.dataset.metrics:
             values = [seed[metric] for seed in scores[row.name]]
-            scale, digits = (100, 1) if metric in figures.PERCENT else (1, 3)
+            scale, digits = (100, 1) if metric in PERCENT else (1, 3)
             line[_head(metric)] = _spread([scale * v for v in values], digits)
         line |= {
             "parameters, M": f"{tuned.parameters / 1e6:.2f}",
@@ -179,7 +179,7 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 
 def _head(metric: str) -> str:
-    return figures.metric_name(metric) + (", %" if metric in figures.PERCENT else "")
+    return metric_name(metric) + (", %" if metric in PERCENT else "")
 
 
 def read_settings(config: type[TrainConfig], file: Path | None) -> dict[str, Any]:

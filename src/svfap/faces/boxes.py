@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-PATH_POINTS = 31  # of a path, looked at to smooth it at one time
+PATH_POINTS = 31  # samples of a path that are used to smooth it at one time
 
 
 def overlap(a: Floats, b: Floats) -> Floats:
@@ -20,18 +20,18 @@ def overlap(a: Floats, b: Floats) -> Floats:
 
 
 def predicted(times: Floats, boxes: Floats, time: float) -> Floats:
-    """Where boxes (N, 4) seen at `times` (N,), in seconds, will be: constant velocity by least squares, mean size."""
+    """Extrapolate boxes (N, 4) at `times` (N,), in seconds, to one time: constant velocity by least squares, mean size; (4,)."""
     centres, size = boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:].mean(axis=0)
     centre = _line_at(times, centres, np.ones_like(times), time)
     return np.concatenate([centre - size / 2, size])
 
 
 def smoothed(times: Floats, values: Floats, time: float, half_s: float) -> Floats:
-    """The path through values (N, K) at ascending `times` (N,), at one time within them: (K,).
+    """Values (N, K) at ascending `times` (N,), smoothed and evaluated at one time within them: (K,).
 
-    The path is linear between the values. At each time a line is fitted to the path within `half_s` seconds before and
-    after it, weighted by a Hann window (local linear regression; Cleveland, JASA 1979): no lag, and no bias where the
-    path begins or ends. half_s=0 only interpolates.
+    Values are interpolated linearly. A line is then fitted to the result within `half_s` seconds before and after the
+    time, weighted by a Hann window (local linear regression; Cleveland, JASA 1979): there is no lag, and no bias at the
+    first and the last time. half_s=0 only interpolates.
     """
     first, last = max(times[0], time - half_s), min(times[-1], time + half_s)
     if last <= first:
@@ -51,7 +51,7 @@ def _between(times: Floats, values: Floats, at: Floats) -> Floats:
 
 
 def _line_at(times: Floats, values: Floats, weights: Floats, time: float) -> Floats:
-    """Weighted least-squares line through values (N, K), at one time: (K,)."""
+    """The weighted least-squares line through values (N, K), evaluated at one time: (K,)."""
     weights = weights / weights.sum()
     middle, mean = weights @ times, weights @ values
     spread = weights @ (times - middle) ** 2

@@ -19,11 +19,11 @@ class FaceCropConfig:
     size_px: int = 224
     """Side of the crop in pixels."""
     margin: float = 0.3
-    """What is added on every side of the box, as a part of its longer side."""
+    """Space added on every side of the box, as a fraction of its longer side."""
     align: bool = False
-    """Turn the crop so that the eyes are level, where the detector gives landmarks."""
+    """Rotate the crop so that the eyes are level, if the detector gives landmarks."""
     border: Border = "replicate"
-    """What stands where the crop reaches beyond the picture: its edge repeated, or mirrored."""
+    """Pixels beyond the picture's edge: the edge repeated (replicate) or the picture mirrored (reflect)."""
 
     def __post_init__(self) -> None:
         if self.size_px < 1:
@@ -36,28 +36,28 @@ class FaceCropConfig:
 
 @dataclass(frozen=True)
 class TrackConfig:
-    """How faces are followed; seconds, and parts of 1. Raises `UserError` for values out of range."""
+    """How faces are tracked. Raises `UserError` for values out of range."""
 
     detect_every: int | None = None
-    """Frames from one run of the detector to the next; default: about 8 runs a second. The first and the last frame of
-    every shot are always run."""
+    """Frames from one run of the detector to the next; default: about 8 runs per second. It also runs on the first and
+    the last frame of every shot."""
     max_gap_s: float = 0.5
-    """A face missed for so long at most is interpolated; longer, it is a gap without boxes."""
+    """Longest time in seconds over which a missed face is interpolated; a longer time is a gap without boxes."""
     resume_s: float = 2.0
-    """After such a gap, a face that is back near its place, in the same shot and within so long, keeps its id."""
+    """After a gap of at most this many seconds, a face near its former place in the same shot keeps its track number."""
     min_track_s: float = 0.5
-    """Faces followed for less are dropped, and so are those found in less than half of the runs. In a stream shorter than
-    this, a single picture for one, a face found in half of all runs is kept."""
+    """Shortest track in seconds. Shorter ones are dropped, and so are those found in less than half of the detector's
+    runs. In a stream shorter than this, such as a single picture, a face found in half of all runs is kept."""
     smooth_s: float = 0.3
-    """Boxes and landmarks are smoothed over so long before and after; 0: only interpolated."""
+    """Boxes and landmarks are smoothed over this many seconds before and after; 0: only interpolated."""
     min_confidence: float = 0.0
-    """Detections below are ignored, beyond the detector's own threshold."""
+    """Detections with less confidence are ignored, in addition to the detector's own threshold."""
     min_overlap: float = 0.2
-    """Intersection over union of a track's predicted box and the detection that continues it, at least."""
+    """Smallest intersection over union of a track's predicted box and the detection that continues it."""
     shot_threshold: float = 0.5
-    """Mean difference between successive frames that ends a shot, as a part of their contrast."""
+    """Mean difference between successive frames, relative to their contrast, above which a new shot begins."""
     flash_s: float = 0.25
-    """A change undone within so long is a flash and no end of a shot."""
+    """A change that is undone within this many seconds is a flash, and no new shot begins."""
 
     def __post_init__(self) -> None:
         if self.detect_every is not None and self.detect_every < 1:
@@ -71,19 +71,22 @@ class TrackConfig:
 
     @property
     def delay_s(self) -> float:
-        """Seconds by which frames come out late, until the faces in them are settled: 1.0 by default.
+        """Seconds of delay until the faces of a frame are final: 1.0 by default.
 
-        To these add `detect_every` frames, one that is looked ahead at, and `flash_s` after a sudden change. Frames are
-        held as they are: at 25 a second about 29 of them, 180 MB in 1080p, and 7 more after a sudden change.
+        Added to it are `detect_every` frames, one frame of look-ahead, and `flash_s` after a sudden change. Whole frames
+        are kept in memory: about 29 at 25 per second, 180 MB in 1080p, and 7 more after a sudden change.
         """
         return max(self.min_track_s, self.smooth_s) + self.max_gap_s
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaceSettings:
-    """How a verb finds and cuts out faces. Raises `UserError` for values out of range and for a missing file."""
+    """How faces are found and cut out.
 
-    faces: DetectorName | Literal["none"] = "auto"
+    Raises `UserError` for values out of range and for a missing file.
+    """
+
+    faces: Literal["auto", "yunet", "haar", "none"] = "auto"
     """Face detector; auto: YuNet if its model file is available, else Haar; none: the video is a face crop already."""
     face_model: Path | None = None
     """YuNet's .onnx file; default: see docs/faces.md."""

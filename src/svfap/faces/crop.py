@@ -1,4 +1,4 @@
-"""A square crop of a face, from the picture's full resolution."""
+"""Square crops of faces, cut from the picture at full resolution."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def crop_face(
 ) -> Pixels:
     """The square around a box (x, y, width, height in pixels of the frame), with its margin: (size_px, size_px, 3) uint8.
 
-    frame: (H, W, 3) uint8. The square's centre is the box's; sides count from pixel edges, so the box (0, 0, W, H) of a
-    square frame without margin is the whole frame. landmarks: (5, 2) as in `Face`, for `align`.
+    frame: (H, W, 3) uint8. The square has the box's centre. Coordinates count from pixel edges, so the box (0, 0, W, H)
+    of a square frame without margin is the whole frame. landmarks: (5, 2) as in `Face`, for `align`. Raises `ValueError`
+    for a box without area.
     """
     x, y, w, h = box
     side = max(w, h) * (1 + 2 * config.margin)
@@ -31,18 +32,18 @@ def crop_face(
         raise ValueError(f"box={box} has no size")
     angle = _roll(landmarks) if config.align and landmarks is not None else 0.0
     centre, scale = (x + w / 2, y + h / 2), config.size_px / side
-    if (times := int(1 / scale)) >= 2:  # warping skips pixels when it shrinks, so whole blocks are averaged first
+    if (times := int(1 / scale)) >= 2:  # warping does not average when it shrinks, so blocks are averaged first
         frame, centre = _block_means(frame, centre, side * (0.72 if angle else 0.5), times)
         scale *= times
     return _warp(frame, centre, scale, angle, config)
 
 
 def _warp(picture: Pixels, centre: tuple[float, float], scale: float, angle: float, config: FaceCropConfig) -> Pixels:
-    """Turn by -angle about the centre, scale, and put the centre into the middle of the crop."""
+    """Rotate by -angle about the centre, scale, and move the centre to the middle of the crop."""
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
     turn = np.array([[cos, sin], [-sin, cos]])
     middle = config.size_px / 2
-    # OpenCV's pixel centres have whole coordinates, ours (edges count) are half a pixel on.
+    # In OpenCV pixel centres have integer coordinates; here pixel edges have.
     shift = middle - 0.5 - turn @ (np.array(centre) - 0.5)
     matrix = np.column_stack([turn, shift])
     return cv2.warpAffine(
@@ -53,7 +54,7 @@ def _warp(picture: Pixels, centre: tuple[float, float], scale: float, angle: flo
 def _block_means(
     frame: Pixels, centre: tuple[float, float], reach: float, times: int
 ) -> tuple[Pixels, tuple[float, float]]:
-    """What lies within reach of the centre, shrunk `times` by the means of blocks, and the centre there."""
+    """The frame within `reach` of the centre, as means of blocks of `times` x `times` pixels, and the centre in it."""
     starts, stops = [], []
     for middle, length in zip(centre, (frame.shape[1], frame.shape[0]), strict=True):
         start = min(max(math.floor(middle - reach) - times, 0), max(length - times, 0))
@@ -67,6 +68,6 @@ def _block_means(
 
 
 def _roll(landmarks: NDArray[np.float32]) -> float:
-    """Angle of the line between the eyes, radians, positive where the picture's right eye-side is lower."""
+    """Angle of the line between the eyes in radians, positive if the eye on the right of the picture is lower."""
     (right_x, right_y), (left_x, left_y) = landmarks[0], landmarks[1]
     return math.atan2(left_y - right_y, left_x - right_x)

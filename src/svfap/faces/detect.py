@@ -1,4 +1,4 @@
-"""Faces in one picture: YuNet (a small convolutional network) or the Haar cascades that come with OpenCV."""
+"""Face detectors for one picture: YuNet (a small convolutional network), or the Haar cascades in OpenCV's package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from svfap.console import console
+from svfap.console import say
 from svfap.errors import UserError
 from svfap.faces.config import DetectorName
 from svfap.files import write_atomically
@@ -38,9 +38,11 @@ HAAR_LEAST_WEIGHT = 53.76  # the last stage's threshold in haarcascade_frontalfa
 class Face:
     """A face in a picture.
 
-    box: x, y, width, height in pixels of the picture given; it may reach a little beyond the picture. confidence: 0 to 1,
-    the detector's own, not calibrated. landmarks: (5, 2) float32 x, y of the right eye, the left eye, the tip of the nose,
-    and the right and left corner of the mouth, where right is the person's right; None if the detector gives none.
+    Attributes:
+        box: x, y, width, height in pixels of the picture; it may reach a little beyond it.
+        confidence: 0 to 1, as the detector gives it, not calibrated.
+        landmarks: (5, 2) float32 x, y of the right eye, the left eye, the tip of the nose, and the right and left corner
+            of the mouth, where right is the person's right; None if the detector gives none.
     """
 
     box: tuple[float, float, float, float]
@@ -59,10 +61,10 @@ class Detector(Protocol):
 
 
 class YuNet:
-    """OpenCV's `FaceDetectorYN`: quick, sees profiles, gives landmarks.
+    """OpenCV's `FaceDetectorYN`: fast, finds profiles, gives landmarks.
 
     model: its ONNX file. longer_side_px: larger pictures are scaled down to this. min_confidence: detections below are
-    dropped. Raises `UserError` if the file is missing or is no such model.
+    dropped. Raises `UserError` if the file is missing or is not this model.
     """
 
     name = "yunet"
@@ -86,9 +88,7 @@ class YuNet:
         faces = []
         for row in rows if rows is not None else ():
             x, y, w, h = (float(side) / scale for side in row[:4])
-            if not max(w, h) < 2 * max(
-                frame.shape
-            ):  # of a strip a few pixels wide the network makes anything, even inf
+            if not max(w, h) < 2 * max(frame.shape):  # for pictures a few pixels wide boxes may even be infinite
                 continue
             landmarks = (row[4:14].reshape(5, 2) / scale).astype(np.float32)
             faces.append(Face((x, y, w, h), float(row[14]), landmarks))
@@ -96,9 +96,9 @@ class YuNet:
 
 
 class Haar:
-    """The frontal cascade `alt2` inside OpenCV's wheel: needs no file, misses profiles, gives no landmarks.
+    """The frontal cascade `alt2` in OpenCV's package: needs no model file, misses profiles, gives no landmarks.
 
-    longer_side_px: larger pictures are scaled down to this. min_face: smallest face, as a part of the shorter side.
+    longer_side_px: larger pictures are scaled down to this. min_face: smallest face, as a fraction of the shorter side.
     """
 
     name = "haar"
@@ -117,7 +117,7 @@ class Haar:
             grey, scaleFactor=1.1, minNeighbors=4, minSize=(least, least), outputRejectLevels=True
         )
         faces = [
-            # What a cascade's weight has beyond its threshold has no upper end; this maps 0 to 0 and 3 to 0.95.
+            # The weight above the threshold has no upper limit; this maps 0 to 0 and 3 to 0.95.
             Face(tuple(float(side) / scale for side in box), float(1 - np.exp(-excess)))  # type: ignore[arg-type]
             for box, excess in zip(boxes, np.maximum(np.ravel(weights) - HAAR_LEAST_WEIGHT, 0), strict=True)
         ]
@@ -125,10 +125,10 @@ class Haar:
 
 
 def make_detector(name: DetectorName = "auto", model: str | Path | None = None) -> Detector:
-    """A detector by name; "auto" is YuNet, or Haar, saying so once, where YuNet's file is not to be had.
+    """A detector by name; "auto" is YuNet, or Haar with a message if YuNet's model file is not available.
 
-    model: YuNet's ONNX file; default: what the environment variable SVFAP_FACE_MODEL names, else the one in the cache
-    folder, else it is downloaded into that. Raises `UserError`.
+    model: YuNet's ONNX file; default: the file that the environment variable SVFAP_FACE_MODEL names, else the one in the
+    cache folder, into which it is downloaded if needed. Raises `UserError`.
     """
     if name == "haar":
         return Haar()
@@ -147,36 +147,36 @@ def make_detector(name: DetectorName = "auto", model: str | Path | None = None) 
 
 
 def cached_model() -> Path:
-    """YuNet's file in the cache folder (XDG_CACHE_HOME, else ~/.cache); if it is not there, downloaded and checked by hash.
+    """YuNet's file in the cache folder (XDG_CACHE_HOME, else ~/.cache), downloaded and checked by its hash if missing.
 
-    Raises `UserError` saying how to give it by hand where it cannot be downloaded.
+    Raises `UserError`, with instructions for a manual download, if it cannot be downloaded.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svfap"
     file = folder / MODEL_FILE
     if file.is_file():
         return file
-    by_hand = f"get it from {MODEL_URL} and give it with --face_model or {MODEL_VARIABLE}, or use --faces haar"
+    manually = f"download {MODEL_URL} and give it with --face_model or {MODEL_VARIABLE}, or use --faces haar"
     try:
         with urllib.request.urlopen(MODEL_URL, timeout=DOWNLOAD_TIMEOUT_S) as answer:
             content = answer.read()
     except (OSError, ValueError, HTTPException) as error:
-        raise UserError(f"the face model cannot be downloaded ({error}); {by_hand}") from None
+        raise UserError(f"the face model cannot be downloaded ({error}); {manually}") from None
     found = hashlib.sha256(content).hexdigest()
     if found != MODEL_SHA256:
-        raise UserError(f"the face model that came from {MODEL_URL} has SHA-256 {found}, not {MODEL_SHA256}; {by_hand}")
+        raise UserError(
+            f"the face model that came from {MODEL_URL} has SHA-256 {found}, not {MODEL_SHA256}; {manually}"
+        )
     write_atomically(file, content)
     return file
 
 
-@cache  # once for each reason
+@cache  # say each reason once
 def _say_fallback(reason: str) -> None:
-    console.print(
-        f"faces: using the Haar cascade, which misses profiles: {reason}", markup=False, highlight=False, soft_wrap=True
-    )
+    say(f"faces: using the Haar cascade, which misses profiles: {reason}")
 
 
 def _shrink(frame: Pixels, longer_side_px: int) -> tuple[Pixels, float]:
-    """The picture, scaled down if its longer side is more than that, and the scale."""
+    """The picture, scaled down if its longer side exceeds `longer_side_px`, and the scale."""
     height, width = frame.shape[:2]
     scale = min(1.0, longer_side_px / max(height, width))
     if scale == 1.0:

@@ -1,4 +1,4 @@
-"""Faces followed over time: detections linked into tracks, in one pass over the frames."""
+"""Face tracking: detections linked over time into tracks, in one pass over the frames."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from svfap.faces.detect import Detector, Face
 from svfap.faces.shots import ShotFrame, iter_shots
 
 DETECTIONS_PER_S = 8  # a head moves by less than half its width in between
-VELOCITY_S = 0.4  # seconds of detections that a track's velocity is measured over
+VELOCITY_S = 0.4  # seconds over which a track's velocity is measured
 
 
 @dataclass(frozen=True)
 class TrackedFace:
-    """A face in one frame, as its track has it.
+    """A tracked face in one frame.
 
-    track: from 1, in order of appearance. box: x, y, width, height in pixels of the frame, smoothed; it may reach beyond
-    the frame. confidence: the detector's, 0 to 1, interpolated. landmarks: (5, 2) float32, smoothed, in the order of
-    `Face.landmarks`; None if the detector gives none. seen: False where the detector ran and missed it, next to this
-    frame, so that the box is bridged; frames between two runs that found it count as seen.
+    Attributes:
+        track: number from 1, in order of appearance.
+        box: x, y, width, height in pixels of the frame, smoothed; it may reach beyond the frame.
+        confidence: the detector's, 0 to 1, interpolated.
+        landmarks: (5, 2) float32, smoothed, in the order of `Face.landmarks`; None if the detector gives none.
+        seen: False if the detector's run before or after this frame missed the face, so that the box is interpolated over
+            a miss; frames between two runs that found it count as seen.
     """
 
     track: int
@@ -54,11 +57,11 @@ def track_faces(
     config: TrackConfig = TrackConfig(),  # noqa: B008 - frozen
     fps: float = 25.0,
 ) -> Iterator[TrackedFrame]:
-    """Follow every face in a stream of (time_s, uint8 RGB (H, W, 3)); every frame comes out once and in order.
+    """Track every face in a stream of (time_s, uint8 RGB (H, W, 3)); every frame is yielded once and in order.
 
-    Detections are linked by overlap and constant velocity (as in SORT; Bewley et al., ICIP 2016), tracks end at shot
-    changes. Times must increase; `fps` only chooses how often the detector runs. Frames come out up to `config.delay_s`
-    late, and memory does not grow with the length of the stream. Raises `UserError` if times do not increase.
+    Detections are linked by overlap and constant velocity (as in SORT; Bewley et al., ICIP 2016); tracks end at shot
+    changes. Times must increase; `fps` only determines how often the detector runs. Frames are yielded with a delay of
+    up to `config.delay_s`, and memory does not grow with the stream. Raises `UserError` if times do not increase.
     """
     every = config.detect_every or max(round(fps / DETECTIONS_PER_S), 1)
     tracker = _Tracker(config)
@@ -86,7 +89,7 @@ def _increasing(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[tuple[fl
 
 
 def _with_runs(shots: Iterator[ShotFrame], every: int) -> Iterator[tuple[ShotFrame, bool]]:
-    """Each frame, and whether the detector runs on it: first and last of a shot, and every so many in between."""
+    """Each frame, and whether the detector runs on it: the first and the last of a shot, and every `every`-th in between."""
     since, shot = 0, -1
     for item, following in pairwise(chain(shots, [None])):
         assert item is not None
@@ -97,17 +100,17 @@ def _with_runs(shots: Iterator[ShotFrame], every: int) -> Iterator[tuple[ShotFra
 
 @dataclass(eq=False)
 class _Piece:
-    """Detections of one face without a gap between them that is too long; what a track is made of."""
+    """Successive detections of one face without a gap; a track consists of one or more pieces."""
 
     times: list[float] = field(default_factory=list)
-    runs: list[int] = field(default_factory=list)  # number of the detector's run that each detection is from
+    runs: list[int] = field(default_factory=list)  # number of the detector's run of each detection
     values: list[np.ndarray] = field(default_factory=list)  # (14,): box, landmarks (NaN: none)
     confidences: list[float] = field(default_factory=list)
     hits: int = 0
     first_s: float = 0.0
     first_run: int = 0
     confirmed: bool = False
-    track: int | None = None  # given when the first frame with it comes out
+    track: int | None = None  # assigned when the first frame with it is yielded
 
     def add(self, time: float, run: int, face: Face) -> None:
         if not self.hits:
@@ -125,7 +128,7 @@ class _Piece:
         return predicted(times[recent], np.array(self.values)[recent, :4], time)
 
     def forget(self, time: float) -> None:
-        """Drop detections that no time from this one on depends on."""
+        """Drop detections that are not needed for this time or later."""
         while len(self.times) > 2 and self.times[1] < time:
             del self.times[0], self.runs[0], self.values[0], self.confidences[0]
 
@@ -145,24 +148,24 @@ class _Piece:
 
 
 class _Tracker:
-    """Detections in, run by run; settled frames out, in order, behind."""
+    """Takes the detections of each run; returns frames with final faces, in order and with a delay."""
 
     def __init__(self, config: TrackConfig) -> None:
         self.config = config
-        self.open: list[_Piece] = []  # may go on, in order of appearance
-        self.pieces: list[_Piece] = []  # all that frames to come may show, in order of appearance
-        self.lost: list[_Piece] = []  # ended lately, in the shot now coming out
+        self.open: list[_Piece] = []  # may continue, in order of appearance
+        self.pieces: list[_Piece] = []  # may be in frames that were not yielded yet, in order of appearance
+        self.lost: list[_Piece] = []  # ended recently, in the shot of the frames now yielded
         self.run, self.shot, self.shot_out = 0, 0, 0
         self.first_s, self.last_s = 0.0, 0.0
         self.num_tracks = 0
 
     def update(self, time: float, shot: int, faces: Sequence[Face]) -> None:
-        """Take the detections of the detector's next run."""
+        """Add the detections of the detector's next run."""
         if shot != self.shot:
             self.open, self.shot = [], shot
         self.first_s, self.last_s = time if self.run == 0 else self.first_s, time
         self.run += 1
-        # Only a miss makes a gap: where frames are far apart, the next run is the earliest that could find the face.
+        # Only a missed detection makes a gap: if frames are far apart, the next run is the first that can find the face.
         self.open = [p for p in self.open if p.runs[-1] == self.run - 1 or time - p.times[-1] <= self.config.max_gap_s]
         faces = [face for face in faces if face.confidence >= self.config.min_confidence]
         linked = self._link(time, faces)
@@ -177,7 +180,7 @@ class _Tracker:
             piece.confirmed |= long and 2 * piece.hits >= self.run - piece.first_run + 1
 
     def _link(self, time: float, faces: Sequence[Face]) -> dict[int, _Piece]:
-        """Which face goes on with which piece: the pairs that overlap most, all together."""
+        """Face number -> the piece that it continues: the assignment with the largest total overlap."""
         if not faces or not self.open:
             return {}
         boxes = np.array([face.box for face in faces], np.float64)
@@ -187,14 +190,14 @@ class _Tracker:
         return {int(c): self.open[r] for r, c in zip(rows, columns, strict=True) if shared[r, c] > 0}
 
     def finish(self) -> None:
-        """The stream has ended."""
+        """End the stream."""
         self.open = []
         if self.last_s - self.first_s < self.config.min_track_s:
             for piece in self.pieces:
                 piece.confirmed |= 2 * piece.hits >= self.run
 
     def settle(self, item: ShotFrame) -> TrackedFrame:
-        """The next frame with its faces; nothing that comes later changes them."""
+        """The next frame with its faces, which are final."""
         time = item.time_s
         if item.shot != self.shot_out:
             self.lost, self.shot_out = [], item.shot
@@ -211,7 +214,7 @@ class _Tracker:
         return TrackedFrame(item.index, time, item.frame, tuple(sorted(faces, key=lambda face: face.track)), item.shot)
 
     def _track_of(self, piece: _Piece) -> int:
-        """The number of the lost track that was, or was heading, where this piece begins; else the next number."""
+        """The number of the lost track whose last or predicted box is where this piece begins; else the next number."""
         begin = piece.values[0][None, :4]
         places = [np.stack([lost.values[-1][:4], lost.next_box(piece.first_s)]) for lost in self.lost]
         shares = [overlap(place, begin).max() for place in places]

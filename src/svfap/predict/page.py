@@ -1,10 +1,9 @@
-"""One self-contained HTML page of affect over time: per person pictures, an interactive timeline, shares and changes."""
+"""One self-contained HTML page of affect over time: for each person pictures, an interactive timeline, shares and changes."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,38 +12,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment
 
 from svfap.errors import UserError
 from svfap.files import write_atomically
-from svfap.predict.page_script import SCRIPT
-from svfap.predict.page_template import AFFECT_STYLE, AFFECT_TEMPLATE
-from svfap.predict.pictures import Box, cut_pictures
+from svfap.predict.pictures import cut_pictures
+from svfap.predict.table import BOX, PROBABILITY, TIMES, value_columns, value_name
 from svfap.predict.timeline import Change, Timeline, shares, spread, strongest_changes
-from svfap.view.figures import PALETTE
-from svfap.view.page import data_uri
-from svfap.view.page_template import STYLE
+from svfap.predict.windows import Box
+from svfap.view.figures.base import PALETTE
+from svfap.view.page import data_uri, package_text, render
 
 MAX_PICTURES = 24  # in the strip of a person
 MAX_PAGE_PICTURES = 1500  # about 8 MB; each strip gets shorter in a page of many persons
 MAX_PERSONS = 30  # of a video
 NUM_CHANGES = 5
-
-BOX = ["box_x", "box_y", "box_w", "box_h"]
-KNOWN = {"video", "track", "start_s", "end_s", *BOX, "confidence"}
-
-PROBABILITIES = (
-    "A probability is the share of its belief that the model gives to a label for one window of video; the labels of a "
-    "window sum to 1. It says how people in the training videos who looked and moved like this were labelled by others. "
-    "It is not how strong an emotion is, nor what the person feels or intends; 80% is right eight times in ten only "
-    "where the model's calibration was measured on people and places like these; and what is not among the labels cannot "
-    "be said."
-)
-DIMENSIONS = (
-    "A value is the model's estimate, for one window of video, of how others would rate what is seen, on the scale of the "
-    "ratings it was trained on. It is not what the person feels or intends, and says nothing of its own uncertainty; for "
-    "people and places unlike those of the training videos it may be far off."
-)
 
 
 @dataclass
@@ -87,8 +68,8 @@ def write_affect_page(
             read costs its pictures, and the page says so.
     """
     columns = _checked(table)
-    probabilities = columns[0].startswith("prob_") if columns else True
-    names = [column.removeprefix("prob_") for column in columns]
+    probabilities = columns[0].startswith(PROBABILITY) if columns else True
+    names = [value_name(column) for column in columns]
     rows = {str(name): part for name, part in table.groupby("video", sort=False)} if len(table) else {}
     keys = list(dict.fromkeys([*videos, *rows]))
     shown = [_persons(rows[key], columns, f"video-{k}") if key in rows else [] for k, key in enumerate(keys, 1)]
@@ -103,33 +84,39 @@ def write_affect_page(
             notices.append(f"{len(persons)} persons; the {len(kept)} in view for longest are shown.")
         heading, name = str(key), f"video-{number}"
         cards = [_person_view(person, names, probabilities) for person in kept]
-        views.append({"heading": heading, "id": name, "persons": cards, "notices": [n for n in notices if n]})
+        views.append({"heading": heading, "id": name, "parts": cards, "notices": [n for n in notices if n]})
         data.append({"id": name, "persons": [_person_data(person, _decimals(table, columns)) for person in kept]})
     page = {"names": names, "colors": _colors(names), "probabilities": probabilities}
     page |= {"range": _range(table[columns].to_numpy(float), probabilities), "videos": data}
-    html = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(AFFECT_TEMPLATE).render(
-        title=title, notes=notes, videos=views, names=names, colors=_colors(names), probabilities=probabilities,
-        meaning=PROBABILITIES if probabilities else DIMENSIONS, style=STYLE + AFFECT_STYLE, script=SCRIPT,
-        script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
-        data=json.dumps(page, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-    )  # fmt: skip
+    script = package_text("predict/page.js")
+    html = render(
+        "predict/page.html",
+        title=title,
+        notes=notes,
+        sections=views,
+        names=names,
+        color_of=dict(zip(names, _colors(names), strict=True)),
+        probabilities=probabilities,
+        data=page,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
     write_atomically(out, html.encode(errors="replace"))
 
 
 def _checked(table: pd.DataFrame) -> list[str]:
     """The columns of probabilities or dimensions. Raises `UserError` for a table that cannot be shown."""
-    missing = [name for name in ("video", "start_s", "end_s") if name not in table]
+    missing = [name for name in ("video", *TIMES) if name not in table]
     if missing:
         raise UserError(f"predictions: no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}")
     names = [str(column) for column in table.columns]
-    columns = [name for name in names if name.startswith("prob_")]
-    columns = columns or [name for name in names if name not in KNOWN and pd.api.types.is_numeric_dtype(table[name])]
+    columns = value_columns(table)
     if len(table) and not columns:
         raise UserError("predictions: no prob_<label> column and no numeric column of a dimension")
-    for name in ["start_s", "end_s", *columns, *({*BOX, "confidence"} & set(names))]:
+    for name in [*TIMES, *columns, *({*BOX, "confidence"} & set(names))]:
         if not pd.api.types.is_numeric_dtype(table[name]) and len(table):
             raise UserError(f"predictions: column {name} holds what is no number")
-        if np.isinf(table[name].to_numpy(float)).any() or (name in ("start_s", "end_s") and table[name].isna().any()):
+        if np.isinf(table[name].to_numpy(float)).any() or (name in TIMES and table[name].isna().any()):
             raise UserError(f"predictions: column {name} holds what is not finite")
     if (table["end_s"] < table["start_s"]).any():
         raise UserError("predictions: end_s is before start_s in some rows")
@@ -138,19 +125,21 @@ def _checked(table: pd.DataFrame) -> list[str]:
 
 def _persons(rows: pd.DataFrame, columns: list[str], name: str) -> list[_Person]:
     """The tracks of a video in order of appearance; tracks without any value are none."""
-    rows = rows.dropna(subset=columns).sort_values("start_s", kind="stable")
-    tracks = rows.groupby("track", sort=False) if "track" in rows else [("", rows)] if len(rows) else []
-    probabilities = columns[0].startswith("prob_")
-    persons = []
-    for number, (track, part) in enumerate(tracks, 1):
-        start, end, values = (part[wanted].to_numpy(float) for wanted in ("start_s", "end_s", columns))
-        timeline = Timeline.of(start, end, values)
+    rows = rows.sort_values("start_s", kind="stable")
+    tracks = rows.groupby("track", sort=False) if "track" in rows else [("", rows)]
+    probabilities = columns[0].startswith(PROBABILITY)
+    persons: list[_Person] = []
+    for track, part in tracks:
+        timeline = Timeline.of_table(part, columns)
+        part = part.iloc[timeline.rows]
+        if part.empty:
+            continue
         confidence = part["confidence"].to_numpy(float) if "confidence" in part else None
         boxes = part[BOX].to_numpy(float) if set(BOX) <= set(part.columns) else None
         changes = strongest_changes(timeline, NUM_CHANGES, probabilities)
         shown = f"{track:g}" if isinstance(track, float) else str(track)  # a column that had holes holds 1.0 for 1
         heading = f"Person {shown}" if "track" in rows else "Whole picture"
-        persons.append(_Person(heading, f"{name}-{number}", timeline, confidence, boxes, changes))
+        persons.append(_Person(heading, f"{name}-{len(persons) + 1}", timeline, confidence, boxes, changes))
     return persons
 
 

@@ -1,4 +1,4 @@
-"""A trained model applied to raw video: affect over time, per face (Fig. 1b, run over sliding windows)."""
+"""A fine-tuned model applied to sliding windows of raw video: affect over time, per face (the model of Fig. 1b)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from svfap.model.base import Model
 from svfap.model.config import ModelConfig
 from svfap.predict.reader import OnFrame, Reader, prefetched
 from svfap.predict.source import is_live
+from svfap.predict.table import PROBABILITY, table_columns
 from svfap.predict.windows import Box, Window
 from svfap.weights.folder import load_model
 
@@ -32,21 +33,33 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Ended:
-    """A video has come to its end; `error` says why, if that was before its last picture."""
+    """The end of a video's rows; error: why it could not be read to its last picture, else None."""
 
     error: VideoError | None = None
 
 
 class Predictor:
-    """Video in, table out.
+    """Predicts affect in one video at a time, in memory; `svfap.predict_videos` does many and writes files.
 
-    model: a perceiver, or what `svfap.load_model` takes. device: "auto" (a GPU where there is one), "cpu", "cuda", ….
-    precision: "auto" (bf16 where the device is quick at it), "fp32", "bf16" or "fp16". hop_s: seconds from one window to
-    the next; default: windows follow each other without overlap. faces: "auto", "yunet" or "haar" find and follow faces
-    (`svfap.faces.make_detector`, with `face_model`), "none" takes the video as a face crop, its centre square; or a
-    detector of your own. crop: how faces are cut out, which should be as in training; its `size_px` is the model's
-    always. tracking: how they are followed. timeout_s: a live stream that sends nothing for so long is given up.
-    The model is moved to the device and set to eval mode.
+    Args:
+        model: a fine-tuned model, or what `svfap.load_model` takes. It is moved to the device and set to eval mode.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", ….
+        precision: "auto" (bf16 where the hardware is fast at it), "fp32", "bf16" or "fp16".
+        hop_s: seconds from the start of one window to the next; default: windows follow each other without overlap.
+        batch_size: windows that the model processes at a time.
+        faces: the face detector: "auto", "yunet", "haar" (see `svfap.faces.detect.make_detector`) or a `Detector`; "none":
+            the video is a face crop, of which the centre square is used.
+        face_model: YuNet's .onnx file.
+        crop: how faces are cut out, which must match training; `size_px` is always the model's.
+        tracking: how faces are followed.
+        timeout_s: stop reading a stream after this many seconds without data.
+
+    Raises:
+        UserError: a value cannot be used, or the model was not fine-tuned.
+
+    Attributes:
+        columns: of the table, in order.
+        values: those of the columns that hold predictions.
     """
 
     def __init__(
@@ -68,12 +81,13 @@ class Predictor:
             raise UserError(
                 f"the model is for {self.config.task}, not for prediction; fine-tune it first (svfap finetune)"
             )
-        if hop_s is not None and hop_s <= 0:
-            raise UserError(f"hop_s={hop_s}: seconds from one window to the next must be more than 0")
+        if hop_s is not None and not hop_s > 0:
+            raise UserError(f"hop_s={hop_s}: must be more than 0")
         if batch_size < 1:
-            raise UserError(f"batch_size={batch_size}: at least one window at a time")
-        if timeout_s <= 0:
-            raise UserError(f"timeout_s={timeout_s}: seconds to wait for a stream must be more than 0")
+            raise UserError(f"batch_size={batch_size}: must be at least 1")
+        if not timeout_s > 0:
+            raise UserError(f"timeout_s={timeout_s}: must be more than 0")
+        detector = None if faces == "none" else make_detector(faces, face_model) if isinstance(faces, str) else faces
         self.device = pick_device(device)
         self.dtype = PRECISIONS[pick_precision(precision, self.device)]
         self.batch_size = batch_size
@@ -81,37 +95,27 @@ class Predictor:
         self.reader = Reader(
             self.config,
             hop_s,
-            make_detector(faces, face_model) if isinstance(faces, str) and faces != "none" else _own(faces),
+            detector,
             replace(crop or FaceCropConfig(), size_px=self.config.img_size),
             tracking or TrackConfig(),
             timeout_s,
         )
         names = self.config.label_names or [f"output_{i}" for i in range(self.config.num_outputs)]
-        self.labels = [f"prob_{n}" if self.config.task == "classification" else n for n in names]
-        around: tuple[list[str], list[str]] = ([], [])
-        if self.reader.detector is not None:
-            around = (["track"], ["box_x", "box_y", "box_w", "box_h"])
-        self.columns = [
-            *around[0],
-            "start_s",
-            "end_s",
-            *around[1],
-            *self.labels,
-            *(["confidence"] if around[0] else []),
-        ]
+        self.values = [PROBABILITY + name if self.config.task == "classification" else name for name in names]
+        self.columns = table_columns(self.values, faces=detector is not None)
 
     def __call__(self, video: str | Path) -> pd.DataFrame:
         """One row per window of every face (frame-level models: per sampled frame).
 
-        Columns: `track` (the face's number), `start_s`, `end_s`, `box_x`, `box_y`, `box_w`, `box_h` (at the window's
-        centre, pixels of the upright frame), `prob_<label>` for each label or the value of each dimension, and
-        `confidence` (the detector's, mean over the window). With faces="none": no track, box and confidence.
-        No face, no row. Raises `VideoError` if the video cannot be read to its end.
+        Columns: `track` (the face's number), `start_s`, `end_s` (of the window, seconds), `box_x`, `box_y`, `box_w`,
+        `box_h` (at the window's centre, pixels of the upright picture), `prob_<label>` for each label or the value of each
+        dimension, and `confidence` (the detector's, mean over the window). With faces="none" there are no track, box and
+        confidence. Without a face there are no rows. Raises `VideoError` if the video cannot be read to its end.
         """
         return pd.DataFrame(self.stream(video), columns=self.columns)
 
     def stream(self, video: str | Path) -> Iterator[Row]:
-        """The rows of the table as they come; memory does not grow with the video."""
+        """The rows of the table as they are computed; memory does not grow with the video. Raises `VideoError`."""
         for _, item in self.run([video]):
             if isinstance(item, dict):
                 yield item
@@ -123,15 +127,15 @@ class Predictor:
     ) -> Iterator[tuple[str | Path, Row | Ended]]:
         """(video, row) for the rows of each video, then (video, `Ended`), in order; windows of all share batches.
 
-        Decoding, the detector and the model work side by side, each in a thread. A video that cannot be read ends with
-        its error, after the rows of what could be read.
+        Decoding, face detection and the model run in parallel threads. A video that cannot be read to its end has
+        the rows of what could be read, then its error. on_frame: see `OnFrame`.
         """
         held: list[tuple[str | Path, Window | Ended]] = []
         with closing(prefetched(self._read(videos, on_frame), self.batch_size)) as items:
             for video, item in items:
                 held.append((video, item))
                 num_windows = sum(isinstance(item, Window) for _, item in held)
-                # Batches are always the same, and so are results to the last bit; but nobody waits for live ones.
+                # Full batches make results reproducible to the last bit; rows of live sources must not wait for that.
                 if num_windows in (0, self.batch_size) or is_live(video):
                     yield from self._rows(held)
                     held = []
@@ -188,7 +192,7 @@ def run_clips(
     device: torch.device,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """A model or a method of one on clips (B, T, H, W, 3) uint8, computed in `dtype`: float32, on the device."""
+    """Apply a model, or one of its methods, to clips (B, T, H, W, 3) uint8: float32 on the device, computed in `dtype`."""
     pixels = torch.from_numpy(clips).to(device)
     ready = normalize(pixels, config.pixel_mean, config.pixel_std)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -196,11 +200,7 @@ def run_clips(
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one shorter."""
+    """Lists of `size` items; the last one may be shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def _own(faces: str | Detector) -> Detector | None:
-    return None if isinstance(faces, str) else faces

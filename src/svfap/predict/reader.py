@@ -1,4 +1,4 @@
-"""From a video to the windows that a model sees: decode, find and follow faces, crop, cut; each stage beside the next."""
+"""From a video to the windows that a model sees: decoding in a thread, face detection and tracking, crops, windows."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from svfap.predict.source import Source, open_source
 from svfap.predict.windows import Window, hop_frames, iter_face_windows, iter_windows
 
 T = TypeVar("T")
-DECODED_AHEAD = 4  # frames: enough to keep the decoder busy while the detector runs
+DECODED_AHEAD = 4  # frames, enough to keep the decoder busy while the detector runs
 
 OnFrame = Callable[[str, int, int | None, float], None]
-"""Called for every frame read: the video, frames read so far, how many there are (None: nobody knows), frames a second."""
+"""Called for every frame read: the video, frames read so far, frames in all (None: a live source), frames per second."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How a video becomes the windows that a model of this configuration sees.
+    """Reads a video as windows of a model's input.
 
-    hop_s: seconds from one window to the next; None: no overlap. detector: None takes the frame for a face crop, its
-    centre square. crop: of faces, its size the model's. timeout_s: a live source that is silent for so long is given up.
+    config: the model's. hop_s: seconds from the start of one window to the next; None: no overlap. detector: None: the
+    video is a face crop, of which the centre square is used. crop: how faces are cut out, in the model's size. tracking:
+    how they are followed. timeout_s: stop reading a live source after this many seconds without data.
     """
 
     config: ModelConfig
@@ -45,9 +46,9 @@ class Reader:
     timeout_s: float = 10.0
 
     def windows(self, video: str | Path, on_frame: OnFrame | None = None) -> Iterator[Window]:
-        """The windows of a video, of every face; where it breaks off, those of the part before it.
+        """The windows of every face in a video; memory does not grow with its length.
 
-        Memory does not grow with the video. Raises `VideoError` if it cannot be read, after the windows that could be.
+        Raises `VideoError` if the video cannot be read to its end, after the windows of the part that could be read.
         """
         broken: list[VideoError] = []
         with open_source(video, self.timeout_s) as source:
@@ -63,7 +64,7 @@ class Reader:
             raise broken[0]
 
     def tracks(self, frames: Iterable[tuple[float, np.ndarray]], fps: float) -> Iterator[TrackedFrame]:
-        """The faces of a stream of frames; without a detector, frames without faces."""
+        """Frames (time in seconds, uint8 RGB (H, W, 3)) with their faces; without a detector, without faces."""
         if self.detector is not None:
             yield from track_faces(frames, self.detector, self.tracking, fps)
             return
@@ -85,7 +86,7 @@ def _counted(source: Source, video: str, on_frame: OnFrame | None) -> Iterator[t
 
 
 def _until_broken(frames: Iterable[T], broken: list[VideoError]) -> Iterator[T]:
-    """The frames up to an error, which is put aside: what comes before it is still used."""
+    """The frames up to an error, which is appended to `broken`, so that the frames before it are still used."""
     try:
         yield from frames
     except VideoError as error:
@@ -93,9 +94,10 @@ def _until_broken(frames: Iterable[T], broken: list[VideoError]) -> Iterator[T]:
 
 
 def prefetched(items: Iterable[T], size: int) -> Generator[T, None, None]:
-    """Run an iterable in a thread of its own, at most `size` items ahead; close the generator to stop it.
+    """Iterate in a separate thread, at most `size` items ahead; close the generator to stop the thread.
 
-    What the iterable raises is raised here, in its place. FFmpeg, OpenCV and torch let other threads run meanwhile.
+    What the iterable raises is raised here, after the items before it. FFmpeg, OpenCV and torch release the GIL, so the
+    thread runs while this one computes.
     """
     waiting: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(size)
     stopped = threading.Event()
@@ -116,11 +118,11 @@ def prefetched(items: Iterable[T], size: int) -> Generator[T, None, None]:
                 if stopped.is_set():
                     break
             put(None, None, True)
-        except BaseException as error:  # passed on, whatever it is
+        except BaseException as error:  # raised in the other thread
             put(None, error, True)
         finally:
             if (close := getattr(iterator, "close", None)) is not None:
-                close()  # in this thread, which alone uses what it holds
+                close()  # in the thread that used it
 
     thread = threading.Thread(target=work, daemon=True, name="svfap-prefetch")
     thread.start()

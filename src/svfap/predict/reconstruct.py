@@ -1,8 +1,8 @@
-"""Look at what a pre-trained model makes of the pixels it cannot see (Fig. 6)."""
+"""Masked frames and their reconstruction by a pre-trained model (Fig. 6)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,54 +10,80 @@ import torch
 
 from svfap.data.augment import center_crop, normalize
 from svfap.data.clips import validation_indices
-from svfap.data.video import open_video
+from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.masking import tube_mask
+from svfap.predict.config import ReconstructConfig
+from svfap.view.figures.base import save_figure
+from svfap.view.figures.clips import reconstruction_grid
 from svfap.weights.folder import load_model
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Three clips (T, H, W, 3) uint8, and the loss on the hidden tubelets (Eq. 11)."""
+    """The reconstruction of one clip.
+
+    Attributes:
+        original, masked, reconstruction: (T, H, W, 3) uint8 RGB; masked: grey where patches are masked.
+        loss: mean squared error on the masked tubelets (Eq. 11), 1 for predicting each tubelet's mean.
+        fps: frames of the clip per second.
+        written: files that `reconstruct` has written.
+    """
 
     original: np.ndarray
     masked: np.ndarray
     reconstruction: np.ndarray
     loss: float
     fps: float
+    written: tuple[Path, ...] = ()
 
 
-def reconstruct(
-    video: str | Path, model: Model | str | Path, ratio: float | None = None, seed: int = 0
-) -> Reconstruction:
-    """Hide `ratio` (default: the model's own) of the middle clip of a video and let the model fill it in.
+def reconstruct(video: str | Path, config: ReconstructConfig) -> Reconstruction:
+    """Mask the middle clip of a video, reconstruct it, and write it as a picture (.png) and a video (.mp4).
 
-    Raises `UserError` if the model is no pre-training model, `VideoError` if the video cannot be read.
+    Raises `UserError` if the model is not a pre-training model or the files cannot be written, `VideoError` if the video
+    cannot be read.
     """
-    model = model if isinstance(model, Model) else load_model(model)
+    result = reconstruct_video(video, load_model(config.model), config.mask_ratio, config.seed)
+    if config.out is None:
+        return result
+    clips = (result.original, result.masked, result.reconstruction)
+    png, mp4 = config.out / "reconstruction.png", config.out / "reconstruction.mp4"
+    save_figure(reconstruction_grid(*clips), png)
+    write_video(mp4, np.concatenate(clips, axis=2), fps=result.fps)
+    return replace(result, written=(png, mp4))
+
+
+def reconstruct_video(
+    video: str | Path, model: Model, mask_ratio: float | None = None, seed: int = 0
+) -> Reconstruction:
+    """Mask the middle clip of a video and reconstruct it, without writing files.
+
+    mask_ratio: fraction of the positions to mask; default: the model's. seed: of the random mask. Raises as `reconstruct`.
+    """
     config = model.config
     with open_video(video) as source:
         indices = validation_indices(source.num_frames, config.num_frames, config.sampling_stride)
         frames, fps = source.read(indices), source.fps / config.sampling_stride
-    return reconstruct_clip(center_crop(frames, config.img_size), model, ratio, seed, fps)
+    return reconstruct_clip(center_crop(frames, config.img_size), model, mask_ratio, seed, fps)
 
 
 @torch.inference_mode()
 def reconstruct_clip(
-    frames: np.ndarray, model: Model, ratio: float | None = None, seed: int = 0, fps: float = 25.0
+    frames: np.ndarray, model: Model, mask_ratio: float | None = None, seed: int = 0, fps: float = 25.0
 ) -> Reconstruction:
-    """As `reconstruct`, of a clip (T, H, W, 3) uint8 of the model's size; fps: frames of the clip per second."""
+    """As `reconstruct_video`, for a clip (T, H, W, 3) uint8 of the model's size; fps: frames of the clip per second."""
     if not isinstance(model, MaskedAutoencoder):
         raise UserError(
             f"the model is for {model.config.task}; reconstruction needs a pre-training model (svfap pretrain)"
         )
     config = model.eval().config
-    if not 0 < config.num_masked_positions(ratio) < config.num_positions:
-        raise UserError(f"ratio={ratio} hides no or all {config.num_positions} positions; give a part of them")
+    if not 0 < config.num_masked_positions(mask_ratio) < config.num_positions:
+        raise UserError(f"mask_ratio={mask_ratio}: masks none or all of the {config.num_positions} positions")
     clip = normalize(torch.from_numpy(frames)[None], config.pixel_mean, config.pixel_std)
-    masked = tube_mask(1, config, ratio, torch.Generator().manual_seed(seed))
+    masked = tube_mask(1, config, mask_ratio, torch.Generator().manual_seed(seed))
     original, seen, filled = (_uint8(picture) for picture in model.show_masking(clip, masked))
     return Reconstruction(original, seen, filled, model.loss(clip, masked).item(), fps)
 

@@ -1,4 +1,4 @@
-"""Anything that pictures come from: files, folders and images, and live sources: a webcam, a stream's address."""
+"""Whatever can be read as a video: files, folders of frames and images, and live sources (webcams, network streams)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WEBCAMS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation"), 
 
 
 class Source(Protocol):
-    """A context manager with frames: `num_frames` is None where nobody knows how long it goes on."""
+    """A context manager to read frames from; `num_frames` is None for a live source."""
 
     fps: float
 
@@ -32,7 +32,7 @@ class Source(Protocol):
 
 
 def is_live(video: str | Path) -> bool:
-    """Whether this names a webcam ("0") or a stream ("rtsp://…", "http://…"), rather than a file or folder."""
+    """Whether this is a webcam's number ("0") or an address ("rtsp://…", "http://…"), and no existing file or folder."""
     name = str(video)
     return not Path(name).exists() and (name.isdecimal() or "://" in name)
 
@@ -40,20 +40,20 @@ def is_live(video: str | Path) -> bool:
 def open_source(video: str | Path, timeout_s: float = 10.0) -> Source:
     """Open a file, folder or image (`svfap.data.video.open_video`), a webcam's number or a stream's address.
 
-    timeout_s: a stream that sends nothing for so long is given up. Raises `VideoError`.
+    timeout_s: stop reading a stream after this many seconds without data. Raises `VideoError`.
     """
     return LiveSource(str(video), timeout_s) if is_live(video) else open_video(video)
 
 
 class StreamError(VideoError):
-    """A live source that cannot be opened or breaks off; named as it was given, since an address is no path."""
+    """A live source that cannot be opened or breaks off; shown as it was given, since an address is not a path."""
 
     def __str__(self) -> str:
         return f"{self.args[0]}: {self.reason}"
 
 
 class LiveSource:
-    """A webcam or stream: read once, as the pictures come."""
+    """A webcam or stream, which can be read once, as pictures arrive. Raises `StreamError`."""
 
     num_frames = None
 
@@ -71,17 +71,17 @@ class LiveSource:
             self._container.close()
             raise StreamError(name, "holds no video stream")
         self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "SLICE"  # threads over whole frames would hold several of them back
+        self._stream.thread_type = "SLICE"  # threads per frame would delay several frames
         self.fps = float(self._stream.average_rate or self._stream.guessed_rate or PICTURE_FPS)
 
     def steady_frames(self) -> Iterator[tuple[float, Pixels]]:
-        """(seconds from the first picture, uint8 RGB (H, W, 3)) as they come, times ascending."""
+        """(seconds from the first picture, uint8 RGB (H, W, 3)) as they arrive; times increase. Raises `StreamError`."""
         first: float | None = None
         last = -np.inf
         for count, frame in enumerate(self._decoded()):
             time = count / self.fps if frame.time is None else float(frame.time)
             first = time if first is None else first
-            if time <= last:  # a picture sent twice or out of order
+            if time <= last:  # sent twice or out of order
                 continue
             last = time
             data: Any = frame.side_data.get("DISPLAYMATRIX")
@@ -100,7 +100,7 @@ class LiveSource:
 
     def _failed(self, error: Exception, what: str) -> StreamError:
         if isinstance(error, av.error.ExitError):
-            return StreamError(self.name, f"sent nothing for {self.timeout_s:g} s and was given up (--timeout_s)")
+            return StreamError(self.name, f"no data for {self.timeout_s:g} s (timeout_s)")
         return StreamError(self.name, f"{what} ({getattr(error, 'strerror', None) or error})")
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The table of a prediction, on disk row by row: what a run that breaks off has made is kept, and `resume` goes on."""
+"""The table of predictions: its columns, and files of it that are written row by row, so that a run can be resumed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -15,66 +15,160 @@ import pandas as pd
 
 from svfap.errors import UserError
 from svfap.files import write_atomically
+from svfap.settings import check_same_settings
+
+TIMES = ["start_s", "end_s"]  # of the window, in seconds from the first picture
+BOX = ["box_x", "box_y", "box_w", "box_h"]  # of the face at the window's centre, in pixels of the upright picture
+PROBABILITY = "prob_"
+NOT_VALUES = {"video", "track", *TIMES, *BOX, "confidence"}
 
 WHOLE_FORMATS: dict[str, Callable[[pd.DataFrame], str | bytes]] = {
     ".json": lambda table: table.to_json(orient="records", indent=2, double_precision=15),
     ".parquet": lambda table: table.to_parquet(index=False),
 }
-TABLE_SUFFIXES = (".csv", ".jsonl", *WHOLE_FORMATS)
 
 
-class RowWriter:
-    """Rows go to `OUT.part`, which becomes OUT once all videos are done; a context manager.
+def table_columns(values: Sequence[str], faces: bool) -> list[str]:
+    """The columns of one video's table in order; faces: with track, box and confidence. `video` comes before them."""
+    return ["track", *TIMES, *BOX, *values, "confidence"] if faces else [*TIMES, *values]
 
-    `OUT.part.log` holds the settings, then each video that has ended with the size of `OUT.part` then; so a resumed run
-    drops the rows of the video that it broke off in, does that one again, and leaves alone those in `self.ended`:
-    video -> why it could not be read to its end, "" if it could. The part is CSV for .csv, else JSON lines; .json and
-    .parquet are made of it at the end. Raises `UserError`: unknown suffix, a part in the way, other settings than those
-    of the run to go on with, a full disk.
+
+def value_columns(table: pd.DataFrame) -> list[str]:
+    """The columns that hold predictions: those of probabilities (`prob_<label>`), else all numeric ones of dimensions."""
+    names = [str(column) for column in table.columns]
+    probabilities = [name for name in names if name.startswith(PROBABILITY)]
+    numeric = pd.api.types.is_numeric_dtype
+    return probabilities or [name for name in names if name not in NOT_VALUES and numeric(table[name])]
+
+
+def value_name(column: str) -> str:
+    """The label or dimension that a column of predictions is for."""
+    return column.removeprefix(PROBABILITY)
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """A table that `predict_videos` has written, in any of its formats. Raises `UserError` if it is none."""
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        if path.suffix == ".json":
+            return _typed(pd.DataFrame(json.loads(path.read_text("utf-8"))))
+        return _read_rows(path, path.suffix == ".csv")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: is not a readable table of predictions ({error})") from None
+
+
+def part_of(out: Path) -> Path:
+    """Where the rows of a table are until it is complete."""
+    return out.with_name(f"{out.name}.part")
+
+
+def check_no_part(out: Path) -> None:
+    """Raise `UserError` if an interrupted run has left rows, which a new run would lose."""
+    part = part_of(out)
+    if not (part.exists() and _log_of(out).exists()):
+        return
+    with open(part, "rb") as file:
+        if out.suffix == ".csv":
+            file.readline()  # the header
+        has_rows = file.read(1) != b""
+    if has_rows or _log_of(out).read_text("utf-8").count("\n") > 1:
+        raise UserError(
+            f"{part}: holds the rows of an interrupted run; continue it with --resume (in Python: resume=True), "
+            "or delete the file to start again"
+        )
+
+
+class TableRows:
+    """The rows of a run, collected in memory."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = list(columns)
+        self.ended: dict[str, str] = {}
+        """Videos that were read to their end, or as far as they could be: video -> error, "" for none."""
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, video: str, row: Mapping[str, Any]) -> None:
+        """Add a row, given without its column `video`."""
+        self._rows.append({"video": video, **row})
+
+    def end_video(self, video: str, error: str = "") -> None:
+        """Note that no more rows of this video will come."""
+        self.ended[video] = error
+
+    def finish(self) -> pd.DataFrame:
+        """The whole table."""
+        return _typed(pd.DataFrame(self._rows, columns=self.columns))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no row."""
+        return not self._rows
+
+    def discard(self) -> None:
+        """Forget all rows."""
+        self._rows = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+class TableWriter(TableRows):
+    """The rows of a run, written to `OUT.part` as they come; it is renamed to OUT when the run is complete.
+
+    `OUT.part.log` holds the settings, then a line for each video that has ended, with the size of `OUT.part` at that
+    time. A resumed run truncates the part to the last such size, which drops the rows of the video that was interrupted;
+    `ended` holds the videos that need not be read again. The part is CSV for .csv, else JSON lines; .json and .parquet
+    are made from it at the end.
+
+    Raises `UserError`: a part is there and `resume` is not set, the settings differ from those of the run to be resumed,
+    or the file cannot be written.
     """
 
     def __init__(self, out: Path, columns: Sequence[str], settings: Mapping[str, Any], resume: bool = False) -> None:
-        check_out(out)
-        self.out, self.columns = out, list(columns)
-        self.part, self.log = part_of(out), part_of(out).with_name(f"{out.name}.part.log")
-        self.ended: dict[str, str] = {}
+        super().__init__(columns)
+        self.out, self.part, self.log = out, part_of(out), _log_of(out)
+        settings = {"columns": self.columns, **settings}
         size = 0
-        if self.part.exists() and self.log.exists():
-            size = self._recall({"columns": self.columns, **settings}, resume)
+        if not resume:
+            check_no_part(out)
+        elif self.part.exists() and self.log.exists():
+            size = self._read_log(settings)
         try:
             if size == 0:
-                self.log.write_text(json.dumps({"settings": {"columns": self.columns, **settings}}) + "\n", "utf-8")
+                self.log.write_text(json.dumps({"settings": settings}) + "\n", "utf-8")
                 self.part.write_bytes(self._header())
             else:
                 os.truncate(self.part, size)
             self._file: BinaryIO = open(self.part, "ab")  # noqa: SIM115  closed when the block ends
         except OSError as error:
-            raise self._full(error) from None
+            raise self._not_written(error) from None
 
     def add(self, video: str, row: Mapping[str, Any]) -> None:
-        """Write a row, without its column `video`."""
         cells = {"video": video, **row}
         line = self._csv(cells.values()) if self.out.suffix == ".csv" else json.dumps(cells) + "\n"
         try:
             self._file.write(line.encode())
             self._file.flush()
         except OSError as error:
-            raise self._full(error) from None
+            raise self._not_written(error) from None
 
     def end_video(self, video: str, error: str = "") -> None:
-        """All rows of this video are there."""
-        self.ended[video] = error
+        super().end_video(video, error)
         line = {"video": video, "size": self.part.stat().st_size, "error": error}
         try:
             with open(self.log, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as reason:
-            raise self._full(reason) from None
+            raise self._not_written(reason) from None
 
     def finish(self) -> pd.DataFrame:
-        """Put the table in place whole, and return it."""
+        """Put the complete table in place, and return it."""
         self._file.close()
-        table = _read(self.part, self.out.suffix == ".csv", self.columns)
+        table = _read_rows(self.part, self.out.suffix == ".csv", self.columns)
         if (convert := WHOLE_FORMATS.get(self.out.suffix)) is not None:
             write_atomically(self.out, convert(table))
             self.part.unlink()
@@ -82,75 +176,58 @@ class RowWriter:
             try:
                 os.replace(self.part, self.out)
             except OSError as error:
-                raise self._full(error) from None
+                raise self._not_written(error) from None
         self.log.unlink()
         return table
 
     @property
     def is_empty(self) -> bool:
-        """No row has been written."""
         return self.part.stat().st_size <= len(self._header())
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Delete what was written."""
         self._file.close()
         self.part.unlink()
         self.log.unlink()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *error: object) -> None:
-        with suppress(OSError):  # of a full disk we have heard already
+        with suppress(OSError):  # a full disk was reported when the row was written
             self._file.close()
 
-    def _recall(self, settings: dict[str, Any], resume: bool) -> int:
-        """Learn from the log which videos have ended; returns the size of the part then."""
+    def _read_log(self, settings: dict[str, Any]) -> int:
+        """Read which videos have ended; returns the size of the part at that time."""
         first, *lines = [json.loads(line) for line in self.log.read_text("utf-8").splitlines() if line.endswith("}")]
-        before = first["settings"]
-        if not resume:
-            if not lines and self.is_empty:
-                return 0
-            raise UserError(
-                f"{self.part}: holds the rows of a run that broke off; go on with --resume true, or remove it to begin anew"
-            )
-        for name, value in settings.items():
-            if before.get(name) != value:
-                raise UserError(
-                    f"--resume: {self.part} was made with {name}={before.get(name)}, not {value}; "
-                    "give the same settings, or remove it to begin anew"
-                )
+        check_same_settings(
+            self.part, first["settings"], settings, "resume with the same settings, or delete the file to start again"
+        )
         self.ended = {line["video"]: line["error"] for line in lines}
         return max([len(self._header()), *(line["size"] for line in lines)])
 
     def _header(self) -> bytes:
         return self._csv(self.columns).encode() if self.out.suffix == ".csv" else b""
 
-    def _csv(self, cells: Any) -> str:
+    def _csv(self, cells: Iterable[Any]) -> str:
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(cells)
         return line.getvalue()
 
-    def _full(self, error: OSError) -> UserError:
+    def _not_written(self, error: OSError) -> UserError:
         return UserError(f"{self.part}: cannot be written ({error.strerror or error}); the rows until then are kept")
 
 
-def part_of(out: Path) -> Path:
-    return out.with_name(f"{out.name}.part")
+def _log_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.part.log")
 
 
-def check_out(out: Path) -> None:
-    """Raises `UserError` unless a table can have this name."""
-    if out.suffix not in TABLE_SUFFIXES:
-        raise UserError(f"--out {out}: the suffix must be one of {', '.join(TABLE_SUFFIXES)}")
-    if out.is_dir():
-        raise UserError(f"--out {out}: is a folder; give the name of a file")
-
-
-def _read(part: Path, is_csv: bool, columns: list[str]) -> pd.DataFrame:
-    with open(part, encoding="utf-8", newline="") as file:
+def _read_rows(path: Path, is_csv: bool, columns: list[str] | None = None) -> pd.DataFrame:
+    """A CSV file or one of JSON lines; columns: of JSON lines, which have no header."""
+    with open(path, encoding="utf-8", newline="") as file:
         if not is_csv:
-            return pd.DataFrame([json.loads(line) for line in file], columns=columns)
-        table = pd.DataFrame(list(csv.reader(file))[1:], columns=columns)
-    # A video's name stays text, even "0" and "NA"; and these conversions are exact.
-    return table.astype({name: "int64" if name == "track" else "float64" for name in columns if name != "video"})
+            return _typed(pd.DataFrame([json.loads(line) for line in file], columns=columns))
+        header, *rows = csv.reader(file)
+        return _typed(pd.DataFrame(rows, columns=header))
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Exact numbers, and names of videos as text, even "0" and "NA"."""
+    return table.astype({name: "int64" if name == "track" else "float64" for name in table if name != "video"})

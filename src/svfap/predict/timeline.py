@@ -1,28 +1,49 @@
-"""Numbers of one face track over time: the time its rows cover, who leads for how long, and where it changes most."""
+"""The predictions of one face track over time: its gaps, how long each label is the most probable, its strongest changes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from svfap.predict.table import TIMES
+
 Floats = NDArray[np.float64]
 
-GAP_S = 0.01  # uncovered time shorter than this is rounding
+MIN_GAP_S = 0.35  # the tracker interpolates absences of up to `TrackConfig.max_gap_s`, 0.5 s: no gap of its is shorter
+STRIDE = 1 / 15  # of a window: what lies between two sampled frames of a clip of 16
+JITTER_S = 0.1  # of a live source's times
+MIN_ROWS = 4  # that show a regular distance between windows
+ROUNDING_S = 1e-3
 MIN_SPAN_S = 1.0  # a change from one frame to the next would be noise
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """N rows of one track in the order of their starts.
+    """N rows of one track, or of a video without tracks, in order of time, and where it has gaps.
+
+    A gap is time in which the face was not tracked. Time between the end of the rows so far and the start of the next is
+    no gap by itself: a window ends with its last sampled frame, and the next one starts a stride after it, or later with
+    a hop longer than a window. So there is a gap before a row only if that time is longer than all of these:
+
+    - `MIN_GAP_S`, as the tracker leaves no shorter gaps;
+    - a stride, taken as 1/15 of the last row, with the jitter of live sources;
+    - if at least half of these times are alike, that usual time and `MIN_GAP_S`.
+
+    Rows without values are left out; time that no other row covers is then a gap, however short.
 
     Attributes:
         start, end: (N,) seconds of each row's window.
-        values: (N, K) probabilities or dimensions, finite.
-        firsts: rows before which there is a gap, the first row included.
-        edges: (N, 2) seconds that each row stands for: its window, of which an overlap is shared evenly with the next row.
+        values: (N, K) probabilities or values of dimensions, finite.
+        firsts: (P,) rows before which there is a gap; the first row is one of them.
+        edges: (N, 2) seconds that each row stands for. Without a gap between two rows, both end in the middle between the
+            end of one and the start of the other, whether they overlap or not.
+        rows: (N,) position of each row in the table that was given.
     """
 
     start: Floats
@@ -30,17 +51,30 @@ class Timeline:
     values: Floats
     firsts: NDArray[np.int64]
     edges: Floats
+    rows: NDArray[np.int64]
 
     @classmethod
     def of(cls, start: Floats, end: Floats, values: Floats) -> Timeline:
-        """From rows with ascending starts."""
-        touching = start[1:] <= end[:-1] + GAP_S
+        """From rows in any order: start (M,), end (M,), values (M, K); a row with a value of NaN has no values."""
+        order = np.lexsort((end, start))
+        finite = np.isfinite(values[order]).all(axis=1)
+        num_left_out = np.cumsum(~finite)[finite]
+        rows = order[finite]
+        start, end, values = start[rows], end[rows], values[rows]
+        gap = _gaps(start, end, np.diff(num_left_out) > 0)
         middle = (start[1:] + end[:-1]) / 2
         edges = np.stack([start, end], axis=1)
-        edges[1:, 0] = np.where(touching, middle, start[1:])
-        edges[:-1, 1] = np.where(touching, middle, end[:-1])
+        edges[1:, 0] = np.where(gap, start[1:], middle)
+        edges[:-1, 1] = np.where(gap, end[:-1], middle)
         edges[:, 1] = edges.max(axis=1)
-        return cls(start, end, values, np.flatnonzero(np.append(True, ~touching)), edges)
+        firsts = np.flatnonzero(np.append(True, gap)[: len(start)])
+        return cls(start, end, values, firsts, edges, rows)
+
+    @classmethod
+    def of_table(cls, table: pd.DataFrame, columns: Sequence[str]) -> Timeline:
+        """From the rows of one track, with `start_s`, `end_s` and these columns of values."""
+        start, end = (table[name].to_numpy(float) for name in TIMES)
+        return cls.of(start, end, table[list(columns)].to_numpy(float))
 
     @property
     def centers(self) -> Floats:
@@ -49,23 +83,61 @@ class Timeline:
 
     @property
     def weights(self) -> Floats:
-        """(N,) seconds that each row stands for; equal where no row lasts at all."""
+        """(N,) seconds that each row stands for; all 1 if no row has a duration."""
         seconds = self.edges[:, 1] - self.edges[:, 0]
         return seconds if seconds.sum() > 0 else np.ones_like(seconds)
 
     @property
     def covered_s(self) -> float:
+        """Seconds without gaps."""
         return float((self.edges[:, 1] - self.edges[:, 0]).sum())
 
+    @property
+    def pieces(self) -> list[slice]:
+        """The rows from one gap to the next."""
+        return [slice(a, b) for a, b in pairwise([*self.firsts.tolist(), len(self.start)])]
+
     def row_at(self, time_s: float) -> int | None:
-        """The row that stands for that time; None in a gap."""
+        """The row that stands for this time; None in a gap."""
         row = max(int(np.searchsorted(self.edges[:, 0], time_s, side="right")) - 1, 0)
         return row if self.edges[row, 0] <= time_s <= self.edges[row, 1] else None
 
+    @cached_property
+    def curves(self) -> list[tuple[Floats, Floats]]:
+        """For each piece, times (n,) and values (n, K) of points to be joined by lines.
+
+        Each row's values are at its centre; the first and the last extend to the ends of the piece.
+        """
+        found = []
+        for piece in self.pieces:
+            edges, values = self.edges[piece], self.values[piece]
+            times = np.concatenate([edges[:1, 0], self.centers[piece], edges[-1:, 1]])
+            found.append((times, np.concatenate([values[:1], values, values[-1:]])))
+        return found
+
+    def values_at(self, time_s: float, tolerance_s: float = 0.0) -> Floats | None:
+        """(K,) values on the curve at this time; None in a gap, further than the tolerance from its ends."""
+        for times, values in self.curves:
+            if times[0] - tolerance_s <= time_s <= times[-1] + tolerance_s:
+                return np.array([np.interp(time_s, times, column) for column in values.T])
+        return None
+
+
+def _gaps(start: Floats, end: Floats, left_out: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N - 1,) whether there is a gap between a row and the next; left_out: (N - 1,) rows without values lie between."""
+    uncovered = start[1:] - np.maximum.accumulate(end)[:-1]
+    allowed = np.maximum(MIN_GAP_S, STRIDE * (end - start)[:-1] + JITTER_S)
+    if len(start) >= MIN_ROWS:
+        usual = np.median(uncovered)
+        if (np.abs(uncovered - usual) <= JITTER_S).mean() >= 0.5:
+            allowed = np.maximum(allowed, usual + MIN_GAP_S)
+    late = uncovered > allowed
+    return late | (left_out & (uncovered > ROUNDING_S))
+
 
 def shares(timeline: Timeline, names: list[str]) -> pd.DataFrame:
-    """Per label: `share` of the covered time in which it is the most probable (they sum to 1), the same in seconds
-    (`time_s`), and its mean probability over the covered time (`mean`)."""
+    """One row per label: its `name`, the `share` of the covered time in which it is the most probable (shares sum to 1),
+    that time in seconds (`time_s`), and its `mean` probability over the covered time."""
     weights = timeline.weights
     leading = np.bincount(timeline.values.argmax(axis=1), weights, minlength=len(names)) / weights.sum()
     mean = weights @ timeline.values / weights.sum()
@@ -73,7 +145,7 @@ def shares(timeline: Timeline, names: list[str]) -> pd.DataFrame:
 
 
 def spread(timeline: Timeline, names: list[str]) -> pd.DataFrame:
-    """Per dimension: `mean` and standard deviation (`sd`) over the covered time, `min` and `max` of the rows."""
+    """One row per dimension: its `name`, `mean` and standard deviation (`sd`) over the covered time, `min` and `max`."""
     weights, values = timeline.weights / timeline.weights.sum(), timeline.values
     mean = weights @ values
     sd = np.sqrt(weights @ (values - mean) ** 2)
@@ -82,8 +154,14 @@ def spread(timeline: Timeline, names: list[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Change:
-    """A moment of change: `time_s`, the mean values (K,) just before and after, the middles of the two stretches of
-    time they are means of, and how far apart they are."""
+    """A moment at which the predictions change.
+
+    Attributes:
+        time_s: when, in seconds.
+        before_s, after_s: the middles of the two spans of time, just before and after, that are compared.
+        before, after: (K,) mean values over these spans.
+        distance: between the two, see `strongest_changes`.
+    """
 
     time_s: float
     before_s: float
@@ -96,15 +174,15 @@ class Change:
 def strongest_changes(timeline: Timeline, number: int, probabilities: bool) -> list[Change]:
     """The `number` moments at which consecutive windows differ most, the strongest first, never across a gap.
 
-    Distance: total variation, half the sum of absolute differences, for probabilities; the mean absolute difference for
-    dimensions. Compared are the means of as much time before and after as a window lasts, at least `MIN_SPAN_S`: for
-    windows end to end these are the two windows; for frame-level or overlapping rows the mean of several. Moments closer
-    than that count as one.
+    The distance is total variation (half the sum of absolute differences) for probabilities, and the mean absolute
+    difference for dimensions. It compares the means over the length of a window, at least `MIN_SPAN_S`, before and after
+    the moment: of windows without overlap the two windows, of overlapping or frame-level rows several rows. Of moments
+    that are closer to each other than this length, the strongest is kept.
     """
     span = max(MIN_SPAN_S, float(np.median(timeline.end - timeline.start)))
     found: list[Change] = []
-    for rows in np.split(np.arange(len(timeline.start)), timeline.firsts[1:]):
-        found += _changes(timeline.edges[rows], timeline.values[rows], span, probabilities)
+    for piece in timeline.pieces:
+        found += _changes(timeline.edges[piece], timeline.values[piece], span, probabilities)
     kept: list[Change] = []
     for change in sorted(found, key=lambda change: -change.distance):
         if len(kept) < number and all(abs(change.time_s - other.time_s) > 0.99 * span for other in kept):
@@ -113,7 +191,7 @@ def strongest_changes(timeline: Timeline, number: int, probabilities: bool) -> l
 
 
 def _changes(edges: Floats, values: Floats, span: float, probabilities: bool) -> list[Change]:
-    """Every border between two rows of a stretch without gaps."""
+    """All borders between two rows of a piece without gaps."""
     ends = np.append(edges[0, 0], edges[:, 1])
     integral = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values * np.diff(ends)[:, None], axis=0)])
 
@@ -131,14 +209,3 @@ def _changes(edges: Floats, values: Floats, span: float, probabilities: bool) ->
         for t, f, n, b, a, d in zip(at, first, last, before, after, distance, strict=True)
         if d > 1e-6
     ]
-
-
-def runs_of(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of one track, or of a video without tracks, as unbroken runs in order of time; between them is a gap.
-
-    A live source's times jitter: less than a tenth of a row's length is no gap.
-    """
-    table = table.sort_values(["start_s", "end_s"])
-    reach = table["end_s"].cummax() + 0.1 * (table["end_s"] - table["start_s"]) + 1e-3
-    after_a_gap = table["start_s"] > reach.shift(fill_value=float("inf"))
-    return [run for _, run in table.groupby(after_a_gap.cumsum())]

@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]
 
 
 class Snapshot(NamedTuple):
-    """What is kept of one frame: its time, a small picture (H, W, 3) uint8, and where it was cut out."""
+    """What is kept of one frame: its time, a crop (H, W, 3) uint8, where it was cut out, and the detector's confidence."""
 
     time_s: float
     picture: np.ndarray
@@ -30,12 +30,17 @@ class Snapshot(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """One clip of T frames: frames (T, H, W, 3) uint8, the number and time of each, and the time the clip ends.
+    """One clip of T frames, cut from a run: the whole video, or a part of a track without a gap.
 
-    Frames are numbered from the start of the run that the window is cut from: of the video, or of an unbroken part of a
-    track. fresh: (T,) bool, the frames that no window before has shown, without the repeats that pad a short run.
-    track: 0 where no faces were looked for. box: at the clip's centre, boxes: (T) of each frame; None without faces.
-    confidence: the detector's, mean over all frames of the span; confidences: (T,) of each frame.
+    Attributes:
+        frames: (T, H, W, 3) uint8.
+        indices: (T,) int64, number of each frame from the start of the run.
+        times_s: (T,) float64, time of each frame in seconds.
+        end_s: the time at which the last frame ends.
+        fresh: (T,) bool, frames that are in no earlier window, without the repeats that pad a short run.
+        track: the face's number; 0 if no faces were searched for.
+        box: at the clip's centre, in pixels; None without faces. boxes: (T) of each frame.
+        confidence: the detector's, mean over all frames that the clip spans. confidences: (T,) of each frame.
     """
 
     frames: np.ndarray
@@ -55,10 +60,11 @@ class Window:
 
 
 class Windower:
-    """Cuts one run of frames into windows of `clip_length` frames, `stride` apart, one every `hop` frames.
+    """Cuts one run of frames into windows of `clip_length` frames, `stride` frames apart.
 
-    The same frames as `svfap.data.clips.window_indices`: the last window ends at the last frame, and a run shorter than
-    a window is padded with its last frame. At most one window's span of snapshots is held.
+    A window starts every `hop` frames from the first on. The last window ends at the last frame, so it may start earlier
+    than a hop after the one before; a run shorter than a window is padded with its last frame. Memory holds the frames
+    that one window spans.
     """
 
     def __init__(self, clip_length: int, stride: int, hop: int, track: int = 0) -> None:
@@ -68,7 +74,7 @@ class Windower:
         self._count, self._next_start, self._last_start, self._shown = 0, 0, -1, -1
 
     def push(self, snapshot: Snapshot) -> Iterator[Window]:
-        """Take the next frame; yields the window that it completes, if any."""
+        """Add the next frame; yields the window that it completes, if any."""
         self._kept.append(snapshot)
         self._count += 1
         if self._count == self._next_start + self.span:
@@ -76,7 +82,7 @@ class Windower:
             self._next_start += self.hop
 
     def finish(self) -> Iterator[Window]:
-        """The run has ended; yields the window of its last frames unless it has been cut already."""
+        """End the run; yields the window of its last frames unless it was yielded before."""
         final = max(self._count - self.span, 0)
         if self._count and final != self._last_start:
             yield self._window(final)
@@ -109,7 +115,7 @@ def iter_windows(
     hop: int,
     prepare: Callable[[np.ndarray], np.ndarray],
 ) -> Iterator[Window]:
-    """Cut a stream of (time in seconds, frame) into windows; `prepare` shrinks a frame (H, W, 3) before it is kept."""
+    """Cut a stream of (time in seconds, uint8 RGB (H, W, 3)) into windows; `prepare` crops a frame before it is kept."""
     windower = Windower(clip_length, stride, hop)
     for time_s, frame in stream:
         yield from windower.push(Snapshot(time_s, prepare(frame)))
@@ -117,17 +123,17 @@ def iter_windows(
 
 
 def hop_frames(config: ModelConfig, hop_s: float | None, fps: float) -> int:
-    """Frames from one window to the next; hop_s=None: no overlap."""
+    """Frames from the start of one window to the next; hop_s=None: no overlap."""
     return config.num_frames * config.sampling_stride if hop_s is None else max(round(hop_s * fps), 1)
 
 
 def video_windows(
     video: VideoSource, config: ModelConfig, hop_s: float | None = None, sample: Sample | None = None
 ) -> Iterator[Window]:
-    """The windows of a video, its picture taken as a face crop: the centre square, inside the sample's box and times.
+    """The windows of a video of one face: the centre square of its pictures, within the sample's box and times.
 
-    Times are those of the video, frames are numbered from the sample's first. Raises `VideoError` where the sample has no
-    frame or its box no pixel.
+    Times are those of the video; frames are numbered from the sample's first. Raises `VideoError` if no frame is within
+    the sample's times or no pixel within its box.
     """
     first, stop = (0, video.num_frames) if sample is None else span_of(video, sample)
 
@@ -147,10 +153,9 @@ def iter_face_windows(
     hop: int,
     crop: Callable[[np.ndarray, TrackedFace], np.ndarray],
 ) -> Iterator[Window]:
-    """Cut every track into windows of its own; a frame without the face ends the track's run of windows.
+    """Cut each track into windows; a frame without the face ends the track's run, and a new one starts where it is back.
 
-    `crop` cuts a face out of its frame, small. Of each face in view one window's span of crops is held, and nothing of a
-    face that has gone.
+    `crop` cuts a face out of its frame. Memory holds the crops that one window spans for each face in view.
     """
     runs: dict[int, Windower] = {}
     for item in frames:

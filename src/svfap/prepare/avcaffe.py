@@ -1,4 +1,4 @@
-"""AVCAffe: people at remote work, who say how they feel after each task."""
+"""AVCAffe: remote workers who rate their arousal and valence after each task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from svfap.errors import UserError
-from svfap.prepare.dataset import Dataset, Part, Release, Row
+from svfap.prepare.config import PrepareConfig
+from svfap.prepare.dataset import ClipRow, Dataset, Part, Release
 
 CLASSES = {
     "arousal": ("Excited", "Wide-awake", "Neutral", "Dull", "Calm"),
@@ -20,19 +21,19 @@ SUBJECT = re.compile(r"aiim\d{3}")
 TASK = re.compile(rf"{SUBJECT.pattern}_task_\d")
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class AvcaffeConfig(PrepareConfig):
     """Settings of AVCAffe."""
 
     target: Literal["arousal", "valence"] = "arousal"
-    """which of the two to prepare; each is a dataset of its own, so give each its --out"""
+    """Which label to prepare; each is a separate dataset with its own --out."""
     media: str | None = None
-    """folder of the clips, relative to root; default: the one of those above that is there"""
+    """Folder of the clips, relative to root; default: whichever of those above exists."""
 
 
 def read(release: Release) -> Iterator[Part]:
-    target = release.options.target
-    media = release.media(release.options.media, *MEDIA)
+    target = release.config.target
+    media = release.media(release.config.media, *MEDIA)
     labels = _labels(release, f"ground_truths/{target}.txt", CLASSES[target])
     subjects = {part: _subjects(release, f"info/{part}.txt") for part in ("train", "val")}
     if both := set(subjects["train"]) & set(subjects["val"]):
@@ -42,13 +43,13 @@ def read(release: Release) -> Iterator[Part]:
     for folder in release.entries(media):
         if not any(PurePosixPath(folder).name in listed for listed in subjects.values()):
             release.note("extra", folder, "a subject in neither info/train.txt nor info/val.txt")
-    # The official validation subjects are what everybody tests on.
+    # Published results are on the official validation subjects.
     yield Part("train", _rows(release, media, subjects["train"], labels))
     yield Part("test", _rows(release, media, subjects["val"], labels))
 
 
 def _labels(release: Release, file: str, classes: tuple[str, ...]) -> dict[str, str]:
-    """Task of a subject -> class as written in the paper, or the text itself where it is none."""
+    """A subject's task -> class as the paper writes it; text that is no class stays as it is."""
     known = {name.lower(): name for name in classes}
     labels: dict[str, str] = {}
     for number, line in release.lines(file):
@@ -72,7 +73,7 @@ def _subjects(release: Release, file: str) -> list[str]:
     return subjects
 
 
-def _rows(release: Release, media: str, subjects: list[str], labels: dict[str, str]) -> Iterator[Row]:
+def _rows(release: Release, media: str, subjects: list[str], labels: dict[str, str]) -> Iterator[ClipRow]:
     for subject in subjects:
         for task in sorted(task for task in labels if task.startswith(f"{subject}_")):
             folder = f"{media}/{subject}/{task.removeprefix(f'{subject}_')}"
@@ -87,11 +88,11 @@ def _rows(release: Release, media: str, subjects: list[str], labels: dict[str, s
             elif task not in labels:
                 release.note("unknown_label", path, f"no line for {task} in ground_truths")
             else:
-                yield Row(path, labels[task], subject=subject, group=task)
+                yield ClipRow(path, labels[task], subject=subject, group=task)
 
 
 def _of_target(dataset: Dataset, release: Release) -> Dataset:
-    target = release.options.target
+    target = release.config.target
     return replace(dataset, name=f"avcaffe_{target}", title=f"{dataset.title} ({target})", label_names=CLASSES[target])
 
 
@@ -99,21 +100,21 @@ DATASET = Dataset(
     name="avcaffe",
     title="AVCAffe",
     summary="5 classes of arousal or of valence, 58,112 clips of 106 subjects, official split",
-    source="https://pritamqu.github.io/AVCAffe (ask for access at borealisdata.ca, doi:10.5683/SP3/PSWY62)",
+    source="https://pritamqu.github.io/AVCAffe (request access at borealisdata.ca, doi:10.5683/SP3/PSWY62)",
     licence="for research under the Database License Agreement, https://pritamsarkar.com/AVCAffe/LICENSE.html",
     layout="""\
 videos/shorter_segments/aiim001/task_1/aiim001_task_1_clip_001.avi …
-    (or folders of faces, images/shorter_segments_face/aiim001/task_1/aiim001_task_1_clip_001/*.jpg, or face_crops/…)
+    (or folders of face images, images/shorter_segments_face/aiim001/task_1/aiim001_task_1_clip_001/*.jpg, or face_crops/…)
 ground_truths/arousal.txt, ground_truths/valence.txt     lines like 'aiim001_task_1, Calm'
 info/train.txt, info/val.txt                             subjects""",
     protocol="Official split by subject, 86 for training and 20 (info/val.txt) for testing; scores of the clips are averaged "
     "over each subject's task (column group), and the tasks are scored by weighted F1.",
-    checked="Subjects in one of the lists, 86 and 20 of them, names of clips, a known label for each task.",
+    checked="Each subject is in one list, 86 and 20 subjects, names of clips, a known label for each task.",
     read=read,
     label_names=CLASSES["arousal"],
     metrics=("weighted_f1",),
     columns=("subject", "group"),
     subject_independent=True,
-    options=Options,
+    config=AvcaffeConfig,
     adapt=_of_target,
 )

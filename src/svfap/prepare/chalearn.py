@@ -1,4 +1,4 @@
-"""ChaLearn First Impressions: apparent personality in talks to a camera."""
+"""ChaLearn First Impressions: apparent personality of people speaking to a camera."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from svfap.errors import UserError
-from svfap.prepare.dataset import Dataset, Part, Release, Row
-from svfap.prepare.search import clips_below, entries_below
+from svfap.prepare.config import PrepareConfig
+from svfap.prepare.dataset import ClipRow, Dataset, Part, Release
 from svfap.prepare.unpickle import read_pickle
 
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
@@ -17,26 +17,26 @@ FILES = {"train": "annotation_training.pkl", "val": "annotation_validation.pkl",
 NAME = re.compile(r"(.{11}\.\d{3})(?:\.mp4)?")  # a YouTube id and the number of the clip: J4GQm9j0JZ0.003.mp4
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class ChalearnConfig(PrepareConfig):
     """Settings of ChaLearn First Impressions."""
 
     media: str = "."
-    """folder anywhere below which the clips lie, relative to root"""
+    """Folder with the clips, at any depth, relative to root."""
 
 
 def read(release: Release) -> Iterator[Part]:
-    files = [path for path in entries_below(release, ".", NAME) if PurePosixPath(path).name in FILES.values()]
-    media = release.media(release.options.media)
-    found = clips_below(release, media, NAME)
+    files = [path for path in release.paths_below(".", NAME) if PurePosixPath(path).name in FILES.values()]
+    media = release.media(release.config.media)
+    found = release.clips_below(media, NAME)
     unlisted = set(found)
     for part, file in FILES.items():
-        there = [path for path in files if PurePosixPath(path).name == file]
-        if not there:
+        paths = [path for path in files if PurePosixPath(path).name == file]
+        if not paths:
             raise release.unexpected(f"'{file}' in any folder", "the values of the traits")
-        if len(there) > 1:
-            raise UserError(f"{release.root}: holds both {' and '.join(there)}; keep one of them")
-        values = _values(release, there[0])
+        if len(paths) > 1:
+            raise UserError(f"{release.root}: holds both {' and '.join(paths)}; keep one of them")
+        values = _values(release, paths[0])
         unlisted -= {clip.removesuffix(".mp4") for clip in values}
         yield Part(part, _rows(media, values, found))  # type: ignore[arg-type]
     for clip in sorted(unlisted):
@@ -44,7 +44,7 @@ def read(release: Release) -> Iterator[Part]:
 
 
 def _values(release: Release, file: str) -> dict[str, dict[str, float]]:
-    """Clip -> trait -> value. Raises `UserError` where the file is not as ChaLearn's are."""
+    """Clip -> trait -> value. Raises `UserError` where the file has another structure."""
     by_trait = read_pickle(release.root / file)
     if not isinstance(by_trait, dict) or any(not isinstance(by_trait.get(trait), dict) for trait in TRAITS):
         keys = ", ".join(map(str, by_trait)) if isinstance(by_trait, dict) else type(by_trait).__name__
@@ -60,10 +60,10 @@ def _values(release: Release, file: str) -> dict[str, dict[str, float]]:
     return values
 
 
-def _rows(media: str, values: dict[str, dict[str, float]], found: dict[str, str]) -> Iterator[Row]:
+def _rows(media: str, values: dict[str, dict[str, float]], found: dict[str, str]) -> Iterator[ClipRow]:
     for clip in sorted(values):
         path = found.get(clip.removesuffix(".mp4"), str(PurePosixPath(media, clip)))
-        yield Row(path, values=values[clip])
+        yield ClipRow(path, values=values[clip])
 
 
 DATASET = Dataset(
@@ -73,11 +73,11 @@ DATASET = Dataset(
     source="https://chalearnlap.cvc.uab.cat/dataset/24/description (First Impressions V2; register)",
     licence="CC BY-NC 4.0; see the dataset's page",
     layout="""\
-annotation_training.pkl, annotation_validation.pkl, annotation_test.pkl     anywhere below, as released
-train/…/J4GQm9j0JZ0.003.mp4, val/…, test/…                                  anywhere below; or folders of frames
-The pickles are read without running code.""",
-    protocol="Official parts of 6,000, 2,000 and 2,000 clips; the official validation part is used as such.",
-    checked="Clips per part, five numbers from 0 to 1 for each, annotations without a clip and clips without annotation.",
+annotation_training.pkl, annotation_validation.pkl, annotation_test.pkl     at any depth, as released
+train/…/J4GQm9j0JZ0.003.mp4, val/…, test/…                                  at any depth; or folders of frames
+The pickles are read without executing code.""",
+    protocol="Official training, validation and test parts of 6,000, 2,000 and 2,000 clips.",
+    checked="Clips per part, five numbers from 0 to 1 for each, annotations without a clip and clips without an annotation.",
     read=read,
     task="regression",
     label_names=TRAITS,
@@ -86,5 +86,5 @@ The pickles are read without running code.""",
     label_range=(0.0, 1.0),
     expected={"train": 6000, "val": 2000, "test": 2000},
     has_validation=True,
-    options=Options,
+    config=ChalearnConfig,
 )

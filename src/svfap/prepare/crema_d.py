@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from svfap.prepare.dataset import Dataset, Part, Release, Row, cross_validation
+from svfap.prepare.config import PrepareConfig
+from svfap.prepare.dataset import ClipRow, Dataset, Part, Release, cross_validation
 
 NAME = re.compile(r"(\d{4})_[A-Z]{3}_([A-Z]{3})_[A-Z]{1,2}\.(?:flv|mp4|avi)")  # actor, sentence, emotion, intensity
 FOLDS = {
@@ -18,28 +19,28 @@ FOLDS = {
     "5": range(1073, 1092),
 }
 TEST = (1463, 1470, 1475, 1474, 1555)
-NO_AUDIO = "the paper's list lacks it: its sound file is misnamed in the release, 1040_ITH_SAD_X.wav"
+NO_AUDIO = "not in the paper's list: its sound file is misnamed in the release, 1040_ITH_SAD_X.wav"
 LEFT_OUT = {
     "1076_MTI_NEU_XX": "broken video",
     "1076_MTI_SAD_XX": "broken video",
     "1064_TIE_SAD_XX": "broken video",
     "1064_IEO_DIS_MD": "broken video",
-    # Inferred: of fold 3's 18 actors x 82 clips just this one is not counted, and PAPER.md says that it is for its sound.
+    # Inferred: the paper counts one clip fewer than fold 3's 18 actors x 82 clips, for lack of a sound file.
     "1040_ITH_SAD_XX": NO_AUDIO,
 }
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class CremaDConfig(PrepareConfig):
     """Settings of CREMA-D."""
 
     media: str = "VideoFlash"
-    """folder of the clips, relative to root"""
+    """Folder of the clips, relative to root."""
 
 
 def read(release: Release) -> Iterator[Part]:
     fold_of_actor = {actor: fold for fold, actors in FOLDS.items() for actor in actors}
-    media = release.media(release.options.media)
+    media = release.media(release.config.media)
     rows, folds = [], []
     for path in release.entries(media):
         name = PurePosixPath(path)
@@ -51,7 +52,7 @@ def read(release: Release) -> Iterator[Part]:
         elif int(match[1]) not in fold_of_actor:
             release.note("extra", path, f"actor {match[1]} is in none of the folds, 1001 to 1091")
         else:
-            rows.append(Row(path, match[2], subject=match[1]))
+            rows.append(ClipRow(path, match[2], subject=match[1]))
             folds.append(fold_of_actor[int(match[1])])
     yield from cross_validation(rows, folds, tuple(FOLDS))
 
@@ -60,12 +61,12 @@ DATASET = Dataset(
     name="crema_d",
     title="CREMA-D",
     summary="6 emotions, 7,442 clips of 91 actors, 5 folds by actor",
-    source="https://github.com/CheyneyComputerScience/CREMA-D (with git-lfs; the folder VideoFlash is enough)",
+    source="https://github.com/CheyneyComputerScience/CREMA-D (with git-lfs; only the folder VideoFlash is needed)",
     licence="Open Database License; the clips under the Database Contents License",
     layout="VideoFlash/1001_DFA_ANG_XX.flv …     actor, sentence, emotion, intensity",
     protocol="5 folds by actor, tested on 1001–1018, 1019–1036, 1037–1054, 1055–1072 and 1073–1091; predictions of all folds "
-    "are pooled and scored once. Left out: four broken clips, and 1040_ITH_SAD_XX, without which the counts are the paper's "
-    "(which clip the paper lacks is inferred from its counts and the release's misnamed sound file).",
+    "are pooled and scored once. Left out: four broken clips, and 1040_ITH_SAD_XX, which gives the paper's counts (which clip "
+    "the paper leaves out is inferred from its counts and the release's misnamed sound file).",
     checked="The emotion in each name, its actor, and clips per fold: 7,437 tested in all.",
     read=read,
     label_names=("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"),
@@ -76,5 +77,5 @@ DATASET = Dataset(
         for fold, count in zip(FOLDS, TEST, strict=True)
     },
     subject_independent=True,
-    options=Options,
+    config=CremaDConfig,
 )

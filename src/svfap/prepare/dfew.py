@@ -1,26 +1,27 @@
-"""DFEW: facial expressions in films, in the wild."""
+"""DFEW: facial expressions in films."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from svfap.prepare.dataset import Dataset, Part, Release, Row
+from svfap.prepare.config import PrepareConfig
+from svfap.prepare.dataset import ClipRow, Dataset, Part, Release
 
 CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 TRAIN, TEST = (9356, 9356, 9357, 9358, 9361), (2341, 2341, 2340, 2339, 2336)
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class DfewConfig(PrepareConfig):
     """Settings of DFEW."""
 
     media: str | None = None
-    """folder of frame folders, relative to root; default: the one of Clip/clip_224x224 and Clip/jpg_256 that is there"""
+    """Folder of frame folders, relative to root; default: whichever of Clip/clip_224x224 and Clip/jpg_256 exists."""
 
 
 def read(release: Release) -> Iterator[Part]:
-    media = release.media(release.options.media, "Clip/clip_224x224", "Clip/jpg_256")
+    media = release.media(release.config.media, "Clip/clip_224x224", "Clip/jpg_256")
     release.watch(media)
     for fold in "12345":
         for part in ("train", "test"):
@@ -28,13 +29,13 @@ def read(release: Release) -> Iterator[Part]:
             yield Part(part, _rows(release, file, media), fold)
 
 
-def _rows(release: Release, file: str, media: str) -> Iterator[Row]:
+def _rows(release: Release, file: str, media: str) -> Iterator[ClipRow]:
     for number, cells in release.table(file, "video_name", "label"):
         video, label = cells["video_name"], cells["label"]
         if not (video.isdecimal() and label.isdecimal()):
             raise release.bad(file, number, f"{video},{label}", "a clip's number and a label from 1 to 7")
         known = 1 <= int(label) <= len(CLASSES)
-        yield Row(f"{media}/{int(video):05d}", CLASSES[int(label) - 1] if known else label)
+        yield ClipRow(f"{media}/{int(video):05d}", CLASSES[int(label) - 1] if known else label)
 
 
 DATASET = Dataset(
@@ -48,7 +49,7 @@ EmoLabel_DataSplit/train(single-labeled)/set_1.csv … set_5.csv    video_name,l
 EmoLabel_DataSplit/test(single-labeled)/set_1.csv … set_5.csv
 Clip/clip_224x224/00001/*.jpg …                                   or Clip/jpg_256/00001/*.jpg …""",
     protocol="The official 5 folds; predictions of all folds are pooled and scored once.",
-    checked="Clips per fold and part; labels 1 to 7. Clips without a single label count as extra files.",
+    checked="Clips per fold and part; labels 1 to 7. Clips without a single label are listed as extra files.",
     read=read,
     label_names=CLASSES,
     expected={
@@ -56,5 +57,5 @@ Clip/clip_224x224/00001/*.jpg …                                   or Clip/jpg_
         for part, counts in (("train", TRAIN), ("test", TEST))
         for fold, count in enumerate(counts, 1)
     },
-    options=Options,
+    config=DfewConfig,
 )

@@ -1,4 +1,4 @@
-"""eNTERFACE'05: 44 subjects react to six stories with five sentences each."""
+"""eNTERFACE'05: 44 subjects, six emotions, five sentences for each."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from svfap.prepare.dataset import Dataset, Part, Release, Row, cross_validation
+from svfap.prepare.dataset import ClipRow, Dataset, Part, Release, cross_validation
 
 SUBJECT = re.compile(r"subject[ _-]*(\d+)", re.IGNORECASE)
 SENTENCE = re.compile(r"sentence[ _-]*\d+", re.IGNORECASE)
-VIDEO_SUFFIXES = (".avi", ".mp4")
-# The paper's groups are not published: these are ours. By number, so that a subject more or less moves no other.
+# The paper does not publish its folds; these are ours, by number, so that a missing subject does not move others.
 FOLDS = {"1": range(1, 10), "2": range(10, 19), "3": range(19, 28), "4": range(28, 37), "5": range(37, 45)}
 
 
 def read(release: Release) -> Iterator[Part]:
     fold_of_subject = {subject: fold for fold, subjects in FOLDS.items() for subject in subjects}
     rows, folds, subjects = [], [], _subjects(release)
-    for absent in sorted(set(fold_of_subject) - {subject for subject, _ in subjects}):
-        release.note("missing", f"subject {absent}", "no folder of this subject")
+    for number in sorted(set(fold_of_subject) - {subject for subject, _ in subjects}):
+        release.note("missing", f"subject {number}", "no folder of this subject")
     for subject, folder in subjects:
         if subject not in fold_of_subject:
             release.note("extra", folder, f"subject {subject} is in none of the folds, 1 to 44")
             continue
         for emotion in release.entries(folder):
-            label = PurePosixPath(emotion).name.lower()  # names of files vary: s1_an_1.avi, s_3_su_1.avi
+            label = PurePosixPath(emotion).name.lower()  # file names are irregular: s1_an_1.avi, s_3_su_1.avi
             for path in _clips(release, emotion):
-                rows.append(Row(path, label, subject=str(subject)))
+                rows.append(ClipRow(path, label, subject=str(subject)))
                 folds.append(fold_of_subject[subject])
     yield from cross_validation(rows, folds, tuple(FOLDS))
 
@@ -43,13 +42,13 @@ def _subjects(release: Release) -> list[tuple[int, str]]:
 
 
 def _clips(release: Release, emotion: str) -> Iterator[str]:
-    """Videos of one subject's emotion: in folders of sentences, or (subject 6) beside them. Anything else is noted."""
+    """Videos of one subject's emotion, in folders of sentences or (subject 6) without them; notes all other files."""
     if not release.names(emotion):
         release.note("extra", emotion, "is not a folder with clips of an emotion")
     for entry in release.entries(emotion):
         inside = release.entries(entry) if SENTENCE.fullmatch(PurePosixPath(entry).name) else iter((entry,))
         for path in inside:
-            if path.lower().endswith(VIDEO_SUFFIXES):
+            if path.lower().endswith((".avi", ".mp4")):
                 yield path
             else:
                 release.note("extra", path, "is not a video")
@@ -62,13 +61,13 @@ DATASET = Dataset(
     source="https://enterface.net/enterface05 (the emotion database)",
     licence="for research; see the database's page",
     layout="""\
-subject 1/anger/sentence 1/s1_an_1.avi …     file names vary: folders tell subject and emotion
-subject 6/anger/*.avi                        has no folders of sentences
-                                             (or all of it in 'enterface database/')""",
-    protocol="5 folds by subject; the paper's groups are not published, ours are tested on subjects "
+subject 1/anger/sentence 1/s1_an_1.avi …     subject and emotion are read from the folders
+subject 6/anger/*.avi                        subject 6 has no folders of sentences
+                                             (or all of these in 'enterface database/')""",
+    protocol="5 folds by subject; the paper does not publish its own; ours are tested on subjects "
     + ", ".join(f"{subjects[0]}–{subjects[-1]}" for subjects in FOLDS.values())
     + "; predictions of all folds are pooled and scored once.",
-    checked="The emotion's folder, the subject's number, a folder for each of the 44. The paper gives no counts to compare with.",
+    checked="Folders of emotions, subjects' numbers, a folder for each of the 44. The paper gives no counts to compare with.",
     read=read,
     label_names=("anger", "disgust", "fear", "happiness", "sadness", "surprise"),
     columns=("subject",),

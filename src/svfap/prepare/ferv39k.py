@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from svfap.prepare.dataset import Dataset, Part, Release, Row
+from svfap.prepare.dataset import ClipRow, Dataset, Part, Release
 
 MEDIA = "2_ClipsforFaceCrop"
 
@@ -16,13 +16,13 @@ def read(release: Release) -> Iterator[Part]:
         yield Part(part, _rows(release, f"4_setups/All_scenes/{part}_All.csv", media))
 
 
-def _rows(release: Release, file: str, media: str) -> Iterator[Row]:
+def _rows(release: Release, file: str, media: str) -> Iterator[ClipRow]:
     for number, line in release.lines(file):
-        clip, _, label = line.rpartition(" ")  # a name of a scene may hold a space
+        clip, _, label = line.rpartition(" ")  # names of scenes may contain spaces
         clip = clip.strip().strip("/")
         if clip.count("/") != 2:
             raise release.bad(file, number, line, "'Scene/Emotion/0118 Happy'")
-        yield Row(f"{media}/{clip}", label)
+        yield ClipRow(f"{media}/{clip}", label)
 
 
 DATASET = Dataset(

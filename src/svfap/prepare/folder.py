@@ -1,65 +1,279 @@
-"""Anyone's own data: one folder per class, a table of any columns, or a heap of videos without labels."""
+"""A user's own data: one folder per class, a table with any columns, or videos without labels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
-from svfap.prepare.dataset import Dataset, Release
+from svfap.data.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from svfap.errors import UserError
+from svfap.prepare.config import PrepareConfig
+from svfap.prepare.dataset import ClipRow, Dataset, Part, Release, cross_validation
+
+# numpy, pandas and scikit-learn are imported where they are used: the help of every dataset imports this module.
+
+PASSED_ON = ("start_s", "end_s", "box", "frame_values")
 
 
-@dataclass(frozen=True)
-class Options:
-    """Where clips, labels and parts come from."""
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig(PrepareConfig):
+    """Settings of your own data: where clips, labels and parts come from."""
 
     unlabelled: bool = False
-    """every video and folder of frames below root, at any depth, for pre-training"""
+    """Use every video and folder of frames below root, at any depth, for pre-training."""
     table: Path | None = None
-    """CSV file with one row per clip; its columns start_s, end_s, box and frame_values are passed on"""
+    """CSV file with one row per clip; its columns start_s, end_s, box and frame_values are copied to the manifests."""
     path_column: str = "path"
-    """column of the clips' paths, relative to root"""
+    """Column of the clips' paths, relative to root."""
     label_column: str | None = None
-    """column of class names; without it and value_columns the clips are unlabelled"""
+    """Column of class names; without it and value_columns the clips are unlabelled."""
     value_columns: list[str] | str | None = None
-    """columns of numbers to regress, in order, as valence,arousal; a cell of several, with spaces between, has one per frame"""
+    """Columns of numbers to regress, in order, as valence,arousal; a cell may hold one number per frame, with spaces between."""
     label_names: list[str] | str | None = None
-    """classes in order, as sad,happy or [sad, happy]; default: those found, sorted"""
+    """Classes in order, as sad,happy or [sad, happy]; default: those found, sorted."""
     frame_values_column: str | None = None
-    """column of CSV files, relative to root, with one row per frame: their columns are those that value_columns names, or
-    `label`, whose classes label_names gives"""
+    """Column of CSV files, relative to root, with one row per frame. Their columns are those that value_columns names, or
+    `label` with the classes in label_names."""
     subject_column: str | None = None
-    """column of who is seen; no subject then lies on both sides of a split"""
+    """Column of subjects; splits made here then put each subject in one part only."""
     group_column: str | None = None
-    """column of the groups over which an evaluation averages"""
+    """Column of groups of clips whose predictions an evaluation averages."""
     split_column: str | None = None
-    """column that says train, val or test"""
+    """Column with the values train, val or test."""
     folds: int | None = None
-    """cross-validation with that many folds, in place of one split"""
+    """Number of folds of a cross-validation, in place of one split."""
     test_fraction: float = 0.2
-    """share of the clips that becomes test where neither split_column nor folds is given; 0: no test"""
+    """Share of the clips that becomes test where neither split_column nor folds is given; 0: no test."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unlabelled and (self.table or self.label_names):
+            raise UserError("unlabelled=true: takes neither table nor label_names")
+        if self.table is None:
+            of_table = ("label_column", "value_columns", "frame_values_column")
+            for name in (*of_table, "subject_column", "group_column", "split_column"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"{name}: names a column of a table; give --table FILE.csv")
+        for name in ("label_names", "value_columns"):
+            names = _listed(getattr(self, name))
+            if len(set(names)) < len(names):
+                raise UserError(f"{name}: contains a name twice ({', '.join(names)}); make them distinct")
+        if self.label_names and self.table and not (self.label_column or self.frame_values_column):
+            raise UserError("label_names: are the classes of label_column; give that as well")
+        if self.value_columns and (self.label_column or self.label_names):
+            raise UserError(
+                "label_column or label_names, and value_columns: a dataset has one task; give one or the other"
+            )
+        if self.frame_values_column and not (self.value_columns or self.label_column or self.label_names):
+            raise UserError("frame_values_column: name what its files contain, with value_columns or label_names")
+        if self.folds is not None and (self.split_column or self.folds < 2):
+            raise UserError("folds: give 2 or more, and no split_column")
+        if not 0 <= self.test_fraction < 1:
+            raise UserError(f"test_fraction={self.test_fraction}: must be at least 0 and below 1")
 
 
-def adapt(dataset: Dataset, release: Release) -> Dataset:
-    """The description that the options ask for."""
-    from svfap.prepare.own import describe  # slow to import, and every verb's help imports this module
+def _adapt(dataset: Dataset, release: Release) -> Dataset:
+    """The description that the settings ask for, with its `read`."""
+    config: FolderConfig = release.config
+    if config.unlabelled:
+        return replace(dataset, task="unlabelled", metrics=(), read=_read_unlabelled)
+    if config.table is not None:
+        return _adapt_to_table(dataset, release, config.table)
+    clips = {name: list(_walk(release, name, True)) for name in release.scan(".")[1]}
+    rows = [ClipRow(path, name) for name, paths in clips.items() for path in paths]
+    if not rows:
+        raise release.unexpected("one folder of videos per class", "or give --table or --unlabelled true")
+    names = _listed(config.label_names) or _sorted(row.label for row in rows)
+    return replace(dataset, label_names=names, read=lambda release: _split(release, rows, on_disk=True))
 
-    return describe(dataset, release)
+
+def _walk(release: Release, folder: str, images_are_clips: bool = False) -> Iterator[str]:
+    """Videos and folders of frames below a folder, at any depth.
+
+    images_are_clips: images directly in `folder` are separate clips; otherwise they are the frames of one clip.
+    """
+    files, folders = release.scan(folder)
+    if not images_are_clips and folder != "." and any(name.lower().endswith(PICTURE_SUFFIXES) for name in files):
+        yield folder
+        return
+    for path in files:
+        if path.lower().endswith((*VIDEO_SUFFIXES, *PICTURE_SUFFIXES)):
+            yield path
+        else:
+            release.note("extra", path, "is neither a video nor a folder of frames")
+    for below in folders:
+        yield from _walk(release, below)
+
+
+def _read_unlabelled(release: Release) -> Iterator[Part]:
+    yield Part("pretrain", (ClipRow(path) for path in _walk(release, ".")), on_disk=True)
+
+
+def _adapt_to_table(dataset: Dataset, release: Release, table: Path) -> Dataset:
+    from svfap.data.manifest import RESERVED
+
+    config: FolderConfig = release.config
+    file = str(table.absolute())
+    values = _listed(config.value_columns)
+    frame_files = config.frame_values_column
+    value_cells = () if frame_files else values  # otherwise values are columns of the files per frame
+    renamed = {"label": config.label_column, "subject": config.subject_column, "group": config.group_column}
+    optional = (*renamed.values(), config.split_column, frame_files)
+    needed = [config.path_column, *value_cells, *(name for name in optional if name)]
+    numbered = list(release.table(file, *needed))
+    per_frame = _are_per_frame(release, file, numbered, value_cells)
+    lines = [cells for _, cells in numbered]
+    if reserved := [name for name in values if name in RESERVED]:
+        raise UserError(f"value_columns: '{reserved[0]}' is reserved in manifests; rename the column")
+    if not lines:
+        raise UserError(f"table={table}: has a header but no rows")
+    passed_on = {name: name for name in PASSED_ON if name in lines[0] and name not in needed}
+    passed_on |= {"frame_values": frame_files} if frame_files else {}
+
+    def text(cells: dict[str, str], column: str | None) -> str | None:
+        return (cells[column] or None) if column else None
+
+    rows = [
+        ClipRow(
+            path=str(PurePosixPath(cells[config.path_column])),
+            values={name: _mean(cells[name]) for name in value_cells} or None,
+            extra={name: cells[column] for name, column in passed_on.items() if cells[column]}
+            | ({name: " ".join(cells[name].split()) for name in value_cells} if per_frame else {}),
+            **{name: text(cells, column) for name, column in renamed.items()},
+        )
+        for cells in lines
+    ]
+    columns = (*(name for name in ("subject", "group") if renamed[name]), *passed_on)
+    if not (config.label_column or values or frame_files):
+        unlabelled = replace(dataset, task="unlabelled", metrics=(), columns=columns)
+        return replace(unlabelled, read=lambda release: [Part("pretrain", rows)])
+    splits = [cells[config.split_column] for cells in lines] if config.split_column else None
+    if unknown := sorted(set(splits or ()) - {"train", "val", "test"}):
+        raise UserError(f"table={table}: column '{config.split_column}' holds {unknown[0]!r}; use train, val, test")
+    if splits and "train" not in splits:
+        raise UserError(f"table={table}: no row has 'train' in column '{config.split_column}'")
+    final = replace(
+        dataset,
+        columns=columns,
+        frame_level=per_frame or frame_files is not None,
+        clip_truth=bool(config.label_column or value_cells),
+        has_validation="val" in (splits or ()),
+        subject_independent=splits is None,  # a split that the user gives is not questioned
+        read=lambda release: _split(release, rows, splits),
+    )
+    if values:
+        return replace(final, task="regression", label_names=values, metrics=("pcc", "ccc"))
+    return replace(final, label_names=_listed(config.label_names) or _sorted(row.label for row in rows))
+
+
+def _are_per_frame(
+    release: Release, file: str, lines: Sequence[tuple[int, dict[str, str]]], names: Sequence[str]
+) -> bool:
+    """Whether any cell of these columns has several numbers. Raises `UserError` where a row has unequal numbers of them."""
+    several = False
+    for number, cells in lines:
+        lengths = {len(cells[name].split()) for name in names if math.isfinite(_mean(cells[name]))} - {1}
+        if len(lengths) > 1:
+            found = ", ".join(cells[name] for name in names)
+            raise release.bad(file, number, found, f"as many numbers in each of {', '.join(names)}")
+        several = several or bool(lengths)
+    return several
+
+
+def _split(
+    release: Release, rows: Sequence[ClipRow], splits: Sequence[str] | None = None, on_disk: bool = False
+) -> Iterator[Part]:
+    """The parts that `splits` gives; else those of a cross-validation, or training and a share for test.
+
+    Splits made here are by subject where subjects are known.
+    """
+    import numpy as np
+
+    from svfap.data.split import hold_out
+
+    config: FolderConfig = release.config
+    if splits is not None:
+        for part in (part for part in ("train", "val", "test") if part in splits):
+            yield Part(part, [row for row, split in zip(rows, splits, strict=True) if split == part])
+        return
+    subjects = [row.subject or "" for row in rows] if any(row.subject for row in rows) else None
+    labels = np.unique([row.label or "" for row in rows], return_inverse=True)[1]
+    if config.folds is not None:
+        fold_of = _folds(labels.tolist(), subjects, config.folds, config.seed)
+        for each in cross_validation(rows, fold_of, [str(fold + 1) for fold in range(config.folds)]):
+            yield replace(each, on_disk=on_disk)
+        return
+    tested = np.zeros(len(rows), bool)
+    if config.test_fraction:
+        subject_array = None if subjects is None else np.array(subjects, object)
+        tested = hold_out(len(rows), config.test_fraction, config.seed, subject_array, labels)
+        if not tested.any() or tested.all():
+            raise UserError(
+                "test_fraction: too few clips or subjects to divide; give split_column or --test_fraction 0"
+            )
+    yield Part("train", [row for row, test in zip(rows, tested, strict=True) if not test], on_disk=on_disk)
+    if tested.any():
+        yield Part("test", [row for row, test in zip(rows, tested, strict=True) if test], on_disk=on_disk)
+
+
+def _folds(labels: Sequence[int], subjects: Sequence[str] | None, folds: int, seed: int) -> list[str]:
+    """For each clip the fold it is tested in: classes in equal shares, and each subject in one fold."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    # A clip without a subject is a group by itself.
+    groups = [name or f"\0{row}" for row, name in enumerate(subjects)] if subjects else None
+    most = len(set(groups)) if groups else len(labels)
+    if folds > most:
+        raise UserError(f"folds={folds}: there are only {most} {'subjects' if groups else 'clips'}")
+    if folds > (largest := max(map(labels.count, set(labels)))):
+        raise UserError(f"folds={folds}: no class has that many clips, the largest {largest}; make fewer folds")
+    fold_of = [""] * len(labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about classes with fewer clips than folds
+        splitter = (StratifiedGroupKFold if groups else StratifiedKFold)(folds, shuffle=True, random_state=seed)
+        for fold, (_, tested) in enumerate(splitter.split(labels, labels, groups), 1):
+            for row in tested:
+                fold_of[row] = str(fold)
+    return fold_of
+
+
+def _mean(cell: str) -> float:
+    """The mean of a cell's numbers; NaN for none or for other text, whose row is then listed as an unknown label."""
+    try:
+        numbers = [float(number) for number in cell.split()]
+    except ValueError:
+        return math.nan
+    return sum(numbers) / len(numbers) if numbers else math.nan
+
+
+def _listed(names: list[str] | str | None) -> tuple[str, ...]:
+    """Names given as a list, or as text with commas."""
+    return tuple(name.strip() for name in (names.split(",") if isinstance(names, str) else names or ()))
+
+
+def _sorted(names: Iterable[str | None]) -> tuple[str, ...]:
+    """Distinct names, in numerical order if all are numbers."""
+    distinct = sorted({name for name in names if name})
+    return tuple(sorted(distinct, key=int) if all(name.isdecimal() for name in distinct) else distinct)
 
 
 DATASET = Dataset(
     name="folder",
     title="Own data",
-    summary="your own videos: one folder per class, a CSV of any columns, or unlabelled",
+    summary="your own videos: one folder per class, a CSV with any columns, or unlabelled",
     source="",
-    licence="your own: see that the people in the videos agreed to this use",
+    licence="your own: make sure that the people in the videos agreed to this use",
     layout="""\
 happy/1.mp4, happy/2/*.jpg, …      one folder per class, with videos or folders of frames at any depth
 sad/3.mp4, …
 or --table FILE.csv whose path column is relative to --root, or --unlabelled true for all videos below --root""",
-    protocol="As the options say: a column of the table, folds, or a share for test.",
-    checked="Files that the table lists, those of labels per frame too; labels and numbers. "
-    "No subject lies in both training and test of a split made here.",
-    read=lambda release: (),  # what `adapt` gives reads
-    options=Options,
-    adapt=adapt,
+    protocol="As the options say: a column of the table, cross-validation, or a share for test.",
+    checked="Files that the table lists, including files of labels per frame; labels and numbers. "
+    "No subject is in both training and test of a split made here.",
+    read=lambda release: (),  # replaced by `adapt`
+    config=FolderConfig,
+    adapt=_adapt,
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from svfap.prepare.dataset import Dataset, Part, Release, Row
+from svfap.prepare.config import PrepareConfig
+from svfap.prepare.dataset import ClipRow, Dataset, Part, Release
 
 CLASSES = (
     *("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
@@ -14,18 +15,18 @@ CLASSES = (
 NUM_CLIPS, TEST = 9172, (1839, 1837, 1833, 1832, 1831)
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class MafwConfig(PrepareConfig):
     """Settings of MAFW."""
 
     media: str | None = None
-    """folder of clips or of frame folders, relative to root; default: the one of data/frames and data/clips that is there"""
+    """Folder of clips or of frame folders, relative to root; default: whichever of data/frames and data/clips exists."""
 
 
 def read(release: Release) -> Iterator[Part]:
-    media = release.media(release.options.media, "data/frames", "data/clips")
+    media = release.media(release.config.media, "data/frames", "data/clips")
     release.watch(media)
-    # The lists name clips, as `00025.mp4`; beside frames the folder of that name is meant.
+    # The lists name clips, such as `00025.mp4`; the folder of its frames has the same name without suffix.
     suffix = ".mp4" if any(name.endswith(".mp4") for name in release.names(media)) else ""
     for fold in "12345":
         for part in ("train", "test"):
@@ -33,11 +34,11 @@ def read(release: Release) -> Iterator[Part]:
             yield Part(part, _rows(release, file, media, suffix), fold)
 
 
-def _rows(release: Release, file: str, media: str, suffix: str) -> Iterator[Row]:
+def _rows(release: Release, file: str, media: str, suffix: str) -> Iterator[ClipRow]:
     for number, line in release.lines(file):
         match line.split():
             case [clip, label] if clip.endswith(".mp4"):
-                yield Row(f"{media}/{clip.removesuffix('.mp4')}{suffix}", label)
+                yield ClipRow(f"{media}/{clip.removesuffix('.mp4')}{suffix}", label)
             case _:
                 raise release.bad(file, number, line, "'00025.mp4 anger'")
 
@@ -52,10 +53,10 @@ DATASET = Dataset(
 Train & Test Set/single/no_caption/set_1/train.txt, test.txt … set_5    lines '00025.mp4 anger'
 data/clips/00025.mp4 …                                                  or data/frames/00025/*.png …""",
     protocol="The official 5 folds; predictions of all folds are pooled and scored once.",
-    checked="Clips per fold and part; names of the labels. Clips without a single label count as extra files.",
+    checked="Clips per fold and part; names of the labels. Clips without a single label are listed as extra files.",
     read=read,
     label_names=CLASSES,
     expected={f"fold_{fold}_train": NUM_CLIPS - count for fold, count in enumerate(TEST, 1)}
     | {f"fold_{fold}_test": count for fold, count in enumerate(TEST, 1)},
-    options=Options,
+    config=MafwConfig,
 )

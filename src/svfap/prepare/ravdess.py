@@ -6,14 +6,13 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from svfap.prepare.dataset import Dataset, Part, Release, Row, cross_validation
+from svfap.prepare.dataset import ClipRow, Dataset, Part, Release, cross_validation
 
 CLASSES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # codes 01 to 08
 FOLDER = re.compile(r"(?:Video_Speech_)?Actor_\d\d")
-NAME = re.compile(
-    r"(\d\d)-(\d\d)-((\d\d)-\d\d-\d\d-\d\d-(\d\d))\.(?:mp4|wav)"
-)  # modality, channel, clip (emotion …, actor)
-PICTURES, SPEECH = ("02", "01"), "01"  # modalities with pictures (without sound, with it), the better one first
+# Modality, channel, clip (emotion …, actor).
+NAME = re.compile(r"(\d\d)-(\d\d)-((\d\d)-\d\d-\d\d-\d\d-(\d\d))\.(?:mp4|wav)")
+VIDEO, SPEECH = ("02", "01"), "01"  # video without sound is preferred to video with sound; the speech channel
 NUM_ACTORS, NUM_FOLDS = 24, 6
 
 
@@ -23,23 +22,23 @@ def read(release: Release) -> Iterator[Part]:
         match = NAME.fullmatch(PurePosixPath(path).name)
         if match is None:
             release.note("extra", path, "is not named like 02-01-06-01-02-01-12.mp4")
-        elif match[2] != SPEECH or match[1] not in PICTURES:
-            continue  # songs, and sound alone
+        elif match[2] != SPEECH or match[1] not in VIDEO:
+            continue  # songs, and audio files
         elif not 1 <= int(match[5]) <= NUM_ACTORS:
             release.note("extra", path, f"actor {match[5]} is in none of the folds, 01 to {NUM_ACTORS}")
-        elif match[3] not in clips or match[1] == PICTURES[0]:  # each clip comes in both modalities: the same pictures
+        elif match[3] not in clips or match[1] == VIDEO[0]:  # both modalities have the same frames
             clips[match[3]] = path, match
     rows, folds = [], []
     for _, (path, match) in sorted(clips.items(), key=lambda clip: (clip[1][1][5], clip[0])):
         emotion = int(match[4])
         known = 1 <= emotion <= len(CLASSES)
-        rows.append(Row(path, CLASSES[emotion - 1] if known else match[4], subject=match[5]))
+        rows.append(ClipRow(path, CLASSES[emotion - 1] if known else match[4], subject=match[5]))
         folds.append(str(1 + (int(match[5]) - 1) * NUM_FOLDS // NUM_ACTORS))
     yield from cross_validation(rows, folds, [str(fold) for fold in range(1, NUM_FOLDS + 1)])
 
 
 def _files(release: Release) -> Iterator[str]:
-    """Files of all actors, whether each archive was unpacked into a folder of its own or not."""
+    """Files of all actors, whether or not each archive was unpacked into its own folder."""
     folders = [path for path in release.entries(".") if FOLDER.fullmatch(path)]
     if not folders:
         raise release.unexpected("'Actor_01' or 'Video_Speech_Actor_01'", "a folder per actor")
@@ -56,9 +55,9 @@ DATASET = Dataset(
     layout="""\
 Actor_01/02-01-01-01-01-01-01.mp4 …     modality, channel, emotion, intensity, statement, repetition, actor
                                         (or Video_Speech_Actor_01/Actor_01/…)""",
-    protocol="Speech alone (channel 01), 6 folds of 4 actors in order, tested on 1–4, 5–8, …, 21–24; predictions of all folds "
-    "are pooled and scored once. Each clip is used once: as video without sound (modality 02) where it is there, else with it.",
-    checked="Emotion codes 01 to 08, actors, and clips per fold: 240 tested in each. Songs and sound files are passed over.",
+    protocol="Speech only (channel 01), 6 folds of 4 actors in order, tested on 1–4, 5–8, …, 21–24; predictions of all folds "
+    "are pooled and scored once. Each clip is used once: as video without sound (modality 02) if present, otherwise with sound.",
+    checked="Emotion codes 01 to 08, actors, and clips per fold: 240 tested in each. Songs and audio files are ignored.",
     read=read,
     label_names=CLASSES,
     columns=("subject",),

@@ -1,4 +1,4 @@
-"""Pickles of plain data, read without running any code."""
+"""Read pickles of plain data without executing code."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PLAIN = (str, int, float, bool)
 
 
 class _Refused(Exception):
-    """Something that plain data does not hold; the message names it."""
+    """The pickle contains something other than plain data; the message names it."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Code in a pickle needs a function or class to call, which only these two can hand out: they refuse."""
+    """A pickle can execute code only through objects that these two methods return; both refuse."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, encoding="latin1")  # Python 2's byte strings: any byte is a character
@@ -29,9 +29,9 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_pickle(path: Path) -> Any:
-    """What the pickle holds: dicts, lists, strings and numbers. Python 2's byte strings come back as text (Latin-1).
+    """The contents of a pickle of dicts, lists, strings and numbers; Python 2's byte strings become text (Latin-1).
 
-    Raises `UserError` naming the file and what was refused, before anything of it is run, or where it is no pickle.
+    Raises `UserError` naming the file and what was refused, without executing it, or where it is no pickle.
     """
     try:
         with path.open("rb") as file:
@@ -39,20 +39,20 @@ def read_pickle(path: Path) -> Any:
         _check(value)
     except _Refused as refused:
         raise UserError(
-            f"{path}: refused, since it holds {refused}, and not just dicts, lists, strings and numbers; "
+            f"{path}: refused, since it holds {refused}, and not only dicts, lists, strings and numbers; "
             "get the file from the dataset's own source"
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # a damaged pickle raises nearly anything
+    except Exception as error:  # damaged pickles raise many types of errors
         raise UserError(
-            f"{path}: is not a readable pickle ({' '.join(str(error).split())}); download it anew"
+            f"{path}: is not a readable pickle ({' '.join(str(error).split())}); download it again"
         ) from None
     return value
 
 
 def _check(value: Any) -> None:
-    """Raise `_Refused` at anything that is not plain; without recursion, as a pickle may nest deeply or hold itself."""
+    """Raise `_Refused` for anything but plain data; without recursion, as a pickle may be deeply nested or contain itself."""
     waiting, seen = [value], set()
     while waiting:
         item = waiting.pop()

@@ -7,24 +7,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from svfap.errors import UserError
-from svfap.prepare.dataset import Dataset, Part, Release, Row
+from svfap.prepare.config import PrepareConfig
+from svfap.prepare.dataset import ClipRow, Dataset, Part, Release
 
 MEDIA = "dev/mp4"
 UPPER_CENTRE = "32 0 160 160"  # of 224 x 224 pixels: the paper's Fig. 3
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class VoxCeleb2Config(PrepareConfig):
     """Settings of VoxCeleb2."""
 
     exclude: Path | None = None
-    """text file with one clip to leave out a line, as 'id00012/21Uxsk56VDQ/00001.mp4' (the paper leaves out 283)"""
+    """Text file of clips to leave out, one per line, such as 'id00012/21Uxsk56VDQ/00001.mp4' (the paper leaves out 283)."""
     whole_frames: bool = False
-    """use whole frames; default: the paper's upper-central 160x160 pixels of the 224x224"""
+    """Use whole frames instead of the paper's upper-central 160x160 pixels of the 224x224."""
 
 
 def adapt(dataset: Dataset, release: Release) -> Dataset:
-    count = dataset.expected["pretrain"] - len(_excluded(release.options.exclude))
+    count = dataset.expected["pretrain"] - len(_excluded(release.config.exclude))
     return replace(dataset, expected={"pretrain": count})
 
 
@@ -33,17 +34,17 @@ def read(release: Release) -> Iterator[Part]:
     yield Part("pretrain", _rows(release), on_disk=True)
 
 
-def _rows(release: Release) -> Iterator[Row]:
-    excluded = _excluded(release.options.exclude)
-    more = {} if release.options.whole_frames else {"box": UPPER_CENTRE}
+def _rows(release: Release) -> Iterator[ClipRow]:
+    excluded = _excluded(release.config.exclude)
+    extra = {} if release.config.whole_frames else {"box": UPPER_CENTRE}
     for path in release.entries(MEDIA, depth=3):
         clip = path.removeprefix(f"{MEDIA}/")
         if clip in excluded:
-            release.note("left_out", path, f"stands in {release.options.exclude}")
+            release.note("left_out", path, f"is listed in {release.config.exclude}")
         elif not clip.endswith(".mp4"):
             release.note("extra", path, "is not .mp4")
         else:
-            yield Row(path, subject=clip.partition("/")[0], more=more)
+            yield ClipRow(path, subject=clip.partition("/")[0], extra=extra)
 
 
 def _excluded(file: Path | None) -> frozenset[str]:
@@ -67,14 +68,14 @@ DATASET = Dataset(
     source="https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox2.html (the videos of the development set)",
     licence="annotations are CC BY 4.0; the videos belong to their owners and are no longer offered by the authors",
     layout="dev/mp4/id00012/21Uxsk56VDQ/00001.mp4 …",
-    protocol="All clips of the development set, without labels; of each the upper-central 160x160 pixels (Fig. 3). The paper "
-    "leaves out 283 that are broken.",
-    checked="The number of clips. Files are not opened: broken ones are skipped and listed in training.",
+    protocol="All clips of the development set, without labels, cropped to the upper-central 160x160 pixels (Fig. 3). The "
+    "paper leaves out 283 broken clips.",
+    checked="The number of clips. Files are not opened: training skips and lists unreadable ones.",
     read=read,
     task="unlabelled",
     metrics=(),
     columns=("subject", "box"),
     expected={"pretrain": 1_092_009},
-    options=Options,
+    config=VoxCeleb2Config,
     adapt=adapt,
 )

@@ -10,43 +10,45 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from svfap.errors import UserError
-from svfap.prepare.dataset import Dataset, Part, Release, Row, cross_validation
-from svfap.prepare.search import clips_below
+from svfap.prepare.config import PrepareConfig
+from svfap.prepare.dataset import ClipRow, Dataset, Part, Release, cross_validation
 
-# A column's name holds one of these words: Arousal, Arousal_average, Mean_A_1_2 (the authors' tables have the last).
+# A dimension's column contains one of these words: Arousal, Arousal_average, Mean_A_1_2 (the authors' tables).
 DIMENSIONS = {
     "arousal": {"arousal", "a"},
     "valence": {"valence", "pleasure", "v", "p"},
     "dominance": {"dominance", "d"},
 }
 CLIP = {"videoname", "video", "clip", "name", "id", "clipid", "videoid", "clipname", "file", "filename"}
-# Session, player, number; a video, or a folder of frames as OpenFace names it.
+# Session, player, number: a video, or a folder of frames as OpenFace names it.
 NAME = re.compile(r"(\d\d_\d\d_\d{3,})(?:_aligned|\.mp4|\.avi)?")
 NUM_SESSIONS, NUM_FOLDS = 30, 5
 NUM_CLIPS = 14632
-CROPS = (3346, 2747, 3066, 3527, 1771)  # by fold, what the SVFAP authors' face crops left
+CROPS = (3346, 2747, 3066, 3527, 1771)  # clips per fold with face crops by the SVFAP authors
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class WerewolfConfig(PrepareConfig):
     """Settings of Werewolf-XL."""
 
     annotations: str | None = None
-    """CSV or TSV of the labels, relative to root; default: the only one in root or in one of its folders"""
+    """CSV or TSV of the labels, relative to root; default: the only one in root or its subfolders."""
     media: str = "."
-    """folder anywhere below which the clips lie, relative to root"""
+    """Folder with the clips, at any depth, relative to root."""
 
 
 def read(release: Release) -> Iterator[Part]:
     file, values = _labels(release)
-    media = release.media(release.options.media)
-    found = clips_below(release, media, NAME)
+    media = release.media(release.config.media)
+    found = release.clips_below(media, NAME)
     for clip, path in found.items():
         if clip not in values:
             release.note("extra", path, f"has no line in {file}")
     rows, folds = [], []
     for clip, numbers in values.items():
-        rows.append(Row(found.get(clip, str(PurePosixPath(media, f"{clip}.mp4"))), values=numbers, subject=clip[:5]))
+        rows.append(
+            ClipRow(found.get(clip, str(PurePosixPath(media, f"{clip}.mp4"))), values=numbers, subject=clip[:5])
+        )
         folds.append(str(1 + (int(clip[:2]) - 1) * NUM_FOLDS // NUM_SESSIONS))
     if found and all(path.endswith("_aligned") for path in found.values()):
         cropped = Counter(fold for fold, row in zip(folds, rows, strict=True) if row.path.endswith("_aligned"))
@@ -58,15 +60,13 @@ def read(release: Release) -> Iterator[Part]:
 
 
 def _labels(release: Release) -> tuple[str, dict[str, dict[str, float]]]:
-    """The annotation file, and clip -> dimension -> value; cells without a number are NaN, which the core lists."""
+    """The annotation file, and clip -> dimension -> value; NaN for cells without a number, which are listed as unknown labels."""
     tables = [
         path for depth in (1, 2) for path in release.entries(".", depth) if path.lower().endswith((".csv", ".tsv"))
     ]
-    if release.options.annotations is None and len(tables) > 1:
+    if release.config.annotations is None and len(tables) > 1:
         raise UserError(f"{release.root}: holds {', '.join(tables[:6])}; say which has the labels with --annotations")
-    file = release.find(
-        *([release.options.annotations] if release.options.annotations else tables or ["*.csv", "*.tsv"])
-    )
+    file = release.find(*([release.config.annotations] if release.config.annotations else tables or ["*.csv", "*.tsv"]))
     columns: dict[str, str] = {}
     values: dict[str, dict[str, float]] = {}
     for number, cells in release.table(file):
@@ -81,12 +81,12 @@ def _labels(release: Release) -> tuple[str, dict[str, dict[str, float]]]:
 
 
 def _columns(file: str, header: list[str]) -> dict[str, str]:
-    """Which column holds the clip's name, and which each dimension."""
+    """The columns of the clip's name and of each dimension."""
     chosen = {"clip": [name for name in header if re.sub("[^a-z]", "", name.lower()) in CLIP]}
     for dimension, words in DIMENSIONS.items():
-        there = [name for name in header if words & set(re.split("[^a-z]+", name.lower()))]
-        means = [name for name in there if re.search("mean|average|avg", name.lower())]
-        chosen[dimension] = means or there
+        named = [name for name in header if words & set(re.split("[^a-z]+", name.lower()))]
+        means = [name for name in named if re.search("mean|average|avg", name.lower())]
+        chosen[dimension] = means or named
     for wanted, columns in chosen.items():
         if len(columns) != 1:
             found = f"{len(columns)} columns ({', '.join(columns)})" if columns else "no column"
@@ -113,20 +113,20 @@ DATASET = Dataset(
     source="https://github.com/Xinda-Wu/Werewolf-XL-Baseline (speakers' videos, and the PAD labels saved as CSV or TSV)",
     licence="for research; see the database's page",
     layout="""\
-labels.csv (or .tsv)   one line per clip: its name, and columns for pleasure (valence), arousal and dominance,
+labels.csv (or .tsv)   one row per clip: its name, and columns for pleasure (valence), arousal and dominance,
                        e.g. VideoName,Mean_P_1_2,Mean_A_1_2,Mean_D_1_2 or clip,arousal,valence,dominance
-…/01_01_128.mp4 (or .avi)  anywhere below; or folders of frames, …/01_01_128/ or …/01_01_128_aligned/
-The names of clips are session_player_number. The rest of this layout is inferred from the authors' baseline code.""",
+…/01_01_128.mp4 (or .avi)  at any depth; or folders of frames, …/01_01_128/ or …/01_01_128_aligned/
+Clips are named session_player_number. The rest of this layout is inferred from the authors' baseline code.""",
     protocol="5 folds by session, tested on 1–6, 7–12, 13–18, 19–24 and 25–30; predictions of all folds are pooled and scored "
-    "once. A player may return in another session under another number, so folds by session need not be by person. The "
-    f"SVFAP authors' face crops leave {', '.join(map(str, CROPS))} clips.",
+    "once. A player may appear in another session under another number, so folds by session may share people. Face "
+    f"crops by the SVFAP authors exist for {', '.join(map(str, CROPS))} clips.",
     checked=f"Clips' names, sessions, numbers in all three dimensions, clips without a label and labels without a clip; "
-    f"{NUM_CLIPS:,} labelled clips, or, of crops (…_aligned/), as many in each fold as the SVFAP authors'.",
+    f"{NUM_CLIPS:,} labelled clips, or, for crops (…_aligned/), as many in each fold as the SVFAP authors have.",
     read=read,
     task="regression",
     label_names=tuple(DIMENSIONS),
     metrics=("pcc", "ccc"),
     columns=("subject",),
-    options=Options,
+    config=WerewolfConfig,
     adapt=_with_range,
 )

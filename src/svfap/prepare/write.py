@@ -1,4 +1,4 @@
-"""From a release to a prepared dataset: manifests of its folds, lists of what is not as it should be, `dataset.json`."""
+"""Write a prepared dataset: manifests of its folds, lists of problems, and `dataset.json`."""
 
 from __future__ import annotations
 
@@ -17,37 +17,42 @@ from svfap.data.prepared import DATASET_FILE, Fold, PreparedDataset, read_datase
 from svfap.data.split import hold_out
 from svfap.errors import UserError
 from svfap.files import make_folder, writing_atomically
-from svfap.prepare.dataset import Dataset, Part, Release, Row, Settings
+from svfap.prepare.config import PrepareConfig
+from svfap.prepare.dataset import ClipRow, Dataset, Part, Release, get_dataset
 
-PROBLEMS = ("missing", "unknown_label", "repeated", "count_mismatch")  # notes that a complete dataset has none of
+PROBLEMS = ("missing", "unknown_label", "repeated", "count_mismatch")  # a complete dataset has none of these notes
 
 
-def prepare(
-    dataset: Dataset, root: Path, out: Path, options: Any = None, settings: Settings | None = None
-) -> PreparedDataset:
-    """Read the release in `root`; write manifests, `missing.csv` and the like, and, last, `dataset.json` into `out`.
+def prepare(dataset: str | Dataset, config: PrepareConfig) -> PreparedDataset:
+    """Read a dataset's release, check it, and write the manifests of its protocol.
 
-    options: of the dataset's own type. The notes of the result hold what was found; see `is_complete`.
-    Raises `UserError` where the layout is not as expected, an annotation cannot be understood, or a part has no clip.
+    Writes into `config.out` a manifest for each part of each fold, `missing.csv`, `extra.csv`, … (path, why) with what was
+    found, and last `dataset.json`. Clips that cannot be used are left out of the manifests; see `is_complete`.
+
+    dataset: a name in `svfap.prepare.dataset.NAMES`, or a description. config: the dataset's own settings, such as
+    `svfap.prepare.dfew.DfewConfig`; a plain `PrepareConfig` leaves the dataset's own options at their defaults.
+    Returns what `dataset.json` says, with the findings in `notes`. Raises `UserError` for an unexpected layout, an annotation
+    that cannot be parsed, a part without clips, or an `out` that holds another dataset; TypeError for another's settings.
     """
-    settings = settings or Settings()
-    if not 0 < settings.val_fraction < 1:
-        raise UserError(f"val_fraction={settings.val_fraction}: must lie between 0 and 1")
-    if not root.is_dir():
-        raise UserError(f"--root {root}: is not a folder; give the folder of {dataset.title}")
-    release = Release(root.absolute(), options or dataset.options(), settings.seed)
+    dataset = get_dataset(dataset) if isinstance(dataset, str) else dataset
+    if type(config) is PrepareConfig:
+        config = dataset.config(**vars(config))
+    elif not isinstance(config, dataset.config):
+        raise TypeError(f"{dataset.name} takes {dataset.config.__name__}, not {type(config).__name__}")
+    release, out = Release(config), config.out
     make_folder(out)
     dataset = dataset.adapt(dataset, release)
     _clear(out, dataset.name)
-    manifests = _Manifests(dataset, release, out, settings)
+    manifests = _Manifests(dataset, release, config)
     with progress_bar() as bar:
         task = bar.add_task(dataset.title, total=sum(dataset.expected.values()) or None, note="")
         manifests.advance = lambda note: bar.update(task, advance=1, note=note)
         for part in dataset.read(release):
             manifests.add(part)
-    for path in (path for folder, depth in release.watched for path in release.entries(folder, depth)):
-        if path not in manifests.used and path not in release.findings["left_out"]:
-            release.note("extra", path, "in none of the annotations that are used")
+    for folder, depth in release.watched:
+        for path in release.entries(folder, depth):
+            if path not in manifests.used and path not in release.findings["left_out"]:
+                release.note("extra", path, "in none of the annotations that are used")
     for kind, found in release.findings.items():
         _write_csv(out / f"{kind}.csv", ("path", "why"), found.items())
     listed = {**manifests.listed, **{what: found for what, (found, _) in release.counts.items()}}
@@ -83,12 +88,12 @@ def is_complete(prepared: PreparedDataset) -> bool:
 
 
 def _clear(out: Path, name: str) -> None:
-    """Take away a former preparation of the same dataset, so that one that breaks off is not taken for whole."""
+    """Remove an earlier preparation of the same dataset, so that an interrupted run is not mistaken for a complete one."""
     if not (out / DATASET_FILE).exists():
         return
     former = read_dataset(out)
     if former.name != name:
-        raise UserError(f"--out {out}: holds the dataset {former.name} already; give another folder")
+        raise UserError(f"out={out}: holds the dataset {former.name} already; give another folder")
     (out / DATASET_FILE).unlink()
     for path in (former.pretrain, *(path for fold in former.folds for path in (fold.train, fold.val, fold.test))):
         if path is not None:
@@ -96,13 +101,14 @@ def _clear(out: Path, name: str) -> None:
 
 
 class _Manifests:
-    """Writes the parts as they come, and keeps count.
+    """Writes the manifest of each part as it is read.
 
-    listed: clips that the annotations list, by manifest; written: rows of each manifest; used: paths that were listed.
+    listed: manifest -> clips that the annotations list. written: manifest -> rows. used: paths in the annotations.
+    folds: name -> its manifests. advance: called with a part's name for each listed clip.
     """
 
-    def __init__(self, dataset: Dataset, release: Release, out: Path, settings: Settings) -> None:
-        self.dataset, self.release, self.out, self.settings = dataset, release, out, settings
+    def __init__(self, dataset: Dataset, release: Release, config: PrepareConfig) -> None:
+        self.dataset, self.release, self.config = dataset, release, config
         self.listed: dict[str, int] = {}
         self.written: dict[str, int] = {}
         self.folds: dict[str, Fold] = {}
@@ -112,29 +118,29 @@ class _Manifests:
         self._seen: set[tuple[str | None, ...]] = set()
         self._tested: set[tuple[str | None, ...]] = set()
         self._subjects: dict[tuple[str, str], set[str]] = {}
-        self._ways: set[str] = set()
+        self._validation_kinds: set[str] = set()
 
     def add(self, part: Part) -> None:
-        """Write a part's manifest, and for a training part that of the validation part carved from it."""
+        """Write a part's manifest; for a training part also that of the validation part split off from it."""
         self.listed[part.name] = 0
         rows = self._usable(part)
-        carves = part.part == "train" and self.settings.validation != "none" and not self.dataset.has_validation
-        if carves and (kept := list(rows)):
-            held_out = self._hold_out(part, kept)
-            self._write(part, (row for row, held in zip(kept, held_out, strict=True) if not held))
-            self._write(replace(part, part="val"), (row for row, held in zip(kept, held_out, strict=True) if held))
+        no_validation = self.config.validation == "none" or self.dataset.has_validation
+        if part.part == "train" and not no_validation and (usable := list(rows)):
+            held_out = self._hold_out(part, usable)
+            self._write(part, (row for row, held in zip(usable, held_out, strict=True) if not held))
+            self._write(replace(part, part="val"), (row for row, held in zip(usable, held_out, strict=True) if held))
         else:
             self._write(part, rows)
 
     def validation(self) -> str:
-        """How the validation parts came about, in words."""
+        """A description of how the validation parts were made."""
         if self.dataset.has_validation:
             return "official"
-        share = f"{self.settings.val_fraction:g} of training, seed {self.settings.seed}"
-        return f"{' or '.join(sorted(self._ways))}: {share}" if self._ways else "none"
+        share = f"{self.config.val_fraction:g} of training, seed {self.config.seed}"
+        return f"{' or '.join(sorted(self._validation_kinds))}: {share}" if self._validation_kinds else "none"
 
-    def _usable(self, part: Part) -> Iterator[Row]:
-        """The rows that can be used; the others are noted. What streams past is not remembered."""
+    def _usable(self, part: Part) -> Iterator[ClipRow]:
+        """The rows that can be used; notes the others. Rows of a large unlabelled part are not kept in memory."""
         streams = part.on_disk and part.part == "pretrain"
         note = self.release.note
         for row in part.rows:
@@ -142,22 +148,22 @@ class _Manifests:
             self.advance(part.name)
             if not streams:
                 self.used.add(row.path)
-            side = row.more.get("frame_values")
+            frame_values = row.extra.get("frame_values")
             if not part.on_disk and not self.release.has(row.path):
                 note("missing", row.path, f"listed for {part.name}")
-            elif side and not self.release.has(side):
-                note("missing", side, f"labels per frame of {row.path}")
-            elif why := self._wrong(row):
-                note("unknown_label", row.path, why)
+            elif frame_values and not self.release.has(frame_values):
+                note("missing", frame_values, f"labels per frame of {row.path}")
+            elif reason := self._label_error(row):
+                note("unknown_label", row.path, reason)
             elif not streams and self._repeats(part, row):
                 note("repeated", row.path, f"listed again for {part.name}")
             else:
                 yield row
 
-    def _wrong(self, row: Row) -> str | None:
-        """What is wrong with a row's label or values."""
+    def _label_error(self, row: ClipRow) -> str | None:
+        """What is wrong with a row's label or values, if anything."""
         if not self.dataset.clip_truth:
-            return None if "frame_values" in row.more else "has no file of labels per frame"
+            return None if "frame_values" in row.extra else "has no file of labels per frame"
         if self.dataset.task == "classification" and row.label not in self._labels:
             return f"label '{row.label}' is none of {', '.join(self.dataset.label_names)}"
         if self.dataset.task == "regression" and row.values is not None:
@@ -168,9 +174,9 @@ class _Manifests:
                     return f"{name} is {value:g}, not a number from {least:g} to {greatest:g}"
         return None
 
-    def _repeats(self, part: Part, row: Row) -> bool:
-        """Whether another row of this fold, in training or test, is the same clip; or another fold tests it already."""
-        clip = (row.path, *(row.more.get(name) for name in ("start_s", "end_s", "box")))
+    def _repeats(self, part: Part, row: ClipRow) -> bool:
+        """Whether this fold already has the clip, in training or test, or another fold already tests it."""
+        clip = (row.path, *(row.extra.get(name) for name in ("start_s", "end_s", "box")))
         if (part.fold, *clip) in self._seen or (part.part == "test" and clip in self._tested):
             return True
         self._seen.add((part.fold, *clip))
@@ -178,24 +184,24 @@ class _Manifests:
             self._tested.add(clip)
         return False
 
-    def _hold_out(self, part: Part, rows: Sequence[Row]) -> NDArray[np.bool_]:
+    def _hold_out(self, part: Part, rows: Sequence[ClipRow]) -> NDArray[np.bool_]:
         """(rows,) bool, true for those that become validation."""
-        way, fraction = self.settings.validation, self.settings.val_fraction
+        config = self.config
         subjects = np.array([row.subject or "" for row in rows], object)
         known = any(subjects)
-        if way == "subject" and not known:
+        if config.validation == "subject" and not known:
             raise UserError(f"validation=subject: {self.dataset.title} names no subjects; use stratified or none")
         labels = np.array([self._labels.get(row.label or "", 0) for row in rows], np.int64)
-        by_subject = known and way != "stratified"
-        held_out = hold_out(len(rows), fraction, self.settings.seed, subjects if by_subject else None, labels)
+        by_subject = known and config.validation != "stratified"
+        held_out = hold_out(len(rows), config.val_fraction, config.seed, subjects if by_subject else None, labels)
         if not held_out.any() or held_out.all():
             few = "only one subject is" if by_subject else f"{len(rows)} clips are"
-            raise UserError(f"{part.name}: {few} too few to carve validation from; use --validation none")
-        self._ways.add("by subject" if by_subject else "stratified")
+            raise UserError(f"{part.name}: {few} too few to split off a validation part; use --validation none")
+        self._validation_kinds.add("by subject" if by_subject else "stratified")
         return held_out
 
-    def _write(self, part: Part, rows: Iterable[Row]) -> None:
-        """Write one manifest and enter it in its fold."""
+    def _write(self, part: Part, rows: Iterable[ClipRow]) -> None:
+        """Write one manifest and add it to its fold."""
         truth = {"classification": ("label",), "regression": self.dataset.label_names, "unlabelled": ()}
         labelled = part.part != "pretrain" and self.dataset.clip_truth
         columns = (*(truth[self.dataset.task] if labelled else ()), *self.dataset.columns)
@@ -207,31 +213,29 @@ class _Manifests:
                 self.written[part.name] += 1
                 if part.part != "pretrain":
                     subjects.add(row.subject or "")
-                known = {
-                    "label": row.label,
-                    "subject": row.subject,
-                    "group": row.group,
-                    **(row.values or {}),
-                    **row.more,
-                }
-                yield [row.path, *(known.get(name) for name in columns)]
+                cell = (
+                    dict(label=row.label, subject=row.subject, group=row.group)
+                    | dict(row.values or {})
+                    | dict(row.extra)
+                )
+                yield [row.path, *(cell.get(name) for name in columns)]
 
-        _write_csv(self.out / file, ("path", *columns), cells())
+        _write_csv(self.config.out / file, ("path", *columns), cells())
         if not self.written[part.name]:
             reasons = [item for kind in PROBLEMS[:3] for item in self.release.findings[kind].items()]
             example = ", e.g. {}: {}".format(*reasons[0]) if reasons else ""
             listed = self.listed.get(part.name, 0)
             raise UserError(f"{self.release.root}: no clip of {part.name} ({listed} listed) can be used{example}")
         if part.part != "pretrain":
-            self._enter(part, file, subjects - {""})
+            self._add_to_fold(part, file, subjects - {""})
 
-    def _enter(self, part: Part, file: Path, subjects: set[str]) -> None:
-        """Enter a manifest in its fold; where the protocol is subject-independent, test shares no subject with the rest."""
+    def _add_to_fold(self, part: Part, file: Path, subjects: set[str]) -> None:
+        """Add a manifest to its fold. Raises `UserError` where test shares a subject though the protocol forbids it."""
         name = part.fold or "1"
         if self.dataset.subject_independent:
-            for (fold, other), theirs in self._subjects.items():
-                if fold == name and "test" in (part.part, other) and subjects & theirs:
-                    raise UserError(f"{part.name}: subject {min(subjects & theirs)} stands in {other} too")
+            for (fold, other), other_subjects in self._subjects.items():
+                if fold == name and "test" in (part.part, other) and (shared := subjects & other_subjects):
+                    raise UserError(f"{part.name}: subject {min(shared)} is in {other} too")
             self._subjects[name, part.part] = subjects
         paths: dict[str, Any] = {part.part: file}
         self.folds[name] = replace(self.folds[name], **paths) if name in self.folds else Fold(name, **paths)

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from svfap.report.runs import Run, truth_and_outputs
-from svfap.view.figures import regression_scatter
-from svfap.view.figures.base import INK, MUTED, PALETTE, label_axes, new_figure
+from svfap.view.figures.base import INK, MUTED, PALETTE, new_figure, styled
+from svfap.view.figures.scores import regression_scatter
 from svfap.view.page import Picture, Section
 
 LIMIT = 1.96  # standard deviations: 95% of differences that are normally distributed
@@ -37,6 +37,7 @@ def limits_of_agreement(targets: ArrayLike, predictions: ArrayLike, dimensions: 
     ]
 
 
+@styled
 def bland_altman(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequence[str]) -> Figure:
     """Differences over means of target and prediction, both (N, K), one panel per dimension, with mean and limits."""
     truth, predicted = np.asarray(targets, np.float64), np.asarray(predictions, np.float64)
@@ -58,11 +59,11 @@ def bland_altman(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequenc
             axes.axhline(row[key], color=INK, linewidth=1.2, linestyle=(0, (4, 3)) if dashed else "-")
             axes.text(
                 0.99, row[key], f"{name} {row[key]:+.3f}", transform=axes.get_yaxis_transform(), ha="right", va="bottom",
-                fontsize=8, color=INK, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
+                fontsize=8, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
             )  # fmt: skip
         axes.margins(y=0.12)
-        axes.set_title(row["dimension"], fontsize=11, color=INK, loc="left")
-        label_axes(axes, "Mean of target and prediction", "Prediction − target" if k % columns == 0 else "")
+        axes.set_title(row["dimension"], loc="left")
+        axes.set(xlabel="Mean of target and prediction", ylabel="Prediction − target" if k % columns == 0 else "")
     for axes in panels[len(dimensions) :]:
         axes.set_visible(False)
     return figure

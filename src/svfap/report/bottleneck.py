@@ -22,7 +22,7 @@ from svfap.model.encoder import TPSBT, SpatialBottleneck
 from svfap.report.hardest import rank_by_difficulty
 from svfap.report.runs import Run
 from svfap.report.videos import TestVideos
-from svfap.view.figures.base import INK, MUTED, new_figure
+from svfap.view.figures.base import INK, MUTED, new_figure, styled
 from svfap.view.page import Picture, Section
 from svfap.weights.folder import load_model
 
@@ -81,6 +81,7 @@ def map_table(maps: dict[int, NDArray[np.float32]]) -> list[dict[str, Any]]:
     return rows
 
 
+@styled
 def map_figure(clip: NDArray[np.uint8], maps: NDArray[np.float32]) -> Figure:
     """Maps of one stage (T_i, G, S) over a clip (T, H, W, 3): a row per time step, a column per token after the frame.
 

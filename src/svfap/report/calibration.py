@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from svfap.report.runs import Run, truth_and_outputs
-from svfap.view.figures.base import INK, LEGEND, MUTED, PALETTE, label_axes, new_figure
+from svfap.view.figures.base import MUTED, PALETTE, new_figure, styled
 from svfap.view.page import Picture, Section
 
 NUM_BINS = 15
@@ -52,6 +52,7 @@ def calibrate(labels: ArrayLike, probabilities: ArrayLike, num_bins: int = NUM_B
     return Calibration(count, confidence, accuracy, ece, float(np.mean(by_chance)), float(np.quantile(by_chance, 0.95)))
 
 
+@styled
 def reliability_diagram(result: Calibration) -> Figure:
     """Accuracy over confidence, bin by bin, above the number of videos in each bin."""
     num_bins = len(result.count)
@@ -68,13 +69,13 @@ def reliability_diagram(result: Calibration) -> Figure:
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3, label="perfect")
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.tick_params(axis="x", labelbottom=False)
-    label_axes(axes, "", "Share that is right")
-    axes.legend(loc="upper left", title=f"ECE {result.ece:.3f}", alignment="left", **LEGEND)
+    axes.set_ylabel("Share that is right")
+    axes.legend(loc="upper left", title=f"ECE {result.ece:.3f}", alignment="left")
     bars = below.bar(centres, result.count, width * 0.94, color=PALETTE[7], zorder=2)
-    below.bar_label(bars, [f"{n:,}" if n else "" for n in result.count], padding=1, fontsize=7, color=INK)
+    below.bar_label(bars, [f"{n:,}" if n else "" for n in result.count], padding=1, fontsize=7)
     below.set(xlim=(0, 1))
     below.margins(y=0.25)
-    label_axes(below, "Confidence: probability of the class predicted", "Videos")
+    below.set(xlabel="Confidence: probability of the class predicted", ylabel="Videos")
     return figure
 
 

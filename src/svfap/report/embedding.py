@@ -16,7 +16,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances
 
 from svfap.report.runs import RUN_FILES, Run
-from svfap.view.figures.base import INK, LEGEND, PALETTE, legend_name, new_figure
+from svfap.view.figures.base import PALETTE, legend_name, new_figure, styled
 from svfap.view.page import Picture, Section
 
 MAX_CLIPS = 5000  # t-SNE and all pairs of them take about a minute of one core
@@ -91,6 +91,7 @@ def neighbour_table(
     return rows
 
 
+@styled
 def embedding_map(places: NDArray[np.float64], by: dict[str, Sequence[str] | NDArray[np.float64]]) -> Figure:
     """One map of (N, 2) places for each entry of `by`: its title -> N names, or N numbers, that colour the points."""
     figure, panels = new_figure(4.9 * len(by), 4.9, 1, len(by))
@@ -105,7 +106,7 @@ def embedding_map(places: NDArray[np.float64], by: dict[str, Sequence[str] | NDA
         axes.set(xticks=[], yticks=[])
         axes.grid(False)
         axes.spines[:].set_visible(False)
-        axes.set_title(title, fontsize=11, color=INK, loc="left")
+        axes.set_title(title, loc="left")
     return figure
 
 
@@ -122,7 +123,7 @@ def _coloured(axes: Axes, places: NDArray[np.float64], names: Sequence[str]) -> 
         x, y = places[array == name].T
         style: dict[str, Any] = {"color": PALETTE[k], "marker": MARKERS[k % len(MARKERS)], "alpha": 0.85}
         axes.scatter(x, y, s=22, linewidths=0, label=legend_name(name), **style)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, **{**LEGEND, "fontsize": 8})
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=8)
 
 
 def _same(names: Sequence[str]) -> NDArray[np.bool_]:

@@ -1,88 +1,13 @@
-"""Tables about models for the terminal."""
+"""Tables about runs for the terminal."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
-from svfap.errors import UserError
-from svfap.model.complexity import Complexity, complexity
-from svfap.model.config import ModelConfig
-from svfap.model.presets import PRESETS, list_presets, model_config
 from svfap.report.runs import read_run
-from svfap.weights.folder import load_model
-
-
-def preset_table() -> Table:
-    """All presets with what they cost."""
-    table = Table(title="Presets (multiply-adds of one clip: fine-tuning, and pre-training at the preset's masking)")
-    for column in ("preset", "clip", "width", "blocks", "parameters, M", "fine-tune, G", "pre-train, G"):
-        table.add_column(column, justify="left" if column == "preset" else "right", no_wrap="," not in column)
-    for name in list_presets():
-        task, masked = (complexity(_preset(name, kind)) for kind in ("features", "pretraining"))
-        shape = model_config(name, "features")
-        clip = f"{shape.num_frames}×{shape.img_size}×{shape.img_size}"
-        blocks = "+".join(map(str, shape.stage_depths))
-        counts = (_millions(task.parameters), _billions(task.multiply_adds), _billions(masked.multiply_adds))
-        table.add_row(name, clip, str(shape.embed_dim), blocks, *counts)
-    return table
-
-
-def model_tables(model: str, mask_ratio: float | None = None) -> list[Table]:
-    """What a preset (as a task model and as a pre-training model) or a saved model costs, part by part."""
-    if model in PRESETS:
-        configs = [_preset(model, "features"), _preset(model, "pretraining")]
-    elif Path(model).exists() or "/" in model:
-        configs = [load_model(model).config]
-    else:
-        raise UserError(f"{model!r} is neither a preset ({', '.join(list_presets())}) nor a folder")
-    if mask_ratio is not None:
-        configs = [replace(c, mask_ratio=mask_ratio) for c in configs]
-    return [_model_table(model, config) for config in configs]
-
-
-def _preset(name: str, task: str) -> ModelConfig:
-    return model_config(name, task)
-
-
-def _model_table(name: str, config: ModelConfig) -> Table:
-    cost = complexity(config, measure_activations=True)
-    what = f"pre-training at {config.mask_ratio:.0%} masking" if config.task == "pretraining" else config.task
-    if config.task == "features":
-        what = "fine-tuning (without head)"
-    table = Table(title=f"{name}: {what}, clip {config.num_frames}×{config.img_size}×{config.img_size}")
-    for column in ("part", "tokens (time × space)", "multiply-adds, G"):
-        table.add_column(column, justify="left" if column == "part" else "right")
-    for part, count in cost.by_part.items():
-        table.add_row(part, cost.tokens.get(part, ""), _billions(count))
-    table.add_section()
-    for row in _totals(cost):
-        table.add_row(*row)
-    return table
-
-
-def _totals(cost: Complexity) -> list[tuple[str, str, str]]:
-    rows = [("multiply-adds", "", f"{_billions(cost.multiply_adds)}")]
-    if cost.multiply_adds != cost.multiply_adds_done:
-        rows[0] = ("multiply-adds, all tubelets embedded (the paper's count)", "", _billions(cost.multiply_adds))
-        rows.append(("multiply-adds done: visible tubelets alone embedded", "", _billions(cost.multiply_adds_done)))
-    rows.append(("parameters, M", "", _millions(cost.parameters)))
-    rows.append(("weights, float32, MB", "", f"{cost.weight_bytes / 1e6:.0f}"))
-    rows.append(("weights, gradients and AdamW state, MB", "", f"{cost.train_state_bytes / 1e6:.0f}"))
-    if cost.activation_bytes is not None:
-        rows.append(("activations kept for training, float32, MB a clip", "", f"{cost.activation_bytes / 1e6:.0f}"))
-    return rows
-
-
-def _billions(count: int) -> str:
-    return f"{count / 1e9:.2f}" if count >= 1e8 else f"{count / 1e9:.4f}"
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f}"
 
 
 def runs_table(runs: list[Path]) -> Table:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from svfap.console import track
 from svfap.errors import UserError
-from svfap.predict.figure import timeline
 from svfap.report.agreement import agreement_section
 from svfap.report.bottleneck import bottleneck_section
 from svfap.report.calibration import calibration_section
@@ -17,7 +14,13 @@ from svfap.report.embedding import embedding_section
 from svfap.report.hardest import hardest_section
 from svfap.report.runs import Run, read_run
 from svfap.report.scores import overview, scores_section, training_section
-from svfap.view.page import Picture, Section, write_page
+from svfap.view.page import Section, write_page
+
+PICTURES = {
+    "timeline": "Affect over time in one video",
+    "picture": "Reconstruction of masked frames",
+    "film": "Reconstruction of masked frames, as a film",
+}
 
 
 def run_report(
@@ -62,9 +65,5 @@ def _run_section(run: Run, videos: int, maps: bool) -> Section:
 
 
 def _pictures_section(run: Run) -> Section | None:
-    figures: dict[str, Figure | Path | Picture] = {}
-    if run.timeline is not None and len(run.timeline):
-        figures["Affect over time in one video"] = timeline(run.timeline)
-    for path in run.pictures:
-        figures["Reconstruction of masked frames" + (", as a film" if path.suffix == ".mp4" else "")] = path
+    figures = {PICTURES[name]: path for name, path in run.pictures.items()}
     return Section("On video", figures=figures) if figures else None

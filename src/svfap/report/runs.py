@@ -20,7 +20,7 @@ from svfap.errors import UserError
 from svfap.evaluate.metrics import classification_metrics, regression_metrics
 from svfap.formats import upgrade
 
-# What a run's folder may hold, as the other verbs write it by default.
+# Files of a run folder, as the commands write them by default; of several that match a pattern, the first one is shown.
 RUN_FILES = {
     "config": "config.yaml",
     "log": "log.jsonl",
@@ -28,7 +28,7 @@ RUN_FILES = {
     "metrics": "evaluation/metrics.json",
     "predictions": "evaluation/predictions.csv",
     "features": "evaluation/features.npz",
-    "timeline": "prediction/affect.csv",
+    "timeline": "prediction/*.png",
     "picture": "reconstruction/reconstruction.png",
     "film": "reconstruction/reconstruction.mp4",
 }
@@ -50,7 +50,8 @@ class Run:
 
     metrics: of the test set, as `svfap evaluate` wrote them, or of all folds' predictions scored once. predictions: one
     row per test video; with folds, a column `fold` says whose. features: N paths, and (N, D). dataset: name of the
-    prepared dataset it was trained on. incomplete: sentences about folds that the pooled scores lack.
+    prepared dataset it was trained on. pictures: name in `RUN_FILES` -> file. incomplete: sentences about folds that the
+    pooled scores lack.
     """
 
     name: str
@@ -60,9 +61,8 @@ class Run:
     log: list[dict[str, Any]] = field(default_factory=list)
     predictions: pd.DataFrame | None = None
     features: tuple[list[str], NDArray[np.float32]] | None = None
-    timeline: pd.DataFrame | None = None
     config: str = ""
-    pictures: list[Path] = field(default_factory=list)
+    pictures: dict[str, Path] = field(default_factory=dict)
     folds: list[Run] = field(default_factory=list)
     dataset: str = ""
     preset: str = ""
@@ -80,7 +80,8 @@ def read_run(folder: Path) -> Run:
 
 
 def _read_one(folder: Path) -> Run:
-    found = {name: folder / file for name, file in RUN_FILES.items() if (folder / file).is_file()}
+    files = {name: [path for path in folder.glob(file) if path.is_file()] for name, file in RUN_FILES.items()}
+    found = {name: min(paths, key=lambda path: natural_key(path.name)) for name, paths in files.items() if paths}
     if not found:
         raise UserError(f"{folder}: holds none of {', '.join(RUN_FILES.values())}; is it a run folder?")
 
@@ -90,9 +91,6 @@ def _read_one(folder: Path) -> Run:
     training = read("training", _read_json, {})
     config = read("config", lambda file: file.read_text(errors="replace"), "")
     settings = _settings(config, folder / RUN_FILES["config"])
-    timeline = read("timeline", _read_csv, None)
-    if timeline is not None and "video" in timeline and len(timeline):  # the first video's rows stand for all
-        timeline = timeline[timeline["video"] == timeline["video"].iloc[0]].drop(columns="video")
     return Run(
         name=folder.resolve().name,
         folder=folder,
@@ -101,11 +99,10 @@ def _read_one(folder: Path) -> Run:
         log=read("log", _read_log, []),
         predictions=read("predictions", read_predictions, None),
         features=read("features", _read_features, None),
-        timeline=timeline,
         config=config,
         dataset=_dataset_name(settings.get("dataset")),
         preset=str(settings.get("preset", "")),
-        pictures=[found[name] for name in ("picture", "film") if name in found],
+        pictures={name: found[name] for name in ("timeline", "picture", "film") if name in found},
     )
 
 

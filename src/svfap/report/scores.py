@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from svfap.evaluate.metrics import REGRESSION_SCORES
 from svfap.paper import RESULTS
 from svfap.report.runs import Run, same_test_set
-from svfap.view import figures as draw
+from svfap.view.figures.base import PERCENT, metric_name
+from svfap.view.figures.curves import fold_curves, loss_curves
+from svfap.view.figures.scores import class_bars, comparison_bars, confusion_matrix
 from svfap.view.page import Picture, Section, Table
 
 CLASSIFICATION_SCORES = ("uar", "war", "weighted_f1", "macro_f1")
@@ -38,7 +40,7 @@ def overview(runs: Sequence[Run]) -> Section:
         ]
         if len(mine) > 1:
             results = {run.name: {m: run.metrics[m] for m in group if m in run.metrics} for run in mine}
-            figures[caption] = draw.comparison_bars(results, group)
+            figures[caption] = comparison_bars(results, group)
             if not same_test_set(mine):
                 notices.append(f"{caption}: the runs were tested on different videos, so their scores do not compare.")
     facts: dict[str, dict[str, Any]] = {}
@@ -58,8 +60,8 @@ def training_section(run: Run) -> Section | None:
     if not logs:
         return None
     if run.folds:
-        return Section("Training", figures={"Loss and validation of every fold": draw.fold_curves(logs)})
-    return Section("Training", figures={"Loss and validation over epochs": draw.loss_curves(run.log)})
+        return Section("Training", figures={"Loss and validation of every fold": fold_curves(logs)})
+    return Section("Training", figures={"Loss and validation over epochs": loss_curves(run.log)})
 
 
 def scores_section(run: Run) -> Section | None:
@@ -78,7 +80,7 @@ def scores_section(run: Run) -> Section | None:
             if run.folds
             else "One evaluation of ours; the paper pools the predictions of all folds where there are several."
         )
-        figures[caption] = Picture(draw.comparison_bars(beside, list(next(iter(beside.values())))), caption, note)
+        figures[caption] = Picture(comparison_bars(beside, list(next(iter(beside.values())))), caption, note)
     if per_class := metrics.get("per_class"):
         tables["Per class, on the test set"] = _class_table(metrics, "videos")
         if "frames" in metrics:
@@ -119,7 +121,7 @@ def _class_figures(run: Run, per_class: Mapping[str, Mapping[str, Any]]) -> dict
     said = ", ".join(f"{name} {100 * recall:.0f}%" for name, recall in recalls.items() if counts[name])
     pictures = {
         "Recall of each class (videos)": Picture(
-            draw.class_bars(recalls, counts, folds),
+            class_bars(recalls, counts, folds),
             f"Recall by class: {said}",
             "The paper gives no recalls by class; the dashed line is their mean, UAR.",
         )
@@ -127,7 +129,7 @@ def _class_figures(run: Run, per_class: Mapping[str, Mapping[str, Any]]) -> dict
     if "confusion" in run.metrics:
         caption = "Confusion matrix: rows are the truth" + (", all folds pooled" if run.folds else "")
         pictures[caption] = Picture(
-            draw.confusion_matrix(run.metrics["confusion"], list(per_class)), f"{caption}. On the diagonal: {said}"
+            confusion_matrix(run.metrics["confusion"], list(per_class)), f"{caption}. On the diagonal: {said}"
         )
     return pictures
 
@@ -193,8 +195,8 @@ def _progress(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _column(metric: str, like: str = "") -> str:
-    return draw.metric_name("recall" if like and metric == "accuracy" else metric) + (
-        ", %" if (like or metric) in draw.PERCENT else ""
+    return metric_name("recall" if like and metric == "accuracy" else metric) + (
+        ", %" if (like or metric) in PERCENT else ""
     )
 
 
@@ -202,7 +204,7 @@ def _written(metric: str, value: float | None) -> str | None:
     """A metric as the field writes it: percentages with two digits, the rest with four."""
     if value is None:
         return None
-    return f"{100 * value:.2f}" if metric in draw.PERCENT else f"{value:.4f}"
+    return f"{100 * value:.2f}" if metric in PERCENT else f"{value:.4f}"
 
 
 def _coverage(scores: Mapping[str, Any]) -> str | int | None:

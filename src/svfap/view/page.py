@@ -1,4 +1,4 @@
-"""One self-contained HTML page: pictures, films and tables in a single file that needs no network."""
+"""Self-contained HTML pages: pictures, films and tables in a single file that needs no network."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from svfap.errors import UserError
 from svfap.files import write_atomically
-from svfap.view import figures as draw
-from svfap.view.page_template import STYLE, TEMPLATE
+from svfap.view.figures.base import jpeg_bytes, png_bytes
 
 Table = pd.DataFrame | Sequence[Mapping[str, Any]]
 MEDIA = {".png": "image/png", ".mp4": "video/mp4"}
@@ -28,8 +28,10 @@ MEDIA = {".png": "image/png", ".mp4": "video/mp4"}
 class Picture:
     """A figure, or the path of a `.png` or `.mp4`.
 
-    alt: what it shows, in words for who cannot see it. note: stands below. frames: the figure is made of video frames, so
-    it is embedded as JPEG.
+    Attributes:
+        alt: alternative text for readers who cannot see the picture; by default its caption.
+        note: a remark below the picture.
+        frames: the figure is made of video frames, so it is embedded as JPEG.
     """
 
     content: Figure | Path
@@ -40,7 +42,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Card:
-    """A small JPEG (None: there is none) with lines of text below, the first one in bold."""
+    """A small JPEG, or None where there is no picture, above lines of text, the first one in bold."""
 
     jpeg: bytes | None
     alt: str
@@ -49,17 +51,17 @@ class Card:
 
 @dataclass
 class Section:
-    """One heading of a page and what stands under it, in this order; every string is escaped.
+    """One heading of a page and its content, in the order of the attributes; every string is escaped.
 
     Attributes:
-        heading: the title, which also stands in the table of contents.
+        heading: the title, also listed in the table of contents.
         text: plain text; blank lines separate paragraphs.
-        notice: a warning, set apart.
+        notice: a highlighted warning.
         tables: caption -> DataFrame or list of dicts; numbers are aligned right. A table without rows is left out.
-        figures: caption -> what is embedded.
-        cards: a wall of small pictures.
-        details: caption -> text shown as it is, folded away until clicked.
-        parts: sections below this one, one deep.
+        figures: caption -> the picture or film to embed.
+        cards: a grid of small pictures.
+        details: caption -> preformatted text, collapsed until clicked.
+        parts: subsections, one level deep.
     """
 
     heading: str
@@ -76,12 +78,32 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section], subtit
     """Write the sections as one HTML file with a table of contents, atomically.
 
     Raises:
-        UserError: a picture that is missing or neither PNG nor MP4, or a place that cannot be written.
+        UserError: a picture is missing or is neither PNG nor MP4, or `path` cannot be written.
     """
-    view = [_view(section, f"section-{number}") for number, section in enumerate(sections, 1)]
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    html = environment.from_string(TEMPLATE).render(title=title, subtitle=subtitle, sections=view, style=STYLE)
-    write_atomically(path, html.encode())
+    views = [_view(section, f"section-{number}") for number, section in enumerate(sections, 1)]
+    write_atomically(path, render("view/sections.html", title=title, subtitle=subtitle, sections=views).encode())
+
+
+def render(template: str, **values: Any) -> str:
+    """The page made by an HTML template of the package, named by its path, e.g. `predict/page.html`.
+
+    Values are escaped. Inside a template, `file(path)` is the text of another file of the package.
+    """
+    environment = Environment(
+        loader=PackageLoader("svfap", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.globals["file"] = package_text
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+    return environment.get_template(template).render(values)
+
+
+def package_text(path: str) -> str:
+    """The text of a style sheet or script of the package, e.g. `view/base.css`."""
+    return files("svfap").joinpath(path).read_text(encoding="utf-8")
 
 
 def _view(section: Section, name: str) -> dict[str, Any]:
@@ -99,7 +121,7 @@ def _view(section: Section, name: str) -> dict[str, Any]:
 
 
 def _cells(table: Table) -> tuple[list[str], list[list[tuple[str, bool]]]]:
-    """Header and rows of a table as text, each cell with whether it is a number."""
+    """Header and rows of a table as text; each cell is a pair of its text and whether it is a number."""
     frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(list(table), dtype=object)
     rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
     return [str(column) for column in frame.columns], rows
@@ -122,7 +144,7 @@ def _embed(caption: str, figure: Figure | Path | Picture) -> dict[str, Any]:
     view = {"caption": caption, "alt": picture.alt or caption, "note": picture.note, "film": False, "width_px": None}
     if isinstance(picture.content, Figure):
         width_px = round(picture.content.get_figwidth() * 92)
-        kind, write = ("image/jpeg", draw.jpeg_bytes) if picture.frames else ("image/png", draw.png_bytes)
+        kind, write = ("image/jpeg", jpeg_bytes) if picture.frames else ("image/png", png_bytes)
         return {**view, "uri": data_uri(kind, write(picture.content)), "width_px": width_px}
     path = Path(picture.content)
     if path.suffix.lower() not in MEDIA:
@@ -135,5 +157,5 @@ def _embed(caption: str, figure: Figure | Path | Picture) -> dict[str, Any]:
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """Content of a media type as an address that holds it."""
+    """Content of a media type as a `data:` URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -22,21 +22,21 @@ def write_table(stem: Path, table: pd.DataFrame, caption: str) -> None:
 
 
 def to_markdown(table: pd.DataFrame, caption: str = "") -> str:
-    """A pipe table below its caption; the first column is aligned left, the others right."""
+    """A pipe table under its caption; the first column is aligned left, the others right."""
     header = [_in_pipes(table.columns), "| --- |" + " ---: |" * (table.shape[1] - 1)]
     rows = [_in_pipes(row) for row in table.itertuples(index=False)]
     return "\n".join([*([caption, ""] if caption else []), *header, *rows]) + "\n"
 
 
 def to_latex(table: pd.DataFrame, caption: str = "") -> str:
-    """A `table` with booktabs' rules; special characters are escaped."""
+    """A LaTeX `table` with rules of booktabs; special characters are escaped."""
     columns = "l" + "r" * (table.shape[1] - 1)
     named = table.rename(columns=_in_latex).map(_in_latex)
     return named.to_latex(index=False, column_format=columns, caption=_in_latex(caption) or None, position="t")
 
 
 def to_terminal(table: pd.DataFrame, caption: str = "") -> Table:
-    """A rich table, for `Console().print`."""
+    """The table as rich shows it in a terminal."""
     shown = Table(title=escape(caption) or None, title_justify="left")
     for number, name in enumerate(table.columns):
         shown.add_column(escape(str(name)), justify="right" if number else "left")

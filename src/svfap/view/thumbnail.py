@@ -1,4 +1,4 @@
-"""Frames side by side, as a small picture."""
+"""A few frames as one small picture."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from numpy.typing import NDArray
 
 
 def thumbnail(clip: NDArray[np.uint8]) -> bytes:
-    """The frames (T, H, W, 3) side by side, as JPEG."""
+    """JPEG of frames (T, H, W, 3), uint8 RGB, from left to right."""
     strip = np.concatenate(list(clip), axis=1)
     return cv2.imencode(".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()

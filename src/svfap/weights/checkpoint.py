@@ -1,4 +1,4 @@
-"""Checkpoint files of others, read without executing code and brought to the published names."""
+"""Read checkpoint files of SVFAP and VideoMAE without executing code, as tensors under the published names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WEIGHTS_KEYS = ("model", "module", "state_dict")  # of the published code, DeepS
 EMA_KEY = "model_ema"
 PREFIXES = ("module.", "backbone.")
 PRETRAINING_NAMES = ("encoder.", "decoder.", "encoder_to_decoder.", "mask_token")
-# transformers' words for what the published code's arguments say.
+# Names in transformers' config.json -> arguments of the published code.
 TRANSFORMERS_ARGS = {
     "num_frames": "num_frames",
     "image_size": "input_size",
@@ -37,8 +37,9 @@ POSITIONS_TOLERANCE = 1e-5
 class Checkpoint:
     """A published checkpoint.
 
-    tensors: published name -> tensor, positions left out; args: the settings stored with it, by the published code's words,
-    and `svfap`, a whole `ModelConfig`, where we wrote it; epoch: where training stood; naming: whose names the file bore.
+    source: file name, for messages. tensors: published name -> tensor, without positions. args: the settings stored with it,
+    named as in the published code, and under `svfap` the whole `ModelConfig` if `save_published` wrote the file. epoch: of
+    training. naming: "published" or "transformers", the parameter names in the file.
     """
 
     source: str
@@ -49,35 +50,35 @@ class Checkpoint:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Our own `ModelConfig` as words, of a file that we wrote; else nothing."""
-        words = self.args.get("svfap")
-        return words if isinstance(words, dict) and set(words) <= set(ModelConfig.words()) else {}
+        """The fields of `ModelConfig` in a file that `save_published` wrote; empty for others."""
+        settings = self.args.get("svfap")
+        return settings if isinstance(settings, dict) and set(settings) <= set(ModelConfig.words()) else {}
 
     @property
     def pretrained(self) -> bool:
-        """Whether it is a masked autoencoder, or the encoder of one, rather than a fine-tuned model."""
+        """Whether it is a masked autoencoder or its encoder, rather than a fine-tuned model."""
         return any(name.startswith(PRETRAINING_NAMES) for name in self.tensors)
 
     @property
     def task(self) -> str:
-        """The task its tensors are for; of regression and classification, whose heads look alike, the latter."""
+        """The task its tensors are for; classification for any head, as heads of regression have the same tensors."""
         if self.pretrained:
             return "pretraining" if "mask_token" in self.tensors else "features"
         return self.config.get("task") or ("classification" if self.num_outputs else "features")
 
     @property
     def num_outputs(self) -> int:
-        """Rows of the head; 0 where there is none."""
+        """Outputs of the head; 0 without a head."""
         return len(self.tensors.get("head.weight", ()))
 
 
 def read_published(path_or_state_dict: str | Path | Mapping[str, Any], ema: bool = False) -> Checkpoint:
-    """Read a checkpoint of SVFAP or VideoMAE, in the published naming or in that of transformers.
+    """Read a checkpoint of SVFAP or VideoMAE, with the published parameter names or those of transformers.
 
-    ema: take the moving average of the weights, stored as `model_ema`; else the weights themselves, wherever there are any.
-    The prefixes `module.` and `backbone.` are dropped; so are stored positions, if they are the sinusoids that the model
-    computes anyway. Raises `UserError` if the file is missing, unreadable or would run code, has no moving average, other
-    positions, or no tensors of these models.
+    ema: use the moving average of the weights, stored as `model_ema`; otherwise the weights, if the file has any.
+    Drops the prefixes `module.` and `backbone.`, and stored positions if they are the sinusoids that the model computes.
+    Raises `UserError` if the file is missing, unreadable or would execute code, has no moving average, has other positions, or
+    has no tensors of these models.
     """
     if isinstance(path_or_state_dict, str | Path):
         source, contents = str(path_or_state_dict), read_checkpoint(path_or_state_dict)
@@ -121,10 +122,10 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
         match = re.search(r"GLOBAL ([\w.]+)", str(error))
         if match:
             raise UserError(
-                f"{path}: refused: reading it would execute code ({match[1]}); ask for a file of tensors alone (.safetensors)"
+                f"{path}: refused: reading it would execute code ({match[1]}); use a file of tensors only (.safetensors)"
             ) from None
         raise UserError(f"{path}: not a checkpoint that can be read without executing code") from None
-    except Exception as error:  # zip, EOF and format errors come in many kinds
+    except Exception as error:  # zip, EOF and format errors have many types
         raise UserError(f"{path}: not a checkpoint ({str(error).splitlines()[0] if str(error) else error!r})") from None
     if not isinstance(contents, Mapping):
         raise UserError(f"{path}: holds a {type(contents).__name__}, not a checkpoint")
@@ -132,26 +133,26 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
 
 
 def _transformers_args(file: Path) -> dict[str, Any]:
-    """What transformers' `config.json` beside the weights says; nothing where there is none."""
+    """Settings from transformers' `config.json` beside the weights, named as in the published code; empty without one."""
     try:
-        words = json.loads(file.read_text())
+        settings = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    if not isinstance(words, dict) or words.get("model_type") != "videomae":
+    if not isinstance(settings, dict) or settings.get("model_type") != "videomae":
         return {}
-    args = {ours: words[theirs] for theirs, ours in TRANSFORMERS_ARGS.items() if isinstance(words.get(theirs), int)}
-    labels = words.get("id2label")
+    args = {arg: settings[name] for name, arg in TRANSFORMERS_ARGS.items() if isinstance(settings.get(name), int)}
+    labels = settings.get("id2label")
     if isinstance(labels, dict) and not all(str(name).startswith("LABEL_") for name in labels.values()):
         args["label_names"] = [str(labels[key]) for key in sorted(labels, key=int)]
     return args
 
 
 def _is_recomputed(name: str, tensor: Tensor, source: str) -> bool:
-    """Whether a tensor is the table of sine-cosine positions. Raises `UserError` if it is a table of other positions."""
+    """Whether a tensor is the sine-cosine position table. Raises `UserError` if it is a table of other positions."""
     if not re.fullmatch(POSITION_NAMES, name) or tensor.ndim < 2:
         return False
     table = tensor.float().flatten(0, -2)
     difference = (table - sincos_positions(*table.shape)).abs().max().item()
     if not difference <= max(POSITIONS_TOLERANCE, torch.finfo(tensor.dtype).eps):
-        raise UserError(f"{source}: {name} holds learned positions, not the sinusoids that these models use")
+        raise UserError(f"{source}: {name} holds learned positions, not the sinusoids of these models")
     return True

@@ -1,4 +1,4 @@
-"""Our own folders (`config.json`, `model.safetensors`), the Hub's, and an encoder's way into a task's model."""
+"""Load models from folders (`config.json`, `model.safetensors`), the Hub or published files; initialise encoders."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from svfap.model.config import CONFIG_FILE, ModelConfig
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.perceiver import Perceiver
 from svfap.model.presets import build_model
+from svfap.weights.published import import_published
 
 log = logging.getLogger("svfap")
 
 
 def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides: Any) -> Model:
-    """Load a model of ours.
+    """Load a model, in eval mode.
 
-    task: build a model for another task around its encoder, such as "features" from a pre-trained one; overrides: fields
-    of `ModelConfig` for it (num_outputs=7, …). Norm and head are then new, as a warning says.
-
-    A folder written by `save_pretrained`, a run's folder (its `best/`, else its `last/`), or the name of a repository on
-    the Hugging Face Hub. Returns it in eval mode. Raises `UserError` where there is none or its tensors do not fit.
+    path_or_hub_id: a folder written by `save_pretrained`; the folder of a run (its `best/`, else its `last/`); the name of a
+    repository on the Hugging Face Hub; or a checkpoint file of SVFAP or VideoMAE (see `import_published`).
+    task: build a model for another task around the encoder, such as "features" from a pre-trained one; its norm and head are
+    then new, as a warning says. overrides: fields of `ModelConfig` for it (num_outputs=7, …); with a file, also what it does not
+    say. Raises `UserError` where there is no model or its tensors do not fit.
     """
+    if Path(path_or_hub_id).is_file():
+        return import_published(path_or_hub_id, task, **overrides)
     if task is not None:
         source = load_model(path_or_hub_id)
         if source.config.task == task and not overrides:
             return source
-        words = {**asdict(source.config), "task": task, "fuse_stages": task == "pretraining", **overrides}
-        model = build_model(ModelConfig(**words))
+        settings = {**asdict(source.config), "task": task, "fuse_stages": task == "pretraining", **overrides}
+        model = build_model(ModelConfig(**settings))
         new = init_encoder(model, source)
         log.warning("%s is a %s model: %s are new", path_or_hub_id, source.config.task, ", ".join(new))
         return model.eval()
+    if overrides:
+        raise UserError(f"{path_or_hub_id}: to change {', '.join(overrides)} give task as well")
     folder = Path(path_or_hub_id)
     for candidate in (folder, folder / "best", folder / "last"):
         if (candidate / CONFIG_FILE).is_file():
             return _load_folder(candidate)
-    if folder.is_file():
-        raise UserError(
-            f"{folder}: is a file; use svfap.import_published for the authors' checkpoints, or name a folder"
-        )
     if folder.exists():
         raise UserError(f"{folder}: holds no model (no config.json here, nor in best/ or last/)")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path_or_hub_id)):
@@ -59,7 +60,7 @@ def _load_folder(folder: Path) -> Model:
         return Model.from_pretrained(folder, config=config)
     except UserError:
         raise
-    except Exception as error:  # safetensors and torch raise kinds of their own for broken or unfitting files
+    except Exception as error:  # safetensors and torch raise many types for broken or unfitting files
         raise UserError(f"{folder}/model.safetensors: does not fit its config.json: {error}") from None
 
 
@@ -74,24 +75,28 @@ def _load_hub(repository: str) -> Model:
         raise
     except Exception as error:  # network, permission and format errors of the hub client
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{repository}: no such folder here, and not to be had from the Hub: {reason}") from None
+        raise UserError(f"{repository}: no such folder here, and cannot be loaded from the Hub: {reason}") from None
 
 
 def init_encoder(model: Model, source: Model) -> list[str]:
     """Copy the encoder's weights of `source` into `model`, strictly.
 
-    Returns the names of the parameters of `model` that stay as they were (the task's head and norm). Raises `UserError`
-    naming the settings in which the two encoders differ.
+    Returns the names of the parameters of `model` that are unchanged (the task's head and norm). Raises `UserError` naming the
+    settings in which the two encoders differ.
     """
-    shape_words = (
+    shape_settings = (
         *("patch_size", "tubelet_size", "embed_dim", "num_heads", "mlp_ratio", "stage_depths"),
         *("num_bottleneck_tokens", "bottleneck_hidden_dim", "temporal_kernel_size"),
         *("temporal_pyramid", "temporal_downsample", "spatial_bottleneck"),
     )
-    mine, theirs = asdict(model.config), asdict(source.config)
+    wanted, found = asdict(model.config), asdict(source.config)
     if model.encoder.norm is not None and source.encoder.norm is None:
-        raise UserError("the source's encoder has no norm for fused stages: it was fine-tuned on its last stage alone")
-    differing = [f"{w}: {theirs[w]} there, {mine[w]} here" for w in shape_words if mine[w] != theirs[w]]
+        raise UserError(
+            "the source's encoder has no norm for fused stages, because it was fine-tuned on its last stage only"
+        )
+    differing = [
+        f"{name}: {found[name]} there, {wanted[name]} here" for name in shape_settings if wanted[name] != found[name]
+    ]
     if differing:
         raise UserError(f"the pre-trained encoder does not fit this model ({'; '.join(differing)})")
     model.encoder.load_state_dict(source.encoder.state_dict(), strict=True)

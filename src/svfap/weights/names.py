@@ -1,4 +1,4 @@
-"""The one table of published parameter names: those of the SVFAP and VideoMAE code, and those of transformers' VideoMAE."""
+"""Parameter names: ours, those of the published SVFAP and VideoMAE code, and those of transformers' VideoMAE."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from svfap.model.config import ModelConfig
 
-# Our names -> published names, tried in order, on a name below `encoder.`; block numbers are translated apart.
+# Our names -> published names, the first that matches, below `encoder.`; `published_name` converts block numbers.
 PUBLISHED_NAMES: list[tuple[str, str]] = [
     (r"tubelet_embed\.(weight|bias)", r"patch_embed.proj.\1"),
     (r"(blocks\.\d+)\.query_norm\.(.*)", r"\1.cross_norm1.\2"),
@@ -18,9 +18,9 @@ PUBLISHED_NAMES: list[tuple[str, str]] = [
     (r"temporal_downsample\.(\d+)\.(.*)", r"temporal_downsamples.\1.\2"),
     (r"spatial_bottleneck\.(\d+)\.(.*)", r"spatial_downsamples.\1.\2"),
 ]
-PUBLISHED_TASK_NAMES = {"norm": "fc_norm"}  # Outside the encoder all other names agree.
+PUBLISHED_TASK_NAMES = {"norm": "fc_norm"}  # outside the encoder all other names are equal
 
-# transformers' VideoMAE -> published names, one after another; query, key and value of a block are joined apart.
+# transformers' VideoMAE -> published names, all applied in order; `from_transformers` joins query, key and value.
 TRANSFORMERS_NAMES: list[tuple[str, str]] = [
     (r"^videomae\.", ""),
     (r"^embeddings\.patch_embeddings\.projection\.", "encoder.patch_embed.proj."),
@@ -28,10 +28,8 @@ TRANSFORMERS_NAMES: list[tuple[str, str]] = [
     (r"^layernorm\.", "encoder.norm."),
     (r"^decoder\.decoder_layers\.", "decoder.blocks."),
     (r"^classifier\.", "head."),
-    (
-        r"\.attention\.attention\.(q|v)(uery|alue)?[._]bias$",
-        r".attn.\1_bias",
-    ),  # q_bias up to version 4, then query.bias
+    # q_bias up to version 4, then query.bias
+    (r"\.attention\.attention\.(q|v)(uery|alue)?[._]bias$", r".attn.\1_bias"),
     (r"\.attention\.attention\.", ".attn."),
     (r"\.attention\.output\.dense\.", ".attn.proj."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
@@ -41,15 +39,15 @@ TRANSFORMERS_NAMES: list[tuple[str, str]] = [
 ]
 QUERY_KEY_VALUE = ("query.weight", "key.weight", "value.weight")
 
-# Tables of positions, which neither code needs to store.
+# Position tables, which neither code needs to store.
 POSITION_NAMES = r"(.*\.)?(pos_embed|position_embeddings)"
 
 
 def published_name(name: str, config: ModelConfig) -> str:
     """The published code's name of one of our parameters.
 
-    It counts blocks through all stages and names down-sampling layers by their order; its fine-tuning model has no
-    `encoder.` prefix.
+    The published code numbers blocks through all stages and down-sampling layers from 0; its fine-tuning model has no `encoder.`
+    prefix.
     """
     scope, _, rest = name.partition(".")
     if scope != "encoder":
@@ -69,12 +67,12 @@ def published_name(name: str, config: ModelConfig) -> str:
 
 
 def is_transformers(names: Mapping[str, Tensor]) -> bool:
-    """Whether tensors bear the names of transformers' VideoMAE."""
+    """Whether the names are those of transformers' VideoMAE."""
     return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in names)
 
 
 def from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of transformers' VideoMAE under the published names: with `encoder.` unless a classifier is among them."""
+    """Tensors of transformers' VideoMAE under the published names: with `encoder.` unless there is a classifier."""
     renamed = {}
     for name, tensor in tensors.items():
         for pattern, replacement in TRANSFORMERS_NAMES:

@@ -1,4 +1,4 @@
-"""Published checkpoints into our models and back: what a file does not say is told, taken from a preset, or asked for."""
+"""Published checkpoints to models and back. Settings that a file does not store are given, or taken from a preset."""
 
 from __future__ import annotations
 
@@ -24,29 +24,31 @@ from svfap.weights.names import published_name
 
 log = logging.getLogger("svfap")
 
-ARGS = {"img_size": "input_size", "sampling_stride": "sampling_rate"}  # our words -> those of the published code
+ARGS = {"img_size": "input_size", "sampling_stride": "sampling_rate"}  # our names -> those of the published code
 HEAD_DIM = 64  # channels per head of every published model
 
 
 def import_published(
     path_or_state_dict: str | Path | Mapping[str, Any], task: str | None = None, *, ema: bool = False, **overrides: Any
 ) -> Model:
-    """Read a checkpoint that the authors of SVFAP or VideoMAE published, pre-trained or fine-tuned, into our model.
+    """Load a pre-trained or fine-tuned checkpoint published by the authors of SVFAP or VideoMAE, in eval mode.
 
-    task: default "pretraining" or "classification", as the file is. ema: take the moving average stored in the file.
-    overrides: fields of `ModelConfig` for what tensors cannot tell (num_heads, decoder_num_heads, stage_depths, img_size,
-    num_frames, …) or what is to differ; else the file's `args`, then a preset that fits, then 64 channels per head say it.
-    What the file did not say is warned of and listed in `config.provenance["guessed"]`. From a pre-trained file into a task
-    model, the task's norm and head alone stay new; a warning names them, `config.provenance["new_parameters"]` lists them.
+    path_or_state_dict: a .pth, .pt, .bin or .safetensors file, or its contents. task: default "pretraining", "features" or
+    "classification", as the checkpoint is. ema: use the moving average of the weights stored in the file.
+    overrides: fields of `ModelConfig` that tensors do not show (num_heads, decoder_num_heads, stage_depths, img_size,
+    num_frames, …) or that are to differ. Those not given are taken from the file's `args`, then from a preset of these sizes,
+    then from 64 channels per head. A warning names settings that were neither given nor stored, and
+    `config.provenance["guessed"]` lists them. For a task model from a pre-trained file, the norm and head are new; a warning
+    names them, and `config.provenance["new_parameters"]` lists them.
 
-    Loads without executing code. Raises `UserError` if the file is missing, unreadable or would run code, if a size cannot
-    be told (the message names the override), or if a tensor is left over, missing, or of another shape.
+    Executes no code from the file. Raises `UserError` if it is missing, unreadable or would execute code, if a size is unknown
+    (the message names the override), or if a tensor is left over, missing, or of another shape.
     """
     return build_published(read_published(path_or_state_dict, ema), task, **overrides)
 
 
 def build_published(checkpoint: Checkpoint, task: str | None = None, **overrides: Any) -> Model:
-    """`import_published` of a checkpoint that has been read."""
+    """`import_published` for a checkpoint that has been read."""
     source, task = checkpoint.source, task or checkpoint.task
     try:
         config = _config(checkpoint, task, overrides)
@@ -61,38 +63,38 @@ def build_published(checkpoint: Checkpoint, task: str | None = None, **overrides
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     new = _fill(model, tensors, allow_new_head=new_head, source=source)
     if new:
-        log.warning("%s is pre-trained: %s stay new, to be fine-tuned", source, ", ".join(new))
+        log.warning("%s is pre-trained: %s are new and need fine-tuning", source, ", ".join(new))
         config.provenance["new_parameters"] = new
     return model.eval()
 
 
 def _config(checkpoint: Checkpoint, task: str, overrides: dict[str, Any]) -> ModelConfig:
-    """The config of the model that a checkpoint was saved from, as far as tensors, args, presets and overrides tell."""
+    """The config of a checkpoint's model, from its tensors, args, presets and overrides."""
     unknown = sorted(set(overrides) - set(ModelConfig.words()))
     if unknown:
         raise UserError(f"unknown model settings {', '.join(unknown)}")
-    overrides = {word: value for word, value in overrides.items() if value is not None}
-    ours = checkpoint.config  # a file of `save_published` says everything
-    known, guessed = (ours, {}) if ours else _infer(checkpoint, task, overrides)
-    fuse = {"fuse_stages": task == "pretraining"} if checkpoint.pretrained or not ours else {}
-    words = {**known, **fuse, "task": task, **overrides}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    stored = checkpoint.config  # complete in a file that `save_published` wrote
+    known, guessed = (stored, {}) if stored else _infer(checkpoint, task, overrides)
+    fuse = {"fuse_stages": task == "pretraining"} if checkpoint.pretrained or not stored else {}
+    settings = {**known, **fuse, "task": task, **overrides}
     if task in ("classification", "regression"):
-        words["num_outputs"] = _num_outputs(checkpoint, words, overrides)
+        settings["num_outputs"] = _num_outputs(checkpoint, settings, overrides)
     provenance = {"imported_from": checkpoint.source, "epoch": checkpoint.epoch}
     if guessed:
         log.warning(
-            "%s does not say %s; if that is wrong, give the right ones",
+            "%s does not store %s; if these are wrong, give the right ones",
             checkpoint.source,
-            ", ".join(f"{word} (taken: {value})" for word, value in guessed.items()),
+            ", ".join(f"{name} (taken: {value})" for name, value in guessed.items()),
         )
         provenance["guessed"] = sorted(guessed)
-    words["provenance"] = {**words.get("provenance", {}), **provenance}
-    return ModelConfig(**words)
+    settings["provenance"] = {**settings.get("provenance", {}), **provenance}
+    return ModelConfig(**settings)
 
 
-def _num_outputs(checkpoint: Checkpoint, words: dict[str, Any], overrides: dict[str, Any]) -> int:
-    """Outputs of the head: the file's where it has one, else as many as are asked for."""
-    names = overrides.get("label_names") or words.get("label_names", ())
+def _num_outputs(checkpoint: Checkpoint, settings: dict[str, Any], overrides: dict[str, Any]) -> int:
+    """Outputs of the head: those of the checkpoint's head, otherwise as many as the overrides ask for."""
+    names = overrides.get("label_names") or settings.get("label_names", ())
     wanted = overrides.get("num_outputs") or len(names)
     if checkpoint.pretrained or not checkpoint.num_outputs:
         return wanted
@@ -106,7 +108,7 @@ def _num_outputs(checkpoint: Checkpoint, words: dict[str, Any], overrides: dict[
 
 
 def _infer(checkpoint: Checkpoint, task: str, overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of a checkpoint's model, and those among them that nothing in the file says."""
+    """(settings of a checkpoint's model, those among them that the file does not store)."""
     source, tensors, args = checkpoint.source, checkpoint.tensors, checkpoint.args
     prefix = "encoder." if checkpoint.pretrained else ""
     shapes = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -127,44 +129,46 @@ def _infer(checkpoint: Checkpoint, task: str, overrides: dict[str, Any]) -> tupl
         known["bottleneck_hidden_dim"] = shapes[f"{bottlenecks[0]}.fc1.weight"][0]
         known["temporal_kernel_size"] = shapes["temporal_downsamples.0.weight"][2]
 
-    def same_depths(words: dict[str, Any]) -> bool:
-        depths = words["stage_depths"]
+    def same_depths(settings: dict[str, Any]) -> bool:
+        depths = settings["stage_depths"]
         return (depths[0], sum(depths), len(depths)) == (first, blocks, later_stages + 1)
 
-    def fits(words: dict[str, Any]) -> bool:
-        return same_depths(words) and (words["embed_dim"], words.get("patch_size", 16)) == (embed_dim, patch_size)
+    def fits(settings: dict[str, Any]) -> bool:
+        widths = (settings["embed_dim"], settings.get("patch_size", 16))
+        return same_depths(settings) and widths == (embed_dim, patch_size)
 
-    preset = next((name for name, words in PRESETS.items() if fits(words)), None)
+    preset = next((name for name, settings in PRESETS.items() if fits(settings)), None)
     from_preset = asdict(model_config(preset, "features")) if preset else {}
     guessed: dict[str, Any] = {}
 
-    def tell(word: str, default: Any = None, sure: bool = False) -> Any:
-        for value in (overrides.get(word), args.get(ARGS.get(word, word))):
+    def setting(name: str, default: Any = None, sure: bool = False) -> Any:
+        """The override, else the file's, else `default`, which counts as guessed unless it is sure."""
+        for value in (overrides.get(name), args.get(ARGS.get(name, name))):
             if value is not None:
                 return value
         if default is None:
-            raise UserError(f"{source}: its tensors and args do not tell {word}; pass {word}=…")
+            raise UserError(f"{source}: its tensors and args do not show {name}; pass {name}=…")
         if not sure:
-            guessed[word] = default
+            guessed[name] = default
         return default
 
-    depths = next((words["stage_depths"] for words in PRESETS.values() if same_depths(words)), None)
+    depths = next((settings["stage_depths"] for settings in PRESETS.values() if same_depths(settings)), None)
     if later_stages <= 1:
         known["stage_depths"] = (first, blocks - first) if later_stages else (blocks,)
     else:
-        known["stage_depths"] = tuple(tell("stage_depths", depths, sure=preset is not None))
+        known["stage_depths"] = tuple(setting("stage_depths", depths, sure=preset is not None))
     heads = from_preset.get("num_heads") or _heads(embed_dim)
-    known["num_heads"] = tell("num_heads", heads, sure=preset is not None)
-    for word in ("img_size", "num_frames"):
-        known[word] = tell(word, from_preset.get(word))
-    known["sampling_stride"] = tell("sampling_stride", ModelConfig.sampling_stride)
+    known["num_heads"] = setting("num_heads", heads, sure=preset is not None)
+    for name in ("img_size", "num_frames"):
+        known[name] = setting(name, from_preset.get(name))
+    known["sampling_stride"] = setting("sampling_stride", ModelConfig.sampling_stride)
     if checkpoint.pretrained and task == "pretraining":
         width = known["decoder_embed_dim"] = tensors["mask_token"].shape[-1]
         known["decoder_depth"] = _count(tensors, r"decoder\.blocks\.(\d+)\.")
         same = width == from_preset.get("decoder_embed_dim")
         heads = from_preset["decoder_num_heads"] if same else _heads(width)
-        known["decoder_num_heads"] = tell("decoder_num_heads", heads, sure=same)
-        known["mask_ratio"] = tell("mask_ratio", ModelConfig.mask_ratio)
+        known["decoder_num_heads"] = setting("decoder_num_heads", heads, sure=same)
+        known["mask_ratio"] = setting("mask_ratio", ModelConfig.mask_ratio)
     if not checkpoint.pretrained and task in ("classification", "regression") and args.get("label_names"):
         known["label_names"] = args["label_names"]
     return {**known, "preset": preset or "custom"}, guessed
@@ -179,41 +183,44 @@ def _count(names: Mapping[str, Any], pattern: str) -> int:
 
 
 def _encoder_only(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """A pre-trained checkpoint without what a task model does not take, by fine-tuning names."""
+    """The tensors of a pre-trained checkpoint that a task model has, under its fine-tuning names."""
     left_out = ("decoder.", "mask_token", "encoder_to_decoder.", *(() if config.fuse_stages else ("encoder.norm.",)))
     return {n.removeprefix("encoder."): t for n, t in tensors.items() if not n.startswith(left_out)}
 
 
 def _fill(model: Model, tensors: dict[str, Tensor], *, allow_new_head: bool, source: str) -> list[str]:
-    """Copy every tensor into its parameter; returns the names of head parameters left new. Raises listing both sides."""
-    own = model.state_dict()
-    names = {name: published_name(name, model.config) for name in own}
-    new = [n for n in own if allow_new_head and not n.startswith("encoder.") and names[n] not in tensors]
-    empty = [n for n in own if names[n] not in tensors and n not in new]
+    """Copy every tensor into its parameter; returns the names of head parameters that stay new.
+
+    Raises `UserError` listing parameters without a tensor, tensors without a parameter, and differing shapes.
+    """
+    state = model.state_dict()
+    names = {name: published_name(name, model.config) for name in state}
+    new = [n for n in state if allow_new_head and not n.startswith("encoder.") and names[n] not in tensors]
+    empty = [n for n in state if names[n] not in tensors and n not in new]
     unused = sorted(set(tensors) - set(names.values()))
     misshapen = [
-        f"{names[n]} {tuple(tensors[names[n]].shape)} for {n} {tuple(own[n].shape)}"
-        for n in own
-        if names[n] in tensors and tensors[names[n]].shape != own[n].shape
+        f"{names[n]} {tuple(tensors[names[n]].shape)} for {n} {tuple(state[n].shape)}"
+        for n in state
+        if names[n] in tensors and tensors[names[n]].shape != state[n].shape
     ]
     if empty or unused or misshapen:
-        sides = {"parameters left empty": empty, "tensors left over": unused, "shapes that differ": misshapen}
-        listed = "; ".join(f"{side}: {', '.join(found)}" for side, found in sides.items() if found)
+        problems = {"parameters left empty": empty, "tensors left over": unused, "shapes that differ": misshapen}
+        listed = "; ".join(f"{problem}: {', '.join(found)}" for problem, found in problems.items() if found)
         raise UserError(f"{source}: does not fit the model. {listed}")
-    model.load_state_dict({n: tensors[names[n]] if n not in new else own[n] for n in own}, strict=True)
+    model.load_state_dict({n: tensors[names[n]] if n not in new else state[n] for n in state}, strict=True)
     return new
 
 
 def export_published(model: Model) -> dict[str, Tensor]:
-    """The model's tensors under the published code's names; `import_published` reads them back exactly."""
+    """The model's tensors under the published names; `import_published` reads them back exactly."""
     return {published_name(name, model.config): tensor for name, tensor in model.state_dict().items()}
 
 
 def save_published(model: Model, path: str | Path) -> None:
-    """Write a checkpoint as the published code does: `model`, `epoch` and `args`, read without executing code.
+    """Write a checkpoint as the published code does: `model`, `epoch` and `args`, readable without executing code.
 
-    args: a `argparse.Namespace` of what the published scripts know (model, input_size, num_frames, nb_classes, …), and our
-    whole config as `svfap`, so that `import_published` needs to be told nothing. Raises `UserError` if it cannot be written.
+    args: an `argparse.Namespace` of settings of the published scripts (model, input_size, num_frames, nb_classes, …), and the
+    whole `ModelConfig` as `svfap`, so that `import_published` needs no overrides. Raises `UserError` if it cannot be written.
     """
     config = model.config
     contents = {
@@ -248,7 +255,7 @@ def _published_args(config: ModelConfig) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Dictionaries, lists, strings and numbers alone, which may be unpickled safely."""
+    """The value as dicts, lists, strings and numbers, which can be unpickled without executing code."""
     if isinstance(value, Mapping):
         return {str(key): _plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):

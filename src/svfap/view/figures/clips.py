@@ -1,4 +1,4 @@
-"""Figures of pictures: reconstructions and sheets of clips."""
+"""Figures made of video frames."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from svfap.errors import UserError
-from svfap.view.figures.base import INK, MUTED, new_figure
+from svfap.view.figures.base import INK, MUTED, new_figure, styled
 
 
+@styled
 def reconstruction_grid(
     original: NDArray[np.uint8],
     masked: NDArray[np.uint8],
@@ -37,23 +38,6 @@ def reconstruction_grid(
                 axes.set_title(f"frame {index + 1}", fontsize=8, color=MUTED, pad=3)
             if column == 0:
                 axes.set_ylabel(name, fontsize=10, color=INK)
-    return figure
-
-
-def clip_sheet(clips: Sequence[NDArray[np.uint8]], titles: Sequence[str], num_columns: int = 6) -> Figure:
-    """A grid of thumbnails: the middle frame of each clip, uint8 (T, H, W, 3), under its title."""
-    if not clips or len(clips) != len(titles):
-        raise UserError(f"clips: {len(clips)} clips for {len(titles)} titles; give one title a clip")
-    for clip, name in zip(clips, titles, strict=True):
-        _check_clip(clip, name)
-    columns = min(num_columns, len(clips))
-    rows = -(-len(clips) // columns)
-    figure, panels = new_figure(1.6 * columns, 1.85 * rows, rows, columns, gap=0.03)
-    for axes, clip, name in zip(panels, clips, titles, strict=False):
-        _picture(axes, clip[len(clip) // 2])
-        axes.set_title(name, fontsize=8.5, color=INK, pad=3)
-    for axes in panels[len(clips) :]:
-        axes.set_visible(False)
     return figure
 
 

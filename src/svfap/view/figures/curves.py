@@ -1,4 +1,4 @@
-"""Figures over time: a run's training."""
+"""Training curves of a run, and of several folds."""
 
 from __future__ import annotations
 
@@ -11,28 +11,22 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from svfap.errors import UserError
-from svfap.view.figures.base import (
-    LEGEND,
-    MUTED,
-    PALETTE,
-    PERCENT,
-    label_axes,
-    legend_name,
-    metric_name,
-    new_figure,
-    tidy,
-)
+from svfap.view.figures.base import MUTED, PALETTE, PERCENT, legend_name, metric_name, new_figure, styled
 
 CURVES = ("uar", "war", "ccc", "pcc", "accuracy")  # validation metrics that are drawn
 
 
+@styled
 def loss_curves(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
-    """Training loss with the learning rate as a thin line and, beside it, the validation metrics over epochs.
+    """Training loss and learning rate and, in a second panel, the validation metrics over epochs.
 
     Args:
-        records: a run's log; `{"kind": "train", "epoch", "step", "loss", "lr"}` and `{"kind": "val", "epoch",
-            <metric>...}`. Where a resumed run wrote a step twice, the later record counts. Of the metrics those in
-            [-1, 1] that `METRIC_NAMES` knows are drawn.
+        records: a run's log: `{"kind": "train", "epoch", "step", "loss", "lr"}` and `{"kind": "val", "epoch",
+            <metric>...}`. Where a resumed run wrote a step twice, the later record counts. The metrics of `CURVES`
+            are drawn.
+
+    Raises:
+        UserError: no record of training or validation.
     """
     train = _latest(records, "train", ("epoch", "step"))
     validation = _latest(records, "val", ("epoch",))
@@ -49,39 +43,39 @@ def loss_curves(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure
     if smooth is not None:
         axes.plot(x, losses, color=PALETTE[0], linewidth=0.8, alpha=0.25)
     marker = "o" if len(losses) <= 12 else None
-    axes.plot(x, losses if smooth is None else smooth, PALETTE[0], lw=1.8, marker=marker, ms=3.5, label="training loss")
+    axes.plot(x, losses if smooth is None else smooth, PALETTE[0], marker=marker, label="training loss")
     with_loss = [r for r in validation if "loss" in r]
     if with_loss:
         ends = [r["epoch"] - first + 1 for r in with_loss]
-        axes.plot(ends, [r["loss"] for r in with_loss], PALETTE[5], lw=1.8, marker="o", ms=3.5, label="validation loss")
-    label_axes(axes, "Epoch", "Loss")
+        axes.plot(ends, [r["loss"] for r in with_loss], PALETTE[5], marker="o", label="validation loss")
+    axes.set(xlabel="Epoch", ylabel="Loss")
     rates = np.array([r.get("lr", np.nan) for r in train], dtype=float)
     handles, names = axes.get_legend_handles_labels()
     if np.isfinite(rates).any():
         twin = axes.twinx()
         handles += twin.plot(x, rates, color=MUTED, linewidth=0.9, linestyle=(0, (4, 2)))
         names.append("learning rate")
-        tidy(twin)
         twin.grid(False)
         twin.set_ylim(bottom=0)
         twin.ticklabel_format(style="sci", scilimits=(0, 0), axis="y")
         twin.yaxis.get_offset_text().set(fontsize=8, color=MUTED)
-    axes.legend(handles, names, **LEGEND)
+    axes.legend(handles, names)
 
     for axes in panels[1:]:
         for k, metric in enumerate(metrics):
             points = [(r["epoch"] - first + 1, r[metric]) for r in validation if metric in r]
             scale = 100 if metric in PERCENT else 1
-            axes.plot([p[0] for p in points], [scale * p[1] for p in points], PALETTE[k], lw=1.8, marker="o", ms=3.5,
+            axes.plot([p[0] for p in points], [scale * p[1] for p in points], PALETTE[k], marker="o",
                       label=metric_name(metric))  # fmt: skip
         percent = all(m in PERCENT for m in metrics)
-        label_axes(axes, "Epoch", "Validation, %" if percent else "Validation")
-        axes.legend(**LEGEND)
+        axes.set(xlabel="Epoch", ylabel="Validation, %" if percent else "Validation")
+        axes.legend()
     for axes in panels:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
+@styled
 def fold_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Training loss of several folds in one panel and the first validation metric they share in another.
 
@@ -95,7 +89,7 @@ def fold_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         raise UserError("log: no record of kind train or val; there is nothing to draw")
     figure, panels = new_figure(9.6 if metric else 5.6, 3.7, 1, 2 if metric else 1)
     for k, name in enumerate(logs):
-        style: dict[str, Any] = {"color": PALETTE[k % len(PALETTE)], "lw": 1.6, "label": legend_name(name)}
+        style: dict[str, Any] = {"color": PALETTE[k % len(PALETTE)], "label": legend_name(name)}
         first = min((r["epoch"] for r in [*train[name], *validation[name]]), default=0)
         losses = np.array([r["loss"] for r in train[name]], dtype=float)
         if len(losses):
@@ -104,26 +98,26 @@ def fold_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         points = [(r["epoch"] - first + 1, r[metric]) for r in validation[name] if metric in r] if metric else []
         if points:
             scale = 100 if metric in PERCENT else 1
-            panels[1].plot([p[0] for p in points], [scale * p[1] for p in points], marker="o", ms=3.5, **style)
-    label_axes(panels[0], "Epoch", "Training loss")
+            panels[1].plot([p[0] for p in points], [scale * p[1] for p in points], marker="o", **style)
+    panels[0].set(xlabel="Epoch", ylabel="Training loss")
     if metric:
-        label_axes(panels[1], "Epoch", f"Validation {metric_name(metric)}{', %' if metric in PERCENT else ''}")
+        panels[1].set(xlabel="Epoch", ylabel=f"Validation {metric_name(metric)}{', %' if metric in PERCENT else ''}")
     for axes in panels:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = dict(zip(*reversed(panels[-1].get_legend_handles_labels()), strict=True))
     handles |= dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=6, **LEGEND)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=6)
     return figure
 
 
 def _latest(records: Sequence[Mapping[str, Any]], kind: str, key: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Records of a kind in order of `key`, the later of two with the same one."""
+    """The records of a kind, sorted by `key`; of two with the same key the later one."""
     unique = {tuple(r.get(k, 0) for k in key): r for r in records if r.get("kind") == kind and "epoch" in r}
     return [unique[k] for k in sorted(unique)]
 
 
 def _epochs(train: Sequence[Mapping[str, Any]], first: int) -> NDArray[np.float64]:
-    """Position of each record on the epoch axis; records of an epoch are evenly spaced, an unfinished one is shorter."""
+    """Position of each record on the epoch axis. Records are evenly spaced, so an unfinished epoch ends early."""
     count: dict[int, int] = {}
     order = []
     for record in train:
@@ -134,7 +128,7 @@ def _epochs(train: Sequence[Mapping[str, Any]], first: int) -> NDArray[np.float6
 
 
 def _smooth(losses: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Centred running mean over about 1/25 of the records; None for a record too short to need it."""
+    """Centred moving average over about 1/25 of the records; None for a log too short to need it."""
     half = len(losses) // 50
     if half < 1:
         return None

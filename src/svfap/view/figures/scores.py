@@ -14,17 +14,17 @@ from svfap.evaluate.metrics import regression_metrics
 from svfap.view.figures.base import (
     BLUES,
     INK,
-    LEGEND,
     MUTED,
     PALETTE,
     PERCENT,
-    label_axes,
     legend_name,
     metric_name,
     new_figure,
+    styled,
 )
 
 
+@styled
 def confusion_matrix(confusion: ArrayLike, label_names: Sequence[str], title: str = "") -> Figure:
     """Confusion matrix (K, K) of counts, rows = truth: cells coloured and annotated by their share of the row."""
     counts = np.asarray(confusion)
@@ -54,10 +54,11 @@ def confusion_matrix(confusion: ArrayLike, label_names: Sequence[str], title: st
     axes.grid(which="minor", color="white", linewidth=1.5)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    label_axes(axes, "Predicted", "True")
+    axes.set(xlabel="Predicted", ylabel="True")
     return figure
 
 
+@styled
 def regression_scatter(
     targets: ArrayLike, predictions: ArrayLike, dimensions: Sequence[str], title: str = ""
 ) -> Figure:
@@ -75,18 +76,19 @@ def regression_scatter(
         axes.plot(limits, limits, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.scatter(truth[:, k], predicted[:, k], s=16, color=PALETTE[k % len(PALETTE)], alpha=opacity, linewidths=0)
         axes.set(xlim=limits, ylim=limits, aspect="equal")
-        axes.set_title(name, fontsize=11, color=INK, loc="left")
+        axes.set_title(name, loc="left")
         text = "\n".join(f"{metric_name(m)} {scores[name][m]:.3f}" for m in ("ccc", "pcc", "mae"))
         box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 2}
-        axes.text(0.04, 0.96, text, transform=axes.transAxes, va="top", fontsize=8.5, color=INK, bbox=box)
-        label_axes(axes, "Target", "Prediction" if k % columns == 0 else "")
+        axes.text(0.04, 0.96, text, transform=axes.transAxes, va="top", fontsize=8.5, bbox=box)
+        axes.set(xlabel="Target", ylabel="Prediction" if k % columns == 0 else "")
     for axes in panels[len(dimensions) :]:
         axes.set_visible(False)
     return figure
 
 
+@styled
 def comparison_bars(results: Mapping[str, Mapping[str, float]], metrics: Sequence[str], title: str = "") -> Figure:
-    """One group of bars per metric and one bar per run, with its value; percentages where all metrics are such.
+    """One group of bars per metric, one bar per run with its value; in percent if all metrics are percentages.
 
     Args:
         results: run name -> metric -> value. A metric that a run lacks leaves a gap.
@@ -103,24 +105,25 @@ def comparison_bars(results: Mapping[str, Mapping[str, float]], metrics: Sequenc
         bars = axes.bar(
             position, heights, width * 0.92, color=PALETTE[i % len(PALETTE)], label=legend_name(name), zorder=2
         )
-        axes.bar_label(bars, fmt="%.1f" if percent else "%.3f", padding=2, fontsize=8.5, color=INK)
+        axes.bar_label(bars, fmt="%.1f" if percent else "%.3f", padding=2, fontsize=8.5)
     axes.set_xticks(range(len(metrics)), [metric_name(metric) for metric in metrics])
     axes.tick_params(axis="x", length=0, labelsize=10)
     axes.grid(axis="x", visible=False)
     axes.margins(y=0.12)
     axes.axhline(0, color=MUTED, linewidth=0.8)
-    label_axes(axes, "", "%" if percent else "")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 4), **LEGEND)
+    axes.set_ylabel("%" if percent else "")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 4))
     return figure
 
 
+@styled
 def class_bars(
     recalls: Mapping[str, float], counts: Mapping[str, int], folds: Mapping[str, Mapping[str, float]] | None = None
 ) -> Figure:
     """Recall of each class as a bar, with its number of videos, and UAR (their mean) as a line.
 
     Args:
-        recalls: class -> recall in [0, 1]. Classes without videos have no bar and no part in UAR.
+        recalls: class -> recall in [0, 1]. Classes without videos have no bar and do not count in UAR.
         counts: class -> number of test videos.
         folds: fold -> class -> recall, drawn as dots over the bars.
     """
@@ -134,7 +137,7 @@ def class_bars(
             [k for k in present if names[k] in fold], [100 * fold[names[k]] for k in present if names[k] in fold],
             s=14, color=INK, alpha=0.55, linewidths=0, zorder=3, label="one fold",
         )  # fmt: skip
-    axes.bar_label(bars, fmt="%.1f", padding=2 if not folds else 9, fontsize=8.5, color=INK)
+    axes.bar_label(bars, fmt="%.1f", padding=2 if not folds else 9, fontsize=8.5)
     uar = float(np.mean(heights)) if heights else 0.0
     axes.axhline(uar, color=PALETTE[5], linewidth=1.4, linestyle=(0, (4, 3)), zorder=2, label=f"UAR {uar:.1f}")
     tilt: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
@@ -144,8 +147,8 @@ def class_bars(
     axes.grid(axis="x", visible=False)
     axes.set_ylim(0, 112)  # room for the numbers above full bars
     axes.set_yticks(range(0, 101, 20))
-    label_axes(axes, "", "Recall, %")
+    axes.set_ylabel("Recall, %")
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    figure.legend(list(unique.values()), list(unique), loc="outside lower center", ncols=2, **LEGEND)
+    figure.legend(list(unique.values()), list(unique), loc="outside lower center", ncols=2)
     return figure

@@ -1,4 +1,4 @@
-"""Figures of experiments: every row's scores over seeds, and the paper's beside them."""
+"""Figures of experiments: the scores of every row over seeds, and the paper's for comparison."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from svfap.view.figures.base import INK, LEGEND, MUTED, PALETTE, PERCENT, label_axes, metric_name, new_figure
+from svfap.view.figures.base import INK, MUTED, PALETTE, PERCENT, metric_name, new_figure, styled
 
 Scores = Mapping[str, Mapping[str, Sequence[float]]]  # row -> metric -> one score per seed
 Reference = Mapping[str, Mapping[str, float]]
 
 
+@styled
 def study_bars(
     scores: Scores, metrics: Sequence[str], axis: str, title: str = "", reference: Reference | None = None
 ) -> Figure:
-    """One panel a metric: a bar a row at the mean over seeds, each seed a point, the paper's value a diamond."""
+    """One panel per metric and one bar per row at the mean over seeds; seeds are points, the paper's value a diamond."""
     figure, panels = _panels(scores, metrics, axis, title)
     for panel, metric in zip(panels, metrics, strict=True):
         for place, row in enumerate(scores):
@@ -29,14 +30,15 @@ def study_bars(
     return figure
 
 
+@styled
 def study_lines(
     scores: Scores, metrics: Sequence[str], axis: str, title: str = "", reference: Reference | None = None
 ) -> Figure:
-    """As `study_bars`, for rows that are points along an axis: a line through the means."""
+    """As `study_bars`, for rows that are points along an axis: the means are joined by a line."""
     figure, panels = _panels(scores, metrics, axis, title)
     for panel, metric in zip(panels, metrics, strict=True):
         means = [_scaled(scores[row][metric], metric).mean() for row in scores]
-        panel.plot(range(len(means)), means, color=PALETTE[0], linewidth=2, marker="o", label="mean over seeds")
+        panel.plot(range(len(means)), means, color=PALETTE[0], marker="o", ms=6, label="mean over seeds")
         for place, row in enumerate(scores):
             _draw_seeds(panel, place, _scaled(scores[row][metric], metric))
         _draw_reference(panel, list(scores), metric, reference)
@@ -47,7 +49,7 @@ def _panels(scores: Scores, metrics: Sequence[str], axis: str, title: str) -> tu
     figure, panels = new_figure(max(4.6, 1.0 * len(scores) + 1.6) * len(metrics), 3.9, 1, len(metrics), title=title)
     tilt: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
     for panel, metric in zip(panels, metrics, strict=True):
-        label_axes(panel, axis, metric_name(metric) + (", %" if metric in PERCENT else ""))
+        panel.set(xlabel=axis, ylabel=metric_name(metric) + (", %" if metric in PERCENT else ""))
         panel.set_xticks(range(len(scores)), list(scores), **(tilt if max(map(len, scores)) > 9 else {}))
         panel.grid(axis="x", visible=False)
         panel.margins(x=0.08)
@@ -70,4 +72,4 @@ def _draw_reference(panel: Axes, rows: list[str], metric: str, reference: Refere
         places, values = zip(*pairs, strict=True)
         style: dict[str, Any] = {"facecolors": "none", "edgecolors": MUTED, "marker": "D", "s": 34}
         panel.scatter(places, _scaled(values, metric), label="the paper (DFEW, fold 1)", **style)
-        panel.legend(loc="best", **LEGEND)
+        panel.legend(loc="best")

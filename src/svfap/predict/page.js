@@ -1,11 +1,6 @@
-"""The JavaScript of the page of affect over time: draws the timelines and answers mouse and keys; no library.
-
-Every text goes in as text, never as HTML. Drawing thins the rows to the smallest and largest value per pixel.
-"""
-
-from __future__ import annotations
-
-SCRIPT = r"""
+// The timelines of the page of affect over time: draws them as SVG and answers mouse, wheel and keys. No library.
+// Every text is inserted as text, never as HTML. Where rows are denser than pixels, only the smallest and the largest value
+// of each pixel are drawn.
 "use strict";
 (() => {
 const page = JSON.parse(document.getElementById("affect-data").textContent);
@@ -17,7 +12,7 @@ function clock(time, digits = 1) {
   const text = seconds.toFixed(digits).padStart(digits ? 3 + digits : 2, "0");
   return hours ? `${hours}:${String(minutes % 60).padStart(2, "0")}:${text}` : `${minutes}:${text}`;
 }
-const shown = value => page.probabilities ? `${(100 * value).toFixed(1)}%` : value.toFixed(3);
+const formatted = value => page.probabilities ? `${(100 * value).toFixed(1)}%` : value.toFixed(3);
 
 function element(parent, name, className, text) {
   const made = document.createElementNS(parent.namespaceURI, name);
@@ -26,20 +21,20 @@ function element(parent, name, className, text) {
   parent.append(made);
   return made;
 }
-function drawn(parent, name, className, attributes) {
+function shape(parent, name, className, attributes) {
   const made = element(parent, name, className);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   return made;
 }
 
-// The last index of ascending numbers that is not above a value; -1: none.
+// The last index of ascending numbers that is not above a value, or -1.
 function lastUpTo(numbers, value) {
   let low = 0, high = numbers.length;
   while (low < high) { const middle = (low + high) >> 1; if (numbers[middle] <= value) low = middle + 1; else high = middle; }
   return low - 1;
 }
 
-// The stretch that each row stands for, its centre, and the sums from the first label up, which bound the stacked areas.
+// The interval of time that each row covers, its centre, and the cumulative sums over labels, which bound the stacked areas.
 function prepare(person) {
   const n = person.start.length, isFirst = new Uint8Array(n);
   person.firsts.forEach(row => { isFirst[row] = 1; });
@@ -60,7 +55,7 @@ function rowAt(person, time) {
   return row >= 0 && time <= person.to[row] ? row : -1;
 }
 
-// Points of one stretch without gaps; more than two rows a pixel become the smallest and the largest value there.
+// Points of one run without gaps; more than two rows per pixel are reduced to the smallest and the largest value.
 function points(person, column, [first, last], x, y, view) {
   const a = Math.max(first, lastUpTo(person.from, view.from) - 1), b = Math.min(last, lastUpTo(person.from, view.to) + 2);
   const found = a === first ? [[x(person.from[first]), y(column[first])]] : [];
@@ -82,8 +77,8 @@ function points(person, column, [first, last], x, y, view) {
 }
 const path = list => list.map(([px, py]) => `${px.toFixed(1)} ${py.toFixed(1)}`).join("L");
 
-// Stretches of the view with one leading label: [from, to, label]; per pixel where rows are finer.
-function leaders(person, view, width) {
+// Intervals of the view with the same most probable label: [from, to, label]; sampled once per pixel where rows are denser.
+function topLabels(person, view, width) {
   const a = Math.max(lastUpTo(person.from, view.from), 0), b = lastUpTo(person.from, view.to), found = [];
   const add = (from, to, row) => {
     let best = 0;
@@ -108,6 +103,7 @@ function ticks(from, to, number) {
   return [found, step < 0.1 ? 2 : step < 1 ? 1 : 0];
 }
 
+// The timeline of one person.
 class Lane {
   constructor(video, person) {
     const part = document.getElementById(person.id);
@@ -132,53 +128,53 @@ class Lane {
   }
 
   draw() {
-    this.width = Math.max(this.svg.clientWidth - LEFT - RIGHT, 50);  // asked once: it makes the browser lay out the page
+    this.width = Math.max(this.svg.clientWidth - LEFT - RIGHT, 50);  // read once, because reading it forces a layout
     const { person, svg, width, solo } = this, view = this.video.view, [low, high] = page.range;
     const x = time => this.x(time), y = value => (high - value) / (high - low) * HEIGHT;
     svg.replaceChildren();
-    const plot = drawn(svg, "svg", "inner", { x: LEFT, y: TOP, width, height: HEIGHT });
-    drawn(plot, "rect", "gap", { width, height: HEIGHT });
+    const plot = shape(svg, "svg", "inner", { x: LEFT, y: TOP, width, height: HEIGHT });
+    shape(plot, "rect", "gap", { width, height: HEIGHT });
     const visible = person.runs.filter(([a, b]) => person.to[b] >= view.from && person.from[a] <= view.to);
     for (const [a, b] of visible) {
-      drawn(plot, "rect", "covered", { x: x(person.from[a]), width: Math.max(x(person.to[b]) - x(person.from[a]), 0.5), height: HEIGHT });
+      shape(plot, "rect", "covered", { x: x(person.from[a]), width: Math.max(x(person.to[b]) - x(person.from[a]), 0.5), height: HEIGHT });
     }
-    this.nameGaps(plot, x);
+    this.labelGaps(plot, x);
     const levels = page.probabilities ? [0, 0.5, 1] : [0, 1, 2, 3, 4].map(k => low + k * (high - low) / 4);
-    if (!page.probabilities) for (const level of levels) drawn(plot, "line", "rule", { x2: width, y1: y(level), y2: y(level) });
+    if (!page.probabilities) for (const level of levels) shape(plot, "line", "rule", { x2: width, y1: y(level), y2: y(level) });
     const columns = !page.probabilities ? person.values : solo < 0 ? person.sums : [];
-    if (page.probabilities) {  // the tallest first, each one painted over by the next
+    if (page.probabilities) {  // the largest sum first; each area is partly covered by the next
       const dense = visible.reduce((sum, [a, b]) => sum + b - a, 0) * (view.to - view.from) > width * (this.video.to - this.video.from);
-      const area = (column, k) => drawn(plot, "path", dense ? "area" : "area apart", { fill: page.colors[k], d: visible.map(run => {
+      const area = (column, k) => shape(plot, "path", dense ? "area" : "area apart", { fill: page.colors[k], d: visible.map(run => {
         const list = points(person, column, run, x, y, view);
         return `M${list[0][0].toFixed(1)} ${HEIGHT}L${path(list)}L${list[list.length - 1][0].toFixed(1)} ${HEIGHT}Z`;
       }).join("") });
       for (let k = columns.length - 1; k >= 0; k--) area(columns[k], k);
       if (solo >= 0) area(person.values[solo], solo);
-      drawn(plot, "line", "over", { x2: width, y1: y(0.5), y2: y(0.5) });
-    } else columns.forEach((column, k) => drawn(plot, "path", "line", {
+      shape(plot, "line", "over", { x2: width, y1: y(0.5), y2: y(0.5) });
+    } else columns.forEach((column, k) => shape(plot, "path", "line", {
       stroke: page.colors[k], "stroke-opacity": solo < 0 || solo === k ? 1 : 0.15,
       d: visible.map(run => `M${path(points(person, column, run, x, y, view))}`).join(""),
     }));
     const number = value => page.probabilities ? `${100 * value}%` : String(Number(value.toFixed(2)));
-    for (const level of levels) drawn(svg, "text", "", { x: LEFT - 6, y: TOP + y(level) + 3, "text-anchor": "end" }).textContent = number(level);
+    for (const level of levels) shape(svg, "text", "", { x: LEFT - 6, y: TOP + y(level) + 3, "text-anchor": "end" }).textContent = number(level);
     if (page.probabilities) {
-      const lead = drawn(svg, "svg", "lead", { x: LEFT, y: TOP + HEIGHT + APART, width, height: LEAD });
-      drawn(lead, "rect", "gap", { width, height: LEAD });
-      for (const [from, to, k] of leaders(person, view, width)) {
-        drawn(lead, "rect", "", { x: x(from), width: Math.max(x(to) - x(from), 0.5), height: LEAD, fill: page.colors[k],
+      const lead = shape(svg, "svg", "lead", { x: LEFT, y: TOP + HEIGHT + APART, width, height: LEAD });
+      shape(lead, "rect", "gap", { width, height: LEAD });
+      for (const [from, to, k] of topLabels(person, view, width)) {
+        shape(lead, "rect", "", { x: x(from), width: Math.max(x(to) - x(from), 0.5), height: LEAD, fill: page.colors[k],
           "fill-opacity": solo < 0 || solo === k ? 1 : 0.15 });
       }
-      drawn(svg, "text", "", { x: LEFT - 6, y: TOP + HEIGHT + APART + 11, "text-anchor": "end" }).textContent = "top";
+      shape(svg, "text", "", { x: LEFT - 6, y: TOP + HEIGHT + APART + 11, "text-anchor": "end" }).textContent = "top";
     }
     for (const time of person.changes) {
       const px = x(time) + LEFT;
-      if (px >= LEFT && px <= LEFT + width) drawn(svg, "path", "change", { d: `M${px - 4.5} 1h9l-4.5 8z` });
+      if (px >= LEFT && px <= LEFT + width) shape(svg, "path", "change", { d: `M${px - 4.5} 1h9l-4.5 8z` });
     }
     const [times, digits] = ticks(view.from, view.to, width / 90);
     for (const time of times) {
       const px = LEFT + x(time), side = px < LEFT + 15 ? "start" : px > LEFT + width - 18 ? "end" : "middle";
-      drawn(svg, "line", "rule", { x1: px, x2: px, y1: AXIS, y2: AXIS + 5 });
-      drawn(svg, "text", "", { x: px, y: AXIS + 19, "text-anchor": side }).textContent = clock(time, digits);
+      shape(svg, "line", "rule", { x1: px, x2: px, y1: AXIS, y2: AXIS + 5 });
+      shape(svg, "text", "", { x: px, y: AXIS + 19, "text-anchor": side }).textContent = clock(time, digits);
     }
     this.whole.hidden = view.from <= this.video.from && view.to >= this.video.to;
     this.arrangePictures();
@@ -186,16 +182,16 @@ class Lane {
     this.place();
   }
 
-  nameGaps(plot, x) {
+  labelGaps(plot, x) {
     const { runs, from, to } = this.person, view = this.video.view;
     const borders = [view.from, ...runs.flatMap(([a, b]) => [from[a], to[b]]), view.to];
     for (let k = 0; k < borders.length; k += 2) {
       const left = Math.max(x(borders[k]), 0), right = Math.min(x(borders[k + 1]), this.width);
-      if (right - left > 56) drawn(plot, "text", "", { x: (left + right) / 2, y: HEIGHT / 2 + 4, "text-anchor": "middle" }).textContent = "no face";
+      if (right - left > 56) shape(plot, "text", "", { x: (left + right) / 2, y: HEIGHT / 2 - 6, "text-anchor": "middle" }).textContent = "no face";
     }
   }
 
-  // Equal places from left to right, each with the picture nearest to its middle, if one was taken in its time.
+  // Slots of equal width from left to right, each with the picture nearest to its middle, if there is one in its interval.
   arrangePictures() {
     if (!this.pictures.length) return;
     const { from, to } = this.video.view, first = this.pictures[0].image;
@@ -212,7 +208,7 @@ class Lane {
     return this.pictures.reduce((best, one) => Math.abs(one.time - time) < Math.abs(best.time - time) ? one : best);
   }
 
-  // Cursor of this lane, and what stands beside it where this is the lane in hand.
+  // Place the cursor of this lane, and show its values if this is the lane that the reader points at.
   place() {
     const { time, lane, pinned } = this.video.cursor, outside = time === null || this.x(time) < 0 || this.x(time) > this.width;
     this.cursor.hidden = outside;
@@ -226,9 +222,9 @@ class Lane {
     this.svg.setAttribute("aria-valuemax", this.video.to);
     this.svg.setAttribute("aria-valuenow", time.toFixed(2));
     this.svg.setAttribute("aria-valuetext", row < 0 ? `${clock(time)}, no face` :
-      `${clock(time)}, ${this.ranked(row).map(([k, value]) => `${page.names[k]} ${shown(value)}`).join(", ")}`);
+      `${clock(time)}, ${this.ranked(row).map(([k, value]) => `${page.names[k]} ${formatted(value)}`).join(", ")}`);
     if (this.tip.hidden) return;
-    this.tell(time, row);
+    this.fillTip(time, row);
     const right = px > LEFT + this.width / 2;
     Object.assign(this.tip.style, right ? { left: "auto", right: `${this.svg.clientWidth - px + 14}px` } : { left: `${px + 14}px`, right: "auto" });
   }
@@ -236,7 +232,7 @@ class Lane {
     const list = this.person.values.map((column, k) => [k, column[row]]);
     return page.probabilities ? list.sort((a, b) => b[1] - a[1]) : list;
   }
-  tell(time, row) {
+  fillTip(time, row) {
     const { tip, person } = this;
     tip.replaceChildren();
     if (this.pictures.length && row >= 0) {
@@ -259,7 +255,7 @@ class Lane {
         bar.style.background = page.colors[k];
         bar.style.width = `${100 * value}%`;
       }
-      element(line, "span", "", shown(value));
+      element(line, "span", "", formatted(value));
     });
   }
 
@@ -307,7 +303,7 @@ class Lane {
     const span = moved => [this.dragFrom, this.timeOf(moved)].sort((a, b) => a - b);
     const move = moved => {
       if (Math.abs(moved.clientX - start) < 5 && !area) return;
-      area ??= drawn(this.svg, "rect", "drag", { y: TOP, height: HEIGHT });
+      area ??= shape(this.svg, "rect", "drag", { y: TOP, height: HEIGHT });
       const [from, to] = span(moved);
       area.setAttribute("x", LEFT + this.x(from));
       area.setAttribute("width", this.x(to) - this.x(from));
@@ -363,14 +359,14 @@ class Lane {
   }
   listRows() {
     const { person, rows } = this, { from, to } = this.video.view, place = rows.querySelector(".scroll");
-    const some = [];
-    for (let i = Math.max(lastUpTo(person.from, from), 0); i < person.start.length && person.from[i] <= to; i++) if (person.to[i] >= from) some.push(i);
+    const inView = [];
+    for (let i = Math.max(lastUpTo(person.from, from), 0); i < person.start.length && person.from[i] <= to; i++) if (person.to[i] >= from) inView.push(i);
     place.replaceChildren();
-    const table = element(place, "table"), few = some.slice(0, MAX_ROWS);
-    element(table, "caption", "", `${few.length} of the ${some.length} rows in view`);
+    const table = element(place, "table"), listed = inView.slice(0, MAX_ROWS);
+    element(table, "caption", "", `${listed.length} of the ${inView.length} rows in view`);
     const head = element(element(table, "thead"), "tr"), body = element(table, "tbody");
     for (const name of this.header) element(head, "th", "number", name);
-    for (const row of few) {
+    for (const row of listed) {
       const line = element(body, "tr");
       this.cells(row).forEach((value, k) => element(line, "td", "number", value === null ? "–" : value.toFixed(k < 2 ? 2 : 4)));
     }
@@ -387,7 +383,7 @@ class Lane {
   }
 }
 
-// The persons of a video share one clock: what is zoomed and where the cursor stands.
+// The timelines of a video share the zoomed interval and the position of the cursor.
 class Video {
   constructor({ persons }) {
     this.from = Math.min(0, ...persons.map(person => person.start[0]));
@@ -423,4 +419,3 @@ class Video {
 
 for (const video of page.videos) if (video.persons.length) new Video(video);
 })();
-"""

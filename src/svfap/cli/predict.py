@@ -1,0 +1,55 @@
+"""`svfap predict`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svfap.cli.parser import Command, Positional, say
+
+if TYPE_CHECKING:
+    from svfap.predict.config import PredictConfig
+    from svfap.predict.predict import Predictions
+
+COMMAND = Command(
+    "Predict affect over time: a table and a timeline of every face in any video. "
+    "Example: svfap predict interview.mp4 --model runs/finetune --out affect.csv --report page.html",
+    "svfap.predict.config:PredictConfig",
+    "svfap.cli.predict:run",
+    (Positional("videos", "video files, folders of frames, images, webcam numbers, or addresses of streams", "+"),),
+)
+
+
+def run(config: PredictConfig, videos: list[str]) -> int:
+    """Predict, and say what was found and written; 1 if a video failed."""
+    from svfap.predict.predict import predict_videos
+
+    done = predict_videos(videos, config)
+    if done.was_complete:
+        say(f"table: {done.out} is complete; there is nothing to resume")
+        return 0
+    if done.out is not None:
+        say(f"table: {done.out}")
+    for video in done.videos:
+        _say_video(done, video)
+    if done.report is not None:
+        say(f"report: {done.report}")
+    for error in done.failures.values():
+        say(f"svfap predict: error: {error}")
+    return 1 if done.failures else 0
+
+
+def _say_video(done: Predictions, video: str) -> None:
+    from svfap.predict.table import value_name
+
+    rows = done.rows_of(video)
+    if rows.empty and video not in done.failures:
+        say(f"{video}: no face found (--faces none uses the whole picture as a face)")
+    if not rows.empty:
+        num_faces = rows["track"].nunique() if "track" in rows else 0
+        faces = f" of {num_faces} face{'s' * (num_faces > 1)}" if num_faces else ""
+        means = rows[done.values].mean().sort_values(ascending=False)
+        averages = ", ".join(f"{value_name(str(name))} {mean:.2f}" for name, mean in means.items())
+        picture = f"; {done.timelines[video]}" if video in done.timelines else ""
+        say(f"{video}: {len(rows)} rows{faces}; on average {averages}{picture}")
+    if video in done.overlays:
+        say(f"overlay: {done.overlays[video]}")

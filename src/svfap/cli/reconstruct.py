@@ -1,0 +1,34 @@
+"""`svfap reconstruct`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from svfap.cli.parser import Command, Positional, say
+from svfap.errors import UserError
+from svfap.settings import require_model
+
+if TYPE_CHECKING:
+    from svfap.predict.config import ReconstructConfig
+
+COMMAND = Command(
+    "Reconstruct masked frames: the original, what the encoder sees, and the model's reconstruction. "
+    "Example: svfap reconstruct some.mp4 --model runs/pretrain --out runs/pretrain/reconstruction",
+    "svfap.predict.config:ReconstructConfig",
+    "svfap.cli.reconstruct:run",
+    (Positional("video", "video file, folder of frames, or image"),),
+)
+
+
+def run(config: ReconstructConfig, video: str) -> None:
+    """Reconstruct, and say the error and what was written."""
+    if not Path(video).exists():
+        raise UserError(f"{video}: no such file or folder")
+    require_model(config.model)
+
+    from svfap.predict.reconstruct import reconstruct  # imports torch, which takes seconds
+
+    result = reconstruct(video, config)
+    files = ", ".join(map(str, result.written))
+    say(f"mean squared error on hidden tubelets {result.loss:.4f} (1 = predicting each tubelet's mean); {files}")

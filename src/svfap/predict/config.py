@@ -1,0 +1,80 @@
+"""Settings of `svfap predict` and `svfap reconstruct`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from svfap.errors import UserError
+from svfap.faces.config import FaceSettings
+from svfap.settings import DeviceSettings, require_fraction
+
+TABLE_SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
+OVERLAY_SUFFIXES = (".mp4", ".mov", ".mkv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(FaceSettings, DeviceSettings):
+    """How affect is predicted and what is written.
+
+    Raises `UserError` for values that cannot be used.
+    """
+
+    model: str
+    """Run folder, model folder, or Hub repository (owner/name)."""
+    out: Path | None = Path("affect.csv")
+    """Table to write: .csv, .jsonl, .json or .parquet; timelines (.png) are written beside it. null: write neither."""
+    resume: bool = False
+    """Continue an interrupted run: videos that were finished are not read again."""
+    overlay: Path | None = None
+    """Also write each video with its predictions drawn in: .mp4, .mov or .mkv."""
+    report: Path | None = None
+    """Also write an interactive page: .html."""
+    hop_s: float | None = None
+    """Seconds from the start of one window to the start of the next; default: windows follow each other without overlap."""
+    timeout_s: float = 10.0
+    """Stop reading a stream after this many seconds without data."""
+
+    def __post_init__(self) -> None:
+        FaceSettings.__post_init__(self)
+        DeviceSettings.__post_init__(self)
+        for name in ("hop_s", "timeout_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name}={value}: must be more than 0")
+        _check_file("out", self.out, TABLE_SUFFIXES)
+        _check_file("overlay", self.overlay, OVERLAY_SUFFIXES)
+        _check_file("report", self.report, (".html",))
+        if self.resume and self.out is None:
+            raise UserError("resume=True: without out there is no table to continue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructConfig:
+    """How masked frames are reconstructed and where the result is written.
+
+    Raises `UserError` for values that cannot be used.
+    """
+
+    model: str
+    """Run or model folder of a pre-training model, or Hub repository (owner/name)."""
+    out: Path | None = Path("reconstruction")
+    """Folder for reconstruction.png and reconstruction.mp4; null: write neither."""
+    mask_ratio: float | None = None
+    """Fraction of the positions to mask; default: the model's."""
+    seed: int = 0
+    """Seed of the random mask."""
+
+    def __post_init__(self) -> None:
+        require_fraction(self, "mask_ratio")
+        if self.out is not None and self.out.exists() and not self.out.is_dir():
+            raise UserError(f"out={self.out}: is a file; give the name of a folder")
+
+
+def _check_file(field: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
+    if path is None:
+        return
+    if path.suffix not in suffixes:
+        raise UserError(f"{field}={path}: the suffix must be one of {', '.join(suffixes)}")
+    if path.is_dir():
+        raise UserError(f"{field}={path}: is a folder; give the name of a file")

@@ -1,0 +1,200 @@
+"""`svfap predict`: affect over time in any number of videos, as a table, timelines, overlays and a page."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from svfap.console import progress_bar, say, track
+from svfap.errors import UserError
+from svfap.files import make_folder
+from svfap.predict.config import PredictConfig
+from svfap.predict.source import is_live
+from svfap.predict.table import TableRows, TableWriter, check_no_part, part_of, read_predictions, value_columns
+from svfap.settings import require_model
+
+if TYPE_CHECKING:
+    from svfap.predict.predictor import Predictor
+
+SETTINGS = ("model", "hop_s", "faces", "margin", "align", "detect_every")  # must be the same to resume a run
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What `predict_videos` has computed and written.
+
+    Attributes:
+        videos: as they were given, without repeats.
+        table: the rows of all videos; columns `video`, then as `Predictor` returns them.
+        failures: video -> why it, or its overlay, could not be read or written to the end. Rows before that are kept.
+        out: file of the table. timelines, overlays: video -> file. report: file. None or missing: not written.
+        was_complete: the table was complete before, and `resume` had nothing to do.
+    """
+
+    videos: tuple[str, ...]
+    table: pd.DataFrame
+    failures: dict[str, str] = field(default_factory=dict)
+    out: Path | None = None
+    timelines: dict[str, Path] = field(default_factory=dict)
+    overlays: dict[str, Path] = field(default_factory=dict)
+    report: Path | None = None
+    was_complete: bool = False
+
+    @property
+    def values(self) -> list[str]:
+        """The columns of the table that hold predictions."""
+        return value_columns(self.table)
+
+    @property
+    def written(self) -> list[Path]:
+        """All files."""
+        first = [path for path in (self.out, self.report) if path is not None]
+        return [*first, *self.timelines.values(), *self.overlays.values()]
+
+    def rows_of(self, video: str) -> pd.DataFrame:
+        """The rows of one video, without the column `video`."""
+        return self.table[self.table["video"] == video].drop(columns="video")
+
+
+def predict_videos(videos: Sequence[str | Path], config: PredictConfig) -> Predictions:
+    """Predict affect over time for every face in every video.
+
+    Rows are written as they are computed, so an interrupted run can be continued with `resume`. A video that cannot be
+    read is listed in `Predictions.failures`, and the others are done; if all fail without a row, nothing is written.
+    Ctrl-C ends a live source, whose rows are then complete; otherwise it raises `KeyboardInterrupt`.
+
+    Args:
+        videos: files, folders of frames, images, webcam numbers, or addresses of streams.
+        config: the model, how faces are found, and what is written. With out=None only the table is returned, and
+            overlays and page are written if they are asked for.
+
+    Raises:
+        UserError: no video exists, the model cannot be loaded, a file cannot be written, an interrupted run is in the
+            way, or `resume` finds other settings.
+    """
+    names = list(dict.fromkeys(str(video) for video in videos))
+    if config.resume and config.out is not None and config.out.exists() and not part_of(config.out).exists():
+        return Predictions(tuple(names), read_predictions(config.out), out=config.out, was_complete=True)
+    _check_files(names, config)
+
+    from svfap.predict.predictor import Predictor  # imports torch, which takes seconds; mistakes are reported before
+
+    predictor = Predictor(
+        config.model,
+        config.device,
+        config.precision,
+        config.hop_s,
+        config.batch_size,
+        config.faces,
+        config.face_model,
+        config.cropping(),
+        config.tracking(),
+        config.timeout_s,
+    )
+    columns = ["video", *predictor.columns]
+    settings = {name: getattr(config, name) for name in SETTINGS}
+    with TableWriter(config.out, columns, settings, config.resume) if config.out else TableRows(columns) as rows:
+        try:
+            num_frames = _add_rows(predictor, names, rows)
+        except KeyboardInterrupt:
+            if isinstance(rows, TableWriter):
+                say(f"stopped: the rows so far are in {rows.part}; continue with --resume (in Python: resume=True)")
+            raise
+        failures = {name: error for name, error in rows.ended.items() if error}
+        if len(failures) == len(names) and rows.is_empty:
+            rows.discard()
+            return Predictions(tuple(names), pd.DataFrame(columns=columns), failures)
+        predictions = Predictions(tuple(names), rows.finish(), failures, config.out)
+    return _write_pictures(predictions, config, predictor, num_frames)
+
+
+def _check_files(names: Sequence[str], config: PredictConfig) -> None:
+    """Raise `UserError` for what can be known before the model is loaded: what is missing or in the way."""
+    if config.overlay is not None and (live := [name for name in names if is_live(name)]):
+        raise UserError(f"overlay={config.overlay}: {live[0]} can be read only once; record it to a file first")
+    if names and not any(is_live(name) or Path(name).exists() for name in names):
+        others = f" (nor any of the other {len(names) - 1})" if len(names) > 1 else ""
+        raise UserError(f"{names[0]}: no such file or folder{others}")
+    require_model(config.model)
+    if config.out is not None and not config.resume:
+        check_no_part(config.out)
+    for path in (config.out, config.overlay, config.report):
+        if path is not None:
+            make_folder(path.absolute().parent)
+
+
+def _add_rows(predictor: Predictor, names: Sequence[str], rows: TableRows) -> dict[str, int | None]:
+    """Predict the videos that have not ended yet; returns the number of frames of each."""
+    from svfap.predict.predictor import Ended
+
+    left = [name for name in names if name not in rows.ended]
+    num_frames: dict[str, int | None] = {}
+    current, began = "", 0.0
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None, note="", visible=False)
+
+        def on_frame(video: str, count: int, total: int | None, fps: float) -> None:
+            nonlocal current, began
+            if video != current:
+                current, began = video, time.perf_counter() - 1e-6
+                num_frames[video] = total
+                bar.reset(task, total=total, description=Path(video).name[:24], visible=True)
+            note = f"{count / fps / (time.perf_counter() - began):.1f}x real time"
+            if len(left) > 1:
+                note += f", video {left.index(video) + 1} of {len(left)}"
+            if num_failed := sum(error != "" for error in rows.ended.values()):
+                note += f", {num_failed} failed"
+            bar.update(task, completed=count, note=note)
+
+        try:
+            for video, item in predictor.run(left, on_frame):
+                if isinstance(item, Ended):
+                    rows.end_video(str(video), str(item.error or ""))
+                else:
+                    rows.add(str(video), item)
+        except KeyboardInterrupt:
+            if not is_live(current):
+                raise
+            rows.end_video(current)  # Ctrl-C is how a live source is ended
+    return num_frames
+
+
+def _write_pictures(
+    predictions: Predictions, config: PredictConfig, predictor: Predictor, num_frames: dict[str, int | None]
+) -> Predictions:
+    """Write the timelines, the overlays and the page; returns the predictions with their files."""
+    from svfap.predict.figure import timeline
+    from svfap.predict.overlay import write_overlay
+    from svfap.predict.page import write_affect_page
+    from svfap.view.figures.base import PALETTE, save_figure
+
+    for number, video in enumerate(predictions.videos, 1):
+        stem = re.sub(r"[^\w.-]+", "_", Path(video).stem)
+        suffix = f"_{number}_{stem}" if len(predictions.videos) > 1 else ""
+        rows = predictions.rows_of(video)
+        if config.out is not None and not rows.empty:
+            picture = config.out.with_name(f"{config.out.stem}{suffix}.png")
+            save_figure(timeline(rows, Path(video).name), picture)
+            predictions.timelines[video] = picture
+        if config.overlay is None or (video in predictions.failures and rows.empty):
+            continue
+        overlay = config.overlay.with_name(f"{config.overlay.stem}{suffix}{config.overlay.suffix}")
+        try:
+            frames = write_overlay(video, rows, predictor.reader, predictor.values, PALETTE, overlay)
+            for _ in track(frames, f"overlay {Path(video).name[:16]}", num_frames.get(video)):
+                pass
+            predictions.overlays[video] = overlay
+        except UserError as error:
+            reasons = [predictions.failures.get(video, ""), str(error)]
+            predictions.failures[video] = "; ".join(dict.fromkeys(filter(None, reasons)))
+    if config.report is None:
+        return predictions
+    files = {video: None if is_live(video) else Path(video) for video in predictions.videos}
+    write_affect_page(config.report, predictions.table, files)
+    return replace(predictions, report=config.report)

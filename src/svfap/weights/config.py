@@ -1,0 +1,59 @@
+"""Settings of the verbs about models, `svfap info` and `svfap convert`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from svfap.errors import UserError
+from svfap.model.config import ModelConfig
+from svfap.prepare.dataset import NAMES
+from svfap.settings import require_fraction
+
+# Every setting of a model that a checkpoint may leave open, as an optional one: `num_heads: int | None = None`, ….
+_HINTS = {
+    name: hint for name, hint in get_type_hints(ModelConfig).items() if name not in ("preset", "task", "provenance")
+}
+ModelSettings: Any = make_dataclass(
+    "ModelSettings",
+    [(name, hint | None, field(default=None)) for name, hint in _HINTS.items()],
+    frozen=True,
+    kw_only=True,
+    namespace={"__module__": __name__},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoConfig:
+    """Settings of `svfap info`."""
+
+    mask_ratio: float | None = None
+    """Masking ratio for the pre-training figures; default: the model's."""
+
+    def __post_init__(self) -> None:
+        require_fraction(self, "mask_ratio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig(ModelSettings):
+    """Settings. Options without a description are settings of the model, which override what the checkpoint stores."""
+
+    dataset: str | None = None
+    """Dataset of a fine-tuned checkpoint: a name, or a folder written by `svfap prepare`. Gives task, label names, output
+    activation, and the sampling stride where the checkpoint does not store it."""
+    task: Literal["classification", "regression", "features", "pretraining"] | None = None
+    """Build a model for this task; default: the dataset's, else the checkpoint's."""
+    ema: bool = False
+    """Use the moving average of the weights stored in the checkpoint."""
+
+    def __post_init__(self) -> None:
+        if self.dataset is not None and self.dataset not in NAMES and not Path(self.dataset).is_dir():
+            raise UserError(
+                f"dataset={self.dataset}: neither a folder of `svfap prepare` nor one of {', '.join(NAMES)}"
+            )
+
+    def model_settings(self) -> dict[str, Any]:
+        """Those settings of the model that are given."""
+        given = {setting.name: getattr(self, setting.name) for setting in fields(ModelSettings)}
+        return {name: value for name, value in given.items() if value is not None}

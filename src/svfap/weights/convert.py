@@ -1,0 +1,106 @@
+"""Published checkpoints to model folders, and models to the published format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from svfap.console import say
+from svfap.data.prepared import PreparedDataset, read_dataset
+from svfap.errors import UserError
+from svfap.files import make_folder, replacing_folder
+from svfap.model.base import Model
+from svfap.prepare.dataset import Dataset, get_dataset
+from svfap.weights.checkpoint import Checkpoint, read_published
+from svfap.weights.config import ConvertConfig
+from svfap.weights.folder import load_model
+from svfap.weights.published import build_published, save_published
+
+PUBLISHED_SUFFIXES = (".pth", ".pt")
+
+
+class Conversion(NamedTuple):
+    """model: as written. checkpoint: the published one that it was read from; None where it was a model folder."""
+
+    model: Model
+    checkpoint: Checkpoint | None
+
+
+def convert(model: str | Path, out: str | Path, config: ConvertConfig | None = None) -> Conversion:
+    """Convert a published checkpoint or a model folder to a model folder or the published format.
+
+    model: a checkpoint file of SVFAP or VideoMAE (.pth, .pt, .bin, .safetensors), or a folder or Hub name for `load_model`.
+    out: a new folder (config.json, model.safetensors), or a new .pth or .pt file. config: what the checkpoint does not say.
+    Executes no code from the checkpoint. Raises `UserError` if `out` exists, the settings do not fit the checkpoint, or a tensor
+    is left over, missing or of another shape.
+    """
+    config, out = config or ConvertConfig(), Path(out)
+    if out.exists():
+        raise UserError(f"{out}: exists already; remove it, or choose another name")
+    make_folder(out.absolute().parent)
+    checkpoint = None
+    if Path(model).is_file():
+        checkpoint = read_published(model, config.ema)
+        converted = _build(checkpoint, config)
+    elif out.suffix not in PUBLISHED_SUFFIXES:
+        problem = "is a folder" if Path(model).is_dir() else "no such file"
+        raise UserError(f"{model}: {problem}; give a checkpoint file, or let OUT end in .pth to write one")
+    elif config != ConvertConfig():
+        raise UserError(f"{model}: the config.json of a model folder is complete; leave out all settings")
+    else:
+        converted = load_model(model)
+    if out.suffix in PUBLISHED_SUFFIXES:
+        save_published(converted, out)
+    else:
+        with replacing_folder(out) as folder:
+            converted.save_pretrained(folder)
+    return Conversion(converted, checkpoint)
+
+
+def _build(checkpoint: Checkpoint, config: ConvertConfig) -> Model:
+    """The model of a checkpoint; the dataset gives the settings of its head."""
+    task: str | None = config.task
+    settings = config.model_settings()
+    if config.dataset is not None:
+        if checkpoint.pretrained and task not in ("classification", "regression"):
+            say(
+                f"warning: {checkpoint.source} is pre-trained and has no head, so dataset is ignored; "
+                "for a new head give --task too"
+            )
+        else:
+            dataset = _find_dataset(config.dataset)
+            task, settings = _with_dataset(checkpoint, dataset, task, settings)
+    model = build_published(checkpoint, task, **settings)
+    if model.config.task in ("classification", "regression") and not model.config.label_names:
+        say("warning: the outputs have no names; give --dataset or --label_names")
+    return model
+
+
+def _with_dataset(
+    checkpoint: Checkpoint, dataset: PreparedDataset | Dataset, task: str | None, settings: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Task and settings of the model; `settings` take precedence over the dataset's."""
+    if not dataset.label_names:
+        raise UserError(f"dataset={dataset.name}: has no labels of its own; name a folder of `svfap prepare`")
+    task = task or dataset.task
+    if task not in (dataset.task, "features"):
+        raise UserError(f"task={task}: {dataset.title} is for {dataset.task}; leave out task or dataset")
+    defaults: dict[str, Any] = {}
+    if task == dataset.task:
+        defaults = {name: getattr(dataset, name) for name in ("output_activation", "frame_level", "label_names")}
+    stride, stored = dataset.sampling_stride, checkpoint.args.get("sampling_rate")
+    if stored is None:
+        defaults["sampling_stride"] = stride
+    elif stored != stride:
+        say(f"warning: sampling stride {stored} as the checkpoint says; that of {dataset.title} is {stride}")
+    return task, {**defaults, **settings}
+
+
+def _find_dataset(name: str) -> PreparedDataset | Dataset:
+    """The description of a prepared folder, or of a dataset by name."""
+    if Path(name).is_dir():
+        return read_dataset(name)
+    dataset = get_dataset(name)
+    if hasattr(dataset.config, "target"):
+        raise UserError(f"dataset={name}: has several targets; name the folder that `svfap prepare` wrote for one")
+    return dataset

@@ -1,0 +1,180 @@
+"""`svfap.predict.predict.predict_videos`: the command's work from Python, and mistakes that are reported at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from spots import Spots, film, frames, model
+
+from svfap.errors import UserError
+from svfap.predict import predictor
+from svfap.predict.config import PredictConfig
+from svfap.predict.predict import predict_videos
+from svfap.predict.predictor import Predictor
+from svfap.predict.table import TableWriter, part_of, read_predictions
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    model().save_pretrained(folder / "model")
+    film(folder / "a.mp4", frames([[(30, 20)]] * 40))
+    film(folder / "b.mp4", frames([[(10, 20), (60, 30)]] * 40))
+    return folder
+
+
+@pytest.fixture
+def config(folder, tmp_path, monkeypatch):
+    """Settings of a run that writes into an empty folder."""
+    monkeypatch.setattr(predictor, "make_detector", lambda name, model: Spots())
+    monkeypatch.chdir(tmp_path)
+    return lambda **more: PredictConfig(**{"model": str(folder / "model"), "precision": "fp32", **more})
+
+
+def test_the_result_holds_the_table_and_every_file(folder, tmp_path, config, capsys):
+    videos = [folder / "a.mp4", folder / "none.mp4", str(folder / "b.mp4"), folder / "a.mp4"]
+    out, overlay, report = (tmp_path / "x" / name for name in ("t.parquet", "o.mkv", "p.html"))
+    done = predict_videos(videos, config(out=out, overlay=overlay, report=report))
+    a, none, b = done.videos
+    assert (a, none, b) == tuple(map(str, videos[:3]))
+    assert done.failures == {none: f"{none}: no such file or folder"}
+    assert sorted(done.written) == sorted(path for path in out.parent.iterdir())
+    assert {path.name for path in done.written} == {
+        "t.parquet", "p.html", "t_1_a.png", "t_3_b.png", "o_1_a.mkv", "o_3_b.mkv"
+    }  # fmt: skip
+    assert set(done.timelines) == set(done.overlays) == {a, b}
+    pd.testing.assert_frame_equal(read_predictions(out), done.table)
+    alone = Predictor(folder / "model", "cpu", "fp32", faces=Spots())(b)
+    pd.testing.assert_frame_equal(done.rows_of(b).reset_index(drop=True), alone, check_dtype=False, atol=1e-5)
+    assert done.values == ["prob_joy", "prob_anger", "prob_calm"]
+    assert "table:" not in capsys.readouterr().err  # the summary is the command's
+
+
+def test_without_out_nothing_is_written(folder, tmp_path, config):
+    done = predict_videos([folder / "a.mp4", folder / "b.mp4"], config(out=None))
+    assert done.table["track"].nunique() == 2 and len(done.table) > 6
+    assert (done.out, done.written, done.failures) == (None, [], {})
+    assert list(tmp_path.iterdir()) == []
+    written = predict_videos([folder / "a.mp4", folder / "b.mp4"], config(out=tmp_path / "t.csv"))
+    pd.testing.assert_frame_equal(done.table, written.table)
+
+
+def test_a_page_may_be_written_without_a_table(folder, tmp_path, config):
+    done = predict_videos([folder / "a.mp4"], config(out=None, report=tmp_path / "p.html"))
+    assert done.written == [tmp_path / "p.html"] == list(tmp_path.iterdir())
+
+
+def test_if_all_videos_fail_nothing_is_written(tmp_path, config):
+    (tmp_path / "text.mp4").write_text("no video")
+    done = predict_videos([tmp_path / "text.mp4"], config(out=tmp_path / "t.csv"))
+    assert list(done.failures) == [str(tmp_path / "text.mp4")]
+    assert done.table.empty and done.written == []
+    assert [path.name for path in tmp_path.iterdir()] == ["text.mp4"]
+
+
+def test_ctrl_c_ends_a_live_source_and_interrupts_a_file(folder, tmp_path, config, monkeypatch, capsys):
+    rows = list(Predictor(folder / "model", "cpu", "fp32", faces=Spots()).stream(folder / "a.mp4"))
+
+    def interrupted(self, names, on_frame):
+        on_frame(names[0], 1, None, 25.0)
+        yield from ((names[0], row) for row in rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "run", interrupted)
+    done = predict_videos(["rtsp://host/live"], config(out=tmp_path / "live.csv"))
+    assert len(done.table) == len(rows) and set(done.table["video"]) == {"rtsp://host/live"} and done.failures == {}
+    assert {path.name for path in done.written} == {"live.csv", "live.png"}
+    with pytest.raises(KeyboardInterrupt):
+        predict_videos([folder / "a.mp4"], config(out=tmp_path / "t.csv"))
+    assert f"the rows so far are in {tmp_path / 't.csv.part'}" in " ".join(capsys.readouterr().err.split())
+    assert part_of(tmp_path / "t.csv").read_text().count("a.mp4") == len(rows)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "json", "parquet"])
+def test_a_complete_table_is_read_and_not_made_again(suffix, folder, tmp_path, config, monkeypatch):
+    settings = config(out=tmp_path / f"t.{suffix}", resume=True)
+    first = predict_videos([folder / "a.mp4"], settings)
+    monkeypatch.setattr(predictor, "Predictor", None)
+    again = predict_videos([folder / "a.mp4"], settings)
+    assert again.was_complete and not first.was_complete
+    pd.testing.assert_frame_equal(again.table, first.table)
+
+
+def test_names_of_videos_stay_text_when_read(tmp_path):
+    for name in ("t.csv", "t.jsonl", "t.json", "t.parquet"):
+        with TableWriter(tmp_path / name, ["video", "track", "joy"], {}) as writer:
+            writer.add("0", {"track": 1, "joy": 1 / 3})
+            writer.add("NA", {"track": 2, "joy": float("nan")})
+            table = writer.finish()
+        read = read_predictions(tmp_path / name)
+        assert read["video"].tolist() == ["0", "NA"] and np.isnan(read["joy"][1])
+        assert read["joy"][0] == pytest.approx(1 / 3, rel=1e-14 if name == "t.json" else 0)
+        pd.testing.assert_frame_equal(read, table, rtol=1e-14)
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(UserError, match=r"bad\.json: is not a readable table"):
+        read_predictions(tmp_path / "bad.json")
+
+
+def test_a_part_that_an_interrupted_run_left_is_never_overwritten(folder, tmp_path, config):
+    out = tmp_path / "t.csv"
+    with TableWriter(out, ["video", "joy"], {}) as writer:
+        writer.add("a.mp4", {"joy": 1.0})
+    for resume, message in ((False, "holds the rows of an interrupted run"), (True, "was made with other settings")):
+        with pytest.raises(UserError, match=message):
+            predict_videos([folder / "a.mp4"], config(out=out, resume=resume))
+        assert part_of(out).read_text() == "video,joy\na.mp4,1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"out": Path("t.xlsx")}, "out=t.xlsx: the suffix must be one of .csv, .jsonl, .json, .parquet"),
+        ({"out": Path("folder.csv")}, "out=folder.csv: is a folder"),
+        ({"overlay": Path("o.gif")}, "overlay=o.gif: the suffix must be one of .mp4, .mov, .mkv"),
+        ({"report": Path("p.pdf")}, "report=p.pdf: the suffix must be one of .html"),
+        ({"face_model": Path("none.onnx")}, "face_model=none.onnx: no such file"),
+        ({"hop_s": 0.0}, "hop_s=0.0: must be more than 0"),
+        ({"timeout_s": -1.0}, "timeout_s=-1.0: must be more than 0"),
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"detect_every": 0}, "detect_every=0: must be at least 1"),
+        ({"margin": 3.0}, "margin=3.0: must be from 0 to 2"),
+        ({"out": None, "resume": True}, "resume=True: without out"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_used(settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("folder.csv").mkdir()
+    with pytest.raises(UserError, match=message):
+        PredictConfig(model="m", **settings)
+
+
+def test_mistakes_are_found_before_torch_is_imported(folder, tmp_path):
+    out = tmp_path / "t.csv"
+    with TableWriter(out, ["video", "joy"], {}) as writer:
+        writer.add("a.mp4", {"joy": 1.0})
+    video, none = str(folder / "a.mp4"), str(tmp_path / "none")
+    words = ["--model", str(folder / "model"), "--out"]
+    cases = [
+        (["predict", none, *words, str(tmp_path / "u.csv")], f"{none}: no such file or folder"),
+        (["predict", video, "--model", none], f"model={none}: no such folder"),
+        (["predict", video, *words, str(tmp_path / "t.txt")], "the suffix must be one of"),
+        (["predict", video, *words, str(out)], "holds the rows of an interrupted run"),
+        (["reconstruct", none, *words, str(tmp_path / "r")], f"{none}: no such file or folder"),
+        (["reconstruct", video, "--model", none], f"model={none}: no such folder"),
+    ]
+    code = f"import sys; from svfap.cli import main\nfor words in {[case[0] for case in cases]}: main(words)\n"
+    code += "print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "False\n"
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(cases)
+    for line, (words, message) in zip(lines, cases, strict=True):
+        assert line.startswith(f"svfap {words[0]}: error: ") and message in line
