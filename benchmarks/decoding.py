@@ -26,7 +26,7 @@ from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.video import write_video
 from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.synth.camera import render_clip
-from svfap.synth.config import CLASSES, SynthConfig
+from svfap.synth.config import CLASSES, RenderConfig
 from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.finetune import FinetuneTask
 from svfap.train.loop import to_device
@@ -108,7 +108,7 @@ def measure(
 
 def write_videos(folder: Path, num_videos: int, size_px: int) -> dict[str, Manifest]:
     """The same synthetic clips once for each of GOPS, with manifests."""
-    config = SynthConfig(size_px=size_px, fps=FPS, num_frames=max(GOPS))  # the longer GOP fills a video
+    config = RenderConfig(size_px=size_px, fps=FPS, num_frames=max(GOPS))  # the longer GOP fills a video
     lines = ["path,label"]
     for number in range(num_videos):
         label = CLASSES[number % len(CLASSES)]

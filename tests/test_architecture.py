@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "weights": {"model", "data", "prepare"},
     "data": set(),
     "prepare": {"data"},
-    "synth": {"data"},
+    "synth": {"data", "jobs"},
     "jobs": set(),
     "faces": set(),
     "view": {"evaluate"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from svfap.cli import crop, data, evaluation, experiments, extract, predict, reconstruct, reports, training
+from svfap.cli import crop, evaluation, experiments, extract, predict, reconstruct, reports, synth, training
 from svfap.cli.parser import (
     Command,
     Parser,
@@ -20,6 +20,7 @@ from svfap.cli.parser import (
 from svfap.errors import UserError
 
 COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
+    "synth": synth.COMMAND,
     "crop": crop.COMMAND,
     "extract": extract.COMMAND,
     "predict": predict.COMMAND,
@@ -56,7 +57,6 @@ COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
     ),
 }
 VERBS: dict[str, Verb] = {
-    **data.VERBS,
     **training.VERBS,
     **evaluation.VERBS,
     **experiments.VERBS,

@@ -51,7 +51,7 @@ class Parser(ArgumentParser):
 
 
 class Positional(NamedTuple):
-    """An argument without a flag, passed to the verb after its settings."""
+    """An argument without a flag: a field of the settings, or else passed to the verb after them."""
 
     name: str
     help: str
@@ -118,12 +118,12 @@ def add_command(parser: Parser, command: Command) -> None:
     for positional in command.positionals:
         how: dict[str, Any] = {"nargs": positional.nargs} if positional.nargs else {}
         parser.add_argument(positional.name, type=positional.type, help=positional.help, **how)
-    _add_options(parser, load(command.config))
+    _add_options(parser, load(command.config), {positional.name for positional in command.positionals})
 
 
-def _add_options(parser: Parser, config: type) -> None:
+def _add_options(parser: Parser, config: type, skip: set[str] | None = None) -> None:
     parser.add_argument("--config", action="config", help="YAML file with any of these settings; flags override it")
-    add_settings(parser, config)
+    add_settings(parser, config, skip)
 
 
 def run_command(command: Command, args: Namespace) -> int:
@@ -133,7 +133,8 @@ def run_command(command: Command, args: Namespace) -> int:
         config = config_of(load(command.variants.choices)()[choice].config, args[choice])
         return load(command.run)(config, choice) or 0
     config = config_of(load(command.config), args)
-    return load(command.run)(config, *(args[positional.name] for positional in command.positionals)) or 0
+    names = [positional.name for positional in command.positionals if not hasattr(config, positional.name)]
+    return load(command.run)(config, *(args[name] for name in names)) or 0
 
 
 def add_settings(parser: Parser, config: type, skip: set[str] | None = None) -> None:
