@@ -302,6 +302,8 @@ def test_what_needs_a_file_or_this_process(folder, saved):
         in_memory(folder / "a.mp4", saved, engine="ray")
     with pytest.raises(UserError, match="model: a loaded model runs in this process"):
         in_memory(folder / "a.mp4", model(), num_workers=1)
+    with pytest.raises(UserError, match="a loaded model runs in this process"):
+        in_memory(folder / "a.mp4", model(), item_timeout_s=9)
 
 
 # files ---------------------------------------------------------------------------------------------------------------
