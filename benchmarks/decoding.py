@@ -1,4 +1,4 @@
-"""How fast clips are decoded and how fast models consume them: how far the loader is from being what a model waits for.
+"""Speed of decoding and of training: whether a model has to wait for the data loader.
 
 Prints Markdown. Without --manifest, synthetic face videos are written to a temporary folder, with a keyframe every 12
 and every 250 frames.
@@ -33,7 +33,7 @@ from svfap.train.loop import to_device
 from svfap.train.optim import build_optimizer
 from svfap.train.pretrain import PretrainTask
 
-GOPS = (12, 250)  # write_video's, and x264's own
+GOPS = (12, 250)  # default of write_video, default of x264
 NUM_FRAMES, STRIDE, FPS = 16, 4, 25
 MODES: tuple[Mode, ...] = ("pretrain", "train")
 
@@ -41,7 +41,7 @@ MODES: tuple[Mode, ...] = ("pretrain", "train")
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add_machine_arguments(parser)
-    parser.add_argument("--manifest", type=Path, help="your own videos; default: synthetic ones")
+    parser.add_argument("--manifest", type=Path, help="videos to decode; default: synthetic ones")
     parser.add_argument("--root", type=Path, help="folder that the manifest's paths are relative to")
     parser.add_argument("--source-px", type=int, default=160, help="size of the synthetic videos")
     parser.add_argument("--videos", type=int, default=16, help="how many videos are decoded in a round")
@@ -64,16 +64,16 @@ def main() -> None:
         synthetic = write_videos(Path(folder), options.videos, options.source_px)
         sources = dict(synthetic)
         if options.manifest:
-            own = read_manifest(options.manifest, root=options.root, task="unlabelled")
-            some = np.linspace(0, len(own) - 1, min(options.videos, len(own))).astype(np.int64)
-            sources = {options.manifest.name: own.subset(some)}
+            manifest = read_manifest(options.manifest, root=options.root, task="unlabelled")
+            chosen = np.linspace(0, len(manifest) - 1, min(options.videos, len(manifest))).astype(np.int64)
+            sources = {options.manifest.name: manifest.subset(chosen)}
         measure(sources, synthetic, options, device)
 
 
 def measure(
     sources: dict[str, Manifest], synthetic: dict[str, Manifest], options: argparse.Namespace, device: torch.device
 ) -> None:
-    """Decode `sources`; train on `synthetic`, since a step takes the same time whatever the clips show."""
+    """Decode `sources`; train on `synthetic`, since the time of a step does not depend on the content of the clips."""
     tasks = {(preset, mode): make_task(preset, mode, synthetic) for preset in options.presets for mode in MODES}
     sizes = sorted({task.model.config.img_size for task in tasks.values()})
     keys = [(name, mode, size) for name in sources for mode in MODES for size in sizes]
@@ -107,8 +107,8 @@ def measure(
 
 
 def write_videos(folder: Path, num_videos: int, size_px: int) -> dict[str, Manifest]:
-    """The same synthetic clips once for each of GOPS, with manifests."""
-    config = RenderConfig(size_px=size_px, fps=FPS, num_frames=max(GOPS))  # the longer GOP fills a video
+    """Write the same synthetic clips once for each of GOPS; returns a manifest for each."""
+    config = RenderConfig(size_px=size_px, fps=FPS, num_frames=max(GOPS))  # a video has one GOP of the longer kind
     lines = ["path,label"]
     for number in range(num_videos):
         label = CLASSES[number % len(CLASSES)]
@@ -123,7 +123,7 @@ def write_videos(folder: Path, num_videos: int, size_px: int) -> dict[str, Manif
 
 
 def make_task(preset: str, mode: Mode, synthetic: dict[str, Manifest]) -> PretrainTask | FinetuneTask:
-    """The task as training sees it: model, augmentation, loss."""
+    """The training task: model, augmentation, loss."""
     manifest = next(iter(synthetic.values())).path
     if mode == "pretrain":
         return PretrainTask(PretrainConfig(manifest=manifest, out=Path(), preset=preset, sampling_stride=STRIDE))
@@ -134,7 +134,7 @@ def make_task(preset: str, mode: Mode, synthetic: dict[str, Manifest]) -> Pretra
 def decoding_rates(
     sources: dict[str, Manifest], keys: Sequence[tuple[str, Mode, int]], rounds: int
 ) -> dict[tuple[str, Mode, int], float]:
-    """Clips per second of one process with one thread, files in the page cache; all in turns."""
+    """Clips per second of one process with one thread, files in the page cache; the keys are measured in turns."""
     runs: dict[str, Callable[[], object]] = {}
     for name, mode, size in keys:
         dataset = ClipDataset(sources[name], mode, NUM_FRAMES, STRIDE, size, seed=0)
@@ -147,7 +147,7 @@ def decoding_rates(
 
 
 def decode_all(dataset: ClipDataset) -> None:
-    """One epoch, each with other clips and crops; every video counts, so all must be readable."""
+    """Decode one epoch, each with its own random draws. All videos must be readable."""
     dataset.set_epoch(dataset.epoch + 1)
     for index in range(len(dataset)):
         batch = dataset.collate([dataset[index]])
@@ -157,10 +157,10 @@ def decode_all(dataset: ClipDataset) -> None:
 def training_rate(
     task: PretrainTask | FinetuneTask, options: argparse.Namespace, device: torch.device
 ) -> tuple[float, float, float]:
-    """Train for some steps behind the real loader, which has what cores the model leaves it.
+    """Train for some steps with the data loader running on the remaining cores.
 
-    Returns clips per second that the steps alone consume, the part of a step that is arithmetic on pixels
-    (augmentation, normalisation, targets), and the part of the whole time spent waiting for the loader.
+    Returns the clips per second of the steps alone; the fraction of a step spent on pixels (augmentation, normalisation,
+    targets); and the fraction of the total time spent waiting for the loader.
     """
     task.model.to(device).train()
     optimizer = build_optimizer(task.parameter_groups())
@@ -173,13 +173,13 @@ def training_rate(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        loss.item()  # as the training loop does, which needs the number
+        loss.item()  # waits for the device, as in the training loop
 
     def pixels_alone(batch: Batch) -> None:
         with autocast, torch.no_grad():
             task.loss(partial(no_model, task), to_device(batch, device), generator).item()
 
-    num_ahead = 2 * options.workers + 1  # what the loader prepares while the first steps warm up tells nothing
+    num_ahead = 2 * options.workers + 1  # batches prepared during warm-up, not timed
     waiting, stepping = [], []
     batches = iter(many_batches(task, options, num_ahead + options.steps, device))
     for _ in range(num_ahead):
@@ -204,7 +204,7 @@ def no_model(task: PretrainTask | FinetuneTask, clips: Tensor, *mask: Any) -> Te
 def many_batches(
     task: PretrainTask | FinetuneTask, options: argparse.Namespace, number: int, device: torch.device
 ) -> DataLoader[Any]:
-    """The task's loader, over its videos again and again until there are `number` batches."""
+    """The task's loader, with its videos repeated to give `number` batches."""
     manifest = task.manifest.subset(np.arange(options.batch * number) % len(task.manifest))
     dataset = ClipDataset(manifest, task.dataset.mode, NUM_FRAMES, STRIDE, task.model.config.img_size, seed=0)
     return make_loader(

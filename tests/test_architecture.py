@@ -16,6 +16,7 @@ LEAVES = {
     "files",
     "formats",
     "device",
+    "metric_table",
     "paper",
     "settings",
 }  # modules of no folder: anybody may use them
@@ -27,8 +28,8 @@ MAY_IMPORT = {
     "synth": {"data", "jobs"},
     "jobs": set(),
     "faces": set(),
-    "view": {"evaluate"},
-    "evaluate": {"model", "weights", "data"},
+    "view": set(),
+    "evaluate": {"model", "weights", "data", "view"},
     "train": {"model", "weights", "data", "evaluate", "view"},
     "crop": {"data", "faces", "jobs", "predict"},
     "predict": {"model", "weights", "data", "faces", "view"},

@@ -126,9 +126,9 @@ def test_evaluate_prints_and_writes_its_scores(finetuned, faces, capsys):
     out = finetuned / "evaluation"
     metrics = json.loads((out / "metrics.json").read_text())
     printed = capsys.readouterr()
-    scores = dict(line.split() for line in printed.out.splitlines())
-    assert float(scores["UAR"]) == pytest.approx(metrics["uar"], abs=1e-4)
-    assert float(scores["WEIGHTED_F1"]) == pytest.approx(metrics["weighted_f1"], abs=1e-4)
+    scores = dict(map(str.strip, line.split("│")) for line in printed.out.splitlines() if "│" in line)
+    assert float(scores["UAR, %"]) == pytest.approx(100 * metrics["uar"], abs=0.01)
+    assert float(scores["Weighted F1, %"]) == pytest.approx(100 * metrics["weighted_f1"], abs=0.01)
     assert f"14 of 14 videos evaluated; results in {out}" in printed.err
     assert len(pd.read_csv(out / "predictions.csv")) == 14
     assert picture(out / "confusion.png").std() > 5

@@ -1,4 +1,4 @@
-"""`svfap crop`: clips of faces whose places are known, what a restart does, and the manifest."""
+"""`svfap crop`: clips of faces at known positions, resuming, and the manifest."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_gaps_split_clips_and_hold_no_frame_without_a_box(tmp_path):
     assert all(shows("green", clip) for clip in clips)
 
 
-def test_long_tracks_are_cut_without_losing_a_frame_or_leaving_a_crumb(tmp_path):
+def test_long_tracks_are_cut_without_losing_a_frame_or_leaving_a_short_clip(tmp_path):
     crop_videos([film(tmp_path / "long.mp4", walking, 60)], plain(tmp_path / "out", max_clip_s=1.3))
     found = rows(tmp_path / "out")
     assert [len(pictures(tmp_path / "out", row)) for row in found] == [26, 34]  # 8 would be less than min_track_s
@@ -253,11 +253,11 @@ def test_a_run_that_breaks_off_leaves_nothing_that_looks_finished(tmp_path, monk
     film(tmp_path / "videos" / "b.mp4", still, 24)
     original, calls = face_clips.crop_face, []
 
-    def stops(*words):
+    def stops(*args):
         calls.append(1)
         if len(calls) == 40:
             raise KeyboardInterrupt
-        return original(*words)
+        return original(*args)
 
     monkeypatch.setattr(face_clips, "crop_face", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -300,9 +300,9 @@ def test_a_video_without_a_face_is_listed_and_no_failure(tmp_path, capsys):
     film(tmp_path / "videos" / "nobody.mp4", nobody, 12)
     film(tmp_path / "videos" / "somebody.mp4", still, 24)
     assert main(["crop", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), *FLAGS]) == 0
-    said = " ".join(capsys.readouterr().err.split())
-    assert "1 clips (0.0 minutes) of 1 face tracks in 2 of 2 videos" in said
-    assert "no_face: 1 videos, listed in" in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert "1 clips (0.0 minutes) of 1 face tracks in 2 of 2 videos" in message
+    assert "no_face: 1 videos, listed in" in message
     lines = (tmp_path / "out" / "no_face.csv").read_text().splitlines()
     assert lines == ["source,reason", f"{tmp_path / 'videos' / 'nobody.mp4'},no face found"]
     assert len(rows(tmp_path / "out")) == 1
@@ -362,9 +362,9 @@ def test_pretraining_takes_the_manifest(tmp_path):
         film(tmp_path / "videos" / f"{number}.mp4", walking, 40)
     out = tmp_path / "faces"
     assert main(["crop", str(tmp_path / "videos"), "--out", str(out), *FLAGS]) == 0
-    words = ["--preset", "svfap_debug", "--sampling_stride", "1", "--epochs", "1", "--warmup_epochs", "0"]
-    words += ["--batch_size", "4", "--num_workers", "0", "--precision", "fp32", "--mask_ratio", "0.75"]
-    assert main(["pretrain", "--manifest", str(out / "manifest.csv"), "--out", str(tmp_path / "run"), *words]) == 0
+    args = ["--preset", "svfap_debug", "--sampling_stride", "1", "--epochs", "1", "--warmup_epochs", "0"]
+    args += ["--batch_size", "4", "--num_workers", "0", "--precision", "fp32", "--mask_ratio", "0.75"]
+    assert main(["pretrain", "--manifest", str(out / "manifest.csv"), "--out", str(tmp_path / "run"), *args]) == 0
     assert svfap.load_model(tmp_path / "run").config.task == "pretraining"
 
 
@@ -398,7 +398,7 @@ def test_mistakes_are_named_before_anything_is_done(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("settings", "message"),
     [
         ({"fps": 0.0}, "fps=0: must be above 0"),
         ({"max_clip_s": 0.2}, "max_clip_s=0.2: must be at least min_track_s=0.5"),
@@ -411,9 +411,9 @@ def test_mistakes_are_named_before_anything_is_done(tmp_path):
         ({"face_model": Path("missing.onnx")}, "face_model=missing.onnx: no such file"),
     ],
 )
-def test_settings_out_of_range(words, message):
+def test_settings_out_of_range(settings, message):
     with pytest.raises(UserError, match=message):
-        plain(Path("out"), **words)
+        plain(Path("out"), **settings)
 
 
 # a real video ----------------------------------------------------------------------------------------------------------
@@ -434,7 +434,7 @@ def test_a_real_face(clips, tmp_path, monkeypatch):
     assert max(w, h) == pytest.approx(224 / 1.6, rel=0.12)
 
 
-def test_iter_tracks_follows_faces_with_a_detector_of_ones_own(tmp_path):
+def test_iter_tracks_takes_a_detector_object(tmp_path):
     video = film(tmp_path / "v.mp4", walking, 30)
     frames = list(svfap.iter_tracks(video, faces=ColourDetector()))
     assert [frame.index for frame in frames] == list(range(30))

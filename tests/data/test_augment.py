@@ -123,7 +123,7 @@ def test_side_crops_run_from_end_to_end() -> None:
 # ---------------------------------------------------------------- pixels
 
 
-def test_normalize_and_back() -> None:
+def test_normalize_in_one_step_or_two() -> None:
     frames = torch.randint(0, 256, (2, 4, 6, 5, 3), dtype=torch.uint8, generator=seeded())
     expected = (frames.numpy() / 255 - MEAN) / STD
     normal = augment.normalize(frames, MEAN, STD)
@@ -131,7 +131,7 @@ def test_normalize_and_back() -> None:
     np.testing.assert_allclose(normal.permute(0, 2, 3, 4, 1).numpy(), expected, atol=2e-6)
     unit = augment.to_unit(frames)
     assert unit.min() >= 0 and unit.max() <= 1
-    torch.testing.assert_close(augment.denormalize(normal, MEAN, STD), unit, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(unit.permute(0, 2, 3, 4, 1).numpy(), frames.numpy() / 255, atol=1e-6)
     torch.testing.assert_close(augment.standardize(unit, MEAN, STD), normal, atol=2e-6, rtol=0)
 
 

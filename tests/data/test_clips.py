@@ -75,19 +75,6 @@ def test_one_segment_starts_at_zero_and_three_are_even() -> None:
     assert clips.test_indices(40, 4, 2, 3)[:, 0].tolist() == [0, 16, 32]
 
 
-def test_windows_cover_the_video_and_end_at_its_last_frame() -> None:
-    windows = clips.window_indices(50, 4, 3, 6)
-    assert windows[0].tolist() == [0, 3, 6, 9]
-    assert windows[-1].tolist() == [40, 43, 46, 49]
-    assert windows[:, 0].tolist() == [0, 6, 12, 18, 24, 30, 36, 40]
-    assert clips.window_indices(10, 4, 3, 6).tolist() == [[0, 3, 6, 9]]
-
-
-def test_window_of_a_short_video_is_padded_with_the_last_frame() -> None:
-    assert clips.window_indices(5, 4, 3, 6).tolist() == [[0, 3, 4, 4]]
-    assert clips.window_indices(1, 4, 3, 6).tolist() == [[0, 0, 0, 0]]
-
-
 def test_every_index_lies_in_the_video() -> None:
     rng = np.random.RandomState(1)
     for num_frames in range(1, 80):
@@ -97,7 +84,6 @@ def test_every_index_lies_in_the_video() -> None:
                 clips.train_indices(num_frames, 16, stride, rng),
                 clips.validation_indices(num_frames, 16, stride),
                 clips.test_indices(num_frames, 16, stride, 2),
-                clips.window_indices(num_frames, 16, stride, 7),
             ]
             for indices in every:
                 assert indices.shape[-1] == 16
@@ -114,5 +100,3 @@ def test_nonsense_is_refused(arguments: tuple[int, int, int]) -> None:
         clips.pretrain_indices(*arguments, 1, np.random.RandomState(0))
     with pytest.raises(ValueError, match="num_clips"):
         clips.pretrain_indices(10, 16, 4, 0, np.random.RandomState(0))
-    with pytest.raises(ValueError, match="hop"):
-        clips.window_indices(10, 16, 4, 0)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from svfap.data.video import VideoError, iter_frames, natural_key, open_video, upright, write_video
+from svfap.data.video import VideoError, natural_key, open_video, upright, write_video
 
 NUM = 48
 B_FRAMES = {"crf": "5", "x264-params": "bframes=3:b-adapt=0:scenecut=0"}
@@ -85,8 +85,6 @@ def test_streaming_gives_every_frame_with_its_time_also_after_reading(video: Pat
         times, frames = zip(*source.frames(), strict=True)
     assert numbers_of(np.stack(frames)) == list(range(NUM))
     assert times == pytest.approx(np.arange(NUM) / 30)
-    assert isinstance(iter_frames(video), Iterator)
-    assert len(list(iter_frames(video, num_threads=2))) == NUM
 
 
 def test_reading_skips_only_what_is_not_needed(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,11 +22,17 @@ from svfap.cli import main
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
-from svfap.evaluate.evaluate import evaluate
+from svfap.evaluate import evaluate as svfap_evaluate
+from svfap.evaluate.config import EvaluateConfig
 from svfap.model.base import Model
 
 # Not sorted, so that an order taken from the manifest would show.
 LABELS = ("surprise", "happy", "fear", "angry", "sad", "neutral", "disgust")
+
+
+def evaluate(model, manifest: Path | None, out: Path, **settings) -> dict:
+    """Metrics of an evaluation."""
+    return svfap_evaluate.evaluate(EvaluateConfig(model=str(model), manifest=manifest, out=out, **settings)).metrics
 
 
 def model(folder: Path, task: str = "classification", seed: int = 0, **words) -> Path:
@@ -83,6 +90,7 @@ def test_metrics_are_those_of_the_predictions(scored, faces):
     for average in ("weighted", "micro", "macro"):
         assert metrics[f"{average}_f1"] == pytest.approx(f1_score(truth, predicted, average=average, zero_division=0))
     assert metrics["confusion"] == confusion_matrix(truth, predicted, labels=LABELS).tolist()
+    assert (scored / "confusion.png").read_bytes().startswith(b"\x89PNG")
     for name in LABELS:
         assert metrics["per_class"][name]["accuracy"] == pytest.approx((predicted[truth == name] == name).mean())
         assert metrics["per_class"][name]["count"] == 2
@@ -204,7 +212,7 @@ def test_the_test_part_of_a_datasets_fold(faces, classifier, scored, tmp_path):
             evaluate(classifier, None, tmp_path / "out", **words)
     with pytest.raises(UserError, match="give either manifest"):
         evaluate(classifier, faces / "test.csv", tmp_path / "out", dataset=prepared, fold="two")
-    with pytest.raises(UserError, match="fold=two: folds come with a dataset"):
+    with pytest.raises(UserError, match="fold=two: only a dataset has folds"):
         evaluate(classifier, faces / "test.csv", tmp_path / "out", fold="two")
 
 
@@ -316,7 +324,8 @@ def test_unreadable_videos_are_counted_listed_and_the_command_fails(damaged, cla
     whole = pd.read_csv(scored / "predictions.csv").drop([3, 8]).reset_index(drop=True)
     pd.testing.assert_frame_equal(table, whole, atol=1e-5)
     assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
-    assert f"UAR            {metrics['uar']:.4f}" in printed.out
+    assert re.search(rf"UAR, % +│ +{100 * metrics['uar']:.2f}", printed.out)
+    assert re.search(rf"Weighted F1, % +│ +{100 * metrics['weighted_f1']:.2f}", printed.out)
 
 
 def free_port() -> int:
@@ -375,10 +384,10 @@ def test_a_label_that_the_model_does_not_know(faces, classifier, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"num_segments": 0}, "num_segments=0 must be at least 1"),
-        ({"num_crops": 0}, "num_crops=0 must be at least 1"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"num_workers": -1}, "num_workers=-1 must be at least 0"),
+        ({"num_segments": 0}, "num_segments=0: must be at least 1"),
+        ({"num_crops": 0}, "num_crops=0: must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"num_workers": -1}, "num_workers=-1: must be at least 0"),
         ({"precision": "fp8"}, "precision='fp8' is none of"),
         ({"split": "test"}, "no column 'split'"),
     ],
@@ -386,6 +395,25 @@ def test_a_label_that_the_model_does_not_know(faces, classifier, tmp_path):
 def test_settings_that_do_not_fit(faces, classifier, tmp_path, words, message):
     with pytest.raises(UserError, match=message):
         evaluate(classifier, faces / "test.csv", tmp_path / "out", **words)
+
+
+def test_mistakes_are_found_before_torch_is_loaded(tmp_path):
+    (tmp_path / "test.csv").write_text("path,label\na.mp4,sad\n")
+    there, gone = str(tmp_path / "test.csv"), str(tmp_path / "gone")
+    mistakes = {
+        f"model={gone}: no such folder": ["--model", gone, "--manifest", there],
+        f"manifest={gone}: no such file": ["--model", str(tmp_path), "--manifest", gone],
+        "give either manifest": ["--model", str(tmp_path)],
+        "fold=2: only a dataset has folds": ["--model", str(tmp_path), "--manifest", there, "--fold", "2"],
+        "num_crops=0: must be at least 1": ["--model", str(tmp_path), "--manifest", there, "--num_crops", "0"],
+    }
+    code = "import sys; from svfap.cli import main\nfor words in {}: assert main(['evaluate', *words]) == 1\n"
+    code += "print(sorted({{'torch', 'pandas', 'sklearn', 'matplotlib'}} & set(sys.modules)))"
+    command = [sys.executable, "-c", code.format(list(mistakes.values()))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "[]\n"
+    for message, line in zip(mistakes, done.stderr.splitlines(), strict=True):
+        assert line.startswith(f"svfap evaluate: error: {message}")
 
 
 @pytest.mark.parametrize(

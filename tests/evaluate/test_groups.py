@@ -15,12 +15,18 @@ import svfap
 from svfap.cli import main
 from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
-from svfap.evaluate.evaluate import evaluate
+from svfap.evaluate import evaluate as svfap_evaluate
+from svfap.evaluate.config import EvaluateConfig
 from svfap.evaluate.metrics import average_groups
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune
 
 QUICK = dict(preset="svfap_debug", sampling_stride=1, warmup_epochs=0.5, precision="fp32", num_workers=0)
+
+
+def evaluate(model, manifest: Path | None, out: Path, **settings) -> dict:
+    """Metrics of an evaluation."""
+    return svfap_evaluate.evaluate(EvaluateConfig(model=str(model), manifest=manifest, out=out, **settings)).metrics
 
 
 def model(folder: Path, task: str, names: tuple[str, ...]) -> Path:
@@ -89,6 +95,7 @@ def test_values_of_a_group_are_averaged_like_its_scores(grouped, tmp_path):
     folder = model(tmp_path / "model", "regression", ("valence",))
     metrics = evaluate(folder, grouped, tmp_path / "out", precision="fp32")
     clips = pd.read_csv(tmp_path / "out" / "predictions.csv").fillna({"group": "alone"})
+    assert (tmp_path / "out" / "scatter.png").read_bytes().startswith(b"\x89PNG")
     means = clips.groupby("group")[["target_valence", "pred_valence"]].mean()
     assert metrics["mae"] == pytest.approx((means["target_valence"] - means["pred_valence"]).abs().mean())
     assert metrics["pcc"] == pytest.approx(means.corr().iloc[0, 1])

@@ -16,7 +16,6 @@ from svfap.evaluate.metrics import (
     average_views,
     classification_metrics,
     frame_metrics,
-    predictions_table,
     regression_metrics,
     write_metrics,
 )
@@ -100,7 +99,7 @@ def test_results_are_plain_python():
     [
         ([], np.zeros((0, 3)), NAMES, "empty"),
         ([0, 3], one_hot([0, 1]), NAMES, "0 to 2"),
-        ([0, -1], one_hot([0, 1]), NAMES, "leave the range"),
+        ([0, -1], one_hot([0, 1]), NAMES, "are outside the range"),
         ([0.0, 1.0], one_hot([0, 1]), NAMES, "integers"),
         ([0], one_hot([0, 1]), NAMES, "labels: shape"),
         ([0, 1], np.array([[0.1, np.nan, 0.9], [1, 0, 0]]), NAMES, "first in row 0"),
@@ -238,7 +237,7 @@ def test_bad_frame_input_names_the_video(targets, predictions, message):
         frame_metrics(targets, predictions, ["x"])
 
 
-# Views, table, file --------------------------------------------------------------------------------------------------
+# Views and file -------------------------------------------------------------------------------------------------------
 
 
 def test_views_are_averaged_in_any_order_and_number():
@@ -248,30 +247,6 @@ def test_views_are_averaged_in_any_order_and_number():
     assert outputs.dtype == np.float64
     with pytest.raises(UserError, match="sample_index"):
         average_views([1, 2], [[1.0]])
-
-
-def test_predictions_table_of_classification():
-    table = predictions_table([Path("v/1.mp4"), "v/2.mp4"], [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], NAMES, [1, 2])
-    assert list(table.columns) == ["path", "label", "prediction", "prob_a", "prob_b", "prob_c"]
-    assert table["path"].tolist() == ["v/1.mp4", "v/2.mp4"]
-    assert table["label"].tolist() == ["b", "c"] and table["prediction"].tolist() == ["a", "c"]
-    assert table["prob_b"].tolist() == [0.2, 0.3]
-    assert "label" not in predictions_table(["v"], [[0.7, 0.2, 0.1]], NAMES)
-
-
-def test_predictions_table_of_regression():
-    table = predictions_table(["v"], [[0.5, -1]], ["x", "y"], [[0.25, 1]], task="regression")
-    assert table.to_dict("records") == [{"path": "v", "target_x": 0.25, "target_y": 1, "pred_x": 0.5, "pred_y": -1}]
-    assert list(predictions_table(["v"], [[0.5]], ["x"], task="regression").columns) == ["path", "pred_x"]
-
-
-def test_bad_table_input():
-    with pytest.raises(UserError, match="2 paths for outputs of 1"):
-        predictions_table(["a", "b"], [[1.0]], ["x"])
-    with pytest.raises(UserError, match="truth: shape"):
-        predictions_table(["a"], [[1.0]], ["x"], [[1.0, 2.0]], task="regression")
-    with pytest.raises(UserError, match="leave the range"):
-        predictions_table(["a"], [[1.0, 0.0]], ["x", "y"], [2])
 
 
 def test_metrics_file(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svfap.data.video import iter_frames
+from svfap.data.video import open_video
 from svfap.errors import UserError
 from svfap.faces.boxes import overlap, predicted, smoothed
 from svfap.faces.config import TrackConfig
@@ -290,8 +290,8 @@ def test_cuts_that_follow_each_other_and_one_at_the_end():
 
 def test_real_videos_have_the_shots_that_they_have(clips):
     def shots(name: str) -> int:
-        frames = islice(iter_frames(clips / name), 200)
-        return [item.shot for item in iter_shots(frames)][-1] + 1
+        with open_video(clips / name) as video:
+            return [item.shot for item in iter_shots(islice(video.frames(), 200))][-1] + 1
 
     assert [shots(name) for name in ("single_face.mp4", "no_face.mp4", "d20.mp4")] == [1, 1, 1]
     joined = [(i / FPS, frame) for i, frame in enumerate(chain(_start(clips / "d0.mp4"), _start(clips / "d3.mp4")))]
@@ -299,7 +299,8 @@ def test_real_videos_have_the_shots_that_they_have(clips):
 
 
 def _start(video: Path) -> list[np.ndarray]:
-    return [frame for _, frame in islice(iter_frames(video), 10)]
+    with open_video(video) as source:
+        return [frame for _, frame in islice(source.frames(), 10)]
 
 
 @pytest.mark.parametrize("num_frames", [0, 1, 2, 5, 26, 100])

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from plain_windows import window_indices
 
 import svfap
 from svfap.cli import main
-from svfap.data.clips import window_indices
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
 from svfap.features import extract
@@ -39,10 +39,10 @@ def in_memory(sources: object, model: Model | Path | str, **settings: Any) -> pd
     return table
 
 
-def model(task: str = "features", **words) -> Model:
+def model(task: str = "features", **overrides) -> Model:
     """Fresh weights, large enough that features differ from clip to clip."""
     torch.manual_seed(0)
-    made = svfap.create_model("svfap_debug", task, sampling_stride=2, **words).eval()
+    made = svfap.create_model("svfap_debug", task, sampling_stride=2, **overrides).eval()
     for parameter in made.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.25)
@@ -254,7 +254,7 @@ def test_videos_that_cannot_be_read_are_counted_and_not_lost_silently(folder, sa
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("settings", "message"),
     [
         ({"per": "frame"}, "per='frame' is none of window, video"),
         ({"pool": "max"}, "pool='max' is none of mean, none"),
@@ -265,9 +265,9 @@ def test_videos_that_cannot_be_read_are_counted_and_not_lost_silently(folder, sa
         ({"device": "abacus"}, "device=abacus: "),
     ],
 )
-def test_settings_that_cannot_be_met(folder, words, message):
+def test_settings_that_cannot_be_met(folder, settings, message):
     with pytest.raises(UserError, match=message) as error:
-        in_memory(folder / "a.mp4", model(), **words)
+        in_memory(folder / "a.mp4", model(), **settings)
     assert "\n" not in str(error.value)
 
 
@@ -377,12 +377,12 @@ def test_a_run_that_was_broken_off_goes_on(folder, saved, tmp_path, monkeypatch)
 
 def test_the_command_with_processes_says_what_it_could_not_read_and_keeps_the_rest(folder, saved, tmp_path, capsys):
     out = tmp_path / "x.npz"
-    words = ["extract", str(folder / "some.csv"), "--model", str(saved), "--out", str(out), "--device", "cpu"]
-    words += ["--precision", "fp32", "--per", "video"]
-    assert main([*words, "--num_workers", "1"]) == 1  # one, but a process of its own
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"2 rows of 2 of 4 videos: {out}" in said
-    assert f"2 videos could not be read; they are listed in {tmp_path / 'x.unreadable.csv'}" in said
+    args = ["extract", str(folder / "some.csv"), "--model", str(saved), "--out", str(out), "--device", "cpu"]
+    args += ["--precision", "fp32", "--per", "video"]
+    assert main([*args, "--num_workers", "1"]) == 1  # one, but a process of its own
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"2 rows of 2 of 4 videos: {out}" in message
+    assert f"2 videos could not be read; they are listed in {tmp_path / 'x.unreadable.csv'}" in message
     listed = pd.read_csv(tmp_path / "x.unreadable.csv").set_index("path")["reason"]
     assert listed[str(folder / "missing.mp4")] == "no such file or folder"
     assert listed[str(folder / "broken.mp4")].startswith("not a readable video")
@@ -391,7 +391,7 @@ def test_the_command_with_processes_says_what_it_could_not_read_and_keeps_the_re
     assert list(read(out)["path"]) == ["b.mp4", "a.mp4"]
     assert (tmp_path / "x.npz.parts").is_dir()  # the next run has only those two to try again
     (tmp_path / "good.csv").write_text("path,label\nb.mp4,1\na.mp4,0\n")
-    assert main([*words[:1], str(tmp_path / "good.csv"), *words[2:], "--root", str(folder)]) == 0
+    assert main([*args[:1], str(tmp_path / "good.csv"), *args[2:], "--root", str(folder)]) == 0
     assert not (tmp_path / "x.npz.parts").exists()
     assert not (tmp_path / "x.unreadable.csv").exists()
 
@@ -412,9 +412,9 @@ def test_mistakes_are_one_line_before_anything_is_read(
 ):
     monkeypatch.chdir(tmp_path)
     assert main(["extract", str(folder / "a.mp4"), "--model", str(saved), *arguments]) == 1
-    said = capsys.readouterr().err
-    assert message in said
-    assert "Traceback" not in said
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
     assert not list(tmp_path.iterdir())
 
 

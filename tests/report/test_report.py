@@ -16,12 +16,13 @@ from svfap.errors import UserError
 from svfap.evaluate.metrics import (
     classification_metrics,
     frame_metrics,
-    predictions_table,
     regression_metrics,
     write_metrics,
 )
+from svfap.evaluate.predictions import predictions_table
 from svfap.report import scores
-from svfap.report.run_report import run_report
+from svfap.report.config import ReportConfig
+from svfap.report.report import report
 from svfap.report.runs import RUN_FILES
 from svfap.view.figures.base import STYLE
 
@@ -88,7 +89,7 @@ def test_a_report_of_two_runs_shows_all_they_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(scores, "comparison_bars", lambda r, m, f=scores.comparison_bars: bars.append(r) or f(r, m))
     good = fake_run(tmp_path / "pretrained")
     poor = fake_run(tmp_path / "scratch", predicted=[0, 1, 2, 0, 1, 2, 0, 1], num_expected=10)
-    run_report([good, poor, good], tmp_path / "out" / "report.html", "Demo")
+    report([good, poor, good], ReportConfig(out=tmp_path / "out" / "report.html", title="Demo"))
     text, outline = read_page(tmp_path / "out" / "report.html")
     assert_self_contained(text, outline)
     assert outline.texts["h1"] == ["Demo"]
@@ -120,7 +121,7 @@ def test_runs_tested_on_different_videos_are_said_not_to_compare(tmp_path):
     first, second = (keep(fake_run(tmp_path / name), "metrics", "predictions") for name in ("first", "second"))
     file = second / "evaluation/predictions.csv"
     file.write_text(file.read_text().replace("7.mp4", "8.mp4"))
-    run_report([first, second], tmp_path / "report.html", maps=False, videos=0)
+    report([first, second], ReportConfig(out=tmp_path / "report.html", maps=False, videos=0))
     _, outline = read_page(tmp_path / "report.html")
     assert any("tested on different videos" in p for p in outline.texts["p"])
     assert not {"Bottleneck tokens", "The 6 hardest videos"} & set(outline.texts["h3"])
@@ -139,7 +140,7 @@ def test_a_report_of_regression_shows_scores_per_clip_and_per_frame(tmp_path):
     write_metrics(folder / "evaluation/metrics.json", {**metrics, "frames": frames})
     table = predictions_table([str(i) for i in range(20)], predicted, names, truth, "regression")
     table.to_csv(folder / "evaluation/predictions.csv", index=False)
-    run_report([folder], tmp_path / "report.html")
+    report([folder], ReportConfig(out=tmp_path / "report.html"))
     _, outline = read_page(tmp_path / "report.html")
     cells = outline.texts["td"]
     assert f"{metrics['ccc']:.4f}" == cells[outline.texts["th"].index("CCC")]
@@ -158,7 +159,7 @@ def test_a_report_of_regression_shows_scores_per_clip_and_per_frame(tmp_path):
 def test_a_run_with_one_piece_alone_shows_that_and_leaves_out_the_rest(tmp_path, left):
     folder = fake_run(tmp_path / "run")
     keep(folder, left)
-    run_report([folder], tmp_path / "report.html")
+    report([folder], ReportConfig(out=tmp_path / "report.html"))
     _, outline = read_page(tmp_path / "report.html")
     captions = outline.texts.get("figcaption", [])
     expected = {
@@ -175,7 +176,7 @@ def test_a_run_with_one_piece_alone_shows_that_and_leaves_out_the_rest(tmp_path,
     assert (["happy", "75.00"] in [row[:2] for row in outline.rows]) == (left == "metrics")
     for heading, line in (
         ("Embedding", "No features are saved with this evaluation (evaluation/features.npz is missing)."),
-        ("Bottleneck tokens", f"No maps of the bottleneck tokens: its model ({folder}) is not to be found from here."),
+        ("Bottleneck tokens", f"No maps of the bottleneck tokens: its model ({folder}) cannot be found."),
     ):
         assert (heading in outline.texts.get("h3", [])) == (line in outline.texts["p"]) == (left == "predictions")
 
@@ -203,7 +204,7 @@ def test_a_folder_of_folds_is_one_run_whose_predictions_are_pooled(tmp_path, mon
     )
     monkeypatch.setattr(scores, "comparison_bars", lambda r, m, f=scores.comparison_bars: bars.append(r) or f(r, m))
     folder = folds_of(tmp_path / "dfew")
-    run_report([folder], tmp_path / "report.html")
+    report([folder], ReportConfig(out=tmp_path / "report.html"))
     text, outline = read_page(tmp_path / "report.html")
     assert_self_contained(text, outline)
     assert outline.texts["h2"] == ["Contents", "Overview", "dfew"]
@@ -243,13 +244,77 @@ def test_the_pooled_scores_of_a_folder_of_folds_are_those_it_was_given(tmp_path)
         "incomplete": ["fold 3 is not evaluated"],
     }
     write_metrics(folder / "results.json", results)
-    run_report([folder], tmp_path / "report.html", maps=False, videos=0)
+    report([folder], ReportConfig(out=tmp_path / "report.html", maps=False, videos=0))
     _, outline = read_page(tmp_path / "report.html")
     assert outline.row("pooled")[1:3] == ["75.00", "75.00"]
     assert ["happy", "66.67", "100.00", "80.00", "3"] in outline.rows  # of the frames
     assert "Beside the paper's results on ferv39k" in outline.texts["figcaption"]
     assert any("fold 3 is not evaluated" in p for p in outline.texts["p"])
     assert any(p.startswith("Scored over 8 groups of videos") for p in outline.texts["p"])
+
+
+def grouped_folds(folder: Path, *, scored_on_groups: bool) -> tuple[Path, np.ndarray, list[int]]:
+    """Two folds of four videos, in each two of a group; probabilities and labels of all eight videos."""
+    labels = [0, 0, 1, 2] * 2
+    probabilities = np.random.default_rng(4).dirichlet(np.ones(3), 8)
+    for number, rows in (("1", slice(0, 4)), ("2", slice(4, 8))):
+        evaluation = folder / f"fold_{number}" / "evaluation"
+        evaluation.mkdir(parents=True)
+        paths, more = [f"{number}_{i}.mp4" for i in range(4)], {"group": ["a", "a", "b", ""]}
+        table = predictions_table(paths, probabilities[rows], NAMES, labels[rows], more=more)
+        table.to_csv(evaluation / "predictions.csv", index=False)
+        counts = {"num_expected": 5, "num_evaluated": 4, **({"num_groups": 3} if scored_on_groups else {})}
+        write_metrics(
+            evaluation / "metrics.json", {**classification_metrics(labels[rows], probabilities[rows], NAMES), **counts}
+        )
+    return folder, probabilities, labels
+
+
+def test_folds_with_groups_are_pooled_by_group_unless_videos_were_scored(tmp_path):
+    folder, probabilities, labels = grouped_folds(tmp_path / "groups", scored_on_groups=True)
+    means = [row for part in (probabilities[:4], probabilities[4:]) for row in (part[:2].mean(0), part[2], part[3])]
+    expected = classification_metrics([0, 1, 2] * 2, means, NAMES)
+    by_video = classification_metrics(labels, probabilities, NAMES)
+    assert expected["war"] != pytest.approx(by_video["war"])
+    (run,) = report([folder], ReportConfig(out=tmp_path / "report.html", maps=False, videos=0))
+    _, outline = read_page(tmp_path / "report.html")
+    assert outline.row("pooled")[1:] == [
+        *(f"{100 * expected[key]:.2f}" for key in ("uar", "war", "weighted_f1", "macro_f1")),
+        "8 of 10",
+    ]
+    assert run.metrics["num_groups"] == 6 and run.metrics["confusion"] == expected["confusion"]
+    assert any(p.startswith("Scored over 6 groups of videos") for p in outline.texts["p"])
+    folder, *_ = grouped_folds(tmp_path / "videos", scored_on_groups=False)
+    (run,) = report([folder], ReportConfig(out=tmp_path / "report.html", maps=False, videos=0))
+    assert "num_groups" not in run.metrics and run.metrics["confusion"] == by_video["confusion"]
+
+
+def test_frames_of_folds_are_pooled_as_well(tmp_path):
+    for number in "12":
+        evaluation = tmp_path / "run" / f"fold_{number}" / "evaluation"
+        evaluation.mkdir(parents=True)
+        outputs, labels = np.eye(3)[[0, 1, 1]], [0, 1, 2 if number == "1" else 1]
+        frames = predictions_table([f"{number}.mp4"] * 3, outputs, NAMES, labels, more={"frame": [0, 1, 2]})
+        frames.to_csv(evaluation / "frames.csv", index=False)
+        table = predictions_table([f"{number}.mp4"], [outputs.mean(axis=0)], NAMES, [1])
+        table.to_csv(evaluation / "predictions.csv", index=False)
+    (run,) = report([tmp_path / "run"], ReportConfig(out=tmp_path / "report.html", maps=False, videos=0))
+    assert run.metrics["frames"]["confusion"] == [[2, 0, 0], [0, 3, 0], [0, 1, 0]]
+    assert run.metrics["war"] == 1.0
+    _, outline = read_page(tmp_path / "report.html")
+    assert ["sad", "100.00", "75.00", "85.71", "3"] in outline.rows
+
+
+def test_folds_that_share_a_video_are_shown_but_not_pooled(tmp_path):
+    folder = folds_of(tmp_path / "run", "unknown")
+    file = folder / "fold_2/evaluation/predictions.csv"
+    file.write_text(file.read_text().replace("2_3.mp4", "1_3.mp4"))
+    (run,) = report([folder], ReportConfig(out=tmp_path / "report.html", maps=False, videos=0))
+    _, outline = read_page(tmp_path / "report.html")
+    assert run.metrics == {}
+    assert any("1_3.mp4: is in the test parts of folds 1 and 2" in p for p in outline.texts["p"])
+    war = json.loads((folder / "fold_10/evaluation/metrics.json").read_text())["war"]
+    assert outline.row("fold 10")[2] == f"{100 * war:.2f}"
 
 
 def test_names_stay_text_whatever_they_look_like(tmp_path):
@@ -263,7 +328,7 @@ def test_names_stay_text_whatever_they_look_like(tmp_path):
     write_metrics(folder / "evaluation/metrics.json", metrics)
     features = np.eye(3, dtype=np.float32)
     np.savez(folder / "evaluation/features.npz", features=features, paths=np.array(["a", "b", "c"]))
-    run_report([folder], tmp_path / "report.html")
+    report([folder], ReportConfig(out=tmp_path / "report.html"))
     text, outline = read_page(tmp_path / "report.html")
     assert_self_contained(text, outline)
     assert "<b>" not in text
@@ -278,7 +343,7 @@ def test_of_the_timelines_of_several_videos_the_first_one_is_shown(tmp_path):
     for k in range(1, 11):
         picture = cv2.imencode(".png", np.full((4, 4, 3), 10 * k, np.uint8))[1].tobytes()
         (tmp_path / f"run/prediction/affect_{k}_clip.png").write_bytes(picture)
-    run_report([tmp_path / "run"], tmp_path / "report.html")
+    report([tmp_path / "run"], ReportConfig(out=tmp_path / "report.html"))
     _, outline = read_page(tmp_path / "report.html")
     assert outline.media("img") == [(tmp_path / "run/prediction/affect_1_clip.png").read_bytes()]
     assert outline.texts["figcaption"] == ["Affect over time in one video"]
@@ -289,7 +354,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folder(tmp_path):
     for run in runs:
         run.mkdir(parents=True)
         (run / "config.yaml").write_text("seed: 0\n")
-    run_report(runs, tmp_path / "report.html")
+    report(runs, ReportConfig(out=tmp_path / "report.html"))
     _, outline = read_page(tmp_path / "report.html")
     assert outline.texts["h2"][2:] == [f"run ({run})" for run in runs]
 
@@ -298,7 +363,7 @@ def test_a_cut_last_line_of_the_log_is_left_out(tmp_path):
     folder = keep(fake_run(tmp_path / "run"), "log")
     with (folder / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "epoch": 7, "st')
-    run_report([folder], tmp_path / "report.html")
+    report([folder], ReportConfig(out=tmp_path / "report.html"))
     _, outline = read_page(tmp_path / "report.html")
     cells = outline.texts["td"]
     assert cells[cells.index("epochs trained") + 1] == "2"
@@ -320,7 +385,7 @@ def test_a_damaged_file_is_named(tmp_path, file, content, message):
     folder = fake_run(tmp_path / "run")
     (folder / file).write_text(content)
     with pytest.raises(UserError, match=f"{re.escape(file)}: {message}"):
-        run_report([folder], tmp_path / "report.html")
+        report([folder], ReportConfig(out=tmp_path / "report.html"))
     assert not (tmp_path / "report.html").exists()
 
 
@@ -332,8 +397,8 @@ def test_no_run_missing_run_and_empty_folder(tmp_path):
         ([tmp_path / "empty"], "empty: holds none of config.yaml"),
     ):
         with pytest.raises(UserError, match=message):
-            run_report(runs, tmp_path / "report.html")
+            report(runs, ReportConfig(out=tmp_path / "report.html"))
     assert not (tmp_path / "report.html").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        run_report([keep(fake_run(tmp_path / "run"), "config")], tmp_path / "file" / "report.html")
+        report([keep(fake_run(tmp_path / "run"), "config")], ReportConfig(out=tmp_path / "file" / "report.html"))

@@ -15,15 +15,17 @@ from svfap.data.augment import center_crop, normalize
 from svfap.data.clips import validation_indices
 from svfap.data.video import open_video
 from svfap.errors import UserError
-from svfap.evaluate.metrics import predictions_table, write_metrics
+from svfap.evaluate.metrics import write_metrics
+from svfap.evaluate.predictions import predictions_table
 from svfap.model.presets import create_model
 from svfap.report import embedding
 from svfap.report.agreement import bland_altman, limits_of_agreement
 from svfap.report.bottleneck import map_figure, map_table, overlay, spatial_maps
 from svfap.report.calibration import calibrate, reliability_diagram
+from svfap.report.config import ReportConfig
 from svfap.report.embedding import embedding_map, neighbour_table, project, subsample
-from svfap.report.hardest import NUM_FRAMES, SIZE_PX, rank_by_difficulty
-from svfap.report.run_report import run_report
+from svfap.report.hard_examples import NUM_FRAMES, SIZE_PX, rank_by_difficulty
+from svfap.report.report import report
 from svfap.report.runs import read_run
 from svfap.report.videos import TestVideos
 from svfap.view.figures.base import STYLE
@@ -158,12 +160,12 @@ def test_the_hardest_have_the_lowest_probability_of_the_truth_or_the_largest_err
     probabilities = [[0.9, 0.1], [0.2, 0.8], [0.45, 0.55]]
     ranked = rank_by_difficulty(predictions_table(list("abc"), probabilities, ["x", "y"], [1, 1, 0]))
     assert ranked["path"].tolist() == ["a", "c", "b"]
-    assert ranked["badness"].tolist() == pytest.approx([0.9, 0.55, 0.2])
-    assert ranked["verdict"][0] == "y, given 10.0%; predicted: x (90.0%)"
+    assert ranked["difficulty"].tolist() == pytest.approx([0.9, 0.55, 0.2])
+    assert ranked["description"][0] == "y, given 10.0%; predicted: x (90.0%)"
     truth, said = [[0.0, 0.0], [1.0, 0.0]], [[0.5, 0.1], [1.0, -1.0]]
     ranked = rank_by_difficulty(predictions_table(["a", "b"], said, ["v", "w"], truth, "regression"))
-    assert ranked["badness"].tolist() == pytest.approx([0.5, 0.3]) and ranked["path"].tolist() == ["b", "a"]
-    assert ranked["verdict"][0] == "v 1.00, predicted 1.00; w 0.00, predicted -1.00"
+    assert ranked["difficulty"].tolist() == pytest.approx([0.5, 0.3]) and ranked["path"].tolist() == ["b", "a"]
+    assert ranked["description"][0] == "v 1.00, predicted 1.00; w 0.00, predicted -1.00"
     with pytest.raises(UserError, match="no truth"):
         rank_by_difficulty(predictions_table(["a"], [[0.5, 0.5]], ["x", "y"]))
 
@@ -194,7 +196,7 @@ def test_the_page_shows_thumbnails_of_the_manifests_videos_alone(evaluated, face
         raise AssertionError("the report asks the network")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", network)
-    run_report([evaluated], tmp_path / "report.html", videos=3)
+    report([evaluated], ReportConfig(out=tmp_path / "report.html", videos=3))
     _, outline = read_page(tmp_path / "report.html")
     third = pd.read_csv(faces / "test.csv")["path"][2]
     paths = [
@@ -216,14 +218,14 @@ def test_a_manifest_that_is_not_there_or_none_is_said_in_one_line(evaluated, fac
     secret = tmp_path / "secret.txt"
     secret.write_text("user:password\n")
     for manifest, line in (
-        (tmp_path / "gone.csv", f"its manifest ({tmp_path / 'gone.csv'}) is not to be found from here"),
+        (tmp_path / "gone.csv", f"its manifest ({tmp_path / 'gone.csv'}) cannot be found"),
         (secret, f"its manifest ({secret}) cannot be read"),
     ):
         metrics = evaluated / "evaluation/metrics.json"
         before = metrics.read_text()
         write_metrics(metrics, {"model": "no/model", "manifest": str(manifest)})
         try:
-            run_report([evaluated], tmp_path / "report.html", videos=2)
+            report([evaluated], ReportConfig(out=tmp_path / "report.html", videos=2))
         finally:
             metrics.write_text(before)
         text, outline = read_page(tmp_path / "report.html")
@@ -265,7 +267,7 @@ def test_maps_of_one_forward_are_those_of_the_tokens_it_works_with():
 def test_map_table_counts_positions_seen_and_tells_tokens_apart():
     point, even, half = np.eye(4)[0], np.full(4, 0.25), np.array([0.5, 0.5, 0, 0])
     (row,) = map_table({2: np.stack([point, even])[None, None].astype(np.float32)})
-    assert (row["seen by a token: least"], row["most"], row["mean"]) == pytest.approx((1, 4, 2.5))
+    assert (row["effective positions of a token: least"], row["most"], row["mean"]) == pytest.approx((1, 4, 2.5))
     assert row["similarity of tokens"] == pytest.approx(0.5)
     (row,) = map_table({3: np.stack([half, half])[None, None].astype(np.float32)})
     assert (row["mean"], row["similarity of tokens"]) == pytest.approx((2, 1))

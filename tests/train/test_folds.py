@@ -22,8 +22,11 @@ from svfap.cli import main
 from svfap.data.prepared import Fold, PreparedDataset, read_dataset, write_dataset_file
 from svfap.data.video import write_video
 from svfap.errors import UserError
-from svfap.evaluate.metrics import predictions_table
-from svfap.evaluate.pool import IncompleteFolds, flat_scores, pool
+from svfap.evaluate.config import PoolConfig
+from svfap.evaluate.folds import IncompleteFolds, score_folds
+from svfap.evaluate.metrics import flat_scores
+from svfap.evaluate.pool import pool, pool_evaluations
+from svfap.evaluate.predictions import predictions_table
 from svfap.evaluate.results import paper_numbers, results_caption, results_table
 from svfap.train import folds as experiment
 from svfap.weights.published import save_published
@@ -70,7 +73,7 @@ LABELS = {"1": ["happy", "sad", "fear", "sad"] * 5, "2": ["happy", "sad", "fear"
 
 def test_predictions_of_all_folds_are_scored_once(tmp_path):
     dataset, folders, scores = classified(tmp_path, LABELS)
-    result = pool(dataset, folders)
+    result = score_folds(dataset, folders)
     truth = [CLASSES.index(name) for names in LABELS.values() for name in names]
     predicted = np.concatenate(list(scores.values())).argmax(axis=1)
     assert result["pooled"]["uar"] == pytest.approx(balanced_accuracy_score(truth, predicted))
@@ -87,7 +90,7 @@ def test_predictions_of_all_folds_are_scored_once(tmp_path):
 
 def test_a_class_that_a_fold_lacks_is_left_out_of_its_mean_and_told(tmp_path):
     dataset, folders, _ = classified(tmp_path, LABELS)
-    result = pool(dataset, folders)
+    result = score_folds(dataset, folders)
     own = [flat_scores(one).get("accuracy_fear") for one in result["folds"].values()]
     assert own[2] is None
     assert result["mean"]["accuracy_fear"] == pytest.approx(np.mean(own[:2]))
@@ -100,7 +103,7 @@ def test_groups_are_scored_by_their_mean_scores_within_a_fold(tmp_path):
     labels = {"1": ["happy", "happy", "sad", "fear"], "2": ["sad", "sad", "happy", "fear"]}
     groups = {"1": ["a", "a", "b", ""], "2": ["a", "a", "b", ""]}
     dataset, folders, scores = classified(tmp_path, labels, groups, metrics=("weighted_f1",))
-    result = pool(dataset, folders)
+    result = score_folds(dataset, folders)
     means = [row for one in scores.values() for row in (one[:2].mean(axis=0), one[2], one[3])]
     expected = f1_score([0, 1, 2, 1, 0, 2], np.argmax(means, axis=1), average="weighted", zero_division=0)
     assert result["pooled"]["weighted_f1"] == pytest.approx(expected)
@@ -109,7 +112,7 @@ def test_groups_are_scored_by_their_mean_scores_within_a_fold(tmp_path):
     table.loc[0, "label"] = "fear"
     table.to_csv(folders["1"] / "predictions.csv", index=False)
     with pytest.raises(UserError, match="group '1/a': its videos have several labels"):
-        pool(dataset, folders)
+        score_folds(dataset, folders)
 
 
 @pytest.fixture
@@ -132,14 +135,14 @@ def regressed(tmp_path):
 
 def test_dimensions_are_pooled_and_constant_predictions_count_as_zero(regressed):
     dataset, folders, truth, guess = regressed
-    result = pool(dataset, folders)
+    result = score_folds(dataset, folders)
     both, ours = (np.concatenate([part["1"], part["2"]]) for part in (truth, guess))
     flat = flat_scores(result["pooled"])
     assert flat["pcc_valence"] == pytest.approx(pearsonr(both[:, 1], ours[:, 1]).statistic)
     assert flat["accuracy_arousal"] == pytest.approx(1 - np.abs(both - ours)[:, 0].mean())
     alone = pearsonr(truth["1"][:, 1], guess["1"][:, 1]).statistic
     assert result["mean"]["pcc_valence"] == pytest.approx((alone + 0) / 2)
-    assert result["notes"] == ["fold 2: truth or prediction of valence never varies, so PCC and CCC count as 0"]
+    assert result["notes"] == ["fold 2: truth or prediction of valence is constant, so PCC and CCC count as 0"]
     table = results_table(dataset, result, paper_numbers("werewolf_xl", "svfap_base")).set_index("score")
     assert list(table.index) == ["PCC arousal", "PCC valence", "PCC, mean", "1 − MAE arousal", "1 − MAE valence",
                                  "1 − MAE, mean", "videos"]  # fmt: skip
@@ -178,7 +181,7 @@ def test_frames_of_all_folds_are_scored_once_beside_the_videos(tmp_path):
         "2": [("c.mp4", [1, 1, 0], [sad, sad, happy])],
     }
     dataset, folders = framed(tmp_path, clips, task="classification", label_names=("happy", "sad"))
-    result = pool(dataset, folders)
+    result = score_folds(dataset, folders)
     frames = result["pooled"]["frames"]
     assert frames["confusion"] == [[3, 1], [2, 2]]  # of 8 frames: happy 3 of 4, sad 2 of 4
     assert (frames["uar"], frames["war"], frames["num_samples"]) == (0.625, 0.625, 8)
@@ -191,7 +194,7 @@ def test_frames_of_all_folds_are_scored_once_beside_the_videos(tmp_path):
     assert table.loc["frames: UAR, %"].tolist() == ["62.50", "66.67", "47.14", "", "", "33.33", "100.00"]
     assert table.loc["frames: sad, %", "pooled"] == "50.00"
     assert table.loc[["videos", "frames"], "pooled"].tolist() == ["3 of 3", "8"]
-    assert "in rows of frames each that the model was shown counts once" in results_caption(dataset, result)
+    assert "rows of frames score every frame that the model was shown once" in results_caption(dataset, result)
 
 
 def test_values_of_frames_are_pooled_and_constant_ones_told(tmp_path):
@@ -199,13 +202,13 @@ def test_values_of_frames_are_pooled_and_constant_ones_told(tmp_path):
     clips = {"1": [("a.mp4", [[0.0], [1.0], [2.0]], [[1.0]] * 3)], "2": [("b.mp4", [[5.0]], [[5.0]])]}
     words = {"task": "regression", "label_names": ("v",), "metrics": ("ccc", "mae")}
     dataset, folders = framed(tmp_path, clips, **words)
-    result = pool(dataset, folders)
+    result = score_folds(dataset, folders)
     flat = flat_scores(result["pooled"])
     assert flat["frame_ccc"] == flat["frame_ccc_v"] == pytest.approx(2 * 3 / (3.5 + 3))
     assert (flat["frame_mae"], flat["mae"]) == (0.5, 0)
     assert result["pooled"]["frames"]["num_videos"] == 2
     assert result["folds"]["1"]["frames"]["ccc"] == 0
-    assert "fold 1, frames: truth or prediction of v never varies, so PCC and CCC count as 0" in result["notes"]
+    assert "fold 1, frames: truth or prediction of v is constant, so PCC and CCC count as 0" in result["notes"]
     table = results_table(dataset, result, {}).set_index("score")
     assert table.loc["frames: CCC, mean", "pooled"] == f"{6 / 6.5:.4f}"
 
@@ -218,12 +221,12 @@ def test_frames_that_do_not_fit_are_refused_and_missing_ones_told(tmp_path):
     for wrong in (table.assign(frame=0), table.assign(path="1.mp4"), table[:0]):
         wrong.to_csv(file, index=False)
         with pytest.raises(UserError, match=r"frames\.csv: its frames are not, or not once, those of predictions"):
-            pool(dataset, folders)
+            score_folds(dataset, folders)
     file.unlink()
-    with pytest.raises(UserError, match=f"{folders['2']}: has no frames.csv as the other folds have"):
-        pool(dataset, folders)
+    with pytest.raises(UserError, match="fold 2: has no frames.csv as the other folds have"):
+        score_folds(dataset, folders)
     (folders["1"] / "frames.csv").unlink()
-    assert "no evaluation holds frames.csv, so frames are not scored" in pool(dataset, folders)["notes"]
+    assert "no evaluation has a frames.csv, so frames are not scored" in score_folds(dataset, folders)["notes"]
 
 
 def test_an_incomplete_set_is_refused_and_named(tmp_path):
@@ -232,37 +235,37 @@ def test_an_incomplete_set_is_refused_and_named(tmp_path):
     table = pd.read_csv(folders["1"] / "predictions.csv")
     table.drop(index=[3, 7]).to_csv(folders["1"] / "predictions.csv", index=False)
     with pytest.raises(IncompleteFolds) as refused:
-        pool(dataset, folders)
+        score_folds(dataset, folders)
     assert "fold 1: 2 of 20 videos could not be read" in str(refused.value)
     assert "fold 2 is not evaluated" in str(refused.value)
     assert "--allow_incomplete true" in str(refused.value)
-    result = pool(dataset, folders, allow_incomplete=True)
+    result = score_folds(dataset, folders, allow_incomplete=True)
     assert (result["pooled"]["num_evaluated"], result["pooled"]["num_expected"]) == (24, 38)
     assert len(result["incomplete"]) == 2
     for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
     with pytest.raises(UserError, match="nothing to pool"):
-        pool(dataset, folders, allow_incomplete=True)
+        score_folds(dataset, folders, allow_incomplete=True)
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path):
     dataset, folders, _ = classified(tmp_path / "a", LABELS)
     other = {**folders, "1": folders["2"]}
     with pytest.raises(UserError, match=r"2_0\.mp4 is not, or not once, in .*test_1\.csv"):
-        pool(dataset, other)
+        score_folds(dataset, other)
     file = folders["3"] / "predictions.csv"
     pd.read_csv(file).rename(columns={"prob_fear": "prob_anger"}).to_csv(file, index=False)
     with pytest.raises(UserError, match="has no column prob_fear"):
-        pool(dataset, folders)
+        score_folds(dataset, folders)
     manifest = pd.read_csv(tmp_path / "a" / "data" / "test_1.csv")
     twice = prepared(tmp_path / "b", {"1": manifest, "2": manifest})
     with pytest.raises(UserError, match=r"1_0\.mp4: is in the test parts of folds 1 and 2"):
-        pool(twice, {"1": folders["1"], "2": folders["1"]})
+        score_folds(twice, {"1": folders["1"], "2": folders["1"]})
 
 
 def test_a_single_fold_has_no_spread(tmp_path):
     dataset, folders, _ = classified(tmp_path, {"1": LABELS["1"]})
-    result = pool(dataset, folders)
+    result = score_folds(dataset, folders)
     assert result["sd"] == {}
     assert list(results_table(dataset, result, paper_numbers("dfew", "svfap_small")).columns) == [
         *("score", "pooled", "paper, small", "released")
@@ -364,7 +367,7 @@ def test_finished_folds_are_kept_and_one_that_broke_off_goes_on(miniature, finis
     assert not (out / "fold_2" / "metrics.json").exists()
     before = written(out / ".")
     with pytest.raises(IncompleteFolds, match="fold 2 is not evaluated"):
-        experiment.pool_run(out)
+        pool_evaluations(out)
     assert main(command) == 1
     assert "holds folds already (1, 2); --resume goes on" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
@@ -392,6 +395,7 @@ def test_models_from_elsewhere_are_tested_and_pooled(miniature, finished, tmp_pa
     assert main(command) == 0
     numbers, again = (json.loads((f / "results.json").read_text()) for f in (finished, tmp_path / "again"))
     assert again["pooled"] == numbers["pooled"]
+    assert pool(PoolConfig(out=tmp_path / "again")).numbers["pooled"] == numbers["pooled"]
     before = written(tmp_path / "again")
     assert main(command) == 0
     assert written(tmp_path / "again") == before
@@ -442,7 +446,7 @@ def test_a_resumed_run_tests_a_fold_again_whose_videos_were_mended(miniature, tm
 def test_a_damaged_folder_of_folds_is_told(text, tmp_path):
     (tmp_path / "folds.json").write_text(text)
     with pytest.raises(UserError, match=r"folds\.json: is damaged"):
-        experiment.pool_run(tmp_path)
+        pool_evaluations(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -450,6 +454,8 @@ def test_a_damaged_folder_of_folds_is_told(text, tmp_path):
     [
         (["pool"], "give either the folder of a run, or models"),
         (["pool", "nowhere"], "nowhere: holds no folds.json"),
+        (["pool", "nowhere", "--out", "OUT"], "out: goes with models"),
+        (["pool", "nowhere", "--models", "m", "--out", "OUT", "--dataset", "DATA"], "give either the folder of a run"),
         (["pool", "--models", "m/{fold}"], "models: need dataset"),
         (["pool", "--models", "same", "--dataset", "DATA", "--out", "OUT"], "must hold {fold}"),
         (["finetune", "--fold", "all", "--manifest", "m.csv", "--out", "OUT"], "fold=all: give dataset"),

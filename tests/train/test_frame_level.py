@@ -15,6 +15,7 @@ from svfap.data.loader import ClipDataset
 from svfap.data.manifest import ManifestError, read_manifest
 from svfap.data.targets import all_targets
 from svfap.errors import UserError
+from svfap.evaluate.config import EvaluateConfig
 from svfap.evaluate.evaluate import evaluate
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import FinetuneTask, finetune
@@ -81,7 +82,9 @@ def test_a_classifier_of_frames_end_to_end(labelled, tmp_path):
 
     net.head.weight.data.normal_(generator=torch.Generator().manual_seed(0))
     net.save_pretrained(tmp_path / "varied")
-    metrics = evaluate(tmp_path / "varied", labelled / "test.csv", tmp_path / "out", num_segments=1, precision="fp32")
+    model, manifest = str(tmp_path / "varied"), labelled / "test.csv"
+    config = EvaluateConfig(model=model, manifest=manifest, out=tmp_path / "out", num_segments=1, precision="fp32")
+    metrics = evaluate(config).metrics
     table = pd.read_csv(tmp_path / "out" / "predictions.csv")
     data = ClipDataset(
         read_manifest(labelled / "test.csv", label_names=NAMES, frame_level=True),
@@ -210,7 +213,9 @@ def test_values_in_cells_end_to_end(cells, tmp_path):
     every = [np.array(text.split(), float) for text in pd.read_csv(cells / "train.csv")["valence"]]
     assert config.output_offset[0] == pytest.approx(np.concatenate(every).mean(), abs=1e-5)
     assert config.output_scale[0] == pytest.approx(np.concatenate(every).std(), rel=1e-4)
-    metrics = evaluate(tmp_path / "run", cells / "test.csv", tmp_path / "out", num_segments=1, precision="fp32")
+    model, manifest = str(tmp_path / "run"), cells / "test.csv"
+    config = EvaluateConfig(model=model, manifest=manifest, out=tmp_path / "out", num_segments=1, precision="fp32")
+    metrics = evaluate(config).metrics
     assert metrics["frames"]["num_samples"] == 14 * 16
     data = ClipDataset(
         read_manifest(cells / "test.csv", task="regression", frame_level=True),

@@ -382,10 +382,11 @@ def test_settings_of_pretraining_that_do_not_fit(faces, tmp_path, words):
 
 
 def test_a_checkpoint_for_another_task_is_refused(faces, pretrained, tmp_path):
+    from svfap.evaluate.config import EvaluateConfig
     from svfap.evaluate.evaluate import evaluate
 
     with pytest.raises(UserError, match="is a pretraining model"):
-        evaluate(pretrained, faces / "test.csv", tmp_path)
+        evaluate(EvaluateConfig(model=str(pretrained), manifest=faces / "test.csv", out=tmp_path))
     with pytest.raises(UserError, match="not for prediction"):
         svfap.Predictor(pretrained)
 

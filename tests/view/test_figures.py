@@ -57,9 +57,9 @@ def test_scatter_holds_points_scores_and_one_panel_a_dimension():
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(30, 4))
     predicted = 0.5 * truth + rng.normal(size=(30, 4))
-    figure = regression_scatter(truth, predicted, list("wxyz"))
-    shown = [axes for axes in figure.axes if axes.get_visible()]
     scores = regression_metrics(truth, predicted, list("wxyz"))["per_dimension"]
+    figure = regression_scatter(truth, predicted, scores)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
     assert len(shown) == 4
     for k, (axes, name) in enumerate(zip(shown, "wxyz", strict=True)):
         assert axes.get_title(loc="left") == name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from svfap.cli import crop, evaluation, experiments, extract, predict, reconstruct, reports, synth, training
+from svfap.cli import crop, experiments, extract, predict, reconstruct, synth, training
 from svfap.cli.parser import (
     Command,
     Parser,
@@ -21,8 +21,6 @@ from svfap.errors import UserError
 
 COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
     "synth": synth.COMMAND,
-    "crop": crop.COMMAND,
-    "extract": extract.COMMAND,
     "predict": predict.COMMAND,
     "reconstruct": reconstruct.COMMAND,
     "prepare": Command(
@@ -55,12 +53,32 @@ COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
             Positional("out", "folder for the model; or a .pth or .pt file in the published format", type=Path),
         ),
     ),
+    "crop": crop.COMMAND,
+    "extract": extract.COMMAND,
+    "evaluate": Command(
+        "Evaluate a model on a test set: multi-view testing, UAR, WAR, F1, CCC, PCC and MAE. "
+        "Example: svfap evaluate --model runs/finetune --manifest test.csv",
+        "svfap.evaluate.config:EvaluateConfig",
+        "svfap.cli.evaluate:run",
+    ),
+    "pool": Command(
+        "Pool the evaluations of all folds: score their predictions together, beside the numbers of the paper. "
+        "Example: svfap pool --models 'released/fold_{fold}' --dataset prepared/dfew --out runs/dfew_released",
+        "svfap.evaluate.config:PoolConfig",
+        "svfap.cli.pool:run",
+        (Positional("run", "folder of `svfap finetune --fold all`, whose table is written again", "?", Path | None),),
+    ),
+    "report": Command(
+        "Write a page about runs: training curves, scores beside the paper's, calibration, embeddings, difficult videos. "
+        "Example: svfap report runs/pretrain runs/finetune --out report.html",
+        "svfap.report.config:ReportConfig",
+        "svfap.cli.report:run",
+        (Positional("runs", "run folders, or folders of folds, which count as one run", "+", Path),),
+    ),
 }
 VERBS: dict[str, Verb] = {
     **training.VERBS,
-    **evaluation.VERBS,
     **experiments.VERBS,
-    **reports.VERBS,
 }
 
 

@@ -9,7 +9,9 @@ from typing import Any
 from jsonargparse import Namespace
 
 from svfap.cli.parser import Parser, Verb, config_of, say
+from svfap.cli.pool import show_results
 from svfap.errors import UserError
+from svfap.metric_table import metric_keys, metric_name
 from svfap.train.config import FinetuneConfig, PretrainConfig, read_settings_file
 
 
@@ -45,7 +47,7 @@ def _finetune(args: Namespace) -> int:
 
         results = finetune_folds(config, args.resume, args.parallel)
         if results is not None:
-            _show(results, args.out)
+            show_results(results, args.out)
         return 130 if results is None else 0
     from svfap.train.finetune import finetune
 
@@ -56,46 +58,10 @@ def _finetune(args: Namespace) -> int:
 def _said(result: dict[str, Any], out: Path) -> None:
     if result["finished"]:
         validation = result["last_validation"]
-        scores = ", ".join(f"{k.upper()} {validation[k]:.3f}" for k in ("uar", "war", "ccc", "pcc") if k in validation)
+        shown = [key for key in metric_keys(summary=True) if key in validation]
+        scores = ", ".join(f"{metric_name(key)} {validation[key]:.3f}" for key in shown)
         say(f"{out}: trained {result['epochs']} epochs; best/ is from epoch {result['best_epoch'] + 1}, chosen by "
             f"{result['chosen_by']}{'; last validation: ' + scores if scores else ''}")  # fmt: skip
-
-
-def _pool_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "run", type=Path | None, nargs="?", help="folder of `svfap finetune --fold all`: its table anew"
-    )
-    parser.add_argument("--models", type=str | None, help="in place of a run: models to test, as 'models/fold_{fold}'")
-    parser.add_argument("--dataset", type=Path | None, help="folder of `svfap prepare`; default: the run's")
-    parser.add_argument("--out", type=Path | None, help="folder for the tests of `models` and the table")
-    parser.add_argument("--allow_incomplete", type=bool, default=False, help="pool what there is; the caption says so")
-    parser.add_argument("--batch_size", type=int, default=8, help="videos at a time, in testing `models`")
-    parser.add_argument("--num_workers", type=int, default=0, help="decoding processes, in testing `models`")
-    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16, in testing `models`")
-
-
-def _pool(args: Namespace) -> None:
-    from svfap.train.folds import evaluate_folds, pool_run
-
-    if (args.run is None) == (args.models is None):
-        raise UserError("give either the folder of a run, or models with dataset and out")
-    if args.run is not None:
-        if args.out is not None:
-            raise UserError("out: goes with models; the table of a run is written into the run's folder")
-        return _show(pool_run(args.run, args.dataset, args.allow_incomplete), args.run)
-    if args.dataset is None or args.out is None:
-        raise UserError("models: need dataset, whose test parts they are tested on, and out, a folder for the results")
-    words = {name: args[name] for name in ("allow_incomplete", "batch_size", "num_workers", "precision")}
-    return _show(evaluate_folds(args.models, args.dataset, args.out, **words), args.out)
-
-
-def _show(results: Any, out: Path) -> None:
-    from rich.console import Console
-
-    from svfap.view.tables import to_terminal
-
-    Console().print(to_terminal(results.summary, results.caption))
-    say(f"{out}: results.md, results.csv, results.tex and results.json")
 
 
 VERBS = {
@@ -111,11 +77,5 @@ VERBS = {
         "Example: svfap finetune --manifest train.csv --init runs/pretrain --out runs/finetune --preset svfap_small",
         _finetune_arguments,
         _finetune,
-    ),
-    "pool": Verb(
-        "Pool the tests of all folds: score their predictions together, beside the paper's numbers. "
-        "Example: svfap pool --models 'released/fold_{fold}' --dataset prepared/dfew --out runs/dfew_released",
-        _pool_arguments,
-        _pool,
     ),
 }

@@ -1,9 +1,9 @@
-"""Augmentation, the same for all frames of a clip.
+"""Augmentation, the same for all frames of a clip (Sec. IV-B).
 
-Crops and resizing happen in the loader's workers, on uint8 frames, so that little crosses to the device; arithmetic on
-pixels happens on the device, on the batch, and in place where a function says so. The fine-tuning recipe, in order:
+Crops and resizing run in the loader's workers on uint8 frames, so that little data is copied to the device; pixel
+operations run on the device on the whole batch, in place if a function says so. The order of the fine-tuning recipe:
 `to_unit`, `RandAugment`, `flip`, `standardize`, `random_erase`, `mix`. (The published code augments before it crops;
-here the crop comes first, so that augmentation pays for the pixels that are kept alone.)
+here the crop comes first, so that only the pixels that are kept are augmented.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
-# In quarters of the room that is left (across, down): corners, edge middles, centre, quarter points.
+# (x, y) in quarters of the free space: corners, middles of the edges, centre, quarter points.
 CROP_POSITIONS = (
     *((0, 0), (4, 0), (0, 4), (4, 4)),
     *((2, 0), (0, 2), (4, 2), (2, 4)),
@@ -27,16 +27,16 @@ CROP_POSITIONS = (
     *((1, 1), (3, 1), (1, 3), (3, 3)),
 )
 
-# What geometry leaves empty: ImageNet's mean, so 0 after normalisation (timm's own default is the grey 128).
+# Fill colour of geometric operations: ImageNet's mean, which is 0 after normalisation (timm's default is the grey 128).
 FILL = (0.485, 0.456, 0.406)
 
 
 def _crop_resize(frames: np.ndarray, left: int, top: int, width: int, height: int, size: int) -> np.ndarray:
-    """The same box of every frame, brought to `size` x `size`: (T, H, W, 3) uint8 -> (T, size, size, 3) uint8."""
+    """Crop the same box from every frame and resize it: (T, H, W, 3) uint8 -> (T, size, size, 3) uint8."""
     box = frames[:, top : top + height, left : left + width]
     if width == height == size:
         return np.ascontiguousarray(box)
-    # Bilinear reads two pixels a side, so beyond a factor of two it would skip some; area averaging does not.
+    # Bilinear interpolation skips pixels when it shrinks by more than a factor of two; area averaging does not.
     shrinks = min(width, height) > 2 * size
     resized = np.empty((len(frames), size, size, 3), np.uint8)
     for source, target in zip(box, resized, strict=True):
@@ -47,10 +47,10 @@ def _crop_resize(frames: np.ndarray, left: int, top: int, width: int, height: in
 def multi_scale_crop(
     frames: np.ndarray, size: int, rng: np.random.RandomState, scales: Sequence[float] = MULTI_SCALES
 ) -> np.ndarray:
-    """The pre-training crop, as VideoMAE takes it from TSN: a few scales and 13 fixed positions, no flip.
+    """The pre-training crop (Fig. 3), as in VideoMAE and TSN: a few scales and 13 fixed positions, no flip.
 
-    Width and height are `scales` (in falling order) of the short side, at most one step of the scale apart, and are
-    taken as `size` itself where they differ from it by less than 3 px. (T, H, W, 3) uint8 -> (T, size, size, 3) uint8.
+    Width and height are `scales` (in descending order) times the short side, at most one step of the list apart, and are set
+    to `size` if they differ from it by less than 3 px. (T, H, W, 3) uint8 -> (T, size, size, 3) uint8.
     """
     frame_height, frame_width = frames.shape[1:3]
     short = min(frame_height, frame_width)
@@ -70,9 +70,9 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> np.ndarray:
-    """The fine-tuning crop: a box of `scale` times the frame's area, width / height log-uniform in `ratio`.
+    """The fine-tuning crop: a box of `scale` times the frame's area, with width / height log-uniform in `ratio`.
 
-    After 10 boxes that do not fit, the largest centred box whose ratio lies within `ratio`.
+    After 10 draws that do not fit into the frame: the largest centred box whose ratio lies within `ratio`.
     (T, H, W, 3) uint8 -> (T, size, size, 3) uint8.
     """
     frame_height, frame_width = frames.shape[1:3]
@@ -89,15 +89,14 @@ def random_resized_crop(
 
 
 def side_crops(frames: np.ndarray, size: int, num_crops: int) -> list[np.ndarray]:
-    """`num_crops` squares of the short side, spread along the longer one from end to end (a single one: the centre).
+    """`num_crops` squares of the short side, evenly spaced along the longer side from end to end; one crop: the centre.
 
-    Squares that coincide, as all do in a square frame, come once. (T, H, W, 3) uint8 -> list of
-    (T, size, size, 3) uint8. Cut first and resized then: the same view as the short side resized to `size` and
-    cut then, up to a fraction of a pixel, and no long side is resized in vain.
+    Coinciding squares, as in a square frame, are returned once. (T, H, W, 3) uint8 -> list of (T, size, size, 3) uint8.
+    Cropping before resizing saves work, and differs from the published order by a fraction of a pixel.
     """
     height, width = frames.shape[1:3]
-    short, room = min(height, width), abs(width - height)
-    starts = [room // 2] if num_crops == 1 else sorted({i * room // (num_crops - 1) for i in range(num_crops)})
+    short, free = min(height, width), abs(width - height)
+    starts = [free // 2] if num_crops == 1 else sorted({i * free // (num_crops - 1) for i in range(num_crops)})
     boxes = [(start, 0) if width > height else (0, start) for start in starts]
     return [_crop_resize(frames, left, top, short, short, size) for left, top in boxes]
 
@@ -111,7 +110,7 @@ def center_crop(frames: np.ndarray, size: int) -> np.ndarray:
 
 
 def _decisions(generator: torch.Generator) -> np.random.Generator:
-    """One draw of the (CPU) generator seeds a NumPy one, so that decisions are the same whatever the device."""
+    """A NumPy generator seeded by one draw of a CPU generator, so that decisions do not depend on the device."""
     return np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
 
 
@@ -129,15 +128,10 @@ def to_unit(clips: Tensor) -> Tensor:
 
 
 def standardize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(clips - mean) / std in place, (B, 3, T, H, W) float in [0, 1]; `normalize` is this after `to_unit`, in one."""
+    """(clips - mean) / std in place, for (B, 3, T, H, W) float in [0, 1]; `normalize` is `to_unit` and this in one step."""
     for channel, m, s in zip(clips.unbind(1), mean, std, strict=True):
         channel.sub_(m).mul_(1 / s)
     return clips
-
-
-def denormalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Back to [0, 1]: clips * std + mean, (B, 3, T, H, W) float, a new tensor."""
-    return torch.stack([c * s + m for c, m, s in zip(clips.unbind(1), mean, std, strict=True)], 1)
 
 
 def flip(clips: Tensor, rate: float, generator: torch.Generator) -> Tensor:
@@ -149,13 +143,13 @@ def flip(clips: Tensor, rate: float, generator: torch.Generator) -> Tensor:
 
 
 def random_erase(clips: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    """Random erasing (Zhong et al. 2020), in place: with probability `rate` one box of a clip becomes N(0, 1) noise.
+    """Random erasing (Zhong et al. 2020), in place: with probability `rate` a box of a clip is replaced by N(0, 1) noise.
 
-    The box has 0.02 to 1/3 of the frame's area and a height / width log-uniform in 0.3 to 1 / 0.3; it is at the same
-    place in all frames, the noise differs from pixel to pixel. For normalised (B, 3, T, H, W) float clips.
+    The box has 0.02 to 1/3 of the frame's area and height / width log-uniform in 0.3 to 1 / 0.3; it is the same in all
+    frames, and the noise is drawn for each pixel. For normalised clips (B, 3, T, H, W) float.
     """
     rng = _decisions(generator)
-    # Noise is made where it is used: decisions agree between devices, noise does not.
+    # The noise is drawn on the device: unlike the decisions, it differs between kinds of devices.
     noise = torch.Generator(clips.device).manual_seed(int(rng.integers(2**63)))
     frame_height, frame_width = clips.shape[-2:]
     for clip in clips:
@@ -173,7 +167,7 @@ def random_erase(clips: Tensor, rate: float, generator: torch.Generator) -> Tens
 
 
 def smooth_one_hot(labels: Tensor, num_classes: int, smoothing: float = 0.1) -> Tensor:
-    """(B,) int64 labels -> (B, num_classes) float32: 1 - smoothing on the label, smoothing / num_classes on all."""
+    """(B,) int64 labels -> (B, num_classes) float32: smoothing / num_classes everywhere, plus 1 - smoothing at the label."""
     targets = torch.full((len(labels), num_classes), smoothing / num_classes, device=labels.device)
     return targets.scatter_(1, labels[:, None], 1 - smoothing + smoothing / num_classes)
 
@@ -183,10 +177,11 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of a batch with itself in reverse order.
 
-    One share ~ Beta(mixup, mixup) or Beta(cutmix, cutmix) for the whole batch; CutMix with probability `switch`, but
-    where one of the parameters is 0 always the other, and where both are, nothing. CutMix's share is what the box, cut
-    off at the frame's edge, leaves. `clips` (B, 3, T, H, W) float is changed in place; `targets` (B, K) float comes
-    back new. Any B: the middle clip of an odd batch is its own partner.
+    The weight of a clip is drawn from Beta(mixup, mixup) or Beta(cutmix, cutmix), once for the batch. CutMix is chosen with
+    probability `switch`; if one of the two parameters is 0 the other method is always used, and if both are, neither. For
+    CutMix the weight is then the area outside the box, which is clipped at the edges of the frame. `clips` (B, 3, T, H, W)
+    float is changed in place; `targets` (B, K) float is returned as a new tensor. In a batch of odd size the middle clip is
+    mixed with itself.
     """
     rng = _decisions(generator)
     use_cutmix = cutmix > 0 and (mixup == 0 or rng.random() < switch)
@@ -210,24 +205,24 @@ def mix(
 
 
 # ---------------------------------------------------------------- RandAugment
-# Operations on one clip, (3, T, H, W) float in [0, 1]; they may work in place, and what they return counts.
-# Statistics (extremes, mean, histogram) are the clip's, not the frame's: all frames change alike, nothing flickers.
+# Operations on one clip, (3, T, H, W) float in [0, 1]. They may work in place; use the returned tensor.
+# Statistics (extremes, mean, histogram) are those of the clip, not of each frame, so that nothing flickers.
 
 
 def _autocontrast(clip: Tensor, _: float) -> Tensor:
-    """Stretch each channel to [0, 1]; a channel of one value stays."""
+    """Stretch each channel to [0, 1]; a constant channel is unchanged."""
     low, high = clip.amin((1, 2, 3), keepdim=True), clip.amax((1, 2, 3), keepdim=True)
     flat = high <= low
     return clip.sub_(low.masked_fill(flat, 0)).div_((high - low).masked_fill(flat, 1))
 
 
 def _equalize(clip: Tensor, _: float) -> Tensor:
-    """Flatten each channel's histogram of 256 levels, as Pillow defines it; a channel of one value stays."""
+    """Equalise each channel's histogram of 256 levels, as Pillow does; a constant channel is unchanged."""
     levels = clip.mul_(255).add_(0.5).to(torch.int32)
     levels.add_(torch.arange(0, 768, 256, dtype=torch.int32, device=clip.device).view(3, 1, 1, 1))
     counts = torch.bincount(levels.view(-1), minlength=768).view(3, 256)
     below = counts.cumsum(1) - counts
-    # Pixels per output level, the brightest level that occurs left out.
+    # Pixels per output level, without those of the brightest level that occurs.
     brightest = counts.gather(1, 255 - (counts > 0).flip(1).int().argmax(1, keepdim=True))
     step = (counts.sum(1, keepdim=True) - brightest) // 255
     identity = torch.arange(256, device=clip.device).expand(3, 256)
@@ -240,7 +235,7 @@ def _invert(clip: Tensor, _: float) -> Tensor:
 
 
 def _posterize(clip: Tensor, num_bits: float) -> Tensor:
-    """Keep the `num_bits` highest of 8 bits."""
+    """Keep the `num_bits` most significant of 8 bits."""
     step = 2.0 ** (8 - num_bits)
     return clip.mul_(255 / step).add_(0.5 / step).floor_().mul_(step / 255)
 
@@ -262,13 +257,13 @@ def _grey(clip: Tensor) -> Tensor:
 
 
 def _color(clip: Tensor, factor: float) -> Tensor:
-    """Away from (factor > 1) or towards (< 1) the grey clip."""
+    """Move away from (factor > 1) or towards (< 1) the grey clip."""
     grey = _grey(clip).mul_(1 - factor)
     return clip.mul_(factor).add_(grey).clamp_(0, 1)
 
 
 def _contrast(clip: Tensor, factor: float) -> Tensor:
-    """Away from or towards the clip's mean grey."""
+    """Move away from or towards the clip's mean grey."""
     mean = _grey(clip).mean()
     return clip.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
 
@@ -278,7 +273,7 @@ def _brightness(clip: Tensor, factor: float) -> Tensor:
 
 
 def _sharpness(clip: Tensor, factor: float) -> Tensor:
-    """Away from or towards the clip smoothed by the 3 x 3 kernel of ones with 5 in the middle, over 13; edges stay."""
+    """Move away from or towards the clip smoothed by a 3 x 3 kernel (ones, 5 in the middle, over 13); edges are unchanged."""
     rows = clip[..., :-2, :] + clip[..., 1:-1, :]
     rows.add_(clip[..., 2:, :])
     box = rows[..., :-2] + rows[..., 1:-1]
@@ -289,11 +284,11 @@ def _sharpness(clip: Tensor, factor: float) -> Tensor:
 
 
 def _affine(clip: Tensor, xx: float, xy: float, x0: float, yx: float, yy: float, y0: float) -> Tensor:
-    """Output point (x, y) comes from (xx x + xy y + x0, yx x + yy y + y0), in px from the top left corner; bilinear."""
+    """Sample output point (x, y) at (xx x + xy y + x0, yx x + yy y + y0), in px from the top left corner; bilinear."""
     height, width = clip.shape[-2:]
     x = torch.arange(width, device=clip.device) + 0.5
     y = torch.arange(height, device=clip.device)[:, None] + 0.5
-    # grid_sample counts from -1 to 1, edge to edge. Numbers go in as scalars: a small tensor would stall a GPU.
+    # grid_sample uses -1 to 1, edge to edge. The coefficients stay scalars: copying a small tensor would stall a GPU.
     across, down = (xx * x + xy * y + x0) * (2 / width) - 1, (yx * x + yy * y + y0) * (2 / height) - 1
     grid = torch.stack((across, down), -1)[None]
     moved = F.grid_sample(clip.reshape(1, -1, height, width), grid, align_corners=False).view_as(clip)
@@ -315,8 +310,8 @@ def _rotate(clip: Tensor, degrees: float) -> Tensor:
 Operation = Callable[[Tensor, float], Tensor]
 Argument = Callable[[float, int], float]
 
-# Operation, and its argument from the magnitude m in 0..10 and a sign of 1 or -1. The names and the maps are those of
-# the increasing set of timm's RandAugment ('inc1'), in which a larger m always means a stronger change.
+# Each operation, and its argument as a function of the magnitude m in 0..10 and a sign of 1 or -1. Names and functions
+# are those of the increasing set of timm's RandAugment ('inc1'), in which a larger m always is a stronger change.
 OPERATIONS: dict[str, tuple[Operation, Argument]] = {
     "AutoContrast": (_autocontrast, lambda m, sign: 0),
     "Equalize": (_equalize, lambda m, sign: 0),
@@ -331,7 +326,7 @@ OPERATIONS: dict[str, tuple[Operation, Argument]] = {
     "SharpnessIncreasing": (_sharpness, lambda m, sign: 1 + sign * m / 10 * 0.9),
     "ShearX": (lambda clip, s: _affine(clip, 1, s, 0, 0, 1, 0), lambda m, sign: sign * m / 10 * 0.3),
     "ShearY": (lambda clip, s: _affine(clip, 1, 0, 0, s, 1, 0), lambda m, sign: sign * m / 10 * 0.3),
-    # Shares of the width and the height.
+    # Fractions of the width and the height.
     "TranslateXRel": (
         lambda clip, s: _affine(clip, 1, 0, s * clip.shape[-1], 0, 1, 0),
         lambda m, sign: sign * m / 10 * 0.45,
@@ -345,10 +340,10 @@ OPERATIONS: dict[str, tuple[Operation, Argument]] = {
 
 @dataclass(frozen=True)
 class RandAugment:
-    """RandAugment (Cubuk et al. 2020) as the recipe's 'rand-m7-n4-mstd0.5-inc1' has it, before normalisation.
+    """RandAugment (Cubuk et al. 2020) with the recipe's 'rand-m7-n4-mstd0.5-inc1', before normalisation.
 
-    `num_ops` operations are drawn for each clip, with replacement, and each is applied with probability `rate`; its
-    magnitude is Normal(magnitude, std) cut to 0..10, and turned into an argument by `OPERATIONS`.
+    `num_ops` operations are drawn for each clip, with replacement, and each is applied with probability `rate`. Its
+    magnitude is drawn from Normal(magnitude, std), clipped to 0..10, and converted to an argument by `OPERATIONS`.
     """
 
     num_ops: int = 4

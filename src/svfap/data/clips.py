@@ -1,8 +1,8 @@
-"""Which frames of a video make a clip: pre-training, training, validation, multi-view testing, sliding windows.
+"""Which frames of a video make a clip: pre-training, training, validation, multi-view testing.
 
 All functions are pure arithmetic on frame numbers and return int64 indices in [0, num_frames).
 `stride` is the distance in frames between two frames of a clip, so a clip spans clip_length * stride frames.
-Pre-training, training and testing follow the published recipe, the odd treatment of short videos included.
+Pre-training, training and testing follow the published recipe (Sec. IV-B), including its unusual treatment of short videos.
 """
 
 from __future__ import annotations
@@ -83,22 +83,6 @@ def test_indices(num_frames: int, clip_length: int, stride: int, num_segments: i
     starts = [int(s * spare / max(num_segments - 1, 1)) for s in range(num_segments)]
     positions = np.add.outer(starts, np.arange(clip_length))
     return taken[np.minimum(positions, len(taken) - 1)]
-
-
-def window_indices(num_frames: int, clip_length: int, stride: int, hop: int) -> Indices:
-    """Sliding windows over a whole video, (num_windows, clip_length).
-
-    A window holds the frames start + stride * (0, 1, ..., clip_length - 1). One starts every `hop` frames from 0
-    on, and the last ends at the last frame, so the end is covered even where `hop` does not divide the rest. A shorter
-    video gives one window, padded with the last frame.
-    """
-    _check(num_frames, clip_length, stride)
-    if hop < 1:
-        raise ValueError(f"hop must be at least 1 frame, got {hop}")
-    last_start = max(num_frames - ((clip_length - 1) * stride + 1), 0)
-    starts = np.append(np.arange(0, last_start, hop, dtype=np.int64), last_start)
-    offsets = stride * np.arange(clip_length, dtype=np.int64)
-    return np.minimum(starts[:, None] + offsets, num_frames - 1)
 
 
 def _spread(end: int, span: int, clip_length: int) -> Indices:

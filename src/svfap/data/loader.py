@@ -1,14 +1,16 @@
-"""From a manifest to batches: sampling, decoding and cropping in workers, the same whatever their number.
+"""Batches of clips from a manifest.
 
-A batch is a plain dict. One row is a clip; in mode "test" one view of a video, so a video may have several rows:
+Frames are sampled, decoded and cropped in worker processes, whose number does not change the result.
+
+A batch is a dict. Each row is a clip; in mode "test" it is one view of a video, so a video may have several rows:
   clips       uint8 (B, T, H, W, 3), RGB
-  index       int64 (B,), the sample's place in the manifest
-  frames      int64 (B, T), numbers of the frames in the video
-  label       int64 (B,), or (B, T) with `frame_level`, or
-  values      float32 (B, K), or (B, T, K) with `frame_level`; neither of the two where the manifest has no labels
-  keys        the samples' keys, one per row
-  unreadable  list of (index, key, reason): samples of this batch that could not be read, and so have no row
-A batch of unreadable videos alone has B = 0.
+  index       int64 (B,), position of the sample in the manifest
+  frames      int64 (B, T), frame numbers in the video
+  label       int64 (B,), or (B, T) with `frame_level` (classification)
+  values      float32 (B, K), or (B, T, K) with `frame_level` (regression)
+  keys        list of B sample keys
+  unreadable  list of (index, key, reason) of the samples of this batch that could not be read; they have no row
+Without labels in the manifest there is neither `label` nor `values`. If no sample of a batch can be read, B = 0.
 """
 
 from __future__ import annotations
@@ -40,29 +42,30 @@ Batch = dict[str, Any]
 
 @dataclass
 class Item:
-    """What became of one sample: its clips, or the reason why there are none."""
+    """One decoded sample, or the reason it could not be decoded."""
 
     index: int
     sample: Sample
     reason: str | None = None
     clips: tuple[Pixels, ...] = ()  # each (T, size, size, 3)
     frames: tuple[Indices, ...] = ()  # each (T,)
-    targets: tuple[Targets, ...] = ()  # each () label or (K,) values, or (T,) or (T, K) of the frames
+    targets: tuple[Targets, ...] = ()  # each a label () or values (K,); with frame_level (T,) or (T, K)
 
 
 class ClipDataset(Dataset[Item]):
-    """The samples of a manifest as clips of `clip_length` frames, `stride` frames apart, `size` pixels square.
+    """The samples of a manifest as clips of `clip_length` frames, `stride` frames apart, of `size` x `size` pixels.
 
-    mode: "pretrain" (random clip by `pretrain_indices`, multi-scale crop), "train" (random clip by `train_indices`, random
+    mode: "pretrain" (random clips by `pretrain_indices`, multi-scale crop), "train" (random clips by `train_indices`, random
     resized crop), "val" (middle clip, central crop), "test" (`num_segments` in time x `num_crops` along the longer side;
-    views that coincide come once).
-    crop_scale: areas of the random resized crop; crop_scales: sides of the multi-scale crop, as parts of the frame.
-    repeats: different clips of each video that an item holds in the two training modes, in "pretrain" one from each of as
-    many equal parts of the video; it is decoded once for all.
-    frame_level: the target of each sampled frame (see `svfap.data.targets`) in place of the clip's.
-    balanced: shuffled epochs have as many samples as the manifest, but all classes equally often.
-    What is drawn for a sample depends on (seed, epoch, index) alone; indices len(self) and up are the same samples again,
-    with other draws.
+    coinciding views are returned once).
+    crop_scale: range of the area of the random resized crop, as a fraction of the frame's area. crop_scales: sides of the
+    multi-scale crop, as fractions of the frame's short side.
+    repeats: number of clips per item in the two training modes, in "pretrain" one from each of as many equal parts of the
+    video; the video is decoded once for all of them.
+    frame_level: targets of the sampled frames (see `svfap.data.targets`) instead of the target of the clip.
+    balanced: an epoch of the loader has as many samples as the manifest, but all classes equally often.
+    Random draws depend on (seed, epoch, index) only. Index i + k * len(self) is sample i again, with different draws.
+    Raises `UserError` if the manifest lacks the targets that frame_level or balanced need.
     """
 
     def __init__(
@@ -100,7 +103,7 @@ class ClipDataset(Dataset[Item]):
         return len(self.manifest)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other clips and crops than in the epochs before."""
+        """Change the random draws: each epoch has its own."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> Item:
@@ -150,7 +153,7 @@ class ClipDataset(Dataset[Item]):
         return clip_target(self.manifest, sample)
 
     def collate(self, items: list[Item]) -> Batch:
-        """Items to a batch, as the module's first lines describe it."""
+        """Combine items into a batch, as described at the top of this module."""
         rows = [(item, number) for item in items for number in range(len(item.clips))]
         batch: Batch = {
             "clips": torch.empty((len(rows), self.clip_length, self.size, self.size, 3), dtype=torch.uint8),
@@ -173,14 +176,14 @@ class ClipDataset(Dataset[Item]):
 
 
 class ShardedSampler(Sampler[list[int]]):
-    """Batches of sample numbers for one process of `world_size`; one iteration is one epoch.
+    """Batches of sample indices for process `rank` of `world_size`; one iteration is one epoch.
 
-    shuffle: a permutation that depends on (seed, epoch), cut into global batches of batch_size * world_size of which
-    each process gets its part; what does not fill one is left out, so all processes have equally many. Otherwise in
-    order, each sample on exactly one process, the last batch smaller.
-    labels: (length,) of the samples; a shuffled epoch then has all classes equally often. Who comes again within it has
-    the number plus `length`, and so on, for other draws.
-    start_batch: begin there, as if those before had been drawn.
+    shuffle: a permutation that depends on (seed, epoch) is cut into global batches of batch_size * world_size samples, of
+    which each process gets its part. An incomplete last batch is dropped, so all processes have equally many batches.
+    Without shuffle the samples come in order, each on exactly one process, and the last batch may be smaller.
+    labels: (length,) int64 classes; a shuffled epoch then has all classes equally often. A sample drawn again in the same
+    epoch gets index + length, then index + 2 * length, so its random draws differ.
+    start_batch: skip the batches before this one, to resume within an epoch.
     """
 
     def __init__(
@@ -215,14 +218,14 @@ class ShardedSampler(Sampler[list[int]]):
 
 
 def _balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Sample numbers, as many as labels, each class the same number of times (one more where that does not come out)."""
+    """As many sample indices as labels, with equally many of each class (differing by one if that is not possible)."""
     length = len(labels)
     classes = rng.permutation(np.unique(labels))
     drawn = []
     for place, label in enumerate(classes):
         members = rng.permutation(np.flatnonzero(labels == label))
-        turns = np.arange(len(range(place, length, len(classes))))  # of this class in the epoch
-        drawn.append(members[turns % len(members)] + length * (turns // len(members)))
+        draws = np.arange(len(range(place, length, len(classes))))  # of this class in the epoch
+        drawn.append(members[draws % len(members)] + length * (draws // len(members)))
     return rng.permutation(np.concatenate(drawn))
 
 
@@ -239,9 +242,10 @@ def make_loader(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader[Item]:
-    """Batches of `batch_size` samples for this process and this epoch; see `ShardedSampler` and the module for both.
+    """The batches of one epoch for one process: `batch_size` samples each, in the order of `ShardedSampler`.
 
-    Order and content do not depend on num_workers. Raises UserError if shuffled samples do not fill one global batch.
+    Order and content do not depend on num_workers. Raises `UserError` if the samples to shuffle do not fill one global
+    batch.
     """
     if shuffle and len(dataset) < batch_size * world_size:
         processes = f" on each of {world_size} processes" if world_size > 1 else ""
@@ -249,7 +253,7 @@ def make_loader(
             f"{dataset.manifest.path}: {len(dataset)} samples do not fill one batch of {batch_size}{processes}; "
             "make the batch smaller"
         )
-    dataset = copy.copy(dataset)  # this loader's epoch is its own
+    dataset = copy.copy(dataset)  # so that each loader keeps its own epoch
     dataset.set_epoch(epoch)
     sampler = ShardedSampler(
         len(dataset),
@@ -269,13 +273,13 @@ def make_loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=_init_worker,
-        generator=torch.Generator(),  # otherwise it draws from the global one, and training depends on it
+        generator=torch.Generator(),  # the default would draw from the global generator and so change training
     )
 
 
 def _init_worker(worker: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    # The main process decides when to stop: it saves first, and may need batches until then.
+    # The main process handles these signals: it saves before it stops, and may need batches until then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

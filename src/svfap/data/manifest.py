@@ -1,4 +1,4 @@
-"""Lists of videos with their labels: a CSV with a header, or the published `path label` lines without one."""
+"""Lists of videos with their labels: a CSV with a header, or the published format of `path label` lines."""
 
 from __future__ import annotations
 
@@ -20,24 +20,18 @@ Task = Literal["classification", "regression", "unlabelled"]
 TEXT_COLUMNS = ("subject", "split", "group", "frame_values")
 SPAN_COLUMNS = ("start_s", "end_s")
 BOX_COLUMNS = ("box_x", "box_y", "box_w", "box_h")
-CLIP_COLUMNS = (
-    "source",
-    "track",
-    "source_start_s",
-    "source_end_s",
-    "face_px",
-)  # of `svfap crop`: what clips are cut from
+CLIP_COLUMNS = ("source", "track", "source_start_s", "source_end_s", "face_px")  # written by `svfap crop`
 RESERVED = ("path", "label", "box", *SPAN_COLUMNS, *TEXT_COLUMNS, *CLIP_COLUMNS)
 MAX_INFERRED_CLASSES = 10_000
 
 
 class ManifestError(UserError):
-    """A manifest that cannot be used; the message names file, row, column and the fix."""
+    """A manifest that cannot be used; the message names the file, row and column, and says how to fix it."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row. `key` names it uniquely: the path as written, plus `#t=start,end` and `#xywh=x,y,w,h` where given."""
+    """One row. `key` is unique: the path as written, then `#t=start,end` and `#xywh=x,y,w,h` if the row has them."""
 
     path: Path
     key: str
@@ -54,12 +48,13 @@ class Sample:
 
 
 class Manifest(Sequence[Sample]):
-    """Samples in the order of the file, made when asked for, so that millions of rows stay a table.
+    """Samples in the order of the file. Each `Sample` is created on access; millions of rows are kept as a table.
 
-    path: the manifest's file; label_names: of the classes, in order (classification); dimensions: names of the
-    values (regression); table: one row per sample, columns `path` (as written), `label` (int64), the dimensions
-    (float64), and those of start_s, end_s, subject, split, group, frame_values, box_x ... box_h that the file has;
-    `frame_numbers`, (frames, dimensions) or None, where a value column holds numbers per frame (its own are their means).
+    path: the manifest's file. root: folder that paths are relative to. label_names: of the classes, in order
+    (classification). dimensions: names of the values (regression). table: one row per sample, with the columns `path` (as
+    written), `label` (int64), the dimensions (float64), and those of start_s, end_s, subject, split, group, frame_values,
+    box_x, ..., box_h that the file has. Where value columns have a number per frame, `frame_numbers` has an array (frames,
+    dimensions) or None, and the dimensions have the means.
     """
 
     def __init__(
@@ -111,23 +106,23 @@ class Manifest(Sequence[Sample]):
         )
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Manifest:
-        """The samples of these positions, in this order."""
+        """The samples at these positions, in this order."""
         table = self.table.take(np.asarray(indices, np.int64)).reset_index(drop=True)
         return Manifest(self.path, self.root, table, self.label_names, self.dimensions)
 
     @property
     def subjects(self) -> NDArray[np.object_] | None:
-        """Subject of each sample ('' where unknown); None where no row has one."""
+        """Subject of each sample, (N,), '' if unknown; None if no sample has one."""
         return self._texts("subject")
 
     @property
     def groups(self) -> NDArray[np.object_] | None:
-        """Group of each sample ('' where it has none); None where no row has one."""
+        """Group of each sample, (N,), '' if it has none; None if no sample has one."""
         return self._texts("group")
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """Label of each sample; None without labels."""
+        """Label of each sample, (N,) int64; None without labels."""
         return self.table["label"].to_numpy(np.int64) if "label" in self.table else None
 
     def _texts(self, column: str) -> NDArray[np.object_] | None:
@@ -156,17 +151,16 @@ def read_manifest(
 ) -> Manifest:
     """Read a manifest.
 
-    The CSV has a header. Columns: path (of a video, a folder of frames or an image, relative to `root`, by default to
-    the manifest's folder); label (a class name, or an integer from 0), or one column per dimension; and, as needed,
-    start_s, end_s, subject, split, group, box ("x y w h" in pixels), frame_values (a CSV with one row per frame).
-    With frame_level a value column may hold a number per frame, separated by spaces, and classes need no column label
-    where every row has frame_values.
-    Lines without a header, `path label`, are read too.
+    The CSV has a header with these columns: path (of a video, a folder of frames or an image, relative to `root`, by
+    default to the manifest's folder); label (a class name, or an integer from 0) or one column per dimension; and
+    optionally start_s, end_s, subject, split, group, box ("x y w h" in pixels) and frame_values (a CSV with one row per
+    frame). With frame_level a value column may have a number per frame, separated by spaces, and the column label is not
+    needed if every row has frame_values. Lines `path label` without a header are read, too.
 
-    label_names: the classes in order; without it the sorted names found, or 0 to the largest integer.
-    dimensions: the value columns; without it every further column whose first entry is a number.
-    split: keep only rows with this in column `split`.
-    Raises ManifestError. Whether the videos exist is not looked at.
+    label_names: the classes in order; default: the sorted names found, or 0 to the largest integer.
+    dimensions: the value columns; default: every other column whose first or most entries are numbers.
+    split: keep only the rows whose column `split` has this value.
+    Raises `ManifestError`. Whether the videos exist is not checked.
     """
     path = Path(path)
     table, out = _read_samples(path)
@@ -183,9 +177,9 @@ def read_manifest(
 def read_whole_manifest(
     path: str | Path, *, root: str | Path | None = None, split: str | None = None
 ) -> tuple[Manifest, pd.DataFrame]:
-    """The samples without their labels, and every column of the file as text, row for row; see `read_manifest`.
+    """The samples without their labels, and all columns of the file as text with one row per sample; see `read_manifest`.
 
-    split: keep only rows with this in column `split`; by default all are kept. Raises ManifestError.
+    split: keep only the rows whose column `split` has this value; default: all rows. Raises `ManifestError`.
     """
     path = Path(path)
     table, out = _read_samples(path)
@@ -195,7 +189,7 @@ def read_whole_manifest(
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """All columns as text, '' where empty; the index holds line numbers of the file."""
+    """All columns as text, '' if empty; the index has the line numbers of the file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             num_blank, first = next(((n, line) for n, line in enumerate(file) if line.strip()), (0, ""))
@@ -210,17 +204,17 @@ def _read_table(path: Path) -> pd.DataFrame:
             table = lines.str.rsplit(n=1, expand=True).rename(columns={0: "path", 1: "label"})
             first_row = 1
         else:
-            raise ManifestError(f"{path}: no column 'path' among {_listed(header)}; give the column of files this name")
+            raise ManifestError(f"{path}: no column 'path' among {_listed(header)}; rename the column of files")
     except (FileNotFoundError, IsADirectoryError):
         raise ManifestError(f"{path}: no such file; give the path of a manifest") from None
     except PermissionError:
-        raise ManifestError(f"{path}: may not be read; check its permissions") from None
+        raise ManifestError(f"{path}: permission denied; make the file readable") from None
     except UnicodeError:
         raise ManifestError(f"{path}: is not UTF-8 text; save it as CSV in UTF-8") from None
     except pd.errors.ParserWarning:
         raise ManifestError(f"{path}: rows have more fields than the header; quote names with commas") from None
     except (pd.errors.ParserError, csv.Error) as error:
-        raise ManifestError(f"{path}: is not a CSV table ({' '.join(str(error).split())}); mend that line") from None
+        raise ManifestError(f"{path}: is not a CSV table ({' '.join(str(error).split())}); correct that line") from None
     table = table.fillna("")
     table.index = pd.RangeIndex(first_row, first_row + len(table))
     for name in table.columns:
@@ -232,7 +226,7 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _read_samples(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All columns as text, and what says which part of which file each sample is, both by line numbers of the file."""
+    """All columns as text, and parsed the columns that identify a sample; both indexed by line number of the file."""
     table = _read_table(path)
     table["path"] = table["path"].str.removeprefix("./")
     _refuse(path, table, table["path"] == "", "path", "is empty; give a file or remove the row")
@@ -248,7 +242,7 @@ def _read_samples(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _read_csv(path: Path, header_row: int) -> pd.DataFrame:
     with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # fields would be lost
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # otherwise surplus fields are dropped
         table = pd.read_csv(
             path,
             header=header_row,
@@ -256,14 +250,14 @@ def _read_csv(path: Path, header_row: int) -> pd.DataFrame:
             encoding="utf-8-sig",
             keep_default_na=False,  # "NA" and "None" may be names of classes
             skipinitialspace=True,
-            skip_blank_lines=False,  # rows keep their numbers
+            skip_blank_lines=False,  # so that rows keep their line numbers
             index_col=False,
         )
     return table.rename(columns=lambda name: str(name).strip())
 
 
 def _refuse(path: Path, table: pd.DataFrame, wrong: pd.Series | NDArray[np.bool_], column: str, what: str) -> None:
-    """Where any row is wrong, raise naming the first."""
+    """Raise `ManifestError` naming the first wrong row, if there is any."""
     rows = np.flatnonzero(np.asarray(wrong, bool))
     if len(rows):
         more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
@@ -271,10 +265,10 @@ def _refuse(path: Path, table: pd.DataFrame, wrong: pd.Series | NDArray[np.bool_
 
 
 def _numbers(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
-    """The column as float64, NaN where empty; anything but a finite number is refused."""
+    """The column as float64, NaN if empty. Raises `ManifestError` for anything but a finite number."""
     numbers = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
     given = table[column] != ""
-    _refuse(path, table, given & ~np.isfinite(numbers), column, "is not a finite number; mend or remove the row")
+    _refuse(path, table, given & ~np.isfinite(numbers), column, "is not a finite number; correct or remove the row")
     return numbers
 
 
@@ -316,7 +310,7 @@ def _choose_split(path: Path, out: pd.DataFrame, split: str | None) -> NDArray[n
             raise ManifestError(f"{path}: holds several parts, {_listed(parts)}; say which one with split")
         return np.ones(len(out), bool)
     if "split" not in out:
-        raise ManifestError(f"{path}: no column 'split' to choose '{split}' from; add it or leave the split out")
+        raise ManifestError(f"{path}: no column 'split' to choose '{split}' from; add it or give no split")
     chosen = (out["split"] == split).to_numpy(bool)
     if not chosen.any():
         raise ManifestError(f"{path}: no row with split '{split}'; there are {_listed(sorted(out['split'].unique()))}")
@@ -331,11 +325,11 @@ def _read_labels(
     label_names: Sequence[str] | None,
     frame_level: bool,
 ) -> tuple[str, ...]:
-    """Add the int64 column `label` (-1 in rows not chosen that have none); return the names of the classes."""
+    """Add the int64 column `label` (-1 where a row outside the chosen split has none); return the class names."""
     if "label" not in table and frame_level and "frame_values" in out:
         _refuse(path, table, (out["frame_values"] == "") & chosen, "frame_values", "is missing; give a file of labels")
         if not label_names:
-            raise ManifestError(f"{path}: labels stand in the files of frame_values alone; name them with label_names")
+            raise ManifestError(f"{path}: labels are only in the frame_values files; name them with label_names")
         return tuple(label_names)
     if "label" not in table:
         raise ManifestError(f"{path}: no column 'label'; add one with a class name or an integer from 0")
@@ -345,9 +339,9 @@ def _read_labels(
     missing = np.array([text not in given for text in texts])[codes]
     _refuse(path, table, missing & chosen, "label", "is missing; give a class or remove the row")
 
-    def complain(text: str, what: str) -> NoReturn:
+    def refuse(text: str, what: str) -> NoReturn:
         _refuse(path, table, codes == texts.index(text), "label", what)
-        raise AssertionError  # a text that was found is in some row
+        raise AssertionError  # unreachable: the text is in some row
 
     known = tuple(label_names or ())
     numbers = {text: number for text in given if (number := _integer(text)) is not None}
@@ -360,22 +354,22 @@ def _read_labels(
         limit = len(known) or MAX_INFERRED_CLASSES
         for text, number in numbers.items():
             if not 0 <= number < limit:
-                complain(text, f"{text} is out of range; labels are 0 to {limit - 1}")
+                refuse(text, f"{text} is out of range; labels are 0 to {limit - 1}")
         known, class_of = known or tuple(str(number) for number in range(max(numbers.values()) + 1)), numbers
     elif known:
         stray = next(text for text in given if text not in known)
-        complain(stray, f"'{stray}' is not a known label; known are {_listed(known)}")
+        refuse(stray, f"'{stray}' is not a known label; known are {_listed(known)}")
     else:
         stray = next(iter(numbers))
-        complain(stray, f"'{stray}' is a number among names; use one or the other")
+        refuse(stray, f"'{stray}' is a number among names; use one or the other")
     out["label"] = np.array([class_of.get(text, -1) for text in texts], np.int64)[codes]
     return known
 
 
 def _is_numeric(column: pd.Series, several: bool) -> bool:
-    """Whether the first or most of the given entries are numbers: a bad one is then reported, not the column left out.
+    """Whether a column is meant to be numeric: its first entry or most entries are numbers, so that a typo is reported.
 
-    several: of an entry with spaces the first word is looked at.
+    several: an entry may have several numbers separated by spaces; the first one decides.
     """
     given = column[~column.str.strip().str.lower().isin(["", "nan"])]
     given = given.str.split(n=1).str[0] if several else given
@@ -391,7 +385,7 @@ def _read_values(
     dimensions: Sequence[str] | None,
     frame_level: bool,
 ) -> tuple[str, ...]:
-    """Add the dimensions' float64 columns, and `frame_numbers` where they hold numbers per frame; return their names."""
+    """Add a float64 column per dimension, and `frame_numbers` if cells have numbers per frame; return the dimensions."""
     if dimensions is None:
         free = [name for name in table.columns if name not in RESERVED]
         names = tuple(name for name in free if _is_numeric(table[name][chosen], frame_level))
@@ -402,7 +396,7 @@ def _read_values(
     missing = [name for name in names if name not in table]
     if len(missing) == len(names) and "frame_values" in out:
         _refuse(path, table, (out["frame_values"] == "") & chosen, "frame_values", "is missing; give a file of values")
-        return names  # values per frame alone
+        return names  # all values are in files
     if missing:
         raise ManifestError(f"{path}: no column '{missing[0]}' for that dimension; there are {_listed(table.columns)}")
     if frame_level and any(table[name].str.contains(" ").any() for name in names):
@@ -415,11 +409,11 @@ def _read_values(
 
 
 def _read_frame_numbers(path: Path, table: pd.DataFrame, out: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
-    """Add the column `frame_numbers`; return the table with each cell's mean in its place, for clips."""
+    """Add the column `frame_numbers`; return the table with each cell replaced by its mean, the value of the whole clip."""
     cells = table[list(names)].map(_floats)
     for name in names:
         wrong = cells[name].map(lambda cell: not np.isfinite(cell).all()) & (table[name] != "")
-        _refuse(path, table, wrong, name, "is not made of finite numbers, one per frame and a space between")
+        _refuse(path, table, wrong, name, "is not made of finite numbers; give one per frame, separated by spaces")
     lengths = cells.map(len)
     wrong = lengths.nunique(axis=1) - lengths.eq(1).any(axis=1) > 1
     _refuse(path, table, wrong, names[-1], f"number of frames is not the same in all of {_listed(names)}")
@@ -430,7 +424,7 @@ def _read_frame_numbers(path: Path, table: pd.DataFrame, out: pd.DataFrame, name
 
 
 def _floats(text: str) -> NDArray[np.float64]:
-    """The numbers of a cell; one NaN where there are none, or something else."""
+    """The numbers of a cell; a single NaN if it is empty or contains anything else."""
     try:
         return np.array(text.split() or ["nan"], np.float64)
     except ValueError:
@@ -438,7 +432,7 @@ def _floats(text: str) -> NDArray[np.float64]:
 
 
 def _integer(text: str) -> int | None:
-    """1 for '1' and '1.0' (as tables with gaps are written); None for anything else."""
+    """1 for '1' and '1.0' (integers are written like this in tables with gaps); None for other texts."""
     digits = text.removesuffix(".0")
     return int(digits) if digits.lstrip("-").isdecimal() and digits.isascii() and digits.count("-") <= 1 else None
 

@@ -1,4 +1,4 @@
-"""The frames of one sample of a manifest: those of its time span, inside its box."""
+"""The frames of a sample: within its time span, inside its box."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from itertools import islice
 from svfap.data.manifest import Sample
 from svfap.data.video import Pixels, VideoError, VideoSource
 
-READ_BYTES = 256 * 2**20  # of frames in the middle of a video that are read at a time
+READ_BYTES = 256 * 2**20  # size of the blocks of frames that are read from the middle of a video
 
 
 def span_of(video: VideoSource, sample: Sample) -> tuple[int, int]:
-    """First frame and the one after the last of those shown from start_s on and before end_s. Raises VideoError."""
+    """(first, stop): the frames first, ..., stop - 1 are shown at or after start_s and before end_s.
+
+    Raises `VideoError` if there is none.
+    """
     first = math.ceil((sample.start_s or 0.0) * video.fps - 1e-6)
     end = video.num_frames if sample.end_s is None else math.ceil(sample.end_s * video.fps - 1e-6)
     stop = min(end, video.num_frames)
@@ -23,21 +26,24 @@ def span_of(video: VideoSource, sample: Sample) -> tuple[int, int]:
 
 
 def frames_between(video: VideoSource, first: int, stop: int) -> Iterator[tuple[float, Pixels]]:
-    """(time in seconds, frame (H, W, 3)) from number `first` to before `stop`, in constant memory.
+    """Yield (time in seconds, frame (H, W, 3) uint8) of the frames first, ..., stop - 1, in constant memory.
 
-    A later start is sought, not decoded up to. Raises VideoError.
+    If `first` is not 0 the video is sought to, not decoded from its start. Raises `VideoError`.
     """
     if first == 0:
         yield from islice(video.steady_frames(), stop)
         return
-    at_once = max(READ_BYTES // (video.width * video.height * 3), 1)
-    for start in range(first, stop, at_once):
-        numbers = range(start, min(start + at_once, stop))
+    block = max(READ_BYTES // (video.width * video.height * 3), 1)
+    for start in range(first, stop, block):
+        numbers = range(start, min(start + block, stop))
         yield from zip((number / video.fps for number in numbers), video.read(numbers), strict=True)
 
 
 def inside_box(pictures: Pixels, sample: Sample) -> Pixels:
-    """(T, H, W, 3) -> the part of the pictures inside the sample's box. Raises VideoError where nothing is."""
+    """Crop pictures (T, H, W, 3) to the sample's box, as far as it lies inside the picture; all of them without a box.
+
+    Raises `VideoError` if the box lies outside the picture.
+    """
     if sample.box is None:
         return pictures
     x, y, w, h = sample.box

@@ -1,4 +1,4 @@
-"""Divide a manifest: validation, test and training parts without a shared subject, and fractions of training."""
+"""Split a manifest: training and held-out parts that share no subject, and fractions of the training samples."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from svfap.data.manifest import Manifest, ManifestError
 
 
 def carve_validation(manifest: Manifest, fraction: float, seed: int) -> tuple[Manifest, Manifest]:
-    """Split into (training, validation) with about `fraction` of the samples in the latter; the same for the same seed.
+    """Split into (training, validation), with about `fraction` of the samples in validation; deterministic for a seed.
 
-    Where subjects are known none lies on both sides (a sample of unknown subject counts as one of its own); otherwise
-    each class keeps its share. Raises ManifestError where one part would be empty.
+    If subjects are known no subject is in both parts (each sample without a subject counts as a subject of its own);
+    otherwise the split is stratified by class. Raises `ManifestError` if a part would be empty.
     """
     if not 0 < fraction < 1:
         raise ManifestError(f"{manifest.path}: validation fraction {fraction} is not between 0 and 1")
@@ -25,16 +25,16 @@ def carve_validation(manifest: Manifest, fraction: float, seed: int) -> tuple[Ma
 
 
 def take_fraction(manifest: Manifest, fraction: float, seed: int) -> Manifest:
-    """About `fraction` of each class's samples, one at least, in the manifest's order (Fig. 7; Table 1 without classes).
+    """About `fraction` of the samples of each class, at least one, in the manifest's order (Fig. 7; Table 1 without classes).
 
-    One seeded order of the samples serves every fraction, so for the same seed a larger part holds the smaller ones.
-    Raises ManifestError where the fraction is not above 0 and at most 1.
+    For the same seed a larger fraction contains the smaller ones. Raises `ManifestError` if the fraction is not above 0 and
+    at most 1.
     """
     if not 0 < fraction <= 1:
         raise ManifestError(f"{manifest.path}: fraction {fraction} must be above 0 and at most 1")
     strata = pd.Series(manifest.labels if manifest.labels is not None else np.zeros(len(manifest), np.int64))
     shuffled = strata[np.random.default_rng(seed).permutation(len(manifest))]
-    rank = shuffled.groupby(shuffled).cumcount().sort_index().to_numpy()  # place within its class, in the seeded order
+    rank = shuffled.groupby(shuffled).cumcount().sort_index().to_numpy()  # rank within its class in the shuffled order
     counts = strata.map(strata.value_counts()).to_numpy()
     return manifest.subset(np.flatnonzero(rank < np.maximum(np.floor(counts * fraction + 0.5), 1)))
 
@@ -46,9 +46,9 @@ def hold_out(
     subjects: NDArray[np.object_] | None = None,
     labels: NDArray[np.int64] | None = None,
 ) -> NDArray[np.bool_]:
-    """(num,) bool, true for about `fraction` of the samples: whole subjects where known, else a share of each class.
+    """Choose about `fraction` of `num` samples: (num,) bool. Whole subjects if they are known, else stratified by class.
 
-    subjects: (num,) names, '' where unknown. labels: (num,). All false or all true where there is nothing to divide.
+    subjects: (num,) names, '' if unknown. labels: (num,) int64. All or no samples are chosen if they cannot be divided.
     """
     rng = np.random.default_rng(seed)
     if subjects is not None:
@@ -57,12 +57,12 @@ def hold_out(
 
 
 def _hold_out_subjects(subjects: NDArray[np.object_], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    own = np.array([text or f"\0{row}" for row, text in enumerate(subjects)], object)
-    codes, names = pd.factorize(own)
+    distinct = np.array([text or f"\0{row}" for row, text in enumerate(subjects)], object)
+    codes, names = pd.factorize(distinct)
     order = rng.permutation(len(names))
     totals = np.cumsum(np.bincount(codes, minlength=len(names))[order])
-    # One to all but one of the subjects: as many as come closest to the fraction.
-    num_held = 1 + int(np.argmin(np.abs(totals[:-1] - fraction * len(own)))) if len(names) > 1 else 0
+    # The number of subjects, from one to all but one, whose samples come closest to the fraction.
+    num_held = 1 + int(np.argmin(np.abs(totals[:-1] - fraction * len(distinct)))) if len(names) > 1 else 0
     return np.isin(codes, order[:num_held])
 
 
@@ -70,10 +70,10 @@ def _hold_out_stratified(labels: NDArray[np.int64], fraction: float, rng: np.ran
     num = len(labels)
     shuffled = rng.permutation(num)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    # Every 1/fraction-th along the classes gives each class its share, and the total exactly.
+    # Every (1 / fraction)-th sample in order of class: each class gets its share, and the total is exact.
     steps = np.floor(np.arange(num + 1) * fraction + 0.5)
     held_out = np.zeros(num, bool)
     held_out[by_class[np.diff(steps) > 0]] = True
-    if num > 1 and held_out.any() == held_out.all():  # none or all of them
+    if num > 1 and held_out.any() == held_out.all():  # none or all were chosen
         held_out[by_class[num // 2]] ^= True
     return held_out

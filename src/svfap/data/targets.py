@@ -1,4 +1,4 @@
-"""What a video's frames are labelled with, for models that say something of every frame."""
+"""Training targets: labels or values of clips, and of single frames for frame-level models."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ Targets = NDArray[Any]  # float32 values or int64 labels
 
 
 def frame_targets(manifest: Manifest, sample: Sample) -> Targets | None:
-    """Values (F, K) float32, NaN where missing, or labels (F,) int64, -1 where missing, of a video's F frames.
+    """Targets of all F frames of a video: values (F, K) float32, NaN if missing, or labels (F,) int64, -1 if missing.
 
-    They come from the manifest's own cells, else from the side file: its columns of the dimensions' names, or `label`.
-    None where the sample has one target for all its frames. Raises VideoError for a side file that does not fit.
+    They are taken from the manifest's cells if these have a number per frame, else from the sample's `frame_values` file: its
+    columns named after the dimensions, or its column `label`. None if the sample has one target for all its frames. Raises
+    `VideoError` if the file cannot be read or has other columns.
     """
     if sample.frame_numbers is not None:
         return sample.frame_numbers.astype(np.float32)
@@ -42,7 +43,7 @@ def frame_targets(manifest: Manifest, sample: Sample) -> Targets | None:
 
 
 def _class_indices(texts: pd.Series, label_names: tuple[str, ...]) -> NDArray[np.int64]:
-    """Names, or where no name says so numbers from 0; -1 for an empty cell."""
+    """Class indices of texts, each the name or the number of a class; -1 for an empty cell."""
     class_of = {str(number): number for number in range(len(label_names))}
     class_of |= {name: number for number, name in enumerate(label_names)} | {"": -1}
     unknown = texts[~texts.isin(list(class_of))]
@@ -52,9 +53,9 @@ def _class_indices(texts: pd.Series, label_names: tuple[str, ...]) -> NDArray[np
 
 
 def targets_of_frames(manifest: Manifest, sample: Sample, frames: NDArray[np.int64]) -> Targets:
-    """Values (T, K) float32 or labels (T,) int64 of these frames, the clip's repeated where it has one for all.
+    """Targets of the given frames (T,): values (T, K) float32 or labels (T,) int64.
 
-    Raises VideoError where a frame has none.
+    A sample with one target for all its frames has it repeated. Raises `VideoError` if a frame has no target.
     """
     targets = frame_targets(manifest, sample)
     if targets is None:
@@ -62,7 +63,7 @@ def targets_of_frames(manifest: Manifest, sample: Sample, frames: NDArray[np.int
     where = "" if sample.frame_values is None else f" {sample.frame_values.name}"
     if frames.max() >= len(targets):
         raise VideoError(
-            sample.path, f"values per frame{where}: {len(targets)} rows, frame {frames.max()} is asked for"
+            sample.path, f"values per frame{where}: {len(targets)} rows, but frame {frames.max()} is needed"
         )
     chosen = targets[frames]
     if not np.isfinite(chosen).all() or (manifest.dimensions is None and chosen.min() < 0):
@@ -71,17 +72,17 @@ def targets_of_frames(manifest: Manifest, sample: Sample, frames: NDArray[np.int
 
 
 def clip_target(manifest: Manifest, sample: Sample) -> Targets:
-    """Values (K,) float32 or the label () int64 of a clip as a whole."""
+    """Target of a whole clip: values (K,) float32 or a label () int64."""
     if manifest.dimensions is not None:
         return np.array(sample.values or (), np.float32)
     return np.array(sample.label, np.int64)
 
 
 def all_targets(manifest: Manifest, frame_level: bool) -> Targets:
-    """Labels (N,) int64 or values (N, K) float32 of all clips, or of all frames of those videos that have them.
+    """All targets of a manifest, of clips or with frame_level of frames: labels (N,) int64 or values (N, K) float32.
 
-    A video whose side file cannot be read is left out here; training counts it as unreadable. Raises UserError where
-    none can.
+    frame_level: frames without a target are left out, and so are videos whose `frame_values` file cannot be read, which
+    training counts as unreadable. Raises `UserError` if nothing is left.
     """
     if not frame_level:
         return np.stack([clip_target(manifest, sample) for sample in manifest])

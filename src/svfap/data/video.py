@@ -1,7 +1,7 @@
-"""Pictures out of videos, folders of frames and images; H.264 videos out of pictures.
+"""Read frames of video files, folders of frames and images; write H.264 videos.
 
-Only what is asked for is decoded: the file's packets are listed once, which decodes nothing; then for each run of
-wanted pictures the decoder starts at the keyframe before it, and skips pictures that nothing else needs.
+Only the requested frames are decoded: the packets of a file are listed once, without decoding; then decoding starts at
+the keyframe before each group of requested frames, and frames that no other frame refers to are skipped.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from numpy.typing import NDArray
 from svfap.data.sources import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from svfap.errors import UserError
 
-PICTURE_FPS = 25.0  # folders of frames do not tell
-UNTIMED_FORMATS = ("avi", "mpeg")  # times are those of decoding, or guessed between packs: wrong with B-frames
+PICTURE_FPS = 25.0  # of folders of frames and images, which have no frame rate
+UNTIMED_FORMATS = ("avi", "mpeg")  # their time stamps are decoding times, or guessed between packs: wrong with B-frames
 
-# A broken picture becomes an error of ours, and nothing else on the terminal.
+# A broken image raises a VideoError; OpenCV itself prints nothing.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 Pixels = NDArray[np.uint8]
 
 
 class VideoError(UserError):
-    """A video that cannot be read or written: `path`, and a `reason` of one line."""
+    """A video that cannot be read or written: its `path` and a `reason` in one line."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(path, reason)
@@ -50,9 +50,9 @@ class VideoError(UserError):
 class VideoSource(ABC):
     """A readable video; a context manager.
 
-    Frame i, 0 <= i < num_frames, is the picture shown at i / fps seconds. In a file of constant rate that is its i-th
-    picture; in one of variable rate `fps` is the average, so a picture shown long has several numbers and a brief one
-    may have none.
+    Frame i, 0 <= i < num_frames, is the picture shown at i / fps seconds. With a constant frame rate this is the i-th
+    picture of the file. With a variable frame rate `fps` is the average: a picture shown for long has several frame
+    numbers, and one shown briefly may have none.
     """
 
     path: Path
@@ -61,28 +61,28 @@ class VideoSource(ABC):
 
     @abstractmethod
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
-        """Frames as uint8 RGB (len(indices), H, W, 3), upright; any order, repeats allowed.
+        """Frames as uint8 RGB (len(indices), H, W, 3), rotation applied; indices in any order, repeats allowed.
 
-        Raises IndexError for a number out of range, VideoError where pictures cannot be decoded.
+        Raises IndexError for no indices and for indices out of range, `VideoError` if a frame cannot be decoded.
         """
 
     @abstractmethod
     def frames(self) -> Iterator[tuple[float, Pixels]]:
-        """Every picture once, in order: (time in seconds from the first one, uint8 RGB (H, W, 3)). Constant memory."""
+        """Yield every picture once, in order: (seconds since the first one, uint8 RGB (H, W, 3)). Constant memory."""
 
     def steady_frames(self) -> Iterator[tuple[float, Pixels]]:
-        """The frames that `read` numbers, in order: (number / fps, picture). Constant memory."""
+        """Yield the frames 0, 1, ... of `read` in order: (number / fps, uint8 RGB (H, W, 3)). Constant memory."""
         return self.frames()
 
-    def close(self) -> None:  # noqa: B027  nothing to free unless a subclass says so
-        """Free the file."""
+    def close(self) -> None:  # noqa: B027  a subclass may have nothing to close
+        """Close the file."""
 
     @property
     def duration_s(self) -> float:
         return self.num_frames / self.fps
 
     @cached_property
-    def height(self) -> int:  # in pixels as shown, rotation applied; decodes the first frame
+    def height(self) -> int:  # in pixels, rotation applied; decodes the first frame
         return self.read([0]).shape[1]
 
     @cached_property
@@ -92,7 +92,7 @@ class VideoSource(ABC):
     def _checked(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         numbers = np.asarray(indices, np.int64)
         if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= self.num_frames:
-            raise IndexError(f"{self.path}: frames {numbers.tolist()} asked of {self.num_frames}")
+            raise IndexError(f"{self.path}: frames {numbers.tolist()} requested of {self.num_frames}")
         return numbers
 
     def __enter__(self) -> Self:
@@ -102,11 +102,11 @@ class VideoSource(ABC):
         self.close()
 
 
-def open_video(path: str | Path, num_threads: int = 1) -> VideoSource:
-    """Open a video file, a folder of frames (sorted naturally: 2.jpg before 10.jpg) or an image (one frame).
+def open_video(path: str | Path) -> VideoSource:
+    """Open a video file, a folder of frames (in natural order: 2.jpg before 10.jpg) or an image (one frame).
 
-    Folders and images count as 25 frames a second. A file cut short is as long as the part that is there.
-    Raises VideoError: missing, empty, not a video, no pictures in it.
+    Folders and images have 25 frames per second. A truncated file has the frames that are still there. Raises `VideoError`
+    if the file or folder is missing or empty, is not a video, or contains no pictures.
     """
     path = Path(path)
     if path.is_dir():
@@ -119,17 +119,11 @@ def open_video(path: str | Path, num_threads: int = 1) -> VideoSource:
         raise VideoError(path, "the file is empty")
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return _Pictures(path, [path])
-    return _Container(path, num_threads)
-
-
-def iter_frames(path: str | Path, num_threads: int = 1) -> Iterator[tuple[float, Pixels]]:
-    """Every picture of a video once, in order, as (time_s, uint8 RGB (H, W, 3)); memory does not grow with length."""
-    with open_video(path, num_threads) as video:
-        yield from video.frames()
+    return _Container(path)
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which digits count as numbers."""
+    """Sort key that compares digits as numbers."""
     return [(0, int(p), p) if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", name.lower()) if p]
 
 
@@ -164,9 +158,9 @@ class _Pictures(VideoSource):
 
 
 def _read_picture(file: Path) -> Pixels | None:
-    """RGB with the EXIF orientation applied, alpha dropped; None where the file is broken or cut short."""
+    """RGB (H, W, 3), EXIF orientation applied, without alpha; None if the file is broken or truncated."""
     data = file.read_bytes()
-    # Some versions of OpenCV fill what is missing of a JPEG with grey: demand the end marker after the last scan.
+    # Some versions of OpenCV fill the missing part of a JPEG with grey: require the end marker after the last scan.
     cut_jpeg = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     cut_png = data.startswith(b"\x89PNG") and b"IEND" not in data
     if not data or cut_jpeg or cut_png:
@@ -179,10 +173,10 @@ def _read_picture(file: Path) -> Pixels | None:
 
 
 class _Container(VideoSource):
-    """A video file through FFmpeg."""
+    """A video file, read with FFmpeg."""
 
-    def __init__(self, path: Path, num_threads: int) -> None:
-        self.path, self._num_threads = path, num_threads
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._converter = VideoReformatter()
         self._matrix: Sequence[int] | None = None
         self._container, self._stream = self._opened()
@@ -195,33 +189,34 @@ class _Container(VideoSource):
         self.fps, self._picture_of = self._grid()
 
     def _list_pictures(self) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
-        """Read through the packets without decoding.
+        """List the packets without decoding them: (times, keyframes, by_count).
 
-        Returns, in ticks, when the pictures are shown that are whole, ascending; where decoding can start, ascending;
-        and whether these are mere numbers, since the container tells no times.
+        times: (N,) int64, when each complete picture is shown, ascending, in ticks of the stream's time base. keyframes:
+        int64 times at which decoding can start, ascending. by_count: whether both are ordinal numbers instead, because the
+        container has no usable time stamps.
         """
         times, keyframes, last_dts = [], [], 0
         for packet in self._packets():
-            if packet.is_corrupt:  # only part of it is there
+            if packet.is_corrupt:  # incomplete
                 continue
             last_dts = packet.dts if packet.dts is not None else last_dts
             if packet.is_keyframe and packet.pts is not None:
                 keyframes.append(packet.pts)
-            if not packet.is_discard:  # what an edit list leaves out is decoded but not shown
+            if not packet.is_discard:  # pictures outside the edit list are decoded but not shown
                 times.append(packet.pts)
         guessed = self._container.format.name in UNTIMED_FORMATS and self._stream.codec_context.has_b_frames
         if not times or guessed or None in times or len(set(times)) < len(times):
             return np.arange(len(times)), np.zeros(1, np.int64), True
         starts = np.sort(np.asarray(keyframes or times[:1], np.int64))
         shown = np.sort(np.asarray([time for time in times if time >= starts[0]], np.int64))
-        # A gap after the last time of decoding, and none before: the file is cut, and its last B-frames are missing.
+        # The first gap lies after the last decoding time: the file is truncated, and the B-frames in the gap are missing.
         gaps = np.diff(shown) > 1.5 * np.median(np.diff(shown)) if len(shown) > 2 else np.zeros(0, bool)
         if gaps.any() and shown[np.argmax(gaps) + 1] > last_dts:
             shown = shown[: np.argmax(gaps) + 1]
         return shown, starts, False
 
     def _grid(self) -> tuple[float, NDArray[np.int64]]:
-        """Average rate, and for each frame number the picture that is shown then."""
+        """(fps, picture_of): the average frame rate, and the ordinal of the picture shown at each frame number, (N,) int64."""
         times, numbers = self._times, np.arange(self.num_frames)
         stated = float(self._stream.average_rate or 0.0)
         span = int(times[-1] - times[0])
@@ -231,7 +226,7 @@ class _Container(VideoSource):
         due = times[0] + numbers * (span / (len(times) - 1))
         if np.abs(times - due).max() >= 0.5 * span / (len(times) - 1):
             return fps, np.searchsorted(times, due + 0.5, side="right") - 1
-        # Time stamps in milliseconds are rounded: the stated rate is the better one where both agree to a tick.
+        # Time stamps in milliseconds are rounded: prefer the stated rate if both agree to within a tick.
         agree = stated > 0 and abs((len(times) - 1) / stated - span * self._tick_s) <= 1.001 * self._tick_s
         return stated if agree else fps, numbers
 
@@ -275,20 +270,20 @@ class _Container(VideoSource):
         self._container.close()
 
     def _wanted_frames(self, wanted: NDArray[np.int64]) -> Iterator[av.VideoFrame]:
-        """The pictures of the given ordinals (ascending, unique), decoded run by run from the keyframe before."""
+        """Yield the pictures of the given ordinals (ascending, unique); each group is decoded from the keyframe before it."""
         times = self._times[wanted]
         key_of = np.searchsorted(self._keyframes, times, side="right") - 1
         for key in np.unique(key_of):
             yield from self._run(int(key), times[key_of == key].tolist())
 
     def _run(self, key: int, run: list[int]) -> Iterator[av.VideoFrame]:
-        """Pictures at the times `run`, all of which can be decoded from the keyframe number `key` on.
+        """Yield the pictures at the times `run`, all of which can be decoded from keyframe number `key` on.
 
-        A picture lost to damage in mid-file is replaced by the one shown before it, as a player would; past the last
-        picture that can be decoded nothing is invented.
+        A damaged picture in the middle of a file is replaced by the one before it, as players do. Raises `VideoError` for
+        pictures after the last one that can be decoded.
         """
         wanted, remaining = frozenset(run), run[::-1]
-        for start in (key, max(key - 1, 0), None):  # a container's own index may lead too far
+        for start in (key, max(key - 1, 0), None):  # seeking may end up after the keyframe
             self._start(start)
             decoded = self._decode(wanted)
             first = next(decoded, None)
@@ -310,31 +305,31 @@ class _Container(VideoSource):
         raise VideoError(self.path, f"damaged: picture {number} of {self.num_frames} cannot be decoded")
 
     def _decode(self, wanted: frozenset[int] | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(time in ticks, picture) from where the file stands; with `wanted`, needless pictures are skipped."""
+        """Yield (time in ticks, picture) from the current position; with `wanted`, unneeded pictures are skipped."""
         context, count = self._stream.codec_context, 0
         for packet in chain(self._packets(), [None]):
-            needless = packet is not None and wanted is not None and not self._by_count and packet.pts not in wanted
-            context.skip_frame = "NONREF" if needless else "DEFAULT"
+            skippable = packet is not None and wanted is not None and not self._by_count and packet.pts not in wanted
+            context.skip_frame = "NONREF" if skippable else "DEFAULT"
             try:
                 frames = context.decode(packet)
             except av.FFmpegError:
-                continue  # a damaged packet costs its own picture
+                continue  # skip a damaged packet
             for frame in frames:
                 time, count = count if self._by_count else frame.pts, count + 1
                 if time is not None:
                     yield time, frame
 
     def _packets(self) -> Iterator[av.Packet[av.VideoStream]]:
-        """Up to the end or to where the file breaks off."""
+        """Packets up to the end of the file, or to where it is cut off."""
         with suppress(av.FFmpegError, OSError):
-            # An empty packet would tell the decoder that the stream ends.
+            # An empty packet would signal the end of the stream to the decoder.
             yield from (packet for packet in self._container.demux(self._stream) if packet.size)
 
     def _upright(self, frame: av.VideoFrame) -> Pixels:
-        if self._matrix is None:  # looked up once, it costs more than the conversion
+        if self._matrix is None:  # read once: this takes longer than the conversion
             data: Any = frame.side_data.get("DISPLAYMATRIX")
             self._matrix = (1, 0, 0, 0, 1) if data is None else np.frombuffer(data, np.int32).tolist()
-        # One converter kept, with one thread: setting it up for each frame takes 50 times as long as using it.
+        # One converter for all frames: its setup takes 50 times as long as a conversion.
         try:
             picture = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         except (av.FFmpegError, ValueError) as error:
@@ -342,7 +337,7 @@ class _Container(VideoSource):
         return upright(np.asarray(picture, np.uint8), self._matrix)
 
     def _start(self, key: int | None) -> None:
-        """Stand at that keyframe or before it; None: at the start of the file, sure though slow."""
+        """Seek to keyframe number `key` or before it; None: reopen the file at its start, which is slow but always works."""
         if key is not None and not self._by_count:
             with suppress(av.FFmpegError):
                 self._container.seek(int(self._keyframes[key]), stream=self._stream)
@@ -352,7 +347,7 @@ class _Container(VideoSource):
 
     def _opened(self) -> tuple[av.container.InputContainer, av.VideoStream]:
         try:
-            # The prefix keeps FFmpeg from reading protocols or number patterns into a name.
+            # With this prefix FFmpeg interprets no protocol or number pattern in the name.
             container = av.open(f"file:{self.path}", metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
             raise VideoError(self.path, f"not a readable video ({error.strerror or error})") from None
@@ -360,14 +355,14 @@ class _Container(VideoSource):
         if not streams:
             container.close()
             raise VideoError(self.path, "holds no video stream")
-        streams[0].codec_context.thread_count = self._num_threads
+        streams[0].codec_context.thread_count = 1  # videos are decoded in parallel instead
         return container, streams[0]
 
 
 def upright(picture: Pixels, matrix: Sequence[int]) -> Pixels:
-    """Turn (H, W, 3) as a display matrix (a, b, u, c, d, ...) says: what is at (x, y) is shown at (ax + cy, bx + dy).
+    """Rotate and mirror a picture (H, W, 3) by a display matrix (a, b, u, c, d, ...): (x, y) is shown at (ax + cy, bx + dy).
 
-    Quarter turns and mirrorings; other angles count as the nearest of these.
+    Other angles are rounded to a quarter turn.
     """
     a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
     if abs(b) > abs(a):
@@ -378,11 +373,11 @@ def upright(picture: Pixels, matrix: Sequence[int]) -> Pixels:
 def write_video(
     path: str | Path, frames: Iterable[Pixels], fps: float, *, gop: int = 12, crf: float = 18, preset: str = "veryfast"
 ) -> None:
-    """Write uint8 RGB frames (H, W, 3), all of one size, as H.264 yuv420p; the suffix picks the container.
+    """Write uint8 RGB frames (H, W, 3) of equal size as H.264 in yuv420p; the suffix selects the container.
 
-    gop: at most so many frames from keyframe to keyframe; few make access quick. crf: quality, 0 (best) to 51.
-    H.264 wants even sizes: an odd side grows by repeating its last row or column. The file appears whole or not at all.
-    Raises VideoError where it cannot be written, ValueError for no frames or frames that do not fit together.
+    gop: maximum distance of keyframes in frames; a small number makes random access fast. crf: quality, 0 (best) to 51.
+    preset: of x264. H.264 requires even sizes: an odd side is extended by repeating its last row or column. The file is
+    complete or absent. Raises `VideoError` if it cannot be written, ValueError for no frames or frames of different size.
     """
     path = Path(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -403,7 +398,7 @@ def write_video(
 
 
 class VideoWriter:
-    """What `write_video` writes, picture by picture and in place; the file is whole after `finish`."""
+    """Writes a video like `write_video`, frame by frame; the file is complete after `finish`."""
 
     def __init__(self, path: Path, fps: float, *, gop: int = 12, crf: float = 18, preset: str = "veryfast") -> None:
         self._container = av.open(f"file:{path}", "w")
@@ -413,7 +408,7 @@ class VideoWriter:
         self._shape: tuple[int, ...] | None = None
 
     def write(self, picture: Pixels) -> None:
-        """Add a picture, uint8 RGB (H, W, 3), of the first one's size. Raises ValueError for another, FFmpegError."""
+        """Add a frame, uint8 RGB (H, W, 3). Raises ValueError if its size is not that of the first one, FFmpegError."""
         height, width = picture.shape[:2]
         if self._shape is None:
             self._shape = (height, width, 3)
@@ -424,10 +419,10 @@ class VideoWriter:
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
 
     def finish(self) -> None:
-        """Write what the encoder still holds, and close the file. Raises FFmpegError."""
+        """Flush the encoder and close the file. Raises FFmpegError."""
         self._container.mux(self._stream.encode(None))
         self.close()
 
     def close(self) -> None:
-        """Close the file as it is."""
+        """Close the file without finishing it."""
         self._container.close()

@@ -1,1 +1,1 @@
-"""Scoring: pure functions from arrays of truth and predictions to plain numbers."""
+"""Evaluation: multi-view testing, metrics, the predictions table, and pooling over folds."""

@@ -1,20 +1,30 @@
-"""Score a model on a manifest by multi-view testing, and write down what it said about every video."""
+"""Evaluate a model on a manifest by multi-view testing (Sec. IV-B), and write its scores and predictions."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 
 from svfap.data.loader import ClipDataset
-from svfap.data.manifest import read_manifest
+from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.prepared import read_dataset
 from svfap.device import make_accelerator
 from svfap.errors import UserError
-from svfap.evaluate.metrics import predictions_table, write_metrics
+from svfap.evaluate.config import EvaluateConfig
+from svfap.evaluate.metrics import write_metrics
+from svfap.evaluate.predictions import (
+    FEATURES_FILE,
+    FRAMES_FILE,
+    GROUPS_FILE,
+    PREDICTIONS_FILE,
+    UNREADABLE_FILE,
+    predictions_table,
+    write_csv,
+    write_features,
+)
 from svfap.evaluate.views import (
     NothingReadable,
     Predictions,
@@ -23,142 +33,147 @@ from svfap.evaluate.views import (
     score_predictions,
     scored_by_group,
 )
-from svfap.files import make_folder, write_atomically
+from svfap.files import make_folder
+from svfap.metric_table import SupervisedTask
 from svfap.model.config import ModelConfig
 from svfap.model.perceiver import Perceiver
+from svfap.view.figures.base import save_figure
+from svfap.view.figures.scores import confusion_matrix, regression_scatter
 from svfap.weights.folder import load_model
 
+METRICS_FILE = "metrics.json"
 
-def evaluate(
-    model: str | Path,
-    manifest: Path | None,
-    out: Path,
-    *,
-    dataset: Path | None = None,
-    fold: str | None = None,
-    root: Path | None = None,
-    split: str | None = None,
-    by_group: bool | None = None,
-    num_segments: int = 2,
-    num_crops: int = 2,
-    batch_size: int = 8,
-    num_workers: int = 0,
-    precision: str = "auto",
-) -> dict[str, Any]:
-    """Average the scores of `num_segments` temporal × `num_crops` spatial views of every video (Sec. IV-B).
 
-    dataset and fold, in place of manifest: the test part of a prepared dataset's fold. by_group: average over each group
-    of videos and score it once; by default where the manifest has a column `group`.
+class Evaluation(NamedTuple):
+    """Where an evaluation was written, its metrics as in `metrics.json`, and why videos could not be read, by path."""
 
-    Views that coincide are computed once. Writes into `out` and returns the metrics:
-      metrics.json     `num_evaluated` < `num_expected` says that videos were unreadable; `num_groups` where they are scored
-      predictions.csv  one row per video; groups.csv: one per group
-      frames.csv       one row per frame that a frame-level model was shown: path, frame (from 0), truth and prediction
-      features.npz     `features` (N, D) float32, the means over views of what the head gets, and `paths` (N,)
-      unreadable.csv   videos and reasons
-    Under torchrun every video is scored by exactly one process. Raises `UserError`.
+    out: Path
+    metrics: dict[str, Any]
+    unreadable: dict[str, str]
+
+
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """Evaluate with the outputs averaged over `num_segments` temporal × `num_crops` spatial views of every video.
+
+    Views that coincide are computed once. Under torchrun every video is evaluated by exactly one process. Writes into
+    `config.out_folder`:
+      metrics.json     scores, `num_expected` and `num_evaluated` videos, and `num_groups` where groups are scored
+      predictions.csv  one row per video; groups.csv: one per group; frames.csv: one per frame shown to a frame-level model
+                       (see `svfap.evaluate.predictions`)
+      features.npz     for each video the head's input, averaged over views
+      unreadable.csv   videos that could not be read, with the reason
+      confusion.png or scatter.png: the confusion matrix, or predictions over targets
+
+    Raises:
+        UserError: a model, manifest or dataset that cannot be used, labels that the model does not know, a folder that
+            cannot be written; `NothingReadable` if no video can be read.
     """
-    counts = {
-        "num_segments": num_segments,
-        "num_crops": num_crops,
-        "batch_size": batch_size,
-        "num_workers": num_workers,
-    }
-    for name, count in counts.items():
-        least = 0 if name == "num_workers" else 1
-        if count < least:
-            raise UserError(f"{name}={count} must be at least {least}")
-    if manifest is None or dataset is not None:
-        manifest, root = _test_part(manifest, dataset, fold, root)
-    elif fold is not None:
-        raise UserError(f"fold={fold}: folds come with a dataset; give dataset in place of manifest")
-    accelerator = make_accelerator(precision)
-    perceiver = load_model(model).to(accelerator.device).eval()
-    config = perceiver.config
-    if config.task not in ("classification", "regression"):
-        raise UserError(f"{model}: is a {config.task} model; only classification and regression can be evaluated")
+    manifest, root = (config.manifest, config.root) if config.dataset is None else _test_part(config)
+    assert manifest is not None
+    accelerator = make_accelerator(config.precision)
+    perceiver = load_model(config.model).to(accelerator.device).eval()
+    shape = perceiver.config
+    if shape.task not in ("classification", "regression"):
+        raise UserError(f"{config.model}: is a {shape.task} model; only classification and regression can be evaluated")
     assert isinstance(perceiver, Perceiver)
-    task = cast(Literal["classification", "regression"], config.task)
-    if not config.label_names:
+    if not shape.label_names:
         raise UserError(
-            f"{model}: its config.json has no label_names; the manifest's labels cannot be matched to outputs"
+            f"{config.model}: its config.json has no label_names; the manifest's labels cannot be matched to outputs"
         )
-    names: dict[str, Any] = {"label_names" if task == "classification" else "dimensions": config.label_names}
-    videos = read_manifest(manifest, root=root, task=task, split=split, frame_level=config.frame_level, **names)
-    grouping = scored_by_group(videos, config, by_group)
+    names: dict[str, Any] = {"label_names" if shape.task == "classification" else "dimensions": shape.label_names}
+    task = cast(SupervisedTask, shape.task)
+    videos = read_manifest(manifest, root=root, task=task, split=config.split, frame_level=shape.frame_level, **names)
+    by_group = scored_by_group(videos, shape, config.by_group)
     clips = ClipDataset(
         videos,
         "test",
-        config.num_frames,
-        config.sampling_stride,
-        config.img_size,
+        shape.num_frames,
+        shape.sampling_stride,
+        shape.img_size,
         seed=0,
-        num_segments=num_segments,
-        num_crops=num_crops,
-        frame_level=config.frame_level,
+        num_segments=config.num_segments,
+        num_crops=config.num_crops,
+        frame_level=shape.frame_level,
     )
+    out = config.out_folder
     make_folder(out)
-    run = perceiver.outputs_and_features
+    if accelerator.is_main_process:
+        (out / UNREADABLE_FILE).unlink(missing_ok=True)  # written last, so without it an evaluation is not complete
     try:
-        predictions = predict_views(run, config, clips, accelerator, batch_size, num_workers, "evaluating")
+        predictions = predict_views(
+            perceiver.outputs_and_features,
+            shape,
+            clips,
+            accelerator,
+            config.batch_size,
+            config.num_workers,
+            "evaluating",
+        )
     except NothingReadable as error:
-        write_metrics(out / "metrics.json", {"num_expected": len(videos), "num_evaluated": 0})
+        write_metrics(out / METRICS_FILE, {"num_expected": len(videos), "num_evaluated": 0})
         _write_unreadable(out, error.unreadable)
         raise
-    metrics = score_predictions(predictions, config, videos, grouping)
+    metrics = score_predictions(predictions, shape, videos, by_group)
     if accelerator.is_main_process:
-        source = {"model": model, "manifest": manifest, "root": videos.root, "split": split, "fold": fold}
-        known = {word: str(value) for word, value in source.items() if value is not None}
-        write_metrics(out / "metrics.json", {**known, **metrics})
-        scored = [videos[i] for i in predictions.index.tolist()]
-        paths = [sample.key for sample in scored]
-        table = predictions_table(paths, predictions.outputs, config.label_names, predictions.targets, task)
-        for name, texts in (("group", videos.groups), ("subject", videos.subjects)):
-            if texts is not None:
-                table.insert(1, name, texts[predictions.index])
-        write_atomically(out / "predictions.csv", table.to_csv(index=False))
-        for name in ("groups.csv", "frames.csv"):
-            (out / name).unlink(missing_ok=True)  # of an evaluation before
-        if config.frame_level:
-            write_atomically(out / "frames.csv", _frames_table(paths, predictions, config).to_csv(index=False))
-        if grouping:
-            groups, *rest = grouped(predictions, videos)
-            table = predictions_table(groups, rest[0], config.label_names, rest[1], task)
-            write_atomically(out / "groups.csv", table.rename(columns={"path": "group"}).to_csv(index=False))
-        assert predictions.features is not None
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, features=predictions.features, paths=np.array(paths))
-        write_atomically(out / "features.npz", buffer.getvalue())
+        sources = {
+            "model": config.model,
+            "manifest": manifest,
+            "root": videos.root,
+            "split": config.split,
+            "fold": config.fold,
+        }
+        known = {key: str(value) for key, value in sources.items() if value is not None}
+        write_metrics(out / METRICS_FILE, {**known, **metrics})
+        _write_predictions(out, predictions, shape, videos, metrics, by_group)
         _write_unreadable(out, predictions.unreadable)
     accelerator.wait_for_everyone()
-    return metrics
+    return Evaluation(out, metrics, predictions.unreadable)
 
 
-def _test_part(manifest: Path | None, dataset: Path | None, fold: str | None, root: Path | None) -> tuple[Path, Path]:
-    """Manifest and root of a fold's test part."""
-    if (manifest is None) == (dataset is None):
-        raise UserError("give either manifest (a CSV of test videos) or dataset (a folder of `svfap prepare`)")
-    assert dataset is not None
-    prepared = read_dataset(dataset)
-    test = prepared.fold(fold).test
-    if test is None:
-        raise UserError(f"{dataset}: fold {prepared.fold(fold).name} has no test part; give manifest instead")
-    return test, root or prepared.root
+def _test_part(config: EvaluateConfig) -> tuple[Path, Path]:
+    """Manifest and root of the test part of the fold."""
+    assert config.dataset is not None
+    prepared = read_dataset(config.dataset)
+    fold = prepared.fold(config.fold)
+    if fold.test is None:
+        raise UserError(f"{config.dataset}: fold {fold.name} has no test part; give manifest instead")
+    return fold.test, config.root or prepared.root
 
 
-def _frames_table(paths: list[str], predictions: Predictions, config: ModelConfig) -> pd.DataFrame:
-    """One row per frame, as `predictions_table`, with its number in the video in a column `frame`."""
-    own = np.repeat(paths, [len(frames) for frames in predictions.frame_indices]).tolist()
-    outputs, targets, indices = (
-        np.concatenate(arrays)
-        for arrays in (predictions.frame_outputs, predictions.frame_targets, predictions.frame_indices)
-    )
-    task = cast(Literal["classification", "regression"], config.task)
-    table = predictions_table(own, outputs, config.label_names, targets, task)
-    table.insert(1, "frame", indices)
-    return table
+def _write_predictions(
+    out: Path, predictions: Predictions, shape: ModelConfig, videos: Manifest, metrics: dict[str, Any], by_group: bool
+) -> None:
+    """Write the tables, the features and the figure; tables and figures of an earlier evaluation are removed."""
+    task, names = cast(SupervisedTask, shape.task), shape.label_names
+    for stale in (GROUPS_FILE, FRAMES_FILE, "confusion.png", "scatter.png"):
+        (out / stale).unlink(missing_ok=True)
+    paths = [videos[i].key for i in predictions.index.tolist()]
+    columns = (("subject", videos.subjects), ("group", videos.groups))
+    more = {name: texts[predictions.index] for name, texts in columns if texts is not None}
+    outputs, targets = predictions.outputs, predictions.targets
+    write_csv(out / PREDICTIONS_FILE, predictions_table(paths, outputs, names, targets, task, more))
+    if shape.frame_level:
+        frames = np.concatenate(predictions.frame_indices)
+        path_of_frame = np.repeat(paths, [len(indices) for indices in predictions.frame_indices]).tolist()
+        table = predictions_table(
+            path_of_frame,
+            np.concatenate(predictions.frame_outputs),
+            names,
+            np.concatenate(predictions.frame_targets),
+            task,
+            {"frame": frames},
+        )
+        write_csv(out / FRAMES_FILE, table)
+    if by_group:
+        groups, outputs, targets = grouped(predictions, videos)
+        write_csv(out / GROUPS_FILE, predictions_table(groups, outputs, names, targets, task, key="group"))
+    assert predictions.features is not None
+    write_features(out / FEATURES_FILE, paths, predictions.features)
+    if task == "classification":
+        save_figure(confusion_matrix(metrics["confusion"], names), out / "confusion.png")
+    else:
+        save_figure(regression_scatter(targets, outputs, metrics["per_dimension"]), out / "scatter.png")
 
 
 def _write_unreadable(out: Path, unreadable: dict[str, str]) -> None:
-    table = pd.DataFrame(sorted(unreadable.items()), columns=["path", "reason"])
-    write_atomically(out / "unreadable.csv", table.to_csv(index=False))
+    write_csv(out / UNREADABLE_FILE, pd.DataFrame(sorted(unreadable.items()), columns=["path", "reason"]))

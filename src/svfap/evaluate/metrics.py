@@ -1,8 +1,9 @@
-"""The paper's metrics, and the files that hold them.
+"""The paper's metrics (Sec. IV-B), and `metrics.json`, which holds them.
 
-Classification: unweighted average recall (UAR), weighted average recall (WAR, plain accuracy), F1 scores.
-Regression: MAE, RMSE, and the paper's eq. 14 and 15: PCC, CCC and accuracy as 1 - MAE.
-Everything is numpy in and plain `float`, `int`, `list` and `dict` out, ready for JSON, and never NaN.
+Classification: unweighted average recall (UAR), weighted average recall (WAR, which is accuracy), and F1 scores.
+Regression: MAE, RMSE, the Pearson and concordance correlation coefficients PCC and CCC (Eq. 14), and 1 - MAE (Eq. 15).
+The functions take arrays and return `float`, `int`, `list` and `dict`, ready for JSON, and never NaN. Printed names, units
+and order of the metrics are in `svfap.metric_table`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,8 +22,25 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 
 from svfap.errors import UserError
 from svfap.files import write_atomically
+from svfap.metric_table import SupervisedTask, metric_keys
 
-REGRESSION_SCORES = ("mae", "rmse", "pcc", "ccc", "accuracy")
+
+def score(task: str, targets: ArrayLike, outputs: ArrayLike, names: Sequence[str]) -> dict[str, Any]:
+    """`classification_metrics` or `regression_metrics`, as the task asks."""
+    metrics = classification_metrics if task == "classification" else regression_metrics
+    return metrics(targets, outputs, names)
+
+
+def score_frames(
+    task: str, targets: Sequence[ArrayLike], outputs: Sequence[ArrayLike], names: Sequence[str]
+) -> dict[str, Any]:
+    """Scores of the frames of all videos pooled: `classification_metrics` of them, or `frame_metrics`.
+
+    targets: per video (T_i,) class indices or (T_i, K) values; outputs: per video (T_i, K).
+    """
+    if task == "classification":
+        return classification_metrics(np.concatenate(targets), np.concatenate(outputs), names)
+    return frame_metrics(targets, outputs, names)
 
 
 def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, label_names: Sequence[str]) -> dict[str, Any]:
@@ -34,18 +52,19 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, label_na
         label_names: K distinct names.
 
     Returns:
-        `uar`: recall averaged over the classes that occur in `labels`; the others stand in `classes_absent`.
-        `war`: share of correct predictions. `weighted_f1`, `micro_f1`, `macro_f1`: as scikit-learn's, the
-        macro average running over classes that occur in `labels` or among the predictions.
+        `uar`: recall averaged over the classes that occur in `labels`; the others are listed in `classes_absent`.
+        `war`: fraction of correct predictions. `weighted_f1`, `micro_f1`, `macro_f1`: as in scikit-learn; the
+        macro average is over classes that occur in `labels` or among the predictions.
         `per_class`: name -> `accuracy` (recall), `precision`, `f1` (0.0 where undefined) and `count`.
         `confusion`: K lists of K counts, rows = truth. `num_samples`.
 
     Raises:
-        UserError: empty input, shapes that do not fit, labels out of range, or non-finite scores.
+        UserError: empty input, shapes that do not fit, labels out of range, names that are not distinct, or non-finite
+            probabilities.
     """
-    scores = _matrix(probabilities, "probabilities")
-    _check_names(label_names, scores.shape[1], "label_names", "probabilities")
-    truth = _class_indices(labels, *scores.shape)
+    scores = as_matrix(probabilities, "probabilities")
+    check_names(label_names, scores.shape[1], "label_names", "probabilities")
+    truth = as_class_indices(labels, *scores.shape)
     num_classes = len(label_names)
     predicted = scores.argmax(axis=1)
     classes = np.arange(num_classes)
@@ -77,25 +96,25 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, label_na
 def regression_metrics(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequence[str]) -> dict[str, Any]:
     """Scores of regression, per dimension and averaged over dimensions.
 
-    Moments are population moments. Where targets or predictions are constant, PCC is undefined and set to 0.0, and so
-    is CCC: its covariance is zero, and 0/0 (both constant and equal) is taken as 0.0, since agreement in variation
-    cannot be shown where nothing varies. Such dimensions stand in `degenerate`.
+    Variances and covariances divide by N. Where targets or predictions are constant, PCC is undefined and set to 0.0; CCC
+    is 0.0 because the covariance is 0, and is set to 0.0 where it is 0/0 (both constant and equal). These dimensions are
+    listed in `degenerate`.
 
     Args:
         targets, predictions: (N, K) finite numbers.
         dimensions: K distinct names.
 
     Returns:
-        `mae`, `rmse`, `pcc`, `ccc`, `accuracy` (1 - MAE), each the mean over dimensions;
+        `ccc`, `pcc` (Eq. 14), `mae`, `rmse` and `accuracy` (1 - MAE, Eq. 15), each the mean over dimensions;
         `per_dimension`: name -> the same five; `degenerate`: list of names; `num_samples`.
 
     Raises:
         UserError: empty input, shapes that do not fit, NaN or infinity.
     """
-    truth, predicted = _matrix(targets, "targets"), _matrix(predictions, "predictions")
+    truth, predicted = as_matrix(targets, "targets"), as_matrix(predictions, "predictions")
     if truth.shape != predicted.shape:
         raise UserError(f"predictions: shape {predicted.shape} differs from the targets' {truth.shape}")
-    _check_names(dimensions, truth.shape[1], "dimensions", "targets")
+    check_names(dimensions, truth.shape[1], "dimensions", "targets")
     per_dimension = {name: _score(truth[:, k], predicted[:, k]) for k, name in enumerate(dimensions)}
     constant = [_is_constant(truth[:, k]) or _is_constant(predicted[:, k]) for k in range(len(dimensions))]
     return {
@@ -109,19 +128,19 @@ def regression_metrics(targets: ArrayLike, predictions: ArrayLike, dimensions: S
 def frame_metrics(
     targets: Sequence[ArrayLike], predictions: Sequence[ArrayLike], dimensions: Sequence[str]
 ) -> dict[str, Any]:
-    """Scores of frame-level regression: all frames of all videos pooled and scored once.
+    """Scores of frame-level regression: the frames of all videos are pooled and scored once.
 
     Args:
         targets, predictions: one (T_i, K) array per video.
         dimensions: K distinct names.
 
     Returns:
-        What :func:`regression_metrics` gives for the pooled frames, and the second figure `video_mean`: the mean
-        over videos of each video's own scores (the five, `per_dimension`, and `degenerate`: name -> number of
-        videos where PCC and CCC count as 0.0 for want of variation); `num_videos`. `num_samples` counts frames.
+        The scores of `regression_metrics` on the pooled frames; `video_mean`, the mean over videos of the scores of each
+        video (the five scores, `per_dimension`, and `degenerate`: name -> number of videos in which PCC and CCC count as
+        0.0 because truth or prediction is constant); `num_videos`. `num_samples` counts frames.
 
     Raises:
-        UserError: as :func:`regression_metrics`, naming the video by its position.
+        UserError: as `regression_metrics`, naming the video by its position.
     """
     if len(targets) != len(predictions):
         raise UserError(f"predictions: {len(predictions)} videos, but targets has {len(targets)}")
@@ -150,13 +169,16 @@ def average_views(sample_index: ArrayLike, outputs: ArrayLike) -> tuple[NDArray[
     """Average the outputs of several views (temporal segments, crops) of the same video.
 
     Args:
-        sample_index: (V,) integers, the video each view belongs to, in any order and number.
+        sample_index: (V,) integers, the video each view belongs to, in any order.
         outputs: (V, K) probabilities or values.
 
     Returns:
-        `sample_ids` (N,), ascending, and the mean outputs (N, K) in float64.
+        `sample_ids` (N,) int64, ascending, and the mean outputs (N, K) float64.
+
+    Raises:
+        UserError: shapes that do not fit, or outputs that are not finite.
     """
-    index, values = np.asarray(sample_index), _matrix(outputs, "outputs")
+    index, values = np.asarray(sample_index), as_matrix(outputs, "outputs")
     if index.shape != values.shape[:1]:
         raise UserError(f"sample_index: shape {index.shape} does not fit outputs of shape {values.shape}")
     sample_ids, position, count = np.unique(index, return_inverse=True, return_counts=True)
@@ -168,7 +190,7 @@ def average_views(sample_index: ArrayLike, outputs: ArrayLike) -> tuple[NDArray[
 def average_groups(
     groups: Sequence[str], outputs: ArrayLike, targets: ArrayLike
 ) -> tuple[list[str], NDArray[np.float64], NDArray[Any]]:
-    """One entry per group of videos, such as all clips of a subject's task (AVCAffe's protocol), in order of appearance.
+    """Average over each group of videos, such as all clips of one task of a subject (AVCAffe), in order of appearance.
 
     Args:
         groups: N names.
@@ -189,61 +211,41 @@ def average_groups(
     first = np.unique(codes, return_index=True)[1]
     stray = np.flatnonzero(truth != truth[first][codes])
     if len(stray):
-        raise UserError(f"group '{names[codes[stray[0]]]}': its videos have several labels; one group has one")
+        raise UserError(
+            f"group '{names[codes[stray[0]]]}': its videos have several labels; a group needs a single label"
+        )
     return list(names), means, truth[first]
 
 
-def predictions_table(
-    paths: Sequence[str | Path],
-    outputs: ArrayLike,
-    names: Sequence[str],
-    truth: ArrayLike | None = None,
-    task: Literal["classification", "regression"] = "classification",
-) -> pd.DataFrame:
-    """One row per video, ready for `predictions.csv`.
+def flat_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Scores under plain names: `uar`, `accuracy_<class>` for classes that occur; `pcc`, `pcc_<dimension>`, and so on.
 
-    Args:
-        paths: N paths.
-        outputs: (N, K) probabilities or predicted values.
-        names: K label names or dimensions.
-        truth: (N,) class indices or (N, K) target values; None leaves the column(s) out.
-
-    Returns:
-        Classification: `path, label, prediction, prob_<name>...` with labels by name.
-        Regression: `path, target_<name>..., pred_<name>...`.
+    Scores of frames have the prefix `frame_`.
     """
-    values = _matrix(outputs, "outputs")
-    _check_names(names, values.shape[1], "names", "outputs")
-    if len(paths) != len(values):
-        raise UserError(f"paths: {len(paths)} paths for outputs of {len(values)} videos")
-    columns: dict[str, Any] = {"path": [str(path) for path in paths]}
-    if task == "classification":
-        if truth is not None:
-            columns["label"] = [names[i] for i in _class_indices(truth, *values.shape)]
-        columns["prediction"] = [names[i] for i in values.argmax(axis=1)]
-        columns |= {f"prob_{name}": values[:, k] for k, name in enumerate(names)}
-    else:
-        if truth is not None:
-            target = _matrix(truth, "truth")
-            if target.shape != values.shape:
-                raise UserError(f"truth: shape {target.shape} differs from the outputs' {values.shape}")
-            columns |= {f"target_{name}": target[:, k] for k, name in enumerate(names)}
-        columns |= {f"pred_{name}": values[:, k] for k, name in enumerate(names)}
-    return pd.DataFrame(columns)
+    task: SupervisedTask = "classification" if "confusion" in metrics else "regression"
+    flat = {key: float(metrics[key]) for key in metric_keys(task)}
+    for name, scores in metrics.get("per_class", {}).items():
+        if name not in metrics["classes_absent"]:
+            flat[f"accuracy_{name}"] = float(scores["accuracy"])
+    for name, scores in metrics.get("per_dimension", {}).items():
+        flat |= {f"{key}_{name}": float(scores[key]) for key in metric_keys(task)}
+    if "frames" in metrics:
+        flat |= {f"frame_{key}": value for key, value in flat_scores(metrics["frames"]).items()}
+    return flat
 
 
 def write_metrics(path: str | Path, metrics: Mapping[str, Any]) -> None:
-    """Write `metrics` as indented JSON, atomically; numpy numbers and arrays become plain ones.
+    """Write `metrics` as indented JSON, atomically; numpy scalars and arrays become numbers and lists.
 
     Raises:
-        UserError: a number that is NaN or infinite (JSON has no such token), or a place that cannot be written.
+        UserError: a number that is NaN or infinite, which JSON cannot hold, or a file that cannot be written.
     """
     text = json.dumps(_plain(metrics, str(path)), indent=2, allow_nan=False, ensure_ascii=False)
     write_atomically(path, text + "\n")
 
 
 def _score(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
-    """The five scores of one dimension, from (N,) and (N,)."""
+    """The five scores of one dimension, from (N,) truth and (N,) predictions."""
     error = predicted - truth
     mae = float(np.abs(error).mean())
     if _is_constant(truth) or _is_constant(predicted):
@@ -252,7 +254,7 @@ def _score(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[s
         pcc = float(pearsonr(truth, predicted).statistic)
         covariance = np.mean((truth - truth.mean()) * (predicted - predicted.mean()))
         ccc = float(2 * covariance / (truth.var() + predicted.var() + error.mean() ** 2))
-    return {"mae": mae, "rmse": float(np.sqrt(np.mean(error**2))), "pcc": pcc, "ccc": ccc, "accuracy": 1 - mae}
+    return {"ccc": ccc, "pcc": pcc, "mae": mae, "rmse": float(np.sqrt(np.mean(error**2))), "accuracy": 1 - mae}
 
 
 def _is_constant(values: NDArray[np.float64]) -> bool:
@@ -261,11 +263,11 @@ def _is_constant(values: NDArray[np.float64]) -> bool:
 
 
 def _mean_scores(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return {name: float(np.mean([score[name] for score in scores])) for name in REGRESSION_SCORES}
+    return {name: float(np.mean([score[name] for score in scores])) for name in metric_keys("regression")}
 
 
-def _matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    """`values` as a finite, non-empty (N, K) float64 array, or a UserError that names it."""
+def as_matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """`values` as a non-empty (N, K) float64 array of finite numbers. Raises `UserError` with `name`."""
     matrix = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2:
         raise UserError(f"{name}: must have 2 axes (samples, outputs), not shape {matrix.shape}")
@@ -275,32 +277,35 @@ def _matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:
     if bad.any():
         row = int(bad.any(axis=1).argmax())
         raise UserError(
-            f"{name}: {int(bad.sum())} values are NaN or infinite, the first in row {row}; mend or drop them"
+            f"{name}: {int(bad.sum())} values are NaN or infinite, the first in row {row}; correct or remove them"
         )
     return matrix
 
 
-def _class_indices(labels: ArrayLike, num_samples: int, num_classes: int) -> NDArray[np.int64]:
-    """`labels` as (num_samples,) int64 in [0, num_classes), or a UserError."""
+def as_class_indices(labels: ArrayLike, num_samples: int, num_classes: int) -> NDArray[np.int64]:
+    """`labels` as (num_samples,) int64 in [0, num_classes). Raises `UserError`."""
     indices = np.asarray(labels)
     if indices.shape != (num_samples,):
-        raise UserError(f"labels: shape {indices.shape} does not fit {num_samples} samples; give one label a sample")
+        raise UserError(f"labels: shape {indices.shape} does not fit {num_samples} samples; give one label per sample")
     if not np.issubdtype(indices.dtype, np.integer):
         raise UserError(f"labels: class indices must be integers, not {indices.dtype}")
     if indices.min() < 0 or indices.max() >= num_classes:
-        raise UserError(f"labels: values {indices.min()} to {indices.max()} leave the range 0 to {num_classes - 1}")
+        raise UserError(
+            f"labels: values {indices.min()} to {indices.max()} are outside the range 0 to {num_classes - 1}"
+        )
     return indices.astype(np.int64)
 
 
-def _check_names(names: Sequence[str], num_columns: int, name: str, of: str) -> None:
+def check_names(names: Sequence[str], num_columns: int, name: str, of: str) -> None:
+    """Raise `UserError` unless there is one distinct name for each column."""
     if len(names) != num_columns:
         raise UserError(f"{name}: {len(names)} names for {num_columns} columns of {of}")
     if len(set(names)) != len(names):
-        raise UserError(f"{name}: a name stands twice in {', '.join(names)}; make them distinct")
+        raise UserError(f"{name}: a name occurs twice in {', '.join(names)}; make them distinct")
 
 
 def _plain(value: Any, where: str) -> Any:
-    """`value` in JSON's own types; `where` is the dotted key for the error message."""
+    """`value` in the types of JSON; `where` is its key, for the error message."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item, f"{where}: {key}") for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -308,5 +313,5 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, where) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where} is {value}, which JSON cannot hold; mend the score or leave it out")
+        raise UserError(f"{where} is {value}, which JSON cannot hold; leave the score out")
     return str(value) if isinstance(value, Path) else value

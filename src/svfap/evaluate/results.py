@@ -1,39 +1,52 @@
-"""The table of a cross-validation: ours beside the paper's."""
+"""The results table of a cross-validation, with the numbers of the paper beside."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from svfap.data.prepared import PreparedDataset
 from svfap.errors import UserError
-from svfap.evaluate.pool import flat_scores
+from svfap.evaluate.metrics import flat_scores
+from svfap.metric_table import format_percent, metric_heading, metric_keys, metric_name, metric_text
 from svfap.paper import RESULTS
 
-DEFAULT_SCORES = {"classification": ("uar", "war", "weighted_f1"), "regression": ("pcc", "ccc", "mae")}
-WORDS = {"uar": "UAR", "war": "WAR", "weighted_f1": "weighted F1", "micro_f1": "micro F1", "macro_f1": "macro F1"}
-WORDS |= {"mae": "MAE", "rmse": "RMSE", "pcc": "PCC", "ccc": "CCC", "accuracy": "1 − MAE"}
-PAPER_WORDS = {"svfap_small": "paper, small", "svfap_base": "paper, base", "released": "released"}
+PAPER_COLUMNS = {"svfap_small": "paper, small", "svfap_base": "paper, base", "released": "released"}
+
+
+@dataclass(frozen=True)
+class PooledResults:
+    """The results table (cells as text), its caption, and all numbers as in `results.json`."""
+
+    table: pd.DataFrame
+    caption: str
+    numbers: dict[str, Any]
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """The table without the columns of single folds, narrow enough for a terminal."""
+        return self.table[[name for name in self.table.columns if not name.startswith("fold ")]]
 
 
 def results_table(
     dataset: PreparedDataset, scores: Mapping[str, Any], paper: Mapping[str, Mapping[str, float]]
 ) -> pd.DataFrame:
-    """What `pool` returned, as text: a row per score, class or dimension; columns for ours, the paper, and each fold.
+    """What `score_folds` returned, as text: a row per score, class or dimension; columns for ours, the paper, and each fold.
 
-    Shares of right answers are percentages, as in the paper's tables; correlations and errors are plain numbers.
+    Scores of classes are percentages, as in the paper; correlations and errors are not.
     """
     columns: dict[str, Mapping[str, float]] = {"pooled": flat_scores(scores["pooled"])}
     if len(scores["folds"]) > 1:
         columns |= {"mean": scores["mean"], "sd": scores["sd"]}
-    columns |= {PAPER_WORDS[name]: values for name, values in paper.items()}
+    columns |= {PAPER_COLUMNS[name]: values for name, values in paper.items()}
     if len(scores["folds"]) > 1:
         columns |= {f"fold {name}": flat_scores(metrics) for name, metrics in scores["folds"].items()}
-    shares = dataset.task == "classification"
+    text = metric_text if dataset.task == "regression" else lambda key, value: format_percent(value)
     rows = [
-        {"score": label, **{name: _number(values.get(key), shares) for name, values in columns.items()}}
+        {"score": label, **{name: text(key, values[key]) for name, values in columns.items() if key in values}}
         for key, label in _rows(dataset, columns["pooled"]).items()
     ]
     metrics = {"pooled": scores["pooled"], **{f"fold {name}": one for name, one in scores["folds"].items()}}
@@ -46,42 +59,40 @@ def results_table(
 
 
 def _rows(dataset: PreparedDataset, pooled: Mapping[str, float]) -> dict[str, str]:
-    """Score -> its name in the table, in the table's order."""
-    metrics = dataset.metrics or DEFAULT_SCORES[dataset.task]
-    if unknown := [name for name in metrics if name not in pooled]:
+    """Key of each score -> its name in the table, in the order of the table."""
+    metrics = dataset.metrics or metric_keys(dataset.task, tables=True)
+    if unknown := [key for key in metrics if key not in pooled]:
         raise UserError(
-            f"{dataset.name}: dataset.json names an unknown metric {unknown[0]!r}; known: {', '.join(WORDS)}"
+            f"{dataset.name}: dataset.json names an unknown metric {unknown[0]!r}; known: "
+            f"{', '.join(metric_keys(dataset.task))}"
         )
     rows: dict[str, str] = {}
     if dataset.task == "classification":
-        rows |= {name: f"{WORDS[name]}, %" for name in metrics}
+        rows |= {key: metric_heading(key) for key in metrics}
         rows |= {f"accuracy_{name}": f"{name}, %" for name in dataset.label_names}
     else:
-        for name in metrics:
-            rows |= {f"{name}_{dimension}": f"{WORDS[name]} {dimension}" for dimension in dataset.label_names}
-            rows[name] = f"{WORDS[name]}, mean"
-    if any(name.startswith("frame_") for name in pooled):
-        rows |= {f"frame_{name}": f"frames: {label}" for name, label in rows.items()}
+        for key in metrics:
+            rows |= {f"{key}_{dimension}": f"{metric_name(key)} {dimension}" for dimension in dataset.label_names}
+            rows[key] = f"{metric_name(key)}, mean"
+    if any(key.startswith("frame_") for key in pooled):
+        rows |= {f"frame_{key}": f"frames: {label}" for key, label in rows.items()}
     return rows
 
 
-def _number(value: float | None, share: bool) -> str:
-    return "" if value is None else f"{100 * value:.2f}" if share else f"{value:.4f}"
-
-
 def results_caption(dataset: PreparedDataset, scores: Mapping[str, Any]) -> str:
+    """The caption of `results_table`: what was pooled, how, and what is missing."""
     count = len(scores["folds"])
     parts = [f"{dataset.title}: predictions of {count} folds pooled and scored once" if count > 1 else dataset.title]
     if count > 1:
-        parts.append("mean and standard deviation (n − 1) are over the folds' own scores")
+        parts.append("mean and standard deviation (n − 1) are over the scores of the folds")
     grouped = "num_groups" in scores["pooled"]
     if grouped:
-        parts.append(f"what is scored are {scores['pooled']['num_groups']} groups, each by its videos' mean")
+        parts.append(f"scores are over {scores['pooled']['num_groups']} groups of videos, whose outputs are averaged")
     if dataset.task == "classification":
-        parts.append(f"rows of classes hold the share of their {'groups' if grouped else 'videos'} that is recognised")
+        parts.append(f"rows of classes show the recall over their {'groups' if grouped else 'videos'}")
     if "frames" in scores["pooled"]:
         parts.append(
-            "each video is scored by the mean over its frames, and in rows of frames each that the model was shown counts once"
+            "the output for a video is the mean over its frames; rows of frames score every frame that the model was shown once"
         )
     if scores["incomplete"]:
         parts.append(f"INCOMPLETE: {'; '.join(scores['incomplete'])}")
@@ -89,6 +100,6 @@ def results_caption(dataset: PreparedDataset, scores: Mapping[str, Any]) -> str:
 
 
 def paper_numbers(dataset: str, preset: str) -> dict[str, dict[str, float]]:
-    """The paper's numbers for this size, or for both where ours is neither, and the released checkpoints'."""
+    """The numbers of the paper for this preset, or for both of its sizes if ours is neither, and of the released weights."""
     known = RESULTS.get(dataset, {})
     return {name: values for name, values in known.items() if name in (preset, "released") or preset not in known}

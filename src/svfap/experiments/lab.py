@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from svfap.console import console
 from svfap.data.prepared import PreparedDataset
 from svfap.errors import UserError
-from svfap.evaluate.pool import flat_scores
+from svfap.evaluate.metrics import flat_scores
 from svfap.experiments.studies import Base, Row, Settings, Study
 from svfap.model.config import ModelConfig
 from svfap.model.presets import model_config

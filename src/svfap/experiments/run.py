@@ -20,9 +20,10 @@ from svfap.errors import UserError
 from svfap.experiments.lab import Lab, train_all
 from svfap.experiments.studies import STUDIES, Row, Study
 from svfap.files import make_folder, write_atomically
+from svfap.metric_table import is_percent, metric_heading, metric_scale
 from svfap.model.complexity import complexity
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig, read_settings_file
-from svfap.view.figures.base import PERCENT, metric_name, save_figure
+from svfap.view.figures.base import save_figure
 from svfap.view.figures.studies import study_bars, study_lines
 from svfap.view.tables import write_table
 
@@ -141,8 +142,9 @@ def _table(name: str, lab: Lab, rows: Sequence[Row], scores: dict[str, list[dict
         line: dict[str, Any] = {STUDIES[name].axis: row.name}
         for metric in lab.dataset.metrics:
             values = [seed[metric] for seed in scores[row.name]]
-            scale, digits = (100, 1) if metric in PERCENT else (1, 3)
-            line[_head(metric)] = _spread([scale * v for v in values], digits)
+            line[metric_heading(metric)] = _spread(
+                [metric_scale(metric) * v for v in values], 1 if is_percent(metric) else 3
+            )
         line |= {
             "parameters, M": f"{tuned.parameters / 1e6:.2f}",
             "fine-tune, G": f"{tuned.multiply_adds / 1e9:.3g}",
@@ -177,10 +179,6 @@ def _spread(values: Sequence[float], digits: int) -> str:
         return f"{values[0]:.{digits}f}"
     each = ", ".join(f"{v:.{digits}f}" for v in values)
     return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f} ({each})"
-
-
-def _head(metric: str) -> str:
-    return metric_name(metric) + (", %" if metric in PERCENT else "")
 
 
 def read_settings(config: type[TrainConfig], file: Path | None) -> dict[str, Any]:

@@ -260,7 +260,7 @@ def _write_part(how: ExtractConfig | Extractor, sample: Sample, target: Path) ->
 
 @lru_cache(maxsize=1)
 def _extractor(config: ExtractConfig) -> Extractor:
-    if multiprocessing.parent_process() is not None and config.num_workers > 1:
+    if multiprocessing.parent_process() is not None and config.num_workers > 0:
         torch.set_num_threads(1)  # the cores are shared by several processes
     return Extractor(config)
 

@@ -1,4 +1,4 @@
-"""How predicted values agree with their targets: Bland and Altman's limits of agreement (The Lancet, 1986)."""
+"""Agreement of predicted values with their targets: limits of agreement (Bland and Altman, The Lancet, 1986)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from svfap.report.runs import Run, truth_and_outputs
+from svfap.evaluate.metrics import regression_metrics
+from svfap.evaluate.predictions import labelled_outputs
+from svfap.report.runs import Run
 from svfap.view.figures.base import INK, MUTED, PALETTE, new_figure, styled
 from svfap.view.figures.scores import regression_scatter
 from svfap.view.page import Picture, Section
 
-LIMIT = 1.96  # standard deviations: 95% of differences that are normally distributed
+LIMIT = 1.96  # standard deviations that contain 95% of normally distributed differences
 
 
 def limits_of_agreement(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per dimension, from two (N, K): mean difference (prediction - target), its sample standard deviation
-    (N - 1 below), the limits at ± `LIMIT` of them, and the share of videos outside. N must be at least 2."""
+    """One row per dimension, from targets and predictions (N, K), N at least 2.
+
+    A row has the mean difference (prediction - target), its standard deviation (N - 1 in the denominator), the limits at the
+    mean ± `LIMIT` standard deviations, and the percentage of videos outside them.
+    """
     difference = np.asarray(predictions, np.float64) - np.asarray(targets, np.float64)
     mean, spread = difference.mean(axis=0), difference.std(axis=0, ddof=1)
     lower, upper = mean - LIMIT * spread, mean + LIMIT * spread
@@ -39,14 +44,14 @@ def limits_of_agreement(targets: ArrayLike, predictions: ArrayLike, dimensions: 
 
 @styled
 def bland_altman(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequence[str]) -> Figure:
-    """Differences over means of target and prediction, both (N, K), one panel per dimension, with mean and limits."""
+    """Bland-Altman plots of targets and predictions (N, K): difference over mean, one panel per dimension."""
     truth, predicted = np.asarray(targets, np.float64), np.asarray(predictions, np.float64)
-    rows_of = limits_of_agreement(truth, predicted, dimensions)
+    limits = limits_of_agreement(truth, predicted, dimensions)
     columns = min(len(dimensions), 3)
     rows = -(-len(dimensions) // columns)
     figure, panels = new_figure(3.7 * columns, 3.2 * rows, rows, columns)
     opacity = float(np.clip(60 / np.sqrt(len(truth)) / 8, 0.05, 0.8))
-    for k, (axes, row) in enumerate(zip(panels, rows_of, strict=False)):
+    for k, (axes, row) in enumerate(zip(panels, limits, strict=False)):
         middle, difference = (truth[:, k] + predicted[:, k]) / 2, predicted[:, k] - truth[:, k]
         axes.scatter(middle, difference, s=16, color=PALETTE[k % len(PALETTE)], alpha=opacity, linewidths=0)
         axes.axhline(0, color=MUTED, linewidth=0.8)
@@ -70,24 +75,24 @@ def bland_altman(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequenc
 
 
 def agreement_section(run: Run) -> Section | None:
-    """Scatter, Bland-Altman plots and limits of a regression's test predictions; None where there are none."""
-    truth = None if run.predictions is None else truth_and_outputs(run.predictions, str(run.folder))
-    if truth is None or truth.task != "regression":
+    """Scatter plot, Bland-Altman plots and limits of agreement of a regression; None without test predictions."""
+    found = None if run.predictions is None else labelled_outputs(run.predictions, run.folder)
+    if found is None or found.task != "regression":
         return None
-    names, values = truth.names, (truth.targets, truth.outputs)
+    names, values = found.names, (found.targets, found.outputs)
     scatter = Picture(
-        regression_scatter(*values, names),
-        f"Predictions over targets of {len(truth.targets)} videos: {', '.join(names)}",
+        regression_scatter(*values, regression_metrics(*values, names)["per_dimension"]),
+        f"Predictions over targets of {len(found.targets)} videos: {', '.join(names)}",
     )
     section = Section("Agreement", figures={"Predictions over targets": scatter})
-    if len(truth.targets) > 1:
+    if len(found.targets) > 1:
         rows = limits_of_agreement(*values, names)
-        said = "; ".join(f"{r['dimension']} {r['mean difference']:+.3f}" for r in rows)
+        means = "; ".join(f"{r['dimension']} {r['mean difference']:+.3f}" for r in rows)
         note = (
-            f"95% of differences lie between the dashed lines (mean ± {LIMIT} sd) where they are normally distributed. "
-            "A slope of the cloud says that extreme values are predicted too tamely."
+            f"95% of normally distributed differences lie between the dashed lines (mean ± {LIMIT} sd). "
+            "A falling trend means that extreme values are underestimated."
         )
-        plot = Picture(bland_altman(*values, names), f"Bland-Altman plots; mean differences: {said}", note)
+        plot = Picture(bland_altman(*values, names), f"Bland-Altman plots; mean differences: {means}", note)
         section.figures = {**section.figures, "Bland–Altman: differences over means": plot}
         section.tables = {"Limits of agreement (prediction − target)": rows}
     return section

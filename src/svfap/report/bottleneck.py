@@ -1,4 +1,4 @@
-"""Where the bottleneck tokens look: their spatial maps (Eq. 5) over the frames of a clip."""
+"""The spatial maps of the bottleneck tokens (Eq. 5) over the frames of a clip."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from svfap.data.augment import normalize
 from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.model.encoder import TPSBT, SpatialBottleneck
-from svfap.report.hardest import rank_by_difficulty
+from svfap.report.hard_examples import rank_by_difficulty
 from svfap.report.runs import Run
 from svfap.report.videos import TestVideos
 from svfap.view.figures.base import INK, MUTED, new_figure, styled
@@ -27,13 +27,16 @@ from svfap.view.page import Picture, Section
 from svfap.weights.folder import load_model
 
 MAX_TOKENS, MAX_STEPS = 6, 4
-COLOURS = "inferno"  # of even lightness, so it is read without colour as well
+COLOURS = "inferno"  # lightness rises evenly, so it can be read in grey as well
 
 
 @torch.inference_mode()
 def spatial_maps(model: Model, clips: NDArray[np.uint8]) -> dict[int, NDArray[np.float32]]:
-    """One forward of clips (B, T, H, W, 3) uint8. Returns stage number (from 1) -> weights (B, T_i, G, S), each map
-    summing to one over the S positions; nothing for a model without bottleneck."""
+    """The maps in one forward pass of clips (B, T, H, W, 3) uint8.
+
+    Returns stage (from 1) -> weights (B, T_i, G, S) float32 of G tokens over S positions at T_i time steps, summing to one over
+    the positions; empty for a model without bottleneck tokens.
+    """
     maps: dict[int, NDArray[np.float32]] = {}
     hooks = []
     encoder = model.encoder
@@ -58,13 +61,13 @@ def spatial_maps(model: Model, clips: NDArray[np.uint8]) -> dict[int, NDArray[np
 
 
 def map_table(maps: dict[int, NDArray[np.float32]]) -> list[dict[str, Any]]:
-    """One row per stage: how many of the S positions a token looks at (the exponential of its map's entropy) and how
-    much alike the tokens of a time step are (mean cosine similarity of their maps; 1: all look at the same)."""
+    """One row per stage: the effective number of positions of a token (the exponential of the entropy of its map), and the
+    mean cosine similarity of the maps of a time step (1: all maps are equal)."""
     rows = []
     for number, weights in maps.items():
         steps, tokens, positions = weights.shape[1:]
         entropy = -(weights * np.log(np.maximum(weights, 1e-12))).sum(axis=-1)
-        seen = np.exp(entropy).mean(axis=(0, 1))
+        effective = np.exp(entropy).mean(axis=(0, 1))
         unit = weights / np.linalg.norm(weights, axis=-1, keepdims=True)
         pairs = (unit @ unit.swapaxes(-1, -2))[..., *np.triu_indices(tokens, 1)]
         rows.append(
@@ -72,9 +75,9 @@ def map_table(maps: dict[int, NDArray[np.float32]]) -> list[dict[str, Any]]:
                 "stage": number,
                 "tokens × time steps": f"{tokens} × {steps}",
                 "positions": positions,
-                "seen by a token: least": float(seen.min()),
-                "mean": float(seen.mean()),
-                "most": float(seen.max()),
+                "effective positions of a token: least": float(effective.min()),
+                "mean": float(effective.mean()),
+                "most": float(effective.max()),
                 "similarity of tokens": float(pairs.mean()) if tokens > 1 else None,
             }
         )
@@ -85,8 +88,8 @@ def map_table(maps: dict[int, NDArray[np.float32]]) -> list[dict[str, Any]]:
 def map_figure(clip: NDArray[np.uint8], maps: NDArray[np.float32]) -> Figure:
     """Maps of one stage (T_i, G, S) over a clip (T, H, W, 3): a row per time step, a column per token after the frame.
 
-    Colour is the weight over the even one, 1/S; all maps share the scale. A time step shows its middle frame. Of more
-    than `MAX_TOKENS` tokens those with the most concentrated maps are shown, of more than `MAX_STEPS` steps even ones.
+    The colour is the weight divided by the uniform weight 1/S, on one scale for all maps. A time step shows its middle frame.
+    At most `MAX_TOKENS` tokens are shown, those with the most concentrated maps, and `MAX_STEPS` evenly spaced time steps.
     """
     steps, _, positions = maps.shape
     grid = round(positions**0.5)
@@ -122,7 +125,7 @@ def map_figure(clip: NDArray[np.uint8], maps: NDArray[np.float32]) -> Figure:
 
 
 def overlay(frame: NDArray[np.uint8], strength: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A grey frame (H, W, 3) under a heat map (g, g) in [0, 1], smoothed to the frame's size."""
+    """A frame (H, W, 3) uint8 in grey under a heat map (g, g) in [0, 1], interpolated to the size of the frame."""
     height, width = frame.shape[:2]
     heat = np.clip(cv2.resize(strength.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
     grey = np.repeat(frame.mean(axis=-1, keepdims=True), 3, axis=-1)
@@ -132,9 +135,9 @@ def overlay(frame: NDArray[np.uint8], strength: NDArray[np.float32]) -> NDArray[
 
 
 def bottleneck_section(run: Run) -> Section | None:
-    """Maps over the test videos that are easiest and hardest for a run; of folds, the first one's.
+    """Maps over the easiest and the hardest test video of a run; of folds, of the first.
 
-    None where there are no predictions, and for models without bottleneck tokens. Looks at local files alone.
+    None without predictions, or for a model without bottleneck tokens. Only local files are read.
     """
     one = next((fold for fold in run.folds or [run] if fold.predictions is not None), None)
     if one is None or one.predictions is None or not len(one.predictions):
@@ -156,21 +159,21 @@ def bottleneck_section(run: Run) -> Section | None:
     for k, (row, which) in enumerate(zip(shown.to_dict("records"), ("easiest", "hardest"), strict=False)):
         for number, weights in maps.items():
             caption = f"Stage {number}, {which} video"
-            alt = f"Where each bottleneck token of stage {number} looks in {row['path']}, step by step"
-            note = f"{row['path']}: {row['verdict']}."
+            alt = f"Maps of the bottleneck tokens of stage {number} over {row['path']}, one row per time step"
+            note = f"{row['path']}: {row['description']}."
             figures[caption] = Picture(map_figure(clips[k], weights[k]), alt, note, frames=True)
     text = (
-        "Each token is a weighted mean of a time step's positions (Eq. 5); the maps are these weights, times the number of "
-        "positions, so that 1 is an even look at everything."
+        "Each token is a weighted mean over the positions of a time step (Eq. 5). The maps show the weights times the number "
+        "of positions, so 1 is the uniform weight."
     )
     if run.folds:
         text += f" Of fold {one.name}."
-    return Section(heading, text, tables={"How the tokens share the picture": map_table(maps)}, figures=figures)
+    return Section(heading, text, tables={"Concentration and similarity of the maps": map_table(maps)}, figures=figures)
 
 
 def _local_model(run: Run) -> Path:
-    """The model that was evaluated, else the run's own. Never a name of the Hub: a report asks nothing of the network."""
+    """The folder of the model that was evaluated, else of the run's model. Never a name of the Hub: nothing is downloaded."""
     for folder in (run.metrics.get("model"), run.folder):
         if folder and any((Path(str(folder)) / part / "config.json").is_file() for part in ("", "best", "last")):
             return Path(str(folder))
-    raise UserError(f"its model ({run.metrics.get('model') or run.folder}) is not to be found from here")
+    raise UserError(f"its model ({run.metrics.get('model') or run.folder}) cannot be found")

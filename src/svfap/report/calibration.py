@@ -1,4 +1,4 @@
-"""Whether a classifier's probabilities can be taken at their word: reliability diagram and ECE."""
+"""Calibration of a classifier: reliability diagram and expected calibration error (ECE)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from svfap.report.runs import Run, truth_and_outputs
+from svfap.evaluate.predictions import labelled_outputs
+from svfap.report.runs import Run
 from svfap.view.figures.base import MUTED, PALETTE, new_figure, styled
 from svfap.view.page import Picture, Section
 
 NUM_BINS = 15
-NUM_DRAWS = 500
+NUM_DRAWS = 500  # simulated test sets of a perfectly calibrated model
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Top probabilities in `NUM_BINS` bins of equal width; the expected calibration error and what chance makes of it.
+    """Top probabilities in bins of equal width, the expected calibration error, and its value for perfect calibration.
 
-    count, confidence, accuracy: (bins,) videos, their mean top probability and share that is right; 0 where empty.
-    ece: sum over bins of count / N × |accuracy - confidence| (Guo et al., ICML 2017). chance, chance_95: mean and 95th
-    percentile of the ECE that a perfectly calibrated model with these very top probabilities has on N videos, which
-    is above 0 because N is finite.
+    count (bins,) int64: videos. confidence, accuracy (bins,) float64: their mean top probability and fraction of correct
+    predictions; 0 in empty bins. ece: sum over bins of count / N × |accuracy - confidence| (Guo et al., ICML 2017).
+    chance, chance_95: mean and 95th percentile of the ECE that a perfectly calibrated model with these top probabilities
+    has on N videos; above 0 because N is finite.
     """
 
     count: NDArray[np.int64]
@@ -35,13 +36,13 @@ class Calibration:
 
 
 def calibrate(labels: ArrayLike, probabilities: ArrayLike, num_bins: int = NUM_BINS) -> Calibration:
-    """Calibration of probabilities (N, K) against class indices (N,); a bin holds its upper edge, not its lower one."""
+    """Calibration of probabilities (N, K) against class indices (N,). A bin contains its upper edge, not its lower one."""
     scores = np.asarray(probabilities, np.float64)
-    top, right = scores.max(axis=1), scores.argmax(axis=1) == np.asarray(labels)
+    top, correct = scores.max(axis=1), scores.argmax(axis=1) == np.asarray(labels)
     places = np.digitize(top, np.linspace(0, 1, num_bins + 1)[1:-1], right=True)
     count = np.bincount(places, minlength=num_bins)
     confidence, accuracy = (
-        np.bincount(places, weights, minlength=num_bins) / np.maximum(count, 1) for weights in (top, right)
+        np.bincount(places, weights, minlength=num_bins) / np.maximum(count, 1) for weights in (top, correct)
     )
     ece = float((count * np.abs(accuracy - confidence)).sum() / len(top))
     rng = np.random.default_rng(0)
@@ -54,7 +55,7 @@ def calibrate(labels: ArrayLike, probabilities: ArrayLike, num_bins: int = NUM_B
 
 @styled
 def reliability_diagram(result: Calibration) -> Figure:
-    """Accuracy over confidence, bin by bin, above the number of videos in each bin."""
+    """Accuracy over confidence for each bin, and below it the number of videos in each bin."""
     num_bins = len(result.count)
     width = 1 / num_bins
     centres = (np.arange(num_bins) + 0.5) * width
@@ -69,7 +70,7 @@ def reliability_diagram(result: Calibration) -> Figure:
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3, label="perfect")
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.tick_params(axis="x", labelbottom=False)
-    axes.set_ylabel("Share that is right")
+    axes.set_ylabel("Fraction correct")
     axes.legend(loc="upper left", title=f"ECE {result.ece:.3f}", alignment="left")
     bars = below.bar(centres, result.count, width * 0.94, color=PALETTE[7], zorder=2)
     below.bar_label(bars, [f"{n:,}" if n else "" for n in result.count], padding=1, fontsize=7)
@@ -80,25 +81,27 @@ def reliability_diagram(result: Calibration) -> Figure:
 
 
 def calibration_section(run: Run) -> Section | None:
-    """Diagram and numbers of a classifier's test predictions; None where there are none."""
-    truth = None if run.predictions is None else truth_and_outputs(run.predictions, str(run.folder))
-    if truth is None or truth.task != "classification":
+    """Reliability diagram and ECE of a classifier; None without test predictions."""
+    found = None if run.predictions is None else labelled_outputs(run.predictions, run.folder)
+    if found is None or found.task != "classification":
         return None
-    result = calibrate(truth.targets, truth.outputs)
+    result = calibrate(found.targets, found.outputs)
     confidence = float((result.count * result.confidence).sum() / result.count.sum())
     accuracy = float((result.count * result.accuracy).sum() / result.count.sum())
-    leaning = "more" if confidence > accuracy + 0.01 else "less" if confidence < accuracy - 0.01 else "as"
+    if abs(confidence - accuracy) <= 0.01:
+        verdict = "On average, the confidence equals the accuracy."
+    else:
+        verdict = f"On average, the model is {'over' if confidence > accuracy else 'under'}confident."
     numbers = {
         "ECE": f"{result.ece:.4f}",
-        "of a perfectly calibrated model, by chance": f"{result.chance:.4f}",
-        "95% of such are below": f"{result.chance_95:.4f}",
+        "ECE of a perfectly calibrated model": f"{result.chance:.4f}",
+        "its 95th percentile": f"{result.chance_95:.4f}",
         "mean confidence, %": f"{100 * confidence:.1f}",
         "accuracy, %": f"{100 * accuracy:.1f}",
     }
     note = (
-        f"{NUM_BINS} bins of equal width. A perfectly calibrated model is right as often as it says: its bars end on the "
-        "diagonal, and its ECE goes to 0 as videos are added; on so many videos chance alone leaves "
-        f"{result.chance:.3f} on average. On the whole, this one is {leaning} sure {'as' if leaning == 'as' else 'than'} right."
+        f"{NUM_BINS} bins of equal width. The bars of a perfectly calibrated model end on the diagonal; with this number of "
+        f"videos its ECE is {result.chance:.3f} on average, by chance. {verdict}"
     )
     alt = f"Reliability diagram: ECE {result.ece:.3f}, mean confidence {confidence:.0%}, accuracy {accuracy:.0%}"
     figure = Picture(reliability_diagram(result), alt, note)

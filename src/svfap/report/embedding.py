@@ -1,4 +1,4 @@
-"""What a model's features are near: a map of them, and whether neighbours share the label or the face."""
+"""The features of the test videos: a map, and how often nearest neighbours share the label or the subject."""
 
 from __future__ import annotations
 
@@ -15,54 +15,56 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances
 
+from svfap.evaluate.predictions import labelled_outputs
 from svfap.report.runs import RUN_FILES, Run
 from svfap.view.figures.base import PALETTE, legend_name, new_figure, styled
 from svfap.view.page import Picture, Section
 
-MAX_CLIPS = 5000  # t-SNE and all pairs of them take about a minute of one core
+MAX_CLIPS = 5000  # t-SNE and all pairs of these take about a minute on one core
 MIN_FOR_TSNE = 30
 MARKERS = "os^DvPX*<>ph"
 
 
 def subsample(num_clips: int) -> NDArray[np.int64]:
-    """All clips, or `MAX_CLIPS` of them drawn with a fixed seed; ascending."""
+    """Indices of all clips, or of `MAX_CLIPS` drawn with a fixed seed; ascending int64."""
     if num_clips <= MAX_CLIPS:
         return np.arange(num_clips)
     return np.sort(np.random.default_rng(0).choice(num_clips, MAX_CLIPS, replace=False))
 
 
 def project(features: ArrayLike) -> tuple[NDArray[np.float64], str]:
-    """(N, D) -> (N, 2) and how: t-SNE of the first 50 principal components, or, below `MIN_FOR_TSNE` clips, PCA."""
+    """Features (N, D) -> positions (N, 2) and a sentence on the method: t-SNE of the first 50 principal components, or PCA
+    for fewer than `MIN_FOR_TSNE` clips."""
     values = np.asarray(features, np.float64)
     if len(values) < MIN_FOR_TSNE:
         components = PCA(min(2, *values.shape)).fit_transform(values)
         flat = np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
-        return flat, "PCA: too few clips for the neighbourhoods of t-SNE."
+        return flat, "PCA, as there are too few clips for t-SNE."
     reduced = PCA(min(50, *values.shape), random_state=0).fit_transform(values)
     perplexity = min(30, len(values) // 5)
-    places = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
-    return places, (
-        f"t-SNE (perplexity {perplexity}), as the question is who is whose neighbour: near means alike, while the "
-        "distances between groups and the axes mean nothing."
+    positions = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
+    return positions, (
+        f"t-SNE (perplexity {perplexity}): points that are close have similar features; distances between clusters and the "
+        "axes have no meaning."
     )
 
 
 def neighbour_table(
     features: ArrayLike, labels: Sequence[str] | None, subjects: Sequence[str] | None
 ) -> list[dict[str, Any]]:
-    """How often a clip's nearest neighbour (leave-one-out 1-NN, cosine distance about the mean) shares something.
+    """How often the nearest neighbour of a clip (leave-one-out 1-NN, cosine distance after centring) shares label or subject.
 
-    Chance is the same share over all pairs that could be neighbours, so that 1-NN of features that say nothing gives it.
-    The third row lets a clip choose among other subjects' clips alone, so the face neither helps nor hinders. Clips whose
-    subject is unknown ('') stay out of rows about subjects.
+    A row each for the label, the subject, and the label where only clips of other subjects can be neighbours, so that identity
+    plays no part. Chance is the fraction over all possible pairs, which uninformative features reach. Clips of an unknown
+    subject ('') are left out of rows about subjects.
 
-    features: (N, D); labels, subjects: N names or None. Rows without any pair to judge are left out.
+    features: (N, D); labels, subjects: N names or None. Rows without any possible pair are left out.
     """
     values = np.asarray(features, np.float64)
     distances = pairwise_distances(values - values.mean(axis=0), metric="cosine")
     rows = []
 
-    def judge(what: str, shared: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> None:
+    def add_row(shared_property: str, shared: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> None:
         allowed = allowed & ~np.eye(len(values), dtype=bool)
         clips = np.flatnonzero(allowed.any(axis=1))
         if not len(clips):
@@ -72,7 +74,7 @@ def neighbour_table(
         chance = ((shared & allowed).sum(axis=1)[clips] / allowed.sum(axis=1)[clips]).mean()
         rows.append(
             {
-                "the nearest neighbour shares": what,
+                "the nearest neighbour shares": shared_property,
                 "1-NN, %": f"{100 * hits:.1f}",
                 "chance, %": f"{100 * chance:.1f}",
                 "clips": len(clips),
@@ -83,26 +85,28 @@ def neighbour_table(
     both = known[:, None] & known[None, :]
     same_label, same_subject = (None if names is None else _same(names) for names in (labels, subjects))
     if same_label is not None:
-        judge("the label", same_label, np.ones_like(both))
+        add_row("the label", same_label, np.ones_like(both))
     if same_subject is not None:
-        judge("the subject", same_subject, both)
+        add_row("the subject", same_subject, both)
         if same_label is not None:
-            judge("the label, among other subjects", same_label, both & ~same_subject)
+            add_row("the label, among other subjects", same_label, both & ~same_subject)
     return rows
 
 
 @styled
-def embedding_map(places: NDArray[np.float64], by: dict[str, Sequence[str] | NDArray[np.float64]]) -> Figure:
-    """One map of (N, 2) places for each entry of `by`: its title -> N names, or N numbers, that colour the points."""
+def embedding_map(positions: NDArray[np.float64], by: dict[str, Sequence[str] | NDArray[np.float64]]) -> Figure:
+    """Scatter plots of positions (N, 2), one per entry of `by`: title -> N names or N numbers that colour the points."""
     figure, panels = new_figure(4.9 * len(by), 4.9, 1, len(by))
     for axes, (title, values) in zip(panels, by.items(), strict=True):
         if isinstance(values, np.ndarray) and values.dtype.kind == "f":
-            points = axes.scatter(places[:, 0], places[:, 1], s=20, c=values, cmap="cividis", linewidths=0, alpha=0.9)
+            points = axes.scatter(
+                positions[:, 0], positions[:, 1], s=20, c=values, cmap="cividis", linewidths=0, alpha=0.9
+            )
             bar = figure.colorbar(points, ax=axes, shrink=0.7, location="bottom", pad=0.02)
             bar.ax.tick_params(labelsize=8)
             bar.outline.set_visible(False)
         else:
-            _coloured(axes, places, [str(value) for value in values])
+            _scatter_by_name(axes, positions, [str(value) for value in values])
         axes.set(xticks=[], yticks=[])
         axes.grid(False)
         axes.spines[:].set_visible(False)
@@ -110,17 +114,17 @@ def embedding_map(places: NDArray[np.float64], by: dict[str, Sequence[str] | NDA
     return figure
 
 
-def _coloured(axes: Axes, places: NDArray[np.float64], names: Sequence[str]) -> None:
-    """Points in the colour and mark of their name; beyond as many as there are colours the rarest are grey."""
+def _scatter_by_name(axes: Axes, positions: NDArray[np.float64], names: Sequence[str]) -> None:
+    """A colour and a marker for each name; if there are more names than colours, the rarest are grey."""
     common = [name for name, _ in Counter(name for name in names if name).most_common(len(PALETTE))]
     listed = sorted(common) if len(set(names)) > len(PALETTE) else list(dict.fromkeys(n for n in names if n))
     array = np.array(names, dtype=object)
     rest = ~np.isin(array, listed)
     if rest.any():
         others = f"{len(set(array[rest]))} others"
-        axes.scatter(places[rest, 0], places[rest, 1], s=14, color="#C9D1D9", linewidths=0, label=others)
+        axes.scatter(positions[rest, 0], positions[rest, 1], s=14, color="#C9D1D9", linewidths=0, label=others)
     for k, name in enumerate(listed):
-        x, y = places[array == name].T
+        x, y = positions[array == name].T
         style: dict[str, Any] = {"color": PALETTE[k], "marker": MARKERS[k % len(MARKERS)], "alpha": 0.85}
         axes.scatter(x, y, s=22, linewidths=0, label=legend_name(name), **style)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=8)
@@ -132,9 +136,9 @@ def _same(names: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def embedding_section(run: Run) -> Section | None:
-    """Map and neighbours of a run's test features; of folds, the map of the first, since each has a network of its own.
+    """Map and nearest neighbours of the test features; of folds, the map of the first, since every fold has its own network.
 
-    None where there are no predictions to colour by.
+    None without predictions.
     """
     if run.predictions is None:
         return None
@@ -150,37 +154,46 @@ def embedding_section(run: Run) -> Section | None:
         picked = subsample(len(table))
         features, table = features[picked], table.iloc[picked]
         subjects = list(table["subject"]) if "subject" in table and any(table["subject"]) else None
-        labels = list(table["label"]) if "label" in table else None
-        found = neighbour_table(features, labels, subjects)
-        rows += [{"": f"fold {one.name}", **row} for row in found] if run.folds else found
+        labels, values = _truth(table, one)
+        shared = neighbour_table(features, labels, subjects)
+        rows += [{"": f"fold {one.name}", **row} for row in shared] if run.folds else shared
         if section.figures:
             continue
-        dimensions = [str(c).removeprefix("target_") for c in table.columns if str(c).startswith("target_")]
         by: dict[str, Sequence[str] | NDArray[np.float64]] = {"by label": labels} if labels else {}
-        by |= {f"by {name}": table[f"target_{name}"].to_numpy(float) for name in dimensions[:2]}
+        by |= {f"by {name}": targets for name, targets in list(values.items())[:2]}
         by |= {"by subject": subjects} if subjects else {}
         if not by:
             continue
-        places, how = project(features)
+        positions, how = project(features)
         notes = [how]
         if len(picked) == MAX_CLIPS:
             notes.append(f"{MAX_CLIPS:,} videos, drawn with a fixed seed.")
         if run.folds:
-            notes.append(f"Of fold {one.name}: every fold has a network, and so a space, of its own.")
+            notes.append(f"Of fold {one.name}; every fold has its own network and feature space.")
         alt = f"Map of the features of {len(table)} test videos, coloured {' and '.join(by)}"
-        section.figures = {"Features of the test videos": Picture(embedding_map(places, by), alt, " ".join(notes))}
-    section.tables = {"Does a video's nearest neighbour share it? (leave-one-out)": rows}
+        section.figures = {"Features of the test videos": Picture(embedding_map(positions, by), alt, " ".join(notes))}
+    section.tables = {"What nearest neighbours share (leave-one-out)": rows}
     section.text = (
-        "Where features hold who is seen, the nearest neighbour shares the subject far above chance. With the same "
-        "subject left out, the last row says what they hold of the label without the help, or hindrance, of the face."
+        "If features encode identity, the nearest neighbour shares the subject far more often than by chance. The last row "
+        "excludes clips of the same subject, so it measures what the features encode of the label apart from identity."
         if any("subject" in row["the nearest neighbour shares"] for row in rows)
-        else "The subjects are not known, so whether features hold identity cannot be told."
+        else "The subjects are not known, so it cannot be measured whether the features encode identity."
     )
     return section
 
 
+def _truth(table: pd.DataFrame, run: Run) -> tuple[list[str] | None, dict[str, NDArray[np.float64]]]:
+    """The labels of a classification, or dimension -> targets of a regression."""
+    found = labelled_outputs(table, run.folder)
+    if found is None:
+        return None, {}
+    if found.task == "classification":
+        return [found.names[k] for k in found.targets], {}
+    return None, dict(zip(found.names, found.targets.T, strict=True))
+
+
 def _matched(run: Run) -> tuple[NDArray[np.float32], pd.DataFrame]:
-    """Features and rows of the predictions that belong together, in the predictions' order."""
+    """Features (N, D) and the rows of the predictions they belong to, in the order of the predictions."""
     assert run.features is not None and run.predictions is not None
     paths, features = run.features
     row_of = {path: row for row, path in enumerate(paths)}

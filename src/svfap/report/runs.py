@@ -1,9 +1,8 @@
-"""What run folders hold, read into one shape; a folder of folds is read as one run with its predictions pooled."""
+"""Run folders, read. A folder of folds is read as one run whose predictions are pooled."""
 
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,18 @@ from numpy.typing import NDArray
 from svfap.data.prepared import read_dataset
 from svfap.data.video import natural_key
 from svfap.errors import UserError
-from svfap.evaluate.metrics import classification_metrics, regression_metrics
+from svfap.evaluate.folds import FoldPredictions, pool_predictions
+from svfap.evaluate.predictions import (
+    FRAMES_FILE,
+    PREDICTIONS_FILE,
+    read_features,
+    read_predictions,
+    task_and_names,
+    truth_columns,
+)
 from svfap.formats import upgrade
 
-# Files of a run folder, as the commands write them by default; of several that match a pattern, the first one is shown.
+# What the folder of a run may hold: the default outputs of the other commands.
 RUN_FILES = {
     "config": "config.yaml",
     "log": "log.jsonl",
@@ -32,26 +39,18 @@ RUN_FILES = {
     "picture": "reconstruction/reconstruction.png",
     "film": "reconstruction/reconstruction.mp4",
 }
-POOLED_FILE = "results.json"  # of a folder of folds, as `svfap finetune --fold all` leaves it
+POOLED_FILE = "results.json"  # in a folder of folds, written by `svfap finetune --fold all` and `svfap pool`
 TRAINING_FACTS = ("epochs", "best_epoch", "chosen_by", "parameters", "seconds", "num_unreadable")
-NAMES = (
-    "path",
-    "label",
-    "prediction",
-    "subject",
-    "group",
-    "fold",
-)  # columns of names, even where they look like numbers
 
 
 @dataclass
 class Run:
-    """One run, or several folds of one; what is missing is empty.
+    """One run, or the folds of a cross-validation as one run; what its folder lacks is empty.
 
-    metrics: of the test set, as `svfap evaluate` wrote them, or of all folds' predictions scored once. predictions: one
-    row per test video; with folds, a column `fold` says whose. features: N paths, and (N, D). dataset: name of the
-    prepared dataset it was trained on. pictures: name in `RUN_FILES` -> file. incomplete: sentences about folds that the
-    pooled scores lack.
+    metrics: of the test set, as written by `svfap evaluate`, or of the predictions of all folds pooled. predictions: one
+    row per test video; with folds, the column `fold` names the fold. frames: one row per frame, of a frame-level model.
+    features: N paths, and (N, D). dataset: name of the prepared dataset. pictures: name in `RUN_FILES` -> file. incomplete:
+    sentences about what the pooled scores lack.
     """
 
     name: str
@@ -60,6 +59,7 @@ class Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)
     predictions: pd.DataFrame | None = None
+    frames: pd.DataFrame | None = None
     features: tuple[list[str], NDArray[np.float32]] | None = None
     config: str = ""
     pictures: dict[str, Path] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run's folder, or a folder of folds (`fold_<name>/`). Raises `UserError` naming the folder or a damaged file."""
+    """Read the folder of a run, or of folds (`fold_<name>/`). Raises `UserError` with the folder or a damaged file."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder")
     folds = sorted((path for path in folder.glob("fold_*") if path.is_dir()), key=lambda path: natural_key(path.name))
@@ -91,6 +91,7 @@ def _read_one(folder: Path) -> Run:
     training = read("training", _read_json, {})
     config = read("config", lambda file: file.read_text(errors="replace"), "")
     settings = _settings(config, folder / RUN_FILES["config"])
+    frames = folder / RUN_FILES["predictions"].replace(PREDICTIONS_FILE, FRAMES_FILE)
     return Run(
         name=folder.resolve().name,
         folder=folder,
@@ -98,7 +99,8 @@ def _read_one(folder: Path) -> Run:
         metrics=read("metrics", _read_json, {}),
         log=read("log", _read_log, []),
         predictions=read("predictions", read_predictions, None),
-        features=read("features", _read_features, None),
+        frames=read_predictions(frames) if frames.is_file() else None,
+        features=read("features", read_features, None),
         config=config,
         dataset=_dataset_name(settings.get("dataset")),
         preset=str(settings.get("preset", "")),
@@ -107,7 +109,7 @@ def _read_one(folder: Path) -> Run:
 
 
 def _pool(folder: Path, folds: list[Run]) -> Run:
-    """The folds as one run: their predictions are put together and scored once, which is the paper's protocol."""
+    """The folds as one run, with the scores of `results.json`, else of their predictions pooled."""
     for fold in folds:
         fold.name = fold.name.removeprefix("fold_")
     first = folds[0]
@@ -121,7 +123,9 @@ def _pool(folder: Path, folds: list[Run]) -> Run:
     if tables:
         columns = [set(table.columns) for table in tables.values()]
         if any(names != columns[0] for names in columns):
-            raise UserError(f"{folder}: the folds' predictions have different columns; are they of one dataset?")
+            raise UserError(
+                f"{folder}: the predictions of the folds have different columns; are the folds of one dataset?"
+            )
         run.predictions = pd.concat([table.assign(fold=name) for name, table in tables.items()], ignore_index=True)
     if (folder / POOLED_FILE).is_file():
         known = _read_json(folder / POOLED_FILE)
@@ -130,28 +134,39 @@ def _pool(folder: Path, folds: list[Run]) -> Run:
         run.dataset, run.preset = str(known.get("dataset", run.dataset)), str(known.get("preset", run.preset))
         return run
     run.incomplete = [f"fold {f.name} is not evaluated" for f in folds if f.name not in tables]
-    run.incomplete.append(
-        f"{POOLED_FILE} is not there, so folds may be missing; the pooled scores here are over videos"
-    )
-    truth = None if run.predictions is None else truth_and_outputs(run.predictions, str(folder))
-    if truth is not None:
-        score = classification_metrics if truth.task == "classification" else regression_metrics
-        evaluated = [f for f in folds if f.name in tables]
-        counts = {
-            word: sum(f.metrics.get(word, len(tables[f.name])) for f in evaluated)
-            for word in ("num_expected", "num_evaluated")
-        }
-        run.metrics = {**score(truth.targets, truth.outputs, truth.names), **counts}
+    run.incomplete.append(f"{POOLED_FILE} is not there, so folds may be missing; `svfap pool {folder}` writes it")
+    try:
+        run.metrics = _pooled_metrics(run)
+    except UserError as error:
+        run.incomplete.append(f"the predictions of the folds cannot be pooled ({error})")
     return run
 
 
+def _pooled_metrics(run: Run) -> dict[str, Any]:
+    """Scores of the predictions of all folds together; of groups, unless the folds were scored by video. Raises `UserError`."""
+    found = None if run.predictions is None else task_and_names(run.predictions)
+    if found is None:
+        return {}
+    folds = []
+    for fold in run.folds:
+        if fold.predictions is None or not len(fold.predictions):
+            continue
+        scored_by_video = fold.frames is not None or (
+            "num_evaluated" in fold.metrics and "num_groups" not in fold.metrics
+        )
+        table = fold.predictions.assign(group="") if scored_by_video else fold.predictions
+        num_expected = fold.metrics.get("num_expected", len(table))
+        folds.append(FoldPredictions(fold.name, table, num_expected, fold.frames))
+    return pool_predictions(folds, *found)
+
+
 def _settings(config: str, file: Path) -> dict[str, Any]:
-    """The configuration's words; none where it is no YAML of words."""
+    """The settings in `config.yaml`; none if it is not a YAML mapping."""
     try:
-        words = yaml.safe_load(config)
+        settings = yaml.safe_load(config)
     except yaml.YAMLError:
         return {}
-    return upgrade("training settings", words, file) if isinstance(words, dict) else {}
+    return upgrade("training settings", settings, file) if isinstance(settings, dict) else {}
 
 
 def _dataset_name(folder: Any) -> str:
@@ -159,46 +174,18 @@ def _dataset_name(folder: Any) -> str:
         return ""
     try:
         return read_dataset(str(folder)).name
-    except UserError:  # it may lie on another machine
+    except UserError:  # it may be on another machine
         return Path(str(folder)).name
 
 
-@dataclass(frozen=True)
-class Truth:
-    """Targets (N,) class indices or (N, K) values, and outputs (N, K) probabilities or values, of K names."""
-
-    task: str
-    names: list[str]
-    targets: NDArray[Any]
-    outputs: NDArray[np.float64]
-
-
-def truth_and_outputs(table: pd.DataFrame, where: str) -> Truth | None:
-    """What a table of predictions says, as arrays; None where it has no rows or no truth. Raises `UserError`."""
-    classes, dimensions = (_named(table, prefix) for prefix in ("prob_", "target_"))
-    if not len(table) or not ((classes and "label" in table) or dimensions):
-        return None
-    try:
-        if classes and "label" in table:
-            labels = np.array([classes.index(name) for name in table["label"]])
-            return Truth("classification", classes, labels, table[[f"prob_{n}" for n in classes]].to_numpy(float))
-        targets, outputs = (table[[f"{k}_{n}" for n in dimensions]].to_numpy(float) for k in ("target", "pred"))
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{where}: the predictions' columns do not fit together ({error}); evaluate again") from None
-    return Truth("regression", dimensions, targets, outputs)
-
-
-def _named(table: pd.DataFrame, prefix: str) -> list[str]:
-    return [str(column).removeprefix(prefix) for column in table.columns if str(column).startswith(prefix)]
-
-
 def same_test_set(runs: Sequence[Run]) -> bool:
-    """Whether all these runs that have predictions were tested on the same videos with the same truth."""
+    """Whether the runs that have predictions were tested on the same videos with the same truth."""
     sets = []
     for run in runs:
         if run.predictions is None:
             continue
-        columns = [c for c in run.predictions.columns if c in ("path", "label") or str(c).startswith("target_")]
+        found = task_and_names(run.predictions)
+        columns = ["path", *(truth_columns(*found) if found else [])]
         sets.append(set(run.predictions[columns].itertuples(index=False, name=None)))
     return all(videos == sets[0] for videos in sets)
 
@@ -220,7 +207,7 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line) if line.strip() else {}
         except ValueError:
-            # A run that is still writing, or was killed, may leave half a line at the end.
+            # The last line may be incomplete, if the run is still writing or was killed.
             if number < len(lines):
                 raise UserError(f"{path}: line {number} is not JSON; remove it") from None
             break
@@ -230,26 +217,8 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _read_csv(path: Path, **how: Any) -> pd.DataFrame:
+def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, **how)
+        return pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error})") from None
-
-
-def read_predictions(path: Path) -> pd.DataFrame:
-    """`predictions.csv` with its names as text: "01" stays "01", and "NA" may be a class. Raises `UserError`."""
-    return _read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False)
-
-
-def _read_features(path: Path) -> tuple[list[str], NDArray[np.float32]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            paths, features = [str(name) for name in file["paths"]], np.asarray(file["features"], np.float32)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read as features and paths ({error}); evaluate again") from None
-    if features.ndim != 2 or len(features) != len(paths) or not np.isfinite(features).all():
-        raise UserError(
-            f"{path}: features {features.shape} are no finite vectors of {len(paths)} paths; evaluate again"
-        )
-    return paths, features

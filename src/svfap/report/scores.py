@@ -1,4 +1,4 @@
-"""Tables and figures of scores: runs side by side, one run's classes or dimensions, and the paper's numbers beside them."""
+"""Tables and figures of scores: several runs compared, the classes or dimensions of one run, and the numbers of the paper."""
 
 from __future__ import annotations
 
@@ -7,42 +7,38 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from rich.markup import escape
+from rich.table import Table as TerminalTable
 
-from svfap.evaluate.metrics import REGRESSION_SCORES
+from svfap.metric_table import format_percent, metric_heading, metric_keys, metric_text
 from svfap.paper import RESULTS
 from svfap.report.runs import Run, same_test_set
-from svfap.view.figures.base import PERCENT, metric_name
 from svfap.view.figures.curves import fold_curves, loss_curves
 from svfap.view.figures.scores import class_bars, comparison_bars, confusion_matrix
 from svfap.view.page import Picture, Section, Table
 
-CLASSIFICATION_SCORES = ("uar", "war", "weighted_f1", "macro_f1")
 PAPER = {"svfap_small": "paper, SVFAP-S", "svfap_base": "paper, SVFAP-B", "released": "authors' released weights"}
 
 
 def overview(runs: Sequence[Run]) -> Section:
-    """All runs side by side: test metrics, bars where two runs share a kind of metric, and facts."""
+    """All runs compared: test scores, bars where two runs have the same task, and facts."""
     tables: dict[str, Table] = {}
     figures: dict[str, Figure] = {}
     notices = []
-    for caption, listed, group in (
-        ("Classification on the test set", CLASSIFICATION_SCORES, CLASSIFICATION_SCORES),
-        ("Regression on the test set", REGRESSION_SCORES, ("ccc", "pcc", "accuracy")),
-    ):
-        mine = [run for run in runs if group[0] in run.metrics]
+    for task in ("classification", "regression"):
+        caption = f"{task.capitalize()} on the test set"
+        keys, drawn = metric_keys(task, tables=True), metric_keys(task, tables=True, higher_is_better=True)
+        evaluated = [run for run in runs if keys[0] in run.metrics]
         tables[caption] = [
-            {
-                "run": run.name,
-                **{_column(m): _written(m, run.metrics.get(m)) for m in listed},
-                "videos": _coverage(run.metrics),
-            }
-            for run in mine
+            {"run": run.name, **_cells(run.metrics, keys), "videos": _coverage(run.metrics)} for run in evaluated
         ]
-        if len(mine) > 1:
-            results = {run.name: {m: run.metrics[m] for m in group if m in run.metrics} for run in mine}
-            figures[caption] = comparison_bars(results, group)
-            if not same_test_set(mine):
-                notices.append(f"{caption}: the runs were tested on different videos, so their scores do not compare.")
+        if len(evaluated) > 1:
+            results = {run.name: {m: run.metrics[m] for m in drawn if m in run.metrics} for run in evaluated}
+            figures[caption] = comparison_bars(results, drawn)
+            if not same_test_set(evaluated):
+                notices.append(
+                    f"{caption}: the runs were tested on different videos, so their scores are not comparable."
+                )
     facts: dict[str, dict[str, Any]] = {}
     for run in runs:
         for key, value in {**run.training, **_progress(run.log)}.items():
@@ -53,8 +49,22 @@ def overview(runs: Sequence[Run]) -> Section:
     return Section("Overview", notice=" ".join(notices), tables=tables, figures=figures)
 
 
+def runs_table(runs: Sequence[Run]) -> TerminalTable:
+    """Test scores of the evaluated runs for the terminal; of folds, the pooled ones."""
+    evaluated = [run for run in runs if run.metrics]
+    keys = [key for key in metric_keys(tables=True) if any(key in run.metrics for run in evaluated)]
+    table = TerminalTable(title="on the test set" if evaluated else "no run has been evaluated yet")
+    table.add_column("run")
+    for column in (*map(metric_heading, keys), "videos"):
+        table.add_column(column, justify="right")
+    for run in evaluated:
+        cells = [value or "" for value in _cells(run.metrics, keys).values()]
+        table.add_row(escape(run.name), *cells, str(_coverage(run.metrics)))
+    return table
+
+
 def training_section(run: Run) -> Section | None:
-    """Curves of a run, or of all folds in one figure; None without a log."""
+    """Training curves of a run, or of all folds in one figure; None without a log."""
     logs = {f"fold {one.name}": one.log for one in run.folds} or {run.name: run.log}
     logs = {name: log for name, log in logs.items() if any(record.get("kind") in ("train", "val") for record in log)}
     if not logs:
@@ -65,22 +75,22 @@ def training_section(run: Run) -> Section | None:
 
 
 def scores_section(run: Run) -> Section | None:
-    """Test scores by class or dimension, by fold, and beside the paper's; None for a run that is not evaluated."""
+    """Test scores by class or dimension, by fold, and beside the paper's; None if the run is not evaluated."""
     metrics = run.metrics
-    if not metrics:
+    if not metrics and not any(fold.metrics for fold in run.folds):
         return None
     tables: dict[str, Table] = {}
     figures: dict[str, Picture] = {}
     if run.folds:
         tables["Fold by fold"] = _fold_table(run)
-    if beside := _beside_paper(run):
+    if compared := _beside_paper(run):
         caption = f"Beside the paper's results on {run.dataset}"
         note = (
             ""
             if run.folds
-            else "One evaluation of ours; the paper pools the predictions of all folds where there are several."
+            else "Ours is one evaluation; for datasets with folds the paper pools the predictions of all folds."
         )
-        figures[caption] = Picture(comparison_bars(beside, list(next(iter(beside.values())))), caption, note)
+        figures[caption] = Picture(comparison_bars(compared, list(next(iter(compared.values())))), caption, note)
     if per_class := metrics.get("per_class"):
         tables["Per class, on the test set"] = _class_table(metrics, "videos")
         if "frames" in metrics:
@@ -92,22 +102,28 @@ def scores_section(run: Run) -> Section | None:
     ):
         if per_dimension := scores.get("per_dimension"):
             tables[caption] = [
-                {"dimension": name, **{_column(m): _written(m, s[m]) for m in REGRESSION_SCORES}}
+                {"dimension": name, **_cells(s, metric_keys("regression", tables=True))}
                 for name, s in per_dimension.items()
             ]
     groups = metrics.get("num_groups")
-    text = f"Scored over {groups} groups of videos, each with the mean of its videos' outputs." if groups else ""
+    text = (
+        f"Scored over {groups} groups of videos; the outputs of the videos of a group are averaged." if groups else ""
+    )
     return Section("Scores", text, notice=_warning(run), tables=tables, figures=figures)
 
 
-def _class_table(metrics: Mapping[str, Any], what: str) -> Table:
-    """Scores of each class over `what`, videos or frames."""
+def _class_table(metrics: Mapping[str, Any], unit: str) -> Table:
+    """Recall, precision and F1 of each class over videos or frames, the `unit`; empty for classes without any."""
     absent = metrics.get("classes_absent", [])
+    columns = {"recall, %": "accuracy", "precision, %": "precision", "F1, %": "f1"}
     return [
-        {"class": name, **{_column(m, "uar"): None if name in absent else _written("uar", s[m])
-                           for m in ("accuracy", "precision", "f1")}, what: s["count"]}
-        for name, s in metrics["per_class"].items()
-    ]  # fmt: skip
+        {
+            "class": name,
+            **{column: None if name in absent else format_percent(scores[key]) for column, key in columns.items()},
+            unit: scores["count"],
+        }
+        for name, scores in metrics["per_class"].items()
+    ]
 
 
 def _class_figures(run: Run, per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, Picture]:
@@ -118,45 +134,40 @@ def _class_figures(run: Run, per_class: Mapping[str, Mapping[str, Any]]) -> dict
         for fold in run.folds
         if "per_class" in fold.metrics
     }
-    said = ", ".join(f"{name} {100 * recall:.0f}%" for name, recall in recalls.items() if counts[name])
+    listed = ", ".join(f"{name} {100 * recall:.0f}%" for name, recall in recalls.items() if counts[name])
     pictures = {
         "Recall of each class (videos)": Picture(
             class_bars(recalls, counts, folds),
-            f"Recall by class: {said}",
-            "The paper gives no recalls by class; the dashed line is their mean, UAR.",
+            f"Recall by class: {listed}",
+            "The dashed line is the mean, UAR. The paper reports no recalls by class.",
         )
     }
     if "confusion" in run.metrics:
         caption = "Confusion matrix: rows are the truth" + (", all folds pooled" if run.folds else "")
         pictures[caption] = Picture(
-            confusion_matrix(run.metrics["confusion"], list(per_class)), f"{caption}. On the diagonal: {said}"
+            confusion_matrix(run.metrics["confusion"], list(per_class)), f"{caption}. On the diagonal: {listed}"
         )
     return pictures
 
 
 def _fold_table(run: Run) -> list[dict[str, Any]]:
-    """Each fold's own scores, their mean and standard deviation (n - 1), and the pooled ones."""
-    names = [m for m in (*CLASSIFICATION_SCORES, "ccc", "pcc", "mae") if m in run.metrics]
+    """The scores of each fold, their mean and standard deviation (n - 1), and the pooled scores."""
+    keys = [key for key in metric_keys(tables=True) if any(key in one.metrics for one in (run, *run.folds))]
     rows: list[dict[str, Any]] = [
-        {
-            "": f"fold {fold.name}",
-            **{_column(m): _written(m, fold.metrics.get(m)) for m in names},
-            "videos": _coverage(fold.metrics),
-        }
-        for fold in run.folds
+        {"": f"fold {fold.name}", **_cells(fold.metrics, keys), "videos": _coverage(fold.metrics)} for fold in run.folds
     ]
-    scored = {m: [fold.metrics[m] for fold in run.folds if m in fold.metrics] for m in names}
-    if all(len(values) > 1 for values in scored.values()):
-        spread = {m: (_written(m, float(np.mean(v))), _written(m, float(np.std(v, ddof=1)))) for m, v in scored.items()}
-        rows.append(
-            {"": "mean ± sd", **{_column(m): f"{mean} ± {sd}" for m, (mean, sd) in spread.items()}, "videos": None}
-        )
-    pooled = {_column(m): _written(m, run.metrics.get(m)) for m in names}
-    return [*rows, {"": "pooled", **pooled, "videos": _coverage(run.metrics)}]
+    scores = {key: [fold.metrics[key] for fold in run.folds if key in fold.metrics] for key in keys}
+    if all(len(values) > 1 for values in scores.values()):
+        spread = {
+            metric_heading(key): f"{metric_text(key, float(np.mean(v)))} ± {metric_text(key, float(np.std(v, ddof=1)))}"
+            for key, v in scores.items()
+        }
+        rows.append({"": "mean ± sd", **spread, "videos": None})
+    return [*rows, {"": "pooled", **_cells(run.metrics, keys), "videos": _coverage(run.metrics)}]
 
 
 def _beside_paper(run: Run) -> dict[str, dict[str, float]]:
-    """Name -> metric -> value: ours and the paper's, of the metrics that both give; empty where the paper has none."""
+    """Name -> metric -> value: ours and the paper's, for metrics that both have; empty if the paper has none."""
     published = RESULTS.get(run.dataset, {})
     ours = {m: v for m, v in run.metrics.items() if isinstance(v, float)}
     for dimension, scores in run.metrics.get("per_dimension", {}).items():
@@ -176,7 +187,7 @@ def _warning(run: Run) -> str:
     expected, evaluated = metrics.get("num_expected"), metrics.get("num_evaluated")
     parts = [f"About the pooled scores: {'; '.join(run.incomplete)}."] if run.incomplete else []
     if expected is not None and evaluated is not None and evaluated < expected:
-        parts.append(f"Only {evaluated} of {expected} test videos could be evaluated; the scores leave the others out.")
+        parts.append(f"Only {evaluated} of {expected} test videos could be evaluated; the scores leave out the others.")
     if metrics.get("classes_absent"):
         parts.append(
             f"Not in the test set: {', '.join(metrics['classes_absent'])}. UAR averages over the other classes."
@@ -194,17 +205,9 @@ def _progress(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"epochs trained": len({record["epoch"] for record in train}), "last training loss": train[-1]["loss"]}
 
 
-def _column(metric: str, like: str = "") -> str:
-    return metric_name("recall" if like and metric == "accuracy" else metric) + (
-        ", %" if (like or metric) in PERCENT else ""
-    )
-
-
-def _written(metric: str, value: float | None) -> str | None:
-    """A metric as the field writes it: percentages with two digits, the rest with four."""
-    if value is None:
-        return None
-    return f"{100 * value:.2f}" if metric in PERCENT else f"{value:.4f}"
+def _cells(scores: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str | None]:
+    """Heading -> value as text, for a row of a table; None for a metric that is not there."""
+    return {metric_heading(key): metric_text(key, scores[key]) if key in scores else None for key in keys}
 
 
 def _coverage(scores: Mapping[str, Any]) -> str | int | None:

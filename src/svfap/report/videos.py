@@ -1,4 +1,4 @@
-"""The test videos that a run was evaluated on, for looking at."""
+"""The test videos that a run was evaluated on."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from svfap.report.runs import Run
 
 
 class TestVideos:
-    """Videos of the manifest of a run's evaluation, found by the keys that `predictions.csv` calls them.
+    """The videos of the manifest that a run was evaluated on, by the keys in `predictions.csv`.
 
-    No path is ever taken from the predictions: only the manifest's own videos are opened.
+    Only videos of the manifest are opened, never a path from the predictions.
 
     Raises:
-        UserError: the manifest is not named, not there or not readable.
+        UserError: the manifest is not named in the metrics, not there or not readable.
     """
 
     __test__ = False  # not pytest's
 
     def __init__(self, run: Run) -> None:
-        manifest, root, split = (run.metrics.get(word) for word in ("manifest", "root", "split"))
+        manifest, root, split = (run.metrics.get(key) for key in ("manifest", "root", "split"))
         if not manifest or not Path(str(manifest)).is_file():
-            raise UserError(f"its manifest ({manifest or 'not named in its metrics'}) is not to be found from here")
+            raise UserError(f"its manifest ({manifest or 'not named in its metrics'}) cannot be found")
         try:
             self._manifest: Manifest = read_manifest(manifest, root=root, task="unlabelled", split=split)
-        except UserError:  # its message may quote a file that is no manifest
+        except UserError:  # its message may quote a file that is not a manifest
             raise UserError(f"its manifest ({manifest}) cannot be read") from None
         self._rows = {self._manifest[i].key: i for i in range(len(self._manifest))}
 
     def clip(self, key: str, num_frames: int, stride: int, size: int) -> NDArray[np.uint8]:
-        """The middle clip (num_frames, size, size, 3), centre crop, as in validation. Raises `UserError` with the reason."""
+        """The clip of validation, uint8 (num_frames, size, size, 3): the middle of the video, centre crop.
+
+        stride: frames of the video from one frame of the clip to the next. Raises `UserError` if the video cannot be read.
+        """
         if key not in self._rows:
             raise UserError("not in the manifest")
         dataset = ClipDataset(self._manifest, "val", num_frames, stride, size, seed=0)

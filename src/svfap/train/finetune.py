@@ -21,6 +21,7 @@ from svfap.data.split import carve_validation, take_fraction
 from svfap.data.targets import all_targets
 from svfap.errors import UserError
 from svfap.evaluate.views import predict_views, score_predictions, scored_by_group
+from svfap.metric_table import main_metric, metric_keys
 from svfap.model.base import Model
 from svfap.model.config import ModelConfig
 from svfap.model.presets import create_model
@@ -46,7 +47,7 @@ class FinetuneTask:
         classes = config.task == "classification"
         names = training.label_names if classes else training.dimensions
         assert names is not None
-        score = "uar" if classes else "ccc"
+        score = main_metric(config.task)
         self.score = None if self.validation is None else f"frame_{score}" if config.frame_level else score
         scale, offset = self._label_scale()
         torch.manual_seed(config.seed)
@@ -157,9 +158,8 @@ class FinetuneTask:
         )
         scores = score_predictions(predictions, shape, self.validation, self.by_group)
         if shape.frame_level:
-            scores |= {
-                f"frame_{name}": scores["frames"][name] for name in ("uar", "war", "ccc", "pcc") if name in scores
-            }
+            shown = metric_keys(self.config.task, summary=True)
+            scores |= {f"frame_{name}": scores["frames"][name] for name in shown}
         return {**scores, "unreadable": predictions.unreadable}
 
     def show(self, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:

@@ -28,20 +28,6 @@ PALETTE: tuple[str, ...] = tuple(STYLE["axes.prop_cycle"].by_key()["color"])
 INK, MUTED = STYLE["text.color"], STYLE["axes.labelcolor"]  # for text, and for what should stand back
 BLUES = LinearSegmentedColormap.from_list("svfap_blues", ["#F7FAFC", "#9CC9E6", "#0072B2", "#003E66"])
 
-METRIC_NAMES = {
-    "uar": "UAR", "war": "WAR", "weighted_f1": "Weighted F1", "micro_f1": "Micro F1", "macro_f1": "Macro F1", "f1": "F1",
-    "ccc": "CCC", "pcc": "PCC", "accuracy": "1 − MAE", "mae": "MAE", "rmse": "RMSE", "loss": "Loss",
-}  # fmt: skip
-PERCENT = {"uar", "war", "weighted_f1", "micro_f1", "macro_f1"}  # written as percentages in the field
-
-
-def metric_name(metric: str) -> str:
-    """How a metric is written for readers: `uar` -> `UAR`, `ccc_arousal` -> `CCC arousal`."""
-    first, _, rest = metric.partition("_")
-    if metric in METRIC_NAMES or first not in METRIC_NAMES:
-        return METRIC_NAMES.get(metric, metric.replace("_", " "))
-    return f"{METRIC_NAMES[first]} {rest.replace('_', ' ')}"
-
 
 def styled(function: F) -> F:
     """Decorator of every function that makes or writes a figure: matplotlib uses `svfap.mplstyle` within it."""

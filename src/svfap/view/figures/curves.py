@@ -11,9 +11,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from svfap.errors import UserError
-from svfap.view.figures.base import MUTED, PALETTE, PERCENT, legend_name, metric_name, new_figure, styled
+from svfap.metric_table import is_percent, metric_heading, metric_keys, metric_name, metric_scale
+from svfap.view.figures.base import MUTED, PALETTE, legend_name, new_figure, styled
 
-CURVES = ("uar", "war", "ccc", "pcc", "accuracy")  # validation metrics that are drawn
+CURVES = metric_keys(tables=True, higher_is_better=True)  # validation metrics that are drawn
 
 
 @styled
@@ -64,11 +65,9 @@ def loss_curves(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure
     for axes in panels[1:]:
         for k, metric in enumerate(metrics):
             points = [(r["epoch"] - first + 1, r[metric]) for r in validation if metric in r]
-            scale = 100 if metric in PERCENT else 1
-            axes.plot([p[0] for p in points], [scale * p[1] for p in points], PALETTE[k], marker="o",
-                      label=metric_name(metric))  # fmt: skip
-        percent = all(m in PERCENT for m in metrics)
-        axes.set(xlabel="Epoch", ylabel="Validation, %" if percent else "Validation")
+            values = [metric_scale(metric) * p[1] for p in points]
+            axes.plot([p[0] for p in points], values, PALETTE[k], marker="o", label=metric_name(metric))
+        axes.set(xlabel="Epoch", ylabel="Validation, %" if all(map(is_percent, metrics)) else "Validation")
         axes.legend()
     for axes in panels:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -95,13 +94,15 @@ def fold_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         if len(losses):
             smooth = _smooth(losses)
             panels[0].plot(_epochs(train[name], first), losses if smooth is None else smooth, **style)
-        points = [(r["epoch"] - first + 1, r[metric]) for r in validation[name] if metric in r] if metric else []
-        if points:
-            scale = 100 if metric in PERCENT else 1
-            panels[1].plot([p[0] for p in points], [scale * p[1] for p in points], marker="o", **style)
+        if metric and (scored := [r for r in validation[name] if metric in r]):
+            epochs, values = (
+                [r["epoch"] - first + 1 for r in scored],
+                [metric_scale(metric) * r[metric] for r in scored],
+            )
+            panels[1].plot(epochs, values, marker="o", **style)
     panels[0].set(xlabel="Epoch", ylabel="Training loss")
     if metric:
-        panels[1].set(xlabel="Epoch", ylabel=f"Validation {metric_name(metric)}{', %' if metric in PERCENT else ''}")
+        panels[1].set(xlabel="Epoch", ylabel=f"Validation {metric_heading(metric)}")
     for axes in panels:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = dict(zip(*reversed(panels[-1].get_legend_handles_labels()), strict=True))

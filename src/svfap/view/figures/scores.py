@@ -10,15 +10,13 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from svfap.errors import UserError
-from svfap.evaluate.metrics import regression_metrics
+from svfap.metric_table import is_percent, metric_name
 from svfap.view.figures.base import (
     BLUES,
     INK,
     MUTED,
     PALETTE,
-    PERCENT,
     legend_name,
-    metric_name,
     new_figure,
     styled,
 )
@@ -60,10 +58,13 @@ def confusion_matrix(confusion: ArrayLike, label_names: Sequence[str], title: st
 
 @styled
 def regression_scatter(
-    targets: ArrayLike, predictions: ArrayLike, dimensions: Sequence[str], title: str = ""
+    targets: ArrayLike, predictions: ArrayLike, scores: Mapping[str, Mapping[str, float]], title: str = ""
 ) -> Figure:
-    """Predictions over targets, both (N, K): one panel per dimension with the identity line, PCC, CCC and MAE."""
-    scores = regression_metrics(targets, predictions, dimensions)["per_dimension"]
+    """Predictions over targets, both (N, K): one panel per dimension with the identity line and its CCC, PCC and MAE.
+
+    scores: `per_dimension` of `regression_metrics`: K names, each with its `ccc`, `pcc` and `mae`.
+    """
+    dimensions = list(scores)
     truth, predicted = np.asarray(targets), np.asarray(predictions)
     columns = min(len(dimensions), 3)
     rows = -(-len(dimensions) // columns)
@@ -94,7 +95,7 @@ def comparison_bars(results: Mapping[str, Mapping[str, float]], metrics: Sequenc
         results: run name -> metric -> value. A metric that a run lacks leaves a gap.
         metrics: the groups, in order.
     """
-    percent = all(metric in PERCENT for metric in metrics)
+    percent = all(map(is_percent, metrics))
     scale = 100 if percent else 1
     width = 0.8 / max(len(results), 1)
     figure, (axes,) = new_figure(max(4.8, 1.2 + len(metrics) * (0.5 + 0.62 * len(results))), 3.8, title=title)

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from svfap.view.figures.base import INK, MUTED, PALETTE, PERCENT, metric_name, new_figure, styled
+from svfap.metric_table import metric_heading, metric_scale
+from svfap.view.figures.base import INK, MUTED, PALETTE, new_figure, styled
 
 Scores = Mapping[str, Mapping[str, Sequence[float]]]  # row -> metric -> one score per seed
 Reference = Mapping[str, Mapping[str, float]]
@@ -49,7 +50,7 @@ def _panels(scores: Scores, metrics: Sequence[str], axis: str, title: str) -> tu
     figure, panels = new_figure(max(4.6, 1.0 * len(scores) + 1.6) * len(metrics), 3.9, 1, len(metrics), title=title)
     tilt: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
     for panel, metric in zip(panels, metrics, strict=True):
-        panel.set(xlabel=axis, ylabel=metric_name(metric) + (", %" if metric in PERCENT else ""))
+        panel.set(xlabel=axis, ylabel=metric_heading(metric))
         panel.set_xticks(range(len(scores)), list(scores), **(tilt if max(map(len, scores)) > 9 else {}))
         panel.grid(axis="x", visible=False)
         panel.margins(x=0.08)
@@ -57,7 +58,7 @@ def _panels(scores: Scores, metrics: Sequence[str], axis: str, title: str) -> tu
 
 
 def _scaled(values: Sequence[float], metric: str) -> np.ndarray:
-    return np.asarray(values) * (100 if metric in PERCENT else 1)
+    return np.asarray(values) * metric_scale(metric)
 
 
 def _draw_seeds(panel: Axes, place: float, values: np.ndarray) -> None:

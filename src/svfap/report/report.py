@@ -1,4 +1,4 @@
-"""The report of runs: reads their folders and lays out all there is to see of them."""
+"""A page about runs: an overview, then a section for each run with all that its folder holds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from svfap.errors import UserError
 from svfap.report.agreement import agreement_section
 from svfap.report.bottleneck import bottleneck_section
 from svfap.report.calibration import calibration_section
+from svfap.report.config import ReportConfig
 from svfap.report.embedding import embedding_section
-from svfap.report.hardest import hardest_section
+from svfap.report.hard_examples import hard_examples_section
 from svfap.report.runs import Run, read_run
 from svfap.report.scores import overview, scores_section, training_section
 from svfap.view.page import Section, write_page
@@ -23,19 +24,15 @@ PICTURES = {
 }
 
 
-def run_report(
-    runs: Sequence[str | Path], out: str | Path, title: str = "SVFAP report", *, videos: int = 6, maps: bool = True
-) -> None:
-    """Write the page of one or several runs: an overview, then each run with all it holds.
+def report(runs: Sequence[str | Path], config: ReportConfig) -> list[Run]:
+    """Write the page of one or several runs to `config.out`, and return the runs as read.
 
-    Args:
-        runs: folders with any of `runs.RUN_FILES`, or of folds (`fold_<name>/`), which count as one run; what is missing is
-            left out. Videos and model are looked for where the evaluation found them.
-        out: the HTML file.
-        videos: how many of the hardest test videos are shown. maps: draw the bottleneck's maps, which takes the model.
+    runs: folders with any of `svfap.report.runs.RUN_FILES`, or with folds (`fold_<name>/`), which count as one run.
+    Sections without data are left out. Videos and models are opened where the evaluation found them, never from the network.
 
     Raises:
-        UserError: no run, a folder that is missing or holds none of these files, or a file that cannot be read.
+        UserError: no run, a folder that is missing or holds none of these files, a file that cannot be read, or a page that
+            cannot be written.
     """
     loaded = [read_run(Path(run)) for run in dict.fromkeys(runs)]
     if not loaded:
@@ -44,19 +41,20 @@ def run_report(
     for run in loaded:
         if names.count(run.name) > 1:
             run.name = f"{run.name} ({run.folder})"
-    sections = [overview(loaded), *(_run_section(run, videos, maps) for run in track(loaded, "drawing"))]
-    write_page(out, title, sections, subtitle=f"{len(loaded)} run{'s' * (len(loaded) > 1)}")
+    sections = [overview(loaded), *(_run_section(run, config) for run in track(loaded, "drawing"))]
+    write_page(config.out, config.title, sections, subtitle=f"{len(loaded)} run{'s' * (len(loaded) > 1)}")
+    return loaded
 
 
-def _run_section(run: Run, videos: int, maps: bool) -> Section:
+def _run_section(run: Run, config: ReportConfig) -> Section:
     parts = [
         training_section(run),
         scores_section(run),
         calibration_section(run),
         agreement_section(run),
         embedding_section(run),
-        bottleneck_section(run) if maps else None,
-        hardest_section(run, videos),
+        bottleneck_section(run) if config.maps else None,
+        hard_examples_section(run, config.videos),
         _pictures_section(run),
     ]
     text = f"{run.folder}{f', {len(run.folds)} folds' if run.folds else ''}"

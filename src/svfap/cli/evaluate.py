@@ -1,0 +1,27 @@
+"""`svfap evaluate`."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from svfap.console import console, say, show
+from svfap.evaluate.config import EvaluateConfig
+from svfap.evaluate.evaluate import evaluate
+from svfap.evaluate.predictions import UNREADABLE_FILE
+from svfap.metric_table import metric_heading, metric_keys, metric_text
+
+
+def run(config: EvaluateConfig) -> int:
+    """Evaluate and show the scores; the exit status is 1 if videos could not be read."""
+    out, metrics, _ = evaluate(config)
+    table = Table("score", show_edge=False)
+    table.add_column("test set", justify="right")
+    for key in metric_keys(tables=True):
+        if key in metrics:
+            table.add_row(metric_heading(key), metric_text(key, metrics[key]))
+    show(table)
+    num_evaluated, num_expected = metrics["num_evaluated"], metrics["num_expected"]
+    say(f"{num_evaluated} of {num_expected} videos evaluated; results in {out}")
+    if missing := num_expected - num_evaluated:
+        say(f"svfap evaluate: error: {missing} videos could not be read; they are listed in {out / UNREADABLE_FILE}")
+    return 1 if missing and not console.quiet else 0  # of several processes the first one reports

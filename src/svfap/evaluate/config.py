@@ -1,0 +1,94 @@
+"""Settings of evaluation: `EvaluateConfig` for one manifest, `PoolConfig` for all folds of a dataset."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from svfap.errors import UserError
+from svfap.settings import SourceSettings, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How the videos of a test set are run through a model."""
+
+    batch_size: int = 8
+    """Videos processed at a time, over all processes."""
+    num_workers: int = 0
+    """Decoding processes for each process; 0: decode in the process itself."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the hardware is fast at it, else fp32."""
+
+    def __post_init__(self) -> None:
+        require(self, 1, "batch_size")
+        require(self, 0, "num_workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(EvaluationSettings, SourceSettings):
+    """Settings of `evaluate`; give either `manifest` or `dataset`.
+
+    Raises `UserError` for a file or folder that is not there, and for values out of range.
+    """
+
+    model: str
+    """Run folder, model folder, or the name of a repository on the Hugging Face Hub."""
+    manifest: Path | None = None
+    """CSV of test videos with their labels or values."""
+    dataset: Path | None = None
+    """Folder of `svfap prepare`, in place of a manifest: the test part of one of its folds is evaluated."""
+    fold: str | None = None
+    """Fold of the dataset; default: its only one."""
+    out: Path | None = None
+    """Folder for the results; default: MODEL/evaluation."""
+    by_group: bool | None = None
+    """Average the outputs over each group of videos and score every group once; default: where the manifest has a column
+    `group` and the model is not frame-level."""
+    num_segments: int = 2
+    """Temporal views of each video."""
+    num_crops: int = 2
+    """Spatial views of each segment, along the longer side of the frame."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, 1, "num_segments", "num_crops")
+        if (self.manifest is None) == (self.dataset is None):
+            raise UserError("give either manifest (a CSV of test videos) or dataset (a folder of `svfap prepare`)")
+        if self.fold is not None and self.dataset is None:
+            raise UserError(f"fold={self.fold}: only a dataset has folds; give dataset in place of manifest")
+        if self.manifest is not None and not self.manifest.is_file():
+            raise UserError(f"manifest={self.manifest}: no such file")
+        if not Path(self.model).exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.model):
+            raise UserError(f"model={self.model}: no such folder")
+
+    @property
+    def out_folder(self) -> Path:
+        """Where the results go: `out`, or its default."""
+        return Path(self.model) / "evaluation" if self.out is None else self.out
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig(EvaluationSettings):
+    """Settings of `pool`.
+
+    Raises `UserError` for values out of range, and for `models` without `dataset` and `out`.
+    """
+
+    out: Path | None = None
+    """Folder with an evaluation of every fold, into which the table is written; with `models`, the evaluations as well."""
+    models: str | None = None
+    """Models to evaluate first, with {fold} for the name of the fold, as 'models/fold_{fold}'."""
+    dataset: Path | None = None
+    """Folder of `svfap prepare`; default: the one that the folds were trained on."""
+    allow_incomplete: bool = False
+    """Pool even if folds or videos are missing; the caption says which."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.models is not None and (self.dataset is None or self.out is None):
+            raise UserError(
+                "models: need dataset, whose test parts they are evaluated on, and out, a folder for the results"
+            )

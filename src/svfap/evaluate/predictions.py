@@ -1,0 +1,174 @@
+"""The predictions table: what an evaluation says about every video, group or frame, written and read.
+
+`predictions.csv` has one row per video, `groups.csv` one per group of videos, `frames.csv` one per frame. Columns:
+    path (group in groups.csv); where known frame (number in the video, from 0), subject and group
+    classification: label, prediction (both as names), and prob_<class> for every class
+    regression: target_<dimension> for every dimension, then pred_<dimension> for every dimension
+`features.npz` holds `features` (N, D) float32 and `paths` (N,).
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from svfap.errors import UserError
+from svfap.evaluate.metrics import as_class_indices, as_matrix, check_names
+from svfap.files import write_atomically
+from svfap.metric_table import SupervisedTask
+
+PREDICTIONS_FILE, GROUPS_FILE, FRAMES_FILE = "predictions.csv", "groups.csv", "frames.csv"
+FEATURES_FILE, UNREADABLE_FILE = "features.npz", "unreadable.csv"
+TEXT_COLUMNS = (
+    "path",
+    "label",
+    "prediction",
+    "subject",
+    "group",
+    "fold",
+)  # read as text even if they look like numbers
+
+
+class LabelledOutputs(NamedTuple):
+    """A predictions table as arrays.
+
+    names: K classes or dimensions. targets: (N,) int64 class indices or (N, K) float64 values. outputs: (N, K) float64
+    probabilities or values.
+    """
+
+    task: SupervisedTask
+    names: tuple[str, ...]
+    targets: NDArray[Any]
+    outputs: NDArray[np.float64]
+
+
+def truth_columns(task: str, names: Sequence[str]) -> list[str]:
+    """The columns that hold the truth."""
+    return ["label"] if task == "classification" else [f"target_{name}" for name in names]
+
+
+def output_columns(task: str, names: Sequence[str]) -> list[str]:
+    """The columns that hold the model's outputs, one per name."""
+    return [f"{'prob' if task == 'classification' else 'pred'}_{name}" for name in names]
+
+
+def task_and_names(table: pd.DataFrame) -> tuple[SupervisedTask, tuple[str, ...]] | None:
+    """The task of a predictions table, and its classes or dimensions in the order of its columns; None without truth."""
+    columns = [str(column) for column in table.columns]
+    classes, dimensions = (
+        tuple(column.removeprefix(prefix) for column in columns if column.startswith(prefix))
+        for prefix in ("prob_", "target_")
+    )
+    if classes and "label" in columns:
+        return "classification", classes
+    return ("regression", dimensions) if dimensions else None
+
+
+def predictions_table(
+    paths: Sequence[str | Path],
+    outputs: ArrayLike,
+    names: Sequence[str],
+    truth: ArrayLike | None = None,
+    task: SupervisedTask = "classification",
+    more: Mapping[str, ArrayLike] | None = None,
+    key: str = "path",
+) -> pd.DataFrame:
+    """One row per video, group or frame; the columns are described at the top of this module.
+
+    Args:
+        paths: N paths, or names of groups.
+        outputs: (N, K) probabilities or predicted values.
+        names: K label names or dimensions.
+        truth: (N,) class indices or (N, K) target values; None leaves their columns out.
+        more: further columns of N entries, such as `subject`, placed after the first one.
+        key: name of the first column.
+
+    Raises:
+        UserError: shapes that do not fit, names that are not distinct, or numbers that are not finite.
+    """
+    values = as_matrix(outputs, "outputs")
+    check_names(names, values.shape[1], "names", "outputs")
+    if len(paths) != len(values):
+        raise UserError(f"paths: {len(paths)} paths for outputs of {len(values)} videos")
+    columns: dict[str, Any] = {key: [str(path) for path in paths], **(more or {})}
+    if truth is not None and task == "classification":
+        columns["label"] = [names[i] for i in as_class_indices(truth, *values.shape)]
+    elif truth is not None:
+        target = as_matrix(truth, "truth")
+        if target.shape != values.shape:
+            raise UserError(f"truth: shape {target.shape} differs from the outputs' {values.shape}")
+        columns |= dict(zip(truth_columns(task, names), target.T, strict=True))
+    if task == "classification":
+        columns["prediction"] = [names[i] for i in values.argmax(axis=1)]
+    return pd.DataFrame({**columns, **dict(zip(output_columns(task, names), values.T, strict=True))})
+
+
+def read_predictions(file: Path) -> pd.DataFrame:
+    """A predictions table with names as text: "01" stays "01", and "NA" may be a class. Raises `UserError`."""
+    try:
+        return pd.read_csv(file, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read as CSV ({error})") from None
+
+
+def labelled_outputs(
+    table: pd.DataFrame, where: object, task: SupervisedTask | None = None, names: Sequence[str] | None = None
+) -> LabelledOutputs | None:
+    """The arrays of a predictions table; None where it has no rows or no truth.
+
+    task, names: what to read; by default what the columns hold. where: the file or folder, for error messages.
+    Raises `UserError` for an unknown label, a missing column, or text where numbers should be.
+    """
+    if task is None or names is None:
+        found = task_and_names(table)
+        if found is None:
+            return None
+        task, names = found
+    if table.empty:
+        return None
+    try:
+        outputs = table[output_columns(task, names)].to_numpy(np.float64)
+        if task == "classification":
+            index_of = {name: index for index, name in enumerate(names)}
+            targets = np.array([index_of[label] for label in table["label"]], np.int64)
+        else:
+            targets = table[truth_columns(task, names)].to_numpy(np.float64)
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{where}: the columns of the predictions do not fit together ({error}); evaluate again"
+        ) from None
+    return LabelledOutputs(task, tuple(names), targets, outputs)
+
+
+def write_csv(file: Path, table: pd.DataFrame) -> None:
+    """Write a table atomically, without its index. Raises `UserError`."""
+    write_atomically(file, table.to_csv(index=False))
+
+
+def write_features(file: Path, paths: Sequence[str], features: NDArray[np.float32]) -> None:
+    """Write `features.npz` atomically: `features` (N, D) and `paths` (N,). Raises `UserError`."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, features=features, paths=np.array(paths))
+    write_atomically(file, buffer.getvalue())
+
+
+def read_features(file: Path) -> tuple[list[str], NDArray[np.float32]]:
+    """The N paths and (N, D) float32 features of `features.npz`. Raises `UserError` for a damaged file."""
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            paths = [str(path) for path in content["paths"]]
+            features = np.asarray(content["features"], np.float32)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: cannot be read as features and paths ({error}); evaluate again") from None
+    if features.ndim != 2 or len(features) != len(paths) or not np.isfinite(features).all():
+        raise UserError(
+            f"{file}: {features.shape} features are not finite vectors of {len(paths)} paths; evaluate again"
+        )
+    return paths, features

@@ -1,0 +1,97 @@
+"""The table of metrics: how each is named, printed and ordered. `svfap.evaluate.metrics` computes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SupervisedTask = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table.
+
+    key: name in `metrics.json` and in logs. name: as printed. percent: a fraction that the field reports as a percentage.
+    in_tables: shown in tables of results. in_summary: shown where one line has to do, such as at the end of training.
+    """
+
+    key: str
+    name: str
+    task: SupervisedTask
+    percent: bool = False
+    higher_is_better: bool = True
+    in_tables: bool = True
+    in_summary: bool = False
+
+
+_TABLE = (
+    Metric("uar", "UAR", "classification", percent=True, in_summary=True),
+    Metric("war", "WAR", "classification", percent=True, in_summary=True),
+    Metric("weighted_f1", "Weighted F1", "classification", percent=True),
+    Metric("macro_f1", "Macro F1", "classification", percent=True),
+    Metric("micro_f1", "Micro F1", "classification", percent=True, in_tables=False),  # equals WAR for single labels
+    Metric("ccc", "CCC", "regression", in_summary=True),
+    Metric("pcc", "PCC", "regression", in_summary=True),
+    Metric("mae", "MAE", "regression", higher_is_better=False),
+    Metric("rmse", "RMSE", "regression", higher_is_better=False),
+    Metric("accuracy", "1 − MAE", "regression"),
+)
+METRICS: dict[str, Metric] = {
+    metric.key: metric for metric in _TABLE
+}  # in the order of tables; a task's main one first
+
+
+def metric_keys(
+    task: str | None = None, *, tables: bool = False, summary: bool = False, higher_is_better: bool = False
+) -> tuple[str, ...]:
+    """Keys in the order of tables. task: of this one alone; the flags keep only metrics that have the property."""
+    return tuple(
+        metric.key
+        for metric in METRICS.values()
+        if task in (None, metric.task)
+        and (metric.in_tables or not tables)
+        and (metric.in_summary or not summary)
+        and (metric.higher_is_better or not higher_is_better)
+    )
+
+
+def main_metric(task: str) -> str:
+    """Key of the metric that chooses the best epoch: `uar` or `ccc`. The higher the better."""
+    return metric_keys(task, summary=True)[0]
+
+
+def metric_name(key: str) -> str:
+    """How a metric is printed: `uar` -> `UAR`, `ccc_arousal` -> `CCC arousal`, `frame_uar` -> `frames: UAR`."""
+    if key.startswith("frame_"):
+        return f"frames: {metric_name(key.removeprefix('frame_'))}"
+    if key in METRICS:
+        return METRICS[key].name
+    first, _, rest = key.partition("_")
+    return f"{METRICS[first].name} {rest.replace('_', ' ')}" if first in METRICS else key.replace("_", " ")
+
+
+def is_percent(key: str) -> bool:
+    """Whether a metric is printed as a percentage. Those of one dimension (`ccc_arousal`) never are."""
+    metric = METRICS.get(key.removeprefix("frame_"))
+    return metric is not None and metric.percent
+
+
+def metric_scale(key: str) -> int:
+    """What a value is multiplied by before it is printed or drawn: 100 for percentages, else 1."""
+    return 100 if is_percent(key) else 1
+
+
+def metric_heading(key: str) -> str:
+    """Name and unit, for a column or an axis: `UAR, %`, `CCC`."""
+    return metric_name(key) + (", %" if is_percent(key) else "")
+
+
+def metric_text(key: str, value: float) -> str:
+    """A value as the field prints it: percentages with two decimals, the rest with four."""
+    return format_percent(value) if is_percent(key) else f"{value:.4f}"
+
+
+def format_percent(fraction: float) -> str:
+    """0.7267 -> `72.67`."""
+    return f"{100 * fraction:.2f}"

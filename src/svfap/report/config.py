@@ -1,0 +1,31 @@
+"""Settings of `report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from svfap.errors import UserError
+from svfap.settings import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Settings of `report`.
+
+    Raises `UserError` for values out of range, and for an `out` that is a folder.
+    """
+
+    out: Path = Path("report.html")
+    """The page: a self-contained HTML file."""
+    title: str = "SVFAP report"
+    """Title of the page."""
+    videos: int = 6
+    """Number of test videos shown with their frames, those with the largest errors first; 0: none."""
+    maps: bool = True
+    """Draw the spatial maps of the bottleneck tokens; needs the model of the run."""
+
+    def __post_init__(self) -> None:
+        require(self, 0, "videos")
+        if self.out.is_dir():
+            raise UserError(f"out={self.out}: is a folder; give the name of a file")

@@ -1,0 +1,80 @@
+"""The test videos with the largest errors, with frames of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from svfap.errors import UserError
+from svfap.evaluate.predictions import labelled_outputs
+from svfap.report.runs import Run
+from svfap.report.videos import TestVideos
+from svfap.view.page import Card, Section
+from svfap.view.thumbnail import thumbnail
+
+NUM_FRAMES, SIZE_PX = 4, 112
+SPAN = 64  # frames of the video that a thumbnail covers, as a clip of the paper does
+
+
+def rank_by_difficulty(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `predictions.csv`, those with the largest error first, with the columns `difficulty` and `description`.
+
+    difficulty: for classes, 1 - probability of the true class; for values, the absolute error averaged over dimensions.
+    description: truth and prediction as text. Raises `UserError` if the table has no truth.
+    """
+    found = labelled_outputs(predictions, "predictions")
+    if found is None:
+        raise UserError("the predictions hold no truth to compare with")
+    task, names, targets, outputs = found
+    if task == "classification":
+        true = outputs[np.arange(len(outputs)), targets]
+        difficulty = 1 - true
+        description = [
+            f"{names[k]}, given {100 * p:.1f}%; predicted: {names[row.argmax()]} ({100 * row.max():.1f}%)"
+            for k, p, row in zip(targets, true, outputs, strict=True)
+        ]
+    else:
+        difficulty = np.abs(outputs - targets).mean(axis=1)
+        description = [
+            "; ".join(f"{name} {t[k]:.2f}, predicted {p[k]:.2f}" for k, name in enumerate(names))
+            for t, p in zip(targets, outputs, strict=True)
+        ]
+    table = predictions.assign(difficulty=difficulty, description=description)
+    return table.sort_values("difficulty", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def hard_examples_section(run: Run, number: int) -> Section | None:
+    """The `number` most difficult test videos of all folds, as thumbnails; None without predictions or truth."""
+    if run.predictions is None or not len(run.predictions) or number < 1:
+        return None
+    try:
+        ranked = rank_by_difficulty(run.predictions).head(number)
+    except UserError:
+        return None
+    sources = {one.name: one for one in run.folds or [run]}
+    videos: dict[str, TestVideos | str] = {}
+    for name, one in sources.items():
+        try:
+            videos[name] = TestVideos(one)
+        except UserError as error:
+            videos[name] = str(error)
+    cards = []
+    for row in ranked.to_dict("records"):
+        name = row.get("fold", run.name)
+        lines = [str(row["description"]), f"{row['path']}{f' (fold {name})' if run.folds else ''}"]
+        source, jpeg = videos[name], None
+        if isinstance(source, TestVideos):
+            try:
+                jpeg = thumbnail(source.clip(str(row["path"]), NUM_FRAMES, SPAN // NUM_FRAMES, SIZE_PX))
+            except UserError as error:
+                lines.append(f"no picture: {error}")
+        alt = f"{NUM_FRAMES} frames of {row['path']}" if jpeg else f"no picture of {row['path']}"
+        cards.append(Card(jpeg, alt, lines))
+    text = (
+        "Lowest probability of the true class first."
+        if "label" in run.predictions
+        else "Largest absolute error first, averaged over the dimensions."
+    )
+    if reasons := sorted({source for source in videos.values() if isinstance(source, str)}):
+        text += f" No pictures: {'; '.join(reasons)}."
+    return Section(f"The {len(cards)} hardest videos", text, cards=cards)

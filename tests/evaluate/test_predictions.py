@@ -1,0 +1,107 @@
+"""The predictions table is written and read by one module, and comes back as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from svfap.errors import UserError
+from svfap.evaluate.predictions import (
+    labelled_outputs,
+    predictions_table,
+    read_features,
+    read_predictions,
+    task_and_names,
+    write_csv,
+    write_features,
+)
+
+NAMES = ["a", "b", "c"]
+
+
+def test_predictions_table_of_classification():
+    table = predictions_table([Path("v/1.mp4"), "v/2.mp4"], [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], NAMES, [1, 2])
+    assert list(table.columns) == ["path", "label", "prediction", "prob_a", "prob_b", "prob_c"]
+    assert table["path"].tolist() == ["v/1.mp4", "v/2.mp4"]
+    assert table["label"].tolist() == ["b", "c"] and table["prediction"].tolist() == ["a", "c"]
+    assert table["prob_b"].tolist() == [0.2, 0.3]
+    assert "label" not in predictions_table(["v"], [[0.7, 0.2, 0.1]], NAMES)
+
+
+def test_predictions_table_of_regression():
+    table = predictions_table(["v"], [[0.5, -1]], ["x", "y"], [[0.25, 1]], task="regression")
+    assert table.to_dict("records") == [{"path": "v", "target_x": 0.25, "target_y": 1, "pred_x": 0.5, "pred_y": -1}]
+    assert list(predictions_table(["v"], [[0.5]], ["x"], task="regression").columns) == ["path", "pred_x"]
+
+
+def test_bad_table_input():
+    with pytest.raises(UserError, match="2 paths for outputs of 1"):
+        predictions_table(["a", "b"], [[1.0]], ["x"])
+    with pytest.raises(UserError, match="truth: shape"):
+        predictions_table(["a"], [[1.0]], ["x"], [[1.0, 2.0]], task="regression")
+    with pytest.raises(UserError, match="are outside the range"):
+        predictions_table(["a"], [[1.0, 0.0]], ["x", "y"], [2])
+
+
+def test_further_columns_stand_after_the_path():
+    table = predictions_table(
+        ["v", "w"], np.eye(2), ["x", "y"], [0, 1], more={"subject": ["s", ""], "group": ["g", "h"]}
+    )
+    assert list(table.columns) == ["path", "subject", "group", "label", "prediction", "prob_x", "prob_y"]
+    groups = predictions_table(["g", "h"], np.eye(2), ["x", "y"], [0, 1], key="group")
+    assert groups.columns[0] == "group" and groups["group"].tolist() == ["g", "h"]
+
+
+def test_a_classification_comes_back_from_its_file_with_names_as_text(tmp_path):
+    names, outputs = ["NA", "01", "prob_x"], np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
+    more = {"subject": ["007", ""]}
+    write_csv(tmp_path / "predictions.csv", predictions_table(["1", "2"], outputs, names, [2, 0], more=more))
+    table = read_predictions(tmp_path / "predictions.csv")
+    assert table["subject"].tolist() == ["007", ""] and table["path"].tolist() == ["1", "2"]
+    found = labelled_outputs(table, "file")
+    assert (found.task, found.names, found.targets.tolist()) == ("classification", tuple(names), [2, 0])
+    np.testing.assert_array_equal(found.outputs, outputs)
+    reordered = labelled_outputs(table, "file", "classification", ["01", "NA", "prob_x"])
+    assert reordered.targets.tolist() == [2, 1]
+    np.testing.assert_array_equal(reordered.outputs, outputs[:, [1, 0, 2]])
+
+
+def test_a_regression_comes_back_from_its_file(tmp_path):
+    targets, outputs = np.array([[0.25, -1.0], [1 / 3, 2.0]]), np.array([[0.1, 0.2], [0.3, 1e-9]])
+    write_csv(tmp_path / "t.csv", predictions_table(["v", "w"], outputs, ["x", "y"], targets, "regression"))
+    found = labelled_outputs(read_predictions(tmp_path / "t.csv"), "file")
+    assert (found.task, found.names) == ("regression", ("x", "y"))
+    np.testing.assert_array_equal(found.targets, targets)
+    np.testing.assert_array_equal(found.outputs, outputs)
+
+
+def test_tables_without_truth_or_rows_have_no_arrays():
+    unlabelled = predictions_table(["v"], [[0.7, 0.3]], ["x", "y"])
+    assert task_and_names(unlabelled) is None and labelled_outputs(unlabelled, "file") is None
+    assert labelled_outputs(predictions_table(["v"], [[1.0]], ["x"], [0]).iloc[:0], "file") is None
+
+
+def test_damaged_files_and_columns_are_named(tmp_path):
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(UserError, match=r"empty\.csv: cannot be read as CSV"):
+        read_predictions(tmp_path / "empty.csv")
+    table = predictions_table(["v"], [[0.7, 0.3]], ["x", "y"], [0])
+    for wrong in (table.assign(label="z"), table.assign(prob_x="many")):
+        with pytest.raises(UserError, match="runs/a: the columns of the predictions do not fit together"):
+            labelled_outputs(wrong, "runs/a")
+    with pytest.raises(UserError, match="do not fit together"):
+        labelled_outputs(pd.DataFrame({"path": ["v"], "target_x": [0.5]}), "runs/a")
+
+
+def test_features_come_back_and_damaged_ones_are_named(tmp_path):
+    features = np.arange(6, dtype=np.float32).reshape(2, 3)
+    write_features(tmp_path / "f.npz", ["a", "b"], features)
+    paths, found = read_features(tmp_path / "f.npz")
+    assert paths == ["a", "b"] and found.dtype == np.float32
+    np.testing.assert_array_equal(found, features)
+    write_features(tmp_path / "f.npz", ["a"], features)
+    with pytest.raises(UserError, match=r"f\.npz: \(2, 3\) features are not finite vectors of 1 paths"):
+        read_features(tmp_path / "f.npz")

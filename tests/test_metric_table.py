@@ -1,0 +1,68 @@
+"""The table of metrics names what is computed, and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from svfap.evaluate.metrics import classification_metrics, regression_metrics
+from svfap.metric_table import (
+    METRICS,
+    is_percent,
+    main_metric,
+    metric_heading,
+    metric_keys,
+    metric_name,
+    metric_scale,
+    metric_text,
+)
+from svfap.paper import RESULTS
+
+
+def test_the_metrics_of_each_task_are_those_that_are_computed():
+    classes = classification_metrics([0, 1], np.eye(2), ["a", "b"])
+    values = regression_metrics([[0.0], [1.0]], [[0.0], [2.0]], ["v"])
+    for task, scores in (("classification", classes), ("regression", values)):
+        computed = {key for key, value in scores.items() if isinstance(value, float)}
+        assert set(metric_keys(task)) == computed
+        assert metric_keys(task) == tuple(key for key in METRICS if METRICS[key].task == task)
+    assert metric_keys() == (*metric_keys("classification"), *metric_keys("regression"))
+
+
+def test_properties_choose_metrics_in_the_order_of_tables():
+    assert metric_keys("classification", tables=True) == ("uar", "war", "weighted_f1", "macro_f1")
+    assert metric_keys(summary=True) == ("uar", "war", "ccc", "pcc")
+    assert metric_keys("regression", higher_is_better=True) == ("ccc", "pcc", "accuracy")
+    assert [main_metric(task) for task in ("classification", "regression")] == ["uar", "ccc"]
+    assert all(METRICS[key].higher_is_better for key in metric_keys(summary=True))  # the best epoch has the highest
+
+
+def test_errors_are_better_low_and_the_rest_high():
+    worse = regression_metrics([[0.0], [1.0], [2.0]], [[2.0], [0.5], [1.0]], ["v"])
+    better = regression_metrics([[0.0], [1.0], [2.0]], [[0.1], [1.0], [1.9]], ["v"])
+    for key in metric_keys("regression"):
+        assert (better[key] > worse[key]) == METRICS[key].higher_is_better
+
+
+@pytest.mark.parametrize(
+    ("key", "heading", "text"),
+    [
+        ("uar", "UAR, %", "12.35"),
+        ("weighted_f1", "Weighted F1, %", "12.35"),
+        ("frame_war", "frames: WAR, %", "12.35"),
+        ("accuracy", "1 − MAE", "0.1235"),
+        ("ccc_arousal", "CCC arousal", "0.1235"),
+        ("frame_pcc_arousal", "frames: PCC arousal", "0.1235"),
+        ("num_samples", "num samples", "0.1235"),
+    ],
+)
+def test_names_units_and_numbers(key, heading, text):
+    assert metric_heading(key) == heading
+    assert metric_text(key, 0.12346) == text
+    assert metric_name(key) == heading.removesuffix(", %")
+    assert (metric_scale(key), is_percent(key)) == ((100, True) if heading.endswith("%") else (1, False))
+
+
+def test_the_papers_numbers_are_of_these_metrics():
+    keys = {key for models in RESULTS.values() for scores in models.values() for key in scores}
+    assert {key if key in METRICS else key.split("_")[0] for key in keys} <= set(METRICS)
