@@ -25,6 +25,7 @@ from svfap.data.loader import Batch, ClipDataset, Mode, make_loader
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.video import write_video
 from svfap.device import PRECISIONS, pick_device, pick_precision
+from svfap.model.masking import TubeMask
 from svfap.synth.camera import render_clip
 from svfap.synth.config import CLASSES, RenderConfig
 from svfap.train.config import FinetuneConfig, PretrainConfig
@@ -193,11 +194,11 @@ def training_rate(
     return options.batch / step_s, pixels_s / step_s, sum(waiting) / (sum(waiting) + sum(stepping))
 
 
-def no_model(task: PretrainTask | FinetuneTask, clips: Tensor, *mask: Any) -> Tensor:
+def no_model(task: PretrainTask | FinetuneTask, clips: Tensor, mask: TubeMask | None = None) -> Tensor:
     """Zeros of the shape of the model's output, in no time."""
     shape = task.model.config
-    if isinstance(task, PretrainTask):
-        return clips.new_zeros(len(clips), task.num_masked, shape.tubelet_dim)
+    if mask is not None:
+        return clips.new_zeros(len(clips), mask.hidden.shape[1], shape.tubelet_dim)
     return clips.new_zeros(len(clips), shape.num_outputs)
 
 

@@ -27,8 +27,8 @@ from torch import Tensor
 from svfap.experiments.lab import Lab, train_all
 from svfap.experiments.run import Setup, open_lab
 from svfap.experiments.studies import Row
+from svfap.model.build import create_model
 from svfap.model.encoder import TPSBT, Stage
-from svfap.model.presets import create_model
 from svfap.view.tables import to_markdown, write_table
 
 
@@ -81,13 +81,13 @@ def influence_of_hidden_pixels(lab: Lab) -> float:
     from svfap.model.masking import tube_mask
 
     clip = torch.randn(2, 3, config.num_frames, config.img_size, config.img_size)
-    masked = tube_mask(2, config)
+    mask = tube_mask(2, config)
     size, steps = config.patch_size, config.num_time_steps
-    hidden = masked.view(2, 1, steps, config.grid_size, config.grid_size)
+    hidden = mask.to_bool().view(2, 1, steps, config.grid_size, config.grid_size)
     for dim, count in ((2, config.tubelet_size), (3, size), (4, size)):
         hidden = hidden.repeat_interleave(count, dim=dim)
     with torch.no_grad():
-        there, elsewhere = (model.encoder(c, masked) for c in (clip, torch.where(hidden, torch.randn_like(clip), clip)))
+        there, elsewhere = (model.encoder(c, mask) for c in (clip, torch.where(hidden, torch.randn_like(clip), clip)))
     return float((there - elsewhere).abs().max())
 
 

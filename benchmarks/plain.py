@@ -18,6 +18,7 @@ from svfap.model.base import Model
 from svfap.model.encoder import TPSBT, upsample_time
 from svfap.model.layers import CrossAttention, SelfAttention, TubeletEmbed, tubelet_view
 from svfap.model.mae import TARGET_EPS, MaskedAutoencoder
+from svfap.model.masking import TubeMask
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
@@ -51,10 +52,10 @@ class PlainTubeletEmbed(TubeletEmbed):
 
 
 class PlainTPSBT(TPSBT):
-    def forward(self, clip: Tensor, masked: Tensor | None = None, num_masked: int | None = None) -> Tensor:
+    def forward(self, clip: Tensor, mask: TubeMask | None = None) -> Tensor:
         tokens = self.tubelet_embed(clip) + self.positions
-        if masked is not None:
-            tokens = tokens[~masked].view(len(clip), -1, tokens.shape[-1])
+        if mask is not None:
+            tokens = tokens[~mask.to_bool()].view(len(clip), -1, tokens.shape[-1])
         tokens = tokens.unflatten(1, (self.config.num_time_steps, -1))
         outputs = []
         for stage in self.stages:
@@ -66,20 +67,21 @@ class PlainTPSBT(TPSBT):
 
 
 class PlainMaskedAutoencoder(MaskedAutoencoder):
-    def forward(self, clip: Tensor, masked: Tensor, num_masked: int | None = None) -> Tensor:
-        encoded = self.encoder_to_decoder(self.encoder(clip, masked))
+    def forward(self, clip: Tensor, mask: TubeMask) -> Tensor:
+        encoded = self.encoder_to_decoder(self.encoder(clip, mask))
+        masked = mask.to_bool()
         positions = self.positions.expand(len(clip), -1, -1)
         seen = encoded + positions[~masked].view_as(encoded)
         unseen = self.mask_token + positions[masked].view(len(clip), -1, positions.shape[-1])
         return self.decoder(torch.cat((seen, unseen), dim=1), unseen.shape[1])
 
     @torch.no_grad()
-    def targets(self, clip: Tensor, masked: Tensor, num_masked: int | None = None) -> Tensor:
+    def targets(self, clip: Tensor, mask: TubeMask) -> Tensor:
         grid = tubelet_view(self.denormalize(clip.float()), self.config.tubelet_size, self.config.patch_size)
         pixels = grid.flatten(5).flatten(1, 3).transpose(2, 3)  # B, N, t·p·p, 3
         deviation = pixels.var(dim=2, keepdim=True).sqrt() + TARGET_EPS
         tubelets = ((pixels - pixels.mean(dim=2, keepdim=True)) / deviation).flatten(2)
-        return tubelets[masked].view(len(clip), -1, tubelets.shape[-1])
+        return tubelets[mask.to_bool()].view(len(clip), -1, tubelets.shape[-1])
 
 
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {

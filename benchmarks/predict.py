@@ -30,7 +30,7 @@ from svfap.faces.config import FaceCropConfig
 from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector, Face, make_detector
 from svfap.faces.track import TrackedFrame, track_faces
-from svfap.model.presets import create_model
+from svfap.model.build import create_model
 from svfap.predict.predictor import Predictor
 
 SIZES = {"360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920)}

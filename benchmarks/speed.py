@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from svfap.data.augment import normalize
 from svfap.device import PRECISIONS, pick_device
 from svfap.model.base import Model
+from svfap.model.build import build_model
 from svfap.model.complexity import complexity
 from svfap.model.config import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
 from svfap.model.mae import MaskedAutoencoder
-from svfap.model.masking import tube_mask
-from svfap.model.presets import build_model, model_config
+from svfap.model.masking import TubeMask, tube_mask
+from svfap.model.presets import model_config
 from svfap.train.optim import build_optimizer
 
 NUM_CLASSES = 7
@@ -39,7 +40,7 @@ COLUMNS = ("ms a clip", "÷ svfap", "÷ floor", "clips/s")
 
 @dataclass
 class Contender:
-    """One model in the race. multiply_adds, embed_multiply_adds: of one clip, in all and in the tubelet embedding."""
+    """One model to measure. multiply_adds, embed_multiply_adds: of one clip, in all and in the tubelet embedding."""
 
     name: str
     config: ModelConfig
@@ -49,7 +50,7 @@ class Contender:
     embed_multiply_adds: int
 
     def __post_init__(self) -> None:
-        # Everybody gets our optimiser, so that the models alone differ. Its rate is zero: the work is the same.
+        # Every model has the same optimiser. Its learning rate is zero, which leaves the work of a step the same.
         self.optimizer = build_optimizer([{"params": list(self.model.parameters()), "lr_scale": 1.0}])
         self.num_parameters = sum(p.numel() for p in self.model.parameters())
 
@@ -104,18 +105,18 @@ def main() -> None:
 def line_up(task: str, quick: bool, batch: int, device: torch.device) -> list[Contender]:
     """The models to compare; ours comes first."""
     ours, vit, sizes = ("svfap_tiny", "vit_tiny", (64, 96)) if quick else ("svfap_base", "videomae_base", (160, 224))
-    words = {} if task == "pretraining" else {"num_outputs": NUM_CLASSES}
-    config = model_config(ours, task, img_size=sizes[0], **words)
+    kwargs = {} if task == "pretraining" else {"num_outputs": NUM_CLASSES}
+    config = model_config(ours, task, img_size=sizes[0], **kwargs)
     model = build_model(config).to(device)
     contenders = [
         our_contender(ours, config, model, batch, device),
         our_contender("the same, straightforward", config, plain(model), batch, device, all_tubelets=True),
     ]
-    config = model_config(vit, task, img_size=sizes[0], **words)
+    config = model_config(vit, task, img_size=sizes[0], **kwargs)
     contenders.append(our_contender(f"{vit}, ours", config, build_model(config).to(device), batch, device))
     if importlib.util.find_spec("transformers"):
         for size in sizes:
-            config = model_config(vit, task, img_size=size, **words)
+            config = model_config(vit, task, img_size=size, **kwargs)
             contenders.append(their_contender("VideoMAE, transformers", config, batch, device))
     return contenders
 
@@ -123,13 +124,12 @@ def line_up(task: str, quick: bool, batch: int, device: torch.device) -> list[Co
 def our_contender(
     name: str, config: ModelConfig, model: Model, batch: int, device: torch.device, all_tubelets: bool = False
 ) -> Contender:
-    clip, masked = random_clip(config, batch, device), random_mask(config, batch, device)
-    num_masked = config.num_masked_positions() * config.num_time_steps
+    clip, mask = random_clip(config, batch, device), random_mask(config, batch, device)
     label = torch.zeros(batch, dtype=torch.int64, device=device)
 
     def loss() -> Tensor:
         if isinstance(model, MaskedAutoencoder):
-            return model.loss(clip, masked, num_masked)
+            return model.loss(clip, mask)
         return F.cross_entropy(model(clip).float(), label)
 
     return Contender(name, config, model, loss, *count(config, all_tubelets))
@@ -160,7 +160,7 @@ def their_contender(name: str, config: ModelConfig, batch: int, device: torch.de
     model: nn.Module = (VideoMAEForPreTraining if pretraining else VideoMAEForVideoClassification)(theirs)
     model.to(device).train()
     clip = random_clip(config, batch, device).transpose(1, 2).contiguous()
-    masked = random_mask(config, batch, device)
+    masked = random_mask(config, batch, device).to_bool()
     label = torch.zeros(batch, dtype=torch.int64, device=device)
 
     def loss() -> Tensor:
@@ -180,7 +180,7 @@ def random_clip(config: ModelConfig, batch: int, device: torch.device) -> Tensor
     return normalize(pixels.to(device), IMAGENET_MEAN, IMAGENET_STD)
 
 
-def random_mask(config: ModelConfig, batch: int, device: torch.device) -> Tensor:
+def random_mask(config: ModelConfig, batch: int, device: torch.device) -> TubeMask:
     return tube_mask(batch, config, generator=torch.Generator().manual_seed(0)).to(device)
 
 
@@ -239,7 +239,8 @@ def race(
     rows = []
     for key, c in zip(keys, contenders, strict=True):
         row = [c.name, str(c.config.img_size), f"{c.multiply_adds / 1e9:.3g}"]
-        # Backward is twice the forward, but nobody asks for the gradient of the pixels. The optimiser comes after it.
+        # The backward pass costs twice the forward pass, less the gradient of the pixels, which nobody needs. Then the
+        # optimiser updates the parameters.
         backward = 2 * c.multiply_adds - c.embed_multiply_adds
         update_s = ADAMW_TRAFFIC * c.num_parameters / memory
         for taken, floor_s in (

@@ -39,9 +39,11 @@ def old(request, tmp_path) -> Path:
 def answers(model, expected) -> dict[str, np.ndarray]:
     """What a model says now of the pixels it once saw."""
     with torch.no_grad():
-        clip = model.normalize(torch.from_numpy(expected["pixels"]).float() / 255)
+        mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (model.config.pixel_mean, model.config.pixel_std))
+        clip = (torch.from_numpy(expected["pixels"]).float() / 255 - mean) / std
         if "masked" in expected:
-            return {"outputs": model(clip, torch.from_numpy(expected["masked"])).numpy()}
+            mask = svfap.TubeMask.from_bool(torch.from_numpy(expected["masked"]), model.config)
+            return {"outputs": model(clip, mask).numpy()}
         return {"outputs": model(clip).numpy(), "features": model.features(clip).numpy()}
 
 
@@ -210,7 +212,7 @@ def resume(run: Path) -> None:
     from svfap.train.config import FinetuneConfig
     from svfap.train.finetune import finetune
 
-    finetune(FinetuneConfig(out=run, dataset=run.parent / "dataset_folder"), resume=True)
+    finetune(FinetuneConfig(out=run, dataset=run.parent / "dataset_folder", resume=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,14 +8,15 @@ from typing import Any
 __version__ = "0.2.0"
 
 _HOME = {
-    "create_model": "svfap.model.presets",
+    "create_model": "svfap.model.build",
     "list_presets": "svfap.model.presets",
     "ModelConfig": "svfap.model.config",
     "TPSBT": "svfap.model.encoder",
-    "Model": "svfap.model.presets",
+    "Model": "svfap.model.base",
     "MaskedAutoencoder": "svfap.model.mae",
     "Perceiver": "svfap.model.perceiver",
     "tube_mask": "svfap.model.masking",
+    "TubeMask": "svfap.model.masking",
     "load_model": "svfap.weights.folder",
     "import_published": "svfap.weights.published",
     "export_published": "svfap.weights.published",

@@ -1,4 +1,4 @@
-"""Which device, in which precision, and in how many processes."""
+"""Device, precision and processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """A usable device; "auto" is a GPU where there is one. Raises `UserError`."""
+    """A device that works; "auto" is a GPU if there is one. Raises `UserError`."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -24,12 +24,12 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """One of "fp32", "bf16", "fp16"; "auto" is bf16 where the device multiplies it faster than fp32. Raises `UserError`."""
+    """One of "fp32", "bf16", "fp16"; "auto" is bf16 if the device computes faster with it than with fp32. Raises `UserError`."""
     if name == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-        quick = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return "bf16" if device.type == "cpu" and quick else "fp32"
+        fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return "bf16" if device.type == "cpu" and fast else "fp32"
     if name not in PRECISIONS:
         raise UserError(f"precision={name!r} is none of auto, {', '.join(PRECISIONS)}")
     if name == "fp16" and device.type == "cpu":

@@ -230,7 +230,10 @@ def test_report_is_one_page_with_its_pictures_inside(finetuned, pretrained, tmp_
     [
         ("synth", ["out", "--config", "--num_train", "--size_px", "--seed", "--num_workers"]),
         ("pretrain", ["--config", "--manifest", "--out", "--preset", "--mask_ratio", "--resume", "--base_lr"]),
-        ("finetune", ["--init", "--task", "--frame_level", "--mixup", "--rand_augment {true,false}", "--layer_decay"]),
+        (
+            "finetune",
+            ["--init", "--task", "--frame_level", "--mixup", "--rand_augment [{true,false}]", "--layer_decay"],
+        ),
         ("evaluate", ["--model", "--manifest", "--num_segments", "--num_crops", "--out", "--precision"]),
         ("predict", ["videos", "--model", "--hop_s", "--faces", "--device", "--out", ".parquet"]),
         ("reconstruct", ["video", "--model", "--mask_ratio", "--seed"]),

@@ -118,7 +118,7 @@ def test_a_group_has_one_label(grouped, tmp_path):
 def test_validation_scores_groups(grouped, faces, tmp_path):
     words = dict(**QUICK, epochs=1, batch_size=7, manifest=faces / "train.csv", val_manifest=grouped)
     result = finetune(FinetuneConfig(**words, out=tmp_path / "run"))
-    validation = result["last_validation"]
+    validation = result.metrics["last_validation"]
     assert (validation["num_evaluated"], validation["num_groups"], validation["num_samples"]) == (15, 8, 8)
 
 

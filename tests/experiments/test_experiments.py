@@ -15,6 +15,7 @@ from svfap.errors import UserError
 from svfap.experiments.lab import Lab
 from svfap.experiments.run import NAMES, SYNTHETIC, Setup, experiment, open_lab
 from svfap.experiments.studies import STUDIES, Row
+from svfap.train.loop import TrainResult
 from svfap.weights.folder import load_model
 
 MODEL = {"num_frames": 8, "stage_depths": [1, 1, 1], "num_bottleneck_tokens": 8}
@@ -162,7 +163,7 @@ def test_a_table_says_what_its_runs_scored_and_nothing_is_done_twice(tmp_path, f
     assert "Table 6" in text and "chance is 14.3% UAR" in text and "one pre-training" in text
     assert (tmp_path / "downsampling.png").stat().st_size > 10_000 and (tmp_path / "downsampling.tex").exists()
     done = []
-    monkeypatch.setattr(laboratory, "pretrain", lambda config, resume: done.append(config.out) or {"finished": True})
+    monkeypatch.setattr(laboratory, "pretrain", lambda config: done.append(config.out) or TrainResult(finished=True))
     before = {file: file.stat().st_mtime_ns for file in files}
     command = [
         "experiment",

@@ -7,8 +7,9 @@ from functools import cache
 import pytest
 
 from svfap.errors import UserError
+from svfap.model.build import create_model
 from svfap.model.complexity import Complexity, complexity
-from svfap.model.presets import PRESETS, create_model, model_config
+from svfap.model.presets import PRESETS, model_config
 from svfap.model.variants import VARIANTS, variant
 from svfap.paper import COSTS
 

@@ -11,7 +11,7 @@ from svfap.errors import UserError
 from svfap.model.complexity import complexity
 from svfap.model.encoder import SpatialBottleneck, upsample_time
 from svfap.model.layers import sincos_positions
-from svfap.model.masking import split_tokens
+from svfap.model.masking import TubeMask
 from svfap.model.presets import model_config
 
 
@@ -28,35 +28,35 @@ def clips(batch: int, model, seed: int = 1) -> torch.Tensor:
     return torch.randn(batch, 3, c.num_frames, c.img_size, c.img_size, generator=torch.Generator().manual_seed(seed))
 
 
-def mask(batch: int, model, ratio: float = 0.75, seed: int = 2) -> torch.Tensor:
-    return svfap.tube_mask(batch, model, ratio, torch.Generator().manual_seed(seed))
+def mask(batch: int, model, ratio: float = 0.75, seed: int = 2) -> TubeMask:
+    return svfap.tube_mask(batch, model.config, ratio, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("overrides", [{}, {"stage_depths": (2,)}, {"num_bottleneck_tokens": (3, 1)}])
 def test_hidden_pixels_cannot_leak(overrides):
     model = debug(**overrides)
-    clip, masked = clips(2, model), mask(2, model)
+    clip, tubes = clips(2, model), mask(2, model)
     c = model.config
-    hidden = masked.view(2, 1, c.num_time_steps, c.grid_size, c.grid_size)
+    hidden = tubes.to_bool().view(2, 1, c.num_time_steps, c.grid_size, c.grid_size)
     for dim, size in ((2, c.tubelet_size), (3, c.patch_size), (4, c.patch_size)):
         hidden = hidden.repeat_interleave(size, dim)
     other = torch.where(hidden, torch.randn_like(clip) * 9, clip)
     assert (other != clip).any()
-    assert torch.equal(model.encoder(clip, masked), model.encoder(other, masked))
-    assert torch.equal(model(clip, masked), model(other, masked))
+    assert torch.equal(model.encoder(clip, tubes), model.encoder(other, tubes))
+    assert torch.equal(model(clip, tubes), model(other, tubes))
 
 
 def test_visible_pixels_do_matter():
     model = debug()
-    clip, masked = clips(1, model), mask(1, model)
-    assert not torch.equal(model.encoder(clip, masked), model.encoder(clip + 0.1, masked))
+    clip, tubes = clips(1, model), mask(1, model)
+    assert not torch.equal(model.encoder(clip, tubes), model.encoder(clip + 0.1, tubes))
 
 
 def test_nothing_masked_equals_no_mask():
     model = debug()
     clip = clips(2, model)
-    masked = torch.zeros(2, model.config.num_tokens, dtype=torch.bool)
-    assert torch.equal(model.encoder(clip, masked), model.encoder(clip))
+    nothing = TubeMask.from_bool(torch.zeros(2, model.config.num_tokens, dtype=torch.bool), model.config)
+    assert torch.equal(model.encoder(clip, nothing), model.encoder(clip))
 
 
 def test_coarse_stages_come_back_at_their_own_position():
@@ -82,8 +82,9 @@ def test_fused_stages_are_the_sum_of_the_stages():
 
 def test_permuting_the_batch_permutes_the_output():
     model = debug()
-    clip, masked, order = clips(4, model), mask(4, model), torch.tensor([2, 0, 3, 1])
-    assert_close(model(clip[order], masked[order]), model(clip, masked)[order], rtol=1e-5, atol=1e-6)
+    clip, tubes, order = clips(4, model), mask(4, model), torch.tensor([2, 0, 3, 1])
+    reordered = TubeMask(tubes.visible[order], tubes.hidden[order])
+    assert_close(model(clip[order], reordered), model(clip, tubes)[order], rtol=1e-5, atol=1e-6)
 
 
 def test_bottleneck_maps_sum_to_one_over_positions():
@@ -168,49 +169,66 @@ def test_compiles_to_one_graph(task, overrides):
 
 def test_tube_mask_hides_the_same_positions_at_all_times():
     config = model_config("svfap_base", "pretraining")
-    masked = svfap.tube_mask(5, config, 0.9, torch.Generator().manual_seed(0)).view(5, 8, 100)
+    masked = svfap.tube_mask(5, config, 0.9, torch.Generator().manual_seed(0)).to_bool().view(5, 8, 100)
     assert (masked.sum(-1) == 90).all()
     assert (masked == masked[:, :1]).all()
     assert len({tuple(row) for row in masked[:, 0].tolist()}) == 5
-    again = svfap.tube_mask(5, config, 0.9, torch.Generator().manual_seed(0)).view(5, 8, 100)
+    again = svfap.tube_mask(5, config, 0.9, torch.Generator().manual_seed(0)).to_bool().view(5, 8, 100)
     assert torch.equal(masked, again)
 
 
-def test_split_tokens_keeps_position_order():
+def test_a_mask_from_booleans_is_the_one_drawn():
     config = model_config("svfap_debug", "pretraining")
-    masked = svfap.tube_mask(3, config, 0.5)
-    visible, hidden = split_tokens(masked, config)
+    drawn = svfap.tube_mask(3, config, 0.5)
+    masked = drawn.to_bool()
+    read = TubeMask.from_bool(masked, config)
+    assert torch.equal(drawn.visible, read.visible)
+    assert torch.equal(drawn.hidden, read.hidden)
     for row in range(3):
-        assert visible[row].tolist() == (~masked[row]).nonzero().flatten().tolist()
-        assert hidden[row].tolist() == masked[row].nonzero().flatten().tolist()
+        assert drawn.visible[row].tolist() == (~masked[row]).nonzero().flatten().tolist()
+        assert drawn.hidden[row].tolist() == masked[row].nonzero().flatten().tolist()
+
+
+def test_the_draw_of_a_mask_is_fixed():
+    # By seed: training's masks, and with them its losses, must not change from one version to the next.
+    config = model_config("svfap_debug", "pretraining")
+    rank = torch.rand(4, 16, generator=torch.Generator().manual_seed(7)).argsort(dim=1).argsort(dim=1)
+    masked = svfap.tube_mask(4, config, 0.75, torch.Generator().manual_seed(7)).to_bool()
+    assert torch.equal(masked, (rank < 12).repeat(1, 8))
 
 
 def test_masks_that_are_no_tubes_are_refused():
     model = debug()
-    masked = mask(2, model)
+    masked = mask(2, model).to_bool()
     uneven = masked.clone()
     uneven[1, (~uneven[1]).nonzero()[0]] = True
     with pytest.raises(ValueError, match="of every clip"):
-        model.encoder(clips(2, model), uneven)
+        TubeMask.from_bool(uneven, model.config)
     moving = masked.view(2, 8, -1).clone()
     moving[:, 3] = moving[:, 3].roll(1, dims=-1)
     with pytest.raises(ValueError, match="at all times"):
-        model.encoder(clips(2, model), moving.flatten(1))
+        TubeMask.from_bool(moving.flatten(1), model.config)
     with pytest.raises(ValueError, match="every tubelet"):
-        model.encoder(clips(2, model), torch.ones_like(masked))
+        TubeMask.from_bool(torch.ones_like(masked), model.config)
     with pytest.raises(ValueError, match=r"\(B, 128\)"):
-        model.encoder(clips(2, model), masked[:, :-1])
+        TubeMask.from_bool(masked[:, :-1], model.config)
     with pytest.raises(ValueError, match="expected clips"):
         model.encoder(clips(2, model)[:, :, :8])
     with pytest.raises(ValueError, match="nothing to predict"):
-        model.loss(clips(2, model), torch.zeros_like(masked))
+        model.loss(clips(2, model), TubeMask.from_bool(torch.zeros_like(masked), model.config))
+    with pytest.raises(ValueError, match="expected a mask of 128 tubelets"):
+        model(clips(2, model), svfap.tube_mask(2, model_config("svfap_base", "pretraining")))
+    with pytest.raises(ValueError, match="at least one must stay"):
+        svfap.tube_mask(2, model.config, 1.0)
+    one_stage = model_config("svfap_debug", "pretraining", stage_depths=(2,))
+    assert TubeMask.from_bool(moving.flatten(1), one_stage).hidden.shape == (2, 96)  # joins no time steps
 
 
 def test_targets_are_standardised_pixels_of_the_hidden_tubelets():
     model = debug()
-    clip, masked = clips(1, model), mask(1, model)
-    targets = model.targets(clip, masked)
-    first = int(masked[0].nonzero()[0])
+    clip, tubes = clips(1, model), mask(1, model)
+    targets = model.targets(clip, tubes)
+    first = int(tubes.hidden[0, 0])
     row, column = first // 4 % 4, first % 4
     pixels = model.denormalize(clip)[0, :, :2, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8]
     flat = pixels.reshape(3, -1)
@@ -220,10 +238,11 @@ def test_targets_are_standardised_pixels_of_the_hidden_tubelets():
 
 def test_a_perfect_prediction_reconstructs_the_clip(monkeypatch):
     model = debug()
-    clip = model.normalize(torch.rand(2, 3, 16, 32, 32))
-    masked = mask(2, model)
-    monkeypatch.setattr(type(model), "_predict", lambda self, c, visible, hidden: self._targets(c, hidden)[0])
-    assert_close(model.reconstruct(clip, masked), model.denormalize(clip), rtol=1e-4, atol=1e-5)
+    pixels = torch.rand(2, 3, 16, 32, 32)
+    mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (model.config.pixel_mean, model.config.pixel_std))
+    clip = (pixels - mean) / std
+    monkeypatch.setattr(type(model), "forward", lambda self, c, tubes: self.targets(c, tubes))
+    assert_close(model.reconstruct(clip, mask(2, model)), pixels, rtol=1e-4, atol=1e-5)
 
 
 def test_positions_by_hand():
@@ -292,10 +311,10 @@ def test_unknown_preset_and_task_name_the_nearest():
 )
 def test_any_sizes_that_divide(words):
     model = svfap.create_model("svfap_debug", "pretraining", **words)
-    clip, masked = clips(2, model), mask(2, model, 0.5)
-    prediction = model(clip, masked)
-    assert prediction.shape == (2, int(masked[0].sum()), model.config.tubelet_dim)
-    model.loss(clip, masked).backward()
+    clip, tubes = clips(2, model), mask(2, model, 0.5)
+    prediction = model(clip, tubes)
+    assert prediction.shape == (2, tubes.hidden.shape[1], model.config.tubelet_dim)
+    model.loss(clip, tubes).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 

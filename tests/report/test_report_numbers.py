@@ -17,7 +17,7 @@ from svfap.data.video import open_video
 from svfap.errors import UserError
 from svfap.evaluate.metrics import write_metrics
 from svfap.evaluate.predictions import predictions_table
-from svfap.model.presets import create_model
+from svfap.model.build import create_model
 from svfap.report import embedding
 from svfap.report.agreement import bland_altman, limits_of_agreement
 from svfap.report.bottleneck import map_figure, map_table, overlay, spatial_maps

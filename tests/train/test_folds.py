@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from svfap.evaluate.pool import pool, pool_evaluations
 from svfap.evaluate.predictions import predictions_table
 from svfap.evaluate.results import paper_numbers, results_caption, results_table
 from svfap.train import folds as experiment
+from svfap.train.config import FinetuneConfig
+from svfap.train.finetune import finetune
 from svfap.weights.published import save_published
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -344,16 +347,30 @@ def test_all_folds_end_in_the_pooled_table(finished, capsys):
     assert r"12 of 12 &" in (finished / "results.tex").read_text()
 
 
+def test_python_gets_the_pooled_table(miniature, finished):
+    before = written(finished)
+    settings = dict(preset="svfap_debug", sampling_stride=1, warmup_epochs=0, batch_size=6, num_workers=0, base_lr=2)
+    config = FinetuneConfig(**settings, dataset=miniature, out=finished, fold="all", precision="fp32", epochs=1)
+    with pytest.raises(UserError, match="holds folds already"):
+        finetune(config)
+    result = finetune(replace(config, resume=True))
+    assert result.finished
+    assert result.metrics == json.loads((finished / "results.json").read_text())
+    assert result.pooled.table["score"].tolist() == pd.read_csv(finished / "results.csv")["score"].tolist()
+    after = written(finished)
+    assert {name: after[name] for name in before} == before
+
+
 def test_finished_folds_are_kept_and_one_that_broke_off_goes_on(miniature, finished, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     command = cross_validate(miniature, out, "--epochs", "2")
     train = experiment.finetune
 
-    def broken_off(config, resume):
+    def broken_off(config):
         if config.fold == "2":
-            train(replace_epochs(config), resume)
+            train(replace_epochs(config))
             raise KeyboardInterrupt
-        return train(config, resume)
+        return train(config)
 
     def replace_epochs(config):  # ends after the first of two epochs, as a stopped run would
         monkeypatch.setattr("svfap.train.loop._stop_signal", stopped)
@@ -379,7 +396,7 @@ def test_finished_folds_are_kept_and_one_that_broke_off_goes_on(miniature, finis
     assert {name: after[name] for name in kept} == kept
     assert (out / "results.md").exists()
     assert main([*command, "--resume", "--base_lr", "0.5"]) == 1
-    assert "cannot resume with other settings (base_lr" in capsys.readouterr().err
+    assert "was made with other settings (base_lr" in capsys.readouterr().err
 
 
 def stopped():

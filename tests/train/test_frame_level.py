@@ -73,8 +73,8 @@ def test_a_classifier_of_frames_end_to_end(labelled, tmp_path):
     words = dict(**QUICK, manifest=labelled / "train.csv", val_manifest=labelled / "val.csv", batch_size=7)
     words |= dict(frame_level=True, label_names=list(NAMES), class_weights="balanced", out=tmp_path / "run")
     result = finetune(FinetuneConfig(**words))
-    validation = result["last_validation"]
-    assert result["chosen_by"] == "validation frame_uar"
+    validation = result.metrics["last_validation"]
+    assert result.metrics["chosen_by"] == "validation frame_uar"
     assert validation["frames"]["num_samples"] == 7 * 16
     assert validation["frame_uar"] == validation["frames"]["uar"]
     net = svfap.load_model(tmp_path / "run")
@@ -207,8 +207,8 @@ def test_values_in_cells_end_to_end(cells, tmp_path):
     words = dict(**QUICK, manifest=cells / "train.csv", val_manifest=cells / "val.csv", batch_size=7, task="regression")
     words |= dict(frame_level=True, label_scaling="standardize", loss="ccc", out=tmp_path / "run")
     result = finetune(FinetuneConfig(**words))
-    assert result["chosen_by"] == "validation frame_ccc"
-    assert result["last_validation"]["frames"]["num_samples"] == 7 * 16
+    assert result.metrics["chosen_by"] == "validation frame_ccc"
+    assert result.metrics["last_validation"]["frames"]["num_samples"] == 7 * 16
     config = svfap.load_model(tmp_path / "run").config
     every = [np.array(text.split(), float) for text in pd.read_csv(cells / "train.csv")["valence"]]
     assert config.output_offset[0] == pytest.approx(np.concatenate(every).mean(), abs=1e-5)

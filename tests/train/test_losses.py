@@ -133,7 +133,7 @@ def test_the_gradient_does_not_depend_on_the_labels_units(faces, tmp_path):
 def test_training_with_correlations(faces, tmp_path, loss):
     words = dict(task="regression", dimensions=["valence"], loss=loss, label_scaling="range", output_activation="tanh")
     result = finetune(finetuning(faces, tmp_path / "run", **words, label_range=(-2.0, 2.0)))
-    assert result["last_validation"]["num_evaluated"] == 7
+    assert result.metrics["last_validation"]["num_evaluated"] == 7
     config = svfap.load_model(tmp_path / "run").config
     assert (config.output_scale, config.output_offset) == ((2.0,), (0.0,))
 

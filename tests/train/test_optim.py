@@ -15,12 +15,12 @@ from torch import nn
 
 from svfap.errors import UserError
 from svfap.train.optim import (
-    EMA,
     LayerRule,
     apply_lr,
     build_optimizer,
     cosine_schedule,
     layer_of,
+    moving_average,
     parameter_groups,
     scaled_lr,
 )
@@ -174,27 +174,51 @@ def test_optimizer_steps_at_the_scaled_rates() -> None:
     assert again.param_groups[0]["betas"] == (0.9, 0.95)
 
 
-def test_ema_follows_the_weights_and_lends_them() -> None:
-    torch.manual_seed(0)
-    linear = nn.Linear(3, 4)
-    model = nn.Sequential(linear, nn.LayerNorm(4))
-    start = linear.weight.detach().clone()
-    ema = EMA(model, decay=0.9)
-    with torch.no_grad():
-        linear.weight += 1.0
-    ema.update(model)
-    ema.update(model)
-    # The gap of 1 shrinks by 0.9 twice.
-    torch.testing.assert_close(ema.state_dict()["0.weight"], start + 1 - 0.81)
-    own = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(RuntimeError, match="within"), ema.swapped(model):
-        torch.testing.assert_close(linear.weight.detach(), start + 0.19)
-        raise RuntimeError("within")
-    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
+def small_model() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
 
-    other = EMA(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), decay=0.9)
-    other.load_state_dict(ema.state_dict())
-    assert all(torch.equal(v, ema.state_dict()[k]) for k, v in other.state_dict().items())
-    assert other.state_dict()["0.weight"] is not ema.state_dict()["0.weight"]
-    with pytest.raises(KeyError, match=re.escape("0.weight")):
+
+def test_the_moving_average_starts_at_the_first_weights_and_follows() -> None:
+    torch.manual_seed(0)
+    model = small_model()
+    start = model[0].weight.detach().clone()
+    average = moving_average(model, decay=0.9)
+    with torch.no_grad():
+        model[0].weight += 1.0
+    average.update_parameters(model)
+    average.update_parameters(model)
+    # The gap of 1 shrinks by 0.9 twice.
+    torch.testing.assert_close(average.module[0].weight.detach(), start + 1 - 0.81)
+    assert torch.equal(model[0].weight.detach(), start + 1)
+    by_hand = start.clone()
+    for _ in range(2):
+        by_hand.lerp_(model[0].weight.detach(), 1 - 0.9)
+    assert torch.equal(average.module[0].weight.detach(), by_hand)
+
+
+def test_a_moving_average_is_saved_and_read_whole() -> None:
+    model = small_model()
+    average = moving_average(model, decay=0.9)
+    with torch.no_grad():
+        model[0].weight += 1.0
+    average.update_parameters(model)
+    state = {name: value.clone() for name, value in average.state_dict().items()}
+    other = moving_average(small_model(), decay=0.9)
+    other.load_state_dict(state)
+    assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
+    average.update_parameters(model)
+    other.update_parameters(model)
+    assert torch.equal(other.module[0].weight, average.module[0].weight)
+    with pytest.raises(RuntimeError, match=re.escape("module.0.weight")):
         other.load_state_dict({})
+
+
+def test_a_moving_average_is_read_from_checkpoints_with_bare_names() -> None:
+    model = small_model()
+    average = moving_average(model, decay=0.9)
+    averages = {name: torch.full_like(p, 0.5) for name, p in model.named_parameters()}
+    average.load_state_dict(averages)
+    assert all(torch.equal(p, averages[name]) for name, p in average.module.named_parameters())
+    average.update_parameters(model)
+    expected = torch.lerp(averages["0.weight"], model[0].weight.detach(), 1 - 0.9)
+    assert torch.equal(average.module[0].weight.detach(), expected)  # an update, not the first one, which copies

@@ -94,10 +94,10 @@ def test_a_resumed_run_repeats_the_losses_to_the_last_bit(kind, faces, tmp_path,
     train(config(faces, tmp_path / "whole", **words))
     stop_after(monkeypatch, 6)  # in the middle of the second epoch
     result = train(config(faces, tmp_path / "broken", **words))
-    assert result == {"finished": False, "step": 6}
+    assert (result.finished, result.step) == (False, 6)
     monkeypatch.undo()
-    result = train(config(faces, tmp_path / "broken", **words, num_workers=1), resume=True)
-    assert result["finished"]
+    result = train(config(faces, tmp_path / "broken", **words, num_workers=1, resume=True))
+    assert result.finished
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
     for name in ("last", "best"):
         whole, broken = (svfap.load_model(tmp_path / run / name).state_dict() for run in ("whole", "broken"))
@@ -122,8 +122,9 @@ def stop_after(monkeypatch, steps: int) -> None:
 
 def test_resuming_a_finished_run_changes_nothing(pretrained, faces):
     before = (pretrained / "last" / "model.safetensors").stat().st_mtime_ns
-    result = pretrain(pretraining(faces, pretrained), resume=True)
-    assert result["finished"]
+    result = pretrain(pretraining(faces, pretrained, resume=True))
+    assert result.finished
+    assert result.metrics == json.loads((pretrained / "metrics.json").read_text())
     assert (pretrained / "last" / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -131,7 +132,7 @@ def test_another_run_in_the_folder_is_not_overwritten(pretrained, faces):
     with pytest.raises(UserError, match="holds a run already"):
         pretrain(pretraining(faces, pretrained))
     with pytest.raises(UserError, match="other settings .batch_size: 4 then, 8 now"):
-        pretrain(pretraining(faces, pretrained, batch_size=8), resume=True)
+        pretrain(pretraining(faces, pretrained, batch_size=8, resume=True))
 
 
 def test_a_crash_while_a_checkpoint_is_put_in_place_loses_nothing(faces, tmp_path, monkeypatch):
@@ -140,7 +141,7 @@ def test_a_crash_while_a_checkpoint_is_put_in_place_loses_nothing(faces, tmp_pat
     monkeypatch.undo()
     (tmp_path / "run" / "last").rename(tmp_path / "run" / "last.old")  # between the two renames
     (tmp_path / "run" / "last.new").mkdir()
-    pretrain(pretraining(faces, tmp_path / "run"), resume=True)
+    pretrain(pretraining(faces, tmp_path / "run", resume=True))
     assert len(losses(tmp_path / "run")) == 12
 
 
@@ -189,7 +190,7 @@ def test_half_a_log_line_does_not_stop_resuming(faces, tmp_path, monkeypatch):
     monkeypatch.undo()
     with (tmp_path / "run" / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "ep')
-    pretrain(pretraining(faces, tmp_path / "run", model={"stage_depths": (2, 2, 2)}, max_unreadable=0.5), resume=True)
+    pretrain(pretraining(faces, tmp_path / "run", model={"stage_depths": (2, 2, 2)}, max_unreadable=0.5, resume=True))
     assert [line["step"] for line in log(tmp_path / "run")] == list(range(1, 13))
 
 
@@ -199,7 +200,7 @@ def test_unreadable_validation_videos_are_listed(faces, tmp_path):
     bad = pd.read_csv(copy / "val.csv")["path"][0]
     (copy / bad).write_text("no video")
     result = finetune(finetuning(copy, tmp_path / "run", max_unreadable=0.1))
-    assert result["num_unreadable"] == 1
+    assert result.metrics["num_unreadable"] == 1
     assert pd.read_csv(tmp_path / "run" / "unreadable.csv")["path"].tolist() == [bad]
 
 
@@ -290,7 +291,7 @@ def test_unreadable_videos_stop_training_when_too_many(damaged, tmp_path):
 
 def test_unreadable_videos_are_skipped_counted_and_listed(damaged, tmp_path):
     result = finetune(finetuning(damaged, tmp_path / "run", max_unreadable=0.1, batch_size=2))
-    assert result["num_unreadable"] == 2
+    assert result.metrics["num_unreadable"] == 2
     listed = pd.read_csv(tmp_path / "run" / "unreadable.csv")
     paths = pd.read_csv(damaged / "train.csv")["path"]
     assert set(listed["path"]) == {paths[3], paths[5]}
@@ -309,7 +310,7 @@ def test_a_batch_of_unreadable_videos_alone_is_a_step_of_weight_zero(damaged, tm
 def test_finetuning_chooses_the_best_epoch_on_validation(faces, pretrained, tmp_path):
     result = finetune(finetuning(faces, tmp_path / "run", init=str(pretrained), epochs=4, base_lr=0.05))
     scores = [line["uar"] for line in log(tmp_path / "run", "val")]
-    assert result["best_epoch"] == int(np.argmax(scores))
+    assert result.metrics["best_epoch"] == int(np.argmax(scores))
     model = svfap.load_model(tmp_path / "run")
     assert model.config.label_names == tuple(sorted(pd.read_csv(faces / "train.csv")["label"].unique()))
     assert model.config.sampling_stride == 1
@@ -326,9 +327,9 @@ def test_initial_weights_are_the_pretrained_encoder(faces, pretrained, tmp_path)
 def test_regression_and_frame_level(faces, tmp_path):
     words = dict(task="regression", dimensions=["valence", "arousal"], output_activation="tanh", label_names=None)
     result = finetune(finetuning(faces, tmp_path / "clip", **words))
-    assert set(result["last_validation"]["per_dimension"]) == {"valence", "arousal"}
+    assert set(result.metrics["last_validation"]["per_dimension"]) == {"valence", "arousal"}
     result = finetune(finetuning(faces, tmp_path / "frame", **words, frame_level=True))
-    assert result["last_validation"]["frames"]["num_samples"] == 7 * 16
+    assert result.metrics["last_validation"]["frames"]["num_samples"] == 7 * 16
     model = svfap.load_model(tmp_path / "frame")
     assert model(torch.zeros(1, 3, 16, 32, 32)).shape == (1, 16, 2)
 

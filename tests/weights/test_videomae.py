@@ -71,11 +71,11 @@ def test_pretrained_predictions_and_loss():
     theirs = reference("VideoMAEForPreTraining", False, **SMALL)
     ours = svfap.import_published(old_names(theirs.state_dict()), decoder_num_heads=3, **WORDS)
     assert (ours.config.task, ours.config.decoder_depth, ours.config.decoder_embed_dim) == ("pretraining", 2, 24)
-    clip, masked = clips(ours.config), svfap.tube_mask(2, ours.config)
+    clip, mask = clips(ours.config), svfap.tube_mask(2, ours.config)
     with torch.no_grad():
-        expected = theirs(clip.transpose(1, 2), bool_masked_pos=masked)
-        assert_close(ours(clip, masked), expected.logits, **CLOSE)
-        assert_close(ours.loss(clip, masked), expected.loss, **CLOSE)
+        expected = theirs(clip.transpose(1, 2), bool_masked_pos=mask.to_bool())
+        assert_close(ours(clip, mask), expected.logits, **CLOSE)
+        assert_close(ours.loss(clip, mask), expected.loss, **CLOSE)
 
 
 def test_both_namings_are_the_same_model():

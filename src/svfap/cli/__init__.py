@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from svfap.cli import crop, experiments, extract, predict, reconstruct, synth, training
+from svfap.cli import crop, experiments, extract, predict, reconstruct, synth
 from svfap.cli.parser import (
     Command,
     Parser,
@@ -75,9 +75,21 @@ COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
         "svfap.cli.report:run",
         (Positional("runs", "run folders, or folders of folds, which count as one run", "+", Path),),
     ),
+    "pretrain": Command(
+        "Pre-train by masked autoencoding: hide 90% of each clip and predict the hidden pixels. "
+        "Example: svfap pretrain --manifest videos.csv --out runs/pretrain --preset svfap_small",
+        "svfap.train.config:PretrainConfig",
+        "svfap.cli.pretrain:run",
+    ),
+    "finetune": Command(
+        "Fine-tune for classes or affect dimensions: from pre-trained weights or from scratch. With --fold all every fold "
+        "of a prepared dataset is trained and tested, and their predictions are pooled. "
+        "Example: svfap finetune --manifest train.csv --init runs/pretrain --out runs/finetune --preset svfap_small",
+        "svfap.train.config:FinetuneConfig",
+        "svfap.cli.finetune:run",
+    ),
 }
 VERBS: dict[str, Verb] = {
-    **training.VERBS,
     **experiments.VERBS,
 }
 

@@ -122,6 +122,7 @@ def add_command(parser: Parser, command: Command) -> None:
 
 
 def _add_options(parser: Parser, config: type, skip: set[str] | None = None) -> None:
+    parser.read_file = getattr(config, "read_file", None)
     parser.add_argument("--config", action="config", help="YAML file with any of these settings; flags override it")
     add_settings(parser, config, skip)
 

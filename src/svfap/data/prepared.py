@@ -66,6 +66,20 @@ class PreparedDataset:
             f"{self.name} has no fold {name!r}; its folds: {', '.join(f.name for f in self.folds) or 'none'}"
         )
 
+    def require_tests(self, folder: Path) -> PreparedDataset:
+        """The dataset itself, read from `folder`. Raises `UserError` unless it has folds and each has a test part."""
+        if not self.folds:
+            raise UserError(f"{folder}: {self.title} has no folds")
+        for fold in self.folds:
+            if fold.test is None:
+                raise UserError(f"{folder}: fold {fold.name} of {self.title} has no test part")
+        return self
+
+
+def fold_folder(out: Path, name: str) -> Path:
+    """The folder of one fold within the folder of all folds of a dataset."""
+    return out / f"fold_{name}"
+
 
 def write_dataset_file(folder: Path, dataset: PreparedDataset) -> None:
     """Write `dataset.json` into `folder`; the manifests' paths in it are relative to that folder."""

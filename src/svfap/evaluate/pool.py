@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from svfap.console import say
-from svfap.data.prepared import Fold, PreparedDataset, read_dataset
+from svfap.data.prepared import Fold, fold_folder, read_dataset
 from svfap.errors import UserError
 from svfap.evaluate.config import EvaluateConfig, PoolConfig
 from svfap.evaluate.evaluate import METRICS_FILE, evaluate
@@ -52,7 +52,7 @@ def pool_evaluations(out: Path, dataset: Path | None = None, allow_incomplete: b
         preset, folder = str(known["preset"]), Path(dataset or known["dataset"])
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file}: is damaged ({error}); `svfap finetune --fold all --resume` writes it again") from None
-    prepared = read_tested_dataset(folder)
+    prepared = read_dataset(folder).require_tests(folder)
     evaluations = {fold.name: fold_folder(out, fold.name) / "evaluation" for fold in prepared.folds}
     scores = score_folds(prepared, evaluations, allow_incomplete)
     paper = paper_numbers(prepared.name, preset)
@@ -61,22 +61,6 @@ def pool_evaluations(out: Path, dataset: Path | None = None, allow_incomplete: b
     write_metrics(out / RESULTS_FILE, {"caption": results.caption, **numbers})
     write_table(out / "results", results.table, results.caption)
     return results
-
-
-def fold_folder(out: Path, name: str) -> Path:
-    """The folder of one fold in the folder of all."""
-    return out / f"fold_{name}"
-
-
-def read_tested_dataset(folder: Path) -> PreparedDataset:
-    """Read a prepared dataset, all of whose folds must have a test part. Raises `UserError`."""
-    dataset = read_dataset(folder)
-    if not dataset.folds:
-        raise UserError(f"{folder}: {dataset.title} has no folds")
-    for fold in dataset.folds:
-        if fold.test is None:
-            raise UserError(f"{folder}: fold {fold.name} of {dataset.title} has no test part")
-    return dataset
 
 
 def write_folds_file(out: Path, dataset: Path, preset: str) -> None:
@@ -99,7 +83,7 @@ def is_evaluated(folder: Path, fold: Fold, model: str | None = None, allow_incom
 
 def _evaluate_models(models: str, config: PoolConfig) -> None:
     assert config.dataset is not None and config.out is not None
-    prepared = read_tested_dataset(config.dataset)
+    prepared = read_dataset(config.dataset).require_tests(config.dataset)
     if "{fold}" not in models and len(prepared.folds) > 1:
         raise UserError(
             f"models={models}: must hold {{fold}}, as in 'models/fold_{{fold}}'; {prepared.title} has several"

@@ -136,7 +136,7 @@ def train_one(config: TrainConfig) -> bool:
     if isinstance(config, FinetuneConfig):
         return run_fold(config)
     assert isinstance(config, PretrainConfig)
-    return bool(pretrain(config, resume=True)["finished"])
+    return pretrain(replace(config, resume=True)).finished
 
 
 def _merged(*parts: Settings) -> dict[str, Any]:

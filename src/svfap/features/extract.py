@@ -28,8 +28,9 @@ from svfap.features.config import ExtractConfig
 from svfap.features.tables import Chunk, check_table, write_table
 from svfap.jobs.run import result_of, run_jobs, write_failures
 from svfap.model.base import Model
+from svfap.model.build import create_model
 from svfap.model.perceiver import Perceiver
-from svfap.model.presets import create_model, list_presets
+from svfap.model.presets import list_presets
 from svfap.predict.predictor import batched, run_clips
 from svfap.predict.windows import Window, video_windows
 from svfap.weights.folder import load_model

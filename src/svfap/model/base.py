@@ -1,4 +1,4 @@
-"""What all models share: the config, saving and loading as a folder (`config.json`, `model.safetensors`), initial weights."""
+"""What all models share: config, saving and loading as a folder (`config.json`, `model.safetensors`), initial weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class Model(
     license="mit",
     tags=["facial-affect", "video", "masked-autoencoder"],
 ):
-    """Base of the masked autoencoder and the perceiver. `save_pretrained(dir)` and `from_pretrained(dir)` never pickle."""
+    """Base of `MaskedAutoencoder` and `Perceiver`; `Model.from_pretrained` loads either.
+
+    `save_pretrained(folder)` and `from_pretrained(folder)` use JSON and safetensors, never pickle.
+    """
 
     tasks: tuple[str, ...] = ()
     encoder: TPSBT
@@ -38,11 +41,13 @@ class Model(
 
     @classmethod
     def _from_pretrained(cls, *, config: Any, strict: bool = True, **kwargs: Any) -> Model:  # type: ignore[override]
-        """Rebuild the config from its JSON and load strictly: a missing or superfluous tensor is an error."""
+        """Rebuild the config from its JSON and load strictly: a missing or unexpected tensor is an error."""
         if not isinstance(config, ModelConfig):
             config = ModelConfig.from_words(config, Path(kwargs["model_id"]) / CONFIG_FILE)
-        if not cls.tasks:  # the base class stands for whichever class the config's task needs
-            cls = next(c for c in cls.__subclasses__() if config.task in c.tasks)
+        if cls is Model:  # the base class loads any task's model
+            from svfap.model.build import model_class
+
+            return model_class(config.task)._from_pretrained(config=config, strict=strict, **kwargs)
         folder = Path(kwargs["model_id"])
         if not folder.is_dir():
             return super()._from_pretrained(config=config, strict=strict, **kwargs)
@@ -55,17 +60,10 @@ class Model(
         super()._save_pretrained(save_directory)
         self.config.write(save_directory)
 
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """(B, 3, T, H, W) in [0, 1] -> normalised as the model expects."""
-        return (pixels - self._channels(pixels, self.config.pixel_mean)) / self._channels(pixels, self.config.pixel_std)
-
     def denormalize(self, clip: Tensor) -> Tensor:
-        """Inverse of `normalize`."""
-        return clip * self._channels(clip, self.config.pixel_std) + self._channels(clip, self.config.pixel_mean)
-
-    @staticmethod
-    def _channels(like: Tensor, values: tuple[float, ...]) -> Tensor:
-        return like.new_tensor(values).view(3, 1, 1, 1)
+        """Pixels in [0, 1] of normalised ones: (B, 3, T, H, W) float -> the same shape and dtype."""
+        mean, std = (clip.new_tensor(v).view(3, 1, 1, 1) for v in (self.config.pixel_mean, self.config.pixel_std))
+        return clip * std + mean
 
 
 def xavier_init(model: nn.Module) -> None:
@@ -78,7 +76,7 @@ def xavier_init(model: nn.Module) -> None:
 
 
 def trunc_normal_init(model: nn.Module) -> None:
-    """Fine-tuning: linear layers from a truncated normal of deviation 0.02, biases zero."""
+    """Fine-tuning: linear layers from a truncated normal of standard deviation 0.02, biases zero."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-adds by part, tokens, memory. Reproduces the figures of Tables 2, 3 and 5."""
+"""What a model costs: parameters, multiply-adds by part, tokens, memory. Reproduces the costs in Tables 2, 3 and 5."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from svfap.model.base import Model
+from svfap.model.build import build_model
 from svfap.model.config import ModelConfig
-from svfap.model.presets import build_model
+from svfap.model.masking import tube_mask
 
 ADAMW_BYTES = 16  # a float32 parameter, its gradient and AdamW's two moments
 
@@ -18,10 +19,10 @@ ADAMW_BYTES = 16  # a float32 parameter, its gradient and AdamW's two moments
 class Complexity:
     """Counts for one clip.
 
-    multiply_adds: of the plain formulation, which embeds every tubelet and is what the paper counts.
+    multiply_adds: as the paper counts them, with every tubelet embedded.
     multiply_adds_done: of this implementation, which embeds visible tubelets alone.
-    by_part, tokens: part -> multiply-adds done, and tokens that pass through it.
-    weight_bytes, train_state_bytes: float32; activation_bytes: kept for the backward pass of one clip, float32.
+    by_part, tokens: part -> multiply-adds done, and tokens that it processes.
+    weight_bytes, train_state_bytes: float32; activation_bytes: stored for the backward pass of one clip, float32.
     """
 
     parameters: int
@@ -35,14 +36,15 @@ class Complexity:
 
 
 def complexity(config: ModelConfig, measure_activations: bool = False) -> Complexity:
-    """Count a model's costs without weights or data; `measure_activations` runs one real clip on the CPU besides."""
+    """Count a model's costs without weights or data; `measure_activations` also runs a clip of noise on the CPU."""
     with torch.device("meta"):
         model = build_model(config)
         clip = torch.empty(1, 3, config.num_frames, config.img_size, config.img_size)
-        masked = torch.zeros(1, config.num_tokens, dtype=torch.bool)
-    num_masked = config.num_masked_positions() * config.num_time_steps if config.task == "pretraining" else 0
+        mask = tube_mask(1, config)
+    pretraining = config.task == "pretraining"
+    num_masked = mask.hidden.shape[1] if pretraining else 0
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(clip, masked, num_masked) if config.task == "pretraining" else model(clip)
+        model(clip, mask) if pretraining else model(clip)
     done = counter.get_total_flops() // 2  # a multiply-add is two operations
     parameters = sum(p.numel() for p in model.parameters())
     return Complexity(
@@ -81,25 +83,20 @@ def _tokens(config: ModelConfig, num_masked: int) -> dict[str, str]:
 
 
 def _activations(config: ModelConfig) -> int:
-    """Bytes that autograd keeps of one clip, parameters and buffers apart."""
+    """Bytes that autograd stores for one clip, without parameters and buffers."""
     model: Model = build_model(replace(config, drop_path_rate=0.0)).train()
-    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    known = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
     holding = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own and storage._cdata not in kept:
+        if storage._cdata not in known and storage._cdata not in kept:
             kept[storage._cdata] = storage.nbytes()
             holding.append(storage)
         return tensor
 
     clip = torch.randn(1, 3, config.num_frames, config.img_size, config.img_size)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        if config.task == "pretraining":
-            from svfap.model.masking import tube_mask
-
-            model(clip, tube_mask(1, config))
-        else:
-            model(clip)
+        model(clip, tube_mask(1, config)) if config.task == "pretraining" else model(clip)
     return sum(kept.values())

@@ -1,4 +1,4 @@
-"""The words in which a model is described; every number that must divide another is checked here."""
+"""The settings that describe a model; whether its sizes fit together is checked here."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to build a model again: saved as `config.json` beside its weights.
+    """Everything needed to build a model again; saved as `config.json` beside its weights.
 
-    The encoder has `len(stage_depths)` stages. The first holds ordinary Transformer blocks; every later one halves time
-    (`temporal_kernel_size`) and works through `num_bottleneck_tokens` tokens a time step. The variants of Table 3 leave out
-    the halving (`temporal_pyramid`) or the bottleneck (`spatial_bottleneck`; the stage then holds ordinary blocks). With
-    one stage the encoder is a plain video ViT. Widths are channels, sizes pixels, `num_frames` and `sampling_stride`
-    frames of the video. Values are what the head says × `output_scale` + `output_offset`, one of each per output.
+    The encoder has `len(stage_depths)` stages. The first holds ordinary Transformer blocks; every later one down-samples
+    time by `temporal_kernel_size` and works through `num_bottleneck_tokens` tokens per time step. The variants of Table 3
+    omit the down-sampling (`temporal_pyramid`) or the bottleneck (`spatial_bottleneck`; the stage then holds ordinary
+    blocks). With one stage the encoder is a plain video ViT. Dimensions are channels, sizes are pixels, `num_frames` and
+    `sampling_stride` are frames of the video. Outputs are the head's values × `output_scale` + `output_offset`, one of
+    each per output.
 
-    Raises `UserError` naming the numbers that do not fit.
+    Raises `UserError` naming the settings that do not fit together.
     """
 
     preset: str = "custom"
@@ -65,7 +66,7 @@ class ModelConfig:
     output_scale: tuple[float, ...] = ()
     output_offset: tuple[float, ...] = ()
     frame_level: bool = False
-    # What a user of the weights has to know.
+    # What a user of the weights needs.
     label_names: tuple[str, ...] = ()
     sampling_stride: int = 4
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -83,7 +84,7 @@ class ModelConfig:
         tokens = self.num_bottleneck_tokens
         tokens = (tokens,) if isinstance(tokens, int) else tuple(tokens)
         if len(tokens) == 1:
-            tokens *= later_stages  # One number serves every later stage.
+            tokens *= later_stages  # one number serves every later stage
         normalised = {
             "stage_depths": tuple(self.stage_depths),
             "num_bottleneck_tokens": tokens if later_stages else (),
@@ -121,7 +122,7 @@ class ModelConfig:
         require(all(scale > 0 for scale in self.output_scale), f"output_scale={self.output_scale} must be above 0")
         require(
             self.output_activation == "none" or self.task == "regression",
-            f"output_activation={self.output_activation!r} is for regression; classes get a softmax where they are read",
+            f"output_activation={self.output_activation!r} is for regression; the outputs of classification are logits",
         )
         for word in (
             *("img_size", "num_frames", "patch_size", "tubelet_size", "embed_dim", "num_heads", "temporal_kernel_size"),
@@ -161,7 +162,7 @@ class ModelConfig:
                 f"{len(self.label_names)} label_names for num_outputs={self.num_outputs}",
             )
         names = self.label_names
-        require(len(set(names)) == len(names), f"label_names: a name stands twice in {', '.join(names)}")
+        require(len(set(names)) == len(names), f"label_names: a name occurs twice in {', '.join(names)}")
 
     @property
     def num_time_steps(self) -> int:
@@ -170,7 +171,7 @@ class ModelConfig:
 
     @property
     def time_shrinkage(self) -> int:
-        """How many time steps each later stage joins into one."""
+        """Factor by which each later stage down-samples time."""
         return self.temporal_kernel_size if self.temporal_pyramid else 1
 
     @property
@@ -180,7 +181,7 @@ class ModelConfig:
 
     @property
     def grid_size(self) -> int:
-        """Tubelets along one side of the picture."""
+        """Tubelets along one side of a frame."""
         return self.img_size // self.patch_size
 
     @property

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from svfap.model.config import ModelConfig
 from svfap.model.layers import Block, CrossBlock, Mlp, TubeletEmbed, layer_norm, sincos_positions
-from svfap.model.masking import split_tokens
+from svfap.model.masking import TubeMask
 
 
 class TemporalDownsample(nn.Module):
-    """Shorten time by a strided 1-D convolution with kernel = stride (Eq. 4), or by a mean or maximum (Table 6)."""
+    """Temporal down-sampling by a 1-D convolution with stride = kernel size (Eq. 4), or by mean or maximum (Table 6)."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -31,11 +31,11 @@ class TemporalDownsample(nn.Module):
         if self.weight is None:
             return steps.mean(dim=2) if self.kind == "avg" else steps.amax(dim=2)
         flat = steps.transpose(2, 3).flatten(3)  # B, T/k, S, k·D
-        return F.linear(flat, self.weight.transpose(1, 2).flatten(1), self.bias)
+        return F.linear(flat, self.weight.transpose(1, 2).flatten(1), self.bias)  # Eq. 4
 
 
 class SpatialBottleneck(nn.Module):
-    """Squeeze the S tokens of each time step into G bottleneck tokens by learned spatial attention (Eq. 5)."""
+    """Aggregate the S tokens of each time step into G bottleneck tokens by learned spatial attention (Eq. 5)."""
 
     def __init__(self, dim: int, hidden_dim: int, num_tokens: int) -> None:
         super().__init__()
@@ -43,19 +43,21 @@ class SpatialBottleneck(nn.Module):
         self.mlp = Mlp(dim, hidden_dim, num_tokens)
 
     def maps(self, tokens: Tensor) -> Tensor:
-        """(B, T, S, D) -> (B, T, G, S): weights over the positions, each summing to one."""
+        """Attention maps: (B, T, S, D) -> (B, T, G, S), non-negative, summing to one over the S positions."""
         return self.mlp(self.norm(tokens)).softmax(dim=2).transpose(2, 3)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, S, D) -> (B, T·G, D): the weighted sums are of the tokens before the norm."""
-        return (self.maps(tokens) @ tokens).flatten(1, 2)
+        """(B, T, S, D) -> (B, T·G, D): weighted sums of the tokens before the norm."""
+        return (self.maps(tokens) @ tokens).flatten(1, 2)  # Eq. 5
 
 
 class Stage(nn.Module):
-    """One stage: shorten time, if it is a later one of a pyramid, then ordinary blocks over all tokens or a bottleneck.
+    """One stage of the encoder (Fig. 2).
 
-    With a bottleneck, every block but the last updates the bottleneck tokens, which attend to all tokens (Eq. 6). The last
-    swaps the roles: all tokens attend to the bottleneck tokens (Eq. 8).
+    The first stage holds ordinary blocks over all tokens. Every later one down-samples time (unless
+    `config.temporal_pyramid` is off) and works through bottleneck tokens (unless `config.spatial_bottleneck` is off): every
+    block but the last updates the bottleneck tokens, which attend to all tokens (Eq. 6); the last swaps the roles, all
+    tokens attend to the bottleneck tokens (Eq. 8).
     """
 
     def __init__(self, config: ModelConfig, number: int, drop_path_rates: list[float]) -> None:
@@ -75,7 +77,7 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(block(dim, config.num_heads, config.mlp_ratio, rate) for rate in drop_path_rates)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, S, D) -> (B, T/k, S, D), with k = 1 where time is not shortened."""
+        """(B, T, S, D) -> (B, T/k, S, D), with k = 1 without temporal down-sampling."""
         if self.temporal_downsample is not None:
             tokens = self.temporal_downsample(tokens)
         flat = tokens.flatten(1, 2)
@@ -86,21 +88,21 @@ class Stage(nn.Module):
         bottleneck = self.spatial_bottleneck(tokens)
         *refine, reverse = self.blocks
         for block in refine:
-            bottleneck = block(bottleneck, flat)
-        return reverse(flat, bottleneck).view_as(tokens)
+            bottleneck = block(bottleneck, flat)  # Eq. 6
+        return reverse(flat, bottleneck).view_as(tokens)  # Eq. 8
 
 
 def upsample_time(tokens: Tensor, num_time_steps: int) -> Tensor:
-    """Repeat coarse time steps (Eq. 9): (B, T, S, D) -> (B, num_time_steps, S, D), each token at its own position."""
-    return tokens.repeat_interleave(num_time_steps // tokens.shape[1], dim=1)
+    """Up-sample along time by repetition (Eq. 9): (B, T, S, D) -> (B, num_time_steps, S, D), positions kept."""
+    return tokens.repeat_interleave(num_time_steps // tokens.shape[1], dim=1)  # Eq. 9
 
 
 class TPSBT(nn.Module):
     """The encoder, for whole clips and for masked ones.
 
-    As in pre-training, the stages' outputs are summed at the first stage's time resolution (Eq. 10) and normalised with
-    `config.fuse_stages`; as in fine-tuning, the last stage's tokens are returned without. Pre-training without fusion
-    (Table 4) repeats the last stage alone along time, since the decoder needs a token for every tubelet.
+    With `config.fuse_stages` (pre-training) the stages' outputs are summed at the first stage's time resolution (Eq. 9, 10)
+    and normalised; without (fine-tuning) the last stage's tokens are returned. Pre-training without fusion (Table 4)
+    up-samples the last stage alone, since the decoder needs a token for every tubelet.
     """
 
     positions: Tensor
@@ -124,22 +126,14 @@ class TPSBT(nn.Module):
         """Time steps of the output: T/tubelet_size in pre-training and where stages are fused, else the last stage's."""
         return self.config.stage_time_steps[-1 if self.norm is None else 0]
 
-    def forward(self, clip: Tensor, masked: Tensor | None = None, num_masked: int | None = None) -> Tensor:
-        """Encode clips, or only what `masked` leaves visible of them.
+    def forward(self, clip: Tensor, mask: TubeMask | None = None) -> Tensor:
+        """Encode clips, or only the tubelets that a mask leaves visible; hidden pixels are never read.
 
-        clip: (B, 3, T, H, W) float. masked: (B, N) bool, True = hidden; the same positions at all times (a tube), the same
-        number in every clip. num_masked: how many are hidden in a clip; counted if None, which makes a GPU wait.
-        Returns (B, N_out, D): N_out = time steps (`num_output_time_steps`) × visible positions, time first. Hidden pixels
-        are never read.
+        clip: (B, 3, T, H, W) float, ImageNet-normalised. Returns (B, N_out, D): N_out = time steps
+        (`num_output_time_steps`) × visible positions, time first. Raises `ValueError` for sizes other than the config's.
         """
-        self._check_clip(clip)
-        visible = None
-        if masked is not None:
-            visible, _ = split_tokens(masked, self.config, num_masked)
-        return self.encode(clip, visible)
-
-    def encode(self, clip: Tensor, visible: Tensor | None) -> Tensor:
-        """`forward`, given the indices of the visible tubelets (B, N_visible) int64, sorted; None = all of them."""
+        self._check(clip, mask)
+        visible = None if mask is None else mask.visible
         tokens = self.tubelet_embed(clip, visible)
         tokens = tokens + (self.positions if visible is None else self.positions[visible]).to(tokens.dtype)
         tokens = tokens.unflatten(1, (self.config.num_time_steps, -1))
@@ -148,19 +142,24 @@ class TPSBT(nn.Module):
             tokens = stage(tokens)
             outputs.append(tokens)
         if self.norm is not None:
-            kept = outputs if self.config.fuse_stages else outputs[-1:]
-            fused = torch.stack([upsample_time(x, self.config.num_time_steps) for x in kept]).sum(0)
-            tokens = self.norm(fused)
+            fused = outputs if self.config.fuse_stages else outputs[-1:]
+            upsampled = [upsample_time(x, self.config.num_time_steps) for x in fused]  # Eq. 9
+            tokens = self.norm(torch.stack(upsampled).sum(0))  # Eq. 10
         return tokens.flatten(1, 2)
 
-    def _check_clip(self, clip: Tensor) -> None:
+    def _check(self, clip: Tensor, mask: TubeMask | None) -> None:
         expected = (3, self.config.num_frames, self.config.img_size, self.config.img_size)
         if clip.ndim != 5 or tuple(clip.shape[1:]) != expected:
             raise ValueError(f"expected clips of shape (B, {', '.join(map(str, expected))}), got {tuple(clip.shape)}")
+        if mask is not None and mask.visible.shape[1] + mask.hidden.shape[1] != self.config.num_tokens:
+            raise ValueError(
+                f"expected a mask of {self.config.num_tokens} tubelets, got {mask.visible.shape[1]} visible and "
+                f"{mask.hidden.shape[1]} hidden"
+            )
 
 
 def _drop_unused_norm(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Let a pre-trained encoder load strictly where the last stage alone is read: the fused sum's norm has no use there."""
+    """Let a pre-trained encoder load strictly into one without fusion, which has no norm after the sum of the stages."""
     if module.norm is None:
         state.pop(f"{prefix}norm.weight", None)
         state.pop(f"{prefix}norm.bias", None)

@@ -1,4 +1,4 @@
-"""Transformer parts: attention (Eq. 1-3), cross-attention (Eq. 6-8), tubelet embedding, positions, drop path."""
+"""Transformer layers: attention (Eq. 1-3), cross-attention (Eq. 6-8), tubelet embedding, positions, drop path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def layer_norm(dim: int) -> nn.LayerNorm:
 
 
 def sincos_positions(num_tokens: int, dim: int) -> Tensor:
-    """Sine-cosine positions over the flattened token index (time, row, column).
+    """Sine-cosine position embeddings over the flattened token index (time, row, column).
 
     angle(pos, j) = pos / 10000^(2⌊j/2⌋/dim); sine at even j, cosine at odd j. Returns (num_tokens, dim) float32.
     """
@@ -25,13 +25,8 @@ def sincos_positions(num_tokens: int, dim: int) -> Tensor:
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()
 
 
-def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """Pick tokens by position: (B, N, D) and (B, M) int64 -> (B, M, D)."""
-    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-
-
 def tubelet_view(clip: Tensor, tubelet_size: int, patch_size: int) -> Tensor:
-    """See a clip as a grid of tubelets, without copying.
+    """View a clip as a grid of tubelets, without copying.
 
     (B, C, T, H, W) -> (B, T/t, H/p, W/p, C, t, p, p).
     """
@@ -90,7 +85,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Self-attention with biases on query and value; one on the key would cancel in the softmax."""
+    """Self-attention (Eq. 2) with biases on query and value; a bias on the key would cancel in the softmax."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -108,7 +103,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of one set of tokens to another (Eq. 7), with the same biases as self-attention."""
+    """Attention of one set of tokens to another (Eq. 7), with biases as in self-attention."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -128,7 +123,7 @@ class CrossAttention(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drop a residual branch for a random part of the batch, and scale the rest up (stochastic depth)."""
+    """Stochastic depth: drop a residual branch for random clips of the batch, and scale it up for the others."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

@@ -1,6 +1,8 @@
-"""The masked autoencoder (Sec. III-A, Fig. 1a): encode what is visible, predict the pixels of what is hidden."""
+"""The masked autoencoder (Sec. III-A, Fig. 1a): encode visible tubelets, predict the pixels of hidden ones."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +12,13 @@ from svfap.model.base import Model, xavier_init
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
 from svfap.model.layers import Block, gather_tubelets, layer_norm, sincos_positions, tubelet_view
-from svfap.model.masking import split_tokens
+from svfap.model.masking import TubeMask
 
 TARGET_EPS = 1e-6
 
 
 class Decoder(nn.Module):
-    """A few Transformer blocks over visible and mask tokens; predicts the pixels of the latter."""
+    """Transformer blocks over encoded and mask tokens, then a linear map from mask tokens to pixels (Fig. 1a)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -27,11 +29,11 @@ class Decoder(nn.Module):
         self.norm = layer_norm(dim)
         self.head = nn.Linear(dim, config.tubelet_dim)
 
-    def forward(self, tokens: Tensor, num_masked: int) -> Tensor:
-        """(B, N, D) with the mask tokens last -> (B, num_masked, tubelet_dim)."""
+    def forward(self, tokens: Tensor, num_hidden: int) -> Tensor:
+        """(B, N, D) with the mask tokens last -> (B, num_hidden, tubelet_dim)."""
         for block in self.blocks:
             tokens = block(tokens)
-        return self.head(self.norm(tokens[:, tokens.shape[1] - num_masked :]))
+        return self.head(self.norm(tokens[:, tokens.shape[1] - num_hidden :]))
 
 
 class MaskedAutoencoder(Model):
@@ -52,35 +54,35 @@ class MaskedAutoencoder(Model):
         xavier_init(self)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, clip: Tensor, masked: Tensor, num_masked: int | None = None) -> Tensor:
+    def forward(self, clip: Tensor, mask: TubeMask) -> Tensor:
         """Predict the normalised pixels of the hidden tubelets.
 
-        clip: (B, 3, T, H, W) float, ImageNet-normalised; masked: (B, N) bool, True = hidden.
-        Returns (B, N_masked, tubelet·patch²·3), in position order, each tubelet as (frame, row, column, channel).
+        clip: (B, 3, T, H, W) float, ImageNet-normalised. Returns (B, N_hidden, tubelet_size·patch_size²·3) in the order of
+        `mask.hidden`, each tubelet as (frame, row, column, channel).
         """
-        self.encoder._check_clip(clip)
-        return self._predict(clip, *split_tokens(masked, self.config, num_masked))
+        encoded = self.encoder_to_decoder(self.encoder(clip, mask))
+        visible = encoded + self.positions[mask.visible].to(encoded.dtype)
+        hidden = (self.mask_token + self.positions[mask.hidden]).to(encoded.dtype)
+        return self.decoder(torch.cat((visible, hidden), dim=1), mask.hidden.shape[1])
 
-    def _predict(self, clip: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
-        encoded = self.encoder_to_decoder(self.encoder.encode(clip, visible))
-        seen = encoded + self.positions[visible].to(encoded.dtype)
-        unseen = (self.mask_token + self.positions[hidden]).to(encoded.dtype)
-        return self.decoder(torch.cat((seen, unseen), dim=1), hidden.shape[1])
+    def targets(self, clip: Tensor, mask: TubeMask) -> Tensor:
+        """What `forward` should predict, in its shape: float32 pixels, standardised per tubelet and channel."""
+        return self._targets(clip, mask.hidden)[0]
 
-    def targets(self, clip: Tensor, masked: Tensor, num_masked: int | None = None) -> Tensor:
-        """What `forward` should predict: float32 pixels in [0, 1], standardised per tubelet and channel."""
-        return self._targets(clip, split_tokens(masked, self.config, num_masked)[1])[0]
+    def loss(self, clip: Tensor, mask: TubeMask, forward: Callable[..., Tensor] | None = None) -> Tensor:
+        """Mean squared error between prediction and target on hidden tubelets (Eq. 11): a float32 scalar.
 
-    def loss(self, clip: Tensor, masked: Tensor, num_masked: int | None = None) -> Tensor:
-        """Mean squared error between prediction and target on hidden tubelets (Eq. 11): a float32 scalar."""
-        targets = self.targets(clip, masked, num_masked)
-        if targets.shape[1] == 0:
-            raise ValueError("masked hides nothing, so there is nothing to predict")
-        return F.mse_loss(self(clip, masked, num_masked).float(), targets)
+        forward: what to call in place of this model, such as a wrapper of it for parallel training.
+        Raises `ValueError` if the mask hides nothing.
+        """
+        if mask.hidden.shape[1] == 0:
+            raise ValueError("the mask hides nothing, so there is nothing to predict")
+        prediction = (forward or self)(clip, mask)
+        return F.mse_loss(prediction.float(), self.targets(clip, mask))  # Eq. 11
 
     @torch.no_grad()
     def _targets(self, clip: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Standardised tubelets at `index`, and the mean and deviation (B, M, 3, 1) that undo it."""
+        """Standardised tubelets at `index` (B, M), and the mean and deviation (B, M, 3, 1) that undo it."""
         tubelets = gather_tubelets(clip, index, self.config.tubelet_size, self.config.patch_size)
         pixels = tubelets.flatten(3).float()  # B, M, 3, t·p·p
         mean, std = (pixels.new_tensor(v).unsqueeze(1) for v in (self.config.pixel_mean, self.config.pixel_std))
@@ -90,29 +92,31 @@ class MaskedAutoencoder(Model):
         return ((pixels - mean) / deviation).transpose(2, 3).flatten(2), mean, deviation
 
     @torch.no_grad()
-    def reconstruct(self, clip: Tensor, masked: Tensor) -> Tensor:
+    def reconstruct(self, clip: Tensor, mask: TubeMask) -> Tensor:
         """The clip with its hidden tubelets replaced by the prediction: (B, 3, T, H, W) float32 in [0, 1].
 
-        Brightness and contrast of a hidden tubelet, which its target leaves out, are taken from the original.
+        Mean and deviation of a hidden tubelet, which its target leaves out, are taken from the original.
         """
-        visible, hidden = split_tokens(masked, self.config)
-        prediction = self._predict(clip, visible, hidden).float().unflatten(2, (-1, 3)).transpose(2, 3)
-        _, mean, deviation = self._targets(clip, hidden)
+        prediction = self(clip, mask).float().unflatten(2, (-1, 3)).transpose(2, 3)
+        _, mean, deviation = self._targets(clip, mask.hidden)
         size = self.config.patch_size
         tubelets = (prediction * deviation + mean).unflatten(3, (self.config.tubelet_size, size, size))
         output = self.denormalize(clip.float())
         grid = tubelet_view(output, self.config.tubelet_size, self.config.patch_size)
         rows, columns = grid.shape[2:4]
         batch = torch.arange(len(clip), device=clip.device).unsqueeze(1)
-        grid[batch, hidden // (rows * columns), hidden // columns % rows, hidden % columns] = tubelets
+        grid[batch, mask.hidden // (rows * columns), mask.hidden // columns % rows, mask.hidden % columns] = tubelets
         return output.clamp_(0, 1)
 
     @torch.no_grad()
-    def show_masking(self, clip: Tensor, masked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Three clips in [0, 1] to look at: the original, what the encoder sees (hidden pixels grey), the reconstruction."""
+    def show_masking(self, clip: Tensor, mask: TubeMask) -> tuple[Tensor, Tensor, Tensor]:
+        """Three clips to look at, each (B, 3, T, H, W) float32 in [0, 1].
+
+        The original, the encoder's input (hidden pixels grey), the reconstruction.
+        """
         original = self.denormalize(clip.float()).clamp(0, 1)
-        size = self.config.patch_size
-        hidden = masked.view(len(clip), 1, self.config.num_time_steps, self.config.grid_size, self.config.grid_size)
+        size, grid = self.config.patch_size, self.config.grid_size
+        hidden = mask.to_bool().view(len(clip), 1, self.config.num_time_steps, grid, grid)
         for dim, repeat in ((2, self.config.tubelet_size), (3, size), (4, size)):
             hidden = hidden.repeat_interleave(repeat, dim=dim)
-        return original, original.masked_fill(hidden, 0.5), self.reconstruct(clip, masked)
+        return original, original.masked_fill(hidden, 0.5), self.reconstruct(clip, mask)

@@ -14,7 +14,7 @@ HEAD_INIT_SCALE = 0.001
 
 
 class Perceiver(Model):
-    """Fine-tuning model for classes, affect dimensions or features, per clip or per frame."""
+    """Fine-tuning model (Fig. 1b) for classes, affect dimensions or features, per clip or per frame."""
 
     tasks = ("classification", "regression", "features")
 
@@ -31,8 +31,9 @@ class Perceiver(Model):
         """The task's outputs.
 
         clip: (B, 3, T, H, W) float, ImageNet-normalised. Returns logits (classification) or values after
-        `output_activation` and scaling (regression): (B, num_outputs), or with `frame_level` (B, T, num_outputs), interpolated
-        linearly from the encoder's time steps. Task "features": the features, (B, D) or (B, T, D).
+        `output_activation` and scaling (regression): (B, num_outputs), or with `frame_level` (B, T, num_outputs), linearly
+        interpolated from the encoder's time steps. Task "features": the features, (B, D) or (B, T, D).
+        Raises `ValueError` for clips of another size than the config's.
         """
         return self._outputs(self.encoder(clip))
 
@@ -41,11 +42,11 @@ class Perceiver(Model):
         return self._pooled(self.encoder(clip))
 
     def step_features(self, clip: Tensor) -> Tensor:
-        """(B, 3, T, H, W) -> (B, T', D): the mean over the tokens of each of the encoder's last time steps, after the norm."""
+        """(B, 3, T, H, W) -> (B, T', D): for each time step of the encoder's output, the mean over its tokens after the norm."""
         return self._steps(self.encoder(clip))
 
     def outputs_and_features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` and `features` return, for one run of the encoder."""
+        """The results of `forward` and `features` from one pass of the encoder."""
         tokens = self.encoder(clip)
         return self._outputs(tokens), self._pooled(tokens)
 

@@ -1,4 +1,4 @@
-"""The architectures and settings that the paper compares (Tables 2, 3, 5 and 6), as overrides of any preset."""
+"""The settings and architectures that the paper compares (Tables 2, 3, 5 and 6), as overrides of any preset."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PLAIN_DEPTH_RATIO = 16 / 12  # A block with cross-attention has 16 D² weights w
 
 
 def _plain_depths(config: ModelConfig) -> tuple[int, ...]:
-    """Ordinary blocks of each stage: as many weights as its bottleneck blocks have."""
+    """Numbers of ordinary blocks with as many weights as the bottleneck blocks of each stage."""
     first, *later = config.stage_depths
     return (first, *(round(depth * PLAIN_DEPTH_RATIO) for depth in later))
 
 
 def _tokens_without_pyramid(config: ModelConfig) -> tuple[int, ...]:
-    """Bottleneck tokens of each time step: as many in all as with the pyramid's shortened time."""
+    """Bottleneck tokens per time step such that their total is as with the pyramid's fewer time steps."""
     shrinkage = config.temporal_kernel_size
     return tuple(max(1, tokens // shrinkage ** (i + 1)) for i, tokens in enumerate(config.num_bottleneck_tokens))
 
@@ -47,10 +47,11 @@ def variant(experiment: str, row: str, preset: str) -> dict[str, Any]:
 
     experiment: "masking" (Table 2), "variants" (3), "bottleneck" (5) or "downsampling" (6); row: as in `svfap.paper`.
 
-    The paper does not say what Table 3's variants are made of. Its numbers are met, and so these are inferred: without the
-    bottleneck a later stage holds 16/12 as many blocks (rounded), since it loses their cross-attention; without the pyramid
-    a time step has as many fewer bottleneck tokens as there are more time steps (8 become 4 and 2, at least 1). With 8
-    throughout, "bottleneck only" would cost 51.1 G and 14.5 G multiply-adds where the paper reports 49.9 G and 13.5 G.
+    The paper does not specify Table 3's variants; these are inferred from its numbers, which they reproduce. Without the
+    bottleneck a later stage holds 16/12 as many blocks (rounded), since ordinary blocks lack cross-attention. Without the
+    pyramid a later stage has fewer bottleneck tokens per time step in proportion to its additional time steps (8 become 4
+    and 2, at least 1); with 8 throughout, "bottleneck only" would cost 51.1 G and 14.5 G multiply-adds where the paper
+    reports 49.9 G and 13.5 G.
     Raises `UserError` for an unknown experiment, row or preset.
     """
     if experiment not in VARIANTS:

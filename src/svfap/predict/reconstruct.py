@@ -83,9 +83,9 @@ def reconstruct_clip(
     if not 0 < config.num_masked_positions(mask_ratio) < config.num_positions:
         raise UserError(f"mask_ratio={mask_ratio}: masks none or all of the {config.num_positions} positions")
     clip = normalize(torch.from_numpy(frames)[None], config.pixel_mean, config.pixel_std)
-    masked = tube_mask(1, config, mask_ratio, torch.Generator().manual_seed(seed))
-    original, seen, filled = (_uint8(picture) for picture in model.show_masking(clip, masked))
-    return Reconstruction(original, seen, filled, model.loss(clip, masked).item(), fps)
+    mask = tube_mask(1, config, mask_ratio, torch.Generator().manual_seed(seed))
+    original, seen, filled = (_uint8(picture) for picture in model.show_masking(clip, mask))
+    return Reconstruction(original, seen, filled, model.loss(clip, mask).item(), fps)
 
 
 def _uint8(clip: torch.Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from svfap.console import console
+from svfap.console import say
 from svfap.data import augment
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
@@ -23,19 +23,19 @@ from svfap.errors import UserError
 from svfap.evaluate.views import predict_views, score_predictions, scored_by_group
 from svfap.metric_table import main_metric, metric_keys
 from svfap.model.base import Model
+from svfap.model.build import create_model
 from svfap.model.config import ModelConfig
-from svfap.model.presets import create_model
 from svfap.train.config import FinetuneConfig
-from svfap.train.loop import Batch, num_workers, train
+from svfap.train.loop import Batch, TrainResult, num_workers, train
 from svfap.train.losses import REGRESSION_LOSSES, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
-from svfap.train.resolve import resolve
+from svfap.train.resolve import check_run, resolve
 from svfap.weights.folder import init_encoder, load_model
 from svfap.weights.published import import_published
 
 
 class FinetuneTask:
-    """A perceiver, its augmentation (recipe of Sec. IV-B), its loss, and the validation that chooses best/."""
+    """Model, augmentation (Sec. IV-B), loss and validation of fine-tuning."""
 
     def __init__(self, config: FinetuneConfig) -> None:
         self.config = config = resolve(config)
@@ -43,7 +43,7 @@ class FinetuneTask:
         everything, self.validation = read_parts(config)
         self.manifest = training = take_fraction(everything, config.fraction, config.seed)
         if config.fraction < 1:
-            console.print(f"training on {len(training)} of {len(everything)} videos")
+            say(f"training on {len(training)} of {len(everything)} videos")
         classes = config.task == "classification"
         names = training.label_names if classes else training.dimensions
         assert names is not None
@@ -51,7 +51,7 @@ class FinetuneTask:
         self.score = None if self.validation is None else f"frame_{score}" if config.frame_level else score
         scale, offset = self._label_scale()
         torch.manual_seed(config.seed)
-        words = dict(
+        settings = dict(
             num_outputs=len(names),
             label_names=names,
             output_activation=config.output_activation,
@@ -65,10 +65,10 @@ class FinetuneTask:
                 **{"fraction": config.fraction, "seed": config.seed},
             },
         )
-        self.model = create_model(config.preset, config.task, **{**words, **config.model})
+        self.model = create_model(config.preset, config.task, **{**settings, **config.model})
         if config.init:
             new = init_encoder(self.model, _read_init(config.init, self.model.config))
-            console.print(f"encoder from {config.init}; new: {', '.join(new)}")
+            say(f"encoder from {config.init}; new: {', '.join(new)}")
         shape = self.model.config
         self.dataset = ClipDataset(
             training,
@@ -106,11 +106,11 @@ class FinetuneTask:
         return label_scale(values, config.label_scaling, config.output_activation or "none", config.label_range, names)
 
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
-        """Cross-entropy with soft targets (Eq. 12), or an error of values (Eq. 13, 14), on augmented clips.
+        """Cross-entropy with soft targets (Eq. 12), or a regression loss (Eq. 13, 14), on augmented clips.
 
-        Frame-level models are taught every frame. Errors are in units of the model's `output_scale`, so that gradients do
-        not depend on the labels' units. CCC and PCC are of this micro-batch alone: accumulation and further processes
-        average such scores; a micro-batch in which one clip is readable teaches nothing.
+        Of frame-level models, over all frames. Regression losses are in units of the model's `output_scale`, so that
+        gradients do not depend on the labels' units. CCC and PCC are of this micro-batch alone, and averaged over
+        micro-batches and processes; a micro-batch with one readable clip has no gradient.
         """
         config, shape = self.config, self.model.config
         clips = augment.to_unit(batch["clips"])
@@ -130,12 +130,12 @@ class FinetuneTask:
         outputs, targets = (x.flatten(0, -2) for x in (model(clips).float(), targets))  # (clips or frames, outputs)
         if config.task == "regression":
             scale = outputs.new_tensor(shape.output_scale or (1.0,))
-            return REGRESSION_LOSSES[config.loss](outputs / scale, targets / scale)
+            return REGRESSION_LOSSES[config.loss](outputs / scale, targets / scale)  # Eq. 13, 14
         weights = None if self.class_weights is None else self.class_weights.to(outputs.device)
-        return F.cross_entropy(outputs, targets, weights)
+        return F.cross_entropy(outputs, targets, weights)  # Eq. 12
 
     def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]:
-        """Metrics on the validation part; nothing where there is none."""
+        """Metrics on the validation videos; empty without any."""
         if self.validation is None:
             return {}
         shape = self.model.config
@@ -154,7 +154,7 @@ class FinetuneTask:
             dataset,
             accelerator,
             self.config.batch_size,
-            num_workers(self.config.num_workers, accelerator),
+            num_workers(self.config.num_workers, accelerator.num_processes),
         )
         scores = score_predictions(predictions, shape, self.validation, self.by_group)
         if shape.frame_level:
@@ -162,53 +162,61 @@ class FinetuneTask:
             scores |= {f"frame_{name}": scores["frames"][name] for name in shown}
         return {**scores, "unreadable": predictions.unreadable}
 
-    def show(self, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
-        """Nothing to look at."""
+    def show(self, model: Model, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
+        """Fine-tuning has no pictures to show."""
 
 
 def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
-    """Training and validation videos, before `fraction`: as the manifests say, else carved from training by subject."""
+    """Training and validation videos, before `fraction` is taken: as given, else a part set aside by subject."""
     assert config.manifest is not None
-    what: dict[str, Any] = dict(root=config.root, task=config.task, frame_level=config.frame_level)
-    what |= dict(label_names=config.label_names, dimensions=config.dimensions)
+    columns: dict[str, Any] = dict(root=config.root, task=config.task, frame_level=config.frame_level)
+    columns |= dict(label_names=config.label_names, dimensions=config.dimensions)
     if config.frame_level and config.task == "regression" and not config.dimensions:
-        what["dimensions"] = _frame_dimensions(read_manifest(config.manifest, **what, split=config.split))
-    training = read_manifest(config.manifest, **what, split=config.split)
+        columns["dimensions"] = _frame_dimensions(read_manifest(config.manifest, **columns, split=config.split))
+    training = read_manifest(config.manifest, **columns, split=config.split)
     if training.dimensions:
-        console.print(f"dimensions: {', '.join(training.dimensions)}")
+        say(f"dimensions: {', '.join(training.dimensions)}")
     if config.val_manifest is None and config.val_split is None:
         if config.val_fraction <= 0:
-            console.print("no validation part (val_fraction=0): the last epoch counts")
+            say("no validation videos (val_fraction=0): best/ is the last epoch")
             return training, None
         training, validation = carve_validation(training, config.val_fraction, config.seed)
-        console.print(f"validation: {len(validation)} videos carved from training's {len(training) + len(validation)}")
+        say(f"validation: {len(validation)} videos carved from training's {len(training) + len(validation)}")
         return training, validation
     if config.val_manifest is None and config.split is None:
         raise UserError("val_split without split: training would hold the validation videos; give split as well")
-    what |= dict(label_names=training.label_names, dimensions=training.dimensions)
-    return training, read_manifest(config.val_manifest or config.manifest, **what, split=config.val_split)
+    columns |= dict(label_names=training.label_names, dimensions=training.dimensions)
+    return training, read_manifest(config.val_manifest or config.manifest, **columns, split=config.val_split)
 
 
 def _frame_dimensions(manifest: Manifest) -> list[str]:
-    """Those dimensions of a manifest that its files of values per frame hold."""
-    side = next((sample.frame_values for sample in manifest if sample.frame_values is not None), None)
-    if side is None:
+    """The dimensions of a manifest for which its files of values per frame have a column."""
+    file = next((sample.frame_values for sample in manifest if sample.frame_values is not None), None)
+    if file is None:
         return list(manifest.dimensions or ())
     try:
-        columns = pd.read_csv(side, nrows=0).columns
+        columns = pd.read_csv(file, nrows=0).columns
     except (OSError, ValueError) as error:
-        raise UserError(f"{side}: values per frame cannot be read ({error})") from None
+        raise UserError(f"{file}: values per frame cannot be read ({error})") from None
     return [name for name in columns if name in (manifest.dimensions or columns)]
 
 
 def _read_init(init: str, config: ModelConfig) -> Model:
     if not Path(init).is_file():
         return load_model(init)
-    words = ("num_heads", "stage_depths", "img_size", "num_frames", "fuse_stages")
-    return import_published(init, task="features", **{word: getattr(config, word) for word in words})
+    names = ("num_heads", "stage_depths", "img_size", "num_frames", "fuse_stages")
+    return import_published(init, task="features", **{name: getattr(config, name) for name in names})
 
 
-def finetune(config: FinetuneConfig, resume: bool = False) -> dict[str, Any]:
-    """Fine-tune as `config` says; see `svfap.train.loop.train`."""
+def finetune(config: FinetuneConfig) -> TrainResult:
+    """Fine-tune (Sec. III-C), with fold="all" on every fold: see `svfap.train.loop.train` and `svfap.train.folds`.
+
+    Raises `UserError`.
+    """
+    check_run(config)
+    if config.fold == "all":
+        from svfap.train.folds import finetune_folds
+
+        return finetune_folds(config)
     task = FinetuneTask(config)
-    return train(task, task.config, resume)
+    return train(task, task.config)

@@ -2,72 +2,49 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from svfap.console import say
-from svfap.data.prepared import read_dataset
-from svfap.errors import UserError
+from svfap.data.prepared import fold_folder, read_dataset
 from svfap.evaluate.config import EvaluateConfig
 from svfap.evaluate.evaluate import evaluate
-from svfap.evaluate.pool import fold_folder, is_evaluated, pool_evaluations, read_tested_dataset, write_folds_file
-from svfap.evaluate.results import PooledResults
+from svfap.evaluate.pool import is_evaluated, pool_evaluations, write_folds_file
 from svfap.files import make_folder
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune
+from svfap.train.loop import TrainResult, num_workers
 from svfap.train.parallel import run_parallel, visible_gpus
-from svfap.train.resolve import resolve
+from svfap.train.resolve import fold_configs
 
 
-def finetune_folds(config: FinetuneConfig, resume: bool = False, parallel: int | None = None) -> PooledResults | None:
-    """Fine-tune on every fold of `config.dataset`, test each on its test part, and pool; None if it was interrupted.
+def finetune_folds(config: FinetuneConfig) -> TrainResult:
+    """Fine-tune on every fold of `config.dataset`, test each on its test part, and pool the predictions.
 
-    Each fold is a run of its own in `out`/fold_<name>, with its test in `evaluation/`. With `resume`, what is finished is
-    kept and what broke off goes on. parallel: folds at a time, each in a process of its own; default: one per GPU.
-    Writes `results.md`, `.csv`, `.tex` and `.json` into `out`. Raises `UserError`.
+    Each fold is a run in `out`/fold_<name> with its test in `evaluation/`. With `config.resume` finished folds are kept and
+    interrupted ones continued. Writes `results.md`, `.csv`, `.tex` and `.json` into `out`. Raises `UserError`.
     """
-    if config.dataset is None:
-        raise UserError("fold=all: give dataset, a folder of `svfap prepare`; its folds are trained one by one")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "fold=all: start it without torchrun, it runs one process per GPU; or torchrun each fold by itself"
-        )
-    if config.val_manifest is not None:
-        raise UserError(
-            "val_manifest: each fold has a validation part of its own with fold=all; leave val_manifest out"
-        )
-    dataset = read_tested_dataset(config.dataset)
-    out = Path(config.out)
-    folders = {fold.name: fold_folder(out, fold.name) for fold in dataset.folds}
-    begun = [name for name, folder in folders.items() if folder.exists()]
-    if begun and not resume:
-        raise UserError(
-            f"out={out}: holds folds already ({', '.join(begun)}); --resume goes on, or choose another folder"
-        )
+    configs = fold_configs(config)
+    assert config.dataset is not None
+    dataset, out = read_dataset(config.dataset), Path(config.out)
     gpus = visible_gpus()
-    parallel = min(parallel or max(len(gpus), 1), len(folders))
-    workers = config.num_workers
-    if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = max(cores // parallel - 1, 0)
-    configs = [replace(config, fold=name, out=folder, num_workers=workers) for name, folder in folders.items()]
-    for one in configs:
-        resolve(one)  # a mistake shows now, not when its fold's turn comes
+    parallel = min(config.parallel or max(len(gpus), 1), len(configs))
+    configs = [replace(fold, num_workers=num_workers(config.num_workers, parallel)) for fold in configs]
     make_folder(out)
     write_folds_file(out, config.dataset, config.preset)
     finished = run_parallel(run_fold, configs, parallel, gpus) if parallel > 1 else _one_by_one(configs)
     if not finished:
-        done = sum(is_evaluated(folders[fold.name] / "evaluation", fold) for fold in dataset.folds)
-        say(f"stopped: {done} of {len(folders)} folds are finished in {out}; the same command with --resume goes on")
-        return None
-    return pool_evaluations(out)
+        done = sum(is_evaluated(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
+        say(f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on")
+        return TrainResult(finished=False)
+    pooled = pool_evaluations(out)
+    return TrainResult(finished=True, metrics={"caption": pooled.caption, **pooled.numbers}, pooled=pooled)
 
 
 def run_fold(config: FinetuneConfig) -> bool:
-    """Train one fold, or finish it, and test its best/ model; False if it was interrupted. Raises `UserError`."""
+    """Train one fold, or continue it, and test its best/ model; False if it was interrupted. Raises `UserError`."""
     assert config.dataset is not None and config.fold is not None
-    if not finetune(config, resume=True)["finished"]:
+    if not finetune(replace(config, resume=True)).finished:
         return False
     test = EvaluateConfig(
         model=str(config.out),

@@ -1,4 +1,4 @@
-"""The training loop: one for every task. A task supplies the model, its data, its loss and its validation."""
+"""The training loop. A task supplies the model, its data, its loss and its validation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,15 +20,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from svfap.console import console, progress_bar
+from svfap.console import console, progress_bar, say
 from svfap.data.loader import ClipDataset, make_loader
 from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.files import replacing_folder, write_atomically
 from svfap.model.base import Model
 from svfap.train.config import TrainConfig
-from svfap.train.optim import EMA, apply_lr, build_optimizer, cosine_schedule, scaled_lr
+from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, scaled_lr
 from svfap.train.run_folder import RunFolder, TrainState
+
+if TYPE_CHECKING:
+    from svfap.evaluate.results import PooledResults
 
 Batch = dict[str, Any]
 
@@ -39,9 +43,8 @@ class Task(Protocol):
     def model(self) -> Model: ...
 
     @property
-    def score(
-        self,
-    ) -> str | None: ...  # the validation metric that chooses best/, the higher the better; None: the last
+    def score(self) -> str | None:
+        """The validation metric whose highest value chooses best/; None: best/ is the last epoch."""
 
     @property
     def num_videos(self) -> int: ...
@@ -55,22 +58,34 @@ class Task(Protocol):
 
     def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]: ...
 
-    def show(self, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None: ...
+    def show(self, model: Model, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None: ...
 
 
-def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, Any]:
-    """Train until the last epoch, or until Ctrl-C or SIGTERM, and return what `metrics.json` holds.
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
 
-    resume: go on from the last complete checkpoint, where there is one.
+    finished: False if it was interrupted and saved; `resume` continues it. step: optimiser steps done. metrics: content of
+    `metrics.json`, or with fold="all" of `results.json`; empty unless finished. pooled: with fold="all", its table.
+    """
 
-    Every random draw depends on (seed, step, process) alone, so a run that is resumed from its last checkpoint, mid-epoch
-    too, goes on with the losses of one that was never stopped. Raises `UserError` for a non-finite loss (before the step;
-    the last good checkpoint stays), for too many unreadable videos, and for settings that do not fit.
+    finished: bool
+    step: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    pooled: PooledResults | None = None
+
+
+def train(task: Task, config: TrainConfig) -> TrainResult:
+    """Train until the last epoch, or until Ctrl-C or SIGTERM; with `config.resume`, from the last complete checkpoint on.
+
+    Every random draw depends on (seed, step, process) alone, so a resumed run, in the middle of an epoch too, has the same
+    losses as one that was never interrupted. Raises `UserError` for a non-finite loss (before the optimiser step; the last
+    checkpoint stays), for too many unreadable videos, and for settings that do not fit.
     """
     accelerator = make_accelerator(config.precision)
     folder = RunFolder(config)
     with accelerator.main_process_first():
-        folder.open(resume or not accelerator.is_main_process)
+        folder.open()
     micro_batch = _micro_batch(config, accelerator)
     steps_per_epoch = len(_loader(task, config, accelerator, micro_batch, 0, 0)) // config.accumulate_steps
     if steps_per_epoch == 0:
@@ -79,12 +94,14 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
     floor, _ = scaled_lr(config.min_lr, config.batch_size)
     schedule = cosine_schedule(peak, floor, config.epochs, steps_per_epoch, config.warmup_epochs)
     raw = task.model
+    average = moving_average(raw, config.ema_decay) if config.ema_decay else None  # before `prepare` wraps its forward
+    judged: Model = average.module if average else raw  # type: ignore[assignment]  # validated, and saved as best/
     if config.compile:
-        raw.compile()
-    ema = EMA(raw, config.ema_decay) if config.ema_decay else None
+        for each in {raw, judged}:
+            each.compile()
     model, optimizer = accelerator.prepare(raw, build_optimizer(task.parameter_groups(), config.betas))
-    if ema:
-        accelerator.register_for_checkpointing(ema)
+    if average:
+        accelerator.register_for_checkpointing(average.to(accelerator.device))
     state = folder.read_state() or TrainState()
     if state.step:
         accelerator.load_state(str(folder.last))
@@ -92,8 +109,8 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
     if main:
         folder.forget_log_after(state.step)
         precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-        console.print(f"learning rate {peak:.3g} at its peak ({how}); {steps_per_epoch} steps an epoch; {precision} on "
-                      f"{accelerator.num_processes} × {accelerator.device.type}", soft_wrap=True)  # fmt: skip
+        say(f"peak learning rate {peak:.3g} ({how}); {steps_per_epoch} steps an epoch; {precision} on "
+            f"{accelerator.num_processes} × {accelerator.device.type}")  # fmt: skip
     writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=state.step + 1) if main else None
     began = time.monotonic() - state.seconds
     validation: dict[str, Any] = {}
@@ -124,8 +141,8 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
                 _check_finite(loss, micro, folder, accelerator, state.step)
                 optimizer.step()
                 optimizer.zero_grad()
-                if ema:
-                    ema.update(raw)
+                if average:
+                    average.update_parameters(raw)
                 state.step += 1
                 _check_readable(task.num_videos, state, config, folder)
                 if main and writer:
@@ -140,22 +157,21 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
                         save_last()
                     if stop and not at_end:
                         return _interrupted(folder, state, main)
-            with ema.swapped(raw) if ema else nullcontext():
-                model.eval()
-                # Not the wrapped model: its collectives would wait for a process that has nothing to validate.
-                validation = task.validate(accelerator, raw)
-                state.unreadable |= validation.pop("unreadable", {})
-                score = validation.get(task.score) if task.score else None
-                _keep_best(raw, folder, state, score, epoch, main)
-                if main:
-                    scalars = {k: v for k, v in validation.items() if isinstance(v, int | float)}
-                    if not console.is_terminal:  # where a bar cannot move, a line an epoch tells how it goes
-                        shown_score = f", validation {task.score} {score:.4f}" if score is not None else ""
-                        console.print(f"epoch {epoch + 1} of {config.epochs}: loss {loss:.4f}{shown_score}")
-                    folder.log({"kind": "val", "epoch": epoch, "step": state.step, **scalars})
-                    for name, value in scalars.items():
-                        writer.add_scalar(f"val/{name}", value, state.step)  # type: ignore[union-attr]
-                    task.show(writer, accelerator, state.step)  # type: ignore[arg-type]
+            judged.eval()
+            # Not the wrapped model: its collectives would wait for a process that has nothing to validate.
+            validation = task.validate(accelerator, judged)
+            state.unreadable |= validation.pop("unreadable", {})
+            score = validation.get(task.score) if task.score else None
+            _keep_best(judged, folder, state, score, epoch, main)
+            if main and writer:
+                scalars = {k: v for k, v in validation.items() if isinstance(v, int | float)}
+                if not console.is_terminal:  # without a moving progress bar, one line per epoch
+                    shown_score = f", validation {task.score} {score:.4f}" if score is not None else ""
+                    say(f"epoch {epoch + 1} of {config.epochs}: loss {loss:.4f}{shown_score}")
+                folder.log({"kind": "val", "epoch": epoch, "step": state.step, **scalars})
+                for name, value in scalars.items():
+                    writer.add_scalar(f"val/{name}", value, state.step)
+                task.show(judged, writer, accelerator, state.step)
             save_last()
             if stop and epoch + 1 < config.epochs:
                 return _interrupted(folder, state, main)
@@ -165,14 +181,14 @@ def train(task: Task, config: TrainConfig, resume: bool = False) -> dict[str, An
 
 
 def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
-    """One seed for every micro-batch of every process."""
+    """The seed of one micro-batch on one process."""
     return int(np.random.SeedSequence([seed, step, micro, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _loader(
     task: Task, config: TrainConfig, accelerator: Accelerator, micro_batch: int, epoch: int, start_batch: int
 ) -> DataLoader:
-    """This process's batches of an epoch; `repeats` clips come from each of their videos."""
+    """This process's micro-batches of an epoch, with `repeats` clips of each video."""
     return make_loader(
         task.dataset,
         micro_batch // config.repeats,
@@ -182,17 +198,17 @@ def _loader(
         start_batch=start_batch,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        num_workers=num_workers(config.num_workers, accelerator),
+        num_workers=num_workers(config.num_workers, accelerator.num_processes),
         pin_memory=accelerator.device.type == "cuda",
     )
 
 
-def num_workers(asked: int | None, accelerator: Accelerator) -> int:
-    """Decoding processes for one training process: what was asked for, else its share of the cores less one."""
+def num_workers(asked: int | None, num_processes: int) -> int:
+    """Decoding processes of one training process; default: its share of the cores, less one."""
     if asked is not None:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // accelerator.num_processes - 1, 0)
+    return max(cores // num_processes - 1, 0)
 
 
 def _micro_batch(config: TrainConfig, accelerator: Accelerator) -> int:
@@ -229,14 +245,14 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _one_black_clip(batch: Batch) -> Batch:
-    """A batch whose videos were all unreadable still takes part in the step of the other processes, with weight zero."""
+    """A stand-in for a batch without readable videos, so that this process takes part in the step, with weight zero."""
     return {k: v.new_zeros(1, *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
 def _agree(
     accelerator: Accelerator, loss: float, stop: bool, unreadable: dict[str, str]
 ) -> tuple[float, bool, dict[str, str]]:
-    """Mean loss, whether any process was told to stop, and all unreadable videos: the same on every process."""
+    """Mean loss, whether any process is to stop, and all unreadable videos, over all processes and the same on each."""
     if accelerator.num_processes == 1:
         return loss, stop, unreadable
     mine = torch.tensor([loss, float(stop), float(len(unreadable))], device=accelerator.device)
@@ -279,7 +295,7 @@ def _keep_best(model: Model, folder: RunFolder, state: TrainState, score: float 
 
 @contextmanager
 def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second Ctrl-C ends at once."""
+    """Within, the first Ctrl-C or SIGTERM is a request to stop after the step; a second Ctrl-C interrupts at once."""
     asked = False
 
     def ask(number: int, frame: Any) -> None:
@@ -290,7 +306,7 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
 
     try:
         former = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
+    except ValueError:  # signals can be handled in the main thread alone
         former = {}
     try:
         yield lambda: asked
@@ -299,18 +315,18 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _interrupted(folder: RunFolder, state: TrainState, main: bool) -> dict[str, Any]:
+def _interrupted(folder: RunFolder, state: TrainState, main: bool) -> TrainResult:
     if main:
-        console.print(f"stopped after step {state.step}; saved in {folder.last}. Continue with --resume")
-    return {"finished": False, "step": state.step}
+        say(f"stopped after step {state.step}; saved in {folder.last}. Continue with --resume")
+    return TrainResult(finished=False, step=state.step)
 
 
 def _finish(
     folder: RunFolder, state: TrainState, config: TrainConfig, validation: dict[str, Any], task: Task, main: bool
-) -> dict[str, Any]:
+) -> TrainResult:
     metrics_file = folder.path / "metrics.json"
-    if not validation and metrics_file.exists():  # resumed after its end
-        return json.loads(metrics_file.read_text())
+    if not validation and metrics_file.exists():  # resumed after its last epoch
+        return TrainResult(finished=True, step=state.step, metrics=json.loads(metrics_file.read_text()))
     metrics = {
         "finished": True,
         "epochs": config.epochs,
@@ -324,4 +340,4 @@ def _finish(
     if main:
         folder.write_unreadable(state.unreadable)
         write_atomically(metrics_file, json.dumps(metrics, indent=2))
-    return metrics
+    return TrainResult(finished=True, step=state.step, metrics=metrics)

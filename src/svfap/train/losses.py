@@ -1,4 +1,4 @@
-"""What regression minimises (Eq. 13, 14), the scale of its labels, and the weights of classes."""
+"""Regression losses (Eq. 13, 14), the scaling of labels, and class weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from svfap.errors import UserError
 
-EPS = 1e-8  # of a variance: predictions or labels that deviate less than 1e-4 count as nearly constant
+EPS = 1e-8  # added to variances: predictions or labels with a deviation below 1e-4 count as nearly constant
 ACTIVATION_RANGES = {"none": (-1.0, 1.0), "tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 
 
@@ -58,9 +58,9 @@ def label_scale(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Scale and offset of each dimension, such that labels = activated output × scale + offset; empty for how="none".
 
-    values: (N, K) labels of training. how: "standardize", by their mean and deviation, or "range", which maps the range
-    of the activation ([-1, 1] where there is none) to `label_range`, by default their least and greatest value.
-    Raises UserError for labels that do not vary, and for standardised labels behind an activation that bounds them.
+    values: (N, K) training labels. how: "standardize", by their mean and standard deviation, or "range", which maps the
+    range of the activation ([-1, 1] if it is unbounded) to `label_range`, by default their lowest and highest value.
+    Raises `UserError` for labels that do not vary, and for standardised labels with a bounded activation.
     """
     if how == "none":
         return (), ()
@@ -68,7 +68,7 @@ def label_scale(
     if how == "standardize":
         if activation != "none":
             raise UserError(
-                f"label_scaling=standardize: its labels leave the range of {activation}; use range, or "
+                f"label_scaling=standardize: standardised labels exceed the range of {activation}; use range, or "
                 "output_activation=none"
             )
         scale, offset = numbers.std(axis=0), numbers.mean(axis=0)
@@ -86,7 +86,7 @@ def label_scale(
 
 
 def balanced_weights(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float32]:
-    """(num_classes,) weights inverse to each class's number of samples, 1 on average over the samples; absent ones: 0."""
+    """(num_classes,) weights inverse to each class's number of samples, 1 on average over samples; 0 for absent classes."""
     counts = np.bincount(labels, minlength=num_classes)
     present = counts > 0
     weights = np.zeros(num_classes, np.float32)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from svfap.errors import UserError
 from svfap.model.base import Model
@@ -18,7 +18,7 @@ LayerRule = Literal["published", "depth"]
 
 
 def scaled_lr(base_lr: float, batch_size: int) -> tuple[float, str]:
-    """The learning rate of a batch of `batch_size` clips, and how it came about: "1e-3 × 96 / 256 = 3.75e-4"."""
+    """The learning rate for batches of `batch_size` clips, and its derivation as text: "1e-3 × 96 / 256 = 3.75e-4"."""
     lr = base_lr * batch_size / 256
     return lr, f"{_short(base_lr)} × {batch_size} / 256 = {_short(lr)}"
 
@@ -34,7 +34,7 @@ def cosine_schedule(
 ) -> np.ndarray:
     """The learning rate of every step, (epochs * steps_per_epoch,) float64.
 
-    Linear from `start` to `peak` in the steps of warm-up, both ends reached, then half a cosine from `peak` towards
+    Linear from `start` to `peak` over the warm-up steps, both ends included, then half a cosine from `peak` towards
     `minimum`, which the step after the last would reach. Raises `UserError` if warm-up is longer than training.
     """
     num_steps, num_warmup = epochs * steps_per_epoch, int(warmup_epochs * steps_per_epoch)
@@ -46,11 +46,11 @@ def cosine_schedule(
 
 
 def layer_of(name: str, stage_depths: Sequence[int], rule: LayerRule = "published") -> int:
-    """How deep a parameter lies, from its name in a task model: 0 to sum(stage_depths) + 1.
+    """Layer of a parameter, from its name in a task model: 0 to sum(stage_depths) + 1.
 
-    The tubelet embedding is 0 and the blocks are 1, 2, ... through all stages; norm, head, decoder and the like are
-    last. What opens a stage, its temporal down-sampling and spatial bottleneck, is last too by the "published" rule,
-    and goes with the stage's first block by the "depth" rule.
+    The tubelet embedding is layer 0, the blocks are 1, 2, ... through all stages; norm, head, decoder and the like are the
+    last layer. A stage's temporal down-sampling and spatial bottleneck are in the last layer too by the "published" rule,
+    and in that of the stage's first block by the "depth" rule.
     """
     if name.startswith("encoder.tubelet_embed."):
         return 0
@@ -66,10 +66,10 @@ def layer_of(name: str, stage_depths: Sequence[int], rule: LayerRule = "publishe
 def parameter_groups(
     model: Model, weight_decay: float, layer_decay: float = 1.0, rule: LayerRule = "published"
 ) -> list[dict[str, Any]]:
-    """Groups for the optimiser, each with `params`, `names`, `weight_decay`, `lr_scale`; frozen parameters left out.
+    """Groups for the optimiser, each with `params`, `names`, `weight_decay`, `lr_scale`; without frozen parameters.
 
-    Layer-wise decay: a parameter of layer i (see `layer_of`) learns at layer_decay ** (sum(stage_depths) + 1 - i) of
-    the rate. Biases, other one-dimensional parameters and the mask token have no weight decay. Takes the bare model,
+    Layer-wise decay: a parameter of layer i (see `layer_of`) has layer_decay ** (sum(stage_depths) + 1 - i) of the
+    learning rate. Biases, other one-dimensional parameters and the mask token have no weight decay. Takes the bare model,
     not one wrapped for parallel training.
     """
     depths = model.config.stage_depths
@@ -89,7 +89,7 @@ def parameter_groups(
 def build_optimizer(
     groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
 ) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, fused: on a CPU, too, three times as fast. Its rate is 0 until `apply_lr`."""
+    """AdamW over `parameter_groups`, fused (three times as fast, on a CPU too). Its learning rate is 0 until `apply_lr`."""
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
 
 
@@ -99,45 +99,21 @@ def apply_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
-class EMA:
-    """Exponential moving average of a model's parameters: average = decay * average + (1 - decay) * parameter.
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of a model's parameters, which starts at those the model has.
 
-    Starts at the parameters that the model has. Give it the bare model, not one wrapped for parallel training; the
-    averages follow the parameters to their device.
+    Its `module` is a copy of `model` with the averages for parameters. After each optimiser step, `update_parameters(model)`
+    makes them decay * average + (1 - decay) * parameter. Takes the bare model, not one wrapped for parallel training.
     """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self._averages = {name: p.detach().clone() for name, p in model.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take the parameters in, after each optimiser step."""
-        parameters = dict(model.named_parameters())
-        self._averages = {name: self._averages[name].to(p.device) for name, p in parameters.items()}
-        torch._foreach_lerp_(list(self._averages.values()), list(parameters.values()), 1 - self.decay)
-
-    @contextmanager
-    def swapped(self, model: nn.Module) -> Iterator[None]:
-        """Within, the model has the averages for its parameters; its own come back at the end, to the bit."""
-        parameters = dict(model.named_parameters())
-        own = [p.detach().clone() for p in parameters.values()]
-        _fill(parameters.values(), [self._averages[name] for name in parameters])
-        try:
-            yield
-        finally:
-            _fill(parameters.values(), own)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The averages by parameter name."""
-        return dict(self._averages)
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the averages from a `state_dict`; raises `KeyError` naming the first parameter that it lacks."""
-        for name, average in self._averages.items():
-            average.copy_(state[name])
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    average.update_parameters(model)  # its first update copies, later ones average
+    average.register_load_state_dict_pre_hook(_read_bare_names)
+    return average
 
 
-@torch.no_grad()
-def _fill(parameters: Iterable[nn.Parameter], values: list[Tensor]) -> None:
-    torch._foreach_copy_(list(parameters), values)
+def _read_bare_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Load checkpoints that hold the averages under the parameters' own names, as they were written at first."""
+    if f"{prefix}n_averaged" not in state:
+        for name in list(state):
+            state[f"{prefix}module.{name.removeprefix(prefix)}"] = state.pop(name)
+        state[f"{prefix}n_averaged"] = module.n_averaged

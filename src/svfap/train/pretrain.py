@@ -1,4 +1,4 @@
-"""Self-supervised pre-training: mask, reconstruct, measure on what was hidden (Sec. III-A)."""
+"""Self-supervised pre-training: masked autoencoding of unlabelled videos (Sec. III-A)."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Subset
 from torch.utils.tensorboard import SummaryWriter
 
-from svfap.console import console
+from svfap.console import say
 from svfap.data.augment import normalize
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.data.split import take_fraction
+from svfap.model.base import Model
+from svfap.model.build import create_model
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.masking import tube_mask
-from svfap.model.presets import create_model
 from svfap.train.config import PretrainConfig
-from svfap.train.loop import Batch, to_device, train
+from svfap.train.loop import Batch, TrainResult, to_device, train
 from svfap.train.optim import parameter_groups
-from svfap.train.resolve import resolve
+from svfap.train.resolve import check_run, resolve
 
 
 class PretrainTask:
-    """Masked autoencoding of a manifest's videos; has no validation, the last epoch counts.
+    """Model, data and loss of pre-training. There is no validation: best/ is the last epoch.
 
-    With `fraction` an epoch has as many clips as the whole manifest has videos, so steps, schedule and cost stay the same
-    (Table 1): the videos of the part come in turn until there are as many, each time with another clip and crop.
+    With `fraction` an epoch still has as many clips as the manifest has videos, so that steps, schedule and cost do not
+    change (Table 1): the fraction's videos are repeated in turn, each time with another clip and crop.
     """
 
     score: str | None = None
@@ -42,16 +42,19 @@ class PretrainTask:
         everything = read_manifest(config.manifest, root=config.root, task="unlabelled", split=config.split)
         self.manifest = take_fraction(everything, config.fraction, config.seed)
         if config.fraction < 1:
-            console.print(f"pre-training on {len(self.manifest)} of {len(everything)} videos, at the cost of all")
+            say(f"pre-training on {len(self.manifest)} of {len(everything)} videos, at the cost of all")
         torch.manual_seed(config.seed)
-        words = {"sampling_stride": config.sampling_stride, "mask_ratio": config.mask_ratio, **config.model}
         provenance = {"pretrained_on": str(config.manifest), "num_videos": len(self.manifest), "epochs": config.epochs}
         provenance |= {"fraction": config.fraction, "seed": config.seed}
-        model = create_model(config.preset, "pretraining", **{"provenance": provenance, **words})
+        settings = {
+            "sampling_stride": config.sampling_stride,
+            "mask_ratio": config.mask_ratio,
+            "provenance": provenance,
+        }
+        model = create_model(config.preset, "pretraining", **{**settings, **config.model})
         assert isinstance(model, MaskedAutoencoder)
         self.model = model
         shape = self.model.config
-        self.num_masked = shape.num_masked_positions() * shape.num_time_steps
         self.dataset = ClipDataset(
             self.manifest.subset(np.resize(np.arange(len(self.manifest)), len(everything))),
             "pretrain",
@@ -72,18 +75,18 @@ class PretrainTask:
         return parameter_groups(self.model, self.config.weight_decay, layer_decay=1.0)
 
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
-        """Mean squared error on hidden tubelets (Eq. 11); the mask is drawn on the CPU, the same for every device."""
+        """The loss of Eq. 11, for a mask drawn on the CPU, so that every device hides the same tubelets."""
         shape = self.model.config
         clips = normalize(batch["clips"], shape.pixel_mean, shape.pixel_std)
-        masked = tube_mask(len(clips), shape, generator=generator).to(clips.device)
-        prediction = model(clips, masked, self.num_masked)
-        return F.mse_loss(prediction.float(), self.model.targets(clips, masked, self.num_masked))
+        mask = tube_mask(len(clips), shape, generator=generator).to(clips.device)
+        return self.model.loss(clips, mask, forward=model)
 
     def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]:
         return {}
 
-    def show(self, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
-        """Original, masked and reconstructed middle frames of a few fixed clips."""
+    def show(self, model: Model, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
+        """Middle frames of the same few clips each time: original, masked, reconstructed."""
+        assert isinstance(model, MaskedAutoencoder)
         if self._preview is None:
             count = min(self.config.previews, self.num_videos)
             if count == 0:
@@ -94,15 +97,16 @@ class PretrainTask:
             return
         shape = self.model.config
         clips = normalize(self._preview["clips"], shape.pixel_mean, shape.pixel_std)
-        masked = tube_mask(len(clips), shape, generator=torch.Generator().manual_seed(0)).to(clips.device)
+        mask = tube_mask(len(clips), shape, generator=torch.Generator().manual_seed(0)).to(clips.device)
         with accelerator.autocast():
-            pictures = self.model.show_masking(clips, masked)
+            pictures = model.show_masking(clips, mask)
         middle = shape.num_frames // 2
         rows = torch.cat([picture[:, :, middle] for picture in pictures], dim=2)  # three pictures below each other
         writer.add_images("reconstruction", rows, step)
 
 
-def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
-    """Pre-train as `config` says; see `svfap.train.loop.train`."""
+def pretrain(config: PretrainConfig) -> TrainResult:
+    """Pre-train by masked autoencoding (Sec. III-A); see `svfap.train.loop.train`. Raises `UserError`."""
+    check_run(config)
     task = PretrainTask(config)
-    return train(task, task.config, resume)
+    return train(task, task.config)

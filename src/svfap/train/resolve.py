@@ -1,42 +1,92 @@
-"""Settings that a prepared dataset gives, put in their places."""
+"""What is settled before a run starts, without torch: open settings, the folds of a dataset, and reasons to refuse."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from svfap.data.prepared import PreparedDataset, read_dataset
+from svfap.data.prepared import PreparedDataset, fold_folder, read_dataset
 from svfap.errors import UserError
 from svfap.train.config import FinetuneConfig, TrainConfig
+from svfap.train.run_folder import RunFolder
 
 C = TypeVar("C", bound=TrainConfig)
 
 
-def resolve(config: C) -> C:
-    """The config with `manifest` and every setting left open filled in: from `dataset` where it is given, else by default.
+def check_run(config: TrainConfig) -> None:
+    """Raise `UserError` if a run cannot start, in milliseconds.
 
-    What the config says itself wins. Raises `UserError` where there are no videos to train on, or the fold is not said.
+    Checks that dataset, manifests, root and `init` exist, that the settings go with the dataset, and that `out` holds no
+    other run; with fold="all", of every fold.
+    """
+    if isinstance(config, FinetuneConfig) and config.fold == "all":
+        for fold in fold_configs(config):
+            check_run(fold)
+        return
+    config = resolve(config)
+    for name in ("manifest", "val_manifest"):
+        file = getattr(config, name, None)
+        if file is not None and not Path(file).is_file():
+            raise UserError(f"{name}={file}: no such file; give the path of a manifest")
+    if config.root is not None and not Path(config.root).is_dir():
+        raise UserError(f"root={config.root}: no such folder")
+    init = getattr(config, "init", None)
+    if init and not Path(init).exists() and init.count("/") != 1:  # a model on the Hub is named owner/name
+        raise UserError(f"init={init}: no such folder or file")
+    RunFolder(config).check()
+
+
+def fold_configs(config: FinetuneConfig) -> list[FinetuneConfig]:
+    """The run of each fold of `config.dataset`, in `out`/fold_<name>. Raises `UserError`."""
+    if config.dataset is None:
+        raise UserError("fold=all: give dataset, a folder of `svfap prepare`; its folds are trained one by one")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "fold=all: start it without torchrun, it runs one process per GPU; or torchrun each fold by itself"
+        )
+    if config.val_manifest is not None:
+        raise UserError("val_manifest: with fold=all each fold has its own validation part; leave val_manifest out")
+    dataset = read_dataset(config.dataset).require_tests(config.dataset)
+    configs = [
+        replace(config, fold=fold.name, out=fold_folder(Path(config.out), fold.name), parallel=None, resume=True)
+        for fold in dataset.folds
+    ]
+    begun = [str(fold.fold) for fold in configs if fold.out.exists()]
+    if begun and not config.resume:
+        raise UserError(
+            f"out={config.out}: holds folds already ({', '.join(begun)}); --resume goes on, or choose another folder"
+        )
+    return configs
+
+
+def resolve(config: C) -> C:
+    """The config with `manifest` and every open setting filled in: from `dataset` if it is given, else by default.
+
+    Settings that are given take precedence. Raises `UserError` if there are no videos to train on, if `fold` is missing,
+    and for settings that do not go with the dataset or the task.
     """
     if config.manifest is None and config.dataset is None:
         raise UserError("give either manifest (a CSV of training videos) or dataset (a folder of `svfap prepare`)")
     dataset = read_dataset(config.dataset) if config.dataset is not None else None
-    words: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if dataset is not None:
-        words["root"] = config.root or dataset.root
-        words["sampling_stride"] = config.sampling_stride or dataset.sampling_stride
+        settings["root"] = config.root or dataset.root
+        settings["sampling_stride"] = config.sampling_stride or dataset.sampling_stride
     else:
-        words["sampling_stride"] = config.sampling_stride or 4
+        settings["sampling_stride"] = config.sampling_stride or 4
     if isinstance(config, FinetuneConfig):
-        words |= _finetuning(config, dataset)
-        words |= _recipe(config, words["task"])
+        settings |= _finetuning(config, dataset)
+        settings |= _recipe(config, settings["task"])
     elif dataset is not None:
         if dataset.pretrain is None:
             raise UserError(f"{config.dataset}: has no videos for pre-training; give manifest instead")
-        words["manifest"] = dataset.pretrain
-    # A resolved config, as a run's folder keeps it, holds both.
-    if dataset is not None and config.manifest not in (None, words["manifest"]):
+        settings["manifest"] = dataset.pretrain
+    # A resolved config, as a run's config.yaml stores it, has both.
+    if dataset is not None and config.manifest not in (None, settings["manifest"]):
         raise UserError(f"manifest={config.manifest}: dataset={config.dataset} gives the videos; leave one of them out")
-    return replace(config, **words)
+    return replace(config, **settings)
 
 
 def _finetuning(config: FinetuneConfig, dataset: PreparedDataset | None) -> dict[str, Any]:
@@ -69,7 +119,7 @@ def _finetuning(config: FinetuneConfig, dataset: PreparedDataset | None) -> dict
 
 
 def _recipe(config: FinetuneConfig, task: str) -> dict[str, Any]:
-    """What the task decides. Raises `UserError` for settings that are for the other one."""
+    """Defaults that depend on the task. Raises `UserError` for settings of the other task."""
     classes = task == "classification"
     for name, default in (
         (("loss", "mse"), ("label_scaling", "none"), ("label_range", None))

@@ -1,4 +1,4 @@
-"""A run's folder: checkpoints that are whole or absent, the log, and what a resumed run needs to know."""
+"""The folder of a run: checkpoints that are complete or absent, the log, and the state from which a run is resumed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ import yaml
 from svfap.errors import UserError
 from svfap.files import make_folder, recover_folder, replacing_folder, write_atomically
 from svfap.formats import stamped
+from svfap.settings import check_same_settings
 from svfap.train.config import TrainConfig, read_settings_file
 
 # Settings that may change when a run is resumed, since they do not change its result.
 FREE_SETTINGS = ("num_workers", "save_every_steps", "max_unreadable", "out")
+NOT_STORED = ("resume", "parallel")  # of one call, not of the run
 
 
 @dataclass
 class TrainState:
-    """Progress of a run: `step` optimiser steps done; the best validation score so far and its epoch."""
+    """Progress of a run: optimiser steps done, the best validation score so far and its epoch, unreadable videos with reasons."""
 
     step: int = 0
     best_score: float | None = None
@@ -37,35 +39,39 @@ class RunFolder:
     def __init__(self, config: TrainConfig) -> None:
         self.path = Path(config.out)
         self.last, self.best = self.path / "last", self.path / "best"
-        self._settings = {k: _plain(v) for k, v in asdict(config).items()}
+        self._config_file = self.path / "config.yaml"
+        self._resume = config.resume
+        self._settings = {k: _plain(v) for k, v in asdict(config).items() if k not in NOT_STORED}
 
-    def open(self, resume: bool) -> None:
-        """Make the folder, or check that it can be resumed. Raises `UserError` where another run lies there."""
+    def check(self) -> None:
+        """Raise `UserError` if the folder holds a run that is not to be resumed, or one with other settings."""
+        if not ((self.path / "log.jsonl").exists() or self.last.exists()):
+            return
+        if not self._resume:
+            raise UserError(f"out={self.path}: holds a run already; --resume continues it, or choose another folder")
+        if self._config_file.exists():
+            before = read_settings_file(self._config_file, self._settings)
+            fix = "resume it with those, or choose another folder"
+            check_same_settings(f"out={self.path}", before, self._settings, fix, FREE_SETTINGS)
+
+    def open(self) -> None:
+        """Make the folder, or put a resumed one in order. Raises `UserError` if it cannot be written."""
         make_folder(self.path)
         for folder in (self.last, self.best):
             recover_folder(folder)
-        config_file = self.path / "config.yaml"
-        begun = (self.path / "log.jsonl").exists() or self.last.exists()
-        if begun and not resume:
-            raise UserError(f"out={self.path}: holds a run already; --resume continues it, or choose another folder")
-        if begun and config_file.exists():
-            before = read_settings_file(config_file, self._settings)
-            now = self._settings
-            changed = [k for k in now if k not in FREE_SETTINGS and before.get(k) != now[k]]
-            if changed:
-                listed = ", ".join(f"{k}: {before.get(k)} then, {now[k]} now" for k in changed)
-                raise UserError(f"out={self.path}: cannot resume with other settings ({listed})")
-        write_atomically(config_file, yaml.safe_dump(stamped("training settings", self._settings), sort_keys=False))
+        write_atomically(
+            self._config_file, yaml.safe_dump(stamped("training settings", self._settings), sort_keys=False)
+        )
 
     def read_state(self) -> TrainState | None:
-        """Progress of the last complete checkpoint, or None."""
+        """Progress at the last complete checkpoint, or None."""
         file = self.last / "state.json"
         return TrainState(**json.loads(file.read_text())) if file.exists() else None
 
     def save_last(
         self, state: TrainState, save_training: Callable[[Path], Any], save_config: Callable[[Path], Any]
     ) -> None:
-        """Write last/: the model, and what the optimiser needs to go on. Called by every process."""
+        """Write last/: model, optimiser and progress. Called by every process."""
         from accelerate import PartialState
 
         process = PartialState()
@@ -85,7 +91,7 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def forget_log_after(self, step: int) -> None:
-        """Drop log lines of steps that will be done again."""
+        """Drop the log lines of steps after the last checkpoint, which will be done again."""
         file = self.path / "log.jsonl"
         if file.exists():
             lines = [line for line in file.read_text().splitlines() if _step(line) <= step]
@@ -103,7 +109,7 @@ class RunFolder:
 def _step(line: str) -> float:
     try:
         return json.loads(line)["step"]
-    except ValueError:  # half a line, left by a run that was killed
+    except ValueError:  # an incomplete line, left by a run that was killed
         return math.inf
 
 

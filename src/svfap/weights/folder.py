@@ -10,10 +10,8 @@ from typing import Any
 
 from svfap.errors import UserError
 from svfap.model.base import Model
+from svfap.model.build import build_model
 from svfap.model.config import CONFIG_FILE, ModelConfig
-from svfap.model.mae import MaskedAutoencoder
-from svfap.model.perceiver import Perceiver
-from svfap.model.presets import build_model
 from svfap.weights.published import import_published
 
 log = logging.getLogger("svfap")
@@ -69,8 +67,7 @@ def _load_hub(repository: str) -> Model:
 
     try:
         config = ModelConfig.read(Path(hf_hub_download(repository, CONFIG_FILE)))
-        cls = MaskedAutoencoder if config.task in MaskedAutoencoder.tasks else Perceiver
-        return cls.from_pretrained(repository, config=config)
+        return Model.from_pretrained(repository, config=config)
     except UserError:
         raise
     except Exception as error:  # network, permission and format errors of the hub client

@@ -17,8 +17,9 @@ from torch import Tensor
 from svfap.errors import UserError
 from svfap.files import write_atomically
 from svfap.model.base import Model
+from svfap.model.build import build_model
 from svfap.model.config import ModelConfig
-from svfap.model.presets import PRESETS, build_model, model_config
+from svfap.model.presets import PRESETS, model_config
 from svfap.weights.checkpoint import Checkpoint, read_published
 from svfap.weights.names import published_name
 

@@ -1,0 +1,27 @@
+"""svfap finetune."""
+
+from __future__ import annotations
+
+from svfap.console import say
+from svfap.metric_table import metric_keys, metric_name
+from svfap.train.config import FinetuneConfig
+from svfap.train.resolve import check_run
+
+
+def run(config: FinetuneConfig) -> int:
+    """Fine-tune and report the scores; exit status 130 if folds were interrupted."""
+    check_run(config)  # before torch is imported, which takes seconds
+    from svfap.train.finetune import finetune
+
+    result = finetune(config)
+    if result.pooled is not None:
+        from svfap.cli.pool import show_results
+
+        show_results(result.pooled, config.out)
+    elif result.finished:
+        metrics, validation = result.metrics, result.metrics["last_validation"]
+        shown = [key for key in metric_keys(summary=True) if key in validation]
+        scores = ", ".join(f"{metric_name(key)} {validation[key]:.3f}" for key in shown)
+        say(f"{config.out}: trained {metrics['epochs']} epochs; best/ is from epoch {metrics['best_epoch'] + 1}, chosen by "
+            f"{metrics['chosen_by']}{'; last validation: ' + scores if scores else ''}")  # fmt: skip
+    return 130 if config.fold == "all" and not result.finished else 0

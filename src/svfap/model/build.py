@@ -1,0 +1,35 @@
+"""From a preset or a config to a model with fresh weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from svfap.errors import UserError
+from svfap.model.base import Model
+from svfap.model.config import TASKS, ModelConfig
+from svfap.model.mae import MaskedAutoencoder
+from svfap.model.perceiver import Perceiver
+from svfap.model.presets import model_config
+
+
+def model_class(task: str) -> type[Model]:
+    """The class of the models for a task: pre-training (Fig. 1a), or any other (Fig. 1b). Raises `UserError`."""
+    for cls in (MaskedAutoencoder, Perceiver):
+        if task in cls.tasks:
+            return cls
+    raise UserError(f"task={task!r} is none of {', '.join(TASKS)}")
+
+
+def build_model(config: ModelConfig) -> Model:
+    """The model that a config describes, with fresh weights."""
+    return model_class(config.task)(config)
+
+
+def create_model(preset: str, task: str = "features", **overrides: Any) -> Model:
+    """A model with fresh weights.
+
+    preset: one of `list_presets()`; task: "classification", "regression", "pretraining" or "features"; overrides: fields
+    of `ModelConfig`, such as num_outputs=7, output_activation="sigmoid", frame_level=True, num_frames=16, img_size=160.
+    Raises `UserError` for unknown names and for sizes that do not divide.
+    """
+    return build_model(model_config(preset, task, **overrides))
