@@ -24,9 +24,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from svfap.experiments.lab import Lab, train_all
-from svfap.experiments.run import Setup, open_lab
-from svfap.experiments.studies import Row
+from svfap.experiments.config import ExperimentConfig
+from svfap.experiments.experiment import experiment_runs
+from svfap.experiments.runs import BASELINE, ExperimentRuns, train_all
 from svfap.model.build import create_model
 from svfap.model.encoder import TPSBT, Stage
 from svfap.view.tables import to_markdown, write_table
@@ -73,11 +73,11 @@ def faults(leak: bool, misplaced: bool) -> Iterator[None]:
         yield
 
 
-def influence_of_hidden_pixels(lab: Lab) -> float:
+def influence_of_hidden_pixels(runs: ExperimentRuns) -> float:
     """Largest change of the encoder's output when the hidden pixels, and they alone, are replaced."""
-    config = lab.configs(Row(""))[1]
-    words = {w: getattr(config, w) for w in lab.pretrain["model"]}
-    model = create_model(config.preset, "pretraining", mask_ratio=config.mask_ratio, **words).eval()
+    config = runs.model_configs(BASELINE)[1]
+    settings = {name: getattr(config, name) for name in runs.pretrain["model"]}
+    model = create_model(config.preset, "pretraining", mask_ratio=config.mask_ratio, **settings).eval()
     from svfap.model.masking import tube_mask
 
     clip = torch.randn(2, 3, config.num_frames, config.img_size, config.img_size)
@@ -98,8 +98,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3, help="fine-tunings of each row")
     args = parser.parse_args()
-    setup = Setup(out=args.out, seeds=args.seeds)
-    base, lines = open_lab(setup), []
+    baseline, lines = experiment_runs(ExperimentConfig(out=args.out, seeds=args.seeds)), []
     for name, leak, misplaced in (
         ("mended", False, False),
         ("1: leak", True, False),
@@ -107,14 +106,14 @@ def main() -> None:
         ("both, as released", True, True),
     ):
         folder = "runs" if name == "mended" else f"runs-{'leak' * leak}{'misplaced' * misplaced}"
-        lab = replace(base, out=args.out / folder)
+        runs = replace(baseline, out=args.out / folder)
         with faults(leak, misplaced):
-            influence = influence_of_hidden_pixels(lab)
-            train_all(name, lab.pretrainings(Row("")), parallel=1)
-        train_all(name, lab.finetunings(Row("")), parallel=1)
-        uar, war = ([100 * seed[m] for seed in lab.scores(Row(""))] for m in ("uar", "war"))
+            influence = influence_of_hidden_pixels(runs)
+            train_all(name, runs.pretrainings(BASELINE), parallel=1)
+        train_all(name, runs.finetunings(BASELINE), parallel=1)
+        uar, war = ([100 * seed[m] for seed in runs.scores(BASELINE)] for m in ("uar", "war"))
         loss = (
-            pd.read_json(lab.pretrainings(Row(""))[0].out / "log.jsonl", lines=True)["loss"].dropna().tail(100).mean()
+            pd.read_json(runs.pretrainings(BASELINE)[0].out / "log.jsonl", lines=True)["loss"].dropna().tail(100).mean()
         )
         spread = f" ± {stdev(uar):.1f} ({', '.join(f'{v:.1f}' for v in uar)})" if len(uar) > 1 else ""
         lines.append(
@@ -128,7 +127,7 @@ def main() -> None:
         )
     table = pd.DataFrame(lines)
     caption = (
-        f"The released code's faults put back into pre-training; {base.dataset.title}, seeds 0 to {args.seeds - 1}"
+        f"The released code's faults put back into pre-training; {baseline.dataset.title}, seeds 0 to {args.seeds - 1}"
     )
     write_table(args.out / "faults", table, caption)
     print(to_markdown(table, caption))

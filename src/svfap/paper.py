@@ -1,8 +1,11 @@
-"""What the paper reports (arXiv 2401.00416v2), to stand beside results of ours and never in their place."""
+"""Test results that the paper reports (arXiv 2401.00416v2): they stand beside results of this package, never in their place.
+
+The numbers of its ablations are in `svfap.experiments.studies`.
+"""
 
 from __future__ import annotations
 
-# Dataset -> model -> metric -> value; percentages as fractions. "released": what the authors' released checkpoints give.
+# Dataset -> model -> metric -> value; percentages as fractions. "released": results of the authors' released checkpoints.
 RESULTS: dict[str, dict[str, dict[str, float]]] = {
     "dfew": {
         "svfap_small": {"uar": 0.6045, "war": 0.7267},
@@ -47,40 +50,4 @@ RESULTS: dict[str, dict[str, dict[str, float]]] = {
         "svfap_small": {"ccc": 0.6514, "accuracy": 0.9159},
         "svfap_base": {"ccc": 0.6645, "accuracy": 0.9175},
     },
-}
-
-# Experiment -> row -> (UAR, WAR) of SVFAP-B on fold 1 of DFEW. The figures (4 and 7) give theirs roughly.
-EXPERIMENTS: dict[str, dict[str, tuple[float, float]]] = {
-    "scratch": {"from scratch": (0.21, 0.30), "pre-trained": (0.6263, 0.7481)},
-    "few_shot": {"10%": (0.50, 0.63), "100%": (0.6263, 0.7481)},
-    "scale": {
-        **{"1%": (0.5765, 0.7061), "5%": (0.6034, 0.7300), "10%": (0.6109, 0.7356), "20%": (0.6154, 0.7376)},
-        **{"100%": (0.6263, 0.7481)},
-    },
-    "masking": {"75%": (0.6089, 0.7391), "85%": (0.6187, 0.7477), "90%": (0.6263, 0.7481), "95%": (0.5993, 0.7317)},
-    "variants": {
-        **{"neither": (0.6171, 0.7441), "pyramid only": (0.6084, 0.7428), "bottleneck only": (0.6266, 0.7502)},
-        **{"both": (0.6263, 0.7481)},
-    },
-    "fusion": {
-        **{"no / no": (0.6178, 0.7443), "no / yes": (0.6124, 0.7417), "yes / no": (0.6263, 0.7481)},
-        **{"yes / yes": (0.6239, 0.7474)},
-    },
-    "bottleneck": {"4": (0.6176, 0.7408), "8": (0.6263, 0.7481), "16": (0.6286, 0.7469)},
-    "downsampling": {"avg": (0.6204, 0.7442), "max": (0.6225, 0.7416), "conv": (0.6263, 0.7481)},
-    "videomae": {"VideoMAE (Kinetics-400)": (0.5832, 0.7094), "SVFAP-B": (0.6263, 0.7481)},
-}
-
-# Tables 2, 3, 5 and 6: row -> (parameters in M, fine-tuning and pre-training multiply-adds in G); None: not reported.
-COSTS: dict[str, dict[str, tuple[float | None, float | None, float | None]]] = {
-    "masking": {
-        **{"75%": (None, None, 18.4), "85%": (None, None, 14.7), "90%": (None, None, 12.9)},
-        **{"95%": (None, None, 11.2)},
-    },
-    "variants": {
-        **{"neither": (76.4, 76.9, 14.9), "pyramid only": (77.5, 53.1, 13.1), "bottleneck only": (76.6, 49.9, 13.5)},
-        **{"both": (77.6, 43.6, 12.9)},
-    },
-    "bottleneck": {"4": (None, 43.2, 12.6), "8": (None, 43.6, 12.9), "16": (None, 44.4, 13.7)},
-    "downsampling": {"avg": (76.6, 43.3, None), "max": (76.6, 43.3, None), "conv": (77.6, 43.6, None)},
 }

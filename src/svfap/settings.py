@@ -85,11 +85,11 @@ def require_fraction(config: Any, *names: str) -> None:
             raise UserError(f"{name}={value}: must be from 0 to 1")
 
 
-def require_model(model: str) -> None:
+def require_model(model: str, field: str = "model") -> None:
     """Raise `UserError` unless `model` is an existing path or may be a repository on the Hub (owner/name).
 
     A name whose parent is a local folder is a path: a typing error in it is reported without asking the Hub.
     """
     path = Path(model)
     if not path.exists() and (path.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", model)):
-        raise UserError(f"model={model}: no such folder")
+        raise UserError(f"{field}={model}: no such folder or checkpoint")

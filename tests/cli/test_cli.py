@@ -260,7 +260,7 @@ def test_help_lists_the_verbs(capsys):
 def svfap_process(*words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 

@@ -190,8 +190,9 @@ def test_rotation_metadata_is_honoured(folder: Path, matrix: tuple[int, int, int
     expected = turn(picture)
     with open_video(path) as source:
         assert (source.height, source.width) == expected.shape[:2]
-        assert np.abs(source.read([1])[0].astype(int) - expected).mean() < 3
-        assert np.abs(next(source.frames())[1].astype(int) - expected).mean() < 3
+        # Coarse conversions are off by 2; the corner in a wrong place would be by 60.
+        assert np.abs(source.read([1])[0].astype(int) - expected).mean() < 10
+        assert np.abs(next(source.frames())[1].astype(int) - expected).mean() < 10
 
 
 def test_upright_follows_the_definition_of_the_matrix() -> None:
@@ -442,7 +443,7 @@ def test_odd_sizes_grow_by_their_last_row_and_column(tmp_path: Path, size: tuple
     with open_video(tmp_path / "odd.mp4") as source:
         frame = source.read([1])[0]
     assert frame.shape == (size[0] + size[0] % 2, size[1] + size[1] % 2, 3)
-    assert np.abs(frame.astype(int) - grey(20)).max() <= 2
+    assert np.abs(frame.astype(int) - grey(20)).max() < 5  # coarse conversions are off by 2; black would be by 100
 
 
 def test_writing_is_all_or_nothing(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -328,12 +327,6 @@ def test_unreadable_videos_are_counted_listed_and_the_command_fails(damaged, cla
     assert re.search(rf"Weighted F1, % +│ +{100 * metrics['weighted_f1']:.2f}", printed.out)
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 def test_two_processes_give_what_one_gives(damaged, classifier, tmp_path):
     """An odd number of readable videos, so that the processes have unequal shares; regression draws from the table."""
     folder = model(tmp_path / "model", "regression", label_names=("valence", "arousal"), num_outputs=2)
@@ -341,16 +334,8 @@ def test_two_processes_give_what_one_gives(damaged, classifier, tmp_path):
     table.to_csv(damaged / "odd.csv", index=False)
     words = ["--model", str(folder), "--manifest", str(damaged / "odd.csv"), "--precision", "fp32", "--batch_size", "4"]
     assert main(["evaluate", *words, "--out", str(tmp_path / "one")]) == 1
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(free_port()),
-    ]
-    command += ["-m", "svfap", "evaluate", *words, "--out", str(tmp_path / "two")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += ["--nproc-per-node=2", "-m", "svfap", "evaluate", *words, "--out", str(tmp_path / "two")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stderr[-3000:]

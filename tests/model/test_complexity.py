@@ -6,14 +6,20 @@ from functools import cache
 
 import pytest
 
-from svfap.errors import UserError
+from svfap.experiments.studies import STUDIES, Baseline, StudyRow
 from svfap.model.build import create_model
 from svfap.model.complexity import Complexity, complexity
 from svfap.model.presets import PRESETS, model_config
-from svfap.model.variants import VARIANTS, variant
-from svfap.paper import COSTS
 
-ROWS = [(experiment, row) for experiment, rows in COSTS.items() for row in rows]
+TABLES = ("masking", "variants", "bottleneck", "downsampling")  # Tables 2, 3, 5 and 6
+
+
+def rows_of(table: str, preset: str) -> dict[str, StudyRow]:
+    baseline = Baseline(model_config(preset, "features"))
+    return {row.name: row for row in STUDIES[table].rows(baseline)}
+
+
+ROWS = [(table, row) for table in TABLES for row in rows_of(table, "svfap_base")]
 
 
 @cache
@@ -22,42 +28,43 @@ def cost(task: str, overrides: tuple[tuple[str, object], ...]) -> Complexity:
     return complexity(model_config("svfap_base", task, **dict(overrides)))
 
 
-def test_variants_are_the_rows_of_the_tables():
-    assert {e: list(rows) for e, rows in VARIANTS.items()} == {e: list(rows) for e, rows in COSTS.items()}
+def test_costs_that_the_paper_reports():
+    """One of pre-training at each masking ratio, twelve in Table 3, six in Table 5 and six in Table 6; no others."""
+    numbers = {t: [n for row in rows_of(t, "svfap_base").values() for n in row.paper.costs if n] for t in TABLES}
+    assert {table: len(costs) for table, costs in numbers.items()} == dict(zip(TABLES, (4, 12, 6, 6), strict=True))
 
 
-@pytest.mark.parametrize(("experiment", "row"), ROWS)
-def test_costs_are_the_papers(experiment, row):
-    parameters, finetuning, pretraining = COSTS[experiment][row]
-    overrides = tuple({"num_bottleneck_tokens": 8, **variant(experiment, row, "svfap_base")}.items())
-    if parameters:
-        assert cost("features", overrides).parameters / 1e6 == pytest.approx(parameters, rel=0.01)
-    if finetuning:
-        assert cost("features", overrides).multiply_adds / 1e9 == pytest.approx(finetuning, rel=0.015)
-    if pretraining:
-        assert cost("pretraining", overrides).multiply_adds / 1e9 == pytest.approx(pretraining, rel=0.015)
+@pytest.mark.parametrize(("table", "name"), ROWS)
+def test_costs_are_the_papers(table, name):
+    row = rows_of(table, "svfap_base")[name]
+    overrides = tuple({"num_bottleneck_tokens": 8, **row.model}.items())
+    if row.paper.parameters:
+        assert cost("features", overrides).parameters / 1e6 == pytest.approx(row.paper.parameters, rel=0.01)
+    if row.paper.finetune:
+        assert cost("features", overrides).multiply_adds / 1e9 == pytest.approx(row.paper.finetune, rel=0.015)
+    if row.paper.pretrain:
+        masked = (*overrides, *row.pretrain.items())
+        assert cost("pretraining", masked).multiply_adds / 1e9 == pytest.approx(row.paper.pretrain, rel=0.015)
 
 
 def test_what_was_inferred_is_needed():
     """As many bottleneck tokens a time step as with the pyramid would miss the paper's numbers."""
-    overrides = variant("variants", "bottleneck only", "svfap_base")
+    overrides = dict(rows_of("variants", "svfap_base")["bottleneck only"].model)
     assert overrides == dict(temporal_pyramid=False, num_bottleneck_tokens=(4, 2))
     overrides["num_bottleneck_tokens"] = 8
     for task, paper in (("features", 49.9), ("pretraining", 13.5)):
         assert cost(task, tuple(overrides.items())).multiply_adds / 1e9 > 1.02 * paper
 
 
-@pytest.mark.parametrize("preset", [name for name, words in PRESETS.items() if len(words["stage_depths"]) > 1])
+@pytest.mark.parametrize("preset", [name for name, settings in PRESETS.items() if len(settings["stage_depths"]) > 1])
 def test_every_preset_with_stages_has_every_variant(preset):
-    for experiment, row in ROWS:
-        model_config(preset, "features", **variant(experiment, row, preset))
-    assert variant("variants", "neither", "svfap_small")["stage_depths"] == (8, 5, 3)
-    assert variant("variants", "bottleneck only", "svfap_debug")["num_bottleneck_tokens"] == (1, 1)
-    assert create_model("svfap_debug", **variant("downsampling", "max", "svfap_debug")).encoder.stages[1] is not None
+    for table, name in ROWS:
+        row = rows_of(table, preset)[name]
+        model_config(preset, "pretraining", **row.model, **row.pretrain)
 
 
-def test_unknown_words_are_named():
-    with pytest.raises(UserError, match="experiment='mask' is none of masking"):
-        variant("mask", "75%", "svfap_base")
-    with pytest.raises(UserError, match="row '70%' is none of 75%"):
-        variant("masking", "70%", "svfap_base")
+def test_variants_follow_the_size_of_the_preset():
+    assert rows_of("variants", "svfap_small")["neither"].model["stage_depths"] == (8, 5, 3)
+    assert rows_of("variants", "svfap_debug")["bottleneck only"].model["num_bottleneck_tokens"] == (1, 1)
+    maximum = rows_of("downsampling", "svfap_debug")["max"].model
+    assert create_model("svfap_debug", **maximum).encoder.stages[1] is not None

@@ -6,6 +6,7 @@ import resource
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,20 +50,34 @@ def packets(path: Path) -> list[tuple[float, bytes]]:
         return [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(audio) if p.pts is not None]
 
 
-def near(picture: np.ndarray, color: tuple[int, int, int], tolerance: int = 60) -> np.ndarray:
+def near(picture: np.ndarray, color: tuple[int, int, int] | np.ndarray, tolerance: int = 60) -> np.ndarray:
     return (np.abs(picture.astype(int) - color).max(axis=-1)) < tolerance
 
 
-def test_boxes_follow_the_face_in_the_colour_of_the_top_label_and_the_sound_stays(predict, tmp_path):
+def halved_chroma(picture: np.ndarray) -> np.ndarray:
+    """What yuv420p can hold of an RGB picture: full brightness, one colour for each 2 x 2 pixels."""
+    ycc = cv2.cvtColor(np.pad(picture, [(0, SIZE[0] % 2), (0, SIZE[1] % 2), (0, 0)], mode="edge"), cv2.COLOR_RGB2YCrCb)
+    half = cv2.resize(ycc[..., 1:], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    ycc[..., 1:] = half.repeat(2, 0).repeat(2, 1)
+    return cv2.cvtColor(ycc, cv2.COLOR_YCrCb2RGB)
+
+
+def test_boxes_follow_the_face_in_the_colour_of_the_top_label_and_the_sound_stays(predict, tmp_path, monkeypatch):
+    painted: list[np.ndarray] = []
+    paint = Painter.paint
+    monkeypatch.setattr(Painter, "paint", lambda *words: (painted.append(paint(*words)), painted[-1])[1])
     video = film(tmp_path / "in.mkv", frames(PLACES, SIZE), codec="ffv1", pix_fmt="yuv444p", sound="aac")
     assert overlay(predict, video, tmp_path / "out.mp4") == list(range(1, 81))
     with open_video(tmp_path / "out.mp4") as drawn, open_video(video) as source:
         assert (drawn.num_frames, drawn.fps, drawn.height, drawn.width) == (80, 25, 182, 242)
         before, after = source.read([10, 30, 70]), drawn.read([10, 30, 70])[:, : SIZE[0], : SIZE[1]]
-    for number, (old, new) in zip((10, 30), zip(before, after, strict=True), strict=False):
-        x = 60 + number
-        assert near(new[62 : 58 + SIDE, x - 1 : x + 2], BLUE).any(axis=1).mean() > 0.9  # the box's left edge
+    for number, old, new in zip((10, 30), before, after, strict=False):
+        left = (slice(62, 58 + SIDE), 60 + number)  # the box's left edge, a line of one pixel
+        assert near(painted[number][left], BLUE, 24).all()  # smooth lines leave a tenth of the black below them
         assert not near(old, BLUE).any()
+        # The file shows it there, in what yuv420p leaves of its colour: the black beside the line takes half. Encoders and
+        # converters of other processors move the mean along the line by about 15; the ground is 70 away, the rest more.
+        assert near(new[left].mean(axis=0), halved_chroma(painted[number])[left].mean(axis=0), 40)
     assert np.abs(before[2].astype(int) - after[2]).max() < 40  # nobody there: nothing drawn
     old, new = packets(video), packets(tmp_path / "out.mp4")
     assert len(new) >= len(old) - 1 > 40

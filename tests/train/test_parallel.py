@@ -28,14 +28,14 @@ def fails_in_fold_2(config: FinetuneConfig) -> bool:
             time.sleep(0.01)
         raise UserError("the disk is full")
     time.sleep(100)
+    (config.out / "finished").touch()
     return True
 
 
 def test_a_run_that_fails_stops_the_others_and_says_why(tmp_path):
-    began = time.monotonic()
     with pytest.raises(UserError, match=r"fold_2: the disk is full \(all that it printed: .*fold_2/output\.log"):
         run_parallel(fails_in_fold_2, configs(tmp_path), 2, [])
-    assert time.monotonic() - began < 90  # the first one was not waited for
+    assert not (tmp_path / "fold_1" / "finished").exists()  # it was not waited for
     assert (tmp_path / "fold_2" / "output.log").read_text() == "begun\nerror: the disk is full\n"
     assert not (tmp_path / "fold_3").exists()
 
@@ -76,7 +76,7 @@ def saves_when_stopped(config: FinetuneConfig) -> bool:
     stops = []
     signal.signal(signal.SIGTERM, lambda *_: stops.append(True))
     (config.out / "started").touch()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not stops and time.monotonic() < deadline:
         time.sleep(0.01)
     (config.out / "saved").write_text(str(bool(stops)))
@@ -105,7 +105,7 @@ def test_runs_save_when_the_process_that_started_them_is_stopped_or_killed(tmp_p
 
 
 def wait_for(condition) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

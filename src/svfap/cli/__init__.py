@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from svfap.cli import crop, experiments, extract, predict, reconstruct, synth
+from svfap.cli import crop, experiment, extract, predict, reconstruct, synth
 from svfap.cli.parser import (
     Command,
     Parser,
@@ -55,6 +55,7 @@ COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
     ),
     "crop": crop.COMMAND,
     "extract": extract.COMMAND,
+    "experiment": experiment.COMMAND,
     "evaluate": Command(
         "Evaluate a model on a test set: multi-view testing, UAR, WAR, F1, CCC, PCC and MAE. "
         "Example: svfap evaluate --model runs/finetune --manifest test.csv",
@@ -89,9 +90,7 @@ COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
         "svfap.cli.finetune:run",
     ),
 }
-VERBS: dict[str, Verb] = {
-    **experiments.VERBS,
-}
+VERBS: dict[str, Verb] = {}
 
 
 def run() -> None:

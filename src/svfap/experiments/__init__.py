@@ -1,1 +1,1 @@
-"""The paper's protocols and studies, each one call: cross-validation, and the experiments of its tables and figures."""
+"""The paper's experiments: each table or figure as a study that trains, scores, and compares with the paper."""

@@ -1,4 +1,4 @@
-"""What a pre-trained model makes of hidden pixels (Fig. 6): pictures of held-out videos, and the error at each ratio."""
+"""Reconstructions of hidden pixels by a pre-trained model (Fig. 6): pictures of test videos, and the error by masking ratio."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pandas as pd
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
-from svfap.experiments.lab import Lab, train_all
-from svfap.experiments.studies import Row
-from svfap.model.variants import VARIANTS
+from svfap.experiments.runs import BASELINE, ExperimentRuns, train_all
+from svfap.experiments.studies import STUDIES
 from svfap.predict.reconstruct import reconstruct_clip
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.clips import reconstruction_grid
@@ -22,34 +21,34 @@ NUM_PICTURES = 3
 NUM_MEASURED = 50
 
 
-def run_reconstructions(lab: Lab, out: Path, parallel: int | None = None) -> pd.DataFrame:
-    """Reconstruct test videos with the base pre-training, at every ratio of Table 2.
+def run_reconstructions(runs: ExperimentRuns, out: Path, parallel: int | None = None) -> pd.DataFrame:
+    """Reconstruct test videos with the baseline's pre-trained model, at every masking ratio of Table 2.
 
-    Writes `reconstructions.{md,csv,tex}` and `reconstructions_<n>.png`; returns the table. Raises `UserError`.
+    Writes `reconstructions.md`, `.csv`, `.tex` and `reconstructions_1.png`, …; returns the table. Raises `UserError`.
     """
-    row = Row("")
-    train_all("reconstructions: pre-training", lab.pretrainings(row), parallel)
-    weights = lab.weights_of(row, lab.seeds[0])
+    train_all("reconstructions: pre-training", runs.pretrainings(BASELINE), parallel)
+    weights = runs.pretrained_weights(BASELINE, runs.seeds[0])
     assert weights is not None
     model = load_model(weights)
     if model.config.task != "pretraining":
-        raise UserError(f"{weights}: is a {model.config.task} model; reconstructing needs the decoder of pre-training")
-    fold = lab.dataset.fold(lab.finetune["fold"])
+        raise UserError(f"{weights}: is a {model.config.task} model; reconstruction needs the decoder of pre-training")
+    fold = runs.dataset.fold(runs.finetune["fold"])
     assert fold.test is not None
-    manifest = read_manifest(fold.test, root=lab.dataset.root, task="unlabelled")
-    chosen = manifest[:: max(1, len(manifest) // NUM_MEASURED)][:NUM_MEASURED]
+    manifest = read_manifest(fold.test, root=runs.dataset.root, task="unlabelled")
+    selected = manifest[:: max(1, len(manifest) // NUM_MEASURED)][:NUM_MEASURED]
     shape = model.config
-    dataset = ClipDataset(chosen, "val", shape.num_frames, shape.sampling_stride, shape.img_size, seed=0)
-    items = [dataset[number] for number in range(len(chosen))]
+    dataset = ClipDataset(selected, "val", shape.num_frames, shape.sampling_stride, shape.img_size, seed=0)
+    items = [dataset[number] for number in range(len(selected))]
     for item in items:
         if item.reason is not None:
-            raise UserError(f"{item.sample.path}: cannot be read ({item.reason}); mend it, then run again")
+            raise UserError(f"{item.sample.path}: cannot be read ({item.reason}); repair it and run again")
     clips = [item.clips[0] for item in items]
     lines = []
-    for name, overrides in VARIANTS["masking"].items():
-        ratio = overrides(shape)["mask_ratio"]
+    for row in runs.rows(STUDIES["masking"]):
+        assert row.pretrain is not None
+        ratio = row.pretrain["mask_ratio"]
         errors = [reconstruct_clip(clip, model, ratio, seed=number).loss for number, clip in enumerate(clips)]
-        lines.append({"masking ratio": name, "mean squared error": f"{sum(errors) / len(errors):.3f}"})
+        lines.append({"masking ratio": row.name, "mean squared error": f"{sum(errors) / len(errors):.3f}"})
     for number, clip in enumerate(clips[:NUM_PICTURES], 1):
         result = reconstruct_clip(clip, model, seed=number - 1)
         picture = reconstruction_grid(result.original, result.masked, result.reconstruction)
@@ -58,7 +57,7 @@ def run_reconstructions(lab: Lab, out: Path, parallel: int | None = None) -> pd.
     write_table(
         out / "reconstructions",
         table,
-        f"Error on hidden tubelets of {len(clips)} test videos of {lab.dataset.title}; 1 is what predicting each tubelet's "
-        f"mean would give. Pre-trained at {model.config.mask_ratio:.0%} masking (the paper's Fig. 6 shows pictures alone).",
+        f"Error on hidden tubelets of {len(clips)} test videos of {runs.dataset.title}; 1 is the error of predicting "
+        f"each tubelet's mean. Pre-trained at {model.config.mask_ratio:.0%} masking (the paper's Fig. 6 shows pictures only).",
     )
     return table

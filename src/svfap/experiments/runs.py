@@ -1,0 +1,167 @@
+"""The training runs of experiments. Each is done once, whichever tables use it, and resumed if it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from svfap.console import say
+from svfap.data.prepared import PreparedDataset
+from svfap.errors import UserError
+from svfap.evaluate.metrics import flat_scores
+from svfap.experiments.studies import Baseline, Settings, Study, StudyRow
+from svfap.model.config import ModelConfig
+from svfap.model.presets import model_config
+from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
+from svfap.train.folds import run_fold
+from svfap.train.parallel import run_parallel, visible_gpus
+from svfap.train.pretrain import pretrain
+
+BASELINE = StudyRow("baseline")
+
+
+@dataclass(frozen=True)
+class ExperimentRuns:
+    """The baseline's settings, and the runs that each row of a study needs.
+
+    out: folder of the runs. pretrain, finetune: settings of `PretrainConfig` and `FinetuneConfig`, with `dataset` and
+    `fold`. weights: pre-trained weights to use instead of the baseline's pre-training. videomae: a checkpoint of VideoMAE.
+    share_pretraining: pre-train with the first seed only, for the fine-tunings of all seeds.
+    """
+
+    out: Path
+    dataset: PreparedDataset
+    pretrain: Settings
+    finetune: Settings
+    seeds: tuple[int, ...] = (0, 1, 2)
+    weights: str | None = None
+    videomae: str | None = None
+    share_pretraining: bool = True
+
+    def rows(self, study: Study) -> list[StudyRow]:
+        """The rows of a study for this baseline."""
+        model, _ = self.model_configs(BASELINE)
+        return study.rows(Baseline(model, self.pretrain, self.finetune, self.videomae))
+
+    def pretrainings(self, row: StudyRow) -> list[PretrainConfig]:
+        """The row's pre-training for each seed; empty if it trains from scratch or from `weights`."""
+        configs = [self._pretraining(row, seed) for seed in self.seeds]
+        return [config for config in configs if config is not None]
+
+    def finetunings(self, row: StudyRow) -> list[FinetuneConfig]:
+        """The row's fine-tuning for each seed."""
+        return [self._finetuning(row, seed) for seed in self.seeds]
+
+    def scores(self, row: StudyRow) -> list[dict[str, float]]:
+        """Test scores for each seed. Raises `UserError` if some test videos could not be read."""
+        return [_scores(config.out / "evaluation" / "metrics.json") for config in self.finetunings(row)]
+
+    def pretrained_weights(self, row: StudyRow, seed: int) -> str | None:
+        """The weights that the row's fine-tuning starts from; None from scratch."""
+        if row.pretrain is None:
+            return None
+        config = self._pretraining(row, seed)
+        return self.weights if config is None else str(config.out)
+
+    def model_configs(self, row: StudyRow) -> tuple[ModelConfig, ModelConfig]:
+        """The row's models in fine-tuning and in pre-training."""
+        finetune = _merge(self.finetune, {"model": row.model}, row.finetune)
+        pretrain = _merge(self.pretrain, {"model": row.model}, row.pretrain or {})
+        masking = {"mask_ratio": pretrain.get("mask_ratio", PretrainConfig.mask_ratio)}
+        return (
+            model_config(finetune["preset"], "features", **finetune["model"]),
+            model_config(pretrain["preset"], "pretraining", **{**masking, **pretrain["model"]}),
+        )
+
+    def _pretraining(self, row: StudyRow, seed: int) -> PretrainConfig | None:
+        if row.pretrain is None:
+            return None
+        changes = self._changes(row, row.pretrain, self.pretrain, "pretraining")
+        if self.weights is not None and changes == {"model": {}}:
+            return None
+        seed = self.seeds[0] if self.share_pretraining else seed
+        out = self.out / f"pretrain-{_folder_name(changes)}-seed{seed}"
+        return PretrainConfig(**{**_merge(self.pretrain, changes), "seed": seed, "out": out})
+
+    def _finetuning(self, row: StudyRow, seed: int) -> FinetuneConfig:
+        changes = self._changes(row, row.finetune, self.finetune, "features")
+        start = "scratch"
+        if row.pretrain is not None:
+            start = _folder_name(self._changes(row, row.pretrain, self.pretrain, "pretraining"))
+        out = self.out / f"finetune-{start}-to-{_folder_name(changes)}-seed{seed}"
+        init = row.finetune.get("init") if row.pretrain is None else self.pretrained_weights(row, seed)
+        return FinetuneConfig(**{**_merge(self.finetune, changes), "init": init, "seed": seed, "out": out})
+
+    def _changes(self, row: StudyRow, settings: Settings, baseline: Settings, task: str) -> dict[str, Any]:
+        """The row's settings without those equal to the baseline's, so that equal runs share a folder."""
+        before = model_config(baseline["preset"], task, **baseline.get("model", {}))
+        changes = _merge({"model": row.model}, settings)
+        after = model_config(baseline["preset"], task, **{**baseline.get("model", {}), **changes["model"]})
+        model = {k: v for k, v in changes["model"].items() if getattr(after, k) != getattr(before, k)}
+        defaults = PretrainConfig if task == "pretraining" else FinetuneConfig
+        changed = {k: v for k, v in changes.items() if baseline.get(k, getattr(defaults, k, None)) != v}
+        return {**changed, "model": model}
+
+
+C = TypeVar("C", bound=TrainConfig)
+
+
+def train_all(title: str, configs: Sequence[C], parallel: int | None = None) -> None:
+    """Do each run once, and test the fine-tuned models. Finished runs are kept and interrupted ones resumed.
+
+    parallel: runs at a time, each in its own process; default: one per GPU. Raises `UserError` if interrupted.
+    """
+    configs = list({config.out: config for config in configs}.values())
+    gpus = visible_gpus()
+    parallel = min(parallel or max(len(gpus), 1), len(configs))
+    if parallel > 1:
+        workers = max((os.cpu_count() or 1) // parallel - 1, 0)
+        configs = [replace(c, num_workers=workers if c.num_workers is None else c.num_workers) for c in configs]
+        finished = run_parallel(train_one, configs, parallel, gpus)
+    else:
+        finished = True
+        for number, config in enumerate(configs, 1):
+            say(f"{title}, {number} of {len(configs)}: {config.out.name}")
+            if not (finished := train_one(config)):
+                break
+    if not finished:
+        raise UserError(f"{title}: interrupted and saved; the same command continues it")
+
+
+def train_one(config: TrainConfig) -> bool:
+    """Do one run, or the rest of it; False if it was interrupted."""
+    if isinstance(config, FinetuneConfig):
+        return run_fold(config)
+    assert isinstance(config, PretrainConfig)
+    return pretrain(replace(config, resume=True)).finished
+
+
+def _merge(*parts: Settings) -> dict[str, Any]:
+    """Join settings; later ones override earlier ones, and so do the single settings within `model`."""
+    merged: dict[str, Any] = {"model": {}}
+    for part in parts:
+        merged = {**merged, **part, "model": {**merged["model"], **part.get("model", {})}}
+    return merged
+
+
+def _folder_name(changes: Settings) -> str:
+    """The part of a run's folder name that gives its changes: "mask_ratio=0.75", or "base"."""
+    settings = {**{k: v for k, v in changes.items() if k != "model"}, **changes.get("model", {})}
+    flat = {k: "-".join(map(str, v)) if isinstance(v, tuple | list) else str(v).lower() for k, v in settings.items()}
+    text = ",".join(f"{k}={v}" for k, v in sorted(flat.items()))
+    return re.sub(r"[^\w.,=-]+", "_", text).strip("_") or "base"
+
+
+def _scores(file: Path) -> dict[str, float]:
+    metrics = json.loads(file.read_text())
+    if metrics["num_evaluated"] < metrics["num_expected"]:
+        missing = metrics["num_expected"] - metrics["num_evaluated"]
+        raise UserError(
+            f"{file}: {missing} test videos could not be read; repair those listed in unreadable.csv beside it and run again"
+        )
+    return flat_scores(metrics)
