@@ -98,12 +98,6 @@ class _VerbatimFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormat
     """Help that keeps the line breaks of a description."""
 
 
-class Verb(NamedTuple):
-    describe: str
-    arguments: Callable[[Parser], None]
-    run: Callable[[Any], int | None]
-
-
 def add_command(parser: Parser, command: Command) -> None:
     """The arguments of a command: its positionals, --config for a YAML file, and an option for every setting."""
     if command.variants:
@@ -184,19 +178,3 @@ def load(name: str) -> Any:
 
 def _is_tuple(hint: Any) -> bool:
     return get_origin(hint) is tuple or any(get_origin(part) is tuple for part in get_args(hint))
-
-
-def add_engine_arguments(parser: Parser) -> None:
-    """--engine and --num_workers, for verbs that do one piece of work on many videos (see `svfap.jobs`)."""
-    parser.add_argument(
-        "--engine",
-        type=Literal["local", "ray"],
-        default="local",
-        help="this machine, or the Ray cluster of RAY_ADDRESS (extra `ray`), whose machines share the files",
-    )
-    parser.add_argument(
-        "--num_workers",
-        type=int,
-        default=0,
-        help="videos at a time, each in its process; 0: this process; all of the cluster",
-    )
