@@ -27,7 +27,7 @@ from svfap.data.video import write_video
 from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.model.masking import TubeMask
 from svfap.synth.camera import render_clip
-from svfap.synth.config import CLASSES, SynthConfig
+from svfap.synth.config import CLASSES, RenderConfig
 from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.finetune import FinetuneTask
 from svfap.train.loop import to_device
@@ -109,7 +109,7 @@ def measure(
 
 def write_videos(folder: Path, num_videos: int, size_px: int) -> dict[str, Manifest]:
     """Write the same synthetic clips once for each of GOPS; returns a manifest for each."""
-    config = SynthConfig(size_px=size_px, fps=FPS, num_frames=max(GOPS))  # a video has one GOP of the longer kind
+    config = RenderConfig(size_px=size_px, fps=FPS, num_frames=max(GOPS))  # a video has one GOP of the longer kind
     lines = ["path,label"]
     for number in range(num_videos):
         label = CLASSES[number % len(CLASSES)]

@@ -48,9 +48,8 @@ def clips() -> Path:
 def faces(tmp_path_factory) -> Path:
     """A small synthetic dataset: manifests pretrain.csv, train.csv, val.csv, test.csv. Not to be changed."""
     from svfap.synth.config import SynthConfig
-    from svfap.synth.dataset import write_dataset
+    from svfap.synth.dataset import synthesize
 
     out = tmp_path_factory.mktemp("faces")
-    config = SynthConfig(size_px=32, num_frames=24, num_pretrain=16, num_train=28, num_val=7, num_test=14)
-    write_dataset(out, config)
+    synthesize(SynthConfig(out=out, size_px=32, num_frames=24, num_pretrain=16, num_train=28, num_val=7, num_test=14))
     return out

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "weights": {"model", "data", "datasets"},
     "data": set(),
     "datasets": {"data"},
-    "synth": {"data"},
+    "synth": {"data", "jobs"},
     "jobs": set(),
     "faces": set(),
     "view": set(),

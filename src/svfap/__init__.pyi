@@ -37,6 +37,7 @@ from .predict.reconstruct import reconstruct as reconstruct
 from .reports.config import ReportConfig as ReportConfig
 from .reports.report import report as report
 from .synth.config import SynthConfig as SynthConfig
+from .synth.dataset import synthesize as synthesize
 from .train.config import FinetuneConfig as FinetuneConfig
 from .train.config import PretrainConfig as PretrainConfig
 from .train.finetune import finetune as finetune

@@ -44,9 +44,19 @@ class JobSettings:
     """local: this machine; ray: the Ray cluster of RAY_ADDRESS (extra `ray`), whose machines share the files."""
     num_workers: int = 0
     """Files processed in parallel, one process each; 0: in this process, or all processors of the Ray cluster."""
+    num_gpus: float = 0.0
+    """GPUs, or a fraction of one, that each Ray task reserves."""
+    item_timeout_s: float | None = None
+    """Give up on a file after this many seconds and report it as failed; default: no limit."""
 
     def __post_init__(self) -> None:
-        require(self, 0, "num_workers")
+        if self.engine not in ("local", "ray"):
+            raise UserError(f"engine={self.engine!r}: must be local or ray")
+        require(self, 0, "num_workers", "num_gpus")
+        if self.num_gpus and self.engine != "ray":
+            raise UserError(f"num_gpus={self.num_gpus:g}: is what a Ray task reserves; use it with engine=ray only")
+        if self.item_timeout_s is not None and not 0 < self.item_timeout_s < float("inf"):
+            raise UserError(f"item_timeout_s={self.item_timeout_s:g}: must be a number of seconds above 0")
 
 
 def check_same_settings(

@@ -236,7 +236,16 @@ def test_a_restart_does_what_is_left_and_nothing_else(tmp_path, worked_on, capsy
     assert main(["crop", str(videos), "--out", str(out), *FLAGS]) == 0
     assert worked_on == []
     assert main(["crop", str(videos), "--out", str(out), *FLAGS, "--fps", "10"]) == 1
-    assert "holds results of other settings (fps was None, is 10.0)" in capsys.readouterr().err
+    assert "was made with other settings (fps: None then, 10.0 now)" in capsys.readouterr().err
+
+
+def test_a_video_that_takes_too_long_is_reported_and_tried_again_without_the_limit(tmp_path, capsys):
+    film(tmp_path / "videos" / "a.mp4", still, 24)
+    words = ["crop", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), *FLAGS]
+    assert main([*words, "--item_timeout_s", "0.001"]) == 1
+    assert "a.mp4,took longer than 0.001 s" in (tmp_path / "out" / "failures.csv").read_text()
+    assert main(words) == 0
+    assert len(rows(tmp_path / "out")) == 1
 
 
 def test_a_run_that_breaks_off_leaves_nothing_that_looks_finished(tmp_path, monkeypatch):

@@ -290,15 +290,12 @@ def test_synthetic_settings_are_valid_and_need_no_further_files(tmp_path, monkey
     """What runs by default: the files lie in the package and are settings that exist."""
     from svfap.synth import dataset as synth
 
-    monkeypatch.setattr(synth, "write_dataset", lambda out, config, num_workers: drawn(out, config))
-
-    def drawn(out, config):
+    def described(config):
         assert config.num_pretrain == yaml.safe_load((SYNTHETIC / "synth.yaml").read_text())["num_pretrain"]
-        from svfap.synth.dataset import _description, write_dataset_file
+        config.out.mkdir(parents=True)
+        synth.write_dataset_file(config.out, synth.describe_dataset(config))
 
-        out.mkdir(parents=True)
-        write_dataset_file(out, _description(config))
-
+    monkeypatch.setattr(synth, "synthesize", described)
     runs = experiment_runs(ExperimentConfig(out=tmp_path))
     tuned, masked = runs.model_configs(BASELINE)
     assert tuned.embed_dim == masked.embed_dim and masked.mask_ratio == 0.75

@@ -302,6 +302,8 @@ def test_what_needs_a_file_or_this_process(folder, saved):
         in_memory(folder / "a.mp4", saved, engine="ray")
     with pytest.raises(UserError, match="model: a loaded model runs in this process"):
         in_memory(folder / "a.mp4", model(), num_workers=1)
+    with pytest.raises(UserError, match="a loaded model runs in this process"):
+        in_memory(folder / "a.mp4", model(), item_timeout_s=9)
 
 
 # files ---------------------------------------------------------------------------------------------------------------
@@ -364,7 +366,7 @@ def test_a_run_that_was_broken_off_goes_on(folder, saved, tmp_path, monkeypatch)
         to_file(*arguments)
     assert [file.name for file in tmp_path.iterdir()] == ["x.parquet.parts"]
     with pytest.raises(
-        UserError, match=r"x\.parquet\.parts: holds results of other settings \(hop_s was None, is 0\.4\)"
+        UserError, match=r"x\.parquet\.parts: was made with other settings \(hop_s: None then, 0\.4 now\)"
     ):
         to_file(*arguments, hop_s=0.4)
     to_file(*arguments)

@@ -11,19 +11,23 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from svfap.data.video import open_video
+from svfap.data.video import VideoError, open_video, write_video
 from svfap.errors import UserError
 from svfap.synth.behaviour import ACTION_UNITS, AFFECT_PROTOTYPES, PROTOTYPES, make_behaviour
 from svfap.synth.camera import _background, render_clip
-from svfap.synth.config import AFFECT, CLASSES, TRAITS, SynthConfig
-from svfap.synth.dataset import write_dataset
+from svfap.synth.config import AFFECT, CLASSES, TRAITS, RenderConfig, SynthConfig
+from svfap.synth.dataset import Synthesized, synthesize
 from svfap.synth.identity import make_identity
 
-SMALL = SynthConfig(
+SMALL = dict(
     size_px=64, num_frames=12, num_pretrain=4, num_train=14, num_val=2, num_test=7, clips_per_identity=7, seed=3
 )
 SPLITS = ("pretrain", "train", "val", "test")
-CLIP = SynthConfig()
+CLIP = RenderConfig()
+
+
+def small(out: Path, **changes) -> SynthConfig:
+    return SynthConfig(out=out, **{**SMALL, **changes})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -33,7 +37,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("synth") / "data"
-    write_dataset(out, SMALL)
+    synthesize(small(out))
     return out
 
 
@@ -46,14 +50,14 @@ def tables(dataset) -> dict[str, pd.DataFrame]:
 
 
 def test_the_same_seed_gives_the_same_bytes_in_one_process_or_two(dataset, tmp_path):
-    write_dataset(tmp_path / "again", SMALL, num_workers=2)
+    synthesize(small(tmp_path / "again", num_workers=2))
     first, second = contents(dataset), contents(tmp_path / "again")
     assert len([name for name in first if name.endswith(".mp4")]) == 27
     assert first == second
 
 
 def test_another_seed_gives_other_videos_and_values(dataset, tmp_path):
-    write_dataset(tmp_path, replace(SMALL, seed=4))
+    synthesize(small(tmp_path, seed=4))
     first, second = contents(dataset), contents(tmp_path)
     assert first.keys() == second.keys()
     same = [name for name in first if first[name] == second[name] and not name.startswith(("frames/", "dataset"))]
@@ -68,7 +72,7 @@ def test_manifests_have_exactly_the_documented_columns(tables):
 
 
 def test_a_split_of_no_clips_still_has_a_header(tmp_path):
-    write_dataset(tmp_path, replace(SMALL, num_pretrain=0, num_train=1, num_val=0, num_test=0))
+    synthesize(small(tmp_path, num_pretrain=0, num_train=1, num_val=0, num_test=0))
     assert (tmp_path / "pretrain.csv").read_text() == "path,subject\n"
     assert (tmp_path / "val.csv").read_text() == (tmp_path / "train.csv").read_text().splitlines()[0] + "\n"
 
@@ -92,7 +96,7 @@ def test_identities_are_disjoint_across_splits(tables):
 
 
 def test_identities_of_two_seeds_do_not_overlap(dataset, tmp_path, tables):
-    write_dataset(tmp_path, replace(SMALL, seed=4, num_pretrain=0, num_train=7, num_val=0, num_test=0))
+    synthesize(small(tmp_path, seed=4, num_pretrain=0, num_train=7, num_val=0, num_test=0))
     assert not set(pd.read_csv(tmp_path / "train.csv")["subject"]) & {s for t in tables.values() for s in t["subject"]}
 
 
@@ -108,7 +112,7 @@ def test_frame_values_have_a_row_a_frame_and_peak_at_the_clips_values(dataset, t
     for split in ("train", "val", "test"):
         for row in tables[split].to_dict("records"):
             frames = pd.read_csv(dataset / row["frame_values"])
-            assert list(frames.columns) == list(AFFECT) and len(frames) == SMALL.num_frames
+            assert list(frames.columns) == list(AFFECT) and len(frames) == SMALL["num_frames"]
             peak = frames.abs().sum(axis=1).idxmax()
             assert frames.loc[peak].tolist() == pytest.approx([row[name] for name in AFFECT], abs=1e-6)
             if row["label"] == "neutral":
@@ -123,8 +127,8 @@ def test_frame_values_have_a_row_a_frame_and_peak_at_the_clips_values(dataset, t
 
 
 def test_missing_videos_alone_are_rendered_again(tmp_path):
-    config = replace(SMALL, num_pretrain=2, num_train=3, num_val=1, num_test=1)
-    write_dataset(tmp_path, config)
+    config = small(tmp_path, num_pretrain=2, num_train=3, num_val=1, num_test=1)
+    synthesize(config)
     whole = contents(tmp_path)
     videos = sorted((tmp_path / "videos").iterdir())
     before = {video: video.stat().st_mtime_ns for video in videos}
@@ -132,32 +136,55 @@ def test_missing_videos_alone_are_rendered_again(tmp_path):
     (tmp_path / "synth.json").rename(tmp_path / "synth.part.json")
     for path in [videos[1], videos[4], *tmp_path.glob("*.csv")]:
         path.unlink()
-    write_dataset(tmp_path, config)
+    synthesize(config)
     assert contents(tmp_path) == whole
     assert [v for v in videos if v.stat().st_mtime_ns != before[v]] == [videos[1], videos[4]]
     # Lost later, from a finished dataset.
     before = {video: video.stat().st_mtime_ns for video in videos}
     videos[0].unlink()
-    write_dataset(tmp_path, config)
+    synthesize(config)
     assert contents(tmp_path) == whole
     assert [v for v in videos if v.stat().st_mtime_ns != before[v]] == [videos[0]]
 
 
+def test_a_video_that_cannot_be_written_is_told_and_the_others_are_kept(tmp_path, monkeypatch):
+    config = small(tmp_path, num_pretrain=0, num_train=3, num_val=0, num_test=0)
+
+    def disk_full(path, *args, **kwargs):
+        if "train_000001" in path.name:
+            path.write_bytes(b"half")
+            raise VideoError(path, "cannot be written (No space left on device)")
+        write_video(path, *args, **kwargs)
+
+    monkeypatch.setattr("svfap.synth.dataset.write_video", disk_full)
+    with pytest.raises(UserError, match=r"^1 of 3 videos .*/train_000001\.mp4: cannot be written \(No space"):
+        synthesize(config)
+    videos = tmp_path / "videos"
+    assert sorted(path.name for path in videos.iterdir()) == ["train_000000.mp4", "train_000002.mp4"]
+    assert not (tmp_path / "synth.json").exists()
+    monkeypatch.undo()
+    (videos / ".train_000001.0.mp4").write_bytes(b"left behind by a process that was killed")
+    assert synthesize(config) == Synthesized(3, 1)
+    assert sorted(path.name for path in videos.iterdir()) == [f"train_00000{k}.mp4" for k in range(3)]
+
+
 def test_a_finished_dataset_is_left_alone(dataset):
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
-    write_dataset(dataset, SMALL)
+    assert synthesize(small(dataset)) == Synthesized(27, 0)
     assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*")} == before
 
 
 @pytest.mark.parametrize("state", ["finished", "broken off"])
 def test_another_config_in_the_folder_is_refused_by_name(tmp_path, state):
-    config = replace(SMALL, num_pretrain=1, num_train=0, num_val=0, num_test=0)
-    write_dataset(tmp_path, config)
+    config = small(tmp_path, num_pretrain=1, num_train=0, num_val=0, num_test=0)
+    synthesize(config)
     if state == "broken off":
         (tmp_path / "synth.json").rename(tmp_path / "synth.part.json")
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=r"other settings \(nuisance, seed\)"):
-        write_dataset(tmp_path, replace(config, seed=9, nuisance=0.5))
+    with pytest.raises(
+        UserError, match=r"other settings \(nuisance: 1\.0 then, 0\.5 now, seed: 3 then, 9 now\); delete it"
+    ):
+        synthesize(replace(config, seed=9, nuisance=0.5))
     assert contents(tmp_path) == before
 
 
@@ -165,40 +192,41 @@ def test_another_config_in_the_folder_is_refused_by_name(tmp_path, state):
 def test_a_damaged_record_is_refused(tmp_path, content):
     (tmp_path / "synth.json").write_text(content)
     with pytest.raises(UserError, match="delete"):
-        write_dataset(tmp_path, SMALL)
+        synthesize(small(tmp_path))
 
 
 def test_a_foreign_folder_or_file_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
-        write_dataset(tmp_path, SMALL)
+        synthesize(small(tmp_path))
     with pytest.raises(UserError, match="cannot write there"):
-        write_dataset(tmp_path / "thesis.txt", SMALL)
+        synthesize(small(tmp_path / "thesis.txt"))
     assert contents(tmp_path) == {"thesis.txt": b"mine"}
 
 
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"size_px": 33}, "size_px is 33; H.264"),
-        ({"size_px": 30}, "size_px is 30; it must be at least 32"),
-        ({"num_frames": 9}, "num_frames is 9; it must be at least 10"),
-        ({"fps": 0}, "fps is 0"),
-        ({"clips_per_identity": 0}, "clips_per_identity is 0"),
-        ({"num_test": -1}, "num_test is -1"),
-        ({"seed": -1}, "seed is -1"),
-        ({"nuisance": float("nan")}, "nuisance is nan"),
-        ({"expression_gain": -0.1}, "expression_gain is -0.1"),
+        ({"size_px": 33}, "size_px=33: must be even"),
+        ({"size_px": 30}, "size_px=30: must be at least 32"),
+        ({"num_frames": 9}, "num_frames=9: must be at least 10"),
+        ({"fps": 0}, "fps=0"),
+        ({"clips_per_identity": 0}, "clips_per_identity=0"),
+        ({"num_test": -1}, "num_test=-1"),
+        ({"num_workers": -1}, "num_workers=-1"),
+        ({"seed": -1}, "seed=-1"),
+        ({"nuisance": float("nan")}, "nuisance=nan"),
+        ({"expression_gain": -0.1}, "expression_gain=-0.1"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(wrong, message):
     with pytest.raises(UserError, match=message):
-        SynthConfig(**wrong)
+        SynthConfig(out=Path("unused"), **wrong)
 
 
 @pytest.mark.parametrize("fps", [1, 10, 60])
 def test_the_shortest_clip_works_at_any_rate_and_shows_its_expression(fps):
-    config = SynthConfig(size_px=32, num_frames=10, fps=fps)
+    config = RenderConfig(size_px=32, num_frames=10, fps=fps)
     peaks = [make_behaviour(config, make_identity(0), seed, "fear").intensity.max() for seed in range(100)]
     assert np.mean(peaks) > 0.5 and np.isfinite(peaks).all()
     assert render_clip(config, 0, 0, "fear")[0].shape == (10, 32, 32, 3)
@@ -337,7 +365,7 @@ def test_other_classes_run_in_either_direction():
 @pytest.mark.parametrize("label", [label for label in CLASSES if label != "neutral"])
 def test_the_expression_shows_in_the_face_alone(label):
     """Against the neutral rendering of the same face and clip, where all else is equal to the pixel."""
-    config = SynthConfig(size_px=64, num_frames=12)
+    config = RenderConfig(size_px=64, num_frames=12)
     inside, outside = [], []
     for seed in range(4):
         frames, behaviour = render_clip(config, seed, seed, label)
@@ -353,12 +381,12 @@ def test_the_expression_shows_in_the_face_alone(label):
 
 
 def test_no_gain_no_expression():
-    config = SynthConfig(size_px=32, num_frames=10, expression_gain=0.0)
+    config = RenderConfig(size_px=32, num_frames=10, expression_gain=0.0)
     np.testing.assert_array_equal(render_clip(config, 1, 1, "happy")[0], render_clip(config, 1, 1, "neutral")[0])
 
 
 def test_identity_clip_and_label_each_change_the_pixels_and_nothing_else_does():
-    config = SynthConfig(size_px=32, num_frames=10)
+    config = RenderConfig(size_px=32, num_frames=10)
     first = render_clip(config, 1, 2, "happy")[0]
     np.testing.assert_array_equal(first, render_clip(config, 1, 2, "happy")[0])
     for other in ((9, 2, "happy"), (1, 3, "happy"), (1, 2, "sad")):
@@ -376,7 +404,7 @@ def test_nuisance_scales_background_noise_and_pose():
 
     def corner(nuisance):
         """What moves and varies beside the head: grain over time, and light and room from clip to clip."""
-        config = SynthConfig(size_px=48, num_frames=10, nuisance=nuisance)
+        config = RenderConfig(size_px=48, num_frames=10, nuisance=nuisance)
         patches = np.stack([render_clip(config, 0, seed, "neutral")[0][:, :4, :4] for seed in range(4)]).astype(float)
         return patches.std(axis=1).mean(), patches.mean(axis=(1, 2, 3)).std(axis=0).mean()
 
@@ -392,5 +420,5 @@ def test_nuisance_scales_background_noise_and_pose():
 
 
 def test_the_record_beside_the_data_is_the_config(dataset):
-    assert SynthConfig(**json.loads((dataset / "synth.json").read_text())) == SMALL
+    assert SynthConfig(out=dataset, **json.loads((dataset / "synth.json").read_text())) == small(dataset)
     assert not (dataset / "synth.part.json").exists()

@@ -489,7 +489,7 @@ def test_mistakes_are_one_line(words, message, miniature, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_stop_reaches_folds_side_by_side_and_both_go_on(miniature, tmp_path, monkeypatch, capsys):
+def test_a_stop_reaches_parallel_folds_and_both_go_on(miniature, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     out = tmp_path / "run"
     command = cross_validate(miniature, out, "--epochs", "9")

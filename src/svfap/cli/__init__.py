@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from svfap.cli import crop, data, experiment, extract, predict, reconstruct
+from svfap.cli import crop, experiment, extract, predict, reconstruct, synth
 from svfap.cli.parser import (
     Command,
     Parser,
     Positional,
     Variants,
-    Verb,
     add_command,
     booleans_spelt_out,
     run_command,
@@ -20,6 +19,7 @@ from svfap.cli.parser import (
 from svfap.errors import UserError
 
 COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
+    "synth": synth.COMMAND,
     "predict": predict.COMMAND,
     "reconstruct": reconstruct.COMMAND,
     "prepare": Command(
@@ -89,9 +89,6 @@ COMMANDS: dict[str, Command] = {  # verbs whose options are a settings dataclass
         "svfap.cli.finetune:run",
     ),
 }
-VERBS: dict[str, Verb] = {
-    **data.VERBS,
-}
 
 
 def run() -> None:
@@ -108,23 +105,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     verbs = parser.add_subcommands(dest="verb", metavar="VERB", description="`svfap VERB --help` explains a verb.")
     argv = sys.argv[1:] if argv is None else argv
-    known: dict[str, Verb | Command] = {**VERBS, **COMMANDS}
-    for name, verb in known.items():
-        summary = verb.summary if isinstance(verb, Command) else verb.describe
-        sub = Parser(description=summary)
-        verbs.add_subcommand(name, sub, help=summary.split(":")[0].split(".")[0])
-        if name not in argv:  # describing the others' arguments takes time and serves nobody
-            continue
-        if isinstance(verb, Command):
-            add_command(sub, verb)
-        else:
-            verb.arguments(sub)  # after it is added: a verb may have subcommands of its own
-        argv = booleans_spelt_out(sub, argv)
+    for name, command in COMMANDS.items():
+        sub = Parser(description=command.summary)
+        verbs.add_subcommand(name, sub, help=command.summary.split(":")[0].split(".")[0])
+        if name in argv:  # building the parsers of the other verbs takes time
+            add_command(sub, command)
+            argv = booleans_spelt_out(sub, argv)
     args = parser.parse_args(argv)
     try:
-        if args.verb in COMMANDS:
-            return run_command(COMMANDS[args.verb], args[args.verb])
-        return VERBS[args.verb].run(args[args.verb]) or 0
+        return run_command(COMMANDS[args.verb], args[args.verb])
     except UserError as error:
         print(f"svfap {args.verb}: error: {error}", file=sys.stderr)
         return 1

@@ -51,7 +51,7 @@ class Parser(ArgumentParser):
 
 
 class Positional(NamedTuple):
-    """An argument without a flag, passed to the verb after its settings."""
+    """An argument without a flag: a field of the settings, or else passed to the verb after them."""
 
     name: str
     help: str
@@ -98,12 +98,6 @@ class _VerbatimFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormat
     """Help that keeps the line breaks of a description."""
 
 
-class Verb(NamedTuple):
-    describe: str
-    arguments: Callable[[Parser], None]
-    run: Callable[[Any], int | None]
-
-
 def add_command(parser: Parser, command: Command) -> None:
     """The arguments of a command: its positionals, --config for a YAML file, and an option for every setting."""
     if command.variants:
@@ -118,13 +112,13 @@ def add_command(parser: Parser, command: Command) -> None:
     for positional in command.positionals:
         how: dict[str, Any] = {"nargs": positional.nargs} if positional.nargs else {}
         parser.add_argument(positional.name, type=positional.type, help=positional.help, **how)
-    _add_options(parser, load(command.config))
+    _add_options(parser, load(command.config), {positional.name for positional in command.positionals})
 
 
-def _add_options(parser: Parser, config: type) -> None:
+def _add_options(parser: Parser, config: type, skip: set[str] | None = None) -> None:
     parser.read_file = getattr(config, "read_file", None)
     parser.add_argument("--config", action="config", help="YAML file with any of these settings; flags override it")
-    add_settings(parser, config)
+    add_settings(parser, config, skip)
 
 
 def run_command(command: Command, args: Namespace) -> int:
@@ -134,7 +128,8 @@ def run_command(command: Command, args: Namespace) -> int:
         config = config_of(load(command.variants.choices)()[choice].config, args[choice])
         return load(command.run)(config, choice) or 0
     config = config_of(load(command.config), args)
-    return load(command.run)(config, *(args[positional.name] for positional in command.positionals)) or 0
+    names = [positional.name for positional in command.positionals if not hasattr(config, positional.name)]
+    return load(command.run)(config, *(args[name] for name in names)) or 0
 
 
 def add_settings(parser: Parser, config: type, skip: set[str] | None = None) -> None:
@@ -183,19 +178,3 @@ def load(name: str) -> Any:
 
 def _is_tuple(hint: Any) -> bool:
     return get_origin(hint) is tuple or any(get_origin(part) is tuple for part in get_args(hint))
-
-
-def add_engine_arguments(parser: Parser) -> None:
-    """--engine and --num_workers, for verbs that do one piece of work on many videos (see `svfap.jobs`)."""
-    parser.add_argument(
-        "--engine",
-        type=Literal["local", "ray"],
-        default="local",
-        help="this machine, or the Ray cluster of RAY_ADDRESS (extra `ray`), whose machines share the files",
-    )
-    parser.add_argument(
-        "--num_workers",
-        type=int,
-        default=0,
-        help="videos at a time, each in its process; 0: this process; all of the cluster",
-    )

@@ -21,11 +21,12 @@ from svfap.data.sources import read_sources
 from svfap.errors import UserError
 from svfap.faces.detect import MODEL_VARIABLE, make_detector
 from svfap.files import make_folder, writing_atomically
-from svfap.jobs.run import FAILURES, check_engine, result_of, run_bulk, write_failures
+from svfap.jobs.run import FAILURES, result_of, run_jobs, write_failures
 from svfap.jobs.task import remove
 
 CLIPS, MANIFEST, NO_FACE, LIST = "clips", "manifest.csv", "no_face.csv", "clips.json"
-FREE = ("out", "face_model", "root", "split", "engine", "num_workers")  # settings that may change when a run is resumed
+# Settings that may change when a run is resumed.
+FREE = ("out", "face_model", "root", "split", "engine", "num_workers", "num_gpus", "item_timeout_s")
 
 
 class Cropped(NamedTuple):
@@ -51,7 +52,6 @@ def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) 
     lists samples without a face, failures.csv samples that could not be read. An interrupted run continues when it is started
     again, and samples that failed are tried again. Raises `UserError`, also for clips of other settings in `config.out`.
     """
-    check_engine(config.engine, config.num_workers)
     out = Path(os.path.abspath(config.out))
     samples, columns = read_sources(sources, root=config.root, split=config.split, skip=out)
     carried = columns.drop(columns=["path", "box", *SPAN_COLUMNS], errors="ignore")
@@ -65,13 +65,12 @@ def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) 
     for folder in folders:
         if folder.exists() and clips_of(folder) is None:
             remove(folder)
-    failures = run_bulk(
+    failures = run_jobs(
         partial(crop_video, config),
         ((sample.key, sample) for sample in samples),
         out / CLIPS,
         settings={name: value for name, value in asdict(config).items() if name not in FREE},
-        engine=config.engine,
-        num_workers=config.num_workers,
+        jobs=config,
         description="cropping",
         total=len(samples),
     )

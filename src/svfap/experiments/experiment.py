@@ -66,10 +66,11 @@ def experiment_runs(config: ExperimentConfig) -> ExperimentRuns:
     folder = config.dataset or finetune.pop("dataset", None)
     if folder is None:
         from svfap.synth.config import SynthConfig
-        from svfap.synth.dataset import write_dataset
+        from svfap.synth.dataset import synthesize
 
         folder = config.out / "data"
-        write_dataset(folder, SynthConfig(**yaml.safe_load((SYNTHETIC / "synth.yaml").read_text())), num_workers=2)
+        settings = yaml.safe_load((SYNTHETIC / "synth.yaml").read_text())
+        synthesize(SynthConfig(out=folder, num_workers=2, **settings))
         pretrain = pretrain or read_settings(PretrainConfig, SYNTHETIC / "pretrain.yaml")
         finetune = finetune or read_settings(FinetuneConfig, SYNTHETIC / "finetune.yaml")
     dataset = read_dataset(folder)

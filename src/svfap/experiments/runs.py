@@ -19,7 +19,7 @@ from svfap.model.config import ModelConfig
 from svfap.model.presets import model_config
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.train.folds import run_fold
-from svfap.train.parallel import run_side_by_side, visible_gpus
+from svfap.train.parallel import run_parallel, visible_gpus
 from svfap.train.pretrain import pretrain
 
 BASELINE = StudyRow("baseline")
@@ -122,7 +122,7 @@ def train_all(title: str, configs: Sequence[C], parallel: int | None = None) -> 
     if parallel > 1:
         workers = max((os.cpu_count() or 1) // parallel - 1, 0)
         configs = [replace(c, num_workers=workers if c.num_workers is None else c.num_workers) for c in configs]
-        finished = run_side_by_side(train_one, configs, parallel, gpus)
+        finished = run_parallel(train_one, configs, parallel, gpus)
     else:
         finished = True
         for number, config in enumerate(configs, 1):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from svfap.errors import UserError
-from svfap.settings import DeviceSettings, JobSettings, SourceSettings, require
+from svfap.settings import DeviceSettings, JobSettings, SourceSettings
 
 Per = Literal["window", "video"]
 Pool = Literal["mean", "none"]
@@ -33,13 +33,10 @@ class ExtractConfig(DeviceSettings, SourceSettings, JobSettings):
     """Seconds from one window to the next; default: the length of a window, so that windows do not overlap."""
     random_weights: bool = False
     """Accept the name of a preset as the model, with random weights, as a baseline."""
-    num_gpus: float = 0.0
-    """GPUs, or a fraction of one, that each Ray task reserves."""
 
     def __post_init__(self) -> None:
         DeviceSettings.__post_init__(self)
         JobSettings.__post_init__(self)
-        require(self, 0, "num_gpus")
         for name, known in (("per", get_args(Per)), ("pool", get_args(Pool))):
             if getattr(self, name) not in known:
                 raise UserError(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")

@@ -26,7 +26,7 @@ from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.errors import UserError
 from svfap.features.config import ExtractConfig
 from svfap.features.tables import Chunk, check_table, write_table
-from svfap.jobs.run import check_engine, result_of, run_bulk, write_failures
+from svfap.jobs.run import result_of, run_jobs, write_failures
 from svfap.model.base import Model
 from svfap.model.build import create_model
 from svfap.model.perceiver import Perceiver
@@ -76,12 +76,11 @@ def extract_features(
     could not be read are listed in `NAME.unreadable.csv` beside `out`, and `out`.parts is then kept for another try. Memory
     holds the list of samples and the features of a few of them. Raises `UserError`, also if no sample can be read.
     """
-    check_engine(config.engine, config.num_workers, config.num_gpus)
     if config.engine == "ray" and config.out is None:
         raise UserError("engine=ray: needs out, a file on a file system that the machines share")
-    if model is not None and (config.engine != "local" or config.num_workers > 0):
+    if model is not None and (config.engine != "local" or config.num_workers > 0 or config.item_timeout_s is not None):
         raise UserError(
-            "model: a loaded model runs in this process; use engine=local and num_workers=0, or name a folder"
+            "model: a loaded model runs in this process; use engine=local, num_workers=0 and no item_timeout_s, or name a folder"
         )
     if config.out is not None:
         check_table(config.out)
@@ -90,7 +89,7 @@ def extract_features(
         config = replace(config, model=str(Path(config.model).absolute()))
     extractor = _extractor(config) if model is None else Extractor(config, model)
     with _parts_folder(config.out) as parts:
-        unreadable = run_bulk(
+        unreadable = run_jobs(
             partial(_write_part, config if model is None else extractor),
             ((sample.key, sample) for sample in samples),
             parts,
@@ -98,9 +97,7 @@ def extract_features(
                 **{name: getattr(config, name) for name in ("per", "pool", "hop_s", "precision")},
                 "weights": _fingerprint(extractor.model),
             },
-            engine=config.engine,
-            num_workers=config.num_workers,
-            num_gpus=config.num_gpus,
+            jobs=config,
             description="extracting",
             total=len(samples),
         )
@@ -264,7 +261,7 @@ def _write_part(how: ExtractConfig | Extractor, sample: Sample, target: Path) ->
 
 @lru_cache(maxsize=1)
 def _extractor(config: ExtractConfig) -> Extractor:
-    if multiprocessing.parent_process() is not None:
+    if multiprocessing.parent_process() is not None and config.num_workers > 0:
         torch.set_num_threads(1)  # the cores are shared by several processes
     return Extractor(config)
 

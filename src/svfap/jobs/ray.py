@@ -1,26 +1,27 @@
-"""Tasks on a Ray cluster: a machine that is lost costs time, no item.
+"""Tasks on a Ray cluster: a lost machine costs time, but no item.
 
-Ray's own retries are off, so that both engines count alike and an item that kills its process is not tried for ever.
+Ray's own retries are off, so that both engines count attempts alike and an item that kills its process is not retried for
+ever.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from typing import Any
 
-from svfap.jobs.task import EngineError, Task, Work, do, reason_of
+from svfap.jobs.task import ATTEMPTS, EngineError, Task, Work, do, reason_of, timed_out, timeout_reason
 
-ATTEMPTS = 2  # for an item whose process died
-LOSSES = 5  # for one whose machine was lost: no fault of the item
-AHEAD = 2  # tasks under way for each processor, so that none waits for the next
+ATTEMPTS_ON_LOST_MACHINES = 5  # a machine that is lost is hardly the item's fault
+SUBMITTED_PER_CPU = 2  # one runs, one waits, so that no processor is idle
 
 
 def connect() -> Any:
     """Ray, connected to the cluster of RAY_ADDRESS, to one on this machine, or to a new one. Raises `EngineError`."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report home
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a default to come
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns that this default will change
     try:
         import ray
     except ImportError:
@@ -29,46 +30,49 @@ def connect() -> Any:
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise EngineError(f"no Ray cluster to be had (RAY_ADDRESS): {reason_of(error)}") from None
+            raise EngineError(f"cannot connect to a Ray cluster (RAY_ADDRESS): {reason_of(error)}") from None
     return ray
 
 
 def run_ray(
-    work: Work, tasks: Iterator[Task], num_workers: int, num_gpus: float = 0.0
-) -> Iterator[tuple[Task, str | None]]:
-    """Do the tasks, num_workers at a time (0: as many as the cluster has processors, and some in wait).
+    work: Work, tasks: Iterator[Task], num_workers: int, timeout_s: float | None = None, num_gpus: float = 0.0
+) -> Generator[tuple[Task, str | None]]:
+    """Run the tasks, at most `num_workers` at a time (0: as many as the cluster has processors, and as many waiting).
 
-    num_gpus: what each reserves. Yields each with None or the reason why it failed.
+    timeout_s: limit for each task, waiting not counted. num_gpus: what each task reserves. Yields each task with None or the
+    reason why it failed. Raises `EngineError`.
     """
     ray = connect()
     remote = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=0)(do)
-    under_way: dict[Any, Task] = {}
-    again: list[Task] = []
-    deaths: dict[str, int] = {}
-    losses: dict[str, int] = {}
+    submitted: dict[Any, Task] = {}
+    retries: list[Task] = []
+    deaths, losses = Counter[str](), Counter[str]()
     try:
         while True:
-            most = num_workers or AHEAD * max(int(ray.cluster_resources().get("CPU", 1)), 1)
-            while len(under_way) < most and (task := again.pop() if again else next(tasks, None)) is not None:
-                under_way[remote.remote(work, task)] = task
-            if not under_way:
+            limit = num_workers or SUBMITTED_PER_CPU * max(int(ray.cluster_resources().get("CPU", 1)), 1)
+            while len(submitted) < limit and (task := retries.pop() if retries else next(tasks, None)) is not None:
+                submitted[remote.remote(work, task, timeout_s)] = task
+            if not submitted:
                 return
-            for done in ray.wait(list(under_way), num_returns=1)[0]:
-                task = under_way.pop(done)
+            for reference in ray.wait(list(submitted), num_returns=1)[0]:
+                task = submitted.pop(reference)
                 try:
-                    reason = ray.get(done)
+                    reason = ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    lost = isinstance(error, ray.exceptions.NodeDiedError)
-                    counts, most_often = (losses, LOSSES) if lost else (deaths, ATTEMPTS)
-                    counts[task.key] = counts.get(task.key, 0) + 1
-                    if counts[task.key] < most_often:
-                        again.append(task)
+                    machine_lost = isinstance(error, ray.exceptions.NodeDiedError)
+                    counts, attempts = (losses, ATTEMPTS_ON_LOST_MACHINES) if machine_lost else (deaths, ATTEMPTS)
+                    counts[task.key] += 1
+                    if timed_out(task):
+                        reason = timeout_reason(timeout_s)
+                    elif counts[task.key] < attempts:
+                        retries.append(task)
                         continue
-                    what = "machine" if lost else "process"
-                    reason = f"the {what} that worked on it died {most_often} times ({_first_line(error)})"
+                    else:
+                        what = "machine" if machine_lost else "process"
+                        reason = f"the {what} that worked on it died {attempts} times ({_first_line(error)})"
                 yield task, reason
     finally:
-        for reference in under_way:
+        for reference in submitted:
             ray.cancel(reference, force=True)
 
 

@@ -1,22 +1,24 @@
-"""One item's work, done where an engine put it: it leaves a whole result or none."""
+"""The work on one item, in whatever process an engine runs it: it leaves a complete result or none."""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from svfap.errors import UserError
 
 Work = Callable[[Any, Path], None]
-PART = ".part"
+ATTEMPTS = 2  # for an item whose process died
 
 
 class Task(NamedTuple):
-    """An item, and the file or folder that its work leaves."""
+    """An item, and the file or folder that its work writes."""
 
     key: str
     payload: Any
@@ -24,38 +26,80 @@ class Task(NamedTuple):
 
 
 class EngineError(UserError):
-    """An engine that cannot work at all, whatever the item."""
+    """The engine cannot run at all, whatever the item."""
 
 
-def do(work: Work, task: Task) -> str | None:
-    """Let `work` write the result under a temporary name and put it in place; returns the reason where that failed.
+def do(work: Work, task: Task, timeout_s: float | None = None) -> str | None:
+    """Let `work` write the result under a temporary name, then rename it; returns the reason if that failed.
 
-    The name is a new one each time: whoever still works on the same item on a machine believed lost disturbs nobody.
+    The temporary name is unique, so that two processes may work on one item: the machine of the first may only seem lost.
+    timeout_s: after so many seconds this process ends, and `timed_out(task)` is true; not for a user's own process.
     """
-    part = task.target.with_name(f".{task.target.name}.{uuid.uuid4().hex}{PART}")
+    part = _hidden(task, uuid.uuid4().hex)
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        work(task.payload, part)
+        with _time_limit(task, timeout_s):
+            work(task.payload, part)
         if not part.exists():
             return "nothing was written"
-        if not task.target.exists():  # else that other one came first
+        if not task.target.exists():  # else another process was faster
             os.replace(part, task.target)
-    except Exception as error:  # whatever it is, the other items go on
+    except Exception as error:  # of any kind: the other items must not suffer
         return reason_of(error)
     finally:
         remove(part)
     return None
 
 
+def timed_out(task: Task) -> bool:
+    """Whether the process that last worked on a task ended because of its time limit."""
+    file = _hidden(task, "timeout")
+    return file.exists() and file.stat().st_size > 0
+
+
+def timeout_reason(timeout_s: float | None) -> str:
+    return f"took longer than {timeout_s:g} s"
+
+
+@contextmanager
+def _time_limit(task: Task, timeout_s: float | None) -> Iterator[None]:
+    """End this process if the block takes longer, even one that is stuck in a library and holds the interpreter's lock.
+
+    faulthandler's watchdog writes the traceback into a file and exits; so the file tells this end from any other.
+    """
+    if timeout_s is None:
+        yield
+        return
+    path = _hidden(task, "timeout")
+    with path.open("w") as file:
+        faulthandler.dump_traceback_later(timeout_s, exit=True, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    remove(path)
+
+
+def _hidden(task: Task, name: str) -> Path:
+    """A name beside the result, with its suffix: writers may choose the format by it."""
+    return task.target.with_name(f".{task.target.stem}.{name}{task.target.suffix}")
+
+
 def reason_of(error: Exception) -> str:
-    """What went wrong in one line: a `VideoError`'s reason, a user's mistake as it stands, else with the error's kind."""
+    """An error in one line: the reason of a `VideoError`, a `UserError` as it is, else the type and the message."""
     text = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
     line = " ".join(str(text).split())
     return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove the hidden files and folders that interrupted work left behind beside the results in `folder`."""
+    for entry in folder.glob(".*"):
+        remove(entry)
+
+
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,14 +1,14 @@
-"""What a face does over a clip: action units, blinks, talk, gaze, head pose; and the labels that follow from them.
+"""The behaviour of a face in a clip: action units, blinks, talk, gaze and head pose; and the labels that follow from them.
 
 Expressions are weighted sums of facial action units (AUs; Ekman & Friesen, Facial Action Coding System, 1978). The
 combinations are the EMFACS prototypes as also used to label CK+ (Lucey et al., CVPR workshops 2010): happiness 6+12,
-sadness 1+4+15, surprise 1+2+5+26, fear 1+2+4+5+20+26, anger 4+5+7+23, disgust 9+15+16; with variants the same tables
-list as added units (25 with 6+12, 17 with 1+4+15, 10 with 9). The weights are ours.
+sadness 1+4+15, surprise 1+2+5+26, fear 1+2+4+5+20+26, anger 4+5+7+23, disgust 9+15+16; with added units that the
+same tables list as variants (25 with 6+12, 17 with 1+4+15, 10 with 9). The weights are chosen for these drawings.
 
-Surprise and fear need time to be told apart. In this world both use fear's units with the same weights; surprise comes
-fast and fades slowly, fear is the same track run backwards: it builds slowly and breaks off fast. So the frames of the
-two classes have one distribution, and only their order tells. (On real faces the speed of onset differs too, but
-units 4 and 20 also help.) For the other classes the direction is a coin toss, so that it gives nothing away.
+Only the order of frames separates surprise from fear. Both use fear's units with the same weights; surprise has a fast onset
+and a slow offset, and fear is its time reversal. So single frames of the two classes have the same distribution. (On real
+faces the speed of onset differs too, but units 4 and 20 also help.) For every other class the direction is random, so that it
+carries no information.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from svfap.synth.config import SynthConfig
+from svfap.synth.config import RenderConfig
 from svfap.synth.identity import Identity
 
 ACTION_UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 15, 16, 17, 20, 23, 25, 26)
@@ -46,7 +46,7 @@ AFFECT_PROTOTYPES: dict[str, tuple[float, float, float]] = {
 
 @dataclass(frozen=True)
 class Behaviour:
-    """One clip's movement and labels, every array float64 with one row per frame.
+    """Movement and labels of one clip. All arrays are float64, with T frames.
 
     intensity (T,): the expression's envelope in [0, 1]. expression (T, K): AU intensities of the class alone, columns
     as ACTION_UNITS. action_units (T, K): the same with idle movement and talk. blink (T,): closure in [0, 1]. talk (T,)
@@ -68,8 +68,8 @@ class Behaviour:
     traits: np.ndarray
 
 
-def make_behaviour(config: SynthConfig, identity: Identity, clip_seed: int, label: str) -> Behaviour:
-    """Draw what `identity` does in one clip. Every draw is made for every label, so only the expression differs by it.
+def make_behaviour(config: RenderConfig, identity: Identity, clip_seed: int, label: str) -> Behaviour:
+    """Draw at random how `identity` behaves in one clip. The draws do not depend on the label, only the expression does.
 
     Raises KeyError for a label that is not in CLASSES.
     """
@@ -107,9 +107,9 @@ def make_behaviour(config: SynthConfig, identity: Identity, clip_seed: int, labe
 
 
 def _traits(units: np.ndarray, blink: np.ndarray, talk: np.ndarray, pose: np.ndarray, fps: int) -> np.ndarray:
-    """Five numbers in [0, 1] from what can be seen: named after the Big Five, chosen by us, no claim on real people.
+    """Five numbers in [0, 1] from visible behaviour, in the order of TRAITS. Invented for learning: no claim about real people.
 
-    How often (blinks), how long (talk, smiles, frowns), how strong (range of expression), how lively (head movement).
+    They depend on the rate of blinks, the duration of talk, smiles and frowns, the range of expression, and head movement.
     """
     mean = dict(zip(ACTION_UNITS, units.mean(0), strict=True))
     spread = np.sqrt((units.std(0) ** 2).sum())
@@ -128,7 +128,7 @@ def _traits(units: np.ndarray, blink: np.ndarray, talk: np.ndarray, pose: np.nda
 
 
 def _envelope(num_frames: int, fps: int, rng: np.random.Generator) -> np.ndarray:
-    """Fast onset, short apex, slow offset, once at a random place; squeezed if the clip is too short for it."""
+    """Intensity (T,): one fast onset, short apex and slow offset at a random time, compressed if the clip is too short."""
     onset, apex, offset = rng.uniform(0.10, 0.18), rng.uniform(0.1, 0.3), rng.uniform(0.6, 1.0)
     length = (onset + apex + offset) * fps
     squeeze = max(1.0, length / (0.9 * num_frames))
@@ -139,7 +139,7 @@ def _envelope(num_frames: int, fps: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _smooth_noise(rng: np.random.Generator, num_frames: int, num_columns: int, sigma: float) -> np.ndarray:
-    """Stationary Gaussian noise (T, columns) of unit variance, smoothed over `sigma` frames; the same run backwards."""
+    """Stationary Gaussian noise (T, columns) of unit variance, smoothed over `sigma` frames. Time-reversible."""
     radius = int(3 * sigma) + 1
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     white = rng.standard_normal((num_frames + 2 * radius, num_columns))
@@ -148,7 +148,7 @@ def _smooth_noise(rng: np.random.Generator, num_frames: int, num_columns: int, s
 
 
 def _blinks(num_frames: int, fps: int, rate: float, rng: np.random.Generator) -> np.ndarray:
-    """Lid closure (T,): Poisson many blinks of a quarter of a second each; `rate` per second."""
+    """Lid closure (T,): a Poisson number of blinks, `rate` per second, each of a quarter of a second."""
     times = np.arange(num_frames) / fps
     centres = rng.uniform(0.0, times[-1], rng.poisson(rate * num_frames / fps))
     distance = np.abs(times[:, None] - centres).min(axis=1, initial=np.inf)
@@ -156,6 +156,6 @@ def _blinks(num_frames: int, fps: int, rate: float, rng: np.random.Generator) ->
 
 
 def _talk(num_frames: int, fps: int, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Loudness (T,) in bursts; about `share` of the time is talk."""
+    """Loudness (T,) of talk in bursts, which fill about `share` of the time."""
     drive = _smooth_noise(rng, num_frames, 1, 0.25 * fps)[:, 0] + 2.2 * (share - 0.5)
     return np.clip(1.5 * drive, 0.0, 1.0) * rng.uniform(0.6, 1.0)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from svfap.synth.behaviour import Behaviour, make_behaviour
-from svfap.synth.config import SynthConfig
+from svfap.synth.config import RenderConfig
 from svfap.synth.drawing import Drawing
 from svfap.synth.face import Face
 from svfap.synth.identity import make_identity
@@ -14,10 +14,11 @@ from svfap.synth.identity import make_identity
 _TEMPLATE_PX, _TEMPLATE_UNITS = 64, 5.0
 
 
-def render_clip(config: SynthConfig, identity_seed: int, clip_seed: int, label: str) -> tuple[np.ndarray, Behaviour]:
-    """Frames uint8 RGB (num_frames, size_px, size_px, 3) of one face in one clip, and what it did with all labels.
+def render_clip(config: RenderConfig, identity_seed: int, clip_seed: int, label: str) -> tuple[np.ndarray, Behaviour]:
+    """Frames uint8 RGB (num_frames, size_px, size_px, 3) of one face in one clip, and its behaviour with all labels.
 
-    identity_seed says who, clip_seed what happens and how it is filmed; equal arguments give equal pixels.
+    identity_seed determines the face, clip_seed what happens and how it is filmed. Equal arguments give equal pixels. Raises
+    KeyError for a label that is not in CLASSES.
     """
     identity = make_identity(identity_seed, config.nuisance)
     behaviour = make_behaviour(config, identity, clip_seed, label)
@@ -61,7 +62,7 @@ def render_clip(config: SynthConfig, identity_seed: int, clip_seed: int, label: 
 
 
 def _light(nuisance: float, rng: np.random.Generator) -> np.ndarray:
-    """Lambert shading uint8 (128 = unchanged) of an ellipsoid the size of a head, lit from a random side."""
+    """Lambert shading uint8 (side, side), 128 for unchanged, of a head-sized ellipsoid lit from a random direction."""
     azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.35, 0.9)
     strength = 0.3 + nuisance * rng.uniform(-0.2, 0.35)
     direction = np.array([np.cos(azimuth) * (1 - height), -abs(np.sin(azimuth)) * (1 - height), height])
@@ -78,7 +79,7 @@ def _light(nuisance: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _background(size: int, nuisance: float, rng: np.random.Generator) -> np.ndarray:
-    """A blurred room: a colour gradient with a few soft shapes, uint8 (size, size, 3)."""
+    """A blurred room, uint8 (size, size, 3): a colour gradient with a few soft shapes."""
     corners = rng.uniform(20, 230, (2, 2, 1)) + rng.uniform(-40, 40, (2, 2, 3))
     image = cv2.resize(np.clip(corners, 0, 255).astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
     for _ in range(rng.integers(2, 8)):

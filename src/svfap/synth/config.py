@@ -1,46 +1,70 @@
-"""What a synthetic dataset is made from: one frozen record, written beside the data as `synth.json`."""
+"""Settings of `svfap synth`, and the names of the labels that its datasets have."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from svfap.errors import UserError
+from svfap.settings import require
 
 CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 AFFECT = ("valence", "arousal", "dominance")
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 
 
-@dataclass(frozen=True)
-class SynthConfig:
-    """Size and difficulty of a synthetic face dataset; equal configs give equal datasets.
-
-    size_px: side of the square videos (even, at least 32). fps: frames per second. num_frames: frames per video (at
-    least 10). num_pretrain, num_train, num_val, num_test: videos per split. clips_per_identity: videos of one face; the
-    classes take turns, so 7 gives each face every class once. nuisance: how far faces, light, background, pose, noise,
-    resting face and idle facial movement spread (1 as designed, 0 all but none). expression_gain: multiplies the
-    strength of the expressions. seed: everything random derives from it.
-    """
+@dataclass(frozen=True, kw_only=True)
+class RenderConfig:
+    """How one synthetic face video is made. Raises `UserError` for values out of range."""
 
     size_px: int = 96
+    """Side of the square videos in pixels, an even number of at least 32."""
     fps: int = 25
+    """Frames per second."""
     num_frames: int = 48
-    num_pretrain: int = 700
-    num_train: int = 140
-    num_val: int = 70
-    num_test: int = 210
-    clips_per_identity: int = 7
+    """Frames per video, at least 10."""
     nuisance: float = 1.0
+    """Spread of what is not the expression: faces, light, background, pose, noise, resting face and idle movement; 0: nearly
+    none."""
     expression_gain: float = 1.0
-    seed: int = 0
+    """Factor on the strength of the expressions; 0: none are shown."""
 
     def __post_init__(self) -> None:
-        smallest = {"size_px": 32, "fps": 1, "num_frames": 10, "clips_per_identity": 1, "seed": 0}
-        smallest |= dict.fromkeys(
-            ("num_pretrain", "num_train", "num_val", "num_test", "nuisance", "expression_gain"), 0
-        )
-        for name, least in smallest.items():
-            if not getattr(self, name) >= least:
-                raise UserError(f"synth: {name} is {getattr(self, name)}; it must be at least {least}")
+        require(self, 32, "size_px")
+        require(self, 1, "fps")
+        require(self, 10, "num_frames")
+        require(self, 0, "nuisance", "expression_gain")
         if self.size_px % 2:
-            raise UserError(f"synth: size_px is {self.size_px}; H.264 with 4:2:0 colour needs an even size")
+            raise UserError(f"size_px={self.size_px}: must be even, for H.264 with 4:2:0 chroma subsampling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthConfig(RenderConfig):
+    """A synthetic face dataset. Equal settings give equal datasets. Raises `UserError` for values out of range."""
+
+    out: Path
+    """Folder that videos and manifests are written into."""
+    num_pretrain: int = 700
+    """Videos without labels, for pre-training."""
+    num_train: int = 140
+    """Training videos."""
+    num_val: int = 70
+    """Validation videos."""
+    num_test: int = 210
+    """Test videos."""
+    clips_per_identity: int = 7
+    """Videos of one face. The classes take turns, so with 7 every face shows every class once."""
+    seed: int = 0
+    """Seed of all random draws."""
+    num_workers: int = 0
+    """Videos rendered in parallel, one process each; 0: in this process."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, 0, "num_pretrain", "num_train", "num_val", "num_test", "seed", "num_workers")
+        require(self, 1, "clips_per_identity")
+
+    def record(self) -> dict[str, Any]:
+        """The settings that the dataset depends on, as written into `synth.json`."""
+        return {name: value for name, value in asdict(self).items() if name not in ("out", "num_workers")}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 import pandas as pd
 
 from svfap.console import track
@@ -18,15 +18,21 @@ from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.data.video import write_video
 from svfap.errors import UserError
 from svfap.files import make_folder
+from svfap.jobs.local import run_local
+from svfap.jobs.task import Task, remove_unfinished
+from svfap.settings import check_same_settings
+from svfap.synth.behaviour import make_behaviour
 from svfap.synth.camera import render_clip
-from svfap.synth.config import AFFECT, CLASSES, TRAITS, SynthConfig
+from svfap.synth.config import AFFECT, CLASSES, TRAITS, RenderConfig, SynthConfig
+from svfap.synth.identity import make_identity
 
 SPLITS = ("pretrain", "train", "val", "test")
 COLUMNS = ["path", "label", *AFFECT, *TRAITS, "subject", "frame_values"]
+RECORD, UNFINISHED_RECORD = "synth.json", "synth.part.json"
 
 
-class Clip(NamedTuple):
-    """One video to be rendered; `number` counts the clips of its split."""
+class ClipPlan(NamedTuple):
+    """One video to render; `number` counts the videos of its split."""
 
     split: str
     number: int
@@ -39,38 +45,56 @@ class Clip(NamedTuple):
         return f"{self.split}_{self.number:06d}"
 
 
-def write_dataset(out: str | Path, config: SynthConfig, num_workers: int = 0) -> None:
-    """Render a dataset into a folder, or finish one that was broken off.
+class Synthesized(NamedTuple):
+    """Numbers of videos: in the dataset, and rendered by this call."""
+
+    num_videos: int
+    num_rendered: int
+
+
+def synthesize(config: SynthConfig) -> Synthesized:
+    """Render a dataset into `config.out`, or finish one that was interrupted.
 
     Writes `videos/*.mp4`, `frames/*.csv` (valence, arousal, dominance of every frame), then the manifests
     `pretrain.csv` (paths and subjects, no labels), `train.csv`, `val.csv` and `test.csv`, whose identities are disjoint,
-    `dataset.json` (see `svfap.data.prepared`), and last `synth.json`, the config. Videos that are there are kept, those
-    missing are rendered. num_workers: rendering processes; 0 renders in this one.
-    Raises `UserError` if the folder holds a dataset made with another config, or something else.
+    `dataset.json` (see `svfap.data.prepared`), and last `synth.json`, the settings. Existing videos are kept, missing ones
+    rendered. Raises `UserError` if the folder holds a dataset of other settings, or something else, and for videos that cannot
+    be written.
     """
-    out = Path(out)
+    out = Path(config.out)
+    finished = _is_finished(out, config)
     clips = list(plan(config))
-    if _is_complete(out, config) and all((out / "videos" / f"{clip.name}.mp4").exists() for clip in clips):
-        return
+    tasks = [Task(clip.name, clip, out / "videos" / f"{clip.name}.mp4") for clip in clips]
+    missing = [task for task in tasks if not task.target.exists()]
+    if finished and not missing:
+        return Synthesized(len(clips), 0)
     for folder in ("videos", "frames"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    (out / "synth.part.json").write_text(json.dumps(asdict(config), indent=2))
-    render = partial(_write_clip, out, config)
-    if num_workers:
-        # Fresh processes: a forked one would inherit locks of whatever threads the caller runs.
-        with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-            rows = list(track(pool.imap(render, clips, chunksize=4), "rendering faces", len(clips)))
-    else:
-        rows = [render(clip) for clip in track(clips, "rendering faces")]
+        make_folder(out / folder)
+    (out / UNFINISHED_RECORD).write_text(json.dumps(config.record(), indent=2))
+    _render(config, missing)
+    rows = [_write_frame_values(out, config, clip) for clip in clips]
     for split in SPLITS:
-        mine = [row for clip, row in zip(clips, rows, strict=True) if clip.split == split]
-        table = pd.DataFrame(mine, columns=["path", "subject"] if split == "pretrain" else COLUMNS)
+        of_split = [row for clip, row in zip(clips, rows, strict=True) if clip.split == split]
+        table = pd.DataFrame(of_split, columns=["path", "subject"] if split == "pretrain" else COLUMNS)
         table.to_csv(out / f"{split}.csv", index=False, lineterminator="\n", float_format="%.6f")
-    write_dataset_file(out, _description(config))
-    (out / "synth.part.json").rename(out / "synth.json")
+    write_dataset_file(out, describe_dataset(config))
+    (out / UNFINISHED_RECORD).rename(out / RECORD)
+    return Synthesized(len(clips), len(missing))
 
 
-def _description(config: SynthConfig) -> PreparedDataset:
+def plan(config: SynthConfig) -> Iterator[ClipPlan]:
+    """All videos of a dataset. Identities are numbered across the splits, so no two splits share one."""
+    identity, clip_seed = 0, 0
+    for split in SPLITS:
+        for number in range(getattr(config, f"num_{split}")):
+            identity += number % config.clips_per_identity == 0
+            seeds = (config.seed * 10_000_019 + identity, config.seed * 10_000_019 + clip_seed)
+            yield ClipPlan(split, number, *seeds, CLASSES[number % len(CLASSES)])
+            clip_seed += 1
+
+
+def describe_dataset(config: SynthConfig) -> PreparedDataset:
+    """What `dataset.json` says of the dataset."""
     return PreparedDataset(
         name="synth",
         title="Synthetic faces",
@@ -84,61 +108,56 @@ def _description(config: SynthConfig) -> PreparedDataset:
     )
 
 
-def plan(config: SynthConfig) -> Iterator[Clip]:
-    """All clips of a dataset. Identities are numbered through the splits, so no two splits share one."""
-    identity, clip_seed = 0, 0
-    for split in SPLITS:
-        for number in range(getattr(config, f"num_{split}")):
-            place = number % config.clips_per_identity
-            identity += place == 0
-            seeds = (config.seed * 10_000_019 + identity, config.seed * 10_000_019 + clip_seed)
-            yield Clip(split, number, *seeds, CLASSES[number % len(CLASSES)])
-            clip_seed += 1
-
-
-def _is_complete(out: Path, config: SynthConfig) -> bool:
-    """Whether the very dataset was finished here; False in an empty folder and in one that was broken off."""
-    for name in ("synth.json", "synth.part.json"):
+def _is_finished(out: Path, config: SynthConfig) -> bool:
+    """Whether this dataset was finished here; False for an empty folder and for an interrupted run."""
+    for name in (RECORD, UNFINISHED_RECORD):
         file = out / name
         if file.exists():
             try:
-                there = json.loads(file.read_text())
+                before = json.loads(file.read_text())
             except ValueError:
-                raise UserError(f"{file}: cannot be read; delete {out} or choose another folder") from None
-            if there != asdict(config):
-                there = there if isinstance(there, dict) else {}
-                changed = ", ".join(k for k, v in asdict(config).items() if there.get(k) != v)
-                raise UserError(
-                    f"{out}: holds a dataset with other settings ({changed}); delete it or choose another folder"
-                )
-            return name == "synth.json"
+                before = None
+            if not isinstance(before, dict):
+                raise UserError(f"{file}: is damaged; delete {out} or choose another folder")
+            check_same_settings(out, before, config.record(), "delete it or choose another folder")
+            return name == RECORD
     make_folder(out)
     if any(out.iterdir()):
         raise UserError(f"{out}: is not empty and holds no synthetic dataset; choose another folder")
     return False
 
 
-def _write_clip(out: Path, config: SynthConfig, clip: Clip) -> dict[str, object]:
-    """Render one clip unless it is there, and return its manifest row."""
-    cv2.setNumThreads(1)
-    from svfap.synth.behaviour import make_behaviour
-    from svfap.synth.identity import make_identity
+def _render(config: SynthConfig, tasks: Sequence[Task]) -> None:
+    failures: dict[str, str] = {}
+    try:
+        with closing(run_local(partial(_write_clip, config), iter(tasks), config.num_workers)) as outcomes:
+            for task, reason in track(outcomes, "rendering faces", len(tasks)):
+                if reason is not None:
+                    failures[str(task.target)] = reason
+    finally:
+        remove_unfinished(Path(config.out) / "videos")
+    if failures:
+        video, reason = next(iter(failures.items()))
+        raise UserError(f"{len(failures)} of {len(tasks)} videos could not be rendered; the first is {video}: {reason}")
 
-    video, side = out / "videos" / f"{clip.name}.mp4", out / "frames" / f"{clip.name}.csv"
-    if video.exists():
-        identity = make_identity(clip.identity_seed, config.nuisance)
-        behaviour = make_behaviour(config, identity, clip.clip_seed, clip.label)
-    else:
-        frames, behaviour = render_clip(config, clip.identity_seed, clip.clip_seed, clip.label)
-        # The quickest preset does without x264's macroblock tree, whose output varies from one run to the next.
-        write_video(video, frames, config.fps, preset="ultrafast")
-    values = pd.DataFrame(behaviour.frame_values, columns=list(AFFECT))
-    values.to_csv(side, index=False, lineterminator="\n", float_format="%.6f")
+
+def _write_clip(config: RenderConfig, clip: ClipPlan, video: Path) -> None:
+    cv2.setNumThreads(1)  # the pictures are too small for more
+    frames, _ = render_clip(config, clip.identity_seed, clip.clip_seed, clip.label)
+    # The fastest preset has no macroblock tree, whose output varies from run to run.
+    write_video(video, frames, config.fps, preset="ultrafast")
+
+
+def _write_frame_values(out: Path, config: RenderConfig, clip: ClipPlan) -> dict[str, object]:
+    """Write the values of a video's frames; returns its row of the manifest."""
+    behaviour = make_behaviour(config, make_identity(clip.identity_seed, config.nuisance), clip.clip_seed, clip.label)
+    file = out / "frames" / f"{clip.name}.csv"
+    np.savetxt(file, behaviour.frame_values, fmt="%.6f", delimiter=",", header=",".join(AFFECT), comments="")
     return {
-        "path": f"videos/{video.name}",
+        "path": f"videos/{clip.name}.mp4",
         "label": clip.label,
         **dict(zip(AFFECT, behaviour.values.tolist(), strict=True)),
         **dict(zip(TRAITS, behaviour.traits.tolist(), strict=True)),
         "subject": f"id{clip.identity_seed:05d}",
-        "frame_values": f"frames/{side.name}",
+        "frame_values": f"frames/{file.name}",
     }

@@ -1,4 +1,4 @@
-"""A list of shapes that move: geometry is computed for all frames at once, so that a frame is a few OpenCV calls."""
+"""Moving shapes. Their geometry is computed for all frames at once, so that drawing a frame takes a few OpenCV calls."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Shape:
 
 
 def surface(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How far the face at (x, y) stands out towards the camera, in face units: half an ellipsoid."""
+    """Depth of the face at (x, y), towards the camera, in face units: half an ellipsoid."""
     return 0.75 * np.sqrt(np.maximum(0.0, 1.0 - (x / 0.85) ** 2 - (y / 1.2) ** 2))
 
 
 def loop(there: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """One coordinate of a closed shape, (T or 1, 2n): along the points (T, n) of `there`, home along those of `back`."""
+    """One coordinate of a closed shape, (T or 1, 2n): forward along the points (T, n) of `there`, then back along `back`."""
     return np.concatenate(np.broadcast_arrays(np.atleast_2d(there), np.atleast_2d(back)[:, ::-1]), axis=-1)
 
 
@@ -56,13 +56,13 @@ class Drawing:
         self._roll, self._yaw, self._pitch = roll, yaw, pitch
 
     def to_pixels(self, x: Array, y: Array, z: Array) -> np.ndarray:
-        """(T, n, 2) pixels of face points: yaw and pitch move what stands out, then roll, scale and shift."""
+        """Pixel coordinates (T, n, 2) of face points: yaw and pitch shift points by their depth; then roll, scale and shift."""
         x, y = x * np.cos(self._yaw) + z * np.sin(self._yaw), y * np.cos(self._pitch) + z * np.sin(self._pitch)
         x, y = x * np.cos(self._roll) - y * np.sin(self._roll), x * np.sin(self._roll) + y * np.cos(self._roll)
         return np.stack([self._centre[0] + self._scale * x, self._centre[1] + self._scale * y], axis=-1)
 
     def head_affines(self, template_px: int, template_units: float) -> np.ndarray:
-        """(T, 2, 3) maps from a square template (side `template_units` face units) to this drawing's pixels."""
+        """Affine maps (T, 2, 3) from a square template, `template_units` face units wide, to the pixels of this drawing."""
         corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
         x, y = (corners - 0.5).T * template_units
         targets = self.to_pixels(x, y, 0.0).astype(np.float32)
@@ -70,7 +70,7 @@ class Drawing:
         return np.stack([cv2.getAffineTransform(sources, target) for target in targets])
 
     def fill(self, x: Array, y: Array, colour: np.ndarray, z: Array | None = None, show: Array = 1.0) -> None:
-        """A filled polygon, on the face unless `z` says where; hidden in frames where `show` is not positive."""
+        """A filled polygon, on the surface of the face unless `z` is given; hidden in frames where `show` is not positive."""
         self._add(self.flat, x, y, z, np.asarray(colour), 0, show, 1.0)
 
     def line(

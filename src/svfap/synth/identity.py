@@ -1,4 +1,4 @@
-"""Who is seen: the proportions and colours of one synthetic face, and how its owner tends to behave."""
+"""The identity of a synthetic face: proportions, colours, and habits such as talkativeness."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Identity:
 
 
 def make_identity(seed: int, nuisance: float = 1.0) -> Identity:
-    """The face of `seed`: always the same one. `nuisance` scales how far its proportions lie from the average."""
+    """The face of `seed`, the same at every call. `nuisance` scales how far its proportions deviate from the average."""
     rng = np.random.default_rng([seed, 0])
 
     def about(mean: float, spread: float) -> float:

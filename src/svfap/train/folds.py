@@ -14,7 +14,7 @@ from svfap.files import make_folder
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune
 from svfap.train.loop import TrainResult, num_workers
-from svfap.train.parallel import run_side_by_side, visible_gpus
+from svfap.train.parallel import run_parallel, visible_gpus
 from svfap.train.resolve import fold_configs
 
 
@@ -32,7 +32,7 @@ def finetune_folds(config: FinetuneConfig) -> TrainResult:
     configs = [replace(fold, num_workers=num_workers(config.num_workers, parallel)) for fold in configs]
     make_folder(out)
     write_folds_file(out, config.dataset, config.preset)
-    finished = run_side_by_side(run_fold, configs, parallel, gpus) if parallel > 1 else _one_by_one(configs)
+    finished = run_parallel(run_fold, configs, parallel, gpus) if parallel > 1 else _one_by_one(configs)
     if not finished:
         done = sum(is_evaluated(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
         say(f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on")

@@ -1,24 +1,26 @@
-"""Several runs at once, each in a process of its own with a GPU of its own."""
+"""Several training runs at once, each in a process of its own with a GPU of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
+from typing import Any
 
-from svfap.console import console, progress_bar
+from svfap.console import progress_bar, say
 from svfap.errors import UserError
 from svfap.files import make_folder
 from svfap.train.config import TrainConfig
 
-INTERRUPTED = 130
-Run = Callable[..., bool]
+INTERRUPTED = 130  # exit status of a run that was stopped and has saved
+POLL_S = 0.2
 
 
 def visible_gpus() -> list[str]:
@@ -30,87 +32,95 @@ def visible_gpus() -> list[str]:
     return [name.strip() for name in allowed.split(",")][:count] if allowed else [str(n) for n in range(count)]
 
 
-def run_side_by_side(run: Run, configs: Sequence[TrainConfig], at_once: int, gpus: Sequence[str]) -> bool:
-    """Call `run(config)` for each config in a process of its own, `at_once` at a time, the GPUs dealt out in turn.
+def run_parallel(run: Callable[[Any], bool], configs: Sequence[TrainConfig], at_once: int, gpus: Sequence[str]) -> bool:
+    """Call `run(config)` for each config in a process of its own, `at_once` at a time, the GPUs assigned in turn.
 
-    run: a function of a module, which returns False if it was interrupted. What it prints goes to `output.log` in the
-    config's `out`. Returns False if interrupted (Ctrl-C, SIGTERM), once every run has saved. The first run that fails stops
-    the others likewise, and raises `UserError` with its reason.
+    run: a function of a module, which returns False if it was interrupted. Its output is appended to `output.log` in
+    `config.out`. Returns False if interrupted (Ctrl-C, SIGTERM), after all runs have saved. If a run fails, the others are
+    stopped and save as well; raises `UserError` with the reason.
     """
-    waiting, running = list(configs), dict[int, tuple[TrainConfig, BaseProcess]]()
-    shared = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max((os.cpu_count() or 1) // at_once, 1))}
+    waiting, running = list(configs), dict[int, tuple[TrainConfig, subprocess.Popen[bytes]]]()
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max((os.cpu_count() or 1) // at_once, 1))
     with progress_bar() as bar, _sigterm_as_interrupt():
-        bars = {c.out: bar.add_task(c.out.name, total=c.epochs, note="waits") for c in configs}
+        bar_ids = {c.out: bar.add_task(c.out.name, total=c.epochs, note="waits") for c in configs}
         try:
             while waiting or running:
                 for slot in range(at_once):
                     if waiting and slot not in running:
-                        gpu = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
-                        running[slot] = (waiting[0], _start(run, waiting.pop(0), {**shared, **gpu}))
-                wait([process.sentinel for _, process in running.values()], timeout=1)
+                        environment = {"OMP_NUM_THREADS": threads}
+                        if gpus:
+                            environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+                        running[slot] = (waiting[0], _start(run, waiting.pop(0), environment))
+                time.sleep(POLL_S)
                 for slot, (config, process) in list(running.items()):
                     epochs, note = _progress(config)
-                    bar.update(bars[config.out], completed=epochs, note=note)
-                    if process.exitcode is not None:
+                    bar.update(bar_ids[config.out], completed=epochs, note=note)
+                    if process.poll() is not None:
+                        process.communicate()  # closes its standard input
                         del running[slot]
-                        _check(config, process.exitcode)
-                        bar.update(bars[config.out], completed=config.epochs, note="done")
+                        _check(config, process.returncode)
+                        bar.update(bar_ids[config.out], completed=config.epochs, note="done")
         except KeyboardInterrupt:
-            console.print("stopping: waiting for the runs to save")
+            say("stopping: waiting for the runs to save")
             return False
         finally:
             for _, process in running.values():
-                process.terminate()  # a training run saves first; being asked twice changes nothing
+                process.terminate()  # a training run saves first; a second signal has no effect
             for _, process in running.values():
-                process.join()
+                process.communicate()
     return True
 
 
 @contextlib.contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """So that processes started here do not outlive this one unasked."""
+    """Let SIGTERM raise KeyboardInterrupt, so that the processes started here are stopped too."""
     try:
-        former = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not the main thread: signals are somebody else's
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not the main thread, which alone may set handlers
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, before)
 
 
-def _start(run: Run, config: TrainConfig, environment: Mapping[str, str]) -> BaseProcess:
-    method = multiprocessing.get_start_method()
-    spawn = multiprocessing.get_context("spawn")
-    process = spawn.Process(target=_in_process, args=(run, config, method), name=config.out.name)
-    before = dict(os.environ)
-    os.environ.update(environment)  # a spawned process reads it before it imports torch
-    try:
-        process.start()
-    finally:
-        for name in environment.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
+def _start(run: Callable[[Any], bool], config: TrainConfig, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    make_folder(config.out)
+    path = os.pathsep.join(filter(None, sys.path))  # modules that this process can import, the run can
+    with (config.out / "output.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-u", "-m", __name__],
+            env={**os.environ, **environment, "PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # if it has ended already, its exit status tells
+        process.stdin.write(pickle.dumps((run, config)))
+        process.stdin.flush()  # and stays open, as the run stops when it is closed
     return process
 
 
-def _in_process(run: Run, config: TrainConfig, method: str) -> None:
-    """Exit status 0: finished; `INTERRUPTED`; 1: failed, and the reason is the last line of output.log."""
-    # A spawned process would spawn its decoding processes too, which takes seconds in every epoch.
-    multiprocessing.set_start_method(method, force=True)
-    make_folder(config.out)
-    log = os.open(config.out / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):
-        os.dup2(log, stream)
+def _main() -> int:
+    """What the process of a run does. Exit status 0: finished; INTERRUPTED; 1: failed, the reason is the last line printed."""
     try:
-        status = 0 if run(config) else INTERRUPTED
+        run, config = pickle.load(sys.stdin.buffer)
+        threading.Thread(target=_stop_with_parent, daemon=True).start()
+        return 0 if run(config) else INTERRUPTED
     except KeyboardInterrupt:
-        status = INTERRUPTED
+        return INTERRUPTED
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        status = 1
-    sys.exit(status)
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _stop_with_parent() -> None:
+    """Let this run save and stop when the process that started it has been killed."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _check(config: TrainConfig, status: int) -> None:
@@ -136,3 +146,7 @@ def _progress(config: TrainConfig) -> tuple[float, str]:
         return 0, "starts"
     epochs = max((line["epoch"] + (line["kind"] == "val") for line in lines), default=0)
     return epochs, next((f"loss {line['loss']:.4f}" for line in reversed(lines) if "loss" in line), "")
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
