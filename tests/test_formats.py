@@ -14,7 +14,7 @@ import yaml
 
 import svfap
 from svfap import UserError, formats
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.data.prepared import read_dataset, write_dataset_file
 from svfap.formats import Change, current_version, stamped, upgrade
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from svfap.cli import main
+from svfap.cli.main import main
 
 sys.exit(main())

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import svfap
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.data.video import open_video, write_video
 
 TRAINING = ["--preset", "svfap_debug", "--sampling_stride", "1", "--epochs", "1", "--warmup_epochs", "0"]
@@ -265,7 +265,7 @@ def svfap_process(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_needs_no_torch():
-    code = "import sys; from svfap.cli import main\ntry: main(['finetune', '--help'])\n"
+    code = "import sys; from svfap.cli.main import main\ntry: main(['finetune', '--help'])\n"
     done = svfap_process("-c", code + "finally: print(sorted({'torch', 'matplotlib', 'sklearn'} & set(sys.modules)))")
     assert done.stdout.splitlines()[-1] == "[]"
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import svfap
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.crop import clips as face_clips
 from svfap.crop import crop as cropping
 from svfap.crop.clips import at_rate

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.prepared import read_dataset
 from svfap.data.targets import frame_targets
@@ -278,7 +278,7 @@ def test_a_flag_alone_sets_a_boolean(tmp_path):
 
 @pytest.mark.parametrize("words", [(), ("dfew",), ("folder",)])
 def test_help_needs_no_numpy(words):
-    code = f"import sys; from svfap.cli import main\ntry: main(['prepare', *{words}, '--help'])\n"
+    code = f"import sys; from svfap.cli.main import main\ntry: main(['prepare', *{words}, '--help'])\n"
     code += "finally: print(sorted({'numpy', 'pandas', 'torch', 'sklearn', 'cv2'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.splitlines()[-1] == "[]"

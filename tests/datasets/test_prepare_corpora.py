@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pytest
 
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.data.manifest import read_manifest
 from svfap.data.prepared import PreparedDataset, read_dataset
 from svfap.data.video import open_video, write_video

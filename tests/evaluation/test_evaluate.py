@@ -17,7 +17,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, mean_absolute_error
 
 import svfap
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
@@ -392,7 +392,7 @@ def test_mistakes_are_found_before_torch_is_loaded(tmp_path):
         "fold=2: only a dataset has folds": ["--model", str(tmp_path), "--manifest", there, "--fold", "2"],
         "num_crops=0: must be at least 1": ["--model", str(tmp_path), "--manifest", there, "--num_crops", "0"],
     }
-    code = "import sys; from svfap.cli import main\nfor words in {}: assert main(['evaluate', *words]) == 1\n"
+    code = "import sys; from svfap.cli.main import main\nfor words in {}: assert main(['evaluate', *words]) == 1\n"
     code += "print(sorted({{'torch', 'pandas', 'sklearn', 'matplotlib'}} & set(sys.modules)))"
     command = [sys.executable, "-c", code.format(list(mistakes.values()))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

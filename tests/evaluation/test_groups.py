@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import f1_score
 
 import svfap
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
 from svfap.evaluation import evaluate as svfap_evaluate

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import svfap.experiments.runs as runs_module
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.errors import UserError
 from svfap.experiments.config import ExperimentConfig
 from svfap.experiments.experiment import SYNTHETIC, experiment, experiment_runs
@@ -269,7 +269,7 @@ def test_help_and_mistakes_do_not_import_torch():
     """An unknown name and a missing file are reported at once, and --help lists every experiment."""
     script = """
 import sys
-from svfap.cli import main
+from svfap.cli.main import main
 assert main(["experiment", "nonsense"]) == 1
 assert main(["experiment", "scratch", "--finetune_config", "nowhere.yaml"]) == 1
 try:

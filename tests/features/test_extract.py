@@ -13,7 +13,7 @@ import torch
 from plain_windows import window_indices
 
 import svfap
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
 from svfap.features import extract

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from spots import Spots, film, frames, model
 
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.faces.track import TrackedFace, TrackedFrame
 from svfap.predict import predictor
 from svfap.predict.draw import Painter

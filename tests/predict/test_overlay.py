@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from spots import SIDE, Spots, film, frames, model
 
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.data.video import open_video
 from svfap.errors import UserError
 from svfap.predict import predictor

@@ -20,7 +20,7 @@ import torch
 from plain_windows import window_indices
 from spots import LABELS, SIDE, SIZE, Spots, film, frames, model
 
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.data.video import VideoError, open_video
 from svfap.errors import UserError
 from svfap.faces.config import FaceCropConfig, TrackConfig

@@ -168,7 +168,7 @@ def test_mistakes_are_found_before_torch_is_imported(folder, tmp_path):
         (["reconstruct", none, *words, str(tmp_path / "r")], f"{none}: no such file or folder"),
         (["reconstruct", video, "--model", none], f"model={none}: no such folder"),
     ]
-    code = f"import sys; from svfap.cli import main\nfor words in {[case[0] for case in cases]}: main(words)\n"
+    code = f"import sys; from svfap.cli.main import main\nfor words in {[case[0] for case in cases]}: main(words)\n"
     code += "print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False

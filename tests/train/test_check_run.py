@@ -17,7 +17,7 @@ from svfap.train.run_folder import RunFolder
 
 RUN_ALL = """
 import json, sys
-from svfap.cli import main
+from svfap.cli.main import main
 statuses = [main(argv) for argv in json.loads(sys.argv[1])]
 print(json.dumps([statuses, sorted({"torch", "pandas", "cv2", "scipy"} & set(sys.modules))]))
 """

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.cli.parser import config_of
 from svfap.datasets.dataset import NAMES, get_dataset
 from svfap.paper import RESULTS

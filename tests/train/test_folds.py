@@ -19,7 +19,7 @@ from scipy.stats import pearsonr
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
 import svfap
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.data.prepared import Fold, PreparedDataset, read_dataset, write_dataset_file
 from svfap.data.video import write_video
 from svfap.errors import UserError

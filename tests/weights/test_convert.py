@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import svfap
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.errors import UserError
 from svfap.model.config import ModelConfig

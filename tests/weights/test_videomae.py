@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 import svfap
-from svfap.cli import main
+from svfap.cli.main import main
 from svfap.errors import UserError
 from svfap.train.finetune import _read_init
 from svfap.weights.folder import init_encoder

@@ -2,23 +2,8 @@
 
 from __future__ import annotations
 
-from svfap.cli.parser import Command, Positional
 from svfap.console import say
 from svfap.crop.config import CropConfig
-
-COMMAND = Command(
-    "Crop faces: raw videos to clips of every face, without sound, and a manifest to pre-train on. "
-    "Example: svfap crop videos/ --out faces && svfap pretrain --manifest faces/manifest.csv",
-    config="svfap.crop.config:CropConfig",
-    run="svfap.cli.crop:run",
-    positionals=(
-        Positional(
-            "sources",
-            "videos, images, folders of videos or of frames, or manifests (.csv, .txt), whose columns come along",
-            nargs="+",
-        ),
-    ),
-)
 
 
 def run(config: CropConfig, sources: list[str]) -> int:

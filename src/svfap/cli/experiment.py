@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from svfap.cli.parser import Command, Positional
 from svfap.console import say, show
 from svfap.experiments.config import ExperimentConfig
-from svfap.experiments.studies import EXPERIMENTS_HELP, chosen_experiments
-
-COMMAND = Command(
-    "Run one of the paper's experiments: train what it compares, score it, and write the table and the figure with the "
-    "paper's numbers beside. Example: svfap experiment masking --out runs/experiments",
-    config="svfap.experiments.config:ExperimentConfig",
-    run="svfap.cli.experiment:run",
-    positionals=(Positional("name", EXPERIMENTS_HELP),),
-)
+from svfap.experiments.studies import chosen_experiments
 
 
 def run(config: ExperimentConfig, name: str) -> None:

@@ -5,23 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from svfap.cli.parser import Command, Positional
 from svfap.console import say
 from svfap.features.config import ExtractConfig
-
-COMMAND = Command(
-    "Extract features: a vector for each window, time step or video, as a table. "
-    "Example: svfap extract videos.csv --model runs/pretrain --out features.parquet",
-    config="svfap.features.config:ExtractConfig",
-    run="svfap.cli.extract:run",
-    positionals=(
-        Positional(
-            "sources",
-            "videos, images, folders of videos or of frames, or manifests (.csv, .txt), whose columns come along",
-            nargs="+",
-        ),
-    ),
-)
 
 
 def run(config: ExtractConfig, sources: list[str]) -> int:

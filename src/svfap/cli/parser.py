@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
-from svfap.console import say as say
 from svfap.errors import UserError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -79,17 +78,16 @@ class Variants(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A verb.
+    """A verb, which `svfap.cli.VERB:run` runs as run(config, *positionals); it returns the exit status, None for 0.
 
-    summary: what it does, then an example; its first sentence stands in the list of verbs. config: "module:class", a
-    dataclass without heavy imports whose fields are the options and whose docstrings are their help. run:
-    "module:function", imported once the arguments are good, called as run(config, *positionals); returns the exit status, None
-    for 0. variants: in place of positionals, a choice among dataclasses derived from `config`, which `run` gets by name.
+    summary: what it does; its first sentence stands in the list of verbs. config: "module:class", a dataclass without heavy
+    imports whose fields are the options and whose docstrings are their help; building it checks the values, before `run` is
+    imported. variants: in place of positionals, a choice among dataclasses derived from `config`, which `run` gets by name.
     """
 
     summary: str
+    example: str
     config: str
-    run: str
     positionals: tuple[Positional, ...] = ()
     variants: Variants | None = None
 
@@ -111,7 +109,8 @@ def add_command(parser: Parser, command: Command) -> None:
         return
     for positional in command.positionals:
         how: dict[str, Any] = {"nargs": positional.nargs} if positional.nargs else {}
-        parser.add_argument(positional.name, type=positional.type, help=positional.help, **how)
+        text = load(positional.help) if positional.help.startswith("svfap.") else positional.help
+        parser.add_argument(positional.name, type=positional.type, help=text, **how)
     _add_options(parser, load(command.config), {positional.name for positional in command.positionals})
 
 
@@ -121,15 +120,16 @@ def _add_options(parser: Parser, config: type, skip: set[str] | None = None) -> 
     add_settings(parser, config, skip)
 
 
-def run_command(command: Command, args: Namespace) -> int:
+def run_command(name: str, command: Command, args: Namespace) -> int:
     """Build the settings, which checks them, then import what does the work and call it."""
+    run = f"svfap.cli.{name}:run"
     if command.variants:
         choice = args[command.variants.name]
         config = config_of(load(command.variants.choices)()[choice].config, args[choice])
-        return load(command.run)(config, choice) or 0
+        return load(run)(config, choice) or 0
     config = config_of(load(command.config), args)
     names = [positional.name for positional in command.positionals if not hasattr(config, positional.name)]
-    return load(command.run)(config, *(args[name] for name in names)) or 0
+    return load(run)(config, *(args[name] for name in names)) or 0
 
 
 def add_settings(parser: Parser, config: type, skip: set[str] | None = None) -> None:

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svfap.cli.parser import Command, Positional, say
+from svfap.console import say
 
 if TYPE_CHECKING:
     from svfap.predict.config import PredictConfig
     from svfap.predict.predict import Predictions
-
-COMMAND = Command(
-    "Predict affect over time: a table and a timeline of every face in any video. "
-    "Example: svfap predict interview.mp4 --model runs/finetune --out affect.csv --report page.html",
-    "svfap.predict.config:PredictConfig",
-    "svfap.cli.predict:run",
-    (Positional("videos", "video files, folders of frames, images, webcam numbers, or addresses of streams", "+"),),
-)
 
 
 def run(config: PredictConfig, videos: list[str]) -> int:

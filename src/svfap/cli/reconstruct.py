@@ -5,20 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svfap.cli.parser import Command, Positional, say
+from svfap.console import say
 from svfap.errors import UserError
 from svfap.settings import require_model
 
 if TYPE_CHECKING:
     from svfap.predict.config import ReconstructConfig
-
-COMMAND = Command(
-    "Reconstruct masked frames: the original, what the encoder sees, and the model's reconstruction. "
-    "Example: svfap reconstruct some.mp4 --model runs/pretrain --out runs/pretrain/reconstruction",
-    "svfap.predict.config:ReconstructConfig",
-    "svfap.cli.reconstruct:run",
-    (Positional("video", "video file, folder of frames, or image"),),
-)
 
 
 def run(config: ReconstructConfig, video: str) -> None:

@@ -10,14 +10,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from svfap.data.manifest import BOX_COLUMNS, SPAN_COLUMNS, Manifest, read_whole_manifest
+from svfap.data.suffixes import MANIFEST_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from svfap.errors import UserError
-
-VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg"),
-    *(".mts", ".m2ts", ".ts", ".vob", ".3gp", ".ogv", ".mxf"),
-)
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-MANIFEST_SUFFIXES = (".csv", ".txt")
 
 
 class Sources(NamedTuple):

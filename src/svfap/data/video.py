@@ -24,7 +24,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from svfap.data.sources import PICTURE_SUFFIXES as PICTURE_SUFFIXES
+from svfap.data.suffixes import PICTURE_SUFFIXES
 from svfap.errors import UserError
 
 PICTURE_FPS = 25.0  # of folders of frames and images, which have no frame rate

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from svfap.data.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from svfap.data.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from svfap.datasets.config import PrepareConfig
 from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, cross_validation
 from svfap.errors import UserError

@@ -1,0 +1,43 @@
+"""Entry point of the command: choose the verb, build its settings, run it; a user's mistake is one line."""
+
+from __future__ import annotations
+
+import sys
+
+import svfap
+from svfap.cli.parser import Parser, add_command, booleans_spelt_out, run_command
+from svfap.cli.verbs import VERBS
+from svfap.console import say
+from svfap.errors import UserError
+
+
+def run() -> None:
+    """Entry point of the installed command."""
+    raise SystemExit(main())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a verb; returns the exit status. A user's mistake is one line, without a traceback."""
+    parser = Parser(
+        prog="svfap",
+        allow_abbrev=False,
+        version=svfap.__version__,
+        description="Self-supervised video facial affect perceiver: from face videos to affect.",
+    )
+    verbs = parser.add_subcommands(dest="verb", metavar="VERB", description="`svfap VERB --help` explains a verb.")
+    argv = sys.argv[1:] if argv is None else argv
+    for name, command in VERBS.items():
+        sub = Parser(description=f"{command.summary} Example: {command.example}")
+        verbs.add_subcommand(name, sub, help=command.summary.split(":")[0].split(".")[0])
+        if name in argv:  # building the parsers of the other verbs takes time
+            add_command(sub, command)
+            argv = booleans_spelt_out(sub, argv)
+    args = parser.parse_args(argv)
+    try:
+        return run_command(args.verb, VERBS[args.verb], args[args.verb])
+    except UserError as error:
+        print(f"svfap {args.verb}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        say(f"svfap {args.verb}: interrupted")
+        return 130

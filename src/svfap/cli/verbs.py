@@ -1,0 +1,107 @@
+"""All verbs: what each does, its settings, and its arguments without a flag. `svfap.cli.VERB:run` runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from svfap.cli.parser import Command, Positional, Variants
+
+SOURCES = Positional(
+    "sources",
+    "videos, images, folders of videos or of frames, or manifests (.csv, .txt), whose columns come along",
+    nargs="+",
+)
+
+VERBS: dict[str, Command] = {
+    "prepare": Command(
+        "Prepare a dataset for training: read its official release, check it, and write the manifests of its protocol.",
+        "svfap prepare dfew --root /data/DFEW --out prepared/dfew",
+        "svfap.datasets.config:PrepareConfig",
+        variants=Variants(
+            "dataset",
+            "`svfap prepare DATASET --help` explains where to get it and what the folder must look like.",
+            "svfap.cli.prepare:datasets",
+        ),
+    ),
+    "synth": Command(
+        "Write a synthetic face-video dataset: procedural faces whose expressions follow facial action units.",
+        "svfap synth data/synthetic --size_px 64 --num_workers 8",
+        "svfap.synth.config:SynthConfig",
+        (Positional("out", "folder that videos and manifests are written into", type=Path),),
+    ),
+    "crop": Command(
+        "Crop faces: raw videos to clips of every face, without sound, and a manifest to pre-train on.",
+        "svfap crop videos/ --out faces && svfap pretrain --manifest faces/manifest.csv --out runs/pretrain",
+        "svfap.crop.config:CropConfig",
+        (SOURCES,),
+    ),
+    "pretrain": Command(
+        "Pre-train by masked autoencoding: hide 90% of each clip and predict the hidden pixels.",
+        "svfap pretrain --manifest videos.csv --out runs/pretrain --preset svfap_small",
+        "svfap.train.config:PretrainConfig",
+    ),
+    "finetune": Command(
+        "Fine-tune for classes or affect dimensions: from pre-trained weights or from scratch. With --fold all every fold "
+        "of a prepared dataset is trained and tested, and their predictions are pooled.",
+        "svfap finetune --manifest train.csv --init runs/pretrain --out runs/finetune --preset svfap_small",
+        "svfap.train.config:FinetuneConfig",
+    ),
+    "evaluate": Command(
+        "Evaluate a model on a test set: multi-view testing, UAR, WAR, F1, CCC, PCC and MAE.",
+        "svfap evaluate --model runs/finetune --manifest test.csv",
+        "svfap.evaluation.config:EvaluateConfig",
+    ),
+    "pool": Command(
+        "Pool the evaluations of all folds: score their predictions together, beside the numbers of the paper.",
+        "svfap pool --models 'released/fold_{fold}' --dataset prepared/dfew --out runs/dfew_released",
+        "svfap.evaluation.config:PoolConfig",
+        (Positional("run", "folder of `svfap finetune --fold all`, whose table is written again", "?", Path | None),),
+    ),
+    "report": Command(
+        "Write a page about runs: training curves, scores beside the paper's, calibration, embeddings, difficult videos.",
+        "svfap report runs/pretrain runs/finetune --out report.html",
+        "svfap.reports.config:ReportConfig",
+        (Positional("runs", "run folders, or folders of folds, which count as one run", "+", Path),),
+    ),
+    "predict": Command(
+        "Predict affect over time: a table and a timeline of every face in any video.",
+        "svfap predict interview.mp4 --model runs/finetune --out affect.csv --report page.html",
+        "svfap.predict.config:PredictConfig",
+        (Positional("videos", "video files, folders of frames, images, webcam numbers, or addresses of streams", "+"),),
+    ),
+    "extract": Command(
+        "Extract features: a vector for each window, time step or video, as a table.",
+        "svfap extract videos.csv --model runs/pretrain --out features.parquet",
+        "svfap.features.config:ExtractConfig",
+        (SOURCES,),
+    ),
+    "reconstruct": Command(
+        "Reconstruct masked frames: the original, what the encoder sees, and the model's reconstruction.",
+        "svfap reconstruct some.mp4 --model runs/pretrain --out runs/pretrain/reconstruction",
+        "svfap.predict.config:ReconstructConfig",
+        (Positional("video", "video file, folder of frames, or image"),),
+    ),
+    "experiment": Command(
+        "Run one of the paper's experiments: train what it compares, score it, and write the table and the figure with the "
+        "paper's numbers beside.",
+        "svfap experiment masking --out runs/experiments",
+        "svfap.experiments.config:ExperimentConfig",
+        (Positional("name", "svfap.experiments.studies:EXPERIMENTS_HELP"),),
+    ),
+    "info": Command(
+        "Show what a model costs: parameters, multiply-adds by stage, tokens, memory.",
+        "svfap info svfap_base --mask_ratio 0.75",
+        "svfap.weights.config:InfoConfig",
+        (Positional("model", "preset, run or model folder, Hub name or checkpoint; none: list the presets", "?"),),
+    ),
+    "convert": Command(
+        "Convert checkpoints: those published by the authors of SVFAP and VideoMAE into a model folder, or a model into "
+        "their format, if OUT ends in .pth. Code in a checkpoint is never executed.",
+        "svfap convert downloads/dfew_fold_1.pth models/dfew/fold_1 --dataset dfew",
+        "svfap.weights.config:ConvertConfig",
+        (
+            Positional("model", "published checkpoint (.pth, .pt, .bin, .safetensors); or run or model folder"),
+            Positional("out", "folder for the model; or a .pth or .pt file in the published format", type=Path),
+        ),
+    ),
+}
