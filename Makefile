@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up all they need in .venv.
+# `make demo` and `make test` create the virtual environment .venv with all dependencies.
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -20,7 +20,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 
-# The whole method, verb by verb: what a researcher would type, on synthetic faces.
+# The complete method on synthetic faces, verb by verb.
 VIDEO = $(DEMO)/data/videos/test_000000.mp4
 demo: $(STAMP)
 	$(BIN)/svfap synth $(DEMO)/data --config configs/demo/synth.yaml --num_workers 2
