@@ -1,4 +1,4 @@
-"""What the benchmarks share: a clock, measurement in turns, the machine's own limits, and Markdown."""
+"""Functions shared by the benchmarks: timing, alternating measurement, the limits of the machine, and Markdown output."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from svfap.device import PRECISIONS
 
-ADAMW_TRAFFIC = 28  # bytes a float32 parameter: weight, gradient and two moments read, all but the gradient written
+ADAMW_TRAFFIC = 28  # bytes per float32 parameter: reads weight, gradient and two moments, writes all but the gradient
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
-    """--device, --threads, --quick."""
+    """Add the options --device, --threads and --quick."""
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=num_cores(), help="threads of the model; default: all cores")
-    parser.add_argument("--quick", action="store_true", help="tiny models and one round: shows that the script works")
+    parser.add_argument("--quick", action="store_true", help="smoke test: tiny models and one round")
 
 
 def num_cores() -> int:
@@ -33,7 +33,7 @@ def num_cores() -> int:
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock time of one call, its work on the device included."""
+    """Wall-clock time of one call, including its work on the device."""
     _wait(device)
     start = time.perf_counter()
     run()
@@ -41,10 +41,10 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def in_turns(
+def time_alternating(
     runs: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> dict[str, NDArray[np.float64]]:
-    """Seconds of each run in each round, (rounds,): A B C, C B A, ... after one round of each to warm up."""
+    """Seconds of each run in each round, shape (rounds,), in the order A B C, C B A, …, after one warm-up call of each."""
     for run in runs.values():
         run()
     taken = {name: np.empty(rounds) for name in runs}
@@ -55,14 +55,14 @@ def in_turns(
 
 
 def matrix_rate(precision: str, device: torch.device, size: int, repeats: int = 5) -> float:
-    """Multiply-adds per second of a `size` cubed matrix product: the best of several, since it serves as a limit."""
+    """Multiply-adds per second of a product of two `size` × `size` matrices: the best of `repeats`, used as an upper limit."""
     a, b = (torch.randn(size, size, device=device, dtype=PRECISIONS[precision]) for _ in range(2))
     F.linear(a, b)
     return size**3 / min(seconds(lambda: F.linear(a, b), device) for _ in range(repeats))
 
 
 def memory_rate(device: torch.device, size_bytes: int, repeats: int = 5) -> float:
-    """Bytes per second, read and written, of a copy within the memory: the best of several."""
+    """Bytes read and written per second by a copy within the device's memory: the best of `repeats`."""
     source = torch.ones(size_bytes // 4, device=device)
     target = torch.empty_like(source)
     target.copy_(source)
@@ -70,7 +70,7 @@ def memory_rate(device: torch.device, size_bytes: int, repeats: int = 5) -> floa
 
 
 def machine(device: torch.device) -> list[str]:
-    """Lines of Markdown: where and how this was measured."""
+    """Markdown lines that describe the command, the machine and the versions."""
     lines = [
         f"- command: `{shlex.join(['python', *sys.argv])}`",
         f"- processor: {_processor()}, {num_cores()} cores, {torch.get_num_threads()} threads, "
@@ -81,18 +81,18 @@ def machine(device: torch.device) -> list[str]:
     if device.type == "cuda":
         lines.insert(1, f"- GPU: {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}")
     if (busy := os.getloadavg()[0]) > 0.3 * num_cores():
-        lines.append(f"- **the machine was busy: load {busy:.1f} at the start; measure again on a quiet one**")
+        lines.append(f"- **the machine was busy: load {busy:.1f} at the start; measure again on an idle machine**")
     return lines
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the first column to the left, the others to the right."""
+    """A Markdown table; the first column is left-aligned, the others right-aligned."""
     ruler = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows))
 
 
 def ratio(taken: NDArray[np.float64], reference: NDArray[np.float64]) -> str:
-    """Median and range of the ratios of each round, in which both ran next to each other."""
+    """Median and range of the ratios per round."""
     ratios = taken / reference
     return f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
 

@@ -1,4 +1,4 @@
-"""Speed of decoding and of training: whether a model has to wait for the data loader.
+"""Speed of decoding and of training: whether training waits for the data loader.
 
 Prints Markdown. Without --manifest, synthetic face videos are written to a temporary folder, with a keyframe every 12
 and every 250 frames.
@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from common import add_machine_arguments, in_turns, machine, num_cores, seconds, table
+from common import add_machine_arguments, machine, num_cores, seconds, table, time_alternating
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -44,14 +44,14 @@ def main() -> None:
     add_machine_arguments(parser)
     parser.add_argument("--manifest", type=Path, help="videos to decode; default: synthetic ones")
     parser.add_argument("--root", type=Path, help="folder that the manifest's paths are relative to")
-    parser.add_argument("--source-px", type=int, default=160, help="size of the synthetic videos")
-    parser.add_argument("--videos", type=int, default=16, help="how many videos are decoded in a round")
+    parser.add_argument("--source-px", type=int, default=160, help="side of the synthetic videos in pixels")
+    parser.add_argument("--videos", type=int, default=16, help="videos decoded in each round")
     parser.add_argument("--presets", nargs="+", default=["svfap_base", "svfap_tiny"])
     parser.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS])
-    parser.add_argument("--batch", type=int, help="clips in a step; default: 4, on a GPU 32")
-    parser.add_argument("--steps", type=int, default=6, help="training steps that are timed")
+    parser.add_argument("--batch", type=int, help="clips per step; default: 4, on a GPU 32")
+    parser.add_argument("--steps", type=int, default=6, help="timed training steps")
     parser.add_argument("--workers", type=int, default=max(num_cores() - 1, 1), help="decoding processes")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of decoding, of which the median counts")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of decoding; the median is reported")
     options = parser.parse_args()
     if options.quick:
         options.presets, options.videos, options.batch, options.steps, options.repeats = ["svfap_tiny"], 4, 2, 2, 1
@@ -74,7 +74,7 @@ def main() -> None:
 def measure(
     sources: dict[str, Manifest], synthetic: dict[str, Manifest], options: argparse.Namespace, device: torch.device
 ) -> None:
-    """Decode `sources`; train on `synthetic`, since the time of a step does not depend on the content of the clips."""
+    """Time decoding of `sources`, and training on `synthetic`, since the time of a step does not depend on pixel values."""
     tasks = {(preset, mode): make_task(preset, mode, synthetic) for preset in options.presets for mode in MODES}
     sizes = sorted({task.model.config.img_size for task in tasks.values()})
     keys = [(name, mode, size) for name in sources for mode in MODES for size in sizes]
@@ -89,27 +89,27 @@ def measure(
 
     rows = []
     for (preset, mode), task in tasks.items():
-        used, on_pixels, waited = training_rate(task, options, device)
-        row = [preset, mode, f"{used:.3g}", f"{on_pixels:.0%}"]
+        rate, pixel_fraction, wait_fraction = training_rate(task, options, device)
+        row = [preset, mode, f"{rate:.3g}", f"{pixel_fraction:.0%}"]
         for name in sources:
-            of_core = decoded[name, mode, task.model.config.img_size]
-            row += [f"{used / of_core:.3f}", f"{options.workers * of_core / used:.3g}"]
-        rows.append([*row, f"{waited:.1%}"])
+            core_rate = decoded[name, mode, task.model.config.img_size]
+            row += [f"{rate / core_rate:.3f}", f"{options.workers * core_rate / rate:.3g}"]
+        rows.append([*row, f"{wait_fraction:.1%}"])
         task.model.to("cpu")
         gc.collect()
     per_source = [f"{name}: {what}" for name in sources for what in ("cores needed", "loader ÷ model")]
-    print(f"\n### Training steps, {options.precision}, batch {options.batch}, {options.workers} decoding process(es)\n")
+    print(f"\n### Training steps, {options.precision}, batch {options.batch}, decoding processes: {options.workers}\n")
     print(
         table(
-            ("preset", "mode", "clips/s", "arithmetic on pixels", *per_source, f"{next(iter(synthetic))}: waiting"),
+            ("preset", "mode", "clips/s", "pixel operations", *per_source, f"{next(iter(synthetic))}: waiting"),
             rows,
         )
     )
 
 
 def write_videos(folder: Path, num_videos: int, size_px: int) -> dict[str, Manifest]:
-    """Write the same synthetic clips once for each of GOPS; returns a manifest for each."""
-    config = RenderConfig(size_px=size_px, fps=FPS, num_frames=max(GOPS))  # a video has one GOP of the longer kind
+    """Write the same synthetic clips with each keyframe interval in GOPS; returns a manifest for each interval."""
+    config = RenderConfig(size_px=size_px, fps=FPS, num_frames=max(GOPS))  # one GOP of the longer kind per video
     lines = ["path,label"]
     for number in range(num_videos):
         label = CLASSES[number % len(CLASSES)]
@@ -124,7 +124,7 @@ def write_videos(folder: Path, num_videos: int, size_px: int) -> dict[str, Manif
 
 
 def make_task(preset: str, mode: Mode, synthetic: dict[str, Manifest]) -> PretrainTask | FinetuneTask:
-    """The training task: model, augmentation, loss."""
+    """The task of pre-training or fine-tuning: model, augmentation and loss."""
     manifest = next(iter(synthetic.values())).path
     if mode == "pretrain":
         return PretrainTask(PretrainConfig(manifest=manifest, out=Path(), preset=preset, sampling_stride=STRIDE))
@@ -135,20 +135,20 @@ def make_task(preset: str, mode: Mode, synthetic: dict[str, Manifest]) -> Pretra
 def decoding_rates(
     sources: dict[str, Manifest], keys: Sequence[tuple[str, Mode, int]], rounds: int
 ) -> dict[tuple[str, Mode, int], float]:
-    """Clips per second of one process with one thread, files in the page cache; the keys are measured in turns."""
+    """Clips per second of one process with one thread, files in the page cache; the keys are measured alternately."""
     runs: dict[str, Callable[[], object]] = {}
     for name, mode, size in keys:
         dataset = ClipDataset(sources[name], mode, NUM_FRAMES, STRIDE, size, seed=0)
         runs[f"{name} {mode} {size}"] = partial(decode_all, dataset)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    taken = in_turns(runs, rounds, torch.device("cpu"))
+    taken = time_alternating(runs, rounds, torch.device("cpu"))
     torch.set_num_threads(threads)
     return {key: len(sources[key[0]]) / float(np.median(taken[f"{key[0]} {key[1]} {key[2]}"])) for key in keys}
 
 
 def decode_all(dataset: ClipDataset) -> None:
-    """Decode one epoch, each with its own random draws. All videos must be readable."""
+    """Decode one epoch; random draws differ between epochs. All videos must be readable."""
     dataset.set_epoch(dataset.epoch + 1)
     for index in range(len(dataset)):
         batch = dataset.collate([dataset[index]])
@@ -160,8 +160,8 @@ def training_rate(
 ) -> tuple[float, float, float]:
     """Train for some steps with the data loader running on the remaining cores.
 
-    Returns the clips per second of the steps alone; the fraction of a step spent on pixels (augmentation, normalisation,
-    targets); and the fraction of the total time spent waiting for the loader.
+    Returns the clips per second of the steps alone; the fraction of a step spent on pixel operations (augmentation,
+    normalisation, targets); and the fraction of the total time spent waiting for the loader.
     """
     task.model.to(device).train()
     optimizer = build_optimizer(task.parameter_groups())
@@ -176,13 +176,13 @@ def training_rate(
         optimizer.zero_grad()
         loss.item()  # waits for the device, as in the training loop
 
-    def pixels_alone(batch: Batch) -> None:
+    def pixel_operations(batch: Batch) -> None:
         with autocast, torch.no_grad():
             task.loss(partial(no_model, task), to_device(batch, device), generator).item()
 
     num_ahead = 2 * options.workers + 1  # batches prepared during warm-up, not timed
     waiting, stepping = [], []
-    batches = iter(many_batches(task, options, num_ahead + options.steps, device))
+    batches = iter(make_batches(task, options, num_ahead + options.steps, device))
     for _ in range(num_ahead):
         batch = next(batches)
         step(batch)
@@ -190,22 +190,22 @@ def training_rate(
         waiting.append(seconds(lambda: next(batches), device))
         stepping.append(seconds(partial(step, batch), device))
     step_s = float(np.median(stepping))
-    pixels_s = float(np.median([seconds(partial(pixels_alone, batch), device) for _ in range(options.steps)]))
+    pixels_s = float(np.median([seconds(partial(pixel_operations, batch), device) for _ in range(options.steps)]))
     return options.batch / step_s, pixels_s / step_s, sum(waiting) / (sum(waiting) + sum(stepping))
 
 
 def no_model(task: PretrainTask | FinetuneTask, clips: Tensor, mask: TubeMask | None = None) -> Tensor:
-    """Zeros of the shape of the model's output, in no time."""
+    """A replacement of the model without computation: zeros in the shape of its output."""
     shape = task.model.config
     if mask is not None:
         return clips.new_zeros(len(clips), mask.hidden.shape[1], shape.tubelet_dim)
     return clips.new_zeros(len(clips), shape.num_outputs)
 
 
-def many_batches(
+def make_batches(
     task: PretrainTask | FinetuneTask, options: argparse.Namespace, number: int, device: torch.device
 ) -> DataLoader[Any]:
-    """The task's loader, with its videos repeated to give `number` batches."""
+    """A loader of `number` batches, for which the videos of the task are repeated."""
     manifest = task.manifest.subset(np.arange(options.batch * number) % len(task.manifest))
     dataset = ClipDataset(manifest, task.dataset.mode, NUM_FRAMES, STRIDE, task.model.config.img_size, seed=0)
     return make_loader(

@@ -1,9 +1,9 @@
 """Cost of face tracking: milliseconds per frame of decoding, detection, tracking and cropping, for both detectors.
 
-    python benchmarks/faces.py --clip ../shared/clips/single_face.mp4 --face_model ../shared/models/yunet_n_640_640.onnx
+    python benchmarks/faces.py --clip CLIP.mp4
 
-The clip is scaled to each size. Processor time on one core is measured, on which other work has little influence. Detection
-is given per run of the detector; "x real time" includes all stages, with about eight runs per second.
+The clip is scaled to each size. The times are processor times of one core, which other processes hardly affect. Detection is
+given per run of the detector; "× real time" includes all stages, with about eight runs per second.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HEIGHTS = {"360p": 360, "720p": 720, "1080p": 1080}
 
 
 class Timed:
-    """A detector that counts its runs and their seconds."""
+    """A detector that counts its runs and their processor time in seconds."""
 
     def __init__(self, detector: Detector) -> None:
         self.name, self._detector = detector.name, detector
@@ -46,9 +46,9 @@ class Timed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", type=Path, required=True, help="a video of one face")
-    parser.add_argument("--face_model", type=Path, help="YuNet's .onnx file; default: as `svfap predict` finds it")
-    parser.add_argument("--frames", type=int, default=60, help="frames of the clip; all are kept in memory")
-    parser.add_argument("--quick", action="store_true", help="ten frames at 360p: a test of the script")
+    parser.add_argument("--face_model", type=Path, help="YuNet's .onnx file; default: see docs/faces.md")
+    parser.add_argument("--frames", type=int, default=60, help="frames to process; all are kept in memory")
+    parser.add_argument("--quick", action="store_true", help="smoke test: ten frames at 360p")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -65,12 +65,12 @@ def main() -> None:
             [
                 "ms of one core",
                 "decode",
-                "detect, a run",
+                "detect, per run",
                 "runs",
                 "track",
-                "crop, a face",
-                "all, a frame",
-                "x real time",
+                "crop, per face",
+                "total, per frame",
+                "× real time",
             ],
             rows,
         )
@@ -86,25 +86,25 @@ def _scaled(clip: Path, height: int, num_frames: int, path: Path) -> Path:
 
 
 def _costs(clip: Path, detector: Detector) -> list[str]:
-    """One row of the table."""
+    """The cells of one row, without its name."""
     with open_video(clip) as source:
         fps = source.fps
         frames: list[tuple[float, np.ndarray]] = []
-        decoding = _taken(lambda: frames.extend(source.steady_frames()))
+        decoding = _processor_seconds(lambda: frames.extend(source.steady_frames()))
     timed, tracked = Timed(detector), list[TrackedFrame]()
-    following = _taken(lambda: tracked.extend(track_faces(iter(frames), timed, fps=fps))) - timed.seconds
+    tracking = _processor_seconds(lambda: tracked.extend(track_faces(iter(frames), timed, fps=fps))) - timed.seconds
     faces = [(item.frame, face.box) for item in tracked for face in item.faces]
-    cropping = _taken(lambda: [crop_face(frame, box) for frame, box in faces])
+    cropping = _processor_seconds(lambda: [crop_face(frame, box) for frame, box in faces])
     count = len(frames)
-    whole = decoding + timed.seconds + following + cropping
-    stages = (decoding / count, timed.seconds / timed.runs, following / count, cropping / len(faces))
-    decode, detect, follow, crop = (f"{1e3 * s:.1f}" for s in stages)
+    total = decoding + timed.seconds + tracking + cropping
+    stages = (decoding / count, timed.seconds / timed.runs, tracking / count, cropping / len(faces))
+    decode, detect, track, crop = (f"{1e3 * s:.1f}" for s in stages)
     runs = f"{timed.runs} of {count}"
-    return [decode, detect, runs, follow, crop, f"{1e3 * whole / count:.1f}", f"**{count / fps / whole:.1f}**"]
+    return [decode, detect, runs, track, crop, f"{1e3 * total / count:.1f}", f"**{count / fps / total:.1f}**"]
 
 
-def _taken(run: Callable[[], object]) -> float:
-    """Seconds of processor time."""
+def _processor_seconds(run: Callable[[], object]) -> float:
+    """Processor time of a call in seconds."""
     start = time.process_time()
     run()
     return time.process_time() - start

@@ -1,11 +1,11 @@
-"""What do the two faults of the released pre-training code cost? They are put back here, one at a time and together.
+"""Effect of the two differences between the released pre-training code and the paper, separately and together.
 
-1. Leak: the last block of the later stages attends to all tubelets, hidden ones too, and not to the bottleneck tokens.
-2. Misplaced: coarse stages are laid out with the number of time steps from before they were shortened, so that half of the
-   repeated tokens are added at another spatial position.
+1. Leak: the last block of the later stages attends to all tubelets, including hidden ones, instead of the bottleneck tokens.
+2. Misplaced: outputs of later stages are reshaped with the number of time steps before down-sampling, so half of the
+   repeated tokens are added at wrong spatial positions.
 
-Pre-training runs with the fault, fine-tuning with the package's own encoder, on the synthetic faces and with the settings of
-`svfap experiment`, whose runs are shared where `--out` is the same. Prints and writes a Markdown table.
+Pre-training runs with these faults, fine-tuning with the package's encoder, on synthetic faces with the settings of
+`svfap experiment`; with the same `--out` the runs of `svfap experiment` are reused. Prints and writes a Markdown table.
 
     python benchmarks/faults.py --out runs/experiments --seeds 3
 """
@@ -26,29 +26,31 @@ from torch import Tensor
 
 from svfap.experiments.config import ExperimentConfig
 from svfap.experiments.experiment import experiment_runs
-from svfap.experiments.runs import BASELINE, ExperimentRuns, train_all
-from svfap.model.build import create_model
+from svfap.experiments.runs import BASELINE, train_all
+from svfap.model.build import build_model
+from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT, Stage
+from svfap.model.masking import TubeMask, tube_mask
 from svfap.view.tables import to_markdown, write_table
 
 
-def leaky_encode(encoder: TPSBT, clip: Tensor, visible: Tensor | None) -> Tensor:
-    """`TPSBT.encode` with fault 1: the reverse blocks see every tubelet of the clip."""
-    everything = encoder.tubelet_embed(clip, None) + encoder.positions
+def leaky_forward(encoder: TPSBT, clip: Tensor, mask: TubeMask | None = None) -> Tensor:
+    """`TPSBT.forward` with fault 1: the last block of the later stages attends to all tubelets of the clip."""
+    all_tubelets = encoder.tubelet_embed(clip, None) + encoder.positions
 
     def forward(stage: Stage, tokens: Tensor) -> Tensor:
         if stage.spatial_bottleneck is None:
-            return plain_forward(stage, tokens)
+            return stage_forward(stage, tokens)
         assert stage.temporal_downsample is not None
         tokens = stage.temporal_downsample(tokens)
         flat, bottleneck = tokens.flatten(1, 2), stage.spatial_bottleneck(tokens)
         *refine, reverse = stage.blocks
         for block in refine:
             bottleneck = block(bottleneck, flat)
-        return reverse(flat, everything).view_as(tokens)
+        return reverse(flat, all_tubelets).view_as(tokens)
 
     with mock.patch.object(Stage, "forward", forward):
-        return plain_encode(encoder, clip, visible)
+        return encoder_forward(encoder, clip, mask)
 
 
 def misplaced_upsample(tokens: Tensor, num_time_steps: int) -> Tensor:
@@ -60,26 +62,22 @@ def misplaced_upsample(tokens: Tensor, num_time_steps: int) -> Tensor:
     return wrong.repeat_interleave(num_time_steps // steps, dim=1).reshape(batch, num_time_steps, positions, dim)
 
 
-plain_encode, plain_forward = TPSBT.encode, Stage.forward
+encoder_forward, stage_forward = TPSBT.forward, Stage.forward
 
 
 @contextmanager
 def faults(leak: bool, misplaced: bool) -> Iterator[None]:
-    """Within, the encoder has these faults."""
+    """Context in which the encoder has these faults."""
     with (
-        mock.patch.object(TPSBT, "encode", leaky_encode if leak else plain_encode),
+        mock.patch.object(TPSBT, "forward", leaky_forward if leak else encoder_forward),
         mock.patch("svfap.model.encoder.upsample_time", misplaced_upsample) if misplaced else nullcontext(),
     ):
         yield
 
 
-def influence_of_hidden_pixels(runs: ExperimentRuns) -> float:
-    """Largest change of the encoder's output when the hidden pixels, and they alone, are replaced."""
-    config = runs.model_configs(BASELINE)[1]
-    settings = {name: getattr(config, name) for name in runs.pretrain["model"]}
-    model = create_model(config.preset, "pretraining", mask_ratio=config.mask_ratio, **settings).eval()
-    from svfap.model.masking import tube_mask
-
+def influence_of_hidden_pixels(config: ModelConfig) -> float:
+    """Largest change of the encoder's output, for random weights, if only the hidden pixels are replaced."""
+    encoder = build_model(config).eval().encoder
     clip = torch.randn(2, 3, config.num_frames, config.img_size, config.img_size)
     mask = tube_mask(2, config)
     size, steps = config.patch_size, config.num_time_steps
@@ -87,8 +85,8 @@ def influence_of_hidden_pixels(runs: ExperimentRuns) -> float:
     for dim, count in ((2, config.tubelet_size), (3, size), (4, size)):
         hidden = hidden.repeat_interleave(count, dim=dim)
     with torch.no_grad():
-        there, elsewhere = (model.encoder(c, mask) for c in (clip, torch.where(hidden, torch.randn_like(clip), clip)))
-    return float((there - elsewhere).abs().max())
+        changed = torch.where(hidden, torch.randn_like(clip), clip)
+        return float((encoder(clip, mask) - encoder(changed, mask)).abs().max())
 
 
 def main() -> None:
@@ -96,19 +94,19 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/experiments"), help="folder for data, runs and the table"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="fine-tunings of each row")
+    parser.add_argument("--seeds", type=int, default=3, help="fine-tunings per row")
     args = parser.parse_args()
     baseline, lines = experiment_runs(ExperimentConfig(out=args.out, seeds=args.seeds)), []
     for name, leak, misplaced in (
-        ("mended", False, False),
+        ("neither (this package)", False, False),
         ("1: leak", True, False),
         ("2: misplaced", False, True),
         ("both, as released", True, True),
     ):
-        folder = "runs" if name == "mended" else f"runs-{'leak' * leak}{'misplaced' * misplaced}"
+        folder = f"runs-{'leak' * leak}{'misplaced' * misplaced}" if leak or misplaced else "runs"
         runs = replace(baseline, out=args.out / folder)
         with faults(leak, misplaced):
-            influence = influence_of_hidden_pixels(runs)
+            influence = influence_of_hidden_pixels(runs.model_configs(BASELINE)[1])
             train_all(name, runs.pretrainings(BASELINE), parallel=1)
         train_all(name, runs.finetunings(BASELINE), parallel=1)
         uar, war = ([100 * seed[m] for seed in runs.scores(BASELINE)] for m in ("uar", "war"))
@@ -127,7 +125,7 @@ def main() -> None:
         )
     table = pd.DataFrame(lines)
     caption = (
-        f"The released code's faults put back into pre-training; {baseline.dataset.title}, seeds 0 to {args.seeds - 1}"
+        f"Pre-training with the faults of the released code; {baseline.dataset.title}, seeds 0 to {args.seeds - 1}"
     )
     write_table(args.out / "faults", table, caption)
     print(to_markdown(table, caption))

@@ -1,8 +1,8 @@
-"""A straightforward implementation of the paper, to measure ours against: the same model with its savings undone.
+"""An unoptimised implementation of the models, as the baseline of benchmarks/speed.py.
 
-- attention is written out, its N×N weights stand in memory;
-- every tubelet is embedded, by a 3-D convolution, and the visible ones are picked by a boolean index;
-- targets are computed for every tubelet, and the hidden ones are picked by a boolean index.
+- Attention is explicit, with its N×N weights in memory.
+- All tubelets are embedded by a 3-D convolution, and the visible ones are selected by a boolean index.
+- Targets are computed for all tubelets, and the hidden ones are selected by a boolean index.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
-    """Equation 2 as it is written: (B, N, D), (B, M, D), (B, M, D) -> (B, N, D)."""
+    """Eq. 2 with explicit weights: (B, N, D), (B, M, D), (B, M, D) -> (B, N, D)."""
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     weights = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(dim=-1)
     return (weights @ value).transpose(1, 2).flatten(2)
@@ -71,9 +71,9 @@ class PlainMaskedAutoencoder(MaskedAutoencoder):
         encoded = self.encoder_to_decoder(self.encoder(clip, mask))
         masked = mask.to_bool()
         positions = self.positions.expand(len(clip), -1, -1)
-        seen = encoded + positions[~masked].view_as(encoded)
-        unseen = self.mask_token + positions[masked].view(len(clip), -1, positions.shape[-1])
-        return self.decoder(torch.cat((seen, unseen), dim=1), unseen.shape[1])
+        visible = encoded + positions[~masked].view_as(encoded)
+        hidden = self.mask_token + positions[masked].view(len(clip), -1, positions.shape[-1])
+        return self.decoder(torch.cat((visible, hidden), dim=1), hidden.shape[1])
 
     @torch.no_grad()
     def targets(self, clip: Tensor, mask: TubeMask) -> Tensor:
@@ -94,7 +94,7 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def plain(model: AnyModel) -> AnyModel:
-    """A copy of the model, with the same weights, that computes the same in the straightforward way."""
+    """A copy of the model with the same weights and outputs, computed by the unoptimised implementation."""
     model = copy.deepcopy(model)
     for module in model.modules():
         module.__class__ = PLAIN.get(type(module), type(module))

@@ -1,9 +1,9 @@
 """Speed of `svfap predict` on a video of one face, by stage, and its peak memory by length of the video.
 
-    python benchmarks/predict.py --clip ../shared/clips/d10.mp4 --face_model ../shared/models/yunet_n_640_640.onnx
+    python benchmarks/predict.py --clip CLIP.mp4
 
-The clip is shown in the middle of a frame of each size. Stages are measured one after the other; end to end they run in
-parallel. "x real time": seconds of video per second. Weights are random, which does not change the cost.
+The clip is placed in the middle of a frame of each size. Stages are measured one after the other; end to end they run in
+parallel. "× real time": seconds of video per second. Weights are random, which does not change the cost.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ MEMORY_S = (30, 120, 600)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", type=Path, required=True, help="a video of one face")
-    parser.add_argument("--face_model", type=Path, help="YuNet's .onnx file; default: as `svfap predict` finds it")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of video for the speeds")
-    parser.add_argument("--memory", metavar="VIDEO", help=argparse.SUPPRESS)  # this script again, for one video
+    parser.add_argument("--face_model", type=Path, help="YuNet's .onnx file; default: see docs/faces.md")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds of video for the speed measurements")
+    # Used internally: the video whose peak memory a subprocess measures.
+    parser.add_argument("--memory", metavar="VIDEO", help=argparse.SUPPRESS)
     add_machine_arguments(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -56,13 +57,14 @@ def main() -> None:
             name: _framed(args.clip, size, args.seconds, Path(folder) / f"{name}.mp4") for name, size in sizes.items()
         }
         presets = ("svfap_debug",) if args.quick else ("svfap_small", "svfap_base")
-        memory = _memory(clips["360p"], Path(folder), args)  # first: a process counts its parent's peak as its own
+        # Memory first, since a subprocess inherits the peak memory of its parent.
+        memory = _memory(clips["360p"], Path(folder), args)
         print(_speeds(clips, presets, args), end="\n\n")
         print(memory)
 
 
 def _framed(clip: Path, size: tuple[int, int], seconds: float, path: Path) -> Path:
-    """The clip, as high as the frame, on grey in its middle."""
+    """Write the clip scaled to fit the frame and centred on grey."""
     height, width = size
 
     def pictures() -> Iterator[np.ndarray]:
@@ -82,7 +84,7 @@ def _framed(clip: Path, size: tuple[int, int], seconds: float, path: Path) -> Pa
 
 
 def _looped(clip: Path, seconds: float, path: Path) -> Path:
-    """The clip's packets again and again, as they are."""
+    """Write a video of at least `seconds` that repeats the packets of the clip without re-encoding."""
     with av.open(str(path), "w") as out:
         stream = None
         shift = 0
@@ -109,26 +111,26 @@ def _speeds(clips: dict[str, Path], presets: tuple[str, ...], args: argparse.Nam
         with open_video(clip) as source:
             duration, fps = source.duration_s, source.fps
             frames: list[tuple[float, np.ndarray]] = []
-            decoding = _taken(lambda: frames.extend(source.steady_frames()))  # noqa: B023
+            decoding = _wall_seconds(lambda: frames.extend(source.steady_frames()))  # noqa: B023
         tracked: list[TrackedFrame] = []
         timed = _Timed(detector)
-        tracking = _taken(lambda: tracked.extend(track_faces(iter(frames), timed, fps=fps))) - timed.seconds  # noqa: B023
+        tracking = _wall_seconds(lambda: tracked.extend(track_faces(iter(frames), timed, fps=fps))) - timed.seconds  # noqa: B023
         for preset in presets:
             model = create_model(preset, "classification", num_outputs=7)
             predictor = Predictor(model, args.device, faces=detector)
             crop = FaceCropConfig(size_px=model.config.img_size)
-            cropping = _taken(lambda: [crop_face(t.frame, f.box, crop) for t in tracked for f in t.faces])  # noqa: B023
+            cropping = _wall_seconds(lambda: [crop_face(t.frame, f.box, crop) for t in tracked for f in t.faces])  # noqa: B023
             windows = list(predictor.reader.windows(clip))
             predictor._outputs(np.stack([window.frames for window in windows[:1]]))
-            running = _taken(lambda: predictor._outputs(np.stack([window.frames for window in windows])))  # noqa: B023
-            whole = _taken(lambda: list(predictor.stream(clip)))  # noqa: B023
+            running = _wall_seconds(lambda: predictor._outputs(np.stack([window.frames for window in windows])))  # noqa: B023
+            total = _wall_seconds(lambda: list(predictor.stream(clip)))  # noqa: B023
             stages = (decoding, timed.seconds, tracking, cropping, running)
-            rows.append([f"{name}, {preset}", *(f"{duration / s:.1f}" for s in stages), f"**{duration / whole:.1f}**"])
-    return table(["x real time", "decode", "detect", "track", "crop", "model", "end to end"], rows)
+            rows.append([f"{name}, {preset}", *(f"{duration / s:.1f}" for s in stages), f"**{duration / total:.1f}**"])
+    return table(["× real time", "decode", "detect", "track", "crop", "model", "end to end"], rows)
 
 
 class _Timed:
-    """A detector, and the seconds spent in it."""
+    """A detector that adds up its wall-clock time in seconds."""
 
     def __init__(self, detector: Detector) -> None:
         self.name, self.detector, self.seconds = detector.name, detector, 0.0
@@ -140,7 +142,7 @@ class _Timed:
         return faces
 
 
-def _taken(run: Callable[[], object]) -> float:
+def _wall_seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

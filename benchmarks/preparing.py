@@ -1,7 +1,7 @@
-"""How long `svfap prepare` takes on a large release, and whether its memory stays flat where clips stream.
+"""Time and memory of `svfap prepare` on large releases.
 
-Builds layouts of empty files in a temporary folder: FERV39k at its official size, and VoxCeleb2 at two sizes, each
-prepared in a process of its own. Prints Markdown.
+Creates releases of empty files in a temporary folder: FERV39k at its official size, and VoxCeleb2 at two sizes. Each is
+prepared in a separate process, so that its peak memory can be measured. Prints Markdown.
 
     python benchmarks/preparing.py
     python benchmarks/preparing.py --clips 200000 1000000
@@ -25,47 +25,47 @@ from svfap.datasets.prepare import prepare
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, nargs="+", default=[20_000, 200_000], help="sizes of VoxCeleb2")
-    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)  # of the one release that a child prepares
+    parser.add_argument("--clips", type=int, nargs="+", default=[20_000, 200_000], help="numbers of clips of VoxCeleb2")
+    # Used internally: the release that a subprocess prepares.
+    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--dataset", default="ferv39k", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.root:
         return measure(args.dataset, args.root)
-    print(
-        "| dataset | clips | seconds | clips a second | peak memory, MB | growth, MB |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    print("| dataset | clips | seconds | clips per second | peak memory, MB | growth, MB |")
+    print("| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         ferv39k(Path(folder) / "ferv39k")
-        child("ferv39k", Path(folder) / "ferv39k")
+        measure_in_subprocess("ferv39k", Path(folder) / "ferv39k")
         for number in args.clips:
             root = Path(folder) / f"voxceleb2_{number}"
             voxceleb2(root, number)
-            child("voxceleb2", root)
+            measure_in_subprocess("voxceleb2", root)
 
 
-def child(dataset: str, root: Path) -> None:
+def measure_in_subprocess(dataset: str, root: Path) -> None:
     print(end="", flush=True)
     subprocess.run([sys.executable, __file__, "--dataset", dataset, "--root", str(root)], check=True)
 
 
 def measure(name: str, root: Path) -> None:
-    """Prepare and print one row; peak memory is the process's, growth that since before the preparation."""
-    before, start = peak(), time.perf_counter()
+    """Prepare one release and print its row: peak memory of the process, and its growth during preparation."""
+    before, start = peak_memory_mb(), time.perf_counter()
     dataset = prepare(name, PrepareConfig(root=root, out=root.with_suffix(".out")))
-    took = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     number = sum(dataset.counts.values())
-    print(
-        f"| {dataset.title} | {number:,} | {took:.1f} | {number / took:,.0f} | {peak():.0f} | {peak() - before:.0f} |"
-    )
+    after = peak_memory_mb()
+    speed, memory = f"{seconds:.1f} | {number / seconds:,.0f}", f"{after:.0f} | {after - before:.0f}"
+    print(f"| {dataset.title} | {number:,} | {speed} | {memory} |")
 
 
-def peak() -> float:
-    """Greatest resident memory of this process so far, MB."""
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
 
 
 def ferv39k(root: Path) -> None:
-    """38,935 clips in 22 scenes and 7 classes."""
+    """Create a release of 38,935 clips in 22 scenes and 7 classes."""
     dataset, start = get_dataset("ferv39k"), 0
     for part, size in dataset.expected.items():
         lines = []
@@ -80,7 +80,7 @@ def ferv39k(root: Path) -> None:
 
 
 def voxceleb2(root: Path, number: int) -> None:
-    """Speakers of 24 videos with 8 clips each, as in the release on average."""
+    """Create a release in which each speaker has 24 videos of 8 clips, the averages of the official one."""
     for clip in range(number):
         touch(root / f"dev/mp4/id{clip // 192:05d}/video{clip // 8:07d}", f"{clip % 8:05d}.mp4")
 

@@ -1,0 +1,55 @@
+"""The benchmarks start, and the faults that one of them reproduces have the effect that it describes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from svfap.model.presets import model_config
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ("common", "plain"))
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    """Imports as from a script in the folder; its modules are forgotten afterwards."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield
+    for name in {"common", "plain", *SCRIPTS} & (set(sys.modules) - before):
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_benchmarks_start(script, monkeypatch, capsys):
+    module = importlib.import_module(script)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--help"])
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert end.value.code == 0
+    assert f"usage: {script}.py" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("leak", "misplaced"), [(False, False), (True, False), (False, True), (True, True)])
+def test_hidden_pixels_influence_the_encoder_only_with_the_leak(leak, misplaced):
+    benchmark = importlib.import_module("faults")
+    config = model_config("svfap_debug", "pretraining", mask_ratio=0.75)
+    with benchmark.faults(leak, misplaced):
+        influence = benchmark.influence_of_hidden_pixels(config)
+    assert influence > 1e-3 if leak else influence == 0
+    assert benchmark.influence_of_hidden_pixels(config) == 0  # the package itself is unchanged
+
+
+def test_the_misplaced_fusion_changes_the_output():
+    import torch
+
+    benchmark = importlib.import_module("faults")
+    tokens = torch.arange(2 * 4 * 6 * 3.0).view(2, 4, 6, 3)
+    expected = tokens.repeat_interleave(2, dim=1)
+    found = benchmark.misplaced_upsample(tokens, 8)
+    assert found.shape == expected.shape and not torch.equal(found, expected)
+    assert torch.equal(found.sum(dim=(1, 2)), expected.sum(dim=(1, 2)))  # the same tokens at other positions
