@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Fixtures shared by several test files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from seeded import GOLDEN, clip, write_checkpoint
+from golden_inputs import GOLDEN, clip, write_checkpoint
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -16,13 +16,13 @@ torch.set_num_threads(int(os.environ.get("SVFAP_TEST_THREADS", "1")))
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Folder of numbers produced by the published code."""
+    """Folder of reference numbers computed by the published code."""
     return GOLDEN
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the tiny checkpoints that the numbers in `golden` belong to, as the published code writes them."""
+    """Folder of the tiny checkpoints for the numbers in `golden`, in the format of the published code."""
     folder = tmp_path_factory.mktemp("checkpoints")
     write_checkpoint(folder, "finetune")
     write_checkpoint(folder, "pretrain")
@@ -31,22 +31,22 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def golden_clip() -> torch.Tensor:
-    """The input that the numbers in `golden` belong to, (2, 3, 16, 64, 64) float32."""
+    """The input for the numbers in `golden`, (2, 3, 16, 64, 64) float32."""
     return clip()
 
 
 @pytest.fixture(scope="session")
 def clips() -> Path:
-    """Folder of real face videos; skips where it is missing."""
+    """Folder of real face videos; tests that need it are skipped if it does not exist."""
     path = SHARED / "clips"
     if not path.is_dir():
-        pytest.skip("clips/ of the reference material is not beside this checkout: real videos not tried")
+        pytest.skip(f"{path} does not exist: not tested on real videos")
     return path
 
 
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory) -> Path:
-    """A small synthetic dataset: manifests pretrain.csv, train.csv, val.csv, test.csv. Not to be changed."""
+    """A small synthetic dataset, read-only: manifests pretrain.csv, train.csv, val.csv, test.csv."""
     from svfap.synth.config import SynthConfig
     from svfap.synth.dataset import synthesize
 

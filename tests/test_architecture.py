@@ -1,4 +1,4 @@
-"""The shape of the package: imports point one way, between folders and between modules, and settings load without torch."""
+"""The structure of the package: allowed imports between folders, no circular imports, settings that load without torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,9 @@ import pytest
 import svfap
 
 PACKAGE = Path(svfap.__file__).parent
-LEAVES = {
-    "console",
-    "device",
-    "errors",
-    "files",
-    "formats",
-    "metric_table",
-    "paper",
-    "settings",
-}  # modules of no folder
-# Each folder, and the folders it may import: in this order, so that nothing points back.
+# Modules outside of folders.
+LEAVES = {"console", "device", "errors", "files", "formats", "metric_table", "paper", "settings"}
+# Each folder and the folders that it may import, which are listed before it.
 MAY_IMPORT = {
     "model": set(),
     "data": set(),
@@ -50,7 +42,7 @@ MODULES = {
 
 
 def imported_modules(file: Path) -> set[str]:
-    """Names below `svfap.` that a file imports anywhere, except for type checking alone."""
+    """Names in `svfap` that a file imports anywhere, except under TYPE_CHECKING."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for_types = {
         inner
@@ -71,9 +63,9 @@ def imported_modules(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("folder", MAY_IMPORT)
-def test_folders_import_only_what_stands_before_them(folder):
+def test_folders_import_only_allowed_folders(folder):
     before = list(MAY_IMPORT)[: list(MAY_IMPORT).index(folder)]
-    assert MAY_IMPORT[folder] <= set(before), f"{folder} may import a folder that does not stand before it"
+    assert MAY_IMPORT[folder] <= set(before), f"{folder} may import a folder that is not listed before it"
     files = sorted((PACKAGE / folder).rglob("*.py"))
     assert files
     for file in files:
@@ -88,20 +80,20 @@ def test_every_folder_and_leaf_is_listed():
     assert folders == set(MAY_IMPORT) and leaves == LEAVES
 
 
-def test_leaves_import_nothing_but_leaves():
+def test_leaves_import_only_leaves():
     for leaf in LEAVES:
         assert {name.split(".")[1] for name in imported_modules(PACKAGE / f"{leaf}.py")} <= LEAVES
 
 
-def test_no_two_modules_import_each_other_in_a_circle():
+def test_no_circular_imports():
     graph = {name: imported_modules(file) & MODULES.keys() for name, file in MODULES.items()}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        pytest.fail("circle of imports: " + " <- ".join(error.args[1]))
+        pytest.fail("circular import: " + " <- ".join(error.args[1]))
 
 
-def test_packages_import_nothing_of_their_own():
+def test_package_init_files_import_nothing_from_svfap():
     for file in PACKAGE.glob("*/**/__init__.py"):
         assert not imported_modules(file), f"{file.relative_to(PACKAGE)} imports"
 

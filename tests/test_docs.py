@@ -1,4 +1,4 @@
-"""What the documents name exists."""
+"""Files, names and links in the documentation exist."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 import svfap
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACES = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "paper_map.md").read_text())))
+ENTRIES = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "paper_map.md").read_text())))
 
 
-def test_the_paper_map_is_there():
-    assert len(PLACES) > 25
+def test_the_paper_map_has_entries():
+    assert len(ENTRIES) > 25
 
 
-@pytest.mark.parametrize(("file", "name"), PLACES)
-def test_places_of_the_paper_map_exist(file, name):
+@pytest.mark.parametrize(("file", "name"), ENTRIES)
+def test_entries_of_the_paper_map_exist(file, name):
     tree = ast.parse((Path(svfap.__file__).parent / file).read_text())
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     names |= {
@@ -32,7 +32,7 @@ def test_places_of_the_paper_map_exist(file, name):
     assert name in names
 
 
-def test_the_tree_in_the_architecture_document_is_that_of_the_package():
+def test_the_tree_in_the_architecture_document_is_current():
     sys.path.insert(0, str(ROOT / "docs" / "make"))
     import tree
 
@@ -40,15 +40,15 @@ def test_the_tree_in_the_architecture_document_is_that_of_the_package():
     assert document == tree.with_tree(document), "run `python docs/make/tree.py --write`"
 
 
-def test_links_between_documents_lead_somewhere():
+def test_links_between_documents_are_valid():
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-def test_files_that_the_documents_name_exist():
-    """Paths in backticks, below the root or the package."""
+def test_files_named_in_documents_exist():
+    """Paths in backticks, relative to the root or to the package."""
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|html|css|js))`", document.read_text(encoding="utf-8")):
-            here = path.startswith("runs/") or (ROOT / path).exists() or (ROOT / "src" / "svfap" / path).exists()
-            assert here, f"{document.name}: {path}"
+            exists = path.startswith("runs/") or (ROOT / path).exists() or (ROOT / "src" / "svfap" / path).exists()
+            assert exists, f"{document.name}: {path}"

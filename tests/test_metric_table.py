@@ -1,4 +1,4 @@
-"""The table of metrics names what is computed, and nothing else."""
+"""The table of metrics lists exactly the computed metrics, with their order, units and headings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from svfap.metric_table import (
 from svfap.paper import RESULTS
 
 
-def test_the_metrics_of_each_task_are_those_that_are_computed():
+def test_listed_metrics_are_the_computed_metrics():
     classes = classification_metrics([0, 1], np.eye(2), ["a", "b"])
     values = regression_metrics([[0.0], [1.0]], [[0.0], [2.0]], ["v"])
     for task, scores in (("classification", classes), ("regression", values)):
@@ -29,7 +29,7 @@ def test_the_metrics_of_each_task_are_those_that_are_computed():
     assert metric_keys() == (*metric_keys("classification"), *metric_keys("regression"))
 
 
-def test_properties_choose_metrics_in_the_order_of_tables():
+def test_metric_keys_selects_by_property_in_table_order():
     assert metric_keys("classification", tables=True) == ("uar", "war", "weighted_f1", "macro_f1")
     assert metric_keys(summary=True) == ("uar", "war", "ccc", "pcc")
     assert metric_keys("regression", higher_is_better=True) == ("ccc", "pcc", "accuracy")
@@ -37,7 +37,7 @@ def test_properties_choose_metrics_in_the_order_of_tables():
     assert all(METRICS[key].higher_is_better for key in metric_keys(summary=True))  # the best epoch has the highest
 
 
-def test_errors_are_better_low_and_the_rest_high():
+def test_direction_of_each_metric():
     worse = regression_metrics([[0.0], [1.0], [2.0]], [[2.0], [0.5], [1.0]], ["v"])
     better = regression_metrics([[0.0], [1.0], [2.0]], [[0.1], [1.0], [1.9]], ["v"])
     for key in metric_keys("regression"):
@@ -63,6 +63,6 @@ def test_names_units_and_numbers(key, heading, text):
     assert (metric_scale(key), is_percent(key)) == ((100, True) if heading.endswith("%") else (1, False))
 
 
-def test_the_papers_numbers_are_of_these_metrics():
+def test_paper_results_use_listed_metrics():
     keys = {key for models in RESULTS.values() for scores in models.values() for key in scores}
     assert {key if key in METRICS else key.split("_")[0] for key in keys} <= set(METRICS)

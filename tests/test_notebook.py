@@ -1,4 +1,4 @@
-"""docs/tour.ipynb: a valid notebook without outputs, whose cells run in order and give what they speak of."""
+"""docs/tour.ipynb is a valid notebook without outputs, and its cells run in order with the described results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def notebook() -> dict[str, Any]:
     return json.loads(NOTEBOOK.read_text())
 
 
-def test_it_is_a_notebook_without_outputs(notebook):
+def test_notebook_is_valid_and_has_no_outputs(notebook):
     assert set(notebook) == {"cells", "metadata", "nbformat", "nbformat_minor"}
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     assert notebook["metadata"]["language_info"]["name"] == "python"
@@ -41,7 +41,7 @@ def test_it_is_a_notebook_without_outputs(notebook):
                 assert (NOTEBOOK.parent / target).exists()
 
 
-def test_its_cells_run(notebook, tmp_path, monkeypatch):
+def test_cells_run(notebook, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}
     for cell in notebook["cells"]:

@@ -1,4 +1,4 @@
-"""The public API: every name exists, loads lazily, and is typed for a user's own script."""
+"""The public API: every name exists, is imported lazily, and has types for user scripts."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def strict_mypy(folder: Path, text: str) -> str:
     return done.stdout
 
 
-def test_a_users_script_passes_strict_type_checking(tmp_path):
+def test_user_script_passes_strict_type_checking(tmp_path):
     assert "Success" in strict_mypy(tmp_path, SCRIPT)
 
 
-def test_a_users_mistakes_are_found_by_type_checking(tmp_path):
+def test_type_checking_finds_mistakes_in_user_script(tmp_path):
     found = [line.split(":")[1] for line in strict_mypy(tmp_path, MISTAKES).splitlines() if "error:" in line]
     assert sorted(set(found)) == ["4", "5", "6", "7"]
 
@@ -92,7 +92,7 @@ def test_every_public_name_exists():
         svfap.nonsense  # noqa: B018
 
 
-def test_functions_are_not_hidden_by_modules_of_the_same_name():
+def test_modules_do_not_shadow_functions_of_the_same_name():
     import svfap.datasets.prepare
     import svfap.evaluation.evaluate
     import svfap.reports.report

@@ -1,4 +1,4 @@
-"""Mistakes that can be found without torch are reported before it is imported, by every verb."""
+"""Every verb reports errors that can be found without torch before torch is imported."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ CODE = """
 import contextlib, io, json, sys
 from svfap.cli.main import main
 
-answers = []
+results = []
 for argv in json.loads(sys.argv[1]):
-    heard = io.StringIO()
-    with contextlib.redirect_stderr(heard), contextlib.redirect_stdout(heard):
+    printed = io.StringIO()
+    with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
         try:
             status = main(argv)
         except SystemExit as stop:
             status = stop.code
-    answers.append((status, heard.getvalue(), "torch" in sys.modules))
-print(json.dumps(answers))
+    results.append((status, printed.getvalue(), "torch" in sys.modules))
+print(json.dumps(results))
 """
 
 
-def test_mistakes_are_reported_without_torch(tmp_path):
+def test_errors_are_reported_without_torch(tmp_path):
     (tmp_path / "run" / "last").mkdir(parents=True)
     (tmp_path / "run" / "log.jsonl").touch()
     (tmp_path / "clip.png").touch()
     (tmp_path / "videos.csv").write_text("path\nclip.png\n")
     none, videos = str(tmp_path / "none"), str(tmp_path / "videos.csv")
     training = ["--manifest", videos, "--preset", "svfap_debug", "--out"]
-    mistakes = [
+    cases = [
         (["pretrain", *training, str(tmp_path / "new"), "--bach_size", "4"], 2, "Did you mean 'batch_size'?"),
         (["pretrain", *training, str(tmp_path / "run")], 1, "holds a run already"),
         (["pretrain", "--manifest", videos, "--out", none, "--preset", "svfap_huge"], 1, "unknown preset 'svfap_huge'"),
@@ -53,8 +53,8 @@ def test_mistakes_are_reported_without_torch(tmp_path):
         (["crop", none, "--out", str(tmp_path / "faces")], 1, f"{none}: no such file or folder"),
         (["synth", none, "--size_px", "31"], 1, "size_px=31: must be at least 32"),
     ]
-    command = [sys.executable, "-c", CODE, json.dumps([argv for argv, _, _ in mistakes])]
+    command = [sys.executable, "-c", CODE, json.dumps([argv for argv, _, _ in cases])]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    for (argv, status, message), (found, text, torch) in zip(mistakes, json.loads(done.stdout), strict=True):
+    for (argv, status, message), (found, text, torch) in zip(cases, json.loads(done.stdout), strict=True):
         assert (found, torch) == (status, False), f"{argv}: {text}"
         assert message in text and len(text.strip().splitlines()) == 1, f"{argv}: {text}"

@@ -1,4 +1,4 @@
-"""The command: every verb on small data with what it writes, and every mistake as one line without a traceback."""
+"""The command: the output of every verb on small data, and errors in one line without a traceback."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def runs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pretrained(faces, runs) -> Path:
-    words = ["--manifest", str(faces / "pretrain.csv"), "--out", str(runs / "pretrain"), *TRAINING]
-    assert main(["pretrain", *words, "--mask_ratio", "0.75"]) == 0
+    options = ["--manifest", str(faces / "pretrain.csv"), "--out", str(runs / "pretrain"), *TRAINING]
+    assert main(["pretrain", *options, "--mask_ratio", "0.75"]) == 0
     return runs / "pretrain"
 
 
@@ -42,9 +42,9 @@ def pretrained(faces, runs) -> Path:
 def finetuned(faces, pretrained, runs) -> Path:
     settings = {"val_manifest": str(faces / "val.csv"), "init": str(pretrained), "betas": [0.9, 0.98], "base_lr": 9.0}
     (runs / "finetune.yaml").write_text(yaml.safe_dump({**settings, "model": {"num_bottleneck_tokens": [2, 2]}}))
-    words = ["--config", str(runs / "finetune.yaml"), "--manifest", str(faces / "train.csv")]
-    words += ["--out", str(runs / "finetune"), *TRAINING, "--base_lr", "0.03", "--rand_augment", "false"]
-    assert main(["finetune", *words]) == 0
+    options = ["--config", str(runs / "finetune.yaml"), "--manifest", str(faces / "train.csv")]
+    options += ["--out", str(runs / "finetune"), *TRAINING, "--base_lr", "0.03", "--rand_augment", "false"]
+    assert main(["finetune", *options]) == 0
     return runs / "finetune"
 
 
@@ -55,12 +55,12 @@ def video(faces) -> str:
 
 @pytest.fixture
 def fails(capsys) -> Callable[..., str]:
-    """Run the command, which must fail with this status and one line of error; returns the line."""
+    """Run the command, which must fail with the given status and one line of error; returns the line."""
 
-    def run(*words: object, status: int = 1) -> str:
+    def run(*arguments: object, status: int = 1) -> str:
         capsys.readouterr()
         try:
-            code = main([str(word) for word in words])
+            code = main([str(argument) for argument in arguments])
         except SystemExit as end:
             code = end.code
         printed = capsys.readouterr()
@@ -69,7 +69,7 @@ def fails(capsys) -> Callable[..., str]:
         lines = [line for line in printed.err.splitlines() if "error:" in line]
         assert len(lines) == 1, printed.err
         assert lines[0].startswith("svfap")
-        assert printed.err.strip().splitlines()[-1] == lines[0]  # and nothing after it
+        assert printed.err.strip().splitlines()[-1] == lines[0]  # the error is the last line
         return lines[0]
 
     return run
@@ -80,9 +80,9 @@ def fails(capsys) -> Callable[..., str]:
 
 def test_synth_writes_videos_and_manifests(tmp_path, capsys):
     counts = {"pretrain": 2, "train": 3, "val": 1, "test": 0}
-    words = [word for split, count in counts.items() for word in (f"--num_{split}", str(count))]
-    words += ["--size_px", "32", "--num_frames", "12", "--seed", "5"]
-    assert main(["synth", str(tmp_path / "a"), *words]) == 0
+    options = [part for split, count in counts.items() for part in (f"--num_{split}", str(count))]
+    options += ["--size_px", "32", "--num_frames", "12", "--seed", "5"]
+    assert main(["synth", str(tmp_path / "a"), *options]) == 0
     for split in ("pretrain", "train", "val"):
         table = pd.read_csv(tmp_path / "a" / f"{split}.csv")
         assert len(table) == counts[split]
@@ -93,7 +93,7 @@ def test_synth_writes_videos_and_manifests(tmp_path, capsys):
     (tmp_path / "synth.yaml").write_text(
         yaml.safe_dump({"num_train": 3, "num_pretrain": 2, "num_val": 9, "num_test": 0})
     )
-    rest = ["--config", str(tmp_path / "synth.yaml"), "--num_val", "1", *words[-6:]]
+    rest = ["--config", str(tmp_path / "synth.yaml"), "--num_val", "1", *options[-6:]]
     assert main(["synth", str(tmp_path / "b"), *rest]) == 0
     for split in ("pretrain", "train", "val"):
         assert (tmp_path / "a" / f"{split}.csv").read_bytes() == (tmp_path / "b" / f"{split}.csv").read_bytes()
@@ -109,7 +109,7 @@ def test_pretrain_writes_a_run(pretrained):
     assert json.loads((pretrained / "metrics.json").read_text())["finished"]
 
 
-def test_finetune_takes_a_file_of_settings_and_flags_above_it(finetuned, faces, pretrained):
+def test_finetune_reads_a_config_file_and_flags_override_it(finetuned, faces, pretrained):
     settings = yaml.safe_load((finetuned / "config.yaml").read_text())
     assert settings["base_lr"] == 0.03
     assert settings["betas"] == [0.9, 0.98]
@@ -141,9 +141,9 @@ def picture(path: Path) -> np.ndarray:
 
 
 def test_predict_writes_the_same_table_in_every_format(finetuned, video, tmp_path, capsys):
-    words = ["predict", video, "--model", str(finetuned), "--precision", "fp32", "--hop_s", "0.1", "--faces", "none"]
+    options = ["predict", video, "--model", str(finetuned), "--precision", "fp32", "--hop_s", "0.1", "--faces", "none"]
     for suffix in ("csv", "jsonl", "json", "parquet"):
-        assert main([*words, "--out", str(tmp_path / f"table.{suffix}")]) == 0
+        assert main([*options, "--out", str(tmp_path / f"table.{suffix}")]) == 0
     expected = svfap.Predictor(finetuned, "auto", "fp32", hop_s=0.1, faces="none")(video)
     assert len(expected) == 5  # 0, 2, 4 and 6 frames from the start, and the last 16
     expected.insert(0, "video", video)
@@ -156,10 +156,19 @@ def test_predict_writes_the_same_table_in_every_format(finetuned, video, tmp_pat
     assert "5 rows; on average" in capsys.readouterr().err
 
 
-def test_predict_takes_several_videos_and_leaves_out_what_cannot_be_read(finetuned, faces, tmp_path, capsys):
+def test_predict_takes_several_videos_and_skips_unreadable_ones(finetuned, faces, tmp_path, capsys):
     videos = [str(faces / "videos" / f"test_00000{number}.mp4") for number in (1, 0)]
-    words = ["predict", videos[0], str(tmp_path / "none.mp4"), videos[1], "--model", str(finetuned), "--faces", "none"]
-    assert main([*words, "--out", str(tmp_path / "all.csv")]) == 1
+    options = [
+        "predict",
+        videos[0],
+        str(tmp_path / "none.mp4"),
+        videos[1],
+        "--model",
+        str(finetuned),
+        "--faces",
+        "none",
+    ]
+    assert main([*options, "--out", str(tmp_path / "all.csv")]) == 1
     assert (
         capsys.readouterr().err.count(f"svfap predict: error: {tmp_path / 'none.mp4'}: no such file or folder\n") == 1
     )
@@ -169,7 +178,7 @@ def test_predict_takes_several_videos_and_leaves_out_what_cannot_be_read(finetun
     assert names == ["all.csv", "all_1_test_000001.png", "all_3_test_000000.png"]
 
 
-def test_reconstruct_writes_a_picture_and_a_film(pretrained, video, tmp_path, capsys):
+def test_reconstruct_writes_a_picture_and_a_video(pretrained, video, tmp_path, capsys):
     assert main(["reconstruct", video, "--model", str(pretrained), "--out", str(tmp_path / "a"), "--seed", "1"]) == 0
     printed = capsys.readouterr().err
     loss = float(re.search(r"hidden tubelets ([\d.]+)", printed)[1])
@@ -180,17 +189,17 @@ def test_reconstruct_writes_a_picture_and_a_film(pretrained, video, tmp_path, ca
         frames = source.read(range(16)).astype(int)
     with open_video(video) as source:
         original = source.read(range(4, 20)).astype(int)
-    assert np.abs(frames[:, :, :32] - original).mean() < 15  # twice through a codec
+    assert np.abs(frames[:, :, :32] - original).mean() < 15  # encoded twice
     share_grey = (np.abs(frames[:, :, 32:64] - 128).max(axis=3) < 12).mean()
-    assert 0.65 < share_grey < 0.9  # the model was pre-trained with 0.75 hidden
-    words = ["--out", str(tmp_path / "b"), "--seed", "1", "--mask_ratio", "0.25"]
-    assert main(["reconstruct", video, "--model", str(pretrained), *words]) == 0
+    assert 0.65 < share_grey < 0.9  # pre-trained with mask_ratio 0.75
+    options = ["--out", str(tmp_path / "b"), "--seed", "1", "--mask_ratio", "0.25"]
+    assert main(["reconstruct", video, "--model", str(pretrained), *options]) == 0
     with open_video(tmp_path / "b" / "reconstruction.mp4") as source:
         middle = source.read([8])[0, :, 32:64].astype(int)
     assert 0.1 < (np.abs(middle - 128).max(axis=2) < 12).mean() < 0.45
 
 
-def test_info_lists_presets_by_their_whole_names(capsys):
+def test_info_lists_presets_by_their_full_names(capsys):
     assert main(["info"]) == 0
     rows = {cells[1].strip(): [c.strip() for c in cells[2:-1]] for line in capsys.readouterr().out.splitlines()
             if len(cells := line.split("│")) > 5}  # fmt: skip
@@ -212,14 +221,14 @@ def test_info_of_a_preset_and_of_a_saved_model(pretrained, capsys):
     assert "50% masking" in " ".join(capsys.readouterr().out.split())
 
 
-def test_report_is_one_page_with_its_pictures_inside(finetuned, pretrained, tmp_path):
-    words = [str(finetuned), str(pretrained), "--out", str(tmp_path / "page.html"), "--title", "Two <runs>"]
-    assert main(["report", *words]) == 0
+def test_report_is_a_self_contained_page(finetuned, pretrained, tmp_path):
+    options = [str(finetuned), str(pretrained), "--out", str(tmp_path / "page.html"), "--title", "Two <runs>"]
+    assert main(["report", *options]) == 0
     page = (tmp_path / "page.html").read_text()
     assert "Two &lt;runs&gt;" in page
     assert page.count("data:image/png;base64,") >= 2
     assert ">finetune<" in page and ">pretrain<" in page
-    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)  # nothing is fetched from elsewhere
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)  # no external resources
 
 
 # help ----------------------------------------------------------------------------------------------------------------
@@ -257,10 +266,10 @@ def test_help_lists_the_verbs(capsys):
     assert [verb for verb in VERBS if not re.search(rf"^ +{verb} ", printed, re.MULTILINE)] == []
 
 
-def svfap_process(*words: str) -> subprocess.CompletedProcess[str]:
+def svfap_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -270,7 +279,7 @@ def test_help_needs_no_torch():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-# mistakes ------------------------------------------------------------------------------------------------------------
+# errors --------------------------------------------------------------------------------------------------------------
 
 
 def test_the_exit_status_of_the_process(tmp_path, pretrained):
@@ -282,7 +291,7 @@ def test_the_exit_status_of_the_process(tmp_path, pretrained):
     assert done.stderr.count("\n") == 1
 
 
-def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
+def test_an_interrupt_prints_no_traceback(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
@@ -335,7 +344,7 @@ def broken(faces, tmp_path_factory) -> Path:
         ("picture.png", "picture.png cannot be decoded as a picture"),
     ],
 )
-def test_videos_that_cannot_be_read(verb, name, reason, broken, finetuned, pretrained, tmp_path, fails):
+def test_unreadable_videos(verb, name, reason, broken, finetuned, pretrained, tmp_path, fails):
     model = finetuned if verb == "predict" else pretrained
     out = tmp_path / ("table.csv" if verb == "predict" else "out")
     line = fails(verb, broken / name, "--model", model, "--out", out)
@@ -346,7 +355,7 @@ def test_videos_that_cannot_be_read(verb, name, reason, broken, finetuned, pretr
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory) -> Path:
-    """Videos of strange sizes, and one that is cut short but keeps its index."""
+    """Videos of unusual sizes, and a truncated one that keeps its index."""
     folder = tmp_path_factory.mktemp("odd")
     random = np.random.default_rng(0)
     write_video(folder / "strip.mp4", [random.integers(0, 256, (30, 4000, 3), np.uint8) for _ in range(3)], 25)
@@ -365,9 +374,9 @@ def odd(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["dot.mkv", "strip.mp4"])
-def test_odd_sizes_work(name, odd, finetuned, pretrained, tmp_path):
-    words = ["--model", str(finetuned), "--faces", "none", "--out", str(tmp_path / "table.csv")]
-    assert main(["predict", str(odd / name), *words]) == 0
+def test_unusual_sizes_work(name, odd, finetuned, pretrained, tmp_path):
+    options = ["--model", str(finetuned), "--faces", "none", "--out", str(tmp_path / "table.csv")]
+    assert main(["predict", str(odd / name), *options]) == 0
     table = pd.read_csv(tmp_path / "table.csv")
     assert len(table) == 1
     assert table["end_s"][0] == pytest.approx(0.12, abs=0.002)
@@ -376,9 +385,9 @@ def test_odd_sizes_work(name, odd, finetuned, pretrained, tmp_path):
     assert (tmp_path / "out" / "reconstruction.mp4").stat().st_size > 0
 
 
-def test_a_video_cut_short_is_predicted_as_far_as_it_goes(odd, finetuned, tmp_path):
-    words = ["--model", str(finetuned), "--faces", "none", "--out", str(tmp_path / "table.csv")]
-    assert main(["predict", str(odd / "cut.mkv"), *words]) == 0
+def test_a_truncated_video_is_predicted_up_to_its_end(odd, finetuned, tmp_path):
+    options = ["--model", str(finetuned), "--faces", "none", "--out", str(tmp_path / "table.csv")]
+    assert main(["predict", str(odd / "cut.mkv"), *options]) == 0
     assert 0.5 < pd.read_csv(tmp_path / "table.csv")["end_s"].max() < 1.8
 
 
@@ -396,7 +405,7 @@ def test_a_video_cut_short_is_predicted_as_far_as_it_goes(odd, finetuned, tmp_pa
         ("", "the file is empty"),
     ],
 )
-def test_manifests_that_cannot_be_used(lines, message, finetuned, faces, tmp_path, fails):
+def test_invalid_manifests(lines, message, finetuned, faces, tmp_path, fails):
     manifest = tmp_path / "list.csv"
     manifest.write_text(lines)
     line = fails("evaluate", "--model", finetuned, "--manifest", manifest, "--out", tmp_path / "out", "--root", faces)
@@ -413,13 +422,13 @@ def test_manifests_that_cannot_be_used(lines, message, finetuned, faces, tmp_pat
         ("path,valence\na.mp4,high\n", "no column of numbers to learn"),
     ],
 )
-def test_values_that_cannot_be_learned(lines, message, tmp_path, fails):
+def test_invalid_regression_values(lines, message, tmp_path, fails):
     (tmp_path / "list.csv").write_text(lines)
-    words = ["--manifest", tmp_path / "list.csv", "--out", tmp_path / "run", "--task", "regression", *TRAINING]
-    assert message in fails("finetune", *words)
+    options = ["--manifest", tmp_path / "list.csv", "--out", tmp_path / "run", "--task", "regression", *TRAINING]
+    assert message in fails("finetune", *options)
 
 
-def test_folders_that_cannot_be_written(finetuned, pretrained, faces, video, tmp_path, fails):
+def test_output_paths_that_cannot_be_written(finetuned, pretrained, faces, video, tmp_path, fails):
     file = tmp_path / "file"
     file.write_text("in the way")
     model, manifest = ["--model", finetuned], ["--manifest", faces / "test.csv"]
@@ -439,14 +448,14 @@ def test_a_model_for_another_task(finetuned, pretrained, faces, video, tmp_path,
     assert "is for pretraining, not for prediction" in fails("predict", video, "--model", pretrained)
     assert "needs a pre-training model" in fails("reconstruct", video, "--model", finetuned, "--out", tmp_path)
     assert "is a pretraining model" in fails("evaluate", "--model", pretrained, "--manifest", faces / "test.csv")
-    words = ["--manifest", faces / "train.csv", "--init", pretrained, "--out", tmp_path / "run", *TRAINING]
-    words[words.index("svfap_debug")] = "svfap_tiny"
-    line = fails("finetune", *words, "--val_fraction", "0")
+    options = ["--manifest", faces / "train.csv", "--init", pretrained, "--out", tmp_path / "run", *TRAINING]
+    options[options.index("svfap_debug")] = "svfap_tiny"
+    line = fails("finetune", *options, "--val_fraction", "0")
     assert "the pre-trained encoder does not fit this model (embed_dim: 32 there, 192 here" in line
 
 
 @pytest.mark.parametrize("verb", ["predict", "reconstruct", "evaluate", "info"])
-def test_models_that_are_not_there(verb, faces, video, tmp_path, fails):
+def test_missing_models(verb, faces, video, tmp_path, fails):
     more = {"evaluate": ["--manifest", faces / "test.csv"], "info": []}.get(verb, [video])
     model = [] if verb == "info" else ["--model"]
     assert f"{tmp_path}: holds no model" in fails(verb, *more, *model, tmp_path)
@@ -455,7 +464,7 @@ def test_models_that_are_not_there(verb, faces, video, tmp_path, fails):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_misspelt_names_are_corrected(faces, video, tmp_path, fails):
+def test_misspelt_names_get_a_suggestion(faces, video, tmp_path, fails):
     training = ["--manifest", faces / "pretrain.csv", "--out", tmp_path / "run"]
     assert "Did you mean 'batch_size'?" in fails("pretrain", *training, "--btach_size", 4, status=2)
     assert "Did you mean 'epochs'?" in fails("finetune", *training, "--epoch", 4, status=2)
@@ -472,7 +481,7 @@ def test_misspelt_names_are_corrected(faces, video, tmp_path, fails):
     assert not (tmp_path / "run").exists()
 
 
-def test_settings_that_are_missing_or_of_the_wrong_kind(faces, video, finetuned, tmp_path, fails):
+def test_missing_and_invalid_settings(faces, video, finetuned, tmp_path, fails):
     assert "pretrain.out" in fails("pretrain", "--manifest", faces / "pretrain.csv", status=2)
     assert "predict.videos" in fails("predict", "--model", finetuned, status=2)
     training = ["pretrain", "--manifest", faces / "pretrain.csv", "--out", tmp_path / "run"]

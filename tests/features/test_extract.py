@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from plain_windows import window_indices
+from expected_windows import window_indices
 
 import svfap
 from svfap.cli.main import main

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from seeded import weight
+from golden_inputs import weight
 from torch.testing import assert_close
 
 import svfap

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from reading import Outline
+from pages import Outline
 
 from svfap.data.video import write_video
 from svfap.errors import UserError

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from plain_windows import window_indices
+from expected_windows import window_indices
 
 import svfap
 from svfap.data.video import open_video, write_video

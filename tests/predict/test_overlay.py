@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from spots import SIDE, Spots, film, frames, model
+from fake_faces import SIDE, Spots, film, frames, model
 
 from svfap.cli.main import main
 from svfap.data.video import open_video

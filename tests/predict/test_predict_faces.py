@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from plain_windows import window_indices
-from spots import LABELS, SIDE, SIZE, Spots, film, frames, model
+from expected_windows import window_indices
+from fake_faces import LABELS, SIDE, SIZE, Spots, film, frames, model
 
 from svfap.cli.main import main
 from svfap.data.video import VideoError, open_video

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from spots import Spots, film, frames, model
+from fake_faces import Spots, film, frames, model
 
 from svfap.errors import UserError
 from svfap.predict import predictor

@@ -1,11 +1,11 @@
-"""Reference losses: a debug pre-training and a debug fine-tuning of 20 steps on pictures that integer arithmetic draws.
+"""Reference losses: a small pre-training and a small fine-tuning on pictures drawn by integer arithmetic.
 
     python tests/reference/losses.py            # print the losses as JSON
-    python tests/reference/losses.py --check    # compare with losses.json to the last bit; exit status 1 if they differ
-    python tests/reference/losses.py --write    # store them; only for a change that is meant to change training
+    python tests/reference/losses.py --check    # compare with losses.json bit by bit; exit status 1 if they differ
+    python tests/reference/losses.py --write    # store them; only if a change of training is intended
 
-A refactoring must leave every bit as it is. The runs use one thread and the oldest instruction set of each library, so that
-processors agree as far as the libraries allow.
+A refactoring must not change any bit. The runs use one thread and the oldest instruction set of each library, so that
+results depend on the processor as little as the libraries allow.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def draw_videos(folder: Path) -> Path:
 
 
 def run_both(folder: Path) -> dict[str, Any]:
-    """Pre-train, fine-tune from that, and return every logged loss, gradient norm and validation score."""
+    """Pre-train, fine-tune from the result, and return all logged losses, gradient norms and validation scores."""
     import torch
 
     from svfap.train.config import FinetuneConfig, PretrainConfig
@@ -97,7 +97,7 @@ def run_both(folder: Path) -> dict[str, Any]:
 
 
 def machine() -> dict[str, str]:
-    """What the last bits may depend on."""
+    """Versions and hardware on which the last bits may depend."""
     import cv2
     import numpy
     import torch
@@ -112,7 +112,7 @@ def machine() -> dict[str, str]:
 
 
 def in_subprocess() -> dict[str, Any]:
-    """`run_both` and `machine` in a process of its own, with the oldest instruction sets."""
+    """Results of `run_both` and `machine` in a new process with the oldest instruction sets."""
     environment = {**os.environ, **OLDEST_INSTRUCTIONS}
     done = subprocess.run(
         [sys.executable, __file__, "--here"], env=environment, capture_output=True, text=True, check=True
@@ -138,7 +138,7 @@ def main() -> int:
     elif "--check" in sys.argv:
         stored = json.loads(STORED.read_text())
         same = all(found[name] == stored[name] for name in ("pretrain", "finetune"))
-        print("the same to the last bit" if same else f"different\nstored: {stored}\nfound: {found}")
+        print("identical to the last bit" if same else f"different\nstored: {stored}\nfound: {found}")
         return 0 if same else 1
     else:
         print(json.dumps(found, indent=1))

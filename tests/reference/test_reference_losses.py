@@ -1,4 +1,4 @@
-"""Training gives the stored losses: to the last bit where the libraries and the processor are those that stored them."""
+"""Training reproduces the stored losses, bit by bit with the same libraries and processor as when they were stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import losses
 import pytest
 
 
-def test_training_gives_the_stored_losses():
+def test_training_reproduces_the_stored_losses():
     stored, found = json.loads(losses.STORED.read_text()), losses.in_subprocess()
     exact = found["machine"] == stored["machine"]
     for phase, num_steps in (("pretrain", 40), ("finetune", 21)):

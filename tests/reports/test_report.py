@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from reading import LABELS, NAMES, PREDICTED, RECORDS, assert_self_contained, film, read_page
+from pages import LABELS, NAMES, PREDICTED, RECORDS, assert_self_contained, film, read_page
 
 from svfap.errors import UserError
 from svfap.evaluation.metrics import (

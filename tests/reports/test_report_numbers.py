@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from reading import read_page
+from pages import read_page
 
 from svfap.data.augment import center_crop, normalize
 from svfap.data.clips import validation_indices

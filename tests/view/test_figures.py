@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from reading import NAMES, RECORDS, WINDOWS
+from pages import NAMES, RECORDS, WINDOWS
 
 from svfap.errors import UserError
 from svfap.evaluation.metrics import regression_metrics

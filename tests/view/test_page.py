@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from reading import assert_self_contained, film, read_page
+from pages import assert_self_contained, film, read_page
 
 from svfap.data.video import open_video
 from svfap.errors import UserError

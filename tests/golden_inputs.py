@@ -1,4 +1,4 @@
-"""The clip and the two tiny checkpoints that the published code was given; see golden/README.md for the rule."""
+"""The clip and the two tiny checkpoints that the published code was run on, generated as golden/README.md describes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GIVEN = json.loads((GOLDEN / "checkpoints.json").read_text())
 
 
 def weight(name: str, shape: Sequence[int]) -> Floats:
-    """The parameter of this published name, drawn by numpy's generator seeded with the name's CRC-32."""
+    """The parameter with this published name, drawn by NumPy's generator with the CRC-32 of the name as seed."""
     draw = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
     if len(shape) > 1:
         fan_in = int(np.prod(shape[1:]))
@@ -31,14 +31,14 @@ def weight(name: str, shape: Sequence[int]) -> Floats:
 
 
 def clip() -> torch.Tensor:
-    """The clips that went in, (2, 3, 16, 64, 64) float32."""
+    """The input clips, (2, 3, 16, 64, 64) float32."""
     drawn = np.random.default_rng(GIVEN["input"]["seed"]).standard_normal(GIVEN["input"]["shape"]).astype(np.float32)
     _check([drawn], GIVEN["input"]["sha256"], "the input")
     return torch.from_numpy(drawn)
 
 
 def write_checkpoint(folder: Path, kind: Literal["finetune", "pretrain"]) -> None:
-    """Write official_<kind>_tiny.pth as the published code writes a checkpoint."""
+    """Write official_<kind>_tiny.pth in the format of the published code."""
     given = GIVEN[kind]
     weights = {name: weight(name, shape) for name, shape in given["shapes"].items()}
     _check(weights.values(), given["sha256"], f"the weights of '{kind}'")
@@ -64,5 +64,5 @@ def _check(arrays: Iterable[Floats], expected: str, what: str) -> None:
     for array in arrays:
         digest.update(array.astype("<f4").tobytes())
     assert digest.hexdigest() == expected, (
-        f"{what} are not those that the published code was given; see golden/README.md"
+        f"wrong checksum of {what}: not the data that the published code was run on; see golden/README.md"
     )

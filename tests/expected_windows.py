@@ -1,4 +1,4 @@
-"""The sliding windows of a video, computed from its number of frames alone: what the stream of windows must equal."""
+"""The expected sliding windows of a video, computed from its number of frames."""
 
 from __future__ import annotations
 

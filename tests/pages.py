@@ -1,4 +1,4 @@
-"""What several tests of reports share: small records of a run, and a reader of pages."""
+"""Helpers for tests of pages and figures: small records of a run, and a parser of HTML pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECORDS = [
     {"kind": "train", "epoch": 0, "step": 1, "loss": 9.0, "lr": 1e-3},
     {"kind": "train", "epoch": 0, "step": 2, "loss": 3.0, "lr": 2e-3},
     {"kind": "val", "epoch": 0, "step": 2, "uar": 0.5, "war": 0.25, "loss": 1.5},
-    # Stopped and resumed: step 2 was done again, and the later record counts.
+    # Stopped and resumed: step 2 was repeated, and the later record counts.
     {"kind": "train", "epoch": 0, "step": 2, "loss": 2.0, "lr": 2e-3},
     {"kind": "val", "epoch": 0, "step": 2, "uar": 0.6, "war": 0.25, "loss": 1.25},
     {"kind": "train", "epoch": 1, "step": 3, "loss": 1.0, "lr": 1e-3},
@@ -30,7 +30,7 @@ WINDOWS = pd.DataFrame(
 
 
 class Outline(HTMLParser):
-    """What a page holds: tags with attributes, and the text of headings, cells and captions."""
+    """Contents of a page: tags with attributes, and the text of headings, cells and captions."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -61,12 +61,12 @@ class Outline(HTMLParser):
             self._open.pop()
 
     def kind(self, kind):
-        """Contents of all pictures of a media type."""
+        """Contents of all images of a media type."""
         sources = [a["src"] for t, a in self.tags if t == "img" and a["src"].startswith(f"data:{kind};")]
         return [base64.b64decode(source.split("base64,")[1], validate=True) for source in sources]
 
     def row(self, first):
-        """The cells of the first table row that begins with this text, as many as its table has columns."""
+        """The cells of the first table row whose first cell is this text."""
         return next(row for row in self.rows if row[:1] == [first])
 
     def media(self, tag):

@@ -1,4 +1,4 @@
-"""Videos in which a red square is a face, and the detector that finds it: the truth is known, and nothing is slow."""
+"""Videos in which red squares stand for faces, and a detector of them: fast, and with known positions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIDE = 24
 
 
 class Spots:
-    """Every red patch is a face; a detector."""
+    """A face detector that takes every red region for a face."""
 
     name = "spots"
 
@@ -33,14 +33,14 @@ class Spots:
 
 
 def spot(frame: np.ndarray, x: int, y: int, number: int = 0) -> np.ndarray:
-    """Paint a face, whose mouth moves with the number of the frame."""
+    """Draw a face whose mouth depends on the number of the frame."""
     frame[y : y + SIDE, x : x + SIDE] = (230, 20, 20)
     frame[y + 14 : y + 18, x + 4 : x + 8 + number % 12] = (150, 70, 70)
     return frame
 
 
 def frames(places: Sequence[Sequence[tuple[int, int]]], size: tuple[int, int] = SIZE) -> Iterator[np.ndarray]:
-    """A frame with a face at every (x, y) of its places."""
+    """One frame for each entry of `places`, with a face at each (x, y) in it."""
     for number, here in enumerate(places):
         frame = np.full((*size, 3), (40, 70, 60), np.uint8)
         for x, y in here:
@@ -58,7 +58,7 @@ def film(
     options: dict[str, str] | None = None,
     sound: str | None = None,
 ) -> Path:
-    """Write pictures at 25 a second, or at the given 25ths; with a tone of the given codec."""
+    """Write pictures at 25 frames per second, or at the given multiples of 1/25 s; with a tone in the audio codec `sound`."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
         tone = container.add_stream(sound, rate=16000, layout="mono") if sound else None
@@ -80,10 +80,10 @@ def film(
     return path
 
 
-def model(task: str = "classification", **words) -> Model:
-    """Fresh weights, large enough that outputs differ from clip to clip; img_size 32."""
+def model(task: str = "classification", **kwargs) -> Model:
+    """A model with random weights large enough that outputs differ between clips; img_size 32."""
     torch.manual_seed(0)
-    made = svfap.create_model("svfap_debug", task, **{"label_names": LABELS, "sampling_stride": 1, **words}).eval()
+    made = svfap.create_model("svfap_debug", task, **{"label_names": LABELS, "sampling_stride": 1, **kwargs}).eval()
     for parameter in made.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.25)
