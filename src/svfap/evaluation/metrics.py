@@ -22,25 +22,7 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 
 from svfap.errors import UserError
 from svfap.files import write_atomically
-from svfap.metric_table import SupervisedTask, metric_keys
-
-
-def score(task: str, targets: ArrayLike, outputs: ArrayLike, names: Sequence[str]) -> dict[str, Any]:
-    """`classification_metrics` or `regression_metrics`, as the task asks."""
-    metrics = classification_metrics if task == "classification" else regression_metrics
-    return metrics(targets, outputs, names)
-
-
-def score_frames(
-    task: str, targets: Sequence[ArrayLike], outputs: Sequence[ArrayLike], names: Sequence[str]
-) -> dict[str, Any]:
-    """Scores of the frames of all videos pooled: `classification_metrics` of them, or `frame_metrics`.
-
-    targets: per video (T_i,) class indices or (T_i, K) values; outputs: per video (T_i, K).
-    """
-    if task == "classification":
-        return classification_metrics(np.concatenate(targets), np.concatenate(outputs), names)
-    return frame_metrics(targets, outputs, names)
+from svfap.metric_table import metric_keys
 
 
 def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, label_names: Sequence[str]) -> dict[str, Any]:
@@ -64,30 +46,17 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, label_na
     """
     scores = as_matrix(probabilities, "probabilities")
     check_names(label_names, scores.shape[1], "label_names", "probabilities")
-    truth = as_class_indices(labels, *scores.shape)
-    num_classes = len(label_names)
-    predicted = scores.argmax(axis=1)
-    classes = np.arange(num_classes)
+    truth, predicted = as_class_indices(labels, *scores.shape), scores.argmax(axis=1)
+    classes = np.arange(len(label_names))
     precision, recall, f1, count = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
-    present = count > 0
-    f1_average = {
-        f"{average}_f1": float(f1_score(truth, predicted, average=average, zero_division=0))
-        for average in ("weighted", "micro", "macro")
-    }
+    per_class = pd.DataFrame({"accuracy": recall, "precision": precision, "f1": f1, "count": count}, label_names)
+    averages = ("weighted", "micro", "macro")
     return {
-        "uar": float(recall[present].mean()),
+        "uar": float(recall[count > 0].mean()),
         "war": float((predicted == truth).mean()),
-        **f1_average,
-        "per_class": {
-            name: {
-                "accuracy": float(recall[i]),
-                "precision": float(precision[i]),
-                "f1": float(f1[i]),
-                "count": int(count[i]),
-            }
-            for i, name in enumerate(label_names)
-        },
-        "classes_absent": [name for i, name in enumerate(label_names) if not present[i]],
+        **{f"{a}_f1": float(f1_score(truth, predicted, average=a, zero_division=0)) for a in averages},
+        "per_class": per_class.to_dict("index"),
+        "classes_absent": [name for name, videos in zip(label_names, count, strict=True) if not videos],
         "confusion": confusion_matrix(truth, predicted, labels=classes).tolist(),
         "num_samples": len(truth),
     }
@@ -115,12 +84,12 @@ def regression_metrics(targets: ArrayLike, predictions: ArrayLike, dimensions: S
     if truth.shape != predicted.shape:
         raise UserError(f"predictions: shape {predicted.shape} differs from the targets' {truth.shape}")
     check_names(dimensions, truth.shape[1], "dimensions", "targets")
-    per_dimension = {name: _score(truth[:, k], predicted[:, k]) for k, name in enumerate(dimensions)}
-    constant = [_is_constant(truth[:, k]) or _is_constant(predicted[:, k]) for k in range(len(dimensions))]
+    columns = {name: (truth[:, k], predicted[:, k]) for k, name in enumerate(dimensions)}
+    per_dimension = {name: _score(*pair) for name, pair in columns.items()}
     return {
         **_mean_scores(list(per_dimension.values())),
         "per_dimension": per_dimension,
-        "degenerate": [name for name, flag in zip(dimensions, constant, strict=True) if flag],
+        "degenerate": [name for name, pair in columns.items() if any(map(_is_constant, pair))],
         "num_samples": len(truth),
     }
 
@@ -152,39 +121,26 @@ def frame_metrics(
             videos.append(regression_metrics(truth, predicted, dimensions))
         except UserError as error:
             raise UserError(f"video {i}: {error}") from None
-    pooled = regression_metrics(
-        np.concatenate([np.asarray(t) for t in targets]),
-        np.concatenate([np.asarray(p) for p in predictions]),
-        dimensions,
-    )
     video_mean = {
         **_mean_scores(videos),
         "per_dimension": {name: _mean_scores([v["per_dimension"][name] for v in videos]) for name in dimensions},
         "degenerate": {name: sum(name in v["degenerate"] for v in videos) for name in dimensions},
     }
+    pooled = regression_metrics(np.concatenate(targets), np.concatenate(predictions), dimensions)
     return {**pooled, "video_mean": video_mean, "num_videos": len(videos)}
 
 
 def average_views(sample_index: ArrayLike, outputs: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Average the outputs of several views (temporal segments, crops) of the same video.
+    """Average the outputs (V, K) of several views of the same video; sample_index: (V,) integers, the video of each view.
 
-    Args:
-        sample_index: (V,) integers, the video each view belongs to, in any order.
-        outputs: (V, K) probabilities or values.
-
-    Returns:
-        `sample_ids` (N,) int64, ascending, and the mean outputs (N, K) float64.
-
-    Raises:
-        UserError: shapes that do not fit, or outputs that are not finite.
+    Returns the videos (N,) int64, ascending, and their mean outputs (N, K) float64. Raises `UserError` for shapes that do not
+    fit and outputs that are not finite.
     """
     index, values = np.asarray(sample_index), as_matrix(outputs, "outputs")
     if index.shape != values.shape[:1]:
         raise UserError(f"sample_index: shape {index.shape} does not fit outputs of shape {values.shape}")
-    sample_ids, position, count = np.unique(index, return_inverse=True, return_counts=True)
-    total = np.zeros((len(sample_ids), values.shape[1]))
-    np.add.at(total, position, values)
-    return sample_ids.astype(np.int64), total / count[:, None]
+    means = pd.DataFrame(values).groupby(index).mean()
+    return means.index.to_numpy(np.int64), means.to_numpy()
 
 
 def average_groups(
@@ -192,16 +148,9 @@ def average_groups(
 ) -> tuple[list[str], NDArray[np.float64], NDArray[Any]]:
     """Average over each group of videos, such as all clips of one task of a subject (AVCAffe), in order of appearance.
 
-    Args:
-        groups: N names.
-        outputs: (N, K) probabilities or values; averaged over each group.
-        targets: (N,) class indices, the same in all of a group, or (N, K) values, averaged like the outputs.
-
-    Returns:
-        The G names, outputs (G, K) float64, and targets (G,) or (G, K).
-
-    Raises:
-        UserError: shapes that do not fit, or a group with several labels.
+    groups: N names. outputs: (N, K) probabilities or values. targets: (N,) class indices, the same in all of a group, or (N, K)
+    values, averaged like the outputs. Returns the G names, outputs (G, K) float64, and targets (G,) or (G, K). Raises
+    `UserError` for shapes that do not fit, and for a group with several labels.
     """
     codes, names = pd.factorize(np.asarray(groups, object))
     truth = np.asarray(targets)
@@ -222,7 +171,7 @@ def flat_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
 
     Scores of frames have the prefix `frame_`.
     """
-    task: SupervisedTask = "classification" if "confusion" in metrics else "regression"
+    task = "classification" if "confusion" in metrics else "regression"
     flat = {key: float(metrics[key]) for key in metric_keys(task)}
     for name, scores in metrics.get("per_class", {}).items():
         if name not in metrics["classes_absent"]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from svfap.data.prepared import read_dataset
 from svfap.data.video import natural_key
 from svfap.errors import UserError
-from svfap.evaluation.folds import FoldPredictions, pool_predictions
+from svfap.evaluation.folds import pool_predictions
 from svfap.evaluation.predictions import (
     FRAMES_FILE,
     PREDICTIONS_FILE,
