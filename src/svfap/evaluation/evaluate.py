@@ -81,7 +81,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     out = config.out_folder
     make_folder(out)
     if accelerator.is_main_process:
-        (out / tables.UNREADABLE_FILE).unlink(missing_ok=True)  # written last, so without it an evaluation is not complete
+        (out / tables.UNREADABLE_FILE).unlink(
+            missing_ok=True
+        )  # written last, so without it an evaluation is not complete
     try:
         predictions = predict_views(
             perceiver.outputs_and_features,

@@ -45,19 +45,15 @@ def rank_by_difficulty(predictions: pd.DataFrame) -> pd.DataFrame:
 
 def hard_examples_section(run: Run, number: int) -> Section | None:
     """The `number` most difficult test videos of all folds, as thumbnails; None without predictions or truth."""
-    if run.predictions is None or not len(run.predictions) or number < 1:
+    if number < 1 or run.labelled() is None:
         return None
-    try:
-        ranked = rank_by_difficulty(run.predictions).head(number)
-    except UserError:
-        return None
-    sources = {one.name: one for one in run.folds or [run]}
+    ranked = rank_by_difficulty(run.predictions).head(number)
     videos: dict[str, TestVideos | str] = {}
-    for name, one in sources.items():
+    for part in run.parts:
         try:
-            videos[name] = TestVideos(one)
+            videos[part.name] = TestVideos(part)
         except UserError as error:
-            videos[name] = str(error)
+            videos[part.name] = str(error)
     cards = []
     for row in ranked.to_dict("records"):
         name = row.get("fold", run.name)

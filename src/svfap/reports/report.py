@@ -55,13 +55,10 @@ def _run_section(run: Run, config: ReportConfig) -> Section:
         embedding_section(run),
         bottleneck_section(run) if config.maps else None,
         hard_examples_section(run, config.videos),
-        _pictures_section(run),
+        Section("On video", figures={PICTURES[name]: path for name, path in run.pictures.items()})
+        if run.pictures
+        else None,
     ]
     text = f"{run.folder}{f', {len(run.folds)} folds' if run.folds else ''}"
     details = {"Configuration": run.config} if run.config.strip() else {}
     return Section(run.name, text, details=details, parts=[part for part in parts if part is not None])
-
-
-def _pictures_section(run: Run) -> Section | None:
-    figures = {PICTURES[name]: path for name, path in run.pictures.items()}
-    return Section("On video", figures=figures) if figures else None

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svfap.data.loader import ClipDataset
-from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
 from svfap.reports.runs import Run
 
@@ -29,7 +29,7 @@ class TestVideos:
         if not manifest or not Path(str(manifest)).is_file():
             raise UserError(f"its manifest ({manifest or 'not named in its metrics'}) cannot be found")
         try:
-            self._manifest: Manifest = read_manifest(manifest, root=root, task="unlabelled", split=split)
+            self._manifest = read_manifest(manifest, root=root, task="unlabelled", split=split)
         except UserError:  # its message may quote a file that is not a manifest
             raise UserError(f"its manifest ({manifest}) cannot be read") from None
         self._rows = {self._manifest[i].key: i for i in range(len(self._manifest))}
