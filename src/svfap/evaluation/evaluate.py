@@ -16,7 +16,7 @@ from svfap.errors import UserError
 from svfap.evaluation import predictions as tables
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.metrics import write_metrics
-from svfap.evaluation.views import NothingReadable, predict_views, scored_by_group
+from svfap.evaluation.views import predict_views, scored_by_group
 from svfap.files import make_folder
 from svfap.metric_table import SupervisedTask
 from svfap.model.perceiver import Perceiver
@@ -49,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
     Raises:
         UserError: a model, manifest or dataset that cannot be used, labels that the model does not know, a folder that
-            cannot be written; `NothingReadable` if no video can be read.
+            cannot be written; no video that can be read.
     """
     manifest, root = (config.manifest, config.root) if config.dataset is None else _test_part(config)
     assert manifest is not None
@@ -67,46 +67,22 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     task = cast(SupervisedTask, shape.task)
     videos = read_manifest(manifest, root=root, task=task, split=config.split, frame_level=shape.frame_level, **names)
     by_group = scored_by_group(videos, shape, config.by_group)
-    clips = ClipDataset(
-        videos,
-        "test",
-        shape.num_frames,
-        shape.sampling_stride,
-        shape.img_size,
-        seed=0,
-        num_segments=config.num_segments,
-        num_crops=config.num_crops,
-        frame_level=shape.frame_level,
-    )
+    sampling = (shape.num_frames, shape.sampling_stride, shape.img_size)
+    views: dict[str, Any] = {"num_segments": config.num_segments, "num_crops": config.num_crops}
+    clips = ClipDataset(videos, "test", *sampling, seed=0, frame_level=shape.frame_level, **views)
     out = config.out_folder
     make_folder(out)
     if accelerator.is_main_process:
-        (out / tables.UNREADABLE_FILE).unlink(
-            missing_ok=True
-        )  # written last, so without it an evaluation is not complete
-    try:
-        predictions = predict_views(
-            perceiver.outputs_and_features,
-            shape,
-            clips,
-            accelerator,
-            config.batch_size,
-            config.num_workers,
-            "evaluating",
-        )
-    except NothingReadable as error:
+        (out / tables.UNREADABLE_FILE).unlink(missing_ok=True)  # written last: without it an evaluation is not complete
+    model, workers = perceiver.outputs_and_features, config.num_workers
+    predictions = predict_views(model, shape, clips, accelerator, config.batch_size, workers, "evaluating")
+    if accelerator.is_main_process and predictions.videos.empty:
         write_metrics(out / METRICS_FILE, {"num_expected": len(videos), "num_evaluated": 0})
-        _write_unreadable(out, error.unreadable)
-        raise
+        _write_unreadable(out, predictions.unreadable)
     metrics = tables.score_predictions(predictions, by_group)
     if accelerator.is_main_process:
-        sources = {
-            "model": config.model,
-            "manifest": manifest,
-            "root": videos.root,
-            "split": config.split,
-            "fold": config.fold,
-        }
+        sources = {"model": config.model, "manifest": manifest, "root": videos.root}
+        sources |= {"split": config.split, "fold": config.fold}
         known = {key: str(value) for key, value in sources.items() if value is not None}
         write_metrics(out / METRICS_FILE, {**known, **metrics})
         _write_predictions(out, predictions, metrics, by_group)

@@ -28,33 +28,28 @@ from svfap.metric_table import metric_keys
 def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, label_names: Sequence[str]) -> dict[str, Any]:
     """Scores of single-label classification; the prediction is the most probable class (the first one in a tie).
 
-    Args:
-        labels: (N,) integers in [0, K).
-        probabilities: (N, K) finite scores, one column per class.
-        label_names: K distinct names.
+    labels: (N,) integers in [0, K). probabilities: (N, K) finite scores. label_names: K distinct names.
 
     Returns:
-        `uar`: recall averaged over the classes that occur in `labels`; the others are listed in `classes_absent`.
-        `war`: fraction of correct predictions. `weighted_f1`, `micro_f1`, `macro_f1`: as in scikit-learn; the
-        macro average is over classes that occur in `labels` or among the predictions.
-        `per_class`: name -> `accuracy` (recall), `precision`, `f1` (0.0 where undefined) and `count`.
-        `confusion`: K lists of K counts, rows = truth. `num_samples`.
+        `uar`: recall averaged over the classes that occur in `labels`; the others are listed in `classes_absent`. `war`:
+        fraction of correct predictions. `weighted_f1`, `micro_f1`, `macro_f1`: as in scikit-learn; the macro average is over
+        classes that occur in `labels` or among the predictions. `per_class`: name -> `accuracy` (recall), `precision`, `f1`
+        (0.0 where undefined) and `count`. `confusion`: K lists of K counts, rows = truth. `num_samples`.
 
     Raises:
-        UserError: empty input, shapes that do not fit, labels out of range, names that are not distinct, or non-finite
-            probabilities.
+        UserError: empty input, shapes that do not fit, labels out of range, repeated names, or non-finite probabilities.
     """
     scores = as_matrix(probabilities, "probabilities")
     check_names(label_names, scores.shape[1], "label_names", "probabilities")
     truth, predicted = as_class_indices(labels, *scores.shape), scores.argmax(axis=1)
     classes = np.arange(len(label_names))
     precision, recall, f1, count = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
-    per_class = pd.DataFrame({"accuracy": recall, "precision": precision, "f1": f1, "count": count}, label_names)
+    per_class = pd.DataFrame({"accuracy": recall, "precision": precision, "f1": f1, "count": count}, list(label_names))
     averages = ("weighted", "micro", "macro")
     return {
         "uar": float(recall[count > 0].mean()),
         "war": float((predicted == truth).mean()),
-        **{f"{a}_f1": float(f1_score(truth, predicted, average=a, zero_division=0)) for a in averages},
+        **{f"{name}_f1": float(f1_score(truth, predicted, average=name, zero_division=0)) for name in averages},
         "per_class": per_class.to_dict("index"),
         "classes_absent": [name for name, videos in zip(label_names, count, strict=True) if not videos],
         "confusion": confusion_matrix(truth, predicted, labels=classes).tolist(),
@@ -63,19 +58,14 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, label_na
 
 
 def regression_metrics(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequence[str]) -> dict[str, Any]:
-    """Scores of regression, per dimension and averaged over dimensions.
+    """Scores of regression, per dimension and averaged over dimensions, from targets and predictions (N, K), finite.
 
     Variances and covariances divide by N. Where targets or predictions are constant, PCC is undefined and set to 0.0; CCC
-    is 0.0 because the covariance is 0, and is set to 0.0 where it is 0/0 (both constant and equal). These dimensions are
-    listed in `degenerate`.
-
-    Args:
-        targets, predictions: (N, K) finite numbers.
-        dimensions: K distinct names.
+    is 0.0 because the covariance is 0, and is set to 0.0 where it is 0/0 (both constant and equal).
 
     Returns:
         `ccc`, `pcc` (Eq. 14), `mae`, `rmse` and `accuracy` (1 - MAE, Eq. 15), each the mean over dimensions;
-        `per_dimension`: name -> the same five; `degenerate`: list of names; `num_samples`.
+        `per_dimension`: name -> the same five; `degenerate`: the dimensions with constants; `num_samples`.
 
     Raises:
         UserError: empty input, shapes that do not fit, NaN or infinity.
@@ -97,11 +87,7 @@ def regression_metrics(targets: ArrayLike, predictions: ArrayLike, dimensions: S
 def frame_metrics(
     targets: Sequence[ArrayLike], predictions: Sequence[ArrayLike], dimensions: Sequence[str]
 ) -> dict[str, Any]:
-    """Scores of frame-level regression: the frames of all videos are pooled and scored once.
-
-    Args:
-        targets, predictions: one (T_i, K) array per video.
-        dimensions: K distinct names.
+    """Scores of frame-level regression, from one (T_i, K) array per video: the frames of all videos are pooled.
 
     Returns:
         The scores of `regression_metrics` on the pooled frames; `video_mean`, the mean over videos of the scores of each

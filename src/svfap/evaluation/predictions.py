@@ -72,9 +72,12 @@ class Predictions:
 def score_predictions(predictions: Predictions, by_group: bool = False) -> dict[str, Any]:
     """The metrics of the task, `num_expected` and `num_evaluated` videos, and `num_groups` if by_group (see `group_table`).
 
-    `frames` holds the metrics of the frames of all videos, if there are frames. Raises `UserError`.
+    `frames` holds the metrics of the frames of all videos, if there are frames. Raises `UserError`, also if there is no video.
     """
     task, names = predictions.task, predictions.names
+    if predictions.videos.empty:
+        first = ": ".join(next(iter(predictions.unreadable.items()), (predictions.source, "no predictions")))
+        raise UserError(f"none of the {predictions.num_expected} videos can be read; the first: {first}")
     counts = {"num_expected": predictions.num_expected, "num_evaluated": len(predictions.videos)}
     table = predictions.videos
     if by_group:
@@ -100,9 +103,9 @@ def group_table(
 
     A video without a group ('') forms one by itself, named by its path. Raises `UserError` for several labels in a group.
     """
-    groups = table["group"].where(table["group"] != "", table["path"])
+    group_of = table["group"].where(table["group"] != "", table["path"])
     _, _, targets, outputs = _arrays(table, task, names, source)
-    groups, outputs, targets = metrics.average_groups(groups.tolist(), outputs, targets)
+    groups, outputs, targets = metrics.average_groups(group_of.tolist(), outputs, targets)
     return predictions_table(groups, outputs, names, targets, task, key="group")
 
 
@@ -146,16 +149,11 @@ def predictions_table(
 ) -> pd.DataFrame:
     """One row per video, group or frame; the columns are described at the top of this module.
 
-    Args:
-        paths: N paths, or names of groups.
-        outputs: (N, K) probabilities or predicted values.
-        names: K label names or dimensions.
-        truth: (N,) class indices or (N, K) target values; None leaves their columns out.
-        more: further columns of N entries, such as `subject`, placed after the first one.
-        key: name of the first column.
+    paths: N paths, or names of groups. outputs: (N, K) probabilities or predicted values. names: K classes or dimensions.
+    truth: (N,) class indices or (N, K) target values; None leaves their columns out. more: further columns of N entries,
+    such as `subject`, placed after the first one, whose name is `key`.
 
-    Raises:
-        UserError: shapes that do not fit, names that are not distinct, or numbers that are not finite.
+    Raises `UserError` for shapes that do not fit, names that are not distinct, and numbers that are not finite.
     """
     values = metrics.as_matrix(outputs, "outputs")
     metrics.check_names(names, values.shape[1], "names", "outputs")

@@ -23,14 +23,6 @@ from svfap.metric_table import SupervisedTask
 from svfap.model.config import ModelConfig
 
 
-class NothingReadable(UserError):
-    """No video could be read; `unreadable` has the reason for each path."""
-
-    def __init__(self, message: str, unreadable: dict[str, str]) -> None:
-        super().__init__(message)
-        self.unreadable = unreadable
-
-
 class View(NamedTuple):
     """The outputs for one view of a video; those of frame-level models have an axis of T frames in front."""
 
@@ -56,7 +48,7 @@ def predict_views(
     model: maps clips (B, 3, T, H, W) to outputs (B, K), or (B, T, K) of frame-level models, or to outputs and features
     (B, D). Classification outputs are averaged after the softmax. The output of a frame-level model for a video is the mean
     over its frames; its truth is the most frequent label or the mean of the values. batch_size: videos over all processes.
-    description: of the progress bar; None shows none. Raises `NothingReadable`.
+    description: of the progress bar; None shows none.
     """
     loader = make_loader(
         dataset,
@@ -86,39 +78,37 @@ def predict_views(
         views += [View(*view) for view in zip(batch["index"].tolist(), *arrays, vectors, strict=True)]
     if accelerator.num_processes > 1:
         views, unreadable = gather_object(views), gather_object(unreadable)
-    if not views:
-        first = ": ".join(unreadable[0])
-        raise NothingReadable(f"none of the {len(dataset)} videos can be read; the first: {first}", dict(unreadable))
     return _average(views, dict(unreadable), dataset.manifest, config)
 
 
 def _average(views: list[View], unreadable: dict[str, str], manifest: Manifest, config: ModelConfig) -> Predictions:
     """Average the views of each frame, if the model is frame-level, and then of each video."""
-    views.sort(key=lambda view: view.row)
     task, names = cast(SupervisedTask, config.task), config.label_names
+    if not views:
+        return Predictions(task, names, pd.DataFrame(), len(manifest), unreadable=unreadable)
+    views.sort(key=lambda view: view.row)
     rows = np.array([view.row for view in views])
     index = np.unique(rows)
-    paths = pd.Series([manifest[i].key for i in index.tolist()], index)
+    key_of = {row: manifest[row].key for row in index.tolist()}
     features = None
     if views[0].features is not None:
-        features = average_views(rows, np.stack([v.features for v in views]))[1].astype(np.float32)  # type: ignore[arg-type]
+        features = average_views(rows, np.array([view.features for view in views]))[1].astype(np.float32)
     frames = None
     if config.frame_level:
         shown = np.stack([np.repeat(rows, [len(v.frames) for v in views]), np.concatenate([v.frames for v in views])])
         (rows, numbers), first, view_of = np.unique(shown, axis=1, return_index=True, return_inverse=True)
         outputs = average_views(view_of.ravel(), np.concatenate([view.outputs for view in views]))[1]
         targets = np.concatenate([view.targets for view in views])[first]
-        frames = predictions_table(paths[rows].tolist(), outputs, names, targets, task, {"frame": numbers})
+        frames = predictions_table(
+            [key_of[row] for row in rows.tolist()], outputs, names, targets, task, {"frame": numbers}
+        )
     else:
         outputs, targets = (np.stack([getattr(view, name) for view in views]) for name in ("outputs", "targets"))
-    labels_or_values = (
-        pd.crosstab(rows, targets).idxmax(axis=1).to_numpy()  # the most frequent label
-        if task == "classification"
-        else average_views(rows, targets)[1]
-    )
-    more = {"subject": manifest.subjects, "group": manifest.groups}
-    more = {name: texts[index] for name, texts in more.items() if texts is not None}
-    videos = predictions_table(paths, average_views(rows, outputs)[1], names, labels_or_values, task, more)
+    most_frequent = pd.crosstab(rows, targets).idxmax(axis=1) if task == "classification" else None
+    truth = average_views(rows, targets)[1] if most_frequent is None else most_frequent.to_numpy()
+    columns = {"subject": manifest.subjects, "group": manifest.groups}
+    more = {name: texts[index] for name, texts in columns.items() if texts is not None}
+    videos = predictions_table(list(key_of.values()), average_views(rows, outputs)[1], names, truth, task, more)
     return Predictions(task, names, videos, len(manifest), frames, features, unreadable, str(manifest.path))
 
 

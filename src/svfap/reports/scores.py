@@ -168,8 +168,8 @@ def _beside_paper(run: Run) -> dict[str, dict[str, float]]:
 
 def _warning(run: Run) -> str:
     metrics = run.metrics
-    evaluated = metrics.get("num_evaluated", 0)
-    expected = metrics.get("num_expected", evaluated)
+    expected = metrics.get("num_expected", 0)
+    evaluated = metrics.get("num_evaluated", expected)
     parts = [f"About the pooled scores: {'; '.join(run.incomplete)}."] if run.incomplete else []
     if evaluated < expected:
         parts.append(f"Only {evaluated} of {expected} test videos could be evaluated; the scores leave out the others.")
