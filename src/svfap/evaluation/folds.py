@@ -141,17 +141,15 @@ def score_folds(
 
 
 def _notes(scored: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What is left out of the scores of each entry and why."""
-    scored = {**scored, **{f"{where}, frames": one["frames"] for where, one in scored.items() if "frames" in one}}
-    absent = [
-        f"{where}: no {'frame' if where.endswith(', frames') else 'video'} of {', '.join(metrics['classes_absent'])}, "
-        "which UAR leaves out"
-        for where, metrics in scored.items()
-        if metrics.get("classes_absent")
+    """What the scores of each entry leave out, and why."""
+    notes = []
+    units = [(name, "video", metrics) for name, metrics in scored.items()]
+    units += [
+        (f"{name}, frames", "frame", metrics["frames"]) for name, metrics in scored.items() if "frames" in metrics
     ]
-    constant = [
-        f"{where}: truth or prediction of {', '.join(metrics['degenerate'])} is constant, so PCC and CCC count as 0"
-        for where, metrics in scored.items()
-        if metrics.get("degenerate")
-    ]
-    return absent + constant
+    for name, unit, metrics in units:
+        if absent := metrics.get("classes_absent"):
+            notes.append(f"{name}: no {unit} of {', '.join(absent)}, which UAR leaves out")
+        if constant := metrics.get("degenerate"):
+            notes.append(f"{name}: truth or prediction of {', '.join(constant)} is constant, so PCC and CCC count as 0")
+    return notes

@@ -130,27 +130,26 @@ def _evaluate_models(models: str, config: PoolConfig) -> None:
 def results_table(
     dataset: PreparedDataset, scores: Mapping[str, Any], paper: Mapping[str, Mapping[str, float]]
 ) -> pd.DataFrame:
-    """What `score_folds` returned, as text: a row per score, class or dimension; columns for ours, the paper, and each fold.
+    """The result of `score_folds` as text: rows of scores, classes and dimensions; columns of the pool, the paper and each fold.
 
     Scores of classes are percentages, as in the paper; correlations and errors are not.
     """
-    columns: dict[str, Mapping[str, float]] = {"pooled": flat_scores(scores["pooled"])}
-    if len(scores["folds"]) > 1:
-        columns |= {"mean": scores["mean"], "sd": scores["sd"]}
-    columns |= {PAPER_COLUMNS[name]: values for name, values in paper.items()}
-    if len(scores["folds"]) > 1:
-        columns |= {f"fold {name}": flat_scores(metrics) for name, metrics in scores["folds"].items()}
+    several = len(scores["folds"]) > 1
+    metrics = {"pooled": scores["pooled"]}
+    metrics |= {f"fold {name}": one for name, one in scores["folds"].items() if several}
+    flat: dict[str, Mapping[str, float]] = {name: flat_scores(one) for name, one in metrics.items()}
+    columns = {"pooled": flat["pooled"]}
+    columns |= {"mean": scores["mean"], "sd": scores["sd"]} if several else {}
+    columns |= {PAPER_COLUMNS[name]: values for name, values in paper.items()} | flat
     text = metric_text if dataset.task == "regression" else lambda key, value: format_percent(value)
     rows = [
         {"score": label, **{name: text(key, values[key]) for name, values in columns.items() if key in values}}
         for key, label in _rows(dataset, columns["pooled"]).items()
     ]
-    metrics = {"pooled": scores["pooled"], **{f"fold {name}": one for name, one in scores["folds"].items()}}
-    videos = {n: f"{m['num_evaluated']} of {m['num_expected']}" for n, m in metrics.items() if n in columns}
+    videos = {name: f"{one['num_evaluated']} of {one['num_expected']}" for name, one in metrics.items()}
     rows.append({"score": "videos", **videos})
     if "frames" in scores["pooled"]:
-        frames = {name: str(one["frames"]["num_samples"]) for name, one in metrics.items() if name in columns}
-        rows.append({"score": "frames", **frames})
+        rows.append({"score": "frames", **{name: str(one["frames"]["num_samples"]) for name, one in metrics.items()}})
     return pd.DataFrame(rows, columns=["score", *columns]).fillna("")
 
 
@@ -158,10 +157,8 @@ def _rows(dataset: PreparedDataset, pooled: Mapping[str, float]) -> dict[str, st
     """Key of each score -> its name in the table, in the order of the table."""
     metrics = dataset.metrics or metric_keys(dataset.task, tables=True)
     if unknown := [key for key in metrics if key not in pooled]:
-        raise UserError(
-            f"{dataset.name}: dataset.json names an unknown metric {unknown[0]!r}; known: "
-            f"{', '.join(metric_keys(dataset.task))}"
-        )
+        known = ", ".join(metric_keys(dataset.task))
+        raise UserError(f"{dataset.name}: dataset.json names an unknown metric {unknown[0]!r}; known: {known}")
     rows: dict[str, str] = {}
     if dataset.task == "classification":
         rows |= {key: metric_heading(key) for key in metrics}
@@ -196,6 +193,6 @@ def results_caption(dataset: PreparedDataset, scores: Mapping[str, Any]) -> str:
 
 
 def paper_numbers(dataset: str, preset: str) -> dict[str, dict[str, float]]:
-    """The numbers of the paper for this preset, or for both of its sizes if ours is neither, and of the released weights."""
+    """The paper's numbers for this preset, or for both of its sizes if this is neither, and for the released weights."""
     known = RESULTS.get(dataset, {})
     return {name: values for name, values in known.items() if name in (preset, "released") or preset not in known}

@@ -27,14 +27,8 @@ from svfap.metric_table import SupervisedTask
 
 PREDICTIONS_FILE, GROUPS_FILE, FRAMES_FILE = "predictions.csv", "groups.csv", "frames.csv"
 FEATURES_FILE, UNREADABLE_FILE = "features.npz", "unreadable.csv"
-TEXT_COLUMNS = (
-    "path",
-    "label",
-    "prediction",
-    "subject",
-    "group",
-    "fold",
-)  # read as text even if they look like numbers
+# read as text even if they look like numbers
+TEXT_COLUMNS = ("path", "label", "prediction", "subject", "group", "fold")
 
 
 class LabelledOutputs(NamedTuple):

@@ -49,7 +49,7 @@ class ExperimentRuns:
     def rows(self, study: Study) -> list[StudyRow]:
         """The rows of a study for this baseline."""
         model, _ = self.model_configs(BASELINE)
-        return study.rows(Baseline(model, self.pretrain, self.finetune, self.config.videomae))
+        return study.rows(Baseline(model, self.pretrain, self.config.videomae))
 
     def pretrainings(self, row: StudyRow) -> list[PretrainConfig]:
         """The row's pre-training for each seed; empty if it trains from scratch or from `weights`."""

@@ -28,15 +28,9 @@ def limits_of_agreement(targets: ArrayLike, predictions: ArrayLike, dimensions: 
     mean, spread = difference.mean(axis=0), difference.std(axis=0, ddof=1)
     lower, upper = mean - LIMIT * spread, mean + LIMIT * spread
     outside = ((difference < lower) | (difference > upper)).mean(axis=0)
+    columns = {"mean difference": mean, "sd": spread, "lower limit": lower, "upper limit": upper}
     return [
-        {
-            "dimension": name,
-            "mean difference": float(mean[k]),
-            "sd": float(spread[k]),
-            "lower limit": float(lower[k]),
-            "upper limit": float(upper[k]),
-            "outside, %": f"{100 * outside[k]:.1f}",
-        }
+        {"dimension": name, **{c: float(v[k]) for c, v in columns.items()}, "outside, %": f"{100 * outside[k]:.1f}"}
         for k, name in enumerate(dimensions)
     ]
 

@@ -20,9 +20,8 @@ from svfap.data.augment import normalize
 from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.model.encoder import TPSBT, SpatialBottleneck
-from svfap.reports.hard_examples import rank_by_difficulty
+from svfap.reports.hard_examples import TestVideos, rank_by_difficulty
 from svfap.reports.runs import Run
-from svfap.reports.videos import TestVideos
 from svfap.view.figures.base import INK, MUTED, new_figure, styled
 from svfap.view.page import Picture, Section
 from svfap.weights.folder import load_model
@@ -63,17 +62,10 @@ def map_table(maps: dict[int, NDArray[np.float32]]) -> list[dict[str, Any]]:
         effective = np.exp(entropy).mean(axis=(0, 1))
         unit = weights / np.linalg.norm(weights, axis=-1, keepdims=True)
         pairs = (unit @ unit.swapaxes(-1, -2))[..., *np.triu_indices(tokens, 1)]
-        rows.append(
-            {
-                "stage": number,
-                "tokens × time steps": f"{tokens} × {steps}",
-                "positions": positions,
-                "effective positions of a token: least": float(effective.min()),
-                "mean": float(effective.mean()),
-                "most": float(effective.max()),
-                "similarity of tokens": float(pairs.mean()) if tokens > 1 else None,
-            }
-        )
+        row = {"stage": number, "tokens × time steps": f"{tokens} × {steps}", "positions": positions}
+        row["effective positions of a token: least"] = float(effective.min())
+        row |= {"mean": float(effective.mean()), "most": float(effective.max())}
+        rows.append({**row, "similarity of tokens": float(pairs.mean()) if tokens > 1 else None})
     return rows
 
 

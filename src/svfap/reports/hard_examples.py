@@ -1,14 +1,18 @@
-"""The test videos with the largest errors, with frames of them."""
+"""The test videos of a run: which have the largest errors, and their frames."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from svfap.data.loader import ClipDataset
+from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
 from svfap.evaluation.predictions import labelled_outputs
 from svfap.reports.runs import Run
-from svfap.reports.videos import TestVideos
 from svfap.view.page import Card, Section
 from svfap.view.thumbnail import thumbnail
 
@@ -41,6 +45,38 @@ def rank_by_difficulty(predictions: pd.DataFrame) -> pd.DataFrame:
         ]
     table = predictions.assign(difficulty=difficulty, description=description)
     return table.sort_values("difficulty", ascending=False, kind="stable").reset_index(drop=True)
+
+
+class TestVideos:
+    """The videos of the manifest that a run was evaluated on, by the keys in `predictions.csv`.
+
+    Only videos of the manifest are opened, never a path from the predictions. Raises `UserError` if the metrics name no
+    manifest, or it does not exist or cannot be read.
+    """
+
+    __test__ = False  # not pytest's
+
+    def __init__(self, run: Run) -> None:
+        manifest, root, split = (run.metrics.get(key) for key in ("manifest", "root", "split"))
+        if not manifest or not Path(str(manifest)).is_file():
+            raise UserError(f"its manifest ({manifest or 'not named in its metrics'}) cannot be found")
+        try:
+            self._manifest = read_manifest(manifest, root=root, task="unlabelled", split=split)
+        except UserError:  # its message may quote a file that is not a manifest
+            raise UserError(f"its manifest ({manifest}) cannot be read") from None
+        self._rows = {self._manifest[i].key: i for i in range(len(self._manifest))}
+
+    def clip(self, key: str, num_frames: int, stride: int, size: int) -> NDArray[np.uint8]:
+        """The clip of validation, uint8 (num_frames, size, size, 3): the middle of the video, centre crop.
+
+        stride: frames of the video from one frame of the clip to the next. Raises `UserError` if the video cannot be read.
+        """
+        if key not in self._rows:
+            raise UserError("not in the manifest")
+        item = ClipDataset(self._manifest, "val", num_frames, stride, size, seed=0)[self._rows[key]]
+        if item.reason is not None:
+            raise UserError(item.reason)
+        return item.clips[0]
 
 
 def hard_examples_section(run: Run, number: int) -> Section | None:

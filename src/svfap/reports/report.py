@@ -29,10 +29,7 @@ def report(runs: Sequence[str | Path], config: ReportConfig) -> list[Run]:
 
     runs: folders with any of `svfap.reports.runs.RUN_FILES`, or with folds (`fold_<name>/`), which count as one run.
     Sections without data are left out. Videos and models are opened where the evaluation found them, never from the network.
-
-    Raises:
-        UserError: no run, a folder that is missing or holds none of these files, a file that cannot be read, or a page that
-            cannot be written.
+    Raises `UserError` for a missing folder or one with none of these files, a damaged file, and a page that cannot be written.
     """
     loaded = [read_run(Path(run)) for run in dict.fromkeys(runs)]
     if not loaded:

@@ -1,4 +1,4 @@
-"""Run folders, read. A folder of folds is read as one run whose predictions are pooled."""
+"""Read the folders of runs. A folder of folds is one run, whose predictions are pooled."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Run:
         return self.folds or [self]
 
     def labelled(self, task: str | None = None) -> LabelledOutputs | None:
-        """The predictions as arrays; None without them, without truth, or if they are not of this task."""
+        """The predictions as arrays; None without predictions or truth, or for a run of another task."""
         found = labelled_outputs(self.predictions, self.folder)
         return found if found is not None and task in (None, found.task) else None
 
@@ -180,16 +180,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
-    records = []
-    lines = path.read_text(errors="replace").splitlines()
+    records, lines = [], path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line) if line.strip() else {}
         except ValueError:
-            # The last line may be incomplete, if the run is still writing or was killed.
-            if number < len(lines):
-                raise UserError(f"{path}: line {number} is not JSON; remove it") from None
-            break
+            if number == len(lines):
+                break  # incomplete, because the run is still writing or was killed
+            raise UserError(f"{path}: line {number} is not JSON; remove it") from None
         if not isinstance(record, dict):
             raise UserError(f"{path}: line {number} is not a JSON object; remove it")
         records.append(record)
