@@ -120,7 +120,7 @@ def test_videos_groups_and_frames_are_scored():
     assert (scores["num_expected"], scores["num_evaluated"], scores["num_samples"]) == (5, 3, 3)
     assert scores["confusion"] == [[1, 1], [0, 1]] and "num_groups" not in scores
     assert scores["frames"]["confusion"] == [[1, 1], [0, 1]]
-    groups = group_table(videos, "classification", ["x", "y"])
+    groups = group_table(predictions)
     assert groups["group"].tolist() == ["g", "c"]
     np.testing.assert_allclose(groups[["prob_x", "prob_y"]], [[0.6, 0.4], [0.2, 0.8]])
     by_group = score_predictions(predictions, by_group=True)

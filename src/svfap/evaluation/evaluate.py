@@ -110,7 +110,7 @@ def _write_predictions(out: Path, predictions: tables.Predictions, metrics: dict
     if predictions.frames is not None:
         tables.write_csv(out / tables.FRAMES_FILE, predictions.frames)
     if by_group:
-        scored = tables.group_table(scored, task, names)
+        scored = tables.group_table(predictions)
         tables.write_csv(out / tables.GROUPS_FILE, scored)
     assert predictions.features is not None
     tables.write_features(out / tables.FEATURES_FILE, predictions.videos["path"].tolist(), predictions.features)

@@ -75,7 +75,7 @@ def score_predictions(predictions: Predictions, by_group: bool = False) -> dict[
     counts = {"num_expected": predictions.num_expected, "num_evaluated": len(predictions.videos)}
     table = predictions.videos
     if by_group:
-        table = group_table(table, task, names, predictions.source)
+        table = group_table(predictions)
         counts["num_groups"] = len(table)
     score = metrics.classification_metrics if task == "classification" else metrics.regression_metrics
     _, _, targets, outputs = _arrays(table, task, names, predictions.source)
@@ -90,15 +90,14 @@ def score_predictions(predictions: Predictions, by_group: bool = False) -> dict[
     return scores
 
 
-def group_table(
-    table: pd.DataFrame, task: SupervisedTask, names: Sequence[str], source: str = "predictions"
-) -> pd.DataFrame:
-    """The table of groups, as in `groups.csv`, from a table of videos with a column `group`; see `metrics.average_groups`.
+def group_table(predictions: Predictions) -> pd.DataFrame:
+    """The table of groups, as in `groups.csv`, from videos with a column `group`; see `metrics.average_groups`.
 
     A video without a group ('') forms one by itself, named by its path. Raises `UserError` for several labels in a group.
     """
+    task, names, table = predictions.task, predictions.names, predictions.videos
     group_of = table["group"].where(table["group"] != "", table["path"])
-    _, _, targets, outputs = _arrays(table, task, names, source)
+    _, _, targets, outputs = _arrays(table, task, names, predictions.source)
     groups, outputs, targets = metrics.average_groups(group_of.tolist(), outputs, targets)
     return predictions_table(groups, outputs, names, targets, task, key="group")
 
