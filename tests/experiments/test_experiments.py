@@ -259,7 +259,8 @@ def test_mistakes(arguments, message, tmp_path, faces, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_weights_may_be_on_the_hub(tmp_path):
+def test_weights_may_be_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: f"cache/{name}/{file}")
     assert ExperimentConfig(weights="someone/svfap_base").weights == "someone/svfap_base"
     with pytest.raises(UserError, match="no such folder or checkpoint"):
         ExperimentConfig(weights=f"{tmp_path}/svfap_base")

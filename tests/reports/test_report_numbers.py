@@ -24,7 +24,7 @@ from svfap.reports.bottleneck import map_figure, map_table, overlay, spatial_map
 from svfap.reports.calibration import calibrate, reliability_diagram
 from svfap.reports.config import ReportConfig
 from svfap.reports.embedding import embedding_map, neighbour_table, project, subsample
-from svfap.reports.hard_examples import NUM_FRAMES, SIZE_PX, TestVideos, rank_by_difficulty
+from svfap.reports.hard_examples import NUM_FRAMES, SIZE_PX, RunVideos, rank_by_difficulty
 from svfap.reports.report import report
 from svfap.reports.runs import read_run
 from svfap.view.figures.base import STYLE
@@ -206,7 +206,7 @@ def test_the_page_shows_thumbnails_only_of_videos_in_the_manifest(evaluated, fac
     assert "The 3 hardest videos" in outline.texts["h3"]
     pictures = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1) for jpeg in outline.kind("image/jpeg")[4:]]
     assert [picture.shape for picture in pictures] == [(SIZE_PX, NUM_FRAMES * SIZE_PX, 3)] * 2
-    clip = TestVideos(read_run(evaluated)).clip(third, NUM_FRAMES, 16, SIZE_PX)
+    clip = RunVideos(read_run(evaluated)).clip(third, NUM_FRAMES, 16, SIZE_PX)
     np.testing.assert_array_equal(pictures[0], cv2.imdecode(np.frombuffer(thumbnail(clip), np.uint8), 1))
     # The model lies in the run's own folder, and its two bottleneck stages are drawn for the easiest and the hardest.
     captions = [f"Stage {stage}, {which} video" for which in ("easiest", "hardest") for stage in (2, 3)]
@@ -235,7 +235,7 @@ def test_a_missing_or_unreadable_manifest_is_reported_in_one_line(evaluated, fac
 
 def test_a_clip_is_the_middle_of_the_video_in_a_central_crop(evaluated, faces):
     path = pd.read_csv(faces / "test.csv")["path"][4]
-    clip = TestVideos(read_run(evaluated)).clip(path, 16, 1, 32)
+    clip = RunVideos(read_run(evaluated)).clip(path, 16, 1, 32)
     with open_video(faces / path) as video:
         expected = center_crop(video.read(validation_indices(video.num_frames, 16, 1)), 32)
     np.testing.assert_array_equal(clip, expected)

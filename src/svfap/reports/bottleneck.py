@@ -20,7 +20,7 @@ from svfap.data.augment import normalize
 from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.model.encoder import TPSBT, SpatialBottleneck
-from svfap.reports.hard_examples import TestVideos, rank_by_difficulty
+from svfap.reports.hard_examples import RunVideos, rank_by_difficulty
 from svfap.reports.runs import Run
 from svfap.view.figures.base import INK, MUTED, new_figure, styled
 from svfap.view.page import Picture, Section
@@ -128,7 +128,7 @@ def bottleneck_section(run: Run) -> Section | None:
         config = model.config
         if not config.num_bottleneck_tokens or not config.spatial_bottleneck:
             return None
-        videos, ranked = TestVideos(one), rank_by_difficulty(one.predictions)
+        videos, ranked = RunVideos(one), rank_by_difficulty(one.predictions)
         shown = ranked.iloc[[-1, 0]] if len(ranked) > 1 else ranked
         shape = (config.num_frames, config.sampling_stride, config.img_size)
         clips = np.stack([videos.clip(str(path), *shape) for path in shown["path"]])

@@ -28,7 +28,7 @@ def rank_by_difficulty(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     found = labelled_outputs(predictions, "predictions")
     if found is None:
-        raise UserError("the predictions hold no truth to compare with")
+        raise UserError("the predictions have no truth to compare with")
     task, names, targets, outputs = found
     if task == "classification":
         true = outputs[np.arange(len(outputs)), targets]
@@ -47,14 +47,12 @@ def rank_by_difficulty(predictions: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("difficulty", ascending=False, kind="stable").reset_index(drop=True)
 
 
-class TestVideos:
+class RunVideos:
     """The videos of the manifest that a run was evaluated on, by the keys in `predictions.csv`.
 
     Only videos of the manifest are opened, never a path from the predictions. Raises `UserError` if the metrics name no
     manifest, or it does not exist or cannot be read.
     """
-
-    __test__ = False  # not pytest's
 
     def __init__(self, run: Run) -> None:
         manifest, root, split = (run.metrics.get(key) for key in ("manifest", "root", "split"))
@@ -84,10 +82,10 @@ def hard_examples_section(run: Run, number: int) -> Section | None:
     if number < 1 or run.labelled() is None:
         return None
     ranked = rank_by_difficulty(run.predictions).head(number)
-    videos: dict[str, TestVideos | str] = {}
+    videos: dict[str, RunVideos | str] = {}
     for part in run.parts:
         try:
-            videos[part.name] = TestVideos(part)
+            videos[part.name] = RunVideos(part)
         except UserError as error:
             videos[part.name] = str(error)
     cards = []
@@ -95,7 +93,7 @@ def hard_examples_section(run: Run, number: int) -> Section | None:
         name = row.get("fold", run.name)
         lines = [str(row["description"]), f"{row['path']}{f' (fold {name})' if run.folds else ''}"]
         source, jpeg = videos[name], None
-        if isinstance(source, TestVideos):
+        if isinstance(source, RunVideos):
             try:
                 jpeg = thumbnail(source.clip(str(row["path"]), NUM_FRAMES, SPAN // NUM_FRAMES, SIZE_PX))
             except UserError as error:
