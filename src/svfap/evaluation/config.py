@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from svfap.errors import UserError
-from svfap.settings import SourceSettings, require, require_model
+from svfap.settings import SourceSettings, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,8 @@ class EvaluateConfig(EvaluationSettings, SourceSettings):
             raise UserError(f"fold={self.fold}: only a dataset has folds; give dataset in place of manifest")
         if self.manifest is not None and not self.manifest.is_file():
             raise UserError(f"manifest={self.manifest}: no such file")
-        require_model(self.model)
+        if not Path(self.model).exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.model):
+            raise UserError(f"model={self.model}: no such folder")
 
     @property
     def out_folder(self) -> Path:
