@@ -151,7 +151,7 @@ def test_clicking_pins_and_keys_step_from_row_to_row(seen):
     assert seen["back"] == "0:03.0" and seen["escaped"] is True
 
 
-def test_dragging_zooms_all_persons_of_a_video_and_a_button_shows_the_whole(seen):
+def test_dragging_zooms_all_faces_of_a_video_and_a_button_shows_the_whole(seen):
     labels, hidden = seen["zoomed"]
     assert labels[4] == "0:02.0" and labels[-1] == "0:04.0" and hidden is False
     assert seen["middle"] == "0:03.0"

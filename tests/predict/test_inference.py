@@ -22,7 +22,7 @@ from svfap.predict.config import ReconstructConfig
 from svfap.predict.predictor import Predictor
 from svfap.predict.reader import DECODED_AHEAD
 from svfap.predict.reconstruct import reconstruct, reconstruct_video
-from svfap.predict.windows import iter_windows
+from svfap.predict.windows import iter_windows, whole_pictures
 
 LABELS = ("joy", "anger", "calm")
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -96,7 +96,9 @@ def numbered(count: int, fps: float = 25.0) -> Iterator[tuple[float, np.ndarray]
     ("stride", "hop"), [(1, 4), (1, 1), (1, 3), (2, 8), (2, 3), (3, 12), (3, 40), (4, 10)], ids=lambda n: str(n)
 )
 def test_windows_are_those_of_window_indices(num_frames, stride, hop):
-    windows = list(iter_windows(numbered(num_frames), 4, stride, hop, lambda frame: frame[:1, :1]))
+    windows = list(
+        iter_windows(whole_pictures(numbered(num_frames)), 4, stride, hop, lambda frame, face: frame[:1, :1])
+    )
     expected = window_indices(num_frames, 4, stride, hop)
     np.testing.assert_array_equal([window.indices for window in windows], expected)
     for window in windows:
@@ -109,13 +111,13 @@ def test_windows_are_those_of_window_indices(num_frames, stride, hop):
 
 
 def test_an_empty_stream_has_no_windows():
-    assert list(iter_windows(numbered(0), 4, 1, 4, lambda frame: frame)) == []
+    assert list(iter_windows(whole_pictures(numbered(0)), 4, 1, 4, lambda frame, face: frame)) == []
 
 
 def test_windows_come_as_soon_as_their_frames_are_there():
     seen = []
     stream = ((time, seen.append(time) or frame) for time, frame in numbered(100))
-    windows = iter_windows(stream, 4, 2, 5, lambda frame: frame)
+    windows = iter_windows(whole_pictures(stream), 4, 2, 5, lambda frame, face: frame)
     assert next(windows).indices.tolist() == [0, 2, 4, 6]
     assert len(seen) == 7
     assert next(windows).indices.tolist() == [5, 7, 9, 11]
@@ -129,7 +131,7 @@ def test_no_more_than_one_span_of_frames_is_held():
         nonlocal alive
         alive -= 1
 
-    def small(frame: np.ndarray) -> np.ndarray:
+    def small(frame: np.ndarray, face: object) -> np.ndarray:
         nonlocal alive, most
         copy = frame.copy()
         weakref.finalize(copy, died)
@@ -137,7 +139,7 @@ def test_no_more_than_one_span_of_frames_is_held():
         most = max(most, alive)
         return copy
 
-    for _ in iter_windows(numbered(300), 4, 3, 7, small):
+    for _ in iter_windows(whole_pictures(numbered(300)), 4, 3, 7, small):
         pass
     gc.collect()
     assert most in (10, 11)  # the span of 3 · 3 + 1 frames, and the one that comes in

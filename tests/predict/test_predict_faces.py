@@ -32,7 +32,7 @@ from svfap.predict.predictor import Ended, Predictor
 from svfap.predict.reader import Reader, prefetched
 from svfap.predict.table import TableWriter
 from svfap.predict.timeline import Timeline
-from svfap.predict.windows import iter_face_windows
+from svfap.predict.windows import iter_windows
 
 COLUMNS = [
     "track",
@@ -82,7 +82,7 @@ def tracked(index: int, *tracks: int) -> TrackedFrame:
 
 def test_windows_are_cut_from_each_track_and_end_at_its_gaps():
     stream = [tracked(i, *[1] * (i < 10 or 15 <= i < 18), *[2] * (i >= 4)) for i in range(20)]
-    windows = list(iter_face_windows(stream, 4, 1, 4, lambda frame, face: frame + np.uint8(100 * face.track)))
+    windows = list(iter_windows(stream, 4, 1, 4, lambda frame, face: frame + np.uint8(100 * face.track)))
     seen = [(w.track, (w.frames[:, 0, 0, 0].astype(int) - 100 * w.track).tolist()) for w in windows]
     assert [row for track, row in seen if track == 1] == [[0, 1, 2, 3], [4, 5, 6, 7], [6, 7, 8, 9], [15, 16, 17, 17]]
     assert [row for track, row in seen if track == 2] == [list(range(i, i + 4)) for i in (4, 8, 12, 16)]
@@ -99,7 +99,7 @@ def test_windows_are_cut_from_each_track_and_end_at_its_gaps():
 def test_tracks_that_have_gone_are_forgotten():
     alive: list[int] = []
     stream = (tracked(i, i // 4 + 1) for i in range(400))  # a hundred people one after the other
-    windows = iter_face_windows(stream, 16, 1, 16, lambda frame, face: frame)
+    windows = iter_windows(stream, 16, 1, 16, lambda frame, face: frame)
     for _ in windows:
         alive.append(len(windows.gi_frame.f_locals["runs"]))
     assert len(alive) == 100

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,9 @@ import pandas as pd
 import torch
 
 from svfap.console import say
+from svfap.data.augment import center_crop
 from svfap.data.manifest import TEXT_COLUMNS, Sample
+from svfap.data.sample import frames_between, inside_box, span_of
 from svfap.data.sources import Sources, read_sources
 from svfap.data.video import open_video
 from svfap.device import PRECISIONS, pick_device, pick_precision
@@ -31,8 +34,8 @@ from svfap.model.base import Model
 from svfap.model.build import create_model
 from svfap.model.perceiver import Perceiver
 from svfap.model.presets import list_presets
-from svfap.predict.predictor import batched, run_clips
-from svfap.predict.windows import Window, video_windows
+from svfap.predict.predictor import run_clips
+from svfap.predict.windows import hop_frames, iter_windows, whole_pictures
 from svfap.weights.folder import load_model
 
 SPAN = {
@@ -157,37 +160,28 @@ class Extractor:
 
     def __call__(self, sample: Sample) -> Features:
         """Rows of one sample. Raises `VideoError` if it cannot be read."""
-        start_s: list[float] = []
-        end_s: list[float] = []
+        config = self.model.config
+        spans: list[tuple[float, float]] = []
         vectors: list[np.ndarray] = []
         with open_video(sample.path) as video:
-            windows = video_windows(video, self.model.config, self.config.hop_s, sample)
-            for batch in batched(windows, self.config.batch_size):
+            frames = whole_pictures(frames_between(video, *span_of(video, sample)))
+            hop = hop_frames(config, self.config.hop_s, video.fps)
+            windows = iter_windows(
+                frames, config.num_frames, config.sampling_stride, hop,
+                lambda frame, _: center_crop(inside_box(frame[None], sample), config.img_size)[0],
+            )  # fmt: skip
+            while batch := list(islice(windows, self.config.batch_size)):
                 clips = np.stack([window.frames for window in batch])
-                outputs = run_clips(self._run, clips, self.model.config, self.device, self.dtype).cpu().numpy()
+                outputs = run_clips(self._run, clips, config, self.device, self.dtype).cpu().numpy()
                 for window, output in zip(batch, outputs, strict=True):
-                    rows = [(window.start_s, window.end_s, output)]
-                    if self.config.pool == "none":
-                        rows = list(_steps(window, output))
-                    starts, ends, features = zip(*rows, strict=True)
-                    start_s += starts
-                    end_s += ends
-                    vectors += features
+                    steps = output if self.config.pool == "none" else output[None]
+                    parts = [(start_s, end_s) for _, start_s, end_s in window.spans(len(steps))]
+                    spans += parts
+                    vectors += list(steps[: len(parts)])
         if self.config.per == "video":
-            start_s, end_s, vectors = start_s[:1], end_s[-1:], [np.mean(vectors, axis=0)]
-        return Features(np.array(start_s), np.array(end_s), np.stack(vectors))
-
-
-def _steps(window: Window, features: np.ndarray) -> Iterator[tuple[float, float, np.ndarray]]:
-    """(start_s, end_s, feature) of a window's time steps, features (T', D); steps that are all padding are left out."""
-    length = len(window.indices) // len(features)
-    for number, feature in enumerate(features):
-        first, after = number * length, (number + 1) * length
-        if first and window.indices[first] == window.indices[first - 1]:  # the last frame of a short video again
-            return
-        shown_again = after < len(window.indices) and window.indices[after] == window.indices[after - 1]
-        end = window.end_s if after == len(window.indices) or shown_again else float(window.times_s[after])
-        yield float(window.times_s[first]), end, feature
+            spans, vectors = [(spans[0][0], spans[-1][1])], [np.mean(vectors, axis=0)]
+        start_s, end_s = np.array(spans).T
+        return Features(start_s, end_s, np.stack(vectors))
 
 
 def _load(config: ExtractConfig) -> Model:

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import cv2
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from svfap.predict.figure import label_colors
 from svfap.predict.table import PROBABILITY, value_name
 from svfap.predict.windows import Box
 
@@ -34,18 +35,15 @@ class FaceValues(NamedTuple):
 class Painter:
     """Draws into pictures of one size.
 
-    columns: of the table, `prob_<label>` or a dimension's name; colors: "#rrggbb", reused from the start if there are
-    fewer; value_range: the values at the two ends of a bar.
+    columns: of the table, `prob_<label>` or a dimension's name. value_range: the values at the two ends of a bar.
     """
 
-    def __init__(
-        self, height: int, width: int, columns: Sequence[str], colors: Sequence[str], value_range: tuple[float, float]
-    ) -> None:
+    def __init__(self, height: int, width: int, columns: Sequence[str], value_range: tuple[float, float]) -> None:
         self.text_px = max(round(TEXT_SIZE * min(height, width)), MIN_TEXT_PX)
         self.line_px = max(round(min(height, width) / 240), 1)
         self.probabilities = all(column.startswith(PROBABILITY) for column in columns)
         self.names = [_short(value_name(column)) for column in columns]
-        self.colors = [_rgb(colors[k % len(colors)]) for k in range(len(columns))]
+        self.colors = [ImageColor.getrgb(color)[:3] for color in label_colors(len(columns))]
         self.value_range = value_range
 
     def paint(self, picture: np.ndarray, faces: Sequence[FaceValues]) -> np.ndarray:
@@ -134,10 +132,6 @@ def _shared(a: Box, b: Box) -> float:
 
 def _short(name: str) -> str:
     return name if len(name) <= MAX_NAME_LENGTH else name[: MAX_NAME_LENGTH - 1] + "…"
-
-
-def _rgb(color: str) -> tuple[int, int, int]:
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
 @lru_cache(maxsize=4096)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle, islice
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,11 @@ from svfap.view.figures.base import PALETTE, legend_name, new_figure, styled
 
 MAX_TRACKS = 8
 MIN_BAR_S = 1e-3  # a single picture has no duration
+
+
+def label_colors(number: int) -> list[str]:
+    """Colours ("#rrggbb") of so many labels or dimensions, the same in figures, overlays and pages."""
+    return list(islice(cycle(PALETTE), number))
 
 
 @styled
@@ -57,9 +63,8 @@ def timeline(table: pd.DataFrame, title: str = "") -> Figure:
             _draw_stack(axes, panels[2 * k + 1], track_timeline, names)
         else:
             time, values = _curves(track_timeline)
-            for n, name in enumerate(names):
-                color = PALETTE[n % len(PALETTE)]
-                axes.plot(time, values[:, n], color=color, label=legend_name(name))
+            for name, color, column in zip(names, label_colors(len(names)), values.T, strict=True):
+                axes.plot(time, column, color=color, label=legend_name(name))
         axes.set_ylabel(track or ("Probability" if probable else "Value"))
     first, last = float(table["start_s"].min()), float(table["end_s"].max())
     for axes in panels:
@@ -80,8 +85,7 @@ def _draw_stack(axes: Axes, strip: Axes, timeline: Timeline, names: Sequence[str
     bottom = top - values
     most_probable = timeline.values.argmax(axis=1)
     durations = np.maximum(timeline.edges[:, 1] - timeline.edges[:, 0], MIN_BAR_S)
-    for k, name in enumerate(names):
-        color = PALETTE[k % len(PALETTE)]
+    for k, (name, color) in enumerate(zip(names, label_colors(len(names)), strict=True)):
         axes.fill_between(time, bottom[:, k], top[:, k], color=color, alpha=0.85, linewidth=0, label=legend_name(name))
         chosen = most_probable == k
         bars = list(zip(timeline.edges[chosen, 0], durations[chosen], strict=True))

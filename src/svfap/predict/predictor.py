@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,10 +23,9 @@ from svfap.model.config import ModelConfig
 from svfap.predict.reader import OnFrame, Reader, prefetched
 from svfap.predict.source import is_live
 from svfap.predict.table import PROBABILITY, table_columns
-from svfap.predict.windows import Box, Window
+from svfap.predict.windows import Window
 from svfap.weights.folder import load_model
 
-T = TypeVar("T")
 Row = dict[str, Any]
 
 
@@ -147,7 +145,8 @@ class Predictor:
         for video in videos:
             error = None
             try:
-                yield from ((video, window) for window in self.reader.windows(video, on_frame))
+                for window in self.reader.windows(video, on_frame):
+                    yield video, window
             except VideoError as reason:
                 error = reason
             yield video, Ended(error)
@@ -156,27 +155,22 @@ class Predictor:
         clips = [item.frames for _, item in held if isinstance(item, Window)]
         outputs = iter(self._outputs(np.stack(clips)) if clips else ())
         for video, item in held:
-            if isinstance(item, Ended):
-                yield video, item
-                continue
-            for row in self._rows_of(item, next(outputs)):
-                yield video, row
+            results = [item] if isinstance(item, Ended) else self._rows_of(item, next(outputs))
+            yield from ((video, result) for result in results)
 
     def _rows_of(self, window: Window, output: np.ndarray) -> Iterator[Row]:
-        if not self.config.frame_level:
-            yield self._row(window, window.start_s, window.end_s, window.box, window.confidence, output)
-            return
-        for i in np.flatnonzero(window.fresh).tolist():
-            follows = i + 1 < len(window.indices) and window.indices[i + 1] > window.indices[i]
-            start, end = float(window.times_s[i]), float(window.times_s[i + 1]) if follows else window.end_s
-            yield self._row(window, start, end, window.boxes[i], float(window.confidences[i]), output[i])
-
-    def _row(
-        self, window: Window, start_s: float, end_s: float, box: Box | None, confidence: float, output: np.ndarray
-    ) -> Row:
-        times, values = (start_s, end_s), output.tolist()
-        cells = (*times, *values) if box is None else (window.track, *times, *box, *values, confidence)
-        return dict(zip(self.columns, cells, strict=True))
+        """A row of the window, or of each of its frames that no earlier window had; output (K,) or (T, K)."""
+        box, confidence = window.box, window.confidence
+        parts = output if self.config.frame_level else output[None]
+        for part, (first, start_s, end_s) in zip(parts, window.spans(len(parts)), strict=False):
+            if self.config.frame_level:
+                box, confidence = window.boxes[first], window.confidences[first]
+                if not window.fresh[first]:
+                    continue
+            cells = (start_s, end_s, *part.tolist())
+            if self.reader.detector is not None:
+                cells = (window.track, start_s, end_s, *box, *part.tolist(), confidence)
+            yield dict(zip(self.columns, cells, strict=True))
 
     def _outputs(self, clips: np.ndarray) -> np.ndarray:
         """(B, T, H, W, 3) uint8 -> (B, K) or (B, T, K): probabilities or values."""
@@ -197,10 +191,3 @@ def run_clips(
     ready = normalize(pixels, config.pixel_mean, config.pixel_std)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         return function(ready).float()
-
-
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items; the last one may be shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

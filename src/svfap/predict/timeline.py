@@ -77,6 +77,16 @@ class Timeline:
         return cls.of(start, end, table[list(columns)].to_numpy(float))
 
     @property
+    def first_s(self) -> float:
+        """Start of the first row."""
+        return float(self.edges[0, 0])
+
+    @property
+    def last_s(self) -> float:
+        """End of the last row."""
+        return float(self.edges[-1, 1])
+
+    @property
     def centers(self) -> Floats:
         """(N,) seconds of the windows' centres, where boxes are given."""
         return (self.start + self.end) / 2
@@ -101,6 +111,13 @@ class Timeline:
         """The row that stands for this time; None in a gap."""
         row = max(int(np.searchsorted(self.edges[:, 0], time_s, side="right")) - 1, 0)
         return row if self.edges[row, 0] <= time_s <= self.edges[row, 1] else None
+
+    def regular_times(self, number: int) -> list[float]:
+        """Centres of at most `number` rows at about regular times from the first row to the last."""
+        number = min(number, len(self.start))
+        due = self.first_s + (np.arange(number) + 0.5) * (self.last_s - self.first_s) / number
+        rows = dict.fromkeys(row for row in map(self.row_at, due) if row is not None)
+        return [float(self.centers[row]) for row in rows]
 
     @cached_property
     def curves(self) -> list[tuple[Floats, Floats]]:
@@ -161,6 +178,8 @@ class Change:
         before_s, after_s: the middles of the two spans of time, just before and after, that are compared.
         before, after: (K,) mean values over these spans.
         distance: between the two, see `strongest_changes`.
+        labels: the most probable label before and after; if both are the same, and for dimensions, the one that changes
+            most, twice.
     """
 
     time_s: float
@@ -169,6 +188,7 @@ class Change:
     before: Floats
     after: Floats
     distance: float
+    labels: tuple[int, int]
 
 
 def strongest_changes(timeline: Timeline, number: int, probabilities: bool) -> list[Change]:
@@ -204,8 +224,11 @@ def _changes(edges: Floats, values: Floats, span: float, probabilities: bool) ->
     first, last = np.maximum(at - span, ends[0]), np.minimum(at + span, ends[-1])
     before, after = mean(first, at), mean(at, last)
     distance = np.abs(after - before).sum(axis=1) / (2 if probabilities else values.shape[1])
-    return [
-        Change(float(t), float(f + t) / 2, float(t + n) / 2, b, a, float(d))
-        for t, f, n, b, a, d in zip(at, first, last, before, after, distance, strict=True)
-        if d > 1e-6
-    ]
+    changes = []
+    for k in np.flatnonzero(distance > 1e-6).tolist():
+        most = int(np.abs(after[k] - before[k]).argmax())
+        tops = int(before[k].argmax()), int(after[k].argmax())
+        labels = tops if probabilities and tops[0] != tops[1] else (most, most)
+        middles = float(first[k] + at[k]) / 2, float(at[k] + last[k]) / 2
+        changes.append(Change(float(at[k]), *middles, before[k], after[k], float(distance[k]), labels))
+    return changes
