@@ -28,7 +28,7 @@ from svfap.faces.crop import crop_face
 from svfap.faces.track import TrackedFace, TrackedFrame, track_faces
 from svfap.predict import predictor
 from svfap.predict import reader as pipeline
-from svfap.predict.predictor import Ended, Predictor
+from svfap.predict.predictor import Predictor
 from svfap.predict.reader import Reader, prefetched
 from svfap.predict.table import TableWriter
 from svfap.predict.timeline import Timeline
@@ -211,11 +211,11 @@ def test_videos_share_batches_and_come_in_order(folder, one):
     still = film(folder / "still.mp4", frames(STILL))
     alone = [predict()(video) for video in (still, one)]
     seen = list(predict(batch_size=5).run([still, folder / "missing.mp4", one]))
-    ends = [(video.name, item.error) for video, item in seen if isinstance(item, Ended)]
+    ends = [(video.name, item) for video, item in seen if not isinstance(item, dict)]
     assert [name for name, _ in ends] == ["still.mp4", "missing.mp4", "one.mp4"]
     assert [str(error) for _, error in ends[1:2]] == [f"{folder / 'missing.mp4'}: no such file or folder"]
     for video, table in zip((still, one), alone, strict=True):
-        rows = pd.DataFrame([item for name, item in seen if name == video and not isinstance(item, Ended)])
+        rows = pd.DataFrame([item for name, item in seen if name == video and isinstance(item, dict)])
         np.testing.assert_allclose(rows, table, atol=1e-5)
 
 

@@ -6,13 +6,13 @@ import hashlib
 import json
 import multiprocessing
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 
 from svfap.console import say
 from svfap.data.augment import center_crop
-from svfap.data.manifest import TEXT_COLUMNS, Sample
+from svfap.data.manifest import TEXT_COLUMNS, Manifest, Sample
 from svfap.data.sample import frames_between, inside_box, span_of
 from svfap.data.sources import Sources, read_sources
 from svfap.data.video import open_video
@@ -38,10 +38,8 @@ from svfap.predict.predictor import run_clips
 from svfap.predict.windows import hop_frames, iter_windows, whole_pictures
 from svfap.weights.folder import load_model
 
-SPAN = {
-    "start_s": "sample_start_s",
-    "end_s": "sample_end_s",
-}  # columns of manifests, beside the start and end of a window
+# Names in the table for columns of manifests; there, start_s and end_s are those of a window.
+SPAN = {"start_s": "sample_start_s", "end_s": "sample_end_s"}
 CHUNK_ROWS = 4096
 
 
@@ -82,24 +80,27 @@ def extract_features(
     if config.engine == "ray" and config.out is None:
         raise UserError("engine=ray: needs out, a file on a file system that the machines share")
     if model is not None and (config.engine != "local" or config.num_workers > 0 or config.item_timeout_s is not None):
-        raise UserError(
-            "model: a loaded model runs in this process; use engine=local, num_workers=0 and no item_timeout_s, or name a folder"
-        )
+        needed = "engine=local, num_workers=0 and no item_timeout_s"
+        raise UserError(f"model: a loaded model runs in this process; use {needed}, or name a folder")
     if config.out is not None:
         check_table(config.out)
     samples, columns = read_samples(sources, config)
     if Path(config.model).exists():  # other processes may run in another folder
         config = replace(config, model=str(Path(config.model).absolute()))
     extractor = _extractor(config) if model is None else Extractor(config, model)
-    with _parts_folder(config.out) as parts:
+    settings = {name: getattr(config, name) for name in ("per", "pool", "hop_s", "precision")}
+    settings["weights"] = _fingerprint(extractor.model)
+    with (
+        TemporaryDirectory(prefix="svfap-extract-")
+        if config.out is None
+        else nullcontext(config.out.absolute().with_name(f"{config.out.name}.parts"))
+    ) as folder:
+        parts = Path(folder)
         unreadable = run_jobs(
             partial(_write_part, config if model is None else extractor),
             ((sample.key, sample) for sample in samples),
             parts,
-            settings={
-                **{name: getattr(config, name) for name in ("per", "pool", "hop_s", "precision")},
-                "weights": _fingerprint(extractor.model),
-            },
+            settings=settings,
             jobs=config,
             description="extracting",
             total=len(samples),
@@ -109,7 +110,7 @@ def extract_features(
         if len(unreadable) == len(samples):
             key, reason = next(iter(unreadable.items()))
             raise UserError(f"none of {len(samples)} videos could be read; the first is {key}: {reason}")
-        chunks = _chunks(_read_parts(parts, samples, unreadable), columns)
+        chunks = _chunks(parts, samples, unreadable, columns)
         if config.out is not None:
             num_rows = write_table(config.out, chunks)
             if not unreadable:
@@ -149,9 +150,8 @@ class Extractor:
     def __init__(self, config: ExtractConfig, model: Model | None = None) -> None:
         model = model or _load(config)
         if not isinstance(model, Perceiver):
-            raise UserError(
-                f"{config.model}: a model for {model.config.task} has no features; load it with task=features"
-            )
+            task = model.config.task
+            raise UserError(f"{config.model}: a model for {task} has no features; load it with task=features")
         self.config, self.model = config, model
         self.device = pick_device(config.device)
         self.dtype = PRECISIONS[pick_precision(config.precision, self.device)]
@@ -198,23 +198,6 @@ def _load(config: ExtractConfig) -> Model:
     return model if isinstance(model, Perceiver) else load_model(config.model, task="features")
 
 
-@contextmanager
-def _parts_folder(out: Path | None) -> Iterator[Path]:
-    """The folder for the features of single samples; a temporary one if there is no file to write."""
-    if out is not None:
-        yield out.absolute().with_name(out.name + ".parts")
-        return
-    with tempfile.TemporaryDirectory(prefix="svfap-extract-") as folder:
-        yield Path(folder)
-
-
-def _read_parts(parts: Path, samples: Iterable[Sample], unreadable: dict[str, str]) -> Iterator[tuple[int, Features]]:
-    for index, sample in enumerate(samples):
-        if sample.key not in unreadable:
-            with np.load(result_of(parts, sample.key)) as arrays:
-                yield index, Features(**arrays)
-
-
 def _as_numbers(column: pd.Series) -> pd.Series:
     """The column as float64 if every entry that is not empty is a number."""
     if column.name in ("path", *TEXT_COLUMNS) or (column == "").all():
@@ -223,27 +206,22 @@ def _as_numbers(column: pd.Series) -> pd.Series:
     return numbers if (numbers.notna() | (column == "")).all() else column
 
 
-def _chunks(features: Iterable[tuple[int, Features]], columns: pd.DataFrame) -> Iterator[Chunk]:
-    """Join features, given with the number of their sample, to `columns`; about CHUNK_ROWS rows at a time."""
-    held: list[tuple[int, Features]] = []
-    num_rows = 0
-    for index, rows in features:
-        held.append((index, rows))
-        num_rows += len(rows.start_s)
-        if num_rows >= CHUNK_ROWS:
-            yield _joined(held, columns)
-            held, num_rows = [], 0
-    if held:
-        yield _joined(held, columns)
-
-
-def _joined(held: list[tuple[int, Features]], columns: pd.DataFrame) -> Chunk:
-    rows = Features(*(np.concatenate(arrays) for arrays in zip(*(rows for _, rows in held), strict=True)))
-    places = np.repeat([index for index, _ in held], [len(rows.start_s) for _, rows in held])
-    meta = columns.iloc[places].reset_index(drop=True)
-    meta.insert(1, "start_s", rows.start_s)
-    meta.insert(2, "end_s", rows.end_s)
-    return meta, rows.feature
+def _chunks(parts: Path, samples: Manifest, unreadable: dict[str, str], columns: pd.DataFrame) -> Iterator[Chunk]:
+    """The rows of all samples, about CHUNK_ROWS at a time; columns: a row for each sample."""
+    held: list[Features] = []
+    places: list[int] = []  # number of the sample of each row
+    for place, sample in enumerate(samples):
+        if sample.key not in unreadable:
+            with np.load(result_of(parts, sample.key)) as arrays:
+                held.append(Features(**arrays))
+            places += [place] * len(held[-1].start_s)
+        if held and (len(places) >= CHUNK_ROWS or place == len(samples) - 1):
+            start_s, end_s, feature = (np.concatenate(arrays) for arrays in zip(*held, strict=True))
+            meta = columns.iloc[places].reset_index(drop=True)
+            meta.insert(1, "start_s", start_s)
+            meta.insert(2, "end_s", end_s)
+            yield meta, feature
+            held, places = [], []
 
 
 def _write_part(how: ExtractConfig | Extractor, sample: Sample, target: Path) -> None:
@@ -265,7 +243,5 @@ def _fingerprint(model: Model) -> str:
     digest = hashlib.sha256(json.dumps(asdict(model.config), sort_keys=True, default=str).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(
-            tensor.cpu().contiguous().view(torch.uint8).numpy().data if tensor.ndim else bytes(tensor.cpu().numpy())
-        )
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

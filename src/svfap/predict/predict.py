@@ -132,8 +132,6 @@ def _check_files(names: Sequence[str], config: PredictConfig) -> None:
 
 def _add_rows(predictor: Predictor, names: Sequence[str], writer: TableWriter) -> None:
     """Predict the videos that have not ended yet, with a progress bar."""
-    from svfap.predict.predictor import Ended
-
     left = [name for name in names if name not in writer.ended]
     current, began = "", 0.0
     with progress_bar() as bar:
@@ -153,10 +151,10 @@ def _add_rows(predictor: Predictor, names: Sequence[str], writer: TableWriter) -
 
         try:
             for video, item in predictor.run(left, on_frame):
-                if isinstance(item, Ended):
-                    writer.end_video(str(video), str(item.error or ""))
-                else:
+                if isinstance(item, dict):
                     writer.add(str(video), item)
+                else:
+                    writer.end_video(str(video), str(item or ""))
         except KeyboardInterrupt:
             if not is_live(current):
                 raise

@@ -28,11 +28,6 @@ WHOLE_FORMATS: dict[str, Callable[[pd.DataFrame], str | bytes]] = {
 }
 
 
-def table_columns(values: Sequence[str], faces: bool) -> list[str]:
-    """The columns of one video's table in order; faces: with track, box and confidence. `video` comes before them."""
-    return ["track", *TIMES, *BOX, *values, "confidence"] if faces else [*TIMES, *values]
-
-
 def value_columns(table: pd.DataFrame) -> list[str]:
     """The columns that hold predictions: those of probabilities (`prob_<label>`), else all numeric ones of dimensions."""
     names = [str(column) for column in table.columns]
