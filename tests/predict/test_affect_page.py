@@ -35,7 +35,8 @@ def page(path, table, videos=None, **kwargs):
 
 
 def timeline(starts, ends, values) -> Timeline:
-    return Timeline.of(*(np.asarray(x, float) for x in (starts, ends, values)))
+    table = pd.DataFrame(values).assign(start_s=starts, end_s=ends)
+    return Timeline.of_table(table, table.columns[:-2])
 
 
 def pictures(outline, alt):

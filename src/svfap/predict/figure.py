@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from svfap.errors import UserError
 from svfap.predict.table import PROBABILITY, TIMES, value_columns, value_name
@@ -62,7 +61,7 @@ def timeline(table: pd.DataFrame, title: str = "") -> Figure:
         if probable:
             _draw_stack(axes, panels[2 * k + 1], track_timeline, names)
         else:
-            time, values = _curves(track_timeline)
+            time, values = track_timeline.curve
             for name, color, column in zip(names, label_colors(len(names)), values.T, strict=True):
                 axes.plot(time, column, color=color, label=legend_name(name))
         axes.set_ylabel(track or ("Probability" if probable else "Value"))
@@ -80,11 +79,11 @@ def timeline(table: pd.DataFrame, title: str = "") -> Figure:
 
 def _draw_stack(axes: Axes, strip: Axes, timeline: Timeline, names: Sequence[str]) -> None:
     """Stacked probabilities, and below them a strip in the colour of the most probable label."""
-    time, values = _curves(timeline)
+    time, values = timeline.curve
     top = np.cumsum(values, axis=1)
     bottom = top - values
     most_probable = timeline.values.argmax(axis=1)
-    durations = np.maximum(timeline.edges[:, 1] - timeline.edges[:, 0], MIN_BAR_S)
+    durations = np.maximum(timeline.durations, MIN_BAR_S)
     for k, (name, color) in enumerate(zip(names, label_colors(len(names)), strict=True)):
         axes.fill_between(time, bottom[:, k], top[:, k], color=color, alpha=0.85, linewidth=0, label=legend_name(name))
         chosen = most_probable == k
@@ -96,13 +95,3 @@ def _draw_stack(axes: Axes, strip: Axes, timeline: Timeline, names: Sequence[str
     strip.tick_params(axis="y", length=0)
     strip.grid(False)
     strip.spines[:].set_visible(False)
-
-
-def _curves(timeline: Timeline) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Times (n,) and values (n, K) of all pieces, with NaN between them."""
-    gap = np.full((1, timeline.values.shape[1]), np.nan)
-    times, values = [np.zeros(0)], [gap[:0]]
-    for piece_times, piece_values in timeline.curves:
-        times += [piece_times, np.full(1, np.nan)]
-        values += [piece_values, gap]
-    return np.concatenate(times)[:-1], np.concatenate(values)[:-1]

@@ -54,8 +54,10 @@ class Timeline:
     rows: NDArray[np.int64]
 
     @classmethod
-    def of(cls, start: Floats, end: Floats, values: Floats) -> Timeline:
-        """From rows in any order: start (M,), end (M,), values (M, K); a row with a value of NaN has no values."""
+    def of_table(cls, table: pd.DataFrame, columns: Sequence[str]) -> Timeline:
+        """From the rows of one track in any order, with `start_s`, `end_s` and these columns of values."""
+        start, end = (table[name].to_numpy(float) for name in TIMES)
+        values = table[list(columns)].to_numpy(float)
         order = np.lexsort((end, start))
         finite = np.isfinite(values[order]).all(axis=1)
         num_left_out = np.cumsum(~finite)[finite]
@@ -69,12 +71,6 @@ class Timeline:
         edges[:, 1] = edges.max(axis=1)
         firsts = np.flatnonzero(np.append(True, gap)[: len(start)])
         return cls(start, end, values, firsts, edges, rows)
-
-    @classmethod
-    def of_table(cls, table: pd.DataFrame, columns: Sequence[str]) -> Timeline:
-        """From the rows of one track, with `start_s`, `end_s` and these columns of values."""
-        start, end = (table[name].to_numpy(float) for name in TIMES)
-        return cls.of(start, end, table[list(columns)].to_numpy(float))
 
     @property
     def first_s(self) -> float:
@@ -92,15 +88,20 @@ class Timeline:
         return (self.start + self.end) / 2
 
     @property
-    def weights(self) -> Floats:
-        """(N,) seconds that each row stands for; all 1 if no row has a duration."""
-        seconds = self.edges[:, 1] - self.edges[:, 0]
-        return seconds if seconds.sum() > 0 else np.ones_like(seconds)
+    def durations(self) -> Floats:
+        """(N,) seconds that each row stands for."""
+        return np.asarray(self.edges[:, 1] - self.edges[:, 0])
 
     @property
     def covered_s(self) -> float:
         """Seconds without gaps."""
-        return float((self.edges[:, 1] - self.edges[:, 0]).sum())
+        return float(self.durations.sum())
+
+    @property
+    def weights(self) -> Floats:
+        """(N,) of the rows in a mean over time, with the sum 1; all equal if no row has a duration."""
+        seconds = self.durations if self.covered_s > 0 else np.ones(len(self.start))
+        return np.asarray(seconds / seconds.sum())
 
     @property
     def pieces(self) -> list[slice]:
@@ -120,23 +121,25 @@ class Timeline:
         return [float(self.centers[row]) for row in rows]
 
     @cached_property
-    def curves(self) -> list[tuple[Floats, Floats]]:
-        """For each piece, times (n,) and values (n, K) of points to be joined by lines.
+    def curve(self) -> tuple[Floats, Floats]:
+        """Times (n,) and values (n, K) of points to be joined by lines; in each gap is a point whose values are NaN.
 
-        Each row's values are at its centre; the first and the last extend to the ends of the piece.
+        Each row's values are at its centre; the first and the last of a piece extend to its ends.
         """
-        found = []
+        times, values = [np.zeros(0)], [self.values[:0]]
         for piece in self.pieces:
-            edges, values = self.edges[piece], self.values[piece]
-            times = np.concatenate([edges[:1, 0], self.centers[piece], edges[-1:, 1]])
-            found.append((times, np.concatenate([values[:1], values, values[-1:]])))
-        return found
+            edges, part = self.edges[piece], self.values[piece]
+            times += [edges[:1, 0], self.centers[piece], edges[-1:, 1], edges[-1:, 1]]
+            values += [part[:1], part, part[-1:], np.full_like(part[:1], np.nan)]
+        return np.concatenate(times)[:-1], np.concatenate(values)[:-1]
 
     def values_at(self, time_s: float, tolerance_s: float = 0.0) -> Floats | None:
         """(K,) values on the curve at this time; None in a gap, further than the tolerance from its ends."""
-        for times, values in self.curves:
-            if times[0] - tolerance_s <= time_s <= times[-1] + tolerance_s:
-                return np.array([np.interp(time_s, times, column) for column in values.T])
+        for piece in self.pieces:
+            first_s, last_s = self.edges[piece.start, 0], self.edges[piece.stop - 1, 1]
+            if first_s - tolerance_s <= time_s <= last_s + tolerance_s:
+                columns = self.values[piece].T
+                return np.array([np.interp(time_s, self.centers[piece], column) for column in columns])
         return None
 
 
@@ -155,15 +158,14 @@ def _gaps(start: Floats, end: Floats, left_out: NDArray[np.bool_]) -> NDArray[np
 def shares(timeline: Timeline, names: list[str]) -> pd.DataFrame:
     """One row per label: its `name`, the `share` of the covered time in which it is the most probable (shares sum to 1),
     that time in seconds (`time_s`), and its `mean` probability over the covered time."""
-    weights = timeline.weights
-    leading = np.bincount(timeline.values.argmax(axis=1), weights, minlength=len(names)) / weights.sum()
-    mean = weights @ timeline.values / weights.sum()
+    leading = np.bincount(timeline.values.argmax(axis=1), timeline.weights, minlength=len(names))
+    mean = timeline.weights @ timeline.values
     return pd.DataFrame({"name": names, "share": leading, "time_s": leading * timeline.covered_s, "mean": mean})
 
 
 def spread(timeline: Timeline, names: list[str]) -> pd.DataFrame:
     """One row per dimension: its `name`, `mean` and standard deviation (`sd`) over the covered time, `min` and `max`."""
-    weights, values = timeline.weights / timeline.weights.sum(), timeline.values
+    weights, values = timeline.weights, timeline.values
     mean = weights @ values
     sd = np.sqrt(weights @ (values - mean) ** 2)
     return pd.DataFrame({"name": names, "mean": mean, "sd": sd, "min": values.min(axis=0), "max": values.max(axis=0)})
