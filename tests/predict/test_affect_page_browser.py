@@ -115,7 +115,7 @@ def seen(tmp_path_factory):
     frames = frames.assign(video=EVIL, start_s=starts, end_s=starts + 0.04)
     table = pd.concat([rows(1, [0.0, 2.0, 6.0, 8.0], ONE), rows(2, [2.0, 4.0], ONE[2:]), frames])
     table["track"] = table["track"].fillna(1)
-    write_affect_page(folder / "page.html", table, {"a.mp4": folder / "a.mp4", EVIL: None}, title=EVIL)
+    write_affect_page(folder / "page.html", table, {"a.mp4": folder / "a.mp4", EVIL: None})
     text = (folder / "page.html").read_text()
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in (WATCH, PROBE)

@@ -135,8 +135,8 @@ def test_figure_page_and_overlay_agree_with_default_settings(gone, num_parts, dr
     net = model(sampling_stride=4)
     net.save_pretrained(tmp_path / "model")
     video = film(tmp_path / "v.mp4", frames([[] if gone[0] <= i < gone[1] else [(30, 20)] for i in range(250)]))
-    words = ["--model", tmp_path / "model", "--out", tmp_path / "t.csv", "--report", tmp_path / "p.html"]
-    assert main(["predict", *map(str, [video, *words, "--overlay", tmp_path / "o.mp4"])]) == 0
+    arguments = ["--model", tmp_path / "model", "--out", tmp_path / "t.csv", "--report", tmp_path / "p.html"]
+    assert main(["predict", *map(str, [video, *arguments, "--overlay", tmp_path / "o.mp4"])]) == 0
     table = pd.read_csv(tmp_path / "t.csv")
     assert table["track"].unique().tolist() == [1] and len(table) >= 4
 

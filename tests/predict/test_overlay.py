@@ -63,7 +63,7 @@ def halved_chroma(picture: np.ndarray) -> np.ndarray:
 def test_boxes_follow_the_face_in_the_colour_of_the_top_label_and_the_sound_stays(predict, tmp_path, monkeypatch):
     painted: list[np.ndarray] = []
     paint = Painter.paint
-    monkeypatch.setattr(Painter, "paint", lambda *words: (painted.append(paint(*words)), painted[-1])[1])
+    monkeypatch.setattr(Painter, "paint", lambda *arguments: (painted.append(paint(*arguments)), painted[-1])[1])
     video = film(tmp_path / "in.mkv", frames(PLACES, SIZE), codec="ffv1", pix_fmt="yuv444p", sound="aac")
     overlay(predict, video, tmp_path / "out.mp4")
     assert len(painted) == 80
@@ -87,7 +87,7 @@ def test_boxes_follow_the_face_in_the_colour_of_the_top_label_and_the_sound_stay
 
 
 @pytest.mark.parametrize("sound", [None, "pcm_s16le"])
-def test_no_sound_and_sound_that_players_do_not_know(sound, predict, tmp_path):
+def test_no_sound_and_sound_that_must_be_converted(sound, predict, tmp_path):
     video = film(tmp_path / "in.mkv", frames(PLACES[:30], EVEN), sound=sound)
     overlay(predict, video, tmp_path / "out.mp4")
     with av.open(str(tmp_path / "out.mp4")) as container:
@@ -150,8 +150,8 @@ def test_a_full_disk_leaves_no_half_overlay_and_keeps_the_table(tmp_path, monkey
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
     try:
-        words = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "t.csv")]
-        assert main(["predict", str(video), *words, "--overlay", str(tmp_path / "out.mp4")]) == 1
+        arguments = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "t.csv")]
+        assert main(["predict", str(video), *arguments, "--overlay", str(tmp_path / "out.mp4")]) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     printed = capfd.readouterr().err
@@ -170,15 +170,15 @@ def test_the_video_itself_is_never_overwritten(predict, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["in.mp4", "--overlay", "out.gif"], "overlay=out.gif: the suffix must be one of .mp4, .mov, .mkv"),
         (["rtsp://host/x", "--overlay", "out.mp4"], "overlay=out.mp4: rtsp://host/x can be read only once"),
         (["in.mp4", "--report", "page.pdf"], "report=page.pdf: the suffix must be one of .html"),
     ],
 )
-def test_what_cannot_be_written_is_found_out_first(words, message, tmp_path, monkeypatch, capsys):
+def test_names_of_outputs_are_checked_first(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["predict", *words, "--model", "none"]) == 1
+    assert main(["predict", *arguments, "--model", "none"]) == 1
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

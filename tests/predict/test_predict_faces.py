@@ -48,8 +48,8 @@ COLUMNS = [
 STILL = [[(30, 20)]] * 50
 
 
-def predict(net=None, **words) -> Predictor:
-    return Predictor(net or model(), "cpu", "fp32", **{"faces": Spots(), **words})
+def predict(net=None, **kwargs) -> Predictor:
+    return Predictor(net or model(), "cpu", "fp32", **{"faces": Spots(), **kwargs})
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,9 @@ def cli(monkeypatch, tmp_path) -> Callable[..., int]:
     """`svfap predict` with our detector and a debug model."""
     monkeypatch.setattr(predictor, "make_detector", lambda name, model: Spots())
     model().save_pretrained(tmp_path / "model")
-    return lambda *words: main(["predict", "--model", str(tmp_path / "model"), "--precision", "fp32", *map(str, words)])
+    return lambda *arguments: main(
+        ["predict", "--model", str(tmp_path / "model"), "--precision", "fp32", *map(str, arguments)]
+    )
 
 
 # windows -------------------------------------------------------------------------------------------------------------
@@ -96,7 +98,7 @@ def test_windows_are_cut_from_each_track_and_end_at_its_gaps():
     assert [w.fresh.sum() for w in windows if w.track == 1] == [4, 4, 2, 3]  # each frame of the track once
 
 
-def test_tracks_that_have_gone_are_forgotten():
+def test_the_memory_of_ended_tracks_is_released():
     alive: list[int] = []
     stream = (tracked(i, i // 4 + 1) for i in range(400))  # a hundred people one after the other
     windows = iter_windows(stream, 16, 1, 16, lambda frame, face: frame)
@@ -238,7 +240,9 @@ def test_memory_does_not_grow_with_length(monkeypatch):
             pass
 
     monkeypatch.setattr(pipeline, "open_source", lambda video, timeout_s: Endless(int(video)))
-    reader = Reader(model().config, None, Spots(), FaceCropConfig(size_px=32), TrackConfig(detect_every=8, smooth_s=0))
+    reader = Reader(
+        model().config, None, Spots(), FaceCropConfig(size_px=32), TrackConfig(detect_every=8, smooth_s=0), 10
+    )
 
     def peak(length: int) -> tuple[int, int]:
         tracemalloc.start()
@@ -322,7 +326,7 @@ def server(content: bytes) -> Iterator[str]:
         thread.join()
 
 
-def test_a_stream_that_never_answers_is_given_up():
+def test_a_stream_that_never_answers_times_out():
     with server(b"") as address, pytest.raises(VideoError) as error:
         predict(timeout_s=0.5)(address)
     assert str(error.value) == f"{address}: no data for 0.5 s (timeout_s)"
@@ -373,10 +377,10 @@ def test_two_videos_with_one_name_are_kept_apart(tmp_path, cli):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_a_broken_off_run_keeps_its_rows_and_goes_on(suffix, one, folder, tmp_path, cli, monkeypatch, capsys):
+def test_an_interrupted_run_keeps_its_rows_and_can_be_resumed(suffix, one, folder, tmp_path, cli, monkeypatch, capsys):
     videos = [film(folder / f"v{i}.mp4", frames([[(20 + i, 20)]] * 40)) for i in range(2)]
-    words = [videos[0], one, videos[1], "--out"]
-    assert cli(*words, tmp_path / f"whole{suffix}") == 0
+    arguments = [videos[0], one, videos[1], "--out"]
+    assert cli(*arguments, tmp_path / f"whole{suffix}") == 0
     out, real, ran = tmp_path / f"out{suffix}", Predictor.run, []
 
     def broken(self, names, on_frame=None):
@@ -387,23 +391,23 @@ def test_a_broken_off_run_keeps_its_rows_and_goes_on(suffix, one, folder, tmp_pa
             yield name, item
 
     monkeypatch.setattr(Predictor, "run", broken)
-    assert cli(*words, out) == 130
+    assert cli(*arguments, out) == 130
     part = (tmp_path / f"out{suffix}.part").read_text()
     assert part.count(str(videos[0])) >= 3 and str(one) in part
     assert not out.exists()
     assert "continue with --resume" in capsys.readouterr().err
 
     monkeypatch.setattr(Predictor, "run", lambda self, names, f=None: (ran.append(names), real(self, names, f))[1])
-    assert cli(*words, out) == 1
+    assert cli(*arguments, out) == 1
     assert "holds the rows of an interrupted run; continue it with --resume" in capsys.readouterr().err
-    assert cli(*words, out, "--resume", "--margin", 0.5) == 1
+    assert cli(*arguments, out, "--resume", "--margin", 0.5) == 1
     assert "was made with other settings (margin: 0.3 then, 0.5 now)" in capsys.readouterr().err
-    assert cli(*words, out, "--resume") == 0
+    assert cli(*arguments, out, "--resume") == 0
     assert ran[-1] == [str(one), str(videos[1])]  # the first was finished
     read = {".csv": pd.read_csv, ".jsonl": lambda p: pd.read_json(p, lines=True), ".parquet": pd.read_parquet}[suffix]
     pd.testing.assert_frame_equal(read(out), read(tmp_path / f"whole{suffix}"), rtol=1e-4)
     assert not list(tmp_path.glob("*.part*"))
-    assert cli(*words, out, "--resume") == 0
+    assert cli(*arguments, out, "--resume") == 0
     assert "is complete; there is nothing to resume" in capsys.readouterr().err
 
 
@@ -420,7 +424,7 @@ def test_rows_are_on_disk_as_they_come(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
-def test_a_full_disk_keeps_the_rows_until_then(tmp_path):
+def test_a_full_disk_keeps_the_rows_written_before(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with TableWriter(tmp_path / "t.jsonl", ["video", "joy"], {}) as writer:

@@ -47,7 +47,7 @@ class Cropped(NamedTuple):
 def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) -> Cropped:
     """Write every face in the videos as H.264 clips without sound into `config.out`/clips, and a manifest of them.
 
-    sources: videos, folders of videos or frames, images, and manifests whose columns come along; see
+    sources: videos, folders of videos or frames, images, and manifests, whose columns are carried over; see
     `svfap.data.sources.read_sources`. The clips are in `config.out`/manifest.csv, in the order of the sources; no_face.csv
     lists samples without a face, failures.csv samples that could not be read. An interrupted run continues when it is started
     again, and samples that failed are tried again. Raises `UserError`, also for clips of other settings in `config.out`.

@@ -103,5 +103,5 @@ class FaceSettings:
         return FaceCropConfig(margin=self.margin, align=self.align, **more)
 
     def tracking(self, **more: Any) -> TrackConfig:
-        """How faces are followed; more: other fields of `TrackConfig`."""
+        """How faces are tracked; more: other fields of `TrackConfig`."""
         return TrackConfig(detect_every=self.detect_every, **more)

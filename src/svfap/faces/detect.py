@@ -170,7 +170,7 @@ def cached_model() -> Path:
     return file
 
 
-@cache  # say each reason once
+@cache  # each reason is reported once
 def _say_fallback(reason: str) -> None:
     say(f"faces: using the Haar cascade, which misses profiles: {reason}")
 

@@ -23,7 +23,7 @@ from svfap.console import say
 from svfap.data.augment import center_crop
 from svfap.data.manifest import TEXT_COLUMNS, Manifest, Sample
 from svfap.data.sample import frames_between, inside_box, span_of
-from svfap.data.sources import Sources, read_sources
+from svfap.data.sources import read_sources
 from svfap.data.video import open_video
 from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.errors import UserError
@@ -70,7 +70,7 @@ def extract_features(
 ) -> Extracted:
     """Compute the features of videos, as a table in memory or, with `config.out`, in a file; in the order of the sources.
 
-    sources: videos, folders of videos or frames, images, and manifests whose columns come along; see
+    sources: videos, folders of videos or frames, images, and manifests, whose columns are carried over; see
     `svfap.data.sources.read_sources`. model: a loaded model, used instead of the one that `config.model` names.
 
     With a file, finished samples are kept in the folder `out`.parts, from which an interrupted run continues; samples that
@@ -84,7 +84,10 @@ def extract_features(
         raise UserError(f"model: a loaded model runs in this process; use {needed}, or name a folder")
     if config.out is not None:
         check_table(config.out)
-    samples, columns = read_samples(sources, config)
+    samples, columns = read_sources(sources, root=config.root, split=config.split)
+    if reserved := {"feature", *SPAN.values()} & set(columns):
+        raise UserError(f"column '{min(reserved)}' of a manifest: the table has a column of this name; rename it")
+    columns = columns.rename(columns=SPAN).apply(_as_numbers)
     if Path(config.model).exists():  # other processes may run in another folder
         config = replace(config, model=str(Path(config.model).absolute()))
     extractor = _extractor(config) if model is None else Extractor(config, model)
@@ -125,19 +128,6 @@ def extract_features(
 def unreadable_list(out: Path) -> Path:
     """The CSV that lists the samples missing from the table `out`."""
     return out.with_name(f"{out.stem}.unreadable.csv")
-
-
-def read_samples(sources: str | Path | Sequence[str | Path], config: ExtractConfig) -> Sources:
-    """The samples to extract, and the columns of their rows beside the features.
-
-    Columns are numeric if every entry is a number (subjects, splits and groups stay text), and empty where a source has no
-    such column; start_s and end_s of a manifest become sample_start_s and sample_end_s. Raises `UserError`.
-    """
-    samples, columns = read_sources(sources, root=config.root, split=config.split)
-    reserved = {"feature", *SPAN.values()} & set(columns)
-    if reserved:
-        raise UserError(f"column '{min(reserved)}' of a manifest: the table has a column of this name; rename it")
-    return Sources(samples, columns.rename(columns=SPAN).apply(_as_numbers))
 
 
 class Extractor:
@@ -199,7 +189,7 @@ def _load(config: ExtractConfig) -> Model:
 
 
 def _as_numbers(column: pd.Series) -> pd.Series:
-    """The column as float64 if every entry that is not empty is a number."""
+    """The column as float64 if every entry that is not empty is a number; subjects, splits and groups stay text."""
     if column.name in ("path", *TEXT_COLUMNS) or (column == "").all():
         return column
     numbers = pd.to_numeric(column.where(column != ""), errors="coerce")
@@ -224,9 +214,10 @@ def _chunks(parts: Path, samples: Manifest, unreadable: dict[str, str], columns:
             held, places = [], []
 
 
-def _write_part(how: ExtractConfig | Extractor, sample: Sample, target: Path) -> None:
-    """The job of one sample: write its features to a file. how: the settings, from which any process loads the model."""
-    extractor = _extractor(how) if isinstance(how, ExtractConfig) else how
+def _write_part(extractor: Extractor | ExtractConfig, sample: Sample, target: Path) -> None:
+    """The job of one sample: write its features to a file. extractor: or the settings, from which any process loads it."""
+    if isinstance(extractor, ExtractConfig):
+        extractor = _extractor(extractor)
     with target.open("wb") as file:
         np.savez(file, **extractor(sample)._asdict())
 
@@ -234,7 +225,7 @@ def _write_part(how: ExtractConfig | Extractor, sample: Sample, target: Path) ->
 @lru_cache(maxsize=1)
 def _extractor(config: ExtractConfig) -> Extractor:
     if multiprocessing.parent_process() is not None and config.num_workers > 0:
-        torch.set_num_threads(1)  # the cores are shared by several processes
+        torch.set_num_threads(1)  # several processes share the cores
     return Extractor(config)
 
 

@@ -49,7 +49,7 @@ def write_overlay(video: str | Path, table: pd.DataFrame, reader: Reader, out: P
         ):
             tracked = reader.tracks(track(frames, f"overlay {video.name[:16]}", source.num_frames), source.fps)
             pictures = _encoded(_painted(tracked, table, 0.5 / source.fps), source.fps, target)
-            # Sorted by time, so that FFmpeg need not hold packets back.
+            # Sorted by time, so that FFmpeg does not buffer packets.
             for packet in heapq.merge(pictures, _sound(video, target), key=_time):
                 target.mux(packet)
     except av.FFmpegError as error:

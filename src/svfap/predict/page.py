@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,7 @@ class _Face:
         return float(np.nanmean(self.confidence)) if np.isfinite(self.confidence).any() else None
 
 
-def write_affect_page(
-    out: Path,
-    table: pd.DataFrame,
-    videos: Mapping[str, Path | None],
-    title: str = "Affect over time",
-    notes: Sequence[str] = (),
-) -> None:
+def write_affect_page(out: Path, table: pd.DataFrame, videos: Mapping[str, Path | None]) -> None:
     """Write one HTML file that shows a table of predictions and opens without network access, atomically.
 
     Args:
@@ -69,7 +63,6 @@ def write_affect_page(
             or a numeric column per dimension; optionally `confidence` of the detector. Rows without a value are gaps.
         videos: value of column `video` -> its file, from which pictures are cut, or None: no pictures. A video without
             rows is shown as one without a face.
-        notes: paragraphs below the title.
 
     Raises:
         UserError: the table lacks columns or has values that are no finite numbers, or `out` cannot be written. A video
@@ -99,8 +92,7 @@ def write_affect_page(
     )
     html = render(
         "predict/page.html",
-        title=title,
-        notes=notes,
+        title="Affect over time",
         sections=sections,
         names=names,
         color_of=dict(zip(names, colors, strict=True)),

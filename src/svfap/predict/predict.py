@@ -70,7 +70,7 @@ def predict_videos(videos: Sequence[str | Path], config: PredictConfig) -> Predi
 
     Rows are written as they are computed, so an interrupted run can be continued with `resume`. A video that cannot be
     read is listed in `Predictions.failures`, and the others are done; if all fail without a row, nothing is written.
-    Ctrl-C ends a live source, whose rows are then complete; otherwise it raises `KeyboardInterrupt`.
+    Ctrl-C ends a live source and keeps its rows; otherwise it raises `KeyboardInterrupt`.
 
     Args:
         videos: files, folders of frames, images, webcam numbers, or addresses of streams.

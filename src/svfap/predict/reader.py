@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,11 +38,11 @@ class Reader:
     """
 
     config: ModelConfig
-    hop_s: float | None = None
-    detector: Detector | None = None
-    crop: FaceCropConfig = field(default_factory=FaceCropConfig)
-    tracking: TrackConfig = field(default_factory=TrackConfig)
-    timeout_s: float = 10.0
+    hop_s: float | None
+    detector: Detector | None
+    crop: FaceCropConfig
+    tracking: TrackConfig
+    timeout_s: float
 
     def windows(self, video: str | Path, on_frame: OnFrame | None = None) -> Iterator[Window]:
         """The windows of every face in a video; memory does not grow with its length.

@@ -78,7 +78,7 @@ class LiveSource:
     def _decoded(self) -> Iterator[av.VideoFrame]:
         try:
             for packet in self._container.demux(self._stream):
-                with suppress(av.error.InvalidDataError):  # a damaged packet costs its own picture
+                with suppress(av.error.InvalidDataError):  # a damaged packet affects only its own picture
                     yield from packet.decode()
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error, "broke off") from None

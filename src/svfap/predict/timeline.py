@@ -15,10 +15,10 @@ from svfap.predict.table import TIMES
 
 Floats = NDArray[np.float64]
 
-MIN_GAP_S = 0.35  # the tracker interpolates absences of up to `TrackConfig.max_gap_s`, 0.5 s: no gap of its is shorter
-STRIDE = 1 / 15  # of a window: what lies between two sampled frames of a clip of 16
+MIN_GAP_S = 0.35  # gaps are longer, as the tracker interpolates up to `TrackConfig.max_gap_s`, 0.5 s
+STRIDE = 1 / 15  # of a window: the time from one sampled frame to the next in a clip of 16
 JITTER_S = 0.1  # of a live source's times
-MIN_ROWS = 4  # that show a regular distance between windows
+MIN_ROWS = 4  # with fewer, no regular distance between windows is assumed
 ROUNDING_S = 1e-3
 MIN_SPAN_S = 1.0  # a change from one frame to the next would be noise
 
@@ -27,13 +27,13 @@ MIN_SPAN_S = 1.0  # a change from one frame to the next would be noise
 class Timeline:
     """N rows of one track, or of a video without tracks, in order of time, and where it has gaps.
 
-    A gap is time in which the face was not tracked. Time between the end of the rows so far and the start of the next is
-    no gap by itself: a window ends with its last sampled frame, and the next one starts a stride after it, or later with
-    a hop longer than a window. So there is a gap before a row only if that time is longer than all of these:
+    A gap is time in which the face was not tracked. Some time between the end of a row and the start of the next is normal:
+    a window ends with its last sampled frame, and the next one starts a stride later, or more with a hop longer than a
+    window. So there is a gap before a row only if that time is longer than all of these:
 
     - `MIN_GAP_S`, as the tracker leaves no shorter gaps;
     - a stride, taken as 1/15 of the last row, with the jitter of live sources;
-    - if at least half of these times are alike, that usual time and `MIN_GAP_S`.
+    - if at least half of these times are alike, the median plus `MIN_GAP_S`.
 
     Rows without values are left out; time that no other row covers is then a gap, however short.
 

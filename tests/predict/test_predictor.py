@@ -28,11 +28,11 @@ LABELS = ("joy", "anger", "calm")
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
-def model(task: str = "classification", **words) -> Model:
+def model(task: str = "classification", **kwargs) -> Model:
     """Fresh weights, large enough that outputs differ from clip to clip."""
     torch.manual_seed(0)
-    words = {"label_names": LABELS, "sampling_stride": 1, **words} if task != "pretraining" else words
-    made = svfap.create_model("svfap_debug", task, **words).eval()
+    kwargs = {"label_names": LABELS, "sampling_stride": 1, **kwargs} if task != "pretraining" else kwargs
+    made = svfap.create_model("svfap_debug", task, **kwargs).eval()
     if task != "pretraining":
         for parameter in made.parameters():
             if parameter.ndim > 1:
@@ -150,11 +150,11 @@ def test_no_more_than_one_span_of_frames_is_held():
 
 
 @pytest.mark.parametrize(
-    ("words", "hop_s", "hop"), [({}, None, 16), ({}, 0.2, 5), ({"sampling_stride": 2}, None, 32), ({}, 0.001, 1)]
+    ("kwargs", "hop_s", "hop"), [({}, None, 16), ({}, 0.2, 5), ({"sampling_stride": 2}, None, 32), ({}, 0.001, 1)]
 )
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_rows_are_the_model_on_the_same_windows(video, words, hop_s, hop, batch_size):
-    net = model(**words)
+def test_rows_are_the_model_on_the_same_windows(video, kwargs, hop_s, hop, batch_size):
+    net = model(**kwargs)
     table = Predictor(net, "cpu", "fp32", hop_s, batch_size, faces="none")(video)
     windows = window_indices(50, 16, net.config.sampling_stride, hop)
     assert list(table.columns) == ["start_s", "end_s", "prob_joy", "prob_anger", "prob_calm"]
@@ -267,7 +267,7 @@ def test_a_model_may_be_given_by_its_folder(video, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("kwargs", "message"),
     [
         ({"device": "abacus"}, "device=abacus: "),
         ({"device": "cuda:77"}, "device=cuda:77: "),
@@ -278,9 +278,9 @@ def test_a_model_may_be_given_by_its_folder(video, tmp_path):
         ({"batch_size": 0}, "batch_size=0: "),
     ],
 )
-def test_settings_that_cannot_be_met(words, message):
+def test_settings_that_cannot_be_used(kwargs, message):
     with pytest.raises(UserError, match=message) as error:
-        Predictor(model(), **words)
+        Predictor(model(), **kwargs)
     assert "\n" not in str(error.value)
 
 
@@ -321,7 +321,7 @@ def test_hidden_patches_are_grey_and_visible_pixels_stay(video, autoencoder, rat
     assert result.fps == 12.5
 
 
-def test_the_seed_alone_says_what_is_hidden(video, autoencoder):
+def test_the_seed_determines_the_mask(video, autoencoder):
     first, again, other = (reconstruct_video(video, autoencoder, seed=seed) for seed in (1, 1, 2))
     for name in ("original", "masked", "reconstruction"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
@@ -378,7 +378,7 @@ def test_reconstruct_returns_what_it_writes(video, autoencoder, tmp_path):
 
 def test_reconstruct_settings_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("")
-    for words, message in (({"mask_ratio": 1.5}, "mask_ratio=1.5: must be from 0 to 1"),
+    for kwargs, message in (({"mask_ratio": 1.5}, "mask_ratio=1.5: must be from 0 to 1"),
                            ({"out": tmp_path / "file"}, "is a file; give the name of a folder")):  # fmt: skip
         with pytest.raises(UserError, match=message):
-            ReconstructConfig(model="m", **words)
+            ReconstructConfig(model="m", **kwargs)
