@@ -29,6 +29,8 @@ from svfap.weights.folder import load_model
 
 Video = str | Path
 Row = dict[str, Any]
+Read = tuple[Video, Window | VideoError | None]  # None: the video has ended
+Result = tuple[Video, Row | VideoError | None]
 
 
 class Predictor:
@@ -98,15 +100,13 @@ class Predictor:
             elif item is not None:
                 raise item
 
-    def run(
-        self, videos: Sequence[Video], on_frame: OnFrame | None = None
-    ) -> Iterator[tuple[Video, Row | VideoError | None]]:
+    def run(self, videos: Sequence[Video], on_frame: OnFrame | None = None) -> Iterator[Result]:
         """(video, row) for the rows of each video, then (video, None), in order; windows of all share batches.
 
         Decoding, face detection and the model run in parallel threads. If a video cannot be read to its end, its error
         comes instead of None, after the rows of what could be read. on_frame: see `OnFrame`.
         """
-        held: list[tuple[Video, Window | VideoError | None]] = []
+        held: list[Read] = []
         with closing(prefetched(self._read(videos, on_frame), self.batch_size)) as items:
             for video, item in items:
                 held.append((video, item))
@@ -117,9 +117,7 @@ class Predictor:
                     held = []
         yield from self._rows(held)
 
-    def _read(
-        self, videos: Sequence[Video], on_frame: OnFrame | None
-    ) -> Iterator[tuple[Video, Window | VideoError | None]]:
+    def _read(self, videos: Sequence[Video], on_frame: OnFrame | None) -> Iterator[Read]:
         for video in videos:
             try:
                 for window in self.reader.windows(video, on_frame):
@@ -128,9 +126,7 @@ class Predictor:
             except VideoError as error:
                 yield video, error
 
-    def _rows(
-        self, held: list[tuple[Video, Window | VideoError | None]]
-    ) -> Iterator[tuple[Video, Row | VideoError | None]]:
+    def _rows(self, held: list[Read]) -> Iterator[Result]:
         clips = [item.frames for _, item in held if isinstance(item, Window)]
         outputs = iter(self._outputs(np.stack(clips)) if clips else ())
         for video, item in held:

@@ -82,7 +82,7 @@ class Timeline:
         """End of the last row."""
         return float(self.edges[-1, 1])
 
-    @property
+    @cached_property
     def centers(self) -> Floats:
         """(N,) seconds of the windows' centres, where boxes are given."""
         return (self.start + self.end) / 2
@@ -103,7 +103,7 @@ class Timeline:
         seconds = self.durations if self.covered_s > 0 else np.ones(len(self.start))
         return np.asarray(seconds / seconds.sum())
 
-    @property
+    @cached_property
     def pieces(self) -> list[slice]:
         """The rows from one gap to the next."""
         return [slice(a, b) for a, b in pairwise([*self.firsts.tolist(), len(self.start)])]
