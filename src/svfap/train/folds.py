@@ -46,14 +46,8 @@ def run_fold(config: FinetuneConfig) -> bool:
     assert config.dataset is not None and config.fold is not None
     if not finetune(replace(config, resume=True)).finished:
         return False
-    test = EvaluateConfig(
-        model=str(config.out),
-        dataset=config.dataset,
-        fold=config.fold,
-        root=config.root,
-        num_workers=config.num_workers or 0,
-        precision=config.precision,
-    )
+    shared = dict(dataset=config.dataset, fold=config.fold, root=config.root, precision=config.precision)
+    test = EvaluateConfig(model=str(config.out), num_workers=config.num_workers or 0, **shared)
     if not is_evaluated(test.out_folder, read_dataset(config.dataset).fold(config.fold)):
         evaluate(test)
     return True

@@ -41,7 +41,8 @@ def run_parallel(run: Callable[[Any], bool], configs: Sequence[TrainConfig], at_
     """
     waiting, running = list(configs), dict[int, tuple[TrainConfig, subprocess.Popen[bytes]]]()
     threads = os.environ.get("OMP_NUM_THREADS") or str(max((os.cpu_count() or 1) // at_once, 1))
-    with progress_bar() as bar, _sigterm_as_interrupt():
+    # SIGTERM raises KeyboardInterrupt, so that the processes started here are stopped too.
+    with progress_bar() as bar, signal_handlers(signal.default_int_handler, signal.SIGTERM):
         bar_ids = {c.out: bar.add_task(c.out.name, total=c.epochs, note="waits") for c in configs}
         try:
             while waiting or running:
@@ -72,39 +73,33 @@ def run_parallel(run: Callable[[Any], bool], configs: Sequence[TrainConfig], at_
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, so that the processes started here are stopped too."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not the main thread, which alone may set handlers
-        yield
-        return
+def signal_handlers(handler: Callable[..., Any], *signals: signal.Signals) -> Iterator[None]:
+    """Handle signals by `handler` within; without effect outside the main thread, which alone may set handlers."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in signals} if main else {}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def _start(run: Callable[[Any], bool], config: TrainConfig, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     make_folder(config.out)
-    path = os.pathsep.join(filter(None, sys.path))  # modules that this process can import, the run can
+    path = os.pathsep.join(filter(None, sys.path))  # the run can import the same modules
     with (config.out / "output.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-u", "-m", __name__],
-            env={**os.environ, **environment, "PYTHONPATH": path},
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        command = [sys.executable, "-P", "-u", "-m", __name__]
+        variables = {**os.environ, **environment, "PYTHONPATH": path}
+        process = subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # if it has ended already, its exit status tells
+    with contextlib.suppress(BrokenPipeError):  # it has ended already; its exit status says why
         process.stdin.write(pickle.dumps((run, config)))
         process.stdin.flush()  # and stays open, as the run stops when it is closed
     return process
 
 
 def _main() -> int:
-    """What the process of a run does. Exit status 0: finished; INTERRUPTED; 1: failed, the reason is the last line printed."""
+    """The main function of a run's process. Exit status 0: finished; INTERRUPTED; 1: failed, the last line printed says why."""
     try:
         run, config = pickle.load(sys.stdin.buffer)
         threading.Thread(target=_stop_with_parent, daemon=True).start()
