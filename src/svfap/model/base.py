@@ -43,7 +43,7 @@ class Model(
     def _from_pretrained(cls, *, config: Any, strict: bool = True, **kwargs: Any) -> Model:  # type: ignore[override]
         """Rebuild the config from its JSON and load strictly: a missing or unexpected tensor is an error."""
         if not isinstance(config, ModelConfig):
-            config = ModelConfig.from_words(config, Path(kwargs["model_id"]) / CONFIG_FILE)
+            config = ModelConfig.from_dict(config, Path(kwargs["model_id"]) / CONFIG_FILE)
         if cls is Model:  # the base class loads any task's model
             from svfap.model.build import model_class
 

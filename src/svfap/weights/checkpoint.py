@@ -52,7 +52,7 @@ class Checkpoint:
     def config(self) -> dict[str, Any]:
         """The fields of `ModelConfig` in a file that `save_published` wrote; empty for others."""
         settings = self.args.get("svfap")
-        return settings if isinstance(settings, dict) and set(settings) <= set(ModelConfig.words()) else {}
+        return settings if isinstance(settings, dict) and set(settings) <= set(ModelConfig.field_names()) else {}
 
     @property
     def pretrained(self) -> bool:

@@ -71,7 +71,7 @@ def build_published(checkpoint: Checkpoint, task: str | None = None, **overrides
 
 def _config(checkpoint: Checkpoint, task: str, overrides: dict[str, Any]) -> ModelConfig:
     """The config of a checkpoint's model, from its tensors, args, presets and overrides."""
-    unknown = sorted(set(overrides) - set(ModelConfig.words()))
+    unknown = sorted(set(overrides) - set(ModelConfig.field_names()))
     if unknown:
         raise UserError(f"unknown model settings {', '.join(unknown)}")
     overrides = {name: value for name, value in overrides.items() if value is not None}
