@@ -284,4 +284,4 @@ def test_what_a_checkpoint_says_of_itself(classifier, tmp_path):
     assert pretrained.task == "pretraining" and pretrained.pretrained
     save_published(classifier, tmp_path / "ours.pth")
     assert read_checkpoint(tmp_path / "ours.pth")["epoch"] == "best"
-    assert read_published(tmp_path / "ours.pth").config["preset"] == "svfap_debug"
+    assert read_published(tmp_path / "ours.pth").settings["preset"] == "svfap_debug"

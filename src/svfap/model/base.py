@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +67,10 @@ class Model(
         return clip * std + mean
 
 
-def xavier_init(model: nn.Module) -> None:
-    """Pre-training: Xavier-uniform linear layers, biases zero."""
+def init_linear(model: nn.Module, init: Callable[[Tensor], object]) -> None:
+    """Initialise the weights of all linear layers by `init`, and their biases by zero."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-def trunc_normal_init(model: nn.Module) -> None:
-    """Fine-tuning: linear layers from a truncated normal of standard deviation 0.02, biases zero."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            init(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

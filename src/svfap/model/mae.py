@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svfap.model.base import Model, xavier_init
+from svfap.model.base import Model, init_linear
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
 from svfap.model.layers import Block, gather_tubelets, layer_norm, locate, sincos_positions, tubelet_view
@@ -49,7 +49,7 @@ class MaskedAutoencoder(Model):
         positions = sincos_positions(config.num_tokens, config.decoder_embed_dim)
         self.register_buffer("positions", positions, persistent=False)
         self.decoder = Decoder(config)
-        xavier_init(self)
+        init_linear(self, nn.init.xavier_uniform_)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, clip: Tensor, mask: TubeMask) -> Tensor:
@@ -106,7 +106,7 @@ class MaskedAutoencoder(Model):
 
     @torch.no_grad()
     def show_masking(self, clip: Tensor, mask: TubeMask) -> tuple[Tensor, Tensor, Tensor]:
-        """The original, the encoder's input (hidden pixels grey) and the reconstruction: each (B, 3, T, H, W) float32 in [0, 1]."""
+        """Original, encoder's input (hidden pixels grey) and reconstruction: each (B, 3, T, H, W) float32 in [0, 1]."""
         original = self.denormalize(clip.float()).clamp(0, 1)
         size, grid = self.config.patch_size, self.config.grid_size
         hidden = mask.to_bool().view(len(clip), 1, self.config.num_time_steps, grid, grid)

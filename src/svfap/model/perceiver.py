@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svfap.model.base import Model, trunc_normal_init
+from svfap.model.base import Model, init_linear
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
 from svfap.model.layers import layer_norm
@@ -23,7 +25,7 @@ class Perceiver(Model):
         self.encoder = TPSBT(config)
         self.norm = layer_norm(config.embed_dim)
         self.head = nn.Identity() if config.task == "features" else nn.Linear(config.embed_dim, config.num_outputs)
-        trunc_normal_init(self)
+        init_linear(self, partial(nn.init.trunc_normal_, std=0.02))
         if isinstance(self.head, nn.Linear):
             self.head.weight.data.mul_(HEAD_INIT_SCALE)
 
