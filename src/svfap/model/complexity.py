@@ -18,7 +18,7 @@ class Complexity:
     """Counts for one clip.
 
     multiply_adds: as the paper counts them, with every tubelet embedded.
-    multiply_adds_done: of this implementation, which embeds visible tubelets alone.
+    multiply_adds_done: of this implementation, which embeds only visible tubelets.
     by_part, tokens: part -> multiply-adds done, and tokens that it processes.
     activation_bytes: stored for the backward pass of one clip, float32; None if not measured.
     """

@@ -99,7 +99,7 @@ class TPSBT(nn.Module):
 
     With `config.fuse_stages` (pre-training) the stages' outputs are summed at the first stage's time resolution (Eq. 9, 10)
     and normalised; without (fine-tuning) the last stage's tokens are returned. Pre-training without fusion (Table 4)
-    up-samples the last stage alone, since the decoder needs a token for every tubelet.
+    up-samples only the last stage, since the decoder needs a token for every tubelet.
     """
 
     positions: Tensor

@@ -45,7 +45,7 @@ def locate(grid: Tensor, index: Tensor) -> tuple[Tensor, ...]:
 
 
 class TubeletEmbed(nn.Module):
-    """Linear embedding of tubelets; a 3-D convolution whose stride is its kernel, and stored as one."""
+    """Linear embedding of tubelets; equal to a 3-D convolution with stride = kernel size, and stored as one."""
 
     def __init__(self, tubelet_size: int, patch_size: int, embed_dim: int) -> None:
         super().__init__()

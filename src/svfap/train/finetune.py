@@ -25,9 +25,10 @@ from svfap.model.base import Model
 from svfap.model.build import create_model
 from svfap.model.config import ModelConfig
 from svfap.train.config import FinetuneConfig
-from svfap.train.loop import Batch, Task, TrainResult, num_workers, train
+from svfap.train.loop import Batch, Task, TrainResult, train
 from svfap.train.losses import REGRESSION_LOSSES, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
+from svfap.train.parallel import num_workers
 from svfap.train.resolve import check_run, resolve
 from svfap.weights.folder import init_encoder, load_model
 from svfap.weights.published import import_published
@@ -85,7 +86,7 @@ class FinetuneTask(Task):
         """Cross-entropy with soft targets (Eq. 12), or a regression loss (Eq. 13, 14), on augmented clips.
 
         Of frame-level models, over all frames. Regression losses are in units of the model's `output_scale`, so that
-        gradients do not depend on the labels' units. CCC and PCC are of this micro-batch alone, and averaged over
+        gradients do not depend on the labels' units. CCC and PCC are computed over this micro-batch, and averaged over
         micro-batches and processes; a micro-batch with one readable clip has no gradient.
         """
         config, shape = self.config, self.model.config

@@ -13,8 +13,8 @@ from svfap.evaluation.pool import is_evaluated, pool_evaluations, write_folds_fi
 from svfap.files import make_folder
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune
-from svfap.train.loop import TrainResult, num_workers
-from svfap.train.parallel import run_parallel, visible_gpus
+from svfap.train.loop import TrainResult
+from svfap.train.parallel import run_all
 from svfap.train.resolve import fold_configs
 
 
@@ -27,13 +27,9 @@ def finetune_folds(config: FinetuneConfig) -> TrainResult:
     configs = fold_configs(config)
     assert config.dataset is not None
     dataset, out = read_dataset(config.dataset), Path(config.out)
-    gpus = visible_gpus()
-    parallel = min(config.parallel or max(len(gpus), 1), len(configs))
-    configs = [replace(fold, num_workers=num_workers(config.num_workers, parallel)) for fold in configs]
     make_folder(out)
     write_folds_file(out, config.dataset, config.preset)
-    finished = run_parallel(run_fold, configs, parallel, gpus) if parallel > 1 else _one_by_one(configs)
-    if not finished:
+    if not run_all(run_fold, configs, config.parallel):
         done = sum(is_evaluated(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
         say(f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on")
         return TrainResult(finished=False)
@@ -46,19 +42,10 @@ def run_fold(config: FinetuneConfig) -> bool:
     assert config.dataset is not None and config.fold is not None
     if not finetune(replace(config, resume=True)).finished:
         return False
-    shared = dict(dataset=config.dataset, fold=config.fold, root=config.root, precision=config.precision)
-    test = EvaluateConfig(model=str(config.out), num_workers=config.num_workers or 0, **shared)
+    test = EvaluateConfig(
+        model=str(config.out), dataset=config.dataset, fold=config.fold, root=config.root,
+        num_workers=config.num_workers or 0, precision=config.precision,
+    )  # fmt: skip
     if not is_evaluated(test.out_folder, read_dataset(config.dataset).fold(config.fold)):
         evaluate(test)
-    return True
-
-
-def _one_by_one(configs: list[FinetuneConfig]) -> bool:
-    try:
-        for config in configs:
-            say(f"fold {config.fold} in {config.out}")
-            if not run_fold(config):
-                return False
-    except KeyboardInterrupt:
-        return False
     return True

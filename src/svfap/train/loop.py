@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from svfap.files import replacing_folder, write_atomically
 from svfap.model.base import Model
 from svfap.train.config import TrainConfig
 from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, parameter_groups, scaled_lr
-from svfap.train.parallel import signal_handlers
+from svfap.train.parallel import num_workers, signal_handlers
 from svfap.train.run_folder import RunFolder, TrainState
 
 if TYPE_CHECKING:
@@ -40,8 +39,8 @@ Batch = dict[str, Any]
 class Task:
     """What distinguishes pre-training from fine-tuning.
 
-    score: the validation metric whose highest value chooses best/; None: best/ is the last epoch. num_videos: all that are
-    read, of training and of validation.
+    score: the validation metric; best/ is the epoch with its highest value, or the last epoch if None. num_videos: the number
+    of training and validation videos.
     """
 
     config: TrainConfig
@@ -83,7 +82,7 @@ class TrainResult:
 def train(task: Task, config: TrainConfig) -> TrainResult:
     """Train until the last epoch, or until Ctrl-C or SIGTERM; with `config.resume`, from the last complete checkpoint on.
 
-    Every random draw depends on (seed, step, process) alone, so a resumed run, in the middle of an epoch too, has the same
+    Random draws depend only on (seed, step, process), so a resumed run, in the middle of an epoch too, has the same
     losses as one that was never interrupted. Raises `UserError` for a non-finite loss (before the optimiser step; the last
     checkpoint stays), for too many unreadable videos, and for settings that do not fit.
     """
@@ -185,7 +184,7 @@ class Run:
         loss, stop, unreadable = _agree(accelerator, loss, stopped(), unreadable)
         state.unreadable |= unreadable
         norm = float(accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad or math.inf))
-        if not math.isfinite(norm) and accelerator.mixed_precision != "fp16":  # whose scaler skips such a step
+        if not math.isfinite(norm) and accelerator.mixed_precision != "fp16":  # the scaler of fp16 skips such a step
             loss = math.nan
         if not math.isfinite(loss):
             self._refuse(loss, micro)
@@ -283,14 +282,6 @@ class Run:
             self.folder.write_unreadable(state.unreadable)
             write_atomically(file, json.dumps(metrics, indent=2))
         return metrics
-
-
-def num_workers(asked: int | None, num_processes: int) -> int:
-    """Decoding processes of one training process; default: its share of the cores, less one."""
-    if asked is not None:
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // num_processes - 1, 0)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -49,7 +49,7 @@ class RunFolder:
         self._settings = {name: value for name, value in settings.items() if name not in NOT_STORED}
 
     def check(self) -> None:
-        """Raise `UserError` if the folder holds a run that is not to be resumed, or one with other settings."""
+        """Raise `UserError` if the folder contains a run and resume is off, or a run with other settings."""
         if not ((self.path / "log.jsonl").exists() or self.last.exists()):
             return
         if not self._resume:

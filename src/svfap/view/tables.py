@@ -43,7 +43,11 @@ def to_terminal(table: pd.DataFrame, caption: str = "") -> Table:
     return shown
 
 
-LATEX = {"\\": r"\textbackslash{}", **{c: "\\" + c for c in "&%$#_{}"}, "~": r"\textasciitilde{}"}
+LATEX: dict[str, str | int | None] = {
+    "\\": r"\textbackslash{}",
+    **{c: "\\" + c for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+}
 LATEX |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$"}
 
 

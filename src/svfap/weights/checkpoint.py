@@ -98,11 +98,12 @@ def read_published(path_or_state_dict: str | Path | Mapping[str, Any], ema: bool
     args = vars(stored) if isinstance(stored, argparse.Namespace) else stored if isinstance(stored, Mapping) else {}
     settings |= {name: args[key] for key, name in ARGUMENTS.items() if args.get(key) is not None}
     config = args.get("svfap")
-    complete = isinstance(config, dict) and set(config) <= set(ModelConfig.field_names())
+    if complete := isinstance(config, dict) and set(config) <= set(ModelConfig.field_names()):
+        settings = dict(config)
     if not any(name.endswith("patch_embed.proj.weight") for name in tensors):
         raise UserError(f"{source}: not a published checkpoint of SVFAP or VideoMAE (no patch_embed.proj.weight in it)")
     tensors = {n: t for n, t in tensors.items() if not _is_recomputed(n, t, source)}
-    return Checkpoint(source, tensors, config if complete else settings, complete, contents.get("epoch"), naming)
+    return Checkpoint(source, tensors, settings, complete, contents.get("epoch"), naming)
 
 
 def read_checkpoint(path: str | Path) -> Mapping[str, Any]:

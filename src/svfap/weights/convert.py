@@ -30,7 +30,7 @@ def convert(model: str | Path, out: str | Path, config: ConvertConfig | None = N
     """Convert a published checkpoint or a model folder to a model folder or the published format.
 
     model: a checkpoint file of SVFAP or VideoMAE (.pth, .pt, .bin, .safetensors), or a folder or Hub name for `load_model`.
-    out: a new folder (config.json, model.safetensors), or a new .pth or .pt file. config: what the checkpoint does not say.
+    out: a new folder (config.json, model.safetensors), or a new .pth or .pt file. config: settings not stored in it.
     Executes no code from the checkpoint. Raises `UserError` if `out` exists, the settings do not fit the checkpoint, or a tensor
     is left over, missing or of another shape.
     """

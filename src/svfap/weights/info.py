@@ -31,7 +31,7 @@ def preset_table() -> Table:
 def model_tables(model: str, mask_ratio: float | None = None) -> list[Table]:
     """Costs of each part of a preset (as a task model and as a pre-training model) or of a model that `load_model` reads.
 
-    mask_ratio: in place of the model's own. Raises `UserError` where there is no such model.
+    mask_ratio: used instead of the model's. Raises `UserError` if there is no such model.
     """
     if model in PRESETS:
         configs = [model_config(model, task) for task in ("features", "pretraining")]

@@ -59,11 +59,16 @@ def build_published(checkpoint: Checkpoint, task: str | None = None, **overrides
     new_head = checkpoint.pretrained and task != "pretraining"
     tensors = checkpoint.tensors
     if new_head:
-        tensors = _encoder_only(tensors, config)
+        left_out = (
+            "decoder.",
+            "mask_token",
+            "encoder_to_decoder.",
+            *(() if config.fuse_stages else ("encoder.norm.",)),
+        )
+        tensors = {n.removeprefix("encoder."): t for n, t in tensors.items() if not n.startswith(left_out)}
     elif task == "features":
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
-    new = _fill(model, tensors, allow_new_head=new_head, source=source)
-    if new:
+    if new := _fill(model, tensors, new_head, source):
         log.warning("%s is pre-trained: %s are new and need fine-tuning", source, ", ".join(new))
         config.provenance["new_parameters"] = new
     return model.eval()
@@ -168,32 +173,29 @@ def _count(names: Mapping[str, Any], pattern: str) -> int:
     return 1 + max((int(m[1]) for name in names if (m := re.match(pattern, name))), default=-1)
 
 
-def _encoder_only(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The tensors of a pre-trained checkpoint that a task model has, under its fine-tuning names."""
-    left_out = ("decoder.", "mask_token", "encoder_to_decoder.", *(() if config.fuse_stages else ("encoder.norm.",)))
-    return {n.removeprefix("encoder."): t for n, t in tensors.items() if not n.startswith(left_out)}
-
-
-def _fill(model: Model, tensors: dict[str, Tensor], *, allow_new_head: bool, source: str) -> list[str]:
+def _fill(model: Model, tensors: dict[str, Tensor], new_head: bool, source: str) -> list[str]:
     """Copy every tensor into its parameter; returns the names of head parameters that stay new.
 
     Raises `UserError` listing parameters without a tensor, tensors without a parameter, and differing shapes.
     """
     state = model.state_dict()
-    names = {name: published_name(name, model.config) for name in state}
-    new = [n for n in state if allow_new_head and not n.startswith("encoder.") and names[n] not in tensors]
-    empty = [n for n in state if names[n] not in tensors and n not in new]
-    unused = sorted(set(tensors) - set(names.values()))
-    misshapen = [
-        f"{names[n]} {tuple(tensors[names[n]].shape)} for {n} {tuple(state[n].shape)}"
-        for n in state
-        if names[n] in tensors and tensors[names[n]].shape != state[n].shape
-    ]
-    if empty or unused or misshapen:
-        problems = {"parameters left empty": empty, "tensors left over": unused, "shapes that differ": misshapen}
+    names = {published_name(name, model.config): name for name in state}
+    missing = [ours for name, ours in names.items() if name not in tensors]
+    new = [ours for ours in missing if new_head and not ours.startswith("encoder.")]
+    shapes = {
+        name: (tuple(tensors[name].shape), tuple(state[ours].shape)) for name, ours in names.items() if name in tensors
+    }
+    problems = {
+        "parameters left empty": [ours for ours in missing if ours not in new],
+        "tensors left over": sorted(set(tensors) - set(names)),
+        "shapes that differ": [
+            f"{n} {there} for {names[n]} {here}" for n, (there, here) in shapes.items() if there != here
+        ],
+    }
+    if any(problems.values()):
         listed = "; ".join(f"{problem}: {', '.join(found)}" for problem, found in problems.items() if found)
         raise UserError(f"{source}: does not fit the model. {listed}")
-    model.load_state_dict({n: tensors[names[n]] if n not in new else state[n] for n in state}, strict=True)
+    model.load_state_dict(state | {names[name]: tensor for name, tensor in tensors.items()})
     return new
 
 
@@ -221,9 +223,8 @@ def save_published(model: Model, path: str | Path) -> None:
 
 def _published_args(config: ModelConfig) -> dict[str, Any]:
     tokens, pretraining = config.num_bottleneck_tokens, config.task == "pretraining"
-    name = (
-        f"pretrain_{config.preset}" if pretraining else config.preset.replace("videomae_", "vit_")
-    )  # VideoMAE's own names
+    # VideoMAE's fine-tuning models are named vit_….
+    name = f"pretrain_{config.preset}" if pretraining else config.preset.replace("videomae_", "vit_")
     args = dict(
         model=f"{name}_patch{config.patch_size}_{config.img_size}",
         input_size=config.img_size,

@@ -25,7 +25,7 @@ STYLE: dict[str, Any] = matplotlib.rc_params_from_file(
     str(files("svfap") / "view/svfap.mplstyle"), use_default_template=False
 )
 PALETTE: tuple[str, ...] = tuple(STYLE["axes.prop_cycle"].by_key()["color"])
-INK, MUTED = STYLE["text.color"], STYLE["axes.labelcolor"]  # for text, and for what should stand back
+INK, MUTED = STYLE["text.color"], STYLE["axes.labelcolor"]  # for text, and for secondary elements
 BLUES = LinearSegmentedColormap.from_list("svfap_blues", ["#F7FAFC", "#9CC9E6", "#0072B2", "#003E66"])
 
 
