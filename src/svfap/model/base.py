@@ -51,7 +51,7 @@ class Model(
             return model_class(config.task)._from_pretrained(config=config, strict=strict, **kwargs)
         folder = Path(kwargs["model_id"])
         if not folder.is_dir():
-            return super()._from_pretrained(config=config, strict=strict, **kwargs)
+            return super()._from_pretrained(config=config, strict=strict, **kwargs).eval()
         model = cls(config)
         model.load_state_dict(load_file(folder / "model.safetensors"), strict=strict)
         return model.eval()

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from svfap.errors import UserError
 from svfap.model.base import Model
-from svfap.model.config import TASKS, ModelConfig
+from svfap.model.config import ModelConfig
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.perceiver import Perceiver
 from svfap.model.presets import model_config
 
 
 def model_class(task: str) -> type[Model]:
-    """The class of the models for a task: pre-training (Fig. 1a), or any other (Fig. 1b). Raises `UserError`."""
-    for cls in (MaskedAutoencoder, Perceiver):
-        if task in cls.tasks:
-            return cls
-    raise UserError(f"task={task!r} is none of {', '.join(TASKS)}")
+    """The class of the models for a task: pre-training (Fig. 1a), or any other (Fig. 1b)."""
+    return MaskedAutoencoder if task == "pretraining" else Perceiver
 
 
 def build_model(config: ModelConfig) -> Model:
