@@ -29,7 +29,7 @@ from svfap.evaluation.metrics import flat_scores
 from svfap.evaluation.pool import pool, pool_evaluations
 from svfap.evaluation.predictions import predictions_table
 from svfap.evaluation.results import paper_numbers, results_caption, results_table
-from svfap.train import folds as experiment
+from svfap.train import finetune as experiment
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune
 from svfap.weights.published import save_published

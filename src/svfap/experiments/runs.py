@@ -18,7 +18,7 @@ from svfap.experiments.studies import Baseline, Settings, Study, StudyRow
 from svfap.model.config import ModelConfig
 from svfap.model.presets import model_config
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
-from svfap.train.folds import run_fold
+from svfap.train.finetune import run_fold
 from svfap.train.parallel import run_parallel, visible_gpus
 from svfap.train.pretrain import pretrain
 

@@ -23,7 +23,7 @@ class Model(
     license="mit",
     tags=["facial-affect", "video", "masked-autoencoder"],
 ):
-    """Base of `MaskedAutoencoder` and `Perceiver`; `Model.from_pretrained` loads either.
+    """Base of `MaskedAutoencoder` and `Perceiver`, which `svfap.model.build` imports; `Model.from_pretrained` loads either.
 
     `save_pretrained(folder)` and `from_pretrained(folder)` use JSON and safetensors, never pickle.
     """
@@ -45,10 +45,8 @@ class Model(
         """Rebuild the config from its JSON and load strictly: a missing or unexpected tensor is an error."""
         if not isinstance(config, ModelConfig):
             config = ModelConfig.from_dict(config, Path(kwargs["model_id"]) / CONFIG_FILE)
-        if cls is Model:  # the base class loads any task's model
-            from svfap.model.build import model_class
-
-            return model_class(config.task)._from_pretrained(config=config, strict=strict, **kwargs)
+        if cls is Model and (classes := [each for each in Model.__subclasses__() if config.task in each.tasks]):
+            return classes[0]._from_pretrained(config=config, strict=strict, **kwargs)
         folder = Path(kwargs["model_id"])
         if not folder.is_dir():
             return super()._from_pretrained(config=config, strict=strict, **kwargs).eval()

@@ -1,8 +1,9 @@
-"""Supervised fine-tuning for classes or affect dimensions (Sec. III-C)."""
+"""Supervised fine-tuning for classes or affect dimensions (Sec. III-C), on one split or on every fold of a dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ from svfap.console import say
 from svfap.data import augment
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.prepared import fold_folder, read_dataset
 from svfap.data.split import carve_validation, take_fraction
 from svfap.data.targets import all_targets
 from svfap.errors import UserError
+from svfap.evaluation.config import EvaluateConfig
+from svfap.evaluation.evaluate import evaluate
+from svfap.evaluation.pool import is_evaluated, pool_evaluations, write_folds_file
 from svfap.evaluation.views import predict_views, score_predictions, scored_by_group
+from svfap.files import make_folder
 from svfap.metric_table import main_metric, metric_keys
 from svfap.model.base import Model
 from svfap.model.build import create_model
@@ -28,8 +34,8 @@ from svfap.train.config import FinetuneConfig
 from svfap.train.loop import Batch, Task, TrainResult, train
 from svfap.train.losses import REGRESSION_LOSSES, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
-from svfap.train.parallel import num_workers
-from svfap.train.resolve import check_run, resolve
+from svfap.train.parallel import num_workers, run_all
+from svfap.train.resolve import check_run, fold_configs, resolve
 from svfap.weights.folder import init_encoder, load_model
 from svfap.weights.published import import_published
 
@@ -167,14 +173,42 @@ def _read_init(init: str, config: ModelConfig) -> Model:
 
 
 def finetune(config: FinetuneConfig) -> TrainResult:
-    """Fine-tune (Sec. III-C), with fold="all" on every fold: see `svfap.train.loop.train` and `svfap.train.folds`.
-
-    Raises `UserError`.
-    """
+    """Fine-tune (Sec. III-C), with fold="all" on every fold; see `svfap.train.loop.train`. Raises `UserError`."""
     check_run(config)
     if config.fold == "all":
-        from svfap.train.folds import finetune_folds
-
         return finetune_folds(config)
     task = FinetuneTask(config)
     return train(task, task.config)
+
+
+def finetune_folds(config: FinetuneConfig) -> TrainResult:
+    """Fine-tune on every fold of `config.dataset`, test each on its test part, and pool the predictions.
+
+    Each fold is a run in `out`/fold_<name> with its test in `evaluation/`. With `config.resume` finished folds are kept and
+    interrupted ones continued. Writes `results.md`, `.csv`, `.tex` and `.json` into `out`. Raises `UserError`.
+    """
+    configs = fold_configs(config)
+    assert config.dataset is not None
+    dataset, out = read_dataset(config.dataset), Path(config.out)
+    make_folder(out)
+    write_folds_file(out, config.dataset, config.preset)
+    if not run_all(run_fold, configs, config.parallel):
+        done = sum(is_evaluated(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
+        say(f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on")
+        return TrainResult(finished=False)
+    pooled = pool_evaluations(out)
+    return TrainResult(finished=True, metrics={"caption": pooled.caption, **pooled.numbers}, pooled=pooled)
+
+
+def run_fold(config: FinetuneConfig) -> bool:
+    """Train one fold, or continue it, and test its best/ model; False if it was interrupted. Raises `UserError`."""
+    assert config.dataset is not None and config.fold is not None
+    if not finetune(replace(config, resume=True)).finished:
+        return False
+    test = EvaluateConfig(
+        model=str(config.out), dataset=config.dataset, fold=config.fold, root=config.root,
+        num_workers=config.num_workers or 0, precision=config.precision,
+    )  # fmt: skip
+    if not is_evaluated(test.out_folder, read_dataset(config.dataset).fold(config.fold)):
+        evaluate(test)
+    return True
