@@ -18,7 +18,7 @@ from .experiments.experiment import experiment as experiment
 from .features.config import ExtractConfig as ExtractConfig
 from .features.extract import Extracted as Extracted
 from .features.extract import extract_features as extract_features
-from .model.base import Model as Model
+from .model.build import Model as Model
 from .model.build import create_model as create_model
 from .model.config import ModelConfig as ModelConfig
 from .model.encoder import TPSBT as TPSBT

@@ -307,11 +307,11 @@ def test_synthetic_settings_are_valid_and_need_no_further_files(tmp_path, monkey
 
 
 def test_figures_show_rows_seeds_and_the_papers_numbers():
-    from svfap.view.figures.studies import study_bars, study_lines
+    from svfap.view.figures.studies import study_figure
 
     scores = {"a": {"uar": [0.2, 0.4]}, "b": {"uar": [0.5, 0.5]}}
-    for draw in (study_bars, study_lines):
-        figure = draw(scores, ["uar"], "what", reference={"b": {"uar": 0.6}})
+    for joined in (False, True):
+        figure = study_figure(scores, ["uar"], "what", joined=joined, reference={"b": {"uar": 0.6}})
         (axes,) = figure.axes
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["a", "b"]
         heights = [p.get_height() for p in axes.patches] or axes.lines[0].get_ydata()

@@ -24,7 +24,7 @@ from svfap.metric_table import is_percent, metric_heading, metric_scale
 from svfap.model.complexity import complexity
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig, read_settings_file
 from svfap.view.figures.base import save_figure
-from svfap.view.figures.studies import study_bars, study_lines
+from svfap.view.figures.studies import study_figure
 from svfap.view.tables import write_table
 
 # not allowed in settings files
@@ -92,10 +92,10 @@ def run_study(name: str, runs: ExperimentRuns, config: ExperimentConfig) -> pd.D
     write_table(config.out / name, table, caption)
     write_atomically(config.out / f"{name}.json", json.dumps({"caption": caption, "scores": scores}, indent=2) + "\n")
     metrics = [metric for metric in runs.dataset.metrics if metric in scores[rows[0].name][0]]
-    draw = study_lines if study.swept else study_bars
     values = {row: {m: [seed[m] for seed in seeds] for m in metrics} for row, seeds in scores.items()}
     paper = {row.name: row.paper.scores for row in rows}
-    figure = draw(values, metrics, study.axis, title=f"{study.title} ({study.source})", reference=paper)
+    title = f"{study.title} ({study.source})"
+    figure = study_figure(values, metrics, study.axis, joined=study.swept, title=title, reference=paper)
     save_figure(figure, config.out / f"{name}.png")
     return table
 

@@ -18,9 +18,8 @@ from svfap.experiments.studies import Baseline, Settings, Study, StudyRow
 from svfap.model.config import ModelConfig
 from svfap.model.presets import model_config
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
-from svfap.train.folds import run_fold
-from svfap.train.loop import num_workers
-from svfap.train.parallel import run_parallel, visible_gpus
+from svfap.train.finetune import run_fold
+from svfap.train.parallel import run_all
 from svfap.train.pretrain import pretrain
 
 BASELINE = StudyRow("baseline")
@@ -127,18 +126,8 @@ def train_all(title: str, configs: Sequence[TrainConfig], parallel: int | None =
     parallel: runs at a time, each in its own process; default: one per GPU. Raises `UserError` if interrupted.
     """
     configs = list({config.out: config for config in configs}.values())
-    gpus = visible_gpus()
-    parallel = min(parallel or max(len(gpus), 1), len(configs))
-    if parallel > 1:
-        configs = [replace(config, num_workers=num_workers(config.num_workers, parallel)) for config in configs]
-        finished = run_parallel(train_one, configs, parallel, gpus)
-    else:
-        finished = True
-        for number, config in enumerate(configs, 1):
-            say(f"{title}, {number} of {len(configs)}: {config.out.name}")
-            if not (finished := train_one(config)):
-                break
-    if not finished:
+    say(f"{title}: {len(configs)} runs")
+    if configs and not run_all(train_one, configs, parallel):
         raise UserError(f"{title}: interrupted and saved; the same command continues it")
 
 
