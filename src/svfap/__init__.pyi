@@ -11,14 +11,14 @@ from .evaluation.config import EvaluateConfig as EvaluateConfig
 from .evaluation.config import PoolConfig as PoolConfig
 from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.pool import PooledResults as PooledResults
 from .evaluation.pool import pool as pool
-from .evaluation.results import PooledResults as PooledResults
 from .experiments.config import ExperimentConfig as ExperimentConfig
 from .experiments.experiment import experiment as experiment
 from .features.config import ExtractConfig as ExtractConfig
 from .features.extract import Extracted as Extracted
 from .features.extract import extract_features as extract_features
-from .model.base import Model as Model
+from .model.build import Model as Model
 from .model.build import create_model as create_model
 from .model.config import ModelConfig as ModelConfig
 from .model.encoder import TPSBT as TPSBT

@@ -47,7 +47,7 @@ def test_errors_are_reported_without_torch(tmp_path):
         (["convert", none, str(tmp_path / "out")], 1, f"{none}: no such file or folder"),
         (["info", "svfap_huge"], 1, "is neither a preset"),
         (["report", none], 1, f"{none}: no such run folder"),
-        (["pool", none], 1, f"{none}: no such folder"),
+        (["pool", none], 1, f"{none}: holds no folds.json"),
         (["experiment", "everything"], 1, "experiment 'everything' is none of"),
         (["prepare", "dfew", "--root", none, "--out", none], 1, f"root={none}: is not a folder"),
         (["crop", none, "--out", str(tmp_path / "faces")], 1, f"{none}: no such file or folder"),

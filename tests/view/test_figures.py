@@ -14,7 +14,7 @@ from pages import NAMES, RECORDS, WINDOWS
 from svfap.errors import UserError
 from svfap.evaluation.metrics import regression_metrics
 from svfap.predict.figure import timeline
-from svfap.view.figures.base import PALETTE, STYLE, png_bytes, save_figure
+from svfap.view.figures.base import PALETTE, STYLE, figure_bytes, save_figure
 from svfap.view.figures.clips import reconstruction_grid
 from svfap.view.figures.curves import fold_curves, loss_curves
 from svfap.view.figures.scores import class_bars, comparison_bars, confusion_matrix, regression_scatter
@@ -159,7 +159,7 @@ def test_figures_are_saved_by_suffix_and_the_same_each_time(tmp_path):
 
     save_figure(figure(), tmp_path / "new" / "a.png")
     content = (tmp_path / "new" / "a.png").read_bytes()
-    assert content == png_bytes(figure())
+    assert content == figure_bytes(figure(), "png")
     picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape[1] == round(figure().get_figwidth() * STYLE["figure.dpi"]) and picture.std() > 10
     save_figure(figure(), tmp_path / "a.pdf")
@@ -174,7 +174,7 @@ def test_names_are_no_formulas_and_none_is_left_out_of_a_legend():
         assert [text.strip() for text in legend_texts(figure)] == names
         confusion = confusion_matrix([[1, 0], [0, 1]], names)
         for one in (figure, confusion):
-            assert png_bytes(one).startswith(b"\x89PNG")
+            assert figure_bytes(one, "png").startswith(b"\x89PNG")
 
 
 def test_class_bars_hold_recalls_folds_and_their_mean():
@@ -208,10 +208,10 @@ def test_the_style_holds_when_a_figure_is_made_and_drawn_and_nowhere_else():
         return comparison_bars({"run": {"uar": 0.5}}, ("uar",), title="T")
 
     before = dict(matplotlib.rcParams)
-    expected = png_bytes(figure())
+    expected = figure_bytes(figure(), "png")
     assert dict(matplotlib.rcParams) == before
     ours = {"ytick.labelsize": 30, "axes.spines.top": True, "savefig.dpi": 20, "text.color": "red", "axes.grid": False}
     with matplotlib.rc_context(ours):
         made = figure()
-        assert png_bytes(made) == expected
-    assert png_bytes(made) == expected
+        assert figure_bytes(made, "png") == expected
+    assert figure_bytes(made, "png") == expected

@@ -12,7 +12,7 @@ from pages import assert_self_contained, film, read_page
 
 from svfap.data.video import open_video
 from svfap.errors import UserError
-from svfap.view.figures.base import STYLE, png_bytes, save_figure
+from svfap.view.figures.base import STYLE, figure_bytes, save_figure
 from svfap.view.figures.scores import comparison_bars
 from svfap.view.page import Card, Picture, Section, write_page
 
@@ -70,7 +70,7 @@ def test_pictures_and_films_are_embedded_whole(tmp_path):
     text, outline = read_page(tmp_path / "page.html")
     assert_self_contained(text, outline)
     (picture,), (video,) = outline.media("img"), outline.media("video")
-    assert picture == png_bytes(figure)
+    assert picture == figure_bytes(figure, "png")
     assert cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) is not None
     (tmp_path / "again.mp4").write_bytes(video)
     with open_video(tmp_path / "again.mp4") as source:

@@ -209,7 +209,7 @@ def test_convert_from_python(official, classifier, tmp_path):
 
 
 def test_every_setting_of_a_model_can_be_given():
-    names = set(ModelConfig.words()) - {"preset", "provenance"}
+    names = set(ModelConfig.field_names()) - {"preset", "provenance"}
     assert names <= {field.name for field in fields(ConvertConfig)}
     assert ConvertConfig(label_names=("a", "b"), frame_level=False).model_settings() == {
         "label_names": ("a", "b"),
@@ -284,4 +284,4 @@ def test_what_a_checkpoint_says_of_itself(classifier, tmp_path):
     assert pretrained.task == "pretraining" and pretrained.pretrained
     save_published(classifier, tmp_path / "ours.pth")
     assert read_checkpoint(tmp_path / "ours.pth")["epoch"] == "best"
-    assert read_published(tmp_path / "ours.pth").config["preset"] == "svfap_debug"
+    assert read_published(tmp_path / "ours.pth").settings["preset"] == "svfap_debug"

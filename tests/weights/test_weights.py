@@ -50,6 +50,18 @@ def test_run_folder_loads_its_best(classifier, tmp_path):
     assert torch.equal(svfap.load_model(tmp_path).head.weight, classifier.head.weight)
 
 
+def test_a_model_on_the_hub_loads_as_a_folder_does(classifier, tmp_path, monkeypatch):
+    classifier.save_pretrained(tmp_path)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, name: str(tmp_path / name))
+    monkeypatch.chdir(tmp_path)
+    loaded = svfap.load_model("owner/name")
+    assert loaded.config == classifier.config and not loaded.training
+    assert torch.equal(loaded.head.weight, classifier.head.weight)
+    (tmp_path / "model.safetensors").write_bytes(b"junk")
+    with pytest.raises(UserError, match="does not fit its config.json"):
+        svfap.load_model("owner/name")
+
+
 def test_wrong_class_for_the_task_is_named(classifier, tmp_path):
     classifier.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="task='classification'"):

@@ -11,7 +11,7 @@ from svfap.errors import UserError
 from svfap.evaluation.config import PoolConfig
 
 if TYPE_CHECKING:
-    from svfap.evaluation.results import PooledResults
+    from svfap.evaluation.pool import PooledResults
 
 
 def run(config: PoolConfig, folder: Path | None) -> None:
@@ -21,8 +21,10 @@ def run(config: PoolConfig, folder: Path | None) -> None:
     if folder is not None:
         if config.out is not None:
             raise UserError("out: goes with models; the table of a run is written into the folder of the run")
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; name a folder of `svfap finetune --fold all`")
+        if not (folder / "folds.json").is_file():
+            raise UserError(
+                f"{folder}: holds no folds.json; name a folder of `svfap finetune --fold all`, or give models"
+            )
         config = replace(config, out=folder)
     from svfap.evaluation.pool import pool
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class Model(
     license="mit",
     tags=["facial-affect", "video", "masked-autoencoder"],
 ):
-    """Base of `MaskedAutoencoder` and `Perceiver`; `Model.from_pretrained` loads either.
+    """Base of `MaskedAutoencoder` and `Perceiver`, which `svfap.model.build` imports; `Model.from_pretrained` loads either.
 
     `save_pretrained(folder)` and `from_pretrained(folder)` use JSON and safetensors, never pickle.
     """
@@ -43,14 +44,12 @@ class Model(
     def _from_pretrained(cls, *, config: Any, strict: bool = True, **kwargs: Any) -> Model:  # type: ignore[override]
         """Rebuild the config from its JSON and load strictly: a missing or unexpected tensor is an error."""
         if not isinstance(config, ModelConfig):
-            config = ModelConfig.from_words(config, Path(kwargs["model_id"]) / CONFIG_FILE)
-        if cls is Model:  # the base class loads any task's model
-            from svfap.model.build import model_class
-
-            return model_class(config.task)._from_pretrained(config=config, strict=strict, **kwargs)
+            config = ModelConfig.from_dict(config, Path(kwargs["model_id"]) / CONFIG_FILE)
+        if cls is Model and (classes := [each for each in Model.__subclasses__() if config.task in each.tasks]):
+            return classes[0]._from_pretrained(config=config, strict=strict, **kwargs)
         folder = Path(kwargs["model_id"])
         if not folder.is_dir():
-            return super()._from_pretrained(config=config, strict=strict, **kwargs)
+            return super()._from_pretrained(config=config, strict=strict, **kwargs).eval()
         model = cls(config)
         model.load_state_dict(load_file(folder / "model.safetensors"), strict=strict)
         return model.eval()
@@ -66,19 +65,10 @@ class Model(
         return clip * std + mean
 
 
-def xavier_init(model: nn.Module) -> None:
-    """Pre-training: Xavier-uniform linear layers, biases zero."""
+def init_linear(model: nn.Module, init: Callable[[Tensor], object]) -> None:
+    """Initialise the weights of all linear layers by `init`, and their biases by zero."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-def trunc_normal_init(model: nn.Module) -> None:
-    """Fine-tuning: linear layers from a truncated normal of standard deviation 0.02, biases zero."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            init(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from svfap.errors import UserError
-from svfap.model.base import Model
-from svfap.model.config import TASKS, ModelConfig
+from svfap.model.base import Model as Model
+from svfap.model.config import ModelConfig
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.perceiver import Perceiver
 from svfap.model.presets import model_config
 
 
-def model_class(task: str) -> type[Model]:
-    """The class of the models for a task: pre-training (Fig. 1a), or any other (Fig. 1b). Raises `UserError`."""
-    for cls in (MaskedAutoencoder, Perceiver):
-        if task in cls.tasks:
-            return cls
-    raise UserError(f"task={task!r} is none of {', '.join(TASKS)}")
-
-
 def build_model(config: ModelConfig) -> Model:
-    """The model that a config describes, with fresh weights."""
-    return model_class(config.task)(config)
+    """The model that a config describes, with fresh weights: for pre-training (Fig. 1a), or for any other task (Fig. 1b)."""
+    return MaskedAutoencoder(config) if config.task == "pretraining" else Perceiver(config)
 
 
 def create_model(preset: str, task: str = "features", **overrides: Any) -> Model:

@@ -12,17 +12,15 @@ from svfap.model.build import build_model
 from svfap.model.config import ModelConfig
 from svfap.model.masking import tube_mask
 
-ADAMW_BYTES = 16  # a float32 parameter, its gradient and AdamW's two moments
-
 
 @dataclass(frozen=True)
 class Complexity:
     """Counts for one clip.
 
     multiply_adds: as the paper counts them, with every tubelet embedded.
-    multiply_adds_done: of this implementation, which embeds visible tubelets alone.
+    multiply_adds_done: of this implementation, which embeds only visible tubelets.
     by_part, tokens: part -> multiply-adds done, and tokens that it processes.
-    weight_bytes, train_state_bytes: float32; activation_bytes: stored for the backward pass of one clip, float32.
+    activation_bytes: stored for the backward pass of one clip, float32; None if not measured.
     """
 
     parameters: int
@@ -30,9 +28,17 @@ class Complexity:
     multiply_adds_done: int
     by_part: dict[str, int]
     tokens: dict[str, str]
-    weight_bytes: int
-    train_state_bytes: int
     activation_bytes: int | None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of float32 parameters."""
+        return 4 * self.parameters
+
+    @property
+    def train_state_bytes(self) -> int:
+        """Of float32 parameters, their gradients and AdamW's two moments."""
+        return 16 * self.parameters
 
 
 def complexity(config: ModelConfig, measure_activations: bool = False) -> Complexity:
@@ -46,15 +52,12 @@ def complexity(config: ModelConfig, measure_activations: bool = False) -> Comple
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(clip, mask) if pretraining else model(clip)
     done = counter.get_total_flops() // 2  # a multiply-add is two operations
-    parameters = sum(p.numel() for p in model.parameters())
     return Complexity(
-        parameters=parameters,
+        parameters=sum(p.numel() for p in model.parameters()),
         multiply_adds=done + num_masked * config.tubelet_dim * config.embed_dim,
         multiply_adds_done=done,
         by_part=_by_part(counter, type(model).__name__, config),
         tokens=_tokens(config, num_masked),
-        weight_bytes=4 * parameters,
-        train_state_bytes=ADAMW_BYTES * parameters,
         activation_bytes=_activations(config) if measure_activations else None,
     )
 
@@ -86,17 +89,15 @@ def _activations(config: ModelConfig) -> int:
     """Bytes that autograd stores for one clip, without parameters and buffers."""
     model: Model = build_model(replace(config, drop_path_rate=0.0)).train()
     known = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
-    holding = []
+    stored: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is used twice
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in known and storage._cdata not in kept:
-            kept[storage._cdata] = storage.nbytes()
-            holding.append(storage)
+        if storage._cdata not in known:
+            stored.setdefault(storage._cdata, storage)
         return tensor
 
     clip = torch.randn(1, 3, config.num_frames, config.img_size, config.img_size)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(clip, tube_mask(1, config)) if config.task == "pretraining" else model(clip)
-    return sum(kept.values())
+    return sum(storage.nbytes() for storage in stored.values())

@@ -14,8 +14,15 @@ from svfap.formats import stamped, upgrade
 
 CONFIG_FILE = "config.json"
 TASKS = ("classification", "regression", "pretraining", "features")
-ACTIVATIONS = ("none", "sigmoid", "tanh")
-DOWNSAMPLINGS = ("conv", "avg", "max")
+CHOICES = {
+    "task": TASKS,
+    "output_activation": ("none", "sigmoid", "tanh"),
+    "temporal_downsample": ("conv", "avg", "max"),
+}
+MULTIPLES = {
+    **{"img_size": "patch_size", "num_frames": "tubelet_size", "embed_dim": "num_heads"},
+    **{"decoder_embed_dim": "decoder_num_heads"},
+}  # each is a multiple of the other
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -74,95 +81,72 @@ class ModelConfig:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for word in ("stage_depths", "num_bottleneck_tokens"):
-            value = getattr(self, word)
-            if not all(isinstance(n, int) for n in (value if isinstance(value, list | tuple) else [value])):
-                raise UserError(f"model config: {word}={value!r} must be whole numbers, one for each stage")
-        if isinstance(self.stage_depths, int):
-            object.__setattr__(self, "stage_depths", (self.stage_depths,))
-        later_stages = len(self.stage_depths) - 1
-        tokens = self.num_bottleneck_tokens
-        tokens = (tokens,) if isinstance(tokens, int) else tuple(tokens)
-        if len(tokens) == 1:
-            tokens *= later_stages  # one number serves every later stage
-        normalised = {
-            "stage_depths": tuple(self.stage_depths),
-            "num_bottleneck_tokens": tokens if later_stages else (),
-            "output_scale": tuple(self.output_scale),
-            "output_offset": tuple(self.output_offset),
-            "label_names": tuple(self.label_names),
-            "pixel_mean": tuple(self.pixel_mean),
-            "pixel_std": tuple(self.pixel_std),
-        }
-        for name, value in normalised.items():
-            object.__setattr__(self, name, value)
-        self._check()
+        for name in ("stage_depths", "num_bottleneck_tokens"):
+            value = getattr(self, name)
+            numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
+            whole = all(isinstance(n, int) for n in numbers)
+            _require(whole, f"{name}={value!r} must be whole numbers, one for each stage")
+            object.__setattr__(self, name, numbers)
+        for name in ("output_scale", "output_offset", "label_names", "pixel_mean", "pixel_std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        num_later, tokens = len(self.stage_depths) - 1, self.num_bottleneck_tokens
+        if len(tokens) == 1 or num_later == 0:  # one number serves every later stage
+            object.__setattr__(self, "num_bottleneck_tokens", tokens[:1] * num_later)
+        self._check_numbers()
+        self._check_outputs()
 
-    def _check(self) -> None:
-        def require(fits: bool, message: str) -> None:
-            if not fits:
-                raise UserError(f"model config: {message}")
-
-        require(self.task in TASKS, f"task={self.task!r} is none of {', '.join(TASKS)}")
-        require(
-            self.output_activation in ACTIVATIONS,
-            f"output_activation={self.output_activation!r} is none of {', '.join(ACTIVATIONS)}",
-        )
-        require(
-            self.temporal_downsample in DOWNSAMPLINGS,
-            f"temporal_downsample={self.temporal_downsample!r} is none of {', '.join(DOWNSAMPLINGS)}",
-        )
-        for word in ("output_scale", "output_offset"):
-            values = getattr(self, word)
-            require(not values or self.task == "regression", f"{word} is for regression")
-            require(
-                len(values) in (0, self.num_outputs), f"{len(values)} numbers in {word} for {self.num_outputs} outputs"
-            )
-        require(bool(self.output_scale) == bool(self.output_offset), "output_scale and output_offset go together")
-        require(all(scale > 0 for scale in self.output_scale), f"output_scale={self.output_scale} must be above 0")
-        require(
-            self.output_activation == "none" or self.task == "regression",
-            f"output_activation={self.output_activation!r} is for regression; the outputs of classification are logits",
-        )
-        for word in (
+    def _check_numbers(self) -> None:
+        for name in (
             *("img_size", "num_frames", "patch_size", "tubelet_size", "embed_dim", "num_heads", "temporal_kernel_size"),
             *("bottleneck_hidden_dim", "decoder_embed_dim", "decoder_num_heads", "decoder_depth", "sampling_stride"),
         ):
-            whole_number = isinstance(getattr(self, word), int) and not isinstance(getattr(self, word), bool)
-            require(whole_number, f"{word}={getattr(self, word)!r} must be a whole number")
-            require(getattr(self, word) >= 1, f"{word}={getattr(self, word)} must be at least 1")
-        require(len(self.stage_depths) >= 1, "stage_depths is empty; give the number of blocks of each stage")
-        require(min(self.stage_depths) >= 1, f"stage_depths={self.stage_depths}: every stage needs a block")
-        require(
-            len(self.num_bottleneck_tokens) == len(self.stage_depths) - 1,
-            f"num_bottleneck_tokens={self.num_bottleneck_tokens} must have one number for each of the "
-            f"{len(self.stage_depths) - 1} stages after the first (stage_depths={self.stage_depths})",
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            _require(whole, f"{name}={value!r} must be a whole number")
+            _require(value >= 1, f"{name}={value} must be at least 1")
+        for name in ("drop_path_rate", "mask_ratio"):
+            _require(0 <= getattr(self, name) < 1, f"{name}={getattr(self, name)} is not in [0, 1)")
+        for name, part in MULTIPLES.items():
+            value, divisor = getattr(self, name), getattr(self, part)
+            _require(value % divisor == 0, f"{name}={value} is not a multiple of {part}={divisor}")
+        depths, tokens = self.stage_depths, self.num_bottleneck_tokens
+        _require(len(depths) >= 1, "stage_depths is empty; give the number of blocks of each stage")
+        _require(min(depths) >= 1, f"stage_depths={depths}: every stage needs a block")
+        num_later = len(depths) - 1
+        _require(
+            len(tokens) == num_later,
+            f"num_bottleneck_tokens={tokens} must have one number for each of the {num_later} stages after the first "
+            f"(stage_depths={depths})",
         )
-        require(all(n >= 1 for n in self.num_bottleneck_tokens), "num_bottleneck_tokens must be at least 1")
-        for whole, part in (
-            *(("img_size", "patch_size"), ("num_frames", "tubelet_size"), ("embed_dim", "num_heads")),
-            ("decoder_embed_dim", "decoder_num_heads"),
-        ):
-            a, b = getattr(self, whole), getattr(self, part)
-            require(a % b == 0, f"{whole}={a} is not a multiple of {part}={b}")
-        shrink = self.time_shrinkage ** (len(self.stage_depths) - 1)
-        require(
-            self.num_time_steps % shrink == 0,
+        _require(all(n >= 1 for n in tokens), "num_bottleneck_tokens must be at least 1")
+        shrinkage = self.time_shrinkage**num_later
+        _require(
+            self.num_time_steps % shrinkage == 0,
             f"{self.num_time_steps} time steps (num_frames={self.num_frames} / tubelet_size={self.tubelet_size}) cannot be "
-            f"divided by temporal_kernel_size={self.temporal_kernel_size} in each of {len(self.stage_depths) - 1} stages: "
-            f"use a num_frames that is a multiple of {self.tubelet_size * shrink}",
+            f"divided by temporal_kernel_size={self.temporal_kernel_size} in each of {num_later} stages: "
+            f"use a num_frames that is a multiple of {self.tubelet_size * shrinkage}",
         )
-        require(0.0 <= self.drop_path_rate < 1.0, f"drop_path_rate={self.drop_path_rate} is not in [0, 1)")
-        require(0.0 <= self.mask_ratio < 1.0, f"mask_ratio={self.mask_ratio} is not in [0, 1)")
-        require(self.num_outputs >= 0, f"num_outputs={self.num_outputs} must be at least 0")
+
+    def _check_outputs(self) -> None:
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            _require(value in choices, f"{name}={value!r} is none of {', '.join(choices)}")
+        number, names, scales = self.num_outputs, self.label_names, self.output_scale
+        for name in ("output_scale", "output_offset"):
+            values = getattr(self, name)
+            _require(not values or self.task == "regression", f"{name} is for regression")
+            _require(len(values) in (0, number), f"{len(values)} numbers in {name} for {number} outputs")
+        _require(bool(scales) == bool(self.output_offset), "output_scale and output_offset go together")
+        _require(all(scale > 0 for scale in scales), f"output_scale={scales} must be above 0")
+        _require(
+            self.output_activation == "none" or self.task == "regression",
+            f"output_activation={self.output_activation!r} is for regression; the outputs of classification are logits",
+        )
+        _require(number >= 0, f"num_outputs={number} must be at least 0")
         if self.task in ("classification", "regression"):
-            require(self.num_outputs >= 1, f"task={self.task!r} needs num_outputs of at least 1")
-            require(
-                len(self.label_names) in (0, self.num_outputs),
-                f"{len(self.label_names)} label_names for num_outputs={self.num_outputs}",
-            )
-        names = self.label_names
-        require(len(set(names)) == len(names), f"label_names: a name occurs twice in {', '.join(names)}")
+            _require(number >= 1, f"task={self.task!r} needs num_outputs of at least 1")
+            _require(len(names) in (0, number), f"{len(names)} label_names for num_outputs={number}")
+        _require(len(set(names)) == len(names), f"label_names: a name occurs twice in {', '.join(names)}")
 
     @property
     def num_time_steps(self) -> int:
@@ -205,11 +189,11 @@ class ModelConfig:
         return math.floor(ratio * self.num_positions + 1e-9)  # 0.29 * 100 is 28.999… in binary
 
     @classmethod
-    def from_words(cls, words: Any, file: object) -> ModelConfig:
-        """What a `config.json` of this or an earlier version says. Raises `UserError` naming `file`."""
-        words = upgrade("model config", words, file, cls.words())
+    def from_dict(cls, settings: Any, file: object) -> ModelConfig:
+        """The config of the content of a `config.json` of this or an earlier version. Raises `UserError` naming `file`."""
+        settings = upgrade("model config", settings, file, cls.field_names())
         try:
-            return cls(**words)
+            return cls(**settings)
         except TypeError as error:  # a number where there should be a list, and the like
             raise UserError(f"{file}: not a model config ({error})") from None
 
@@ -217,10 +201,10 @@ class ModelConfig:
     def read(cls, file: Path) -> ModelConfig:
         """Read a `config.json`. Raises `UserError` naming it."""
         try:
-            words = json.loads(file.read_text(encoding="utf-8"))
+            settings = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{file}: not a model config ({error})") from None
-        return cls.from_words(words, file)
+        return cls.from_dict(settings, file)
 
     def write(self, folder: Path) -> None:
         """Write `config.json` into a folder, beside the weights."""
@@ -228,6 +212,11 @@ class ModelConfig:
         write_atomically(folder / CONFIG_FILE, content)
 
     @classmethod
-    def words(cls) -> tuple[str, ...]:
+    def field_names(cls) -> tuple[str, ...]:
         """Names of all fields, in order."""
         return tuple(f.name for f in fields(cls))
+
+
+def _require(fits: bool, message: str) -> None:
+    if not fits:
+        raise UserError(f"model config: {message}")

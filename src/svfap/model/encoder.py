@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import torch
@@ -62,17 +63,13 @@ class Stage(nn.Module):
 
     def __init__(self, config: ModelConfig, number: int, drop_path_rates: list[float]) -> None:
         super().__init__()
-        dim, later = config.embed_dim, number > 0
-        self.temporal_downsample = (
-            TemporalDownsample(dim, config.temporal_kernel_size, config.temporal_downsample)
-            if later and config.temporal_pyramid
-            else None
-        )
-        self.spatial_bottleneck = (
-            SpatialBottleneck(dim, config.bottleneck_hidden_dim, config.num_bottleneck_tokens[number - 1])
-            if later and config.spatial_bottleneck
-            else None
-        )
+        dim = config.embed_dim
+        self.temporal_downsample = self.spatial_bottleneck = None
+        if number > 0 and config.temporal_pyramid:
+            self.temporal_downsample = TemporalDownsample(dim, config.temporal_kernel_size, config.temporal_downsample)
+        if number > 0 and config.spatial_bottleneck:
+            num_tokens = config.num_bottleneck_tokens[number - 1]
+            self.spatial_bottleneck = SpatialBottleneck(dim, config.bottleneck_hidden_dim, num_tokens)
         block = CrossBlock if self.spatial_bottleneck else Block
         self.blocks = nn.ModuleList(block(dim, config.num_heads, config.mlp_ratio, rate) for rate in drop_path_rates)
 
@@ -102,7 +99,7 @@ class TPSBT(nn.Module):
 
     With `config.fuse_stages` (pre-training) the stages' outputs are summed at the first stage's time resolution (Eq. 9, 10)
     and normalised; without (fine-tuning) the last stage's tokens are returned. Pre-training without fusion (Table 4)
-    up-samples the last stage alone, since the decoder needs a token for every tubelet.
+    up-samples only the last stage, since the decoder needs a token for every tubelet.
     """
 
     positions: Tensor
@@ -113,11 +110,9 @@ class TPSBT(nn.Module):
         self.tubelet_embed = TubeletEmbed(config.tubelet_size, config.patch_size, config.embed_dim)
         self.register_buffer("positions", sincos_positions(config.num_tokens, config.embed_dim), persistent=False)
         num_blocks = sum(config.stage_depths)
-        rates = [config.drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
-        self.stages = nn.ModuleList()
-        for number, depth in enumerate(config.stage_depths):
-            start = sum(config.stage_depths[:number])
-            self.stages.append(Stage(config, number, rates[start : start + depth]))
+        rates = iter(config.drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks))
+        stages = (Stage(config, i, list(islice(rates, depth))) for i, depth in enumerate(config.stage_depths))
+        self.stages = nn.ModuleList(stages)
         self.norm = layer_norm(config.embed_dim) if config.fuse_stages or config.task == "pretraining" else None
         self.register_load_state_dict_pre_hook(_drop_unused_norm)
 
@@ -152,10 +147,8 @@ class TPSBT(nn.Module):
         if clip.ndim != 5 or tuple(clip.shape[1:]) != expected:
             raise ValueError(f"expected clips of shape (B, {', '.join(map(str, expected))}), got {tuple(clip.shape)}")
         if mask is not None and mask.visible.shape[1] + mask.hidden.shape[1] != self.config.num_tokens:
-            raise ValueError(
-                f"expected a mask of {self.config.num_tokens} tubelets, got {mask.visible.shape[1]} visible and "
-                f"{mask.hidden.shape[1]} hidden"
-            )
+            counts = f"{mask.visible.shape[1]} visible and {mask.hidden.shape[1]} hidden"
+            raise ValueError(f"expected a mask of {self.config.num_tokens} tubelets, got {counts}")
 
 
 def _drop_unused_norm(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -26,10 +26,7 @@ def sincos_positions(num_tokens: int, dim: int) -> Tensor:
 
 
 def tubelet_view(clip: Tensor, tubelet_size: int, patch_size: int) -> Tensor:
-    """View a clip as a grid of tubelets, without copying.
-
-    (B, C, T, H, W) -> (B, T/t, H/p, W/p, C, t, p, p).
-    """
+    """View a clip as a grid of tubelets, without copying: (B, C, T, H, W) -> (B, T/t, H/p, W/p, C, t, p, p)."""
     grid = clip.unflatten(4, (-1, patch_size)).unflatten(3, (-1, patch_size)).unflatten(2, (-1, tubelet_size))
     return grid.permute(0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -37,13 +34,18 @@ def tubelet_view(clip: Tensor, tubelet_size: int, patch_size: int) -> Tensor:
 def gather_tubelets(clip: Tensor, index: Tensor, tubelet_size: int, patch_size: int) -> Tensor:
     """Copy only the tubelets at `index`: (B, C, T, H, W) and (B, M) int64 -> (B, M, C, t, p, p)."""
     grid = tubelet_view(clip, tubelet_size, patch_size)
+    return grid[locate(grid, index)]
+
+
+def locate(grid: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+    """Indices (batch, time, row, column) into a `tubelet_view` of the tubelets at `index` (B, M) int64."""
     rows, columns = grid.shape[2:4]
-    batch = torch.arange(clip.shape[0], device=clip.device).unsqueeze(1)
-    return grid[batch, index // (rows * columns), index // columns % rows, index % columns]
+    batch = torch.arange(len(grid), device=grid.device).unsqueeze(1)
+    return batch, index // (rows * columns), index // columns % rows, index % columns
 
 
 class TubeletEmbed(nn.Module):
-    """Linear embedding of tubelets; a 3-D convolution whose stride is its kernel, and stored as one."""
+    """Linear embedding of tubelets; equal to a 3-D convolution with stride = kernel size, and stored as one."""
 
     def __init__(self, tubelet_size: int, patch_size: int, embed_dim: int) -> None:
         super().__init__()

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svfap.model.base import Model, xavier_init
+from svfap.model.base import Model, init_linear
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
-from svfap.model.layers import Block, gather_tubelets, layer_norm, sincos_positions, tubelet_view
+from svfap.model.layers import Block, gather_tubelets, layer_norm, locate, sincos_positions, tubelet_view
 from svfap.model.masking import TubeMask
 
 TARGET_EPS = 1e-6
@@ -23,9 +23,8 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim = config.decoder_embed_dim
-        self.blocks = nn.ModuleList(
-            Block(dim, config.decoder_num_heads, config.mlp_ratio) for _ in range(config.decoder_depth)
-        )
+        blocks = (Block(dim, config.decoder_num_heads, config.mlp_ratio) for _ in range(config.decoder_depth))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = layer_norm(dim)
         self.head = nn.Linear(dim, config.tubelet_dim)
 
@@ -47,11 +46,10 @@ class MaskedAutoencoder(Model):
         self.encoder = TPSBT(config)
         self.encoder_to_decoder = nn.Linear(config.embed_dim, config.decoder_embed_dim, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_embed_dim))
-        self.register_buffer(
-            "positions", sincos_positions(config.num_tokens, config.decoder_embed_dim), persistent=False
-        )
+        positions = sincos_positions(config.num_tokens, config.decoder_embed_dim)
+        self.register_buffer("positions", positions, persistent=False)
         self.decoder = Decoder(config)
-        xavier_init(self)
+        init_linear(self, nn.init.xavier_uniform_)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, clip: Tensor, mask: TubeMask) -> Tensor:
@@ -103,17 +101,12 @@ class MaskedAutoencoder(Model):
         tubelets = (prediction * deviation + mean).unflatten(3, (self.config.tubelet_size, size, size))
         output = self.denormalize(clip.float())
         grid = tubelet_view(output, self.config.tubelet_size, self.config.patch_size)
-        rows, columns = grid.shape[2:4]
-        batch = torch.arange(len(clip), device=clip.device).unsqueeze(1)
-        grid[batch, mask.hidden // (rows * columns), mask.hidden // columns % rows, mask.hidden % columns] = tubelets
+        grid[locate(grid, mask.hidden)] = tubelets
         return output.clamp_(0, 1)
 
     @torch.no_grad()
     def show_masking(self, clip: Tensor, mask: TubeMask) -> tuple[Tensor, Tensor, Tensor]:
-        """Three clips to look at, each (B, 3, T, H, W) float32 in [0, 1].
-
-        The original, the encoder's input (hidden pixels grey), the reconstruction.
-        """
+        """Original, encoder's input (hidden pixels grey) and reconstruction: each (B, 3, T, H, W) float32 in [0, 1]."""
         original = self.denormalize(clip.float()).clamp(0, 1)
         size, grid = self.config.patch_size, self.config.grid_size
         hidden = mask.to_bool().view(len(clip), 1, self.config.num_time_steps, grid, grid)

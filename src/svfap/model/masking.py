@@ -28,9 +28,8 @@ class TubeMask(NamedTuple):
         has several stages, hides the same positions at all times (a tube).
         """
         if masked.ndim != 2 or masked.shape[1] != config.num_tokens or masked.dtype != torch.bool:
-            raise ValueError(
-                f"masked must be bool of shape (B, {config.num_tokens}), got {masked.dtype} {tuple(masked.shape)}"
-            )
+            got = f"{masked.dtype} {tuple(masked.shape)}"
+            raise ValueError(f"masked must be bool of shape (B, {config.num_tokens}), got {got}")
         num_hidden = int(masked[0].sum()) if len(masked) else 0
         if num_hidden == config.num_tokens:
             raise ValueError("masked hides every tubelet; leave at least one visible")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svfap.model.base import Model, trunc_normal_init
+from svfap.model.base import Model, init_linear
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
 from svfap.model.layers import layer_norm
@@ -22,9 +24,9 @@ class Perceiver(Model):
         super().__init__(config)
         self.encoder = TPSBT(config)
         self.norm = layer_norm(config.embed_dim)
-        self.head = nn.Linear(config.embed_dim, config.num_outputs) if config.task != "features" else None
-        trunc_normal_init(self)
-        if self.head is not None:
+        self.head = nn.Identity() if config.task == "features" else nn.Linear(config.embed_dim, config.num_outputs)
+        init_linear(self, partial(nn.init.trunc_normal_, std=0.02))
+        if isinstance(self.head, nn.Linear):
             self.head.weight.data.mul_(HEAD_INIT_SCALE)
 
     def forward(self, clip: Tensor) -> Tensor:
@@ -58,20 +60,14 @@ class Perceiver(Model):
 
     def _outputs(self, tokens: Tensor) -> Tensor:
         if not self.config.frame_level:
-            return self._activate(self._head(self._pooled(tokens)))
-        outputs = self._head(self._steps(tokens)).transpose(1, 2)
+            return self._activate(self.head(self._pooled(tokens)))
+        outputs = self.head(self._steps(tokens)).transpose(1, 2)
         frames = F.interpolate(outputs, size=self.config.num_frames, mode="linear", align_corners=False)
         return self._activate(frames.transpose(1, 2))
 
-    def _head(self, features: Tensor) -> Tensor:
-        return features if self.head is None else self.head(features)
-
     def _activate(self, outputs: Tensor) -> Tensor:
-        match self.config.output_activation:
-            case "sigmoid":
-                outputs = outputs.sigmoid()
-            case "tanh":
-                outputs = outputs.tanh()
+        if self.config.output_activation != "none":
+            outputs = outputs.sigmoid() if self.config.output_activation == "sigmoid" else outputs.tanh()
         if self.config.output_scale:
             scale, offset = (outputs.new_tensor(v) for v in (self.config.output_scale, self.config.output_offset))
             outputs = outputs * scale + offset

@@ -44,8 +44,8 @@ def check_model(preset: str, overrides: Iterable[str]) -> None:
     for name in overrides:
         if name in ("preset", "task"):
             raise UserError(f"{name} is not a model setting that can be overridden; give it by itself")
-        if name not in ModelConfig.words():
-            raise UserError(f"unknown model setting {name!r}{_nearest(name, ModelConfig.words())}")
+        if name not in ModelConfig.field_names():
+            raise UserError(f"unknown model setting {name!r}{_nearest(name, ModelConfig.field_names())}")
 
 
 def model_config(preset: str, task: str, **overrides: Any) -> ModelConfig:

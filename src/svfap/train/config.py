@@ -15,18 +15,20 @@ from svfap.settings import SourceSettings, require, require_fraction
 
 
 def read_settings_file(file: Path, known: Collection[str] | None = None) -> dict[str, Any]:
-    """A YAML file of settings, a recipe or a run's `config.yaml`, with the names of today (see `svfap.formats`).
+    """The settings in a YAML file, a recipe or a run's `config.yaml`, under their current names (see `svfap.formats`).
 
-    known: names that it may hold; None leaves that to who uses them. Raises `UserError` naming the file.
+    known: names that are allowed; None: all. Raises `UserError` naming the file.
     """
     import yaml
     from jsonargparse import get_loader
 
     try:
-        words = get_loader("yaml")(file.read_text(encoding="utf-8"))  # unlike plain YAML's, its 1e-3 is a number
+        settings = get_loader("yaml")(
+            file.read_text(encoding="utf-8")
+        )  # reads 1e-3 as a number, as yaml.safe_load does not
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    return upgrade("training settings", words, file, known)
+    return upgrade("training settings", settings, file, known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class TrainConfig(SourceSettings):
     model: dict[str, Any] = field(default_factory=dict)
     """Settings of the model that differ from the preset, such as img_size, num_frames, stage_depths."""
     sampling_stride: int | None = None
-    """Every how many frames of the video one is sampled; default: the dataset's, else 4."""
+    """Distance between sampled frames, in frames of the video; default: the dataset's, else 4."""
 
     epochs: int = 100
     warmup_epochs: float = 5
@@ -135,7 +137,7 @@ class FinetuneConfig(TrainConfig):
     label_names: list[str] | None = None
     """Classes in order; default: the names found in the manifest, sorted."""
     dimensions: list[str] | None = None
-    """Columns to regress; default: every column whose name has no other meaning."""
+    """Columns to regress; default: all columns except those with another meaning, such as path or subject."""
     output_activation: Literal["none", "sigmoid", "tanh"] | None = None
     """Function applied to the head's values; default: the dataset's, else none. Regression only."""
     frame_level: bool = False
@@ -191,7 +193,7 @@ class FinetuneConfig(TrainConfig):
         require_fraction(self, "smoothing", "mix_switch", "flip_rate", "erase_rate", "layer_decay", "drop_path_rate")
         if self.parallel is not None and (self.fold != "all" or self.parallel < 1):
             raise UserError(
-                f"parallel={self.parallel}: is the number of folds at a time, at least 1, and goes with --fold all"
+                f"parallel={self.parallel}: is the number of folds at a time, at least 1; goes with --fold all"
             )
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:

@@ -1,8 +1,9 @@
-"""Supervised fine-tuning for classes or affect dimensions (Sec. III-C)."""
+"""Supervised fine-tuning for classes or affect dimensions (Sec. III-C), on one split or on every fold of a dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,77 +12,72 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from svfap.console import say
 from svfap.data import augment
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.prepared import fold_folder, read_dataset
 from svfap.data.split import carve_validation, take_fraction
 from svfap.data.targets import all_targets
 from svfap.errors import UserError
-from svfap.evaluation.views import predict_views, score_predictions, scored_by_group
+from svfap.evaluation.config import EvaluateConfig
+from svfap.evaluation.evaluate import evaluate
+from svfap.evaluation.pool import is_evaluated, pool_evaluations, write_folds_file
+from svfap.evaluation.predictions import score_predictions
+from svfap.evaluation.views import predict_views, scored_by_group
+from svfap.files import make_folder
 from svfap.metric_table import main_metric, metric_keys
 from svfap.model.base import Model
 from svfap.model.build import create_model
 from svfap.model.config import ModelConfig
 from svfap.train.config import FinetuneConfig
-from svfap.train.loop import Batch, TrainResult, num_workers, train
+from svfap.train.loop import Batch, Task, TrainResult, train
 from svfap.train.losses import REGRESSION_LOSSES, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
-from svfap.train.resolve import check_run, resolve
+from svfap.train.parallel import num_workers, run_all
+from svfap.train.resolve import check_run, fold_configs, resolve
 from svfap.weights.folder import init_encoder, load_model
 from svfap.weights.published import import_published
 
 
-class FinetuneTask:
+class FinetuneTask(Task):
     """Model, augmentation (Sec. IV-B), loss and validation of fine-tuning."""
+
+    config: FinetuneConfig
 
     def __init__(self, config: FinetuneConfig) -> None:
         self.config = config = resolve(config)
         assert config.task is not None
         everything, self.validation = read_parts(config)
         self.manifest = training = take_fraction(everything, config.fraction, config.seed)
+        self.num_videos = len(training) + len(self.validation or ())
         if config.fraction < 1:
             say(f"training on {len(training)} of {len(everything)} videos")
-        classes = config.task == "classification"
-        names = training.label_names if classes else training.dimensions
+        names = training.label_names if config.task == "classification" else training.dimensions
         assert names is not None
-        score = main_metric(config.task)
-        self.score = None if self.validation is None else f"frame_{score}" if config.frame_level else score
-        scale, offset = self._label_scale()
+        if self.validation is not None:
+            self.score = ("frame_" if config.frame_level else "") + main_metric(config.task)
+        settings: dict[str, Any] = {"num_outputs": len(names), "label_names": names}
+        for name in ("output_activation", "frame_level", "drop_path_rate", "sampling_stride"):
+            settings[name] = getattr(config, name)
+        if config.label_scaling != "none":
+            values, activation = all_targets(training, config.frame_level), config.output_activation or "none"
+            scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
+            settings["output_scale"], settings["output_offset"] = scaling
+        provenance = {"finetuned_on": str(config.manifest), "init": config.init, "num_videos": len(training)}
+        settings["provenance"] = provenance | {"fraction": config.fraction, "seed": config.seed}
         torch.manual_seed(config.seed)
-        settings = dict(
-            num_outputs=len(names),
-            label_names=names,
-            output_activation=config.output_activation,
-            output_scale=scale,
-            output_offset=offset,
-            frame_level=config.frame_level,
-            drop_path_rate=config.drop_path_rate,
-            sampling_stride=config.sampling_stride,
-            provenance={
-                **{"finetuned_on": str(config.manifest), "init": config.init, "num_videos": len(training)},
-                **{"fraction": config.fraction, "seed": config.seed},
-            },
-        )
         self.model = create_model(config.preset, config.task, **{**settings, **config.model})
         if config.init:
             new = init_encoder(self.model, _read_init(config.init, self.model.config))
             say(f"encoder from {config.init}; new: {', '.join(new)}")
         shape = self.model.config
+        self._clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
         self.dataset = ClipDataset(
-            training,
-            "train",
-            shape.num_frames,
-            shape.sampling_stride,
-            shape.img_size,
-            config.seed,
-            repeats=config.repeats,
-            crop_scale=config.crop_scale,
-            frame_level=config.frame_level,
-            balanced=config.balanced_sampling,
-        )
+            training, "train", *self._clips, repeats=config.repeats, crop_scale=config.crop_scale,
+            frame_level=config.frame_level, balanced=config.balanced_sampling,
+        )  # fmt: skip
         self.class_weights = None
         if config.class_weights == "balanced":
             labels = all_targets(training, config.frame_level)
@@ -89,27 +85,15 @@ class FinetuneTask:
         self.by_group = self.validation is not None and scored_by_group(self.validation, shape, config.by_group)
         self.rand_augment = augment.RandAugment() if config.rand_augment else None
 
-    @property
-    def num_videos(self) -> int:
-        return len(self.manifest) + len(self.validation or ())
-
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return parameter_groups(
-            self.model, self.config.weight_decay, self.config.layer_decay, self.config.layer_decay_rule
-        )
-
-    def _label_scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        config, names = self.config, self.manifest.dimensions or ()
-        if config.label_scaling == "none":
-            return (), ()
-        values = all_targets(self.manifest, config.frame_level)
-        return label_scale(values, config.label_scaling, config.output_activation or "none", config.label_range, names)
+        config = self.config
+        return parameter_groups(self.model, config.weight_decay, config.layer_decay, config.layer_decay_rule)
 
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """Cross-entropy with soft targets (Eq. 12), or a regression loss (Eq. 13, 14), on augmented clips.
 
         Of frame-level models, over all frames. Regression losses are in units of the model's `output_scale`, so that
-        gradients do not depend on the labels' units. CCC and PCC are of this micro-batch alone, and averaged over
+        gradients do not depend on the labels' units. CCC and PCC are computed over this micro-batch, and averaged over
         micro-batches and processes; a micro-batch with one readable clip has no gradient.
         """
         config, shape = self.config, self.model.config
@@ -119,12 +103,10 @@ class FinetuneTask:
         clips = augment.standardize(clips, shape.pixel_mean, shape.pixel_std)
         clips = augment.flip(clips, config.flip_rate, generator)
         clips = augment.random_erase(clips, config.erase_rate, generator)
-        if config.task == "regression":
-            targets = batch["values"]
-        else:
-            labels = batch["label"]
-            targets = augment.smooth_one_hot(labels.flatten(), shape.num_outputs, config.smoothing)
-            targets = targets.unflatten(0, labels.shape)
+        targets = batch["values" if config.task == "regression" else "label"]
+        if config.task == "classification":
+            one_hot = augment.smooth_one_hot(targets.flatten(), shape.num_outputs, config.smoothing)
+            targets = one_hot.unflatten(0, targets.shape)
         assert config.mixup is not None and config.cutmix is not None  # resolved
         clips, targets = augment.mix(clips, targets, config.mixup, config.cutmix, config.mix_switch, generator)
         outputs, targets = (x.flatten(0, -2) for x in (model(clips).float(), targets))  # (clips or frames, outputs)
@@ -138,32 +120,15 @@ class FinetuneTask:
         """Metrics on the validation videos; empty without any."""
         if self.validation is None:
             return {}
-        shape = self.model.config
-        dataset = ClipDataset(
-            self.validation,
-            "val",
-            shape.num_frames,
-            shape.sampling_stride,
-            shape.img_size,
-            self.config.seed,
-            frame_level=shape.frame_level,
-        )
-        predictions = predict_views(
-            model,
-            shape,
-            dataset,
-            accelerator,
-            self.config.batch_size,
-            num_workers(self.config.num_workers, accelerator.num_processes),
-        )
-        scores = score_predictions(predictions, shape, self.validation, self.by_group)
+        config, shape = self.config, self.model.config
+        dataset = ClipDataset(self.validation, "val", *self._clips, frame_level=shape.frame_level)
+        workers = num_workers(config.num_workers, accelerator.num_processes)
+        predictions = predict_views(model, shape, dataset, accelerator, config.batch_size, workers)
+        scores = score_predictions(predictions, self.by_group)
         if shape.frame_level:
-            shown = metric_keys(self.config.task, summary=True)
+            shown = metric_keys(config.task, summary=True)
             scores |= {f"frame_{name}": scores["frames"][name] for name in shown}
-        return {**scores, "unreadable": predictions.unreadable}
-
-    def show(self, model: Model, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
-        """Fine-tuning has no pictures to show."""
+        return {**scores, "unreadable": dict(predictions.unreadable)}
 
 
 def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
@@ -209,14 +174,42 @@ def _read_init(init: str, config: ModelConfig) -> Model:
 
 
 def finetune(config: FinetuneConfig) -> TrainResult:
-    """Fine-tune (Sec. III-C), with fold="all" on every fold: see `svfap.train.loop.train` and `svfap.train.folds`.
-
-    Raises `UserError`.
-    """
+    """Fine-tune (Sec. III-C), with fold="all" on every fold; see `svfap.train.loop.train`. Raises `UserError`."""
     check_run(config)
     if config.fold == "all":
-        from svfap.train.folds import finetune_folds
-
         return finetune_folds(config)
     task = FinetuneTask(config)
     return train(task, task.config)
+
+
+def finetune_folds(config: FinetuneConfig) -> TrainResult:
+    """Fine-tune on every fold of `config.dataset`, test each on its test part, and pool the predictions.
+
+    Each fold is a run in `out`/fold_<name> with its test in `evaluation/`. With `config.resume` finished folds are kept and
+    interrupted ones continued. Writes `results.md`, `.csv`, `.tex` and `.json` into `out`. Raises `UserError`.
+    """
+    configs = fold_configs(config)
+    assert config.dataset is not None
+    dataset, out = read_dataset(config.dataset), Path(config.out)
+    make_folder(out)
+    write_folds_file(out, config.dataset, config.preset)
+    if not run_all(run_fold, configs, config.parallel):
+        done = sum(is_evaluated(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
+        say(f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on")
+        return TrainResult(finished=False)
+    pooled = pool_evaluations(out)
+    return TrainResult(finished=True, metrics={"caption": pooled.caption, **pooled.numbers}, pooled=pooled)
+
+
+def run_fold(config: FinetuneConfig) -> bool:
+    """Train one fold, or continue it, and test its best/ model; False if it was interrupted. Raises `UserError`."""
+    assert config.dataset is not None and config.fold is not None
+    if not finetune(replace(config, resume=True)).finished:
+        return False
+    test = EvaluateConfig(
+        model=str(config.out), dataset=config.dataset, fold=config.fold, root=config.root,
+        num_workers=config.num_workers or 0, precision=config.precision,
+    )  # fmt: skip
+    if not is_evaluated(test.out_folder, read_dataset(config.dataset).fold(config.fold)):
+        evaluate(test)
+    return True

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,43 +26,48 @@ from svfap.errors import UserError
 from svfap.files import replacing_folder, write_atomically
 from svfap.model.base import Model
 from svfap.train.config import TrainConfig
-from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, scaled_lr
+from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, parameter_groups, scaled_lr
+from svfap.train.parallel import num_workers, signal_handlers
 from svfap.train.run_folder import RunFolder, TrainState
 
 if TYPE_CHECKING:
-    from svfap.evaluation.results import PooledResults
+    from svfap.evaluation.pool import PooledResults
 
 Batch = dict[str, Any]
 
 
-class Task(Protocol):
-    """What distinguishes pre-training from fine-tuning."""
+class Task:
+    """What distinguishes pre-training from fine-tuning.
 
-    @property
-    def model(self) -> Model: ...
+    score: the validation metric; best/ is the epoch with its highest value, or the last epoch if None. num_videos: the number
+    of training and validation videos.
+    """
 
-    @property
-    def score(self) -> str | None:
-        """The validation metric whose highest value chooses best/; None: best/ is the last epoch."""
+    config: TrainConfig
+    model: Model
+    dataset: ClipDataset
+    num_videos: int
+    score: str | None = None
 
-    @property
-    def num_videos(self) -> int: ...
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The groups of the optimiser."""
+        return parameter_groups(self.model, self.config.weight_decay)
 
-    def parameter_groups(self) -> list[dict[str, Any]]: ...
+    def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
+        """The loss of one batch. model: `self.model`, or a wrapper of it. generator: on the CPU, for every random draw."""
+        raise NotImplementedError
 
-    @property
-    def dataset(self) -> ClipDataset: ...
+    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]:
+        """Metrics on the validation videos, and `unreadable` videos with reasons; empty without validation."""
+        return {}
 
-    def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor: ...
-
-    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]: ...
-
-    def show(self, model: Model, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None: ...
+    def show(self, model: Model, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
+        """Write pictures for TensorBoard."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to.
+    """The outcome of a run.
 
     finished: False if it was interrupted and saved; `resume` continues it. step: optimiser steps done. metrics: content of
     `metrics.json`, or with fold="all" of `results.json`; empty unless finished. pooled: with fold="all", its table.
@@ -78,169 +82,210 @@ class TrainResult:
 def train(task: Task, config: TrainConfig) -> TrainResult:
     """Train until the last epoch, or until Ctrl-C or SIGTERM; with `config.resume`, from the last complete checkpoint on.
 
-    Every random draw depends on (seed, step, process) alone, so a resumed run, in the middle of an epoch too, has the same
+    Random draws depend only on (seed, step, process), so a resumed run, in the middle of an epoch too, has the same
     losses as one that was never interrupted. Raises `UserError` for a non-finite loss (before the optimiser step; the last
     checkpoint stays), for too many unreadable videos, and for settings that do not fit.
     """
-    accelerator = make_accelerator(config.precision)
-    folder = RunFolder(config)
-    with accelerator.main_process_first():
-        folder.open()
-    micro_batch = _micro_batch(config, accelerator)
-    steps_per_epoch = len(_loader(task, config, accelerator, micro_batch, 0, 0)) // config.accumulate_steps
-    if steps_per_epoch == 0:
-        raise UserError(f"accumulate_steps={config.accumulate_steps}: an epoch has fewer micro-batches than that")
-    peak, how = scaled_lr(config.base_lr, config.batch_size)
-    floor, _ = scaled_lr(config.min_lr, config.batch_size)
-    schedule = cosine_schedule(peak, floor, config.epochs, steps_per_epoch, config.warmup_epochs)
-    raw = task.model
-    average = moving_average(raw, config.ema_decay) if config.ema_decay else None  # before `prepare` wraps its forward
-    judged: Model = average.module if average else raw  # type: ignore[assignment]  # validated, and saved as best/
-    if config.compile:
-        for each in {raw, judged}:
-            each.compile()
-    model, optimizer = accelerator.prepare(raw, build_optimizer(task.parameter_groups(), config.betas))
-    if average:
-        accelerator.register_for_checkpointing(average.to(accelerator.device))
-    state = folder.read_state() or TrainState()
-    if state.step:
-        accelerator.load_state(str(folder.last))
-    main = accelerator.is_main_process
-    if main:
-        folder.forget_log_after(state.step)
-        precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-        say(f"peak learning rate {peak:.3g} ({how}); {steps_per_epoch} steps an epoch; {precision} on "
-            f"{accelerator.num_processes} × {accelerator.device.type}")  # fmt: skip
-    writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=state.step + 1) if main else None
-    began = time.monotonic() - state.seconds
-    validation: dict[str, Any] = {}
-
-    def save_last() -> None:
-        state.seconds = time.monotonic() - began
-        folder.save_last(state, lambda f: accelerator.save_state(str(f)), raw.config.write)
-
-    with _stop_signal() as stopped, progress_bar() as bar:
-        shown = bar.add_task(
-            "training", total=config.epochs * steps_per_epoch, completed=state.step, note="", visible=main
-        )
-        for epoch in range(state.step // steps_per_epoch, config.epochs):
-            first = state.step % steps_per_epoch
-            batches = iter(_loader(task, config, accelerator, micro_batch, epoch, first * config.accumulate_steps))
-            model.train()
-            for _ in range(first, steps_per_epoch):
-                lr = float(schedule[state.step])
-                apply_lr(optimizer, lr)
-                micro = [next(batches) for _ in range(config.accumulate_steps)]
-                loss = _accumulate(task, model, micro, accelerator, config.seed, state.step)
-                found = {key: reason for batch in micro for _, key, reason in batch["unreadable"]}
-                loss, stop, found = _agree(accelerator, loss, stopped(), found)
-                state.unreadable |= found
-                norm = float(accelerator.clip_grad_norm_(model.parameters(), config.clip_grad or math.inf))
-                if accelerator.mixed_precision != "fp16":  # whose scaler skips overflowing steps and lowers its scale
-                    loss = loss if math.isfinite(norm) else math.nan
-                _check_finite(loss, micro, folder, accelerator, state.step)
-                optimizer.step()
-                optimizer.zero_grad()
-                if average:
-                    average.update_parameters(raw)
-                state.step += 1
-                _check_readable(task.num_videos, state, config, folder)
-                if main and writer:
-                    record = {"loss": loss, "lr": lr, "grad_norm": norm}
-                    folder.log({"kind": "train", "epoch": epoch, "step": state.step, **record})
-                    for name, value in record.items():
-                        writer.add_scalar(f"train/{name}", value, state.step)
-                    bar.update(shown, completed=state.step, note=f"epoch {epoch + 1} loss {loss:.4f}")
-                at_end = state.step % steps_per_epoch == 0
-                if stop or (config.save_every_steps and state.step % config.save_every_steps == 0 and not at_end):
-                    if not at_end:
-                        save_last()
-                    if stop and not at_end:
-                        return _interrupted(folder, state, main)
-            judged.eval()
-            # Not the wrapped model: its collectives would wait for a process that has nothing to validate.
-            validation = task.validate(accelerator, judged)
-            state.unreadable |= validation.pop("unreadable", {})
-            score = validation.get(task.score) if task.score else None
-            _keep_best(judged, folder, state, score, epoch, main)
-            if main and writer:
-                scalars = {k: v for k, v in validation.items() if isinstance(v, int | float)}
-                if not console.is_terminal:  # without a moving progress bar, one line per epoch
-                    shown_score = f", validation {task.score} {score:.4f}" if score is not None else ""
-                    say(f"epoch {epoch + 1} of {config.epochs}: loss {loss:.4f}{shown_score}")
-                folder.log({"kind": "val", "epoch": epoch, "step": state.step, **scalars})
-                for name, value in scalars.items():
-                    writer.add_scalar(f"val/{name}", value, state.step)
-                task.show(judged, writer, accelerator, state.step)
-            save_last()
-            if stop and epoch + 1 < config.epochs:
-                return _interrupted(folder, state, main)
-    if writer:
-        writer.close()
-    return _finish(folder, state, config, validation, task, main)
+    return Run(task, config).train()
 
 
-def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
-    """The seed of one micro-batch on one process."""
-    return int(np.random.SeedSequence([seed, step, micro, rank]).generate_state(1, np.uint64)[0] >> 1)
+class Run:
+    """One run: its folder, the model with its optimiser, and the progress so far."""
 
+    def __init__(self, task: Task, config: TrainConfig) -> None:
+        self.task, self.config, self.folder = task, config, RunFolder(config)
+        self.accelerator = accelerator = make_accelerator(config.precision)
+        with accelerator.main_process_first():
+            self.folder.open()
+        self.steps_per_epoch = len(self._loader(0, 0)) // config.accumulate_steps
+        if self.steps_per_epoch == 0:
+            raise UserError(f"accumulate_steps={config.accumulate_steps}: an epoch has fewer micro-batches than that")
+        peak, derivation = scaled_lr(config.base_lr, config.batch_size)
+        floor, _ = scaled_lr(config.min_lr, config.batch_size)
+        self.schedule = cosine_schedule(peak, floor, config.epochs, self.steps_per_epoch, config.warmup_epochs)
+        # Before `prepare` wraps the model's forward.
+        self.average = moving_average(task.model, config.ema_decay) if config.ema_decay else None
+        self.best_model: Model = self.average.module if self.average else task.model  # type: ignore[assignment]
+        if config.compile:
+            for model in {task.model, self.best_model}:
+                model.compile()
+        optimizer = build_optimizer(task.parameter_groups(), config.betas)
+        self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
+        if self.average:
+            accelerator.register_for_checkpointing(self.average.to(accelerator.device))
+        self.state = self.folder.read_state() or TrainState()
+        if self.state.step:
+            accelerator.load_state(str(self.folder.last))
+        self.began = time.monotonic() - self.state.seconds
+        self.writer = None  # of the main process
+        if accelerator.is_main_process:
+            self.folder.forget_log_after(self.state.step)
+            precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+            devices = f"{accelerator.num_processes} × {accelerator.device.type}"
+            say(
+                f"peak learning rate {peak:.3g} ({derivation}); {self.steps_per_epoch} steps an epoch; {precision} on {devices}"
+            )
+            self.writer = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=self.state.step + 1)
 
-def _loader(
-    task: Task, config: TrainConfig, accelerator: Accelerator, micro_batch: int, epoch: int, start_batch: int
-) -> DataLoader:
-    """This process's micro-batches of an epoch, with `repeats` clips of each video."""
-    return make_loader(
-        task.dataset,
-        micro_batch // config.repeats,
-        shuffle=True,
-        seed=config.seed,
-        epoch=epoch,
-        start_batch=start_batch,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        num_workers=num_workers(config.num_workers, accelerator.num_processes),
-        pin_memory=accelerator.device.type == "cuda",
-    )
+    def train(self) -> TrainResult:
+        """Do the steps that are left, with a validation and a checkpoint after each epoch."""
+        state, save_every = self.state, self.config.save_every_steps
+        num_steps = self.config.epochs * self.steps_per_epoch
+        batches: Iterator[Batch] | None = None
+        validation: dict[str, Any] = {}
+        with _stop_signal() as stopped, progress_bar() as bar:
+            main = self.accelerator.is_main_process
+            shown = bar.add_task("training", total=num_steps, completed=state.step, note="", visible=main)
+            while state.step < num_steps:
+                epoch, position = divmod(state.step, self.steps_per_epoch)
+                if batches is None or position == 0:
+                    batches = iter(self._loader(epoch, position * self.config.accumulate_steps))
+                    self.model.train()
+                loss, stop = self._step(batches, epoch, stopped)
+                bar.update(shown, completed=state.step, note=f"epoch {epoch + 1} loss {loss:.4f}")
+                ends_epoch = state.step % self.steps_per_epoch == 0
+                if ends_epoch:
+                    validation = self._validate(epoch, loss)
+                if ends_epoch or stop or (save_every and state.step % save_every == 0):
+                    self._save()
+                if stop and state.step < num_steps:
+                    if main:
+                        say(f"stopped after step {state.step}; saved in {self.folder.last}. Continue with --resume")
+                    return TrainResult(finished=False, step=state.step)
+        if self.writer:
+            self.writer.close()
+        return TrainResult(finished=True, step=state.step, metrics=self._metrics(validation))
 
+    def _loader(self, epoch: int, start_batch: int) -> DataLoader:
+        """This process's micro-batches of an epoch, with `repeats` clips of each video."""
+        config, processes = self.config, self.accelerator.num_processes
+        micro_batch, rest = divmod(config.batch_size, processes * config.accumulate_steps)
+        if rest:
+            raise UserError(
+                f"batch_size={config.batch_size} is not a multiple of {processes} process(es) × "
+                f"accumulate_steps={config.accumulate_steps}"
+            )
+        if micro_batch % config.repeats:
+            raise UserError(f"repeats={config.repeats} does not divide the {micro_batch} clips of a micro-batch")
+        return make_loader(
+            self.task.dataset, micro_batch // config.repeats, shuffle=True, seed=config.seed, epoch=epoch,
+            start_batch=start_batch, rank=self.accelerator.process_index, world_size=processes,
+            num_workers=num_workers(config.num_workers, processes), pin_memory=self.accelerator.device.type == "cuda",
+        )  # fmt: skip
 
-def num_workers(asked: int | None, num_processes: int) -> int:
-    """Decoding processes of one training process; default: its share of the cores, less one."""
-    if asked is not None:
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // num_processes - 1, 0)
+    def _step(self, batches: Iterator[Batch], epoch: int, stopped: Callable[[], bool]) -> tuple[float, bool]:
+        """One optimiser step. Returns the mean loss of all processes, and whether any of them is asked to stop."""
+        config, state, accelerator = self.config, self.state, self.accelerator
+        lr = float(self.schedule[state.step])
+        apply_lr(self.optimizer, lr)
+        micro = [next(batches) for _ in range(config.accumulate_steps)]
+        loss = self._accumulate(micro)
+        unreadable = {key: reason for batch in micro for _, key, reason in batch["unreadable"]}
+        loss, stop, unreadable = _agree(accelerator, loss, stopped(), unreadable)
+        state.unreadable |= unreadable
+        norm = float(accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad or math.inf))
+        if not math.isfinite(norm) and accelerator.mixed_precision != "fp16":  # the scaler of fp16 skips such a step
+            loss = math.nan
+        if not math.isfinite(loss):
+            self._refuse(loss, micro)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average:
+            self.average.update_parameters(self.task.model)
+        state.step += 1
+        self._check_readable()
+        self._log("train", epoch, {"loss": loss, "lr": lr, "grad_norm": norm})
+        return loss, stop
 
+    def _accumulate(self, micro: list[Batch]) -> float:
+        """Forward and backward of the micro-batches of one step. Returns this process's mean loss."""
+        total, accelerator = 0.0, self.accelerator
+        for i, batch in enumerate(micro):
+            entropy = [self.config.seed, self.state.step, i, accelerator.process_index]
+            seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+            torch.manual_seed(seed)  # drop path
+            weight = 1.0 if len(batch["clips"]) else 0.0
+            ready = to_device(batch if weight else _one_black_clip(batch), accelerator.device)
+            with accelerator.no_sync(self.model) if i + 1 < len(micro) else nullcontext(), accelerator.autocast():
+                loss = self.task.loss(self.model, ready, torch.Generator().manual_seed(seed)) * weight
+                accelerator.backward(loss / len(micro))
+            total += loss.item() / len(micro)
+        return total
 
-def _micro_batch(config: TrainConfig, accelerator: Accelerator) -> int:
-    parts = accelerator.num_processes * config.accumulate_steps
-    if config.batch_size % parts:
+    def _refuse(self, loss: float, micro: list[Batch]) -> None:
+        """Raise `UserError` for a loss or gradient that is not finite, and list the videos of the step."""
+        file = self.folder.path / f"non_finite_{self.accelerator.process_index}.json"
+        step, keys = self.state.step, [key for batch in micro for key in batch["keys"]]
+        write_atomically(file, json.dumps({"step": step, "paths": keys}, indent=2))
         raise UserError(
-            f"batch_size={config.batch_size} is not a multiple of {accelerator.num_processes} process(es) × "
-            f"accumulate_steps={config.accumulate_steps}"
+            f"the loss is {loss} at step {step}; stopped before the step. The videos of that step are in {file}, the last good "
+            "checkpoint is in last/. A lower base_lr or precision=fp32 may help"
         )
-    micro_batch = config.batch_size // parts
-    if micro_batch % config.repeats:
-        raise UserError(f"repeats={config.repeats} does not divide the {micro_batch} clips of a micro-batch")
-    return micro_batch
 
+    def _check_readable(self) -> None:
+        count, allowed = len(self.state.unreadable), self.config.max_unreadable
+        if count > allowed * self.task.num_videos:
+            file = self.folder.write_unreadable(self.state.unreadable)
+            raise UserError(
+                f"{count} of {self.task.num_videos} videos cannot be read, more than max_unreadable={allowed:g} allows; "
+                f"they are listed in {file}"
+            )
 
-def _accumulate(task: Task, model: Any, micro: list[Batch], accelerator: Accelerator, seed: int, step: int) -> float:
-    """Forward and backward of the micro-batches of one step; returns this process's mean loss."""
-    total = 0.0
-    for i, batch in enumerate(micro):
-        draw = step_seed(seed, step, i, accelerator.process_index)
-        torch.manual_seed(draw)  # drop path
-        generator = torch.Generator().manual_seed(draw)
-        weight = 1.0 if len(batch["clips"]) else 0.0
-        ready = to_device(batch if weight else _one_black_clip(batch), accelerator.device)
-        with accelerator.no_sync(model) if i + 1 < len(micro) else nullcontext(), accelerator.autocast():
-            loss = task.loss(model, ready, generator) * weight
-            accelerator.backward(loss / len(micro))
-        total += loss.item() / len(micro)
-    return total
+    def _validate(self, epoch: int, loss: float) -> dict[str, Any]:
+        """Validate after an epoch, and write best/ if the score is the highest so far. Returns the metrics."""
+        task, state = self.task, self.state
+        self.best_model.eval()
+        # Not the wrapped model: its collectives would wait for a process that has nothing to validate.
+        validation = task.validate(self.accelerator, self.best_model)
+        state.unreadable |= validation.pop("unreadable", {})
+        score = validation.get(task.score) if task.score else None
+        if score is None or state.best_score is None or score > state.best_score:
+            state.best_score, state.best_epoch = score, epoch
+            if self.accelerator.is_main_process:
+                with replacing_folder(self.folder.best) as fresh:
+                    self.best_model.save_pretrained(fresh)
+        if self.writer:
+            if not console.is_terminal:  # without a moving progress bar, one line per epoch
+                text = f", validation {task.score} {score:.4f}" if score is not None else ""
+                say(f"epoch {epoch + 1} of {self.config.epochs}: loss {loss:.4f}{text}")
+            self._log("val", epoch, {k: v for k, v in validation.items() if isinstance(v, int | float)})
+            task.show(self.best_model, self.writer, self.accelerator, state.step)
+        return validation
+
+    def _log(self, kind: str, epoch: int, numbers: dict[str, float]) -> None:
+        if self.writer:
+            self.folder.log({"kind": kind, "epoch": epoch, "step": self.state.step, **numbers})
+            for name, value in numbers.items():
+                self.writer.add_scalar(f"{kind}/{name}", value, self.state.step)
+
+    def _save(self) -> None:
+        self.state.seconds = time.monotonic() - self.began
+        self.folder.save_last(self.state, self.task.model.config, self.accelerator)
+
+    def _metrics(self, validation: dict[str, Any]) -> dict[str, Any]:
+        """The content of `metrics.json`, which is written unless the run was finished before."""
+        file, state, score = self.folder.path / "metrics.json", self.state, self.task.score
+        if not validation and file.exists():  # resumed after its last epoch
+            metrics: dict[str, Any] = json.loads(file.read_text())
+            return metrics
+        metrics = {
+            "finished": True,
+            "epochs": self.config.epochs,
+            "best_epoch": state.best_epoch,
+            "chosen_by": f"validation {score}" if score else "last epoch (no validation part)",
+            "parameters": sum(p.numel() for p in self.task.model.parameters()),
+            "seconds": round(state.seconds, 1),
+            "num_unreadable": len(state.unreadable),
+            "last_validation": validation,
+        }
+        if self.accelerator.is_main_process:
+            self.folder.write_unreadable(state.unreadable)
+            write_atomically(file, json.dumps(metrics, indent=2))
+        return metrics
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device."""
     return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
@@ -262,37 +307,6 @@ def _agree(
     return total_loss / accelerator.num_processes, num_stops > 0, unreadable
 
 
-def _check_finite(loss: float, micro: list[Batch], folder: RunFolder, accelerator: Accelerator, step: int) -> None:
-    if math.isfinite(loss):
-        return
-    file = folder.path / f"non_finite_{accelerator.process_index}.json"
-    write_atomically(
-        file, json.dumps({"step": step, "paths": [key for batch in micro for key in batch["keys"]]}, indent=2)
-    )
-    raise UserError(
-        f"the loss is {loss} at step {step}; stopped before the step. The videos of that step are in {file}, the last good "
-        "checkpoint is in last/. A lower base_lr or precision=fp32 may help"
-    )
-
-
-def _check_readable(num_videos: int, state: TrainState, config: TrainConfig, folder: RunFolder) -> None:
-    count = len(state.unreadable)
-    if count > config.max_unreadable * num_videos:
-        file = folder.write_unreadable(state.unreadable)
-        raise UserError(
-            f"{count} of {num_videos} videos cannot be read, more than max_unreadable={config.max_unreadable:g} allows; "
-            f"they are listed in {file}"
-        )
-
-
-def _keep_best(model: Model, folder: RunFolder, state: TrainState, score: float | None, epoch: int, main: bool) -> None:
-    if score is None or state.best_score is None or score > state.best_score:
-        state.best_score, state.best_epoch = score, epoch
-        if main:
-            with replacing_folder(folder.best) as fresh:
-                model.save_pretrained(fresh)
-
-
 @contextmanager
 def _stop_signal() -> Iterator[Callable[[], bool]]:
     """Within, the first Ctrl-C or SIGTERM is a request to stop after the step; a second Ctrl-C interrupts at once."""
@@ -304,40 +318,5 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked = True
 
-    try:
-        former = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # signals can be handled in the main thread alone
-        former = {}
-    try:
+    with signal_handlers(ask, signal.SIGINT, signal.SIGTERM):
         yield lambda: asked
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def _interrupted(folder: RunFolder, state: TrainState, main: bool) -> TrainResult:
-    if main:
-        say(f"stopped after step {state.step}; saved in {folder.last}. Continue with --resume")
-    return TrainResult(finished=False, step=state.step)
-
-
-def _finish(
-    folder: RunFolder, state: TrainState, config: TrainConfig, validation: dict[str, Any], task: Task, main: bool
-) -> TrainResult:
-    metrics_file = folder.path / "metrics.json"
-    if not validation and metrics_file.exists():  # resumed after its last epoch
-        return TrainResult(finished=True, step=state.step, metrics=json.loads(metrics_file.read_text()))
-    metrics = {
-        "finished": True,
-        "epochs": config.epochs,
-        "best_epoch": state.best_epoch,
-        "chosen_by": f"validation {task.score}" if task.score else "last epoch (no validation part)",
-        "parameters": sum(p.numel() for p in task.model.parameters()),
-        "seconds": round(state.seconds, 1),
-        "num_unreadable": len(state.unreadable),
-        "last_validation": validation,
-    }
-    if main:
-        folder.write_unreadable(state.unreadable)
-        write_atomically(metrics_file, json.dumps(metrics, indent=2))
-    return TrainResult(finished=True, step=state.step, metrics=metrics)

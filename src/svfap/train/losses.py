@@ -34,11 +34,7 @@ def pcc_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     return 1 - (covariance / ((predicted_variance + EPS) * (target_variance + EPS)).sqrt()).mean()
 
 
-REGRESSION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": F.mse_loss,
-    "ccc": ccc_loss,
-    "pcc": pcc_loss,
-}
+REGRESSION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "ccc": ccc_loss, "pcc": pcc_loss}
 
 
 def _moments(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -50,12 +46,9 @@ def _moments(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def label_scale(
-    values: ArrayLike,
-    how: str,
-    activation: str = "none",
-    label_range: tuple[float, float] | None = None,
+    values: ArrayLike, how: str, activation: str = "none", label_range: tuple[float, float] | None = None,
     dimensions: Sequence[str] = (),
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+) -> tuple[tuple[float, ...], tuple[float, ...]]:  # fmt: skip
     """Scale and offset of each dimension, such that labels = activated output × scale + offset; empty for how="none".
 
     values: (N, K) training labels. how: "standardize", by their mean and standard deviation, or "range", which maps the

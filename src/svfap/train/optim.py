@@ -20,13 +20,8 @@ LayerRule = Literal["published", "depth"]
 def scaled_lr(base_lr: float, batch_size: int) -> tuple[float, str]:
     """The learning rate for batches of `batch_size` clips, and its derivation as text: "1e-3 × 96 / 256 = 3.75e-4"."""
     lr = base_lr * batch_size / 256
-    return lr, f"{_short(base_lr)} × {batch_size} / 256 = {_short(lr)}"
-
-
-def _short(number: float) -> str:
-    """0.000375 -> "3.75e-4": at most four digits."""
-    digits, exponent = f"{number:.3e}".split("e")
-    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+    short = [np.format_float_scientific(x, precision=3, trim="-", exp_digits=1) for x in (base_lr, lr)]  # as in 3.75e-4
+    return lr, f"{short[0]} × {batch_size} / 256 = {short[1]}"
 
 
 def cosine_schedule(
@@ -86,11 +81,9 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimizer(
-    groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
-) -> torch.optim.AdamW:
+def build_optimizer(groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`, fused (three times as fast, on a CPU too). Its learning rate is 0 until `apply_lr`."""
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
 def apply_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -112,7 +105,7 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def _read_bare_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Load checkpoints that hold the averages under the parameters' own names, as they were written at first."""
+    """Load older checkpoints too, in which the averages have the names of the parameters."""
     if f"{prefix}n_averaged" not in state:
         for name in list(state):
             state[f"{prefix}module.{name.removeprefix(prefix)}"] = state.pop(name)

@@ -1,4 +1,4 @@
-"""Several training runs at once, each in a process of its own with a GPU of its own."""
+"""Several training runs, one after another or in parallel, each in a separate process with its own GPU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from svfap.console import progress_bar, say
@@ -24,7 +25,7 @@ POLL_S = 0.2
 
 
 def visible_gpus() -> list[str]:
-    """Names for CUDA_VISIBLE_DEVICES, of the GPUs that this process may use."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     count = torch.cuda.device_count()
@@ -32,8 +33,36 @@ def visible_gpus() -> list[str]:
     return [name.strip() for name in allowed.split(",")][:count] if allowed else [str(n) for n in range(count)]
 
 
+def num_workers(asked: int | None, num_processes: int) -> int:
+    """Decoding processes of one training process; default: its share of the cores, less one."""
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores // num_processes - 1, 0)
+
+
+def run_all(run: Callable[[Any], bool], configs: Sequence[TrainConfig], parallel: int | None = None) -> bool:
+    """Call `run(config)` for each config, `parallel` at a time, by default one per GPU; in this process if that is 1.
+
+    run: as for `run_parallel`. Returns False if interrupted. Raises `UserError` if a run fails.
+    """
+    gpus = visible_gpus()
+    parallel = min(parallel or max(len(gpus), 1), len(configs))
+    configs = [replace(config, num_workers=num_workers(config.num_workers, parallel)) for config in configs]
+    if parallel > 1:
+        return run_parallel(run, configs, parallel, gpus)
+    try:
+        for number, config in enumerate(configs, 1):
+            say(f"run {number} of {len(configs)}: {config.out}")
+            if not run(config):
+                return False
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
 def run_parallel(run: Callable[[Any], bool], configs: Sequence[TrainConfig], at_once: int, gpus: Sequence[str]) -> bool:
-    """Call `run(config)` for each config in a process of its own, `at_once` at a time, the GPUs assigned in turn.
+    """Call `run(config)` for each config in a separate process, `at_once` at a time; GPUs are assigned in turn.
 
     run: a function of a module, which returns False if it was interrupted. Its output is appended to `output.log` in
     `config.out`. Returns False if interrupted (Ctrl-C, SIGTERM), after all runs have saved. If a run fails, the others are
@@ -41,7 +70,8 @@ def run_parallel(run: Callable[[Any], bool], configs: Sequence[TrainConfig], at_
     """
     waiting, running = list(configs), dict[int, tuple[TrainConfig, subprocess.Popen[bytes]]]()
     threads = os.environ.get("OMP_NUM_THREADS") or str(max((os.cpu_count() or 1) // at_once, 1))
-    with progress_bar() as bar, _sigterm_as_interrupt():
+    # SIGTERM raises KeyboardInterrupt, so that the processes started here are stopped too.
+    with progress_bar() as bar, signal_handlers(signal.default_int_handler, signal.SIGTERM):
         bar_ids = {c.out: bar.add_task(c.out.name, total=c.epochs, note="waits") for c in configs}
         try:
             while waiting or running:
@@ -72,39 +102,33 @@ def run_parallel(run: Callable[[Any], bool], configs: Sequence[TrainConfig], at_
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, so that the processes started here are stopped too."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not the main thread, which alone may set handlers
-        yield
-        return
+def signal_handlers(handler: Callable[..., Any], *signals: signal.Signals) -> Iterator[None]:
+    """Handle signals by `handler` in the block; no effect outside the main thread, as only that may set handlers."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in signals} if main else {}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def _start(run: Callable[[Any], bool], config: TrainConfig, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     make_folder(config.out)
-    path = os.pathsep.join(filter(None, sys.path))  # modules that this process can import, the run can
+    path = os.pathsep.join(filter(None, sys.path))  # the run can import the same modules
     with (config.out / "output.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-u", "-m", __name__],
-            env={**os.environ, **environment, "PYTHONPATH": path},
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        command = [sys.executable, "-P", "-u", "-m", __name__]
+        variables = {**os.environ, **environment, "PYTHONPATH": path}
+        process = subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # if it has ended already, its exit status tells
+    with contextlib.suppress(BrokenPipeError):  # it has ended already; its exit status says why
         process.stdin.write(pickle.dumps((run, config)))
         process.stdin.flush()  # and stays open, as the run stops when it is closed
     return process
 
 
 def _main() -> int:
-    """What the process of a run does. Exit status 0: finished; INTERRUPTED; 1: failed, the reason is the last line printed."""
+    """The main function of a run's process. Exit status 0: finished; INTERRUPTED; 1: failed, the last line printed says why."""
     try:
         run, config = pickle.load(sys.stdin.buffer)
         threading.Thread(target=_stop_with_parent, daemon=True).start()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import Subset
 from torch.utils.tensorboard import SummaryWriter
 
 from svfap.console import say
@@ -22,57 +20,39 @@ from svfap.model.build import create_model
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.masking import tube_mask
 from svfap.train.config import PretrainConfig
-from svfap.train.loop import Batch, TrainResult, to_device, train
-from svfap.train.optim import parameter_groups
+from svfap.train.loop import Batch, Task, TrainResult, to_device, train
 from svfap.train.resolve import check_run, resolve
 
 
-class PretrainTask:
+class PretrainTask(Task):
     """Model, data and loss of pre-training. There is no validation: best/ is the last epoch.
 
     With `fraction` an epoch still has as many clips as the manifest has videos, so that steps, schedule and cost do not
     change (Table 1): the fraction's videos are repeated in turn, each time with another clip and crop.
     """
 
-    score: str | None = None
+    config: PretrainConfig
+    model: MaskedAutoencoder
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config = resolve(config)
         assert config.manifest is not None and config.sampling_stride is not None
         everything = read_manifest(config.manifest, root=config.root, task="unlabelled", split=config.split)
         self.manifest = take_fraction(everything, config.fraction, config.seed)
+        self.num_videos = len(self.manifest)
         if config.fraction < 1:
-            say(f"pre-training on {len(self.manifest)} of {len(everything)} videos, at the cost of all")
+            say(f"pre-training on {self.num_videos} of {len(everything)} videos, at the cost of all")
         torch.manual_seed(config.seed)
-        provenance = {"pretrained_on": str(config.manifest), "num_videos": len(self.manifest), "epochs": config.epochs}
+        provenance = {"pretrained_on": str(config.manifest), "num_videos": self.num_videos, "epochs": config.epochs}
         provenance |= {"fraction": config.fraction, "seed": config.seed}
-        settings = {
-            "sampling_stride": config.sampling_stride,
-            "mask_ratio": config.mask_ratio,
-            "provenance": provenance,
-        }
+        settings = dict(sampling_stride=config.sampling_stride, mask_ratio=config.mask_ratio, provenance=provenance)
         model = create_model(config.preset, "pretraining", **{**settings, **config.model})
         assert isinstance(model, MaskedAutoencoder)
-        self.model = model
-        shape = self.model.config
-        self.dataset = ClipDataset(
-            self.manifest.subset(np.resize(np.arange(len(self.manifest)), len(everything))),
-            "pretrain",
-            shape.num_frames,
-            shape.sampling_stride,
-            shape.img_size,
-            config.seed,
-            repeats=config.repeats,
-            crop_scales=config.crop_scales,
-        )
+        self.model, shape = model, model.config
+        repeated = self.manifest.subset(np.resize(np.arange(self.num_videos), len(everything)))
+        clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
+        self.dataset = ClipDataset(repeated, "pretrain", *clips, repeats=config.repeats, crop_scales=config.crop_scales)
         self._preview: Batch | None = None
-
-    @property
-    def num_videos(self) -> int:
-        return len(self.manifest)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return parameter_groups(self.model, self.config.weight_decay, layer_decay=1.0)
 
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """The loss of Eq. 11, for a mask drawn on the CPU, so that every device hides the same tubelets."""
@@ -81,18 +61,12 @@ class PretrainTask:
         mask = tube_mask(len(clips), shape, generator=generator).to(clips.device)
         return self.model.loss(clips, mask, forward=model)
 
-    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]:
-        return {}
-
     def show(self, model: Model, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
         """Middle frames of the same few clips each time: original, masked, reconstructed."""
         assert isinstance(model, MaskedAutoencoder)
         if self._preview is None:
-            count = min(self.config.previews, self.num_videos)
-            if count == 0:
-                return
-            fixed = Subset(self.dataset, range(count))
-            self._preview = to_device(self.dataset.collate([fixed[i] for i in range(count)]), accelerator.device)
+            items = [self.dataset[i] for i in range(min(self.config.previews, self.num_videos))]
+            self._preview = to_device(self.dataset.collate(items), accelerator.device)
         if not len(self._preview["clips"]):
             return
         shape = self.model.config

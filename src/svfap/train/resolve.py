@@ -13,6 +13,10 @@ from svfap.train.config import FinetuneConfig, TrainConfig
 from svfap.train.run_folder import RunFolder
 
 C = TypeVar("C", bound=TrainConfig)
+ONLY_FOR = {
+    "regression": ("loss", "label_scaling", "label_range"),
+    "classification": ("balanced_sampling", "class_weights"),
+}
 
 
 def check_run(config: TrainConfig) -> None:
@@ -70,19 +74,16 @@ def resolve(config: C) -> C:
     if config.manifest is None and config.dataset is None:
         raise UserError("give either manifest (a CSV of training videos) or dataset (a folder of `svfap prepare`)")
     dataset = read_dataset(config.dataset) if config.dataset is not None else None
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {
+        "sampling_stride": config.sampling_stride or (dataset.sampling_stride if dataset else 4)
+    }
     if dataset is not None:
-        settings["root"] = config.root or dataset.root
-        settings["sampling_stride"] = config.sampling_stride or dataset.sampling_stride
-    else:
-        settings["sampling_stride"] = config.sampling_stride or 4
+        settings |= {"root": config.root or dataset.root, "manifest": dataset.pretrain}
     if isinstance(config, FinetuneConfig):
         settings |= _finetuning(config, dataset)
         settings |= _recipe(config, settings["task"])
-    elif dataset is not None:
-        if dataset.pretrain is None:
-            raise UserError(f"{config.dataset}: has no videos for pre-training; give manifest instead")
-        settings["manifest"] = dataset.pretrain
+    elif dataset is not None and dataset.pretrain is None:
+        raise UserError(f"{config.dataset}: has no videos for pre-training; give manifest instead")
     # A resolved config, as a run's config.yaml stores it, has both.
     if dataset is not None and config.manifest not in (None, settings["manifest"]):
         raise UserError(f"manifest={config.manifest}: dataset={config.dataset} gives the videos; leave one of them out")
@@ -120,16 +121,11 @@ def _finetuning(config: FinetuneConfig, dataset: PreparedDataset | None) -> dict
 
 def _recipe(config: FinetuneConfig, task: str) -> dict[str, Any]:
     """Defaults that depend on the task. Raises `UserError` for settings of the other task."""
-    classes = task == "classification"
-    for name, default in (
-        (("loss", "mse"), ("label_scaling", "none"), ("label_range", None))
-        if classes
-        else (("balanced_sampling", False), ("class_weights", "none"))
-    ):
-        if getattr(config, name) != default:
-            raise UserError(f"{name}={getattr(config, name)}: is for {'regression' if classes else 'classification'}")
-    mixup, cutmix = (0.8, 1.0) if classes else (0.0, 0.0)
+    for other, names in ONLY_FOR.items():
+        for name in names:
+            if task != other and getattr(config, name) != getattr(FinetuneConfig, name):
+                raise UserError(f"{name}={getattr(config, name)}: is for {other}")
+    mixing = {"mixup": 0.8, "cutmix": 1.0} if task == "classification" else {"mixup": 0.0, "cutmix": 0.0}
     return {
-        "mixup": mixup if config.mixup is None else config.mixup,
-        "cutmix": cutmix if config.cutmix is None else config.cutmix,
+        name: default if getattr(config, name) is None else getattr(config, name) for name, default in mixing.items()
     }

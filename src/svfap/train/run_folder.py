@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,6 +15,11 @@ from svfap.files import make_folder, recover_folder, replacing_folder, write_ato
 from svfap.formats import stamped
 from svfap.settings import check_same_settings
 from svfap.train.config import TrainConfig, read_settings_file
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from svfap.model.config import ModelConfig
 
 # Settings that may change when a run is resumed, since they do not change its result.
 FREE_SETTINGS = ("num_workers", "save_every_steps", "max_unreadable", "out")
@@ -41,10 +45,11 @@ class RunFolder:
         self.last, self.best = self.path / "last", self.path / "best"
         self._config_file = self.path / "config.yaml"
         self._resume = config.resume
-        self._settings = {k: _plain(v) for k, v in asdict(config).items() if k not in NOT_STORED}
+        settings = json.loads(json.dumps(asdict(config), default=str))  # paths as text, tuples as lists
+        self._settings = {name: value for name, value in settings.items() if name not in NOT_STORED}
 
     def check(self) -> None:
-        """Raise `UserError` if the folder holds a run that is not to be resumed, or one with other settings."""
+        """Raise `UserError` if the folder contains a run and resume is off, or a run with other settings."""
         if not ((self.path / "log.jsonl").exists() or self.last.exists()):
             return
         if not self._resume:
@@ -59,31 +64,25 @@ class RunFolder:
         make_folder(self.path)
         for folder in (self.last, self.best):
             recover_folder(folder)
-        write_atomically(
-            self._config_file, yaml.safe_dump(stamped("training settings", self._settings), sort_keys=False)
-        )
+        content = yaml.safe_dump(stamped("training settings", self._settings), sort_keys=False)
+        write_atomically(self._config_file, content)
 
     def read_state(self) -> TrainState | None:
         """Progress at the last complete checkpoint, or None."""
         file = self.last / "state.json"
         return TrainState(**json.loads(file.read_text())) if file.exists() else None
 
-    def save_last(
-        self, state: TrainState, save_training: Callable[[Path], Any], save_config: Callable[[Path], Any]
-    ) -> None:
+    def save_last(self, state: TrainState, model: ModelConfig, accelerator: Accelerator) -> None:
         """Write last/: model, optimiser and progress. Called by every process."""
-        from accelerate import PartialState
-
-        process = PartialState()
-        process.wait_for_everyone()
-        with replacing_folder(self.last, process.is_main_process) as fresh:
-            process.wait_for_everyone()
-            save_training(fresh)
-            process.wait_for_everyone()
-            if process.is_main_process:
-                save_config(fresh)
+        accelerator.wait_for_everyone()
+        with replacing_folder(self.last, accelerator.is_main_process) as fresh:
+            accelerator.wait_for_everyone()
+            accelerator.save_state(str(fresh))
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                model.write(fresh)
                 (fresh / "state.json").write_text(json.dumps(asdict(state), indent=2))
-        process.wait_for_everyone()
+        accelerator.wait_for_everyone()
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one JSON line."""
@@ -111,11 +110,3 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except ValueError:  # an incomplete line, left by a run that was killed
         return math.inf
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, Path):
-        return str(value)
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value

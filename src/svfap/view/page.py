@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 
 from svfap.errors import UserError
 from svfap.files import write_atomically
-from svfap.view.figures.base import jpeg_bytes, png_bytes
+from svfap.view.figures.base import figure_bytes
 
 Table = pd.DataFrame | Sequence[Mapping[str, Any]]
 MEDIA = {".png": "image/png", ".mp4": "video/mp4"}
@@ -28,10 +27,8 @@ MEDIA = {".png": "image/png", ".mp4": "video/mp4"}
 class Picture:
     """A figure, or the path of a `.png` or `.mp4`.
 
-    Attributes:
-        alt: alternative text for readers who cannot see the picture; by default its caption.
-        note: a remark below the picture.
-        frames: the figure is made of video frames, so it is embedded as JPEG.
+    alt: alternative text for readers who cannot see the picture; by default its caption. note: a remark below the picture.
+    frames: the figure is made of video frames, so it is embedded as JPEG.
     """
 
     content: Figure | Path
@@ -42,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Card:
-    """A small JPEG, or None where there is no picture, above lines of text, the first one in bold."""
+    """A small JPEG, or None if there is no picture, above lines of text, the first one in bold."""
 
     jpeg: bytes | None
     alt: str
@@ -51,17 +48,12 @@ class Card:
 
 @dataclass
 class Section:
-    """One heading of a page and its content, in the order of the attributes; every string is escaped.
+    """One heading of a page and its content, in the order of the fields; every string is escaped.
 
-    Attributes:
-        heading: the title, also listed in the table of contents.
-        text: plain text; blank lines separate paragraphs.
-        notice: a highlighted warning.
-        tables: caption -> DataFrame or list of dicts; numbers are aligned right. A table without rows is left out.
-        figures: caption -> the picture or film to embed.
-        cards: a grid of small pictures.
-        details: caption -> preformatted text, collapsed until clicked.
-        parts: subsections, one level deep.
+    heading: also listed in the table of contents. text: blank lines separate paragraphs. notice: a highlighted warning.
+    tables: caption -> DataFrame or list of dicts; numbers are aligned right, a table without rows is left out. figures:
+    caption -> the picture or film to embed. cards: a grid of small pictures. details: caption -> preformatted text, collapsed
+    until clicked. parts: subsections, one level deep.
     """
 
     heading: str
@@ -77,8 +69,7 @@ class Section:
 def write_page(path: str | Path, title: str, sections: Sequence[Section], subtitle: str = "") -> None:
     """Write the sections as one HTML file with a table of contents, atomically.
 
-    Raises:
-        UserError: a picture is missing or is neither PNG nor MP4, or `path` cannot be written.
+    Raises `UserError` if a picture is missing or is neither PNG nor MP4, or `path` cannot be written.
     """
     views = [_view(section, f"section-{number}") for number, section in enumerate(sections, 1)]
     write_atomically(path, render("view/sections.html", title=title, subtitle=subtitle, sections=views).encode())
@@ -89,12 +80,9 @@ def render(template: str, **values: Any) -> str:
 
     Values are escaped. Inside a template, `file(path)` is the text of another file of the package.
     """
+    loader = PackageLoader("svfap", "")
     environment = Environment(
-        loader=PackageLoader("svfap", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     environment.globals["file"] = package_text
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
@@ -128,7 +116,7 @@ def _cells(table: Table) -> tuple[list[str], list[list[tuple[str, bool]]]]:
 
 
 def _cell(value: Any) -> tuple[str, bool]:
-    if value is None or value is pd.NA or (isinstance(value, Real) and math.isnan(value)):
+    if pd.api.types.is_scalar(value) and pd.isna(value):
         return "–", True
     if isinstance(value, bool) or not isinstance(value, Real):
         text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
@@ -144,8 +132,8 @@ def _embed(caption: str, figure: Figure | Path | Picture) -> dict[str, Any]:
     view = {"caption": caption, "alt": picture.alt or caption, "note": picture.note, "film": False, "width_px": None}
     if isinstance(picture.content, Figure):
         width_px = round(picture.content.get_figwidth() * 92)
-        kind, write = ("image/jpeg", jpeg_bytes) if picture.frames else ("image/png", png_bytes)
-        return {**view, "uri": data_uri(kind, write(picture.content)), "width_px": width_px}
+        kind = "jpeg" if picture.frames else "png"
+        return {**view, "uri": data_uri(f"image/{kind}", figure_bytes(picture.content, kind)), "width_px": width_px}
     path = Path(picture.content)
     if path.suffix.lower() not in MEDIA:
         raise UserError(f"{path}: only {' and '.join(MEDIA)} can be embedded")

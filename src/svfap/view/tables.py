@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -13,12 +14,9 @@ from svfap.files import write_atomically
 
 def write_table(stem: Path, table: pd.DataFrame, caption: str) -> None:
     """Write `stem`.md, .csv and .tex, each atomically. The first column names the rows; the CSV has no caption."""
-    for suffix, text in {
-        ".md": to_markdown(table, caption),
-        ".csv": table.to_csv(index=False),
-        ".tex": to_latex(table, caption),
-    }.items():
-        write_atomically(stem.with_name(stem.name + suffix), text)
+    texts = {"md": to_markdown(table, caption), "csv": table.to_csv(index=False), "tex": to_latex(table, caption)}
+    for suffix, text in texts.items():
+        write_atomically(stem.with_name(f"{stem.name}.{suffix}"), text)
 
 
 def to_markdown(table: pd.DataFrame, caption: str = "") -> str:
@@ -45,14 +43,17 @@ def to_terminal(table: pd.DataFrame, caption: str = "") -> Table:
     return shown
 
 
-LATEX = {"\\": r"\textbackslash{}", **{c: "\\" + c for c in "&%$#_{}"}, "~": r"\textasciitilde{}"}
+LATEX: dict[str, str | int | None] = {
+    "\\": r"\textbackslash{}",
+    **{c: "\\" + c for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+}
 LATEX |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$"}
 
 
 def _in_latex(text: object) -> str:
-    return "".join(LATEX.get(character, character) for character in str(text))
+    return str(text).translate(str.maketrans(LATEX))
 
 
-def _in_pipes(cells: object) -> str:
-    assert hasattr(cells, "__iter__")
+def _in_pipes(cells: Iterable[object]) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -23,12 +23,15 @@ WEIGHTS_KEYS = ("model", "module", "state_dict")  # of the published code, DeepS
 EMA_KEY = "model_ema"
 PREFIXES = ("module.", "backbone.")
 PRETRAINING_NAMES = ("encoder.", "decoder.", "encoder_to_decoder.", "mask_token")
-# Names in transformers' config.json -> arguments of the published code.
-TRANSFORMERS_ARGS = {
-    "num_frames": "num_frames",
-    "image_size": "input_size",
-    "num_attention_heads": "num_heads",
-    "decoder_num_attention_heads": "decoder_num_heads",
+# Arguments of the published code -> fields of `ModelConfig`, of those that the tensors do not show.
+ARGUMENTS = {
+    **{"input_size": "img_size", "sampling_rate": "sampling_stride"},
+    **{n: n for n in ("num_frames", "stage_depths", "num_heads", "decoder_num_heads", "mask_ratio", "label_names")},
+}
+# The same for transformers' config.json.
+TRANSFORMERS_SETTINGS = {
+    **{"num_frames": "num_frames", "image_size": "img_size"},
+    **{"num_attention_heads": "num_heads", "decoder_num_attention_heads": "decoder_num_heads"},
 }
 POSITIONS_TOLERANCE = 1e-5
 
@@ -37,22 +40,17 @@ POSITIONS_TOLERANCE = 1e-5
 class Checkpoint:
     """A published checkpoint.
 
-    source: file name, for messages. tensors: published name -> tensor, without positions. args: the settings stored with it,
-    named as in the published code, and under `svfap` the whole `ModelConfig` if `save_published` wrote the file. epoch: of
-    training. naming: "published" or "transformers", the parameter names in the file.
+    source: file name, for messages. tensors: published name -> tensor, without positions. settings: the fields of
+    `ModelConfig` stored with it. complete: these are all fields, since `save_published` wrote the file. epoch: of training.
+    naming: "published" or "transformers", the parameter names in the file.
     """
 
     source: str
     tensors: dict[str, Tensor]
-    args: dict[str, Any]
+    settings: dict[str, Any]
+    complete: bool
     epoch: Any
     naming: str
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The fields of `ModelConfig` in a file that `save_published` wrote; empty for others."""
-        settings = self.args.get("svfap")
-        return settings if isinstance(settings, dict) and set(settings) <= set(ModelConfig.words()) else {}
 
     @property
     def pretrained(self) -> bool:
@@ -64,7 +62,7 @@ class Checkpoint:
         """The task its tensors are for; classification for any head, as heads of regression have the same tensors."""
         if self.pretrained:
             return "pretraining" if "mask_token" in self.tensors else "features"
-        return self.config.get("task") or ("classification" if self.num_outputs else "features")
+        return self.settings.get("task") or ("classification" if self.num_outputs else "features")
 
     @property
     def num_outputs(self) -> int:
@@ -92,18 +90,20 @@ def read_published(path_or_state_dict: str | Path | Mapping[str, Any], ema: bool
     for prefix in PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    stored = contents.get("args")
-    args = dict(
-        vars(stored) if isinstance(stored, argparse.Namespace) else stored if isinstance(stored, Mapping) else {}
-    )
-    naming = "transformers" if is_transformers(tensors) else "published"
-    if naming == "transformers":
+    settings, naming = {}, "published"
+    if is_transformers(tensors):
+        settings, naming = _transformers_settings(Path(source).with_name("config.json")), "transformers"
         tensors = from_transformers(tensors)
-        args = _transformers_args(Path(source).with_name("config.json")) | args
+    stored = contents.get("args")
+    args = vars(stored) if isinstance(stored, argparse.Namespace) else stored if isinstance(stored, Mapping) else {}
+    settings |= {name: args[key] for key, name in ARGUMENTS.items() if args.get(key) is not None}
+    config = args.get("svfap")
+    if complete := isinstance(config, dict) and set(config) <= set(ModelConfig.field_names()):
+        settings = dict(config)
     if not any(name.endswith("patch_embed.proj.weight") for name in tensors):
         raise UserError(f"{source}: not a published checkpoint of SVFAP or VideoMAE (no patch_embed.proj.weight in it)")
     tensors = {n: t for n, t in tensors.items() if not _is_recomputed(n, t, source)}
-    return Checkpoint(source, tensors, args, contents.get("epoch"), naming)
+    return Checkpoint(source, tensors, settings, complete, contents.get("epoch"), naming)
 
 
 def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
@@ -119,12 +119,10 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        match = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if match:
-            raise UserError(
-                f"{path}: refused: reading it would execute code ({match[1]}); use a file of tensors only (.safetensors)"
-            ) from None
-        raise UserError(f"{path}: not a checkpoint that can be read without executing code") from None
+        problem = "not a checkpoint that can be read without executing code"
+        if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            problem = f"refused: reading it would execute code ({match[1]}); use a file of tensors only (.safetensors)"
+        raise UserError(f"{path}: {problem}") from None
     except Exception as error:  # zip, EOF and format errors have many types
         raise UserError(f"{path}: not a checkpoint ({str(error).splitlines()[0] if str(error) else error!r})") from None
     if not isinstance(contents, Mapping):
@@ -132,19 +130,19 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
     return contents
 
 
-def _transformers_args(file: Path) -> dict[str, Any]:
-    """Settings from transformers' `config.json` beside the weights, named as in the published code; empty without one."""
+def _transformers_settings(file: Path) -> dict[str, Any]:
+    """Fields of `ModelConfig` from transformers' `config.json` beside the weights; empty without one."""
     try:
-        settings = json.loads(file.read_text())
+        stored = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    if not isinstance(settings, dict) or settings.get("model_type") != "videomae":
+    if not isinstance(stored, dict) or stored.get("model_type") != "videomae":
         return {}
-    args = {arg: settings[name] for name, arg in TRANSFORMERS_ARGS.items() if isinstance(settings.get(name), int)}
-    labels = settings.get("id2label")
+    settings = {name: stored[key] for key, name in TRANSFORMERS_SETTINGS.items() if isinstance(stored.get(key), int)}
+    labels = stored.get("id2label")
     if isinstance(labels, dict) and not all(str(name).startswith("LABEL_") for name in labels.values()):
-        args["label_names"] = [str(labels[key]) for key in sorted(labels, key=int)]
-    return args
+        settings["label_names"] = [str(labels[key]) for key in sorted(labels, key=int)]
+    return settings
 
 
 def _is_recomputed(name: str, tensor: Tensor, source: str) -> bool:

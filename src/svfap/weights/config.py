@@ -37,7 +37,7 @@ class InfoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig(ModelSettings):
-    """Settings. Options without a description are settings of the model, which override what the checkpoint stores."""
+    """Settings of `svfap convert`. Options without a description are settings of the model; they override the checkpoint."""
 
     dataset: str | None = None
     """Dataset of a fine-tuned checkpoint: a name, or a folder written by `svfap prepare`. Gives task, label names, output

@@ -30,7 +30,7 @@ def convert(model: str | Path, out: str | Path, config: ConvertConfig | None = N
     """Convert a published checkpoint or a model folder to a model folder or the published format.
 
     model: a checkpoint file of SVFAP or VideoMAE (.pth, .pt, .bin, .safetensors), or a folder or Hub name for `load_model`.
-    out: a new folder (config.json, model.safetensors), or a new .pth or .pt file. config: what the checkpoint does not say.
+    out: a new folder (config.json, model.safetensors), or a new .pth or .pt file. config: settings not stored in it.
     Executes no code from the checkpoint. Raises `UserError` if `out` exists, the settings do not fit the checkpoint, or a tensor
     is left over, missing or of another shape.
     """
@@ -69,31 +69,27 @@ def _build(checkpoint: Checkpoint, config: ConvertConfig) -> Model:
             )
         else:
             dataset = _find_dataset(config.dataset)
-            task, settings = _with_dataset(checkpoint, dataset, task, settings)
+            task = task or dataset.task
+            settings = {**_dataset_settings(dataset, task, checkpoint.settings.get("sampling_stride")), **settings}
     model = build_published(checkpoint, task, **settings)
     if model.config.task in ("classification", "regression") and not model.config.label_names:
         say("warning: the outputs have no names; give --dataset or --label_names")
     return model
 
 
-def _with_dataset(
-    checkpoint: Checkpoint, dataset: PreparedDataset | Dataset, task: str | None, settings: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    """Task and settings of the model; `settings` take precedence over the dataset's."""
+def _dataset_settings(dataset: PreparedDataset | Dataset, task: str, stored_stride: int | None) -> dict[str, Any]:
+    """Settings of a dataset's model for a task. stored_stride: the checkpoint's sampling stride, which takes precedence."""
     if not dataset.label_names:
         raise UserError(f"dataset={dataset.name}: has no labels of its own; name a folder of `svfap prepare`")
-    task = task or dataset.task
     if task not in (dataset.task, "features"):
         raise UserError(f"task={task}: {dataset.title} is for {dataset.task}; leave out task or dataset")
-    defaults: dict[str, Any] = {}
-    if task == dataset.task:
-        defaults = {name: getattr(dataset, name) for name in ("output_activation", "frame_level", "label_names")}
-    stride, stored = dataset.sampling_stride, checkpoint.args.get("sampling_rate")
-    if stored is None:
-        defaults["sampling_stride"] = stride
-    elif stored != stride:
-        say(f"warning: sampling stride {stored} as the checkpoint says; that of {dataset.title} is {stride}")
-    return task, {**defaults, **settings}
+    names = ["output_activation", "frame_level", "label_names"] if task == dataset.task else []
+    if stored_stride is None:
+        names.append("sampling_stride")
+    elif stored_stride != dataset.sampling_stride:
+        stride = dataset.sampling_stride
+        say(f"warning: sampling stride {stored_stride} as the checkpoint says; that of {dataset.title} is {stride}")
+    return {name: getattr(dataset, name) for name in names}
 
 
 def _find_dataset(name: str) -> PreparedDataset | Dataset:

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.model.build import build_model
@@ -15,6 +17,7 @@ from svfap.model.config import CONFIG_FILE, ModelConfig
 from svfap.weights.published import import_published
 
 log = logging.getLogger("svfap")
+WEIGHTS_FILE = "model.safetensors"
 
 
 def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides: Any) -> Model:
@@ -23,8 +26,8 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
     path_or_hub_id: a folder written by `save_pretrained`; the folder of a run (its `best/`, else its `last/`); the name of a
     repository on the Hugging Face Hub; or a checkpoint file of SVFAP or VideoMAE (see `import_published`).
     task: build a model for another task around the encoder, such as "features" from a pre-trained one; its norm and head are
-    then new, as a warning says. overrides: fields of `ModelConfig` for it (num_outputs=7, …); with a file, also what it does not
-    say. Raises `UserError` where there is no model or its tensors do not fit.
+    then new, as a warning says. overrides: fields of `ModelConfig` for it (num_outputs=7, …); with a file, also settings that
+    it does not store. Raises `UserError` if there is no model or its tensors do not fit.
     """
     if Path(path_or_hub_id).is_file():
         return import_published(path_or_hub_id, task, **overrides)
@@ -51,28 +54,26 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
 
 
 def _load_folder(folder: Path) -> Model:
-    config = ModelConfig.read(folder / CONFIG_FILE)
-    if not (folder / "model.safetensors").is_file():
-        raise UserError(f"{folder}: config.json is there, but model.safetensors is missing")
+    model = build_model(ModelConfig.read(folder / CONFIG_FILE))
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        raise UserError(f"{folder}: config.json is there, but {file.name} is missing")
     try:
-        return Model.from_pretrained(folder, config=config)
-    except UserError:
-        raise
+        model.load_state_dict(load_file(file))
     except Exception as error:  # safetensors and torch raise many types for broken or unfitting files
-        raise UserError(f"{folder}/model.safetensors: does not fit its config.json: {error}") from None
+        raise UserError(f"{file}: does not fit its config.json: {error}") from None
+    return model.eval()
 
 
 def _load_hub(repository: str) -> Model:
     from huggingface_hub import hf_hub_download
 
     try:
-        config = ModelConfig.read(Path(hf_hub_download(repository, CONFIG_FILE)))
-        return Model.from_pretrained(repository, config=config)
-    except UserError:
-        raise
+        files = [hf_hub_download(repository, name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
     except Exception as error:  # network, permission and format errors of the hub client
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{repository}: no such folder here, and cannot be loaded from the Hub: {reason}") from None
+    return _load_folder(Path(files[0]).parent)
 
 
 def init_encoder(model: Model, source: Model) -> list[str]:
@@ -86,15 +87,11 @@ def init_encoder(model: Model, source: Model) -> list[str]:
         *("num_bottleneck_tokens", "bottleneck_hidden_dim", "temporal_kernel_size"),
         *("temporal_pyramid", "temporal_downsample", "spatial_bottleneck"),
     )
-    wanted, found = asdict(model.config), asdict(source.config)
     if model.encoder.norm is not None and source.encoder.norm is None:
-        raise UserError(
-            "the source's encoder has no norm for fused stages, because it was fine-tuned on its last stage only"
-        )
-    differing = [
-        f"{name}: {found[name]} there, {wanted[name]} here" for name in shape_settings if wanted[name] != found[name]
-    ]
+        raise UserError("the source's encoder has no norm for fused stages: it was fine-tuned on its last stage only")
+    pairs = {name: (getattr(source.config, name), getattr(model.config, name)) for name in shape_settings}
+    differing = [f"{name}: {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]
     if differing:
         raise UserError(f"the pre-trained encoder does not fit this model ({'; '.join(differing)})")
-    model.encoder.load_state_dict(source.encoder.state_dict(), strict=True)
+    model.encoder.load_state_dict(source.encoder.state_dict())
     return [name for name, _ in model.named_parameters() if not name.startswith("encoder.")]

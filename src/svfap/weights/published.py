@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -25,7 +26,6 @@ from svfap.weights.names import published_name
 
 log = logging.getLogger("svfap")
 
-ARGS = {"img_size": "input_size", "sampling_stride": "sampling_rate"}  # our names -> those of the published code
 HEAD_DIM = 64  # channels per head of every published model
 
 
@@ -38,9 +38,9 @@ def import_published(
     "classification", as the checkpoint is. ema: use the moving average of the weights stored in the file.
     overrides: fields of `ModelConfig` that tensors do not show (num_heads, decoder_num_heads, stage_depths, img_size,
     num_frames, …) or that are to differ. Those not given are taken from the file's `args`, then from a preset of these sizes,
-    then from 64 channels per head. A warning names settings that were neither given nor stored, and
-    `config.provenance["guessed"]` lists them. For a task model from a pre-trained file, the norm and head are new; a warning
-    names them, and `config.provenance["new_parameters"]` lists them.
+    then from 64 channels per head. A warning and `config.provenance["guessed"]` name settings that were neither given nor
+    stored. A task model from a pre-trained file has a new norm and head; a warning and `config.provenance["new_parameters"]`
+    name them.
 
     Executes no code from the file. Raises `UserError` if it is missing, unreadable or would execute code, if a size is unknown
     (the message names the override), or if a tensor is left over, missing, or of another shape.
@@ -59,120 +59,110 @@ def build_published(checkpoint: Checkpoint, task: str | None = None, **overrides
     new_head = checkpoint.pretrained and task != "pretraining"
     tensors = checkpoint.tensors
     if new_head:
-        tensors = _encoder_only(tensors, config)
+        left_out = (
+            "decoder.",
+            "mask_token",
+            "encoder_to_decoder.",
+            *(() if config.fuse_stages else ("encoder.norm.",)),
+        )
+        tensors = {n.removeprefix("encoder."): t for n, t in tensors.items() if not n.startswith(left_out)}
     elif task == "features":
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
-    new = _fill(model, tensors, allow_new_head=new_head, source=source)
-    if new:
+    if new := _fill(model, tensors, new_head, source):
         log.warning("%s is pre-trained: %s are new and need fine-tuning", source, ", ".join(new))
         config.provenance["new_parameters"] = new
     return model.eval()
 
 
 def _config(checkpoint: Checkpoint, task: str, overrides: dict[str, Any]) -> ModelConfig:
-    """The config of a checkpoint's model, from its tensors, args, presets and overrides."""
-    unknown = sorted(set(overrides) - set(ModelConfig.words()))
+    """The config of a checkpoint's model, from its tensors, settings, presets and overrides."""
+    unknown = sorted(set(overrides) - set(ModelConfig.field_names()))
     if unknown:
         raise UserError(f"unknown model settings {', '.join(unknown)}")
     overrides = {name: value for name, value in overrides.items() if value is not None}
-    stored = checkpoint.config  # complete in a file that `save_published` wrote
-    known, guessed = (stored, {}) if stored else _infer(checkpoint, task, overrides)
-    fuse = {"fuse_stages": task == "pretraining"} if checkpoint.pretrained or not stored else {}
-    settings = {**known, **fuse, "task": task, **overrides}
+    known, guessed = (checkpoint.settings, {}) if checkpoint.complete else _infer(checkpoint, task, overrides)
+    settings = {**known, "task": task}
+    if checkpoint.pretrained or not checkpoint.complete:
+        settings["fuse_stages"] = task == "pretraining"
+    settings |= overrides
     if task in ("classification", "regression"):
         settings["num_outputs"] = _num_outputs(checkpoint, settings, overrides)
-    provenance = {"imported_from": checkpoint.source, "epoch": checkpoint.epoch}
+    provenance = {**settings.get("provenance", {}), "imported_from": checkpoint.source, "epoch": checkpoint.epoch}
     if guessed:
-        log.warning(
-            "%s does not store %s; if these are wrong, give the right ones",
-            checkpoint.source,
-            ", ".join(f"{name} (taken: {value})" for name, value in guessed.items()),
-        )
+        listed = ", ".join(f"{name} (taken: {value})" for name, value in guessed.items())
+        log.warning("%s does not store %s; if these are wrong, give the right ones", checkpoint.source, listed)
         provenance["guessed"] = sorted(guessed)
-    settings["provenance"] = {**settings.get("provenance", {}), **provenance}
-    return ModelConfig(**settings)
+    return ModelConfig(**{**settings, "provenance": provenance})
 
 
 def _num_outputs(checkpoint: Checkpoint, settings: dict[str, Any], overrides: dict[str, Any]) -> int:
     """Outputs of the head: those of the checkpoint's head, otherwise as many as the overrides ask for."""
-    names = overrides.get("label_names") or settings.get("label_names", ())
-    wanted = overrides.get("num_outputs") or len(names)
-    if checkpoint.pretrained or not checkpoint.num_outputs:
-        return wanted
-    if wanted and wanted != checkpoint.num_outputs:
+    names = settings.get("label_names", ())
+    wanted: int = overrides.get("num_outputs") or len(names)
+    found = 0 if checkpoint.pretrained else checkpoint.num_outputs
+    if found and wanted and wanted != found:
         listed = f" ({', '.join(names)})" if names else ""
         raise UserError(
-            f"{checkpoint.source}: its head has {checkpoint.num_outputs} outputs, not {wanted}{listed}; was it fine-tuned on "
-            "another dataset?"
+            f"{checkpoint.source}: its head has {found} outputs, not {wanted}{listed}; was it fine-tuned on another dataset?"
         )
-    return checkpoint.num_outputs
+    return found or wanted
 
 
 def _infer(checkpoint: Checkpoint, task: str, overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(settings of a checkpoint's model, those among them that the file does not store)."""
-    source, tensors, args = checkpoint.source, checkpoint.tensors, checkpoint.args
+    """(settings of a checkpoint's model, those among them that are neither given nor stored)."""
+    tensors, given = checkpoint.tensors, {**checkpoint.settings, **overrides}
     prefix = "encoder." if checkpoint.pretrained else ""
     shapes = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in tensors.items()}
     embed_dim, _, tubelet_size, patch_size, _ = shapes["patch_embed.proj.weight"]
-    blocks = _count(shapes, r"blocks\.(\d+)\.")
-    later_stages = _count(shapes, r"temporal_downsamples\.(\d+)\.")
-    first = blocks - sum(1 for n in range(blocks) if f"blocks.{n}.cross_attn.q.weight" in shapes)
-    known: dict[str, Any] = dict(
-        embed_dim=embed_dim,
-        tubelet_size=tubelet_size,
-        patch_size=patch_size,
-        mlp_ratio=shapes["blocks.0.mlp.fc1.weight"][0] / embed_dim,
-        num_bottleneck_tokens=(),
-    )
-    if later_stages:
-        bottlenecks = [f"spatial_downsamples.{i}.mlp" for i in range(later_stages)]
-        known["num_bottleneck_tokens"] = tuple(shapes[f"{b}.fc2.weight"][0] for b in bottlenecks)
+    num_blocks, num_later = _count(shapes, r"blocks\.(\d+)\."), _count(shapes, r"temporal_downsamples\.(\d+)\.")
+    num_first = num_blocks - sum(f"blocks.{n}.cross_attn.q.weight" in shapes for n in range(num_blocks))
+    known: dict[str, Any] = dict(embed_dim=embed_dim, tubelet_size=tubelet_size, patch_size=patch_size)
+    known["mlp_ratio"] = shapes["blocks.0.mlp.fc1.weight"][0] / embed_dim
+    bottlenecks = [f"spatial_downsamples.{i}.mlp" for i in range(num_later)]
+    known["num_bottleneck_tokens"] = tuple(shapes[f"{name}.fc2.weight"][0] for name in bottlenecks)
+    if num_later:
         known["bottleneck_hidden_dim"] = shapes[f"{bottlenecks[0]}.fc1.weight"][0]
         known["temporal_kernel_size"] = shapes["temporal_downsamples.0.weight"][2]
 
-    def same_depths(settings: dict[str, Any]) -> bool:
-        depths = settings["stage_depths"]
-        return (depths[0], sum(depths), len(depths)) == (first, blocks, later_stages + 1)
+    def has_these_blocks(depths: tuple[int, ...]) -> bool:
+        return (depths[0], sum(depths), len(depths)) == (num_first, num_blocks, num_later + 1)
 
-    def fits(settings: dict[str, Any]) -> bool:
-        widths = (settings["embed_dim"], settings.get("patch_size", 16))
-        return same_depths(settings) and widths == (embed_dim, patch_size)
-
-    preset = next((name for name, settings in PRESETS.items() if fits(settings)), None)
-    from_preset = asdict(model_config(preset, "features")) if preset else {}
+    similar = {name: model_config(name, "features") for name in PRESETS}
+    similar = {name: config for name, config in similar.items() if has_these_blocks(config.stage_depths)}
+    widths = (embed_dim, patch_size)
+    preset = next((config for config in similar.values() if (config.embed_dim, config.patch_size) == widths), None)
     guessed: dict[str, Any] = {}
 
-    def setting(name: str, default: Any = None, sure: bool = False) -> Any:
-        """The override, else the file's, else `default`, which counts as guessed unless it is sure."""
-        for value in (overrides.get(name), args.get(ARGS.get(name, name))):
-            if value is not None:
-                return value
+    def setting(name: str, default: Any, sure: bool = False) -> Any:
+        """The setting as given or stored, else `default`, which counts as guessed unless it is sure."""
+        if name in given:
+            return given[name]
         if default is None:
-            raise UserError(f"{source}: its tensors and args do not show {name}; pass {name}=…")
+            raise UserError(f"{checkpoint.source}: its tensors and args do not show {name}; pass {name}=…")
         if not sure:
             guessed[name] = default
         return default
 
-    depths = next((settings["stage_depths"] for settings in PRESETS.values() if same_depths(settings)), None)
-    if later_stages <= 1:
-        known["stage_depths"] = (first, blocks - first) if later_stages else (blocks,)
+    if num_later <= 1:
+        known["stage_depths"] = (num_first, num_blocks - num_first) if num_later else (num_blocks,)
     else:
+        depths = next((config.stage_depths for config in similar.values()), None)
         known["stage_depths"] = tuple(setting("stage_depths", depths, sure=preset is not None))
-    heads = from_preset.get("num_heads") or _heads(embed_dim)
+    heads = preset.num_heads if preset else _heads(embed_dim)
     known["num_heads"] = setting("num_heads", heads, sure=preset is not None)
     for name in ("img_size", "num_frames"):
-        known[name] = setting(name, from_preset.get(name))
+        known[name] = setting(name, getattr(preset, name, None))
     known["sampling_stride"] = setting("sampling_stride", ModelConfig.sampling_stride)
     if checkpoint.pretrained and task == "pretraining":
         width = known["decoder_embed_dim"] = tensors["mask_token"].shape[-1]
         known["decoder_depth"] = _count(tensors, r"decoder\.blocks\.(\d+)\.")
-        same = width == from_preset.get("decoder_embed_dim")
-        heads = from_preset["decoder_num_heads"] if same else _heads(width)
+        same = preset is not None and width == preset.decoder_embed_dim
+        heads = preset.decoder_num_heads if preset and same else _heads(width)
         known["decoder_num_heads"] = setting("decoder_num_heads", heads, sure=same)
         known["mask_ratio"] = setting("mask_ratio", ModelConfig.mask_ratio)
-    if not checkpoint.pretrained and task in ("classification", "regression") and args.get("label_names"):
-        known["label_names"] = args["label_names"]
-    return {**known, "preset": preset or "custom"}, guessed
+    if not checkpoint.pretrained and task in ("classification", "regression") and given.get("label_names"):
+        known["label_names"] = given["label_names"]
+    return {**known, "preset": preset.preset if preset else "custom"}, guessed
 
 
 def _heads(width: int) -> int | None:
@@ -183,32 +173,29 @@ def _count(names: Mapping[str, Any], pattern: str) -> int:
     return 1 + max((int(m[1]) for name in names if (m := re.match(pattern, name))), default=-1)
 
 
-def _encoder_only(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The tensors of a pre-trained checkpoint that a task model has, under its fine-tuning names."""
-    left_out = ("decoder.", "mask_token", "encoder_to_decoder.", *(() if config.fuse_stages else ("encoder.norm.",)))
-    return {n.removeprefix("encoder."): t for n, t in tensors.items() if not n.startswith(left_out)}
-
-
-def _fill(model: Model, tensors: dict[str, Tensor], *, allow_new_head: bool, source: str) -> list[str]:
+def _fill(model: Model, tensors: dict[str, Tensor], new_head: bool, source: str) -> list[str]:
     """Copy every tensor into its parameter; returns the names of head parameters that stay new.
 
     Raises `UserError` listing parameters without a tensor, tensors without a parameter, and differing shapes.
     """
     state = model.state_dict()
-    names = {name: published_name(name, model.config) for name in state}
-    new = [n for n in state if allow_new_head and not n.startswith("encoder.") and names[n] not in tensors]
-    empty = [n for n in state if names[n] not in tensors and n not in new]
-    unused = sorted(set(tensors) - set(names.values()))
-    misshapen = [
-        f"{names[n]} {tuple(tensors[names[n]].shape)} for {n} {tuple(state[n].shape)}"
-        for n in state
-        if names[n] in tensors and tensors[names[n]].shape != state[n].shape
-    ]
-    if empty or unused or misshapen:
-        problems = {"parameters left empty": empty, "tensors left over": unused, "shapes that differ": misshapen}
+    names = {published_name(name, model.config): name for name in state}
+    missing = [ours for name, ours in names.items() if name not in tensors]
+    new = [ours for ours in missing if new_head and not ours.startswith("encoder.")]
+    shapes = {
+        name: (tuple(tensors[name].shape), tuple(state[ours].shape)) for name, ours in names.items() if name in tensors
+    }
+    problems = {
+        "parameters left empty": [ours for ours in missing if ours not in new],
+        "tensors left over": sorted(set(tensors) - set(names)),
+        "shapes that differ": [
+            f"{n} {there} for {names[n]} {here}" for n, (there, here) in shapes.items() if there != here
+        ],
+    }
+    if any(problems.values()):
         listed = "; ".join(f"{problem}: {', '.join(found)}" for problem, found in problems.items() if found)
         raise UserError(f"{source}: does not fit the model. {listed}")
-    model.load_state_dict({n: tensors[names[n]] if n not in new else state[n] for n in state}, strict=True)
+    model.load_state_dict(state | {names[name]: tensor for name, tensor in tensors.items()})
     return new
 
 
@@ -235,30 +222,18 @@ def save_published(model: Model, path: str | Path) -> None:
 
 
 def _published_args(config: ModelConfig) -> dict[str, Any]:
-    tokens = config.num_bottleneck_tokens
-    pretraining = config.task == "pretraining"
-    family = "pretrain_" if pretraining else ""
-    preset = config.preset if pretraining else config.preset.replace("videomae_", "vit_")  # VideoMAE's own names
+    tokens, pretraining = config.num_bottleneck_tokens, config.task == "pretraining"
+    # VideoMAE's fine-tuning models are named vit_….
+    name = f"pretrain_{config.preset}" if pretraining else config.preset.replace("videomae_", "vit_")
     args = dict(
-        model=f"{family}{preset}_patch{config.patch_size}_{config.img_size}",
+        model=f"{name}_patch{config.patch_size}_{config.img_size}",
         input_size=config.img_size,
-        num_frames=config.num_frames,
-        tubelet_size=config.tubelet_size,
         sampling_rate=config.sampling_stride,
         stage_depths=list(config.stage_depths),
         num_bottleneck_tokens=list(tokens[:1] if len(set(tokens)) == 1 else tokens),
-        temporal_kernel_size=config.temporal_kernel_size,
-        svfap=_plain(asdict(config)),
+        svfap=json.loads(json.dumps(asdict(config), default=str)),  # plain values, which execute no code when read
     )
+    args |= {name: getattr(config, name) for name in ("num_frames", "tubelet_size", "temporal_kernel_size")}
     if pretraining:
         return args | dict(mask_type="tube", mask_ratio=config.mask_ratio, decoder_depth=config.decoder_depth)
     return args | dict(nb_classes=config.num_outputs)
-
-
-def _plain(value: Any) -> Any:
-    """The value as dicts, lists, strings and numbers, which can be unpickled without executing code."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

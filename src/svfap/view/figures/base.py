@@ -25,7 +25,7 @@ STYLE: dict[str, Any] = matplotlib.rc_params_from_file(
     str(files("svfap") / "view/svfap.mplstyle"), use_default_template=False
 )
 PALETTE: tuple[str, ...] = tuple(STYLE["axes.prop_cycle"].by_key()["color"])
-INK, MUTED = STYLE["text.color"], STYLE["axes.labelcolor"]  # for text, and for what should stand back
+INK, MUTED = STYLE["text.color"], STYLE["axes.labelcolor"]  # for text, and for secondary elements
 BLUES = LinearSegmentedColormap.from_list("svfap_blues", ["#F7FAFC", "#9CC9E6", "#0072B2", "#003E66"])
 
 
@@ -56,32 +56,33 @@ def legend_name(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
+def legend_below(figure: Figure, columns: int) -> None:
+    """One legend for all axes, below them, with each label once."""
+    found: dict[str, Any] = {}
+    for axes in reversed(figure.axes):
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
+
+
+def name_ticks(axes: Axes, names: Sequence[str], tilted: bool = False, angle: float = 30) -> None:
+    """Names below the positions 0, 1, … of the x axis."""
+    style: dict[str, Any] = {"rotation": angle, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(names)), names, **(style if tilted else {}))
+
+
 @styled
-def png_bytes(figure: Figure) -> bytes:
-    """The figure as a PNG, the same bytes each time."""
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """The figure as "png", "jpeg" (a quarter of the size if made of video frames), "pdf" or "svg"; PNGs are reproducible."""
+    options: dict[str, Any] = {"png": {"metadata": {"Software": None}}, "jpeg": {"pil_kwargs": {"quality": 88}}}
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format=kind, **options.get(kind, {}))
     return buffer.getvalue()
 
 
-@styled
-def jpeg_bytes(figure: Figure) -> bytes:
-    """The figure as a JPEG, a quarter of the size of the PNG where it is made of video frames."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 88})
-    return buffer.getvalue()
-
-
-@styled
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write the figure atomically, in the format of the path's suffix (png, pdf, svg)."""
-    path = Path(path)
-    kind = path.suffix.removeprefix(".").lower()
-    if kind == "png":
-        write_atomically(path, png_bytes(figure))
-    elif kind in ("pdf", "svg"):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind)
-        write_atomically(path, buffer.getvalue())
-    else:
+    kind = Path(path).suffix.removeprefix(".").lower()
+    if kind not in ("png", "pdf", "svg"):
         raise UserError(f"{path}: figures are written as .png, .pdf or .svg; choose one of these")
+    write_atomically(path, figure_bytes(figure, kind))

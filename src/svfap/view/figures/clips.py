@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -15,16 +14,14 @@ from svfap.view.figures.base import INK, MUTED, new_figure, styled
 
 @styled
 def reconstruction_grid(
-    original: NDArray[np.uint8],
-    masked: NDArray[np.uint8],
-    reconstruction: NDArray[np.uint8],
-    titles: Sequence[str] = ("Original", "Masked", "Reconstructed"),
-    num_columns: int = 8,
-) -> Figure:
+    original: NDArray[np.uint8], masked: NDArray[np.uint8], reconstruction: NDArray[np.uint8],
+    titles: Sequence[str] = ("Original", "Masked", "Reconstructed"), num_columns: int = 8,
+) -> Figure:  # fmt: skip
     """Three labelled rows of frames, each clip uint8 (T, H, W, 3); `num_columns` frames evenly spaced in time."""
     clips = (original, masked, reconstruction)
     for name, clip in zip(titles, clips, strict=True):
-        _check_clip(clip, name)
+        if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8 or not clip.size:
+            raise UserError(f"{name}: a clip must be uint8 (T, H, W, 3), not {clip.dtype} {clip.shape}")
         if clip.shape != original.shape:
             raise UserError(f"{name}: shape {clip.shape} differs from the original's {original.shape}")
     num_frames, height, width = original.shape[:3]
@@ -33,21 +30,12 @@ def reconstruction_grid(
     for row, (name, clip) in enumerate(zip(titles, clips, strict=True)):
         for column, index in enumerate(picked):
             axes = panels[row * len(picked) + column]
-            _picture(axes, clip[index])
+            axes.imshow(clip[index], interpolation="none")
+            axes.set(xticks=[], yticks=[])
+            axes.grid(False)
+            axes.spines[:].set_visible(False)
             if row == 0:
                 axes.set_title(f"frame {index + 1}", fontsize=8, color=MUTED, pad=3)
             if column == 0:
                 axes.set_ylabel(name, fontsize=10, color=INK)
     return figure
-
-
-def _picture(axes: Axes, frame: NDArray[np.uint8]) -> None:
-    axes.imshow(frame, interpolation="none")
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-
-
-def _check_clip(clip: NDArray[np.uint8], name: str) -> None:
-    if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8 or not clip.size:
-        raise UserError(f"{name}: a clip must be uint8 (T, H, W, 3), not {clip.dtype} {clip.shape}")

@@ -16,7 +16,9 @@ from svfap.view.figures.base import (
     INK,
     MUTED,
     PALETTE,
+    legend_below,
     legend_name,
+    name_ticks,
     new_figure,
     styled,
 )
@@ -39,11 +41,9 @@ def confusion_matrix(confusion: ArrayLike, label_names: Sequence[str], title: st
         ink = "white" if share[row, column] > 0.45 else INK
         text = f"{share[row, column]:.0%}\n" if totals[row] else ""
         axes.text(column, row - 0.13, text.strip(), ha="center", va="center", color=ink, fontsize=size + 1)
-        axes.text(
-            column, row + 0.22, f"{counts[row, column]:,}", ha="center", va="center", color=ink, fontsize=size - 2
-        )
-    tilt: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(num_classes), label_names, **(tilt if max(map(len, label_names)) > 6 else {}))
+        count = f"{counts[row, column]:,}"
+        axes.text(column, row + 0.22, count, ha="center", va="center", color=ink, fontsize=size - 2)
+    name_ticks(axes, label_names, tilted=max(map(len, label_names)) > 6, angle=40)
     axes.set_yticks(range(num_classes), label_names)
     # White lines between the cells.
     axes.set_xticks(np.arange(num_classes - 1) + 0.5, minor=True)
@@ -91,9 +91,7 @@ def regression_scatter(
 def comparison_bars(results: Mapping[str, Mapping[str, float]], metrics: Sequence[str], title: str = "") -> Figure:
     """One group of bars per metric, one bar per run with its value; in percent if all metrics are percentages.
 
-    Args:
-        results: run name -> metric -> value. A metric that a run lacks leaves a gap.
-        metrics: the groups, in order.
+    results: run name -> metric -> value. A metric that a run lacks leaves a gap. metrics: the groups, in order.
     """
     percent = all(map(is_percent, metrics))
     scale = 100 if percent else 1
@@ -102,18 +100,16 @@ def comparison_bars(results: Mapping[str, Mapping[str, float]], metrics: Sequenc
     for i, (name, values) in enumerate(results.items()):
         drawn = [(g, scale * values[metric]) for g, metric in enumerate(metrics) if metric in values]
         position = [g + (i - (len(results) - 1) / 2) * width for g, _ in drawn]
-        heights = [height for _, height in drawn]
-        bars = axes.bar(
-            position, heights, width * 0.92, color=PALETTE[i % len(PALETTE)], label=legend_name(name), zorder=2
-        )
+        color, label = PALETTE[i % len(PALETTE)], legend_name(name)
+        bars = axes.bar(position, [height for _, height in drawn], width * 0.92, color=color, label=label, zorder=2)
         axes.bar_label(bars, fmt="%.1f" if percent else "%.3f", padding=2, fontsize=8.5)
-    axes.set_xticks(range(len(metrics)), [metric_name(metric) for metric in metrics])
+    name_ticks(axes, [metric_name(metric) for metric in metrics])
     axes.tick_params(axis="x", length=0, labelsize=10)
     axes.grid(axis="x", visible=False)
     axes.margins(y=0.12)
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.set_ylabel("%" if percent else "")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 4))
+    legend_below(figure, min(len(results), 4))
     return figure
 
 
@@ -123,10 +119,8 @@ def class_bars(
 ) -> Figure:
     """Recall of each class as a bar, with its number of videos, and UAR (their mean) as a line.
 
-    Args:
-        recalls: class -> recall in [0, 1]. Classes without videos have no bar and do not count in UAR.
-        counts: class -> number of test videos.
-        folds: fold -> class -> recall, drawn as dots over the bars.
+    recalls: class -> recall in [0, 1]. Classes without videos have no bar and do not count in UAR. counts: class -> number of
+    test videos. folds: fold -> class -> recall, drawn as dots over the bars.
     """
     names = list(recalls)
     present = [k for k, name in enumerate(names) if counts[name]]
@@ -134,22 +128,24 @@ def class_bars(
     heights = [100 * recalls[names[k]] for k in present]
     bars = axes.bar(present, heights, 0.66, color=PALETTE[4], zorder=2)
     for fold in (folds or {}).values():
-        axes.scatter(
-            [k for k in present if names[k] in fold], [100 * fold[names[k]] for k in present if names[k] in fold],
-            s=14, color=INK, alpha=0.55, linewidths=0, zorder=3, label="one fold",
-        )  # fmt: skip
+        dots = [(k, 100 * fold[names[k]]) for k in present if names[k] in fold]
+        style: dict[str, Any] = {
+            "s": 14,
+            "color": INK,
+            "alpha": 0.55,
+            "linewidths": 0,
+            "zorder": 3,
+            "label": "one fold",
+        }
+        axes.scatter([k for k, _ in dots], [recall for _, recall in dots], **style)
     axes.bar_label(bars, fmt="%.1f", padding=2 if not folds else 9, fontsize=8.5)
     uar = float(np.mean(heights)) if heights else 0.0
     axes.axhline(uar, color=PALETTE[5], linewidth=1.4, linestyle=(0, (4, 3)), zorder=2, label=f"UAR {uar:.1f}")
-    tilt: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-    ticks = [f"{name} ({counts[name]:,})" for name in names]
-    axes.set_xticks(range(len(names)), ticks, **tilt)
+    name_ticks(axes, [f"{name} ({counts[name]:,})" for name in names], tilted=True)
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="x", visible=False)
     axes.set_ylim(0, 112)  # room for the numbers above full bars
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("Recall, %")
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    figure.legend(list(unique.values()), list(unique), loc="outside lower center", ncols=2)
+    legend_below(figure, 2)
     return figure

@@ -3,74 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from svfap.metric_table import metric_heading, metric_scale
-from svfap.view.figures.base import INK, MUTED, PALETTE, new_figure, styled
-
-Scores = Mapping[str, Mapping[str, Sequence[float]]]  # row -> metric -> one score per seed
-Reference = Mapping[str, Mapping[str, float]]
+from svfap.view.figures.base import INK, MUTED, PALETTE, name_ticks, new_figure, styled
 
 
 @styled
-def study_bars(
-    scores: Scores, metrics: Sequence[str], axis: str, title: str = "", reference: Reference | None = None
-) -> Figure:
-    """One panel per metric and one bar per row at the mean over seeds; seeds are points, the paper's value a diamond."""
-    figure, panels = _panels(scores, metrics, axis, title)
-    for panel, metric in zip(panels, metrics, strict=True):
-        for place, row in enumerate(scores):
-            values = _scaled(scores[row][metric], metric)
-            panel.bar(place, values.mean(), width=0.6, color=PALETTE[0], alpha=0.85)
-            _draw_seeds(panel, place, values)
-        _draw_reference(panel, list(scores), metric, reference)
-    return figure
+def study_figure(
+    scores: Mapping[str, Mapping[str, Sequence[float]]], metrics: Sequence[str], axis: str, *, joined: bool = False,
+    title: str = "", reference: Mapping[str, Mapping[str, float]] | None = None,
+) -> Figure:  # fmt: skip
+    """One panel per metric: for each row the mean over seeds as a bar, each seed as a point, the paper's value as a diamond.
 
-
-@styled
-def study_lines(
-    scores: Scores, metrics: Sequence[str], axis: str, title: str = "", reference: Reference | None = None
-) -> Figure:
-    """As `study_bars`, for rows that are points along an axis: the means are joined by a line."""
-    figure, panels = _panels(scores, metrics, axis, title)
-    for panel, metric in zip(panels, metrics, strict=True):
-        means = [_scaled(scores[row][metric], metric).mean() for row in scores]
-        panel.plot(range(len(means)), means, color=PALETTE[0], marker="o", ms=6, label="mean over seeds")
-        for place, row in enumerate(scores):
-            _draw_seeds(panel, place, _scaled(scores[row][metric], metric))
-        _draw_reference(panel, list(scores), metric, reference)
-    return figure
-
-
-def _panels(scores: Scores, metrics: Sequence[str], axis: str, title: str) -> tuple[Figure, list[Axes]]:
+    scores: row -> metric -> one score per seed. axis: label of the axis of rows. joined: the rows are points along that axis,
+    so their means are joined by a line instead of drawn as bars. reference: row -> metric -> the paper's value.
+    """
     figure, panels = new_figure(max(4.6, 1.0 * len(scores) + 1.6) * len(metrics), 3.9, 1, len(metrics), title=title)
-    tilt: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
     for panel, metric in zip(panels, metrics, strict=True):
+        seeds = [metric_scale(metric) * np.asarray(row[metric]) for row in scores.values()]
+        means = [values.mean() for values in seeds]
+        if joined:
+            panel.plot(range(len(means)), means, color=PALETTE[0], marker="o", ms=6, label="mean over seeds")
+        else:
+            panel.bar(range(len(means)), means, width=0.6, color=PALETTE[0], alpha=0.85)
+        for place, values in enumerate(seeds):
+            if len(values) > 1:
+                panel.scatter([place] * len(values), values, s=16, color=INK, alpha=0.7, zorder=3, linewidths=0)
+        paper = [(reference or {}).get(row, {}).get(metric) for row in scores]
+        known = [(place, metric_scale(metric) * value) for place, value in enumerate(paper) if value is not None]
+        if known:
+            style = {"facecolors": "none", "edgecolors": MUTED, "marker": "D", "s": 34}
+            panel.scatter(*zip(*known, strict=True), label="the paper (DFEW, fold 1)", **style)
+            panel.legend(loc="best")
         panel.set(xlabel=axis, ylabel=metric_heading(metric))
-        panel.set_xticks(range(len(scores)), list(scores), **(tilt if max(map(len, scores)) > 9 else {}))
+        name_ticks(panel, list(scores), tilted=max(map(len, scores)) > 9)
         panel.grid(axis="x", visible=False)
         panel.margins(x=0.08)
-    return figure, panels
-
-
-def _scaled(values: Sequence[float], metric: str) -> np.ndarray:
-    return np.asarray(values) * metric_scale(metric)
-
-
-def _draw_seeds(panel: Axes, place: float, values: np.ndarray) -> None:
-    if len(values) > 1:
-        panel.scatter(np.full(len(values), place), values, s=16, color=INK, alpha=0.7, zorder=3, linewidths=0)
-
-
-def _draw_reference(panel: Axes, rows: list[str], metric: str, reference: Reference | None) -> None:
-    known = {row: values[metric] for row, values in (reference or {}).items() if metric in values}
-    pairs = [(place, known[row]) for place, row in enumerate(rows) if row in known]
-    if pairs:
-        places, values = zip(*pairs, strict=True)
-        style: dict[str, Any] = {"facecolors": "none", "edgecolors": MUTED, "marker": "D", "s": 34}
-        panel.scatter(places, _scaled(values, metric), label="the paper (DFEW, fold 1)", **style)
-        panel.legend(loc="best")
+    return figure
