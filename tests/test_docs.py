@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 import svfap
+from svfap.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").rglob("*.yaml"), ROOT / "Makefile"]
 ENTRIES = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "paper_map.md").read_text())))
 
 
@@ -52,3 +54,30 @@ def test_files_named_in_documents_exist():
         for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|html|css|js))`", document.read_text(encoding="utf-8")):
             exists = path.startswith("runs/") or (ROOT / path).exists() or (ROOT / "src" / "svfap" / path).exists()
             assert exists, f"{document.name}: {path}"
+
+
+def documented_commands() -> dict[tuple[str, ...], dict[str, str]]:
+    """Verb, with the dataset of `prepare` -> each option used with it, and a document that uses it."""
+    used: dict[tuple[str, ...], dict[str, str]] = {}
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"(?:^#? +|`|\bdo |-m |&& |\(BIN\)/)svfap ([a-z][^`#;\n]*)", text, re.MULTILINE):
+            verb, *rest = line.split()
+            key = (verb, rest[0]) if verb == "prepare" and rest and re.fullmatch("[a-z_0-9]+", rest[0]) else (verb,)
+            options = re.findall(r"(?<=\s)--([a-zA-Z_]+)", line)
+            used.setdefault(key, {}).update(dict.fromkeys(options, document.name))
+    return used
+
+
+@pytest.mark.parametrize("command", sorted(documented_commands()), ids=" ".join)
+def test_documented_commands_have_the_options(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    printed = capsys.readouterr()
+    assert end.value.code == 0, printed.err
+    for option, document in documented_commands()[command].items():
+        assert re.search(rf"--{option}\b", printed.out), f"{document}: svfap {' '.join(command)} --{option}"
+
+
+def test_documented_commands_cover_most_verbs():
+    assert len({command[0] for command in documented_commands()}) >= 12
