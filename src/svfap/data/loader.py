@@ -1,6 +1,6 @@
 """Batches of clips from a manifest.
 
-Frames are sampled, decoded and cropped in worker processes, whose number does not change the result.
+Frames are sampled, decoded and cropped in worker processes; their number does not change the result.
 
 A batch is a dict. Each row is a clip; in mode "test" it is one view of a video, so a video may have several rows:
   clips       uint8 (B, T, H, W, 3), RGB

@@ -69,7 +69,7 @@ def target_of(manifest: Manifest, sample: Sample, frames: NDArray[np.int64] | No
 
 
 def _is_known(targets: Targets) -> NDArray[np.bool_]:
-    """(F,) bool, false for frames whose label or any of whose values is missing."""
+    """(F,) bool, false for frames without a label or with a missing value."""
     return np.asarray(targets >= 0 if targets.ndim == 1 else np.isfinite(targets).all(axis=1))
 
 

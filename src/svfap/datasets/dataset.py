@@ -28,7 +28,7 @@ class ClipRow:
     """One clip, which becomes one row of a manifest.
 
     path: relative to the release's root, with forward slashes. label: name of the class. values: dimension -> number.
-    subject: who is seen. group: clips whose predictions are averaged. extra: further columns of the manifest
+    subject: the person in the clip. group: clips whose predictions are averaged. extra: further columns of the manifest
     (`frame_values`, `start_s`, `end_s`, `box`, or a dimension with one number per frame, whose mean is in `values`).
     """
 

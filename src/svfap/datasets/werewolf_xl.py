@@ -13,7 +13,7 @@ from svfap.datasets.config import PrepareConfig
 from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, cross_validation
 from svfap.errors import UserError
 
-# A dimension's column contains one of these words: Arousal, Arousal_average, Mean_A_1_2 (the authors' tables).
+# Names in the header of a dimension's column, as in Arousal, Arousal_average, Mean_A_1_2 (the authors' tables).
 DIMENSIONS = {
     "arousal": {"arousal", "a"},
     "valence": {"valence", "pleasure", "v", "p"},

@@ -1,8 +1,7 @@
-"""Tasks in processes of this machine, each with a pipe of its own and one task at a time.
+"""Tasks in processes of this machine, each with a separate pipe and one task at a time.
 
-So a process that dies costs one item at most, and it is known which. (`concurrent.futures` gives up all tasks when a
-process dies. Pools whose processes share one pipe, such as pebble's, lose track of a task whose process exits with status 0,
-and import the work's modules one process after the other.)
+A process that dies then affects only its task. (`concurrent.futures` fails all tasks when a process dies. Pools with one
+pipe for all processes, such as pebble's, lose the task of a process that exits with status 0.)
 """
 
 from __future__ import annotations

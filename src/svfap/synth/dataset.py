@@ -135,7 +135,7 @@ def _render(config: SynthConfig, tasks: Sequence[Task]) -> None:
 def _write_clip(config: RenderConfig, clip: ClipPlan, video: Path) -> None:
     cv2.setNumThreads(1)  # the pictures are too small for more
     frames, _ = render_clip(config, clip.identity_seed, clip.clip_seed, clip.label)
-    # The fastest preset has no macroblock tree, whose output varies from run to run.
+    # The fastest preset has no macroblock tree, as the output of that varies from run to run.
     write_video(video, frames, config.fps, preset="ultrafast")
 
 

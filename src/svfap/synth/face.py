@@ -28,21 +28,19 @@ class Face:
 
     def draw(self) -> None:
         """Add all shapes, from the neck to the glasses."""
-        for part in (
-            self._body,
-            self._hair_behind,
-            self._head,
-            self._soft_shadows,
-            self._beard,
-            self._nose,
-            self._mouth,
-        ):
-            part()
+        self._body()
+        self._hair_behind()
+        self._head()
+        self._soft_shadows()
+        self._beard()
+        self._nose()
+        self._mouth()
         for side in SIDES:
             self._eye(side)
             self._brow(side)
-        for part in (self._wrinkles, self._hair_in_front, self._glasses):
-            part()
+        self._wrinkles()
+        self._hair_in_front()
+        self._glasses()
 
     def _outline(self, angle: np.ndarray, grow: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Points (T, n) on the head's silhouette; angle 0 is the right ear, a quarter turn the chin."""
