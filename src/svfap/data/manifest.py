@@ -45,7 +45,9 @@ class Sample:
     box: tuple[float, float, float, float] | None  # x, y, w, h in pixels of the video
     frame_values: Path | None  # CSV with one row per frame: a column per dimension, or `label`
     group: str | None
-    frame_numbers: NDArray[np.float64] | None = None  # (frames, dimensions), if the value columns have a number per frame
+    frame_numbers: NDArray[np.float64] | None = (
+        None  # (frames, dimensions), if the value columns have a number per frame
+    )
 
 
 class Manifest(Sequence[Sample]):

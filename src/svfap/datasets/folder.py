@@ -91,7 +91,8 @@ def _adapt(dataset: Dataset, release: Release) -> Dataset:
     if not rows:
         raise release.unexpected("one folder of videos per class", "or give --table or --unlabelled true")
     names = _listed(config.label_names) or _sorted(row.label for row in rows)
-    return replace(dataset, label_names=names, read=lambda release: _split(release, rows, on_disk=True))
+    on_disk = (replace(part, on_disk=True) for part in _split(release, rows))
+    return replace(dataset, label_names=names, read=lambda release: on_disk)
 
 
 def _walk(release: Release, folder: str, images_are_clips: bool = False) -> Iterator[str]:
@@ -168,12 +169,10 @@ def _adapt_to_table(dataset: Dataset, release: Release, table: Path) -> Dataset:
     return replace(final, label_names=_listed(config.label_names) or _sorted(row.label for row in rows))
 
 
-def _split(
-    release: Release, rows: Sequence[ClipRow], splits: Sequence[str] | None = None, on_disk: bool = False
-) -> Iterator[Part]:
+def _split(release: Release, rows: Sequence[ClipRow], splits: Sequence[str] | None = None) -> Iterator[Part]:
     """The parts that `splits` gives; else those of a cross-validation, or training and a share for test.
 
-    Splits made here are by subject where subjects are known.
+    Splits made here are by subject if subjects are known.
     """
     import numpy as np
 
@@ -188,8 +187,7 @@ def _split(
     labels = np.unique([row.label or "" for row in rows], return_inverse=True)[1]
     if config.folds is not None:
         fold_of = _folds(labels.tolist(), subjects, config.folds, config.seed)
-        for each in cross_validation([*zip(rows, fold_of, strict=True)], sorted(set(fold_of), key=int)):
-            yield replace(each, on_disk=on_disk)
+        yield from cross_validation([*zip(rows, fold_of, strict=True)], map(str, range(1, config.folds + 1)))
         return
     tested = np.zeros(len(rows), bool)
     if config.test_fraction:
@@ -198,9 +196,9 @@ def _split(
             raise UserError(
                 "test_fraction: too few clips or subjects to divide; give split_column or --test_fraction 0"
             )
-    yield Part("train", [*compress(rows, ~tested)], on_disk=on_disk)
+    yield Part("train", [*compress(rows, ~tested)])
     if tested.any():
-        yield Part("test", [*compress(rows, tested)], on_disk=on_disk)
+        yield Part("test", [*compress(rows, tested)])
 
 
 def _folds(labels: Sequence[int], subjects: Iterable[str] | None, folds: int, seed: int) -> list[str]:
@@ -228,7 +226,7 @@ def _mean(cell: str) -> float:
     """The mean of a cell's numbers; NaN for none or for other text, whose row is then listed as an unknown label."""
     try:
         return fmean(float(number) for number in cell.split())
-    except ValueError:  # StatisticsError for no numbers is one, too
+    except (ValueError, OverflowError):  # StatisticsError for no numbers is a ValueError
         return math.nan
 
 
