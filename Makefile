@@ -16,8 +16,8 @@ test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 
 # The whole method, verb by verb: what a researcher would type, on synthetic faces.

@@ -1,8 +1,11 @@
-"""The shape of the package: who may import whom."""
+"""The shape of the package: imports point one way, between folders and between modules, and settings load without torch."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,56 +14,100 @@ import svfap
 
 PACKAGE = Path(svfap.__file__).parent
 LEAVES = {
-    "errors",
     "console",
+    "device",
+    "errors",
     "files",
     "formats",
-    "device",
     "metric_table",
     "paper",
     "settings",
-}  # modules of no folder: anybody may use them
+}  # modules of no folder
+# Each folder, and the folders it may import: in this order, so that nothing points back.
 MAY_IMPORT = {
     "model": set(),
-    "weights": {"model", "data", "datasets"},
     "data": set(),
-    "datasets": {"data"},
-    "synth": {"data", "jobs"},
     "jobs": set(),
     "faces": set(),
     "view": set(),
+    "datasets": {"data"},
+    "synth": {"data", "jobs"},
+    "weights": {"model", "data", "datasets"},
     "evaluation": {"model", "weights", "data", "view"},
     "train": {"model", "weights", "data", "evaluation", "view"},
-    "crop": {"data", "faces", "jobs", "predict"},
     "predict": {"model", "weights", "data", "faces", "view"},
+    "crop": {"data", "faces", "jobs", "predict"},
     "features": {"model", "weights", "data", "jobs", "predict"},
-    "reports": {"model", "weights", "data", "evaluation", "train", "view"},
+    "reports": {"model", "weights", "data", "evaluation", "view"},
     "experiments": {"model", "weights", "data", "synth", "evaluation", "train", "predict", "view"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
+MODULES = {
+    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts): file
+    for file in sorted(PACKAGE.rglob("*.py"))
+    if file.name != "__init__.py"
+}
 
 
-def imports(file: Path) -> set[str]:
-    """Parts of svfap that a file imports, anywhere in it."""
+def imported_modules(file: Path) -> set[str]:
+    """Names below `svfap.` that a file imports anywhere, except for type checking alone."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            names = [node.module or ""]
-        found |= {name.split(".")[1] for name in names if name.startswith("svfap.")}
-    return found
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.startswith("svfap.")}
 
 
-@pytest.mark.parametrize("part", MAY_IMPORT)
-def test_imports_point_one_way(part):
-    files = [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").exists() else sorted((PACKAGE / part).rglob("*.py"))
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_folders_import_only_what_stands_before_them(folder):
+    before = list(MAY_IMPORT)[: list(MAY_IMPORT).index(folder)]
+    assert MAY_IMPORT[folder] <= set(before), f"{folder} may import a folder that does not stand before it"
+    files = sorted((PACKAGE / folder).rglob("*.py"))
     assert files
     for file in files:
-        beyond = imports(file) - LEAVES - {part} - MAY_IMPORT[part]
+        parts = {name.split(".")[1] for name in imported_modules(file)}
+        beyond = parts - LEAVES - {folder} - MAY_IMPORT[folder]
         assert not beyond, f"{file.relative_to(PACKAGE)} imports {sorted(beyond)}"
+
+
+def test_every_folder_and_leaf_is_listed():
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    leaves = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert folders == set(MAY_IMPORT) and leaves == LEAVES
 
 
 def test_leaves_import_nothing_but_leaves():
     for leaf in LEAVES:
-        assert imports(PACKAGE / f"{leaf}.py") <= LEAVES
+        assert {name.split(".")[1] for name in imported_modules(PACKAGE / f"{leaf}.py")} <= LEAVES
+
+
+def test_no_two_modules_import_each_other_in_a_circle():
+    graph = {name: imported_modules(file) & MODULES.keys() for name, file in MODULES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail("circle of imports: " + " <- ".join(error.args[1]))
+
+
+def test_packages_import_nothing_of_their_own():
+    for file in PACKAGE.glob("*/**/__init__.py"):
+        assert not imported_modules(file), f"{file.relative_to(PACKAGE)} imports"
+
+
+def test_settings_of_all_verbs_load_without_heavy_libraries():
+    configs = [name for name in MODULES if name.endswith(".config") or name in ("svfap.settings", "svfap.cli.verbs")]
+    code = f"import sys, {', '.join(configs)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "cv2", "pandas", "scipy", "sklearn", "matplotlib"} & set(done.stdout.split())

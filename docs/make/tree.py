@@ -1,17 +1,19 @@
 """The tree in docs/architecture.md: every file of the package with the first sentence of its docstring.
 
-    python docs/make/tree.py            # print it
-    python docs/make/tree.py --write    # put it into docs/architecture.md, between its two markers
+python docs/make/tree.py            # print it
+python docs/make/tree.py --write    # put it into docs/architecture.md, between its two markers
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE, DOCUMENT = ROOT / "src" / "svfap", ROOT / "docs" / "architecture.md"
+SHOWN = (".py", ".pyi", ".html", ".css", ".js", ".mplstyle")
 BEGIN, END = "<!-- tree: written by docs/make/tree.py -->\n", "<!-- end of tree -->\n"
 ORDER = (
     *("model", "weights", "data", "datasets", "synth", "train", "evaluation", "faces", "crop", "predict", "features"),
@@ -19,31 +21,40 @@ ORDER = (
 )  # folders in the order in which the tree shows them: the method, then what is done with it
 
 
-def first_sentence(file: Path) -> str:
-    """What a module says of itself, in one line; of other files, the first comment."""
+def summary(file: Path) -> str:
+    """What a file says of itself: the first sentence of a module's docstring, or the first comment of another file."""
     text = file.read_text(encoding="utf-8")
-    if file.suffix == ".py":
+    if file.suffix in (".py", ".pyi"):
         docstring = ast.get_docstring(ast.parse(text)) or ""
     else:
-        docstring = text.split("\n", 1)[0].strip("<!-/*# \t{}>").strip()
-    return " ".join(docstring.split("\n\n")[0].split())
+        comment = re.match(r"\s*(?:/\*|//|<!--|\{#|#)(.*?)(?:\*/|-->|#\}|\n\n|\n(?!#|//))", text, re.DOTALL)
+        docstring = "" if comment is None else re.sub(r"\n(?:#|//)", " ", comment[1])
+    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    return paragraph.split(". ")[0].removesuffix(".")
 
 
 def tree() -> str:
     """The tree as a Markdown code block, folders in `ORDER`, the leaves last."""
     lines = ["src/svfap/"]
     for name in ORDER:
-        folder = PACKAGE / name
-        lines.append(f"  {name + '/':<24} {first_sentence(folder / '__init__.py')}")
-        lines += _files(folder, 4)
+        lines += _folder(PACKAGE / name, 2)
     lines += _files(PACKAGE, 2)
     return "```text\n" + "\n".join(line.rstrip() for line in lines) + "\n```\n"
 
 
+def _folder(folder: Path, indent: int) -> list[str]:
+    lines = [f"{' ' * indent}{folder.name + '/':<{26 - indent}} {summary(folder / '__init__.py')}"]
+    lines += _files(folder, indent + 2)
+    for inner in sorted(folder.iterdir()):
+        if (inner / "__init__.py").is_file():
+            lines += _folder(inner, indent + 2)
+    return lines
+
+
 def _files(folder: Path, indent: int) -> list[str]:
-    files = [f for f in sorted(folder.iterdir()) if f.suffix in (".py", ".html", ".css", ".js", ".yaml", ".mplstyle", ".pyi")]
     skipped = ("__init__.py", "__main__.py") if folder != PACKAGE else ("__main__.py",)
-    return [f"{' ' * indent}{f.name:<{26 - indent}} {first_sentence(f)}" for f in files if f.name not in skipped]
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in SHOWN and file.name not in skipped]
+    return [f"{' ' * indent}{file.name:<{26 - indent}} {summary(file)}" for file in files]
 
 
 def with_tree(document: str) -> str:

@@ -1,4 +1,4 @@
-"""The public API: imported lazily at run time (see `svfap/__init__.py`), read as it stands by editors and type checkers."""
+"""The public API: imported lazily at run time (see `__init__.py`), read as it stands by editors and type checkers."""
 
 from .crop.clips import iter_tracks as iter_tracks
 from .crop.config import CropConfig as CropConfig

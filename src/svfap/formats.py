@@ -1,8 +1,8 @@
 """Versions of the files that users keep, and how a file of an older version is read.
 
-A rename is one line in `CHANGES`. A setting that is new needs an entry only if files without it mean something else than its
-present default. What is already released is not edited: a change made after a release is a further `Change` in its format's
-list, and then `tests/fixtures/write.py` writes a folder for the new version. Tensors' names are not covered here.
+A rename is one line in `CHANGES`. A new setting needs an entry only if files without it mean something else than its present
+default. An entry of a released version is never edited: a later change is a further `Change` in the list of its format, and
+`tests/fixtures/write.py` then writes a folder for the new version. Names of tensors are not covered here.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ def current_version(kind: str) -> int:
     return 1 + len(CHANGES[kind])
 
 
-def stamped(kind: str, words: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a file to be written: `format_version`, then `words`."""
-    return {KEY: current_version(kind), **words}
+def stamped(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a file to be written: `format_version`, then `content`."""
+    return {KEY: current_version(kind), **content}
 
 
-def upgrade(kind: str, words: Any, path: object, known: Collection[str] | None = None) -> dict[str, Any]:
-    """The content of a file, as the current version has it, without `format_version`; `words` stays as it is.
+def upgrade(kind: str, content: Any, path: object, known: Collection[str] | None = None) -> dict[str, Any]:
+    """The content of a file, as the current version has it, without `format_version`; `content` stays as it is.
 
     kind: a key of `CHANGES`. path: of the file, for messages. known: the names there are now; None allows any.
-    Raises `UserError` where `words` is no mapping, its version is not known to this program, it gives one thing under its
+    Raises `UserError` where `content` is no mapping, its version is not known to this program, it gives one thing under its
     old name and its new one, or it holds a name that is not known.
     """
-    if not isinstance(words, dict):
-        raise UserError(f"{path}: not a {kind} (holds a {type(words).__name__}, not names with values)")
-    words, newest = copy.deepcopy(words), current_version(kind)
-    version = words.pop(KEY, 1)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a {kind} (holds a {type(content).__name__}, not names with values)")
+    content, newest = copy.deepcopy(content), current_version(kind)
+    version = content.pop(KEY, 1)
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UserError(f"{path}: {KEY}={version!r} must be a whole number, at least 1")
     if version > newest:
@@ -67,26 +67,26 @@ def upgrade(kind: str, words: Any, path: object, known: Collection[str] | None =
     for change in CHANGES[kind][version - 1 :]:
         for old, new in change.renamed.items():
             name, new_name = (key.rpartition(".")[2] for key in (old, new))
-            for part in _holders(words, old):
+            for part in _holders(content, old):
                 if name in part:
                     if new_name in part:
                         raise UserError(f"{path}: gives both {old} and {new}, its name since; remove {old}")
                     part[new_name] = part.pop(name)
         for key, value in change.added.items():
-            for part in _holders(words, key):
+            for part in _holders(content, key):
                 part.setdefault(key.rpartition(".")[2], copy.deepcopy(value))
-    if known is not None and (unknown := sorted(str(name) for name in words if name not in known)):
+    if known is not None and (unknown := sorted(str(name) for name in content if name not in known)):
         raise UserError(f"{path}: unknown settings {', '.join(unknown)}")
-    return words
+    return content
 
 
-def _holders(words: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
+def _holders(content: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
     """The mappings that may hold the last part of a dotted key."""
     first, _, rest = key.partition(".")
     if not rest:
-        yield words
+        yield content
         return
-    inner = words.get(first)
+    inner = content.get(first)
     for part in inner if isinstance(inner, list) else [inner]:
         if isinstance(part, dict):
             yield from _holders(part, rest)

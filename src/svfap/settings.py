@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from svfap.errors import UserError
 
+HUB_TIMEOUT_S = 5.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceSettings:
@@ -86,10 +88,21 @@ def require_fraction(config: Any, *names: str) -> None:
 
 
 def require_model(model: str, field: str = "model") -> None:
-    """Raise `UserError` unless `model` is an existing path or may be a repository on the Hub (owner/name).
+    """Raise `UserError` unless `model` is an existing path or a repository on the Hub (owner/name), in cache or reachable.
 
     A name whose parent is a local folder is a path: a typing error in it is reported without asking the Hub.
     """
     path = Path(model)
-    if not path.exists() and (path.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", model)):
+    if path.exists():
+        return
+    if path.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise UserError(f"{field}={model}: no such folder or checkpoint")
+    import huggingface_hub
+
+    if isinstance(huggingface_hub.try_to_load_from_cache(model, "config.json"), str):
+        return
+    try:
+        huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(model, "config.json"), timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # network, permission and format errors of the Hub's client
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{field}={model}: no such folder, and not available on the Hub ({reason})") from None

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from svfap.console import say, show
-from svfap.model.config import ModelConfig
-from svfap.weights.checkpoint import Checkpoint
+from svfap.errors import UserError
 from svfap.weights.config import ConvertConfig
-from svfap.weights.convert import convert
+
+if TYPE_CHECKING:
+    from svfap.model.config import ModelConfig
+    from svfap.weights.checkpoint import Checkpoint
 
 
 def run(config: ConvertConfig, model: str, out: Path) -> None:
     """Convert, and show what a published checkpoint contained."""
+    if not Path(model).exists():
+        raise UserError(f"{model}: no such file or folder; give a checkpoint file, or the folder of a model or run")
+    from svfap.weights.convert import convert
+
     converted = convert(model, out, config)
     if converted.checkpoint is not None:
         show(_table(converted.checkpoint, converted.model.config))

@@ -6,13 +6,16 @@ from rich.table import Table
 
 from svfap.console import console, say, show
 from svfap.evaluation.config import EvaluateConfig
-from svfap.evaluation.evaluate import evaluate
-from svfap.evaluation.predictions import UNREADABLE_FILE
 from svfap.metric_table import metric_heading, metric_keys, metric_text
+from svfap.settings import require_model
 
 
 def run(config: EvaluateConfig) -> int:
     """Evaluate and show the scores; the exit status is 1 if videos could not be read."""
+    require_model(config.model)  # before torch is imported
+    from svfap.evaluation.evaluate import evaluate
+    from svfap.evaluation.predictions import UNREADABLE_FILE
+
     out, metrics, _ = evaluate(config)
     table = Table("score", show_edge=False)
     table.add_column("test set", justify="right")

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from svfap.console import say
 from svfap.features.config import ExtractConfig
+from svfap.settings import require_model
 
 
 def run(config: ExtractConfig, sources: list[str]) -> int:
+    if not config.random_weights:
+        require_model(config.model)  # before torch is imported
     from svfap.features.extract import extract_features, unreadable_list
 
     out = config.out or Path("features.parquet")

@@ -1,12 +1,22 @@
-"""`svfap info`: what models cost."""
+"""`svfap info`."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from svfap.console import show
-from svfap.weights import info
+from svfap.errors import UserError
+from svfap.model.presets import list_presets
+from svfap.settings import require_model
 from svfap.weights.config import InfoConfig
 
 
 def run(config: InfoConfig, model: str | None) -> None:
     """Show the tables of a model, or the list of presets."""
+    if model is not None and model not in list_presets():
+        if not Path(model).exists() and "/" not in model:
+            raise UserError(f"{model!r} is neither a preset ({', '.join(list_presets())}) nor a folder")
+        require_model(model)
+    from svfap.weights import info
+
     show(*([info.preset_table()] if model is None else info.model_tables(model, config.mask_ratio)))

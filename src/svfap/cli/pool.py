@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
 def run(config: PoolConfig, folder: Path | None) -> None:
     """Pool the folds in `folder`, or those of `config.models`, and show the table."""
-    from svfap.evaluation.pool import pool
-
     if (folder is None) == (config.models is None):
         raise UserError("give either the folder of a run, or models with dataset and out")
     if folder is not None:
         if config.out is not None:
             raise UserError("out: goes with models; the table of a run is written into the folder of the run")
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; name a folder of `svfap finetune --fold all`")
         config = replace(config, out=folder)
+    from svfap.evaluation.pool import pool
+
     assert config.out is not None
     show_results(pool(config), config.out)
 

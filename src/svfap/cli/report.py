@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from svfap.console import say, show
+from svfap.errors import UserError
 from svfap.reports.config import ReportConfig
-from svfap.reports.report import report
-from svfap.reports.scores import runs_table
 
 
 def run(config: ReportConfig, runs: list[Path]) -> None:
     """Write the page, and show the test scores of the runs."""
+    for folder in runs:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such run folder")
+    from svfap.reports.report import report
+    from svfap.reports.scores import runs_table
+
     show(runs_table(report(runs, config)))
     say(f"report: {config.out}")

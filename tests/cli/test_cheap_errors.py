@@ -1,0 +1,60 @@
+"""Mistakes that can be found without torch are reported before it is imported, by every verb."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+CODE = """
+import contextlib, io, json, sys
+from svfap.cli.main import main
+
+answers = []
+for argv in json.loads(sys.argv[1]):
+    heard = io.StringIO()
+    with contextlib.redirect_stderr(heard), contextlib.redirect_stdout(heard):
+        try:
+            status = main(argv)
+        except SystemExit as stop:
+            status = stop.code
+    answers.append((status, heard.getvalue(), "torch" in sys.modules))
+print(json.dumps(answers))
+"""
+
+
+def test_mistakes_are_reported_without_torch(tmp_path):
+    (tmp_path / "run" / "last").mkdir(parents=True)
+    (tmp_path / "run" / "log.jsonl").touch()
+    (tmp_path / "clip.png").touch()
+    (tmp_path / "videos.csv").write_text("path\nclip.png\n")
+    none, videos = str(tmp_path / "none"), str(tmp_path / "videos.csv")
+    training = ["--manifest", videos, "--preset", "svfap_debug", "--out"]
+    mistakes = [
+        (["pretrain", *training, str(tmp_path / "new"), "--bach_size", "4"], 2, "Did you mean 'batch_size'?"),
+        (["pretrain", *training, str(tmp_path / "run")], 1, "holds a run already"),
+        (["pretrain", "--manifest", videos, "--out", none, "--preset", "svfap_huge"], 1, "unknown preset 'svfap_huge'"),
+        (["pretrain", "--manifest", none, "--out", none], 1, f"manifest={none}: no such file"),
+        (["finetune", *training, none, "--init", none], 1, f"init={none}: no such folder"),
+        (["evaluate", "--model", none, "--manifest", videos], 1, f"model={none}: no such folder"),
+        (["predict", str(tmp_path / "clip.png"), "--model", none], 1, f"model={none}: no such folder"),
+        (["predict", none, "--model", str(tmp_path / "run")], 1, f"{none}: no such file or folder"),
+        (["predict", none, "--model", none, "--out", "a.xlsx"], 1, "out=a.xlsx: the suffix must be one of .csv"),
+        (["predict", none, "--model", none, "--report", "a.pdf"], 1, "report=a.pdf: the suffix must be one of .html"),
+        (["extract", videos, "--model", none], 1, f"model={none}: no such folder"),
+        (["extract", videos, "--model", none, "--out", "a.csv"], 1, "out=a.csv: the suffix must be one of .parquet"),
+        (["reconstruct", str(tmp_path / "clip.png"), "--model", none], 1, f"model={none}: no such folder"),
+        (["convert", none, str(tmp_path / "out")], 1, f"{none}: no such file or folder"),
+        (["info", "svfap_huge"], 1, "is neither a preset"),
+        (["report", none], 1, f"{none}: no such run folder"),
+        (["pool", none], 1, f"{none}: no such folder"),
+        (["experiment", "everything"], 1, "experiment 'everything' is none of"),
+        (["prepare", "dfew", "--root", none, "--out", none], 1, f"root={none}: is not a folder"),
+        (["crop", none, "--out", str(tmp_path / "faces")], 1, f"{none}: no such file or folder"),
+        (["synth", none, "--size_px", "31"], 1, "size_px=31: must be at least 32"),
+    ]
+    command = [sys.executable, "-c", CODE, json.dumps([argv for argv, _, _ in mistakes])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    for (argv, status, message), (found, text, torch) in zip(mistakes, json.loads(done.stdout), strict=True):
+        assert (found, torch) == (status, False), f"{argv}: {text}"
+        assert message in text and len(text.strip().splitlines()) == 1, f"{argv}: {text}"
