@@ -54,7 +54,8 @@ def prepare(dataset: str | Dataset, config: PrepareConfig) -> PreparedDataset:
             if path not in writer.used and path not in release.findings["left_out"]:
                 release.note("extra", path, "in none of the annotations that are used")
     for kind, found in release.findings.items():
-        _write_csv(out / f"{kind}.csv", ("path", "why"), found.items())
+        with writing_atomically(out / f"{kind}.csv") as file:
+            csv.writer(file, lineterminator="\n").writerows([("path", "why"), *found.items()])
     listed = {**writer.listed, **{what: found for what, (found, _) in release.counts.items()}}
     official = {**dataset.expected, **{what: number for what, (_, number) in release.counts.items()}}
     prepared = PreparedDataset(
@@ -211,22 +212,15 @@ class _Writer:
         columns = (*(truth[self.dataset.task] if labelled else ()), *self.dataset.columns)
         file, subjects = Path(f"{part.name}.csv"), set()
         self.written[part.name] = 0
-
-        def lines() -> Iterator[list[object]]:
+        with writing_atomically(self.config.out / file) as stream:
+            writer = csv.DictWriter(stream, ("path", *columns), extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
             for row in rows:
                 self.written[part.name] += 1
                 if part.part != "pretrain" and row.subject:
                     subjects.add(row.subject)
-                cells = {
-                    "label": row.label,
-                    "subject": row.subject,
-                    "group": row.group,
-                    **(row.values or {}),
-                    **row.extra,
-                }
-                yield [row.path, *(cells.get(name) for name in columns)]
-
-        _write_csv(self.config.out / file, ("path", *columns), lines())
+                cells = {name: getattr(row, name) for name in ("path", "label", "subject", "group")}
+                writer.writerow(cells | dict(row.values or {}) | dict(row.extra))
         if not self.written[part.name]:
             reasons = [item for kind in PROBLEMS[:3] for item in self.release.findings[kind].items()]
             example = ", e.g. {}: {}".format(*reasons[0]) if reasons else ""
@@ -242,10 +236,3 @@ class _Writer:
             self._subjects[name, part.part] = subjects
         paths: dict[str, Any] = {part.part: file}
         self.folds[name] = replace(self.folds[name], **paths) if name in self.folds else Fold(name, **paths)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with writing_atomically(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
