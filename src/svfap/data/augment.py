@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import RandomState
 from torch import Tensor
 
+Range = tuple[float, float]
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
 # (x, y) in quarters of the free space: corners, middles of the edges, centre, quarter points.
-CROP_POSITIONS = list(
-    zip((0, 4, 0, 4, 2, 0, 4, 2, 2, 1, 3, 1, 3), (0, 0, 4, 4, 0, 2, 2, 4, 2, 1, 1, 3, 3), strict=True)
-)
+CROP_POSITIONS = np.array([(0, 4, 0, 4, 2, 0, 4, 2, 2, 1, 3, 1, 3), (0, 0, 4, 4, 0, 2, 2, 4, 2, 1, 1, 3, 3)]).T
 # Fill colour of geometric operations: ImageNet's mean, which is 0 after normalisation (timm's default is the grey 128).
 FILL = (0.485, 0.456, 0.406)
 
@@ -40,12 +40,7 @@ def _crop_resize(frames: np.ndarray, left: int, top: int, width: int, height: in
     return resized
 
 
-def _draw_sides(
-    rng: np.random.RandomState | np.random.Generator,
-    area: float,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-) -> tuple[int, int]:
+def _draw_sides(rng: RandomState | np.random.Generator, area: float, scale: Range, ratio: Range) -> tuple[int, int]:
     """Sides (a, b) of a box of `scale` times `area`, with a / b log-uniform in `ratio`."""
     area = rng.uniform(*scale) * area
     shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -53,7 +48,7 @@ def _draw_sides(
 
 
 def multi_scale_crop(
-    frames: np.ndarray, size: int, rng: np.random.RandomState, scales: Sequence[float] = MULTI_SCALES
+    frames: np.ndarray, size: int, rng: RandomState, scales: Sequence[float] = MULTI_SCALES
 ) -> np.ndarray:
     """The pre-training crop (Fig. 3), as in VideoMAE and TSN: a few scales and 13 fixed positions, no flip.
 
@@ -72,11 +67,7 @@ def multi_scale_crop(
 
 
 def random_resized_crop(
-    frames: np.ndarray,
-    size: int,
-    rng: np.random.RandomState,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    frames: np.ndarray, size: int, rng: RandomState, scale: Range = (0.08, 1.0), ratio: Range = (3 / 4, 4 / 3)
 ) -> np.ndarray:
     """The fine-tuning crop: a box of `scale` times the frame's area, with width / height log-uniform in `ratio`.
 

@@ -41,16 +41,17 @@ Batch = dict[str, Any]
 
 @dataclass
 class Item:
-    """One decoded sample, or the reason it could not be decoded."""
+    """One decoded sample, or the reason it could not be decoded.
+
+    For each clip: pixels (T, size, size, 3), frame numbers (T,), and target, () or (K,), with frame_level (T,) or (T, K).
+    """
 
     index: int
     sample: Sample
     reason: str | None = None
-    clips: list[Pixels] = field(default_factory=list)  # each (T, size, size, 3)
-    frames: list[Indices] = field(default_factory=list)  # each (T,)
-    targets: list[Targets] = field(
-        default_factory=list
-    )  # each a label () or values (K,); with frame_level (T,) or (T, K)
+    clips: list[Pixels] = field(default_factory=list)
+    frames: list[Indices] = field(default_factory=list)
+    targets: list[Targets] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -155,9 +156,7 @@ class ClipDataset(Dataset[Item]):
         }
         if self.target is not None:
             dimensions = self.manifest.dimensions
-            shape = ((self.clip_length,) if self.frame_level else ()) + (
-                () if dimensions is None else (len(dimensions),)
-            )
+            shape = [self.clip_length] * self.frame_level + ([] if dimensions is None else [len(dimensions)])
             targets = [target for item in items for target in item.targets]
             kind = np.int64 if dimensions is None else np.float32
             batch[self.target] = torch.from_numpy(np.array(targets, kind).reshape(len(clips), *shape))
@@ -189,9 +188,8 @@ def sharded_batches(
         num_batches = length // (batch_size * world_size)
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(length) if labels is None else _balanced_order(labels, rng)
-        order = (
-            order[: num_batches * batch_size * world_size].reshape(num_batches, world_size, batch_size)[:, rank].ravel()
-        )
+        num_used = num_batches * batch_size * world_size
+        order = order[:num_used].reshape(num_batches, world_size, batch_size)[:, rank].ravel()
     starts = range(start_batch * batch_size, len(order), batch_size)
     return [order[start : start + batch_size].tolist() for start in starts]
 

@@ -45,9 +45,7 @@ class Sample:
     box: tuple[float, float, float, float] | None  # x, y, w, h in pixels of the video
     frame_values: Path | None  # CSV with one row per frame: a column per dimension, or `label`
     group: str | None
-    frame_numbers: NDArray[np.float64] | None = (
-        None  # (frames, dimensions), if the value columns have a number per frame
-    )
+    frame_numbers: NDArray[np.float64] | None = None  # (frames, dimensions), if value columns have a number per frame
 
 
 class Manifest(Sequence[Sample]):
@@ -264,16 +262,14 @@ class _Parser:
 
     def read_labels(self, label_names: Sequence[str] | None, frame_level: bool) -> tuple[str, ...]:
         """Add the int64 column `label` (-1 if missing in a row that is not chosen); return the class names."""
-        known = tuple(label_names or ())
+        path, known = self.path, tuple(label_names or ())
         if "label" not in self.text and frame_level and "frame_values" in self.table:
             self._refuse(self._missing("frame_values"), "frame_values", "is missing; give a file of labels")
             if not known:
-                raise ManifestError(
-                    f"{self.path}: labels are only in the frame_values files; name them with label_names"
-                )
+                raise ManifestError(f"{path}: labels are only in the frame_values files; name them with label_names")
             return known
         if "label" not in self.text:
-            raise ManifestError(f"{self.path}: no column 'label'; add one with a class name or an integer from 0")
+            raise ManifestError(f"{path}: no column 'label'; add one with a class name or an integer from 0")
         self._refuse(self._missing("label"), "label", "is missing; give a class or remove the row")
         labels = self.text["label"]
         given = [str(text) for text in labels.unique() if text.lower() not in ("", "nan")]
@@ -311,9 +307,8 @@ class _Parser:
             self._refuse(self._missing("frame_values"), "frame_values", "is missing; give a file of values")
             return names  # all values are in files
         if missing:
-            raise ManifestError(
-                f"{path}: no column '{missing[0]}' for that dimension; there are {_listed(text.columns)}"
-            )
+            found = _listed(text.columns)
+            raise ManifestError(f"{path}: no column '{missing[0]}' for that dimension; there are {found}")
         if frame_level and any(text[name].str.contains(" ").any() for name in names):
             self._read_frame_numbers(names)
         else:
@@ -334,9 +329,8 @@ class _Parser:
         wrong = lengths.nunique(axis=1) - lengths.eq(1).any(axis=1) > 1
         self._refuse(wrong, names[-1], f"number of frames is not the same in all of {_listed(names)}")
         rows = [np.stack(np.broadcast_arrays(*row), axis=1) for row in cells.itertuples(index=False, name=None)]
-        self.table["frame_numbers"] = pd.Series(
-            [row if len(row) > 1 else None for row in rows], cells.index, dtype=object
-        )
+        per_frame = [row if len(row) > 1 else None for row in rows]
+        self.table["frame_numbers"] = pd.Series(per_frame, cells.index, dtype=object)
         self.table[list(names)] = cells.map(np.mean).astype(np.float64)
 
     def _read_spans(self) -> None:

@@ -194,9 +194,8 @@ class Release:
         for path in self.paths_below(folder, pattern):
             match = pattern.fullmatch(PurePosixPath(path).name)
             if match and found.setdefault(match[1], path) != path:
-                raise UserError(
-                    f"{self.root}: clip {match[1]} is both {found[match[1]]} and {path}; choose a folder with --media"
-                )
+                both = f"{found[match[1]]} and {path}"
+                raise UserError(f"{self.root}: clip {match[1]} is both {both}; choose a folder with --media")
         return found
 
     def paths_below(self, folder: str, clip: re.Pattern[str]) -> Iterator[str]:
