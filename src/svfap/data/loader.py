@@ -156,10 +156,11 @@ class ClipDataset(Dataset[Item]):
         }
         if self.target is not None:
             dimensions = self.manifest.dimensions
-            shape = [self.clip_length] * self.frame_level + ([] if dimensions is None else [len(dimensions)])
+            per_clip = [self.clip_length] if self.frame_level else []
+            per_clip += [] if dimensions is None else [len(dimensions)]
             targets = [target for item in items for target in item.targets]
-            kind = np.int64 if dimensions is None else np.float32
-            batch[self.target] = torch.from_numpy(np.array(targets, kind).reshape(len(clips), *shape))
+            array = np.array(targets, np.int64 if dimensions is None else np.float32)
+            batch[self.target] = torch.from_numpy(array.reshape(len(clips), *per_clip))
         return batch
 
 

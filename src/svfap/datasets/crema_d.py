@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 from svfap.datasets.config import PrepareConfig
 from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, cross_validation, expected_per_fold
 
 NAME = re.compile(r"(\d{4})_[A-Z]{3}_([A-Z]{3})_[A-Z]{1,2}\.(?:flv|mp4|avi)")  # actor, sentence, emotion, intensity
-FOLDS = {str(fold): range(983 + 18 * fold, 1001 + 18 * fold + (fold == 5)) for fold in range(1, 6)}  # 1001 to 1091
+FOLDS = {
+    str(fold): range(first, end) for fold, (first, end) in enumerate(pairwise((1001, 1019, 1037, 1055, 1073, 1092)), 1)
+}
 FOLD_OF_ACTOR = {actor: fold for fold, actors in FOLDS.items() for actor in actors}
 TEST = (1463, 1470, 1475, 1474, 1555)
 BROKEN = ("1076_MTI_NEU_XX", "1076_MTI_SAD_XX", "1064_TIE_SAD_XX", "1064_IEO_DIS_MD")
