@@ -7,6 +7,7 @@ The screenshot of the page needs Chromium (`chromium` or `google-chrome` on the 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,7 +22,7 @@ from svfap.data.video import open_video, write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS, PICTURES = ROOT / "runs" / "pictures", ROOT / "docs" / "pictures"
-LABELS = ["happy", "sad", "surprise"]
+LABELS = ["happy", "neutral", "sad", "surprise"]
 SHAPE: dict[str, Any] = {"num_frames": 8, "img_size": 48, "patch_size": 12, "sampling_stride": 5}
 FRAME_S = 9.0  # time of the overlay frame that is shown
 
@@ -39,11 +40,11 @@ def write_data() -> None:
     )
     for part in ("train", "val"):
         table = pd.read_csv(RUNS / "data" / f"{part}.csv")
-        table[table["label"].isin(LABELS)].to_csv(RUNS / "data" / f"{part}_of_three.csv", index=False)
+        table[table["label"].isin(LABELS)].to_csv(RUNS / "data" / f"{part}_of_four.csv", index=False)
 
 
 def train() -> None:
-    """A masked autoencoder and a classifier of three expressions; a finished run is kept."""
+    """A masked autoencoder and a classifier of four expressions; a finished run is kept."""
     common: dict[str, Any] = {"preset": "svfap_tiny", "precision": "fp32", "sampling_stride": 5, "resume": True}
     model = {name: value for name, value in SHAPE.items() if name != "sampling_stride"}
     encoder = {**model, "embed_dim": 96, "num_heads": 3, "stage_depths": (2, 1, 1), "bottleneck_hidden_dim": 64}
@@ -65,8 +66,8 @@ def train() -> None:
     svfap.finetune(
         svfap.FinetuneConfig(
             out=RUNS / "finetune",
-            manifest=RUNS / "data" / "train_of_three.csv",
-            val_manifest=RUNS / "data" / "val_of_three.csv",
+            manifest=RUNS / "data" / "train_of_four.csv",
+            val_manifest=RUNS / "data" / "val_of_four.csv",
             model={**encoder, "fuse_stages": True},
             epochs=30,
             warmup_epochs=2,
@@ -86,7 +87,7 @@ def train() -> None:
 
 
 def join_videos() -> Path:
-    """One person's clips of the three expressions, one after the other, beside an empty wall."""
+    """One person's clips, an expression each, one after the other, in front of a wall."""
     table = pd.read_csv(RUNS / "large" / "test.csv")
     person = table[(table["subject"] == table["subject"].iloc[0]) & table["label"].isin(LABELS)]
     frames = []
@@ -96,7 +97,7 @@ def join_videos() -> Path:
     joined = np.concatenate(frames)
     wide = np.full((len(joined), 400, 640, 3), joined[0, 4, 4], np.uint8)
     wide[:, 20:380, 140:500] = joined
-    out = RUNS / "person.mp4"
+    out = RUNS / "interview.mp4"
     write_video(out, wide, fps=25)
     return out
 
@@ -111,7 +112,8 @@ def picture_of_overlay(video: Path) -> None:
         faces="haar",
         hop_s=0.4,
     )
-    done = svfap.predict_videos([video], config)
+    with contextlib.chdir(video.parent):  # the page shows names as they were given
+        done = svfap.predict_videos([video.name], config)
     assert not done.failures and done.table["track"].nunique() == 1
     with open_video(RUNS / "prediction" / "overlay.mp4") as overlay:
         frame = overlay.read(np.array([round(FRAME_S * overlay.fps)]))[0]
@@ -129,6 +131,7 @@ def picture_of_page() -> None:
     command = [browser, *flags, "--window-size=1100,900", "--virtual-time-budget=3000", f"--screenshot={target}"]
     page = (RUNS / "prediction" / "page.html").resolve().as_uri()
     subprocess.run([*command, f"--user-data-dir={RUNS / 'browser'}", page], check=True, capture_output=True)
+    cv2.imwrite(str(target), cv2.imread(str(target))[:760])  # what is below is cut off by the browser's window
 
 
 def picture_of_reconstruction() -> None:

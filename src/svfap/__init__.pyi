@@ -11,8 +11,8 @@ from .evaluation.config import EvaluateConfig as EvaluateConfig
 from .evaluation.config import PoolConfig as PoolConfig
 from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.pool import PooledResults as PooledResults
 from .evaluation.pool import pool as pool
-from .evaluation.results import PooledResults as PooledResults
 from .experiments.config import ExperimentConfig as ExperimentConfig
 from .experiments.experiment import experiment as experiment
 from .features.config import ExtractConfig as ExtractConfig

@@ -1,4 +1,4 @@
-"""The terminal: one console on standard error, one look for progress bars."""
+"""How the program speaks to the user: messages, tables and progress bars."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 T = TypeVar("T")
-# Of several processes the first one speaks.
+# Of several processes only the first one writes.
 console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
@@ -27,15 +27,15 @@ def show(*tables: RenderableType) -> None:
 def progress_bar() -> Progress:
     """A progress display whose tasks may carry a `note` field, shown at the end of the line."""
     return Progress(
-        TextColumn("{task.description:<24}"),
+        TextColumn("{task.description:<24}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
-        # Without a terminal (logs, CI) one line a step would be noise; the final state is printed once.
+        # Without a terminal (logs, CI) only the final state is printed.
         redirect_stdout=False,
         redirect_stderr=False,
     )

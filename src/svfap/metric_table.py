@@ -37,18 +37,16 @@ _TABLE = (
     Metric("rmse", "RMSE", "regression", higher_is_better=False),
     Metric("accuracy", "1 − MAE", "regression"),
 )
-METRICS: dict[str, Metric] = {
-    metric.key: metric for metric in _TABLE
-}  # in the order of tables; a task's main one first
+METRICS = {metric.key: metric for metric in _TABLE}  # in the order of tables; the main metric of a task first
 
 
 def metric_keys(
     task: str | None = None, *, tables: bool = False, summary: bool = False, higher_is_better: bool = False
 ) -> tuple[str, ...]:
-    """Keys in the order of tables. task: of this one alone; the flags keep only metrics that have the property."""
+    """Keys in the order of tables, of one task or all; each flag keeps only the metrics that have the property."""
     return tuple(
-        metric.key
-        for metric in METRICS.values()
+        key
+        for key, metric in METRICS.items()
         if task in (None, metric.task)
         and (metric.in_tables or not tables)
         and (metric.in_summary or not summary)

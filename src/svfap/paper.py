@@ -1,4 +1,4 @@
-"""Test results that the paper reports (arXiv 2401.00416v2): they stand beside results of this package, never in their place.
+"""Test results that the paper reports (arXiv 2401.00416v2): tables show them beside the results of this package.
 
 The numbers of its ablations are in `svfap.experiments.studies`.
 """

@@ -34,13 +34,13 @@ def evaluate(model, manifest: Path | None, out: Path, **settings) -> dict:
     return svfap_evaluate.evaluate(EvaluateConfig(model=str(model), manifest=manifest, out=out, **settings)).metrics
 
 
-def model(folder: Path, task: str = "classification", seed: int = 0, **words) -> Path:
+def model(folder: Path, task: str = "classification", seed: int = 0, **kwargs) -> Path:
     """Save fresh weights, large enough that outputs differ from video to video."""
     torch.manual_seed(seed)
     made = svfap.create_model(
         "svfap_debug",
         task,
-        **{"label_names": LABELS if task == "classification" else (), "sampling_stride": 1, **words},
+        **{"label_names": LABELS if task == "classification" else (), "sampling_stride": 1, **kwargs},
     )
     for parameter in made.parameters():
         if parameter.ndim > 1:
@@ -111,7 +111,7 @@ def test_one_row_for_each_video_with_probabilities_and_the_manifests_label(score
 
 
 def test_the_labels_are_in_the_models_order(faces, classifier, tmp_path):
-    """A model whose first output always wins says its own first label, not the first one of the alphabet."""
+    """A model with a constant first output predicts its first label, which is not the first in the alphabet."""
     biased = svfap.load_model(classifier)
     torch.nn.init.zeros_(biased.head.weight)
     biased.head.bias.data[0] = 5.0
@@ -173,7 +173,7 @@ def test_a_single_view_is_the_first_segment_and_the_centre(wide, tmp_path):
     np.testing.assert_allclose(table.filter(like="prob_").iloc[0], expected, atol=1e-5)
 
 
-def test_features_are_the_mean_over_views_of_what_the_head_gets(wide, tmp_path):
+def test_features_are_the_heads_input_averaged_over_views(wide, tmp_path):
     folder = model(tmp_path / "model", sampling_stride=2)
     evaluate(folder, wide / "test.csv", tmp_path / "out", precision="fp32")
     net = svfap.load_model(folder)
@@ -188,7 +188,7 @@ def test_features_are_the_mean_over_views_of_what_the_head_gets(wide, tmp_path):
 
 
 def test_the_test_part_of_a_datasets_fold(faces, classifier, scored, tmp_path):
-    """The dataset lies elsewhere than its videos, and the fold must be said where there are two."""
+    """The dataset and its videos are in different folders; with two folds, the fold must be given."""
     prepared = tmp_path / "prepared"
     prepared.mkdir()
     for name, rows in (("one", slice(0, 5)), ("two", slice(5, 14))):
@@ -201,14 +201,14 @@ def test_the_test_part_of_a_datasets_fold(faces, classifier, scored, tmp_path):
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["fold"] == "two"
     expected = pd.read_csv(scored / "predictions.csv").iloc[5:].reset_index(drop=True)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "predictions.csv"), expected, atol=1e-5)
-    for words, message in (
+    for kwargs, message in (
         ({"dataset": prepared}, "Faces has folds one, two, bare; say which"),
         ({"dataset": prepared, "fold": "three"}, "no fold 'three'"),
         ({"dataset": prepared, "fold": "bare"}, "fold bare has no test part"),
         ({}, "give either manifest"),
     ):
         with pytest.raises(UserError, match=message):
-            evaluate(classifier, None, tmp_path / "out", **words)
+            evaluate(classifier, None, tmp_path / "out", **kwargs)
     with pytest.raises(UserError, match="give either manifest"):
         evaluate(classifier, faces / "test.csv", tmp_path / "out", dataset=prepared, fold="two")
     with pytest.raises(UserError, match="fold=two: only a dataset has folds"):
@@ -298,17 +298,8 @@ def damaged(faces, tmp_path_factory) -> Path:
 
 def test_unreadable_videos_are_counted_listed_and_the_command_fails(damaged, classifier, scored, tmp_path, capsys):
     out = tmp_path / "out"
-    words = [
-        "--model",
-        str(classifier),
-        "--manifest",
-        str(damaged / "test.csv"),
-        "--out",
-        str(out),
-        "--batch_size",
-        "2",
-    ]
-    assert main(["evaluate", *words, "--precision", "fp32"]) == 1
+    arguments = ["--model", str(classifier), "--manifest", str(damaged / "test.csv"), "--out", str(out)]
+    assert main(["evaluate", *arguments, "--batch_size", "2", "--precision", "fp32"]) == 1
     printed = capsys.readouterr()
     assert [line for line in printed.err.splitlines() if "error" in line] == [
         f"svfap evaluate: error: 2 videos could not be read; they are listed in {out / 'unreadable.csv'}"
@@ -327,19 +318,20 @@ def test_unreadable_videos_are_counted_listed_and_the_command_fails(damaged, cla
     assert re.search(rf"Weighted F1, % +│ +{100 * metrics['weighted_f1']:.2f}", printed.out)
 
 
-def test_two_processes_give_what_one_gives(damaged, classifier, tmp_path):
+def test_two_processes_give_the_same_results_as_one(damaged, classifier, tmp_path):
     """An odd number of readable videos, so that the processes have unequal shares; regression draws from the table."""
     folder = model(tmp_path / "model", "regression", label_names=("valence", "arousal"), num_outputs=2)
     table = pd.read_csv(damaged / "test.csv").iloc[:-1].drop(columns="frame_values")
     table.to_csv(damaged / "odd.csv", index=False)
-    words = ["--model", str(folder), "--manifest", str(damaged / "odd.csv"), "--precision", "fp32", "--batch_size", "4"]
-    assert main(["evaluate", *words, "--out", str(tmp_path / "one")]) == 1
+    arguments = ["--model", str(folder), "--manifest", str(damaged / "odd.csv")]
+    arguments += ["--precision", "fp32", "--batch_size", "4"]
+    assert main(["evaluate", *arguments, "--out", str(tmp_path / "one")]) == 1
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    command += ["--nproc-per-node=2", "-m", "svfap", "evaluate", *words, "--out", str(tmp_path / "two")]
+    command += ["--nproc-per-node=2", "-m", "svfap", "evaluate", *arguments, "--out", str(tmp_path / "two")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stderr[-3000:]
-    assert done.stdout.count("CCC") == 1  # the first process alone speaks
+    assert done.stdout.count("CCC") == 1  # only the first process prints
     assert done.stderr.count("svfap evaluate: error: 2 videos could not be read") == 1
     (one, one_table), (two, two_table) = read(tmp_path / "one"), read(tmp_path / "two")
     pd.testing.assert_frame_equal(two_table, one_table, atol=1e-5)
@@ -367,7 +359,7 @@ def test_a_label_that_the_model_does_not_know(faces, classifier, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("kwargs", "message"),
     [
         ({"num_segments": 0}, "num_segments=0: must be at least 1"),
         ({"num_crops": 0}, "num_crops=0: must be at least 1"),
@@ -377,9 +369,9 @@ def test_a_label_that_the_model_does_not_know(faces, classifier, tmp_path):
         ({"split": "test"}, "no column 'split'"),
     ],
 )
-def test_settings_that_do_not_fit(faces, classifier, tmp_path, words, message):
+def test_settings_that_do_not_fit(faces, classifier, tmp_path, kwargs, message):
     with pytest.raises(UserError, match=message):
-        evaluate(classifier, faces / "test.csv", tmp_path / "out", **words)
+        evaluate(classifier, faces / "test.csv", tmp_path / "out", **kwargs)
 
 
 def test_mistakes_are_found_before_torch_is_loaded(tmp_path):
@@ -392,7 +384,9 @@ def test_mistakes_are_found_before_torch_is_loaded(tmp_path):
         "fold=2: only a dataset has folds": ["--model", str(tmp_path), "--manifest", there, "--fold", "2"],
         "num_crops=0: must be at least 1": ["--model", str(tmp_path), "--manifest", there, "--num_crops", "0"],
     }
-    code = "import sys; from svfap.cli.main import main\nfor words in {}: assert main(['evaluate', *words]) == 1\n"
+    code = (
+        "import sys; from svfap.cli.main import main\nfor arguments in {}: assert main(['evaluate', *arguments]) == 1\n"
+    )
     code += "print(sorted({{'torch', 'pandas', 'sklearn', 'matplotlib'}} & set(sys.modules)))"
     command = [sys.executable, "-c", code.format(list(mistakes.values()))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -402,7 +396,7 @@ def test_mistakes_are_found_before_torch_is_loaded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task", "words", "message"),
+    ("task", "kwargs", "message"),
     [
         ("features", {}, "is a features model; only classification and regression"),
         ("pretraining", {}, "is a pretraining model; only classification and regression"),
@@ -410,10 +404,10 @@ def test_mistakes_are_found_before_torch_is_loaded(tmp_path):
         ("regression", {"label_names": ("courage",), "num_outputs": 1}, "no column 'courage' for that dimension"),
     ],
 )
-def test_models_that_do_not_fit(faces, tmp_path, task, words, message):
+def test_models_that_do_not_fit(faces, tmp_path, task, kwargs, message):
     pd.read_csv(faces / "test.csv").drop(columns="frame_values").to_csv(tmp_path / "test.csv", index=False)
     with pytest.raises(UserError, match=message):
-        evaluate(model(tmp_path / "model", task, **words), tmp_path / "test.csv", tmp_path / "out", root=faces)
+        evaluate(model(tmp_path / "model", task, **kwargs), tmp_path / "test.csv", tmp_path / "out", root=faces)
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_the_work(faces, classifier, tmp_path, monkeypatch):
@@ -427,8 +421,8 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_work(faces, classif
 def test_a_frame_level_classifier_is_scored_per_clip(faces, tmp_path):
     names = tuple(sorted(set(pd.read_csv(faces / "test.csv")["label"])))
     torch.manual_seed(0)
-    words = dict(label_names=names, frame_level=True, sampling_stride=1)
-    net = svfap.create_model("svfap_debug", "classification", **words).eval()
+    kwargs = dict(label_names=names, frame_level=True, sampling_stride=1)
+    net = svfap.create_model("svfap_debug", "classification", **kwargs).eval()
     net.head.weight.data.mul_(1e4)
     net.save_pretrained(tmp_path / "model")
     metrics = evaluate(tmp_path / "model", faces / "test.csv", tmp_path / "out", precision="fp32")

@@ -73,8 +73,8 @@ def test_groups_are_scored_once(grouped, tmp_path):
     assert clips["group"].tolist() == table["group"].tolist()
     assert clips["subject"].tolist() == table["subject"].tolist()
     columns = [name for name in clips if name.startswith("prob_")]
-    own = clips["group"].where(clips["group"] != "", clips["path"])
-    expected = clips.assign(group=own).groupby("group", sort=False)[columns].mean()
+    group_of = clips["group"].where(clips["group"] != "", clips["path"])
+    expected = clips.assign(group=group_of).groupby("group", sort=False)[columns].mean()
     assert groups["group"].tolist() == expected.index.tolist()
     np.testing.assert_allclose(groups[columns], expected, atol=1e-9)
     assert metrics["num_groups"] == metrics["num_samples"] == len(groups) == 8
@@ -83,12 +83,12 @@ def test_groups_are_scored_once(grouped, tmp_path):
     assert metrics["weighted_f1"] == pytest.approx(f1)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["num_groups"] == 8
 
-    words = ["--model", str(folder), "--manifest", str(grouped), "--out", str(tmp_path / "out"), "--precision", "fp32"]
-    assert main(["evaluate", *words, "--by_group", "false"]) == 0
+    arguments = ["--model", str(folder), "--manifest", str(grouped), "--out", str(tmp_path / "out")]
+    assert main(["evaluate", *arguments, "--precision", "fp32", "--by_group", "false"]) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["num_samples"] == 15
     assert "num_groups" not in metrics
-    assert not (tmp_path / "out" / "groups.csv").exists()  # nothing of the evaluation before is left
+    assert not (tmp_path / "out" / "groups.csv").exists()  # files of the earlier evaluation are removed
 
 
 def test_values_of_a_group_are_averaged_like_its_scores(grouped, tmp_path):
@@ -116,8 +116,8 @@ def test_a_group_has_one_label(grouped, tmp_path):
 
 
 def test_validation_scores_groups(grouped, faces, tmp_path):
-    words = dict(**QUICK, epochs=1, batch_size=7, manifest=faces / "train.csv", val_manifest=grouped)
-    result = finetune(FinetuneConfig(**words, out=tmp_path / "run"))
+    kwargs = dict(**QUICK, epochs=1, batch_size=7, manifest=faces / "train.csv", val_manifest=grouped)
+    result = finetune(FinetuneConfig(**kwargs, out=tmp_path / "run"))
     validation = result.metrics["last_validation"]
     assert (validation["num_evaluated"], validation["num_groups"], validation["num_samples"]) == (15, 8, 8)
 

@@ -71,7 +71,9 @@ def test_classification_as_scikit_learn(seed):
     precision = sk.precision_score(labels, predicted, average=None, zero_division=0)
     assert [c["accuracy"] for c in scores["per_class"].values()] == pytest.approx(recall.tolist())
     assert [c["precision"] for c in scores["per_class"].values()] == pytest.approx(precision.tolist())
-    assert len({round(scores[m], 6) for m in ("uar", "war", "weighted_f1", "macro_f1")}) == 4  # told apart here
+    assert (
+        len({round(scores[m], 6) for m in ("uar", "war", "weighted_f1", "macro_f1")}) == 4
+    )  # this case tells the metrics apart
 
 
 def test_absent_classes_are_named_and_left_out_of_the_average():

@@ -1,4 +1,4 @@
-"""The predictions table is written and read by one module, and comes back as it was."""
+"""The predictions tables: written, read back unchanged, and scored."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import pytest
 
 from svfap.errors import UserError
 from svfap.evaluation.predictions import (
+    Predictions,
+    group_table,
     labelled_outputs,
     predictions_table,
     read_features,
     read_predictions,
+    score_predictions,
     task_and_names,
     write_csv,
     write_features,
@@ -55,7 +58,7 @@ def test_further_columns_stand_after_the_path():
     assert groups.columns[0] == "group" and groups["group"].tolist() == ["g", "h"]
 
 
-def test_a_classification_comes_back_from_its_file_with_names_as_text(tmp_path):
+def test_a_classification_is_read_back_with_names_as_text(tmp_path):
     names, outputs = ["NA", "01", "prob_x"], np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
     more = {"subject": ["007", ""]}
     write_csv(tmp_path / "predictions.csv", predictions_table(["1", "2"], outputs, names, [2, 0], more=more))
@@ -69,7 +72,7 @@ def test_a_classification_comes_back_from_its_file_with_names_as_text(tmp_path):
     np.testing.assert_array_equal(reordered.outputs, outputs[:, [1, 0, 2]])
 
 
-def test_a_regression_comes_back_from_its_file(tmp_path):
+def test_a_regression_is_read_back(tmp_path):
     targets, outputs = np.array([[0.25, -1.0], [1 / 3, 2.0]]), np.array([[0.1, 0.2], [0.3, 1e-9]])
     write_csv(tmp_path / "t.csv", predictions_table(["v", "w"], outputs, ["x", "y"], targets, "regression"))
     found = labelled_outputs(read_predictions(tmp_path / "t.csv"), "file")
@@ -96,7 +99,7 @@ def test_damaged_files_and_columns_are_named(tmp_path):
         labelled_outputs(pd.DataFrame({"path": ["v"], "target_x": [0.5]}), "runs/a")
 
 
-def test_features_come_back_and_damaged_ones_are_named(tmp_path):
+def test_features_are_read_back_and_damaged_ones_are_named(tmp_path):
     features = np.arange(6, dtype=np.float32).reshape(2, 3)
     write_features(tmp_path / "f.npz", ["a", "b"], features)
     paths, found = read_features(tmp_path / "f.npz")
@@ -105,3 +108,35 @@ def test_features_come_back_and_damaged_ones_are_named(tmp_path):
     write_features(tmp_path / "f.npz", ["a"], features)
     with pytest.raises(UserError, match=r"f\.npz: \(2, 3\) features are not finite vectors of 1 paths"):
         read_features(tmp_path / "f.npz")
+
+
+def test_videos_groups_and_frames_are_scored():
+    """Two videos of group g, whose mean outputs are 0.6 and 0.4, and one video without a group; three frames."""
+    outputs, more = [[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]], {"group": ["g", "g", ""]}
+    videos = predictions_table(list("abc"), outputs, ["x", "y"], [0, 0, 1], more=more)
+    frames = predictions_table(list("aab"), outputs, ["x", "y"], [0, 1, 0], more={"frame": [0, 4, 0]})
+    predictions = Predictions("classification", ["x", "y"], videos, 5, frames)
+    scores = score_predictions(predictions)
+    assert (scores["num_expected"], scores["num_evaluated"], scores["num_samples"]) == (5, 3, 3)
+    assert scores["confusion"] == [[1, 1], [0, 1]] and "num_groups" not in scores
+    assert scores["frames"]["confusion"] == [[1, 1], [0, 1]]
+    groups = group_table(predictions)
+    assert groups["group"].tolist() == ["g", "c"]
+    np.testing.assert_allclose(groups[["prob_x", "prob_y"]], [[0.6, 0.4], [0.2, 0.8]])
+    by_group = score_predictions(predictions, by_group=True)
+    assert by_group["confusion"] == [[1, 0], [0, 1]] and by_group["num_groups"] == by_group["num_samples"] == 2
+
+
+def test_frames_of_a_regression_are_scored_over_all_and_per_video():
+    truth, outputs = [[0.0], [1.0], [5.0], [7.0]], [[0.0], [2.0], [5.0], [8.0]]
+    frames = predictions_table(list("aabb"), outputs, ["v"], truth, "regression", {"frame": [0, 1, 0, 1]})
+    videos = predictions_table(list("ab"), [[1.0], [6.5]], ["v"], [[0.5], [6.0]], "regression")
+    scores = score_predictions(Predictions("regression", ["v"], videos, 2, frames))
+    assert (scores["mae"], scores["frames"]["mae"], scores["frames"]["num_videos"]) == (0.5, 0.5, 2)
+    assert scores["frames"]["video_mean"]["mae"] == 0.5 and scores["frames"]["num_samples"] == 4
+
+
+def test_a_test_set_without_a_readable_video_cannot_be_scored():
+    nothing = Predictions("classification", NAMES, pd.DataFrame(), 2, unreadable={"a.mp4": "no such file", "b": "text"})
+    with pytest.raises(UserError, match=r"none of the 2 videos can be read; the first: a\.mp4: no such file"):
+        score_predictions(nothing)

@@ -56,7 +56,7 @@ def test_rows_are_those_of_the_papers_tables(tmp_path, faces, configs):
     }
 
 
-def test_the_papers_own_settings_have_the_same_scores_in_every_table(tmp_path, faces):
+def test_the_papers_settings_have_the_same_scores_in_every_table(tmp_path, faces):
     """SVFAP-B pre-trained at 90% masking is a row of each table except that of Fig. 5, which gives no numbers."""
     videomae = tmp_path / "videomae.pth"
     videomae.touch()
@@ -70,14 +70,14 @@ def test_the_papers_own_settings_have_the_same_scores_in_every_table(tmp_path, f
     assert all(0 < score["uar"] < score["war"] < 1 for score in scores)
 
 
-def test_every_row_is_a_training_of_its_own_and_shared_between_tables(tmp_path, faces, configs):
+def test_every_row_is_a_separate_training_that_tables_share(tmp_path, faces, configs):
     runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, seeds=2, **configs))
     base = runs.finetunings(BASELINE)
     assert [config.seed for config in base] == [0, 1]
     assert {config.init for config in base} == {str(tmp_path / "runs" / "pretrain-base-seed0")}
     pretrained = {name: runs.pretrainings(row)[0] for name, row in rows_of("masking", runs).items()}
     assert [config.mask_ratio for config in pretrained.values()] == [0.75, 0.85, 0.9, 0.95]
-    assert pretrained["75%"] == runs.pretrainings(BASELINE)[0], "the base's own ratio is the base"
+    assert pretrained["75%"] == runs.pretrainings(BASELINE)[0], "the baseline's ratio is the baseline"
     for table, row in (("bottleneck", "8"), ("downsampling", "conv"), ("variants", "both"), ("fusion", "yes / no"),
                        ("scale", "100%"), ("schedule", "1 epochs"), ("few_shot", "100%")):  # fmt: skip
         assert runs.finetunings(rows_of(table, runs)[row]) == base, table
@@ -104,7 +104,7 @@ def test_settings_of_rows(tmp_path, faces, configs):
     assert runs.pretrainings(rows_of("variants", runs)["neither"])[0].model == plain
 
 
-def test_each_seed_may_pretrain_and_weights_may_stand_for_it(tmp_path, faces, configs):
+def test_each_seed_may_pretrain_and_weights_may_replace_pretraining(tmp_path, faces, configs):
     runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, seeds=2, share_pretraining=False, **configs))
     assert [config.seed for config in runs.pretrainings(BASELINE)] == [0, 1]
     assert [config.init[-1] for config in runs.finetunings(BASELINE)] == ["0", "1"]
@@ -115,8 +115,8 @@ def test_each_seed_may_pretrain_and_weights_may_stand_for_it(tmp_path, faces, co
     assert len(runs.pretrainings(rows_of("masking", runs)["90%"])) == 2
 
 
-def test_a_recipe_with_weights_serves_as_it_is(tmp_path, faces):
-    """Its `init` stands for the base pre-training, and rows from scratch do without."""
+def test_a_recipe_with_weights_can_be_used_unchanged(tmp_path, faces):
+    """Its `init` replaces the baseline's pre-training; rows from scratch ignore it."""
     recipe = SYNTHETIC.parents[3] / "configs" / "dfew.yaml"
     settings = yaml.safe_load(recipe.read_text())
     runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, finetune_config=recipe))
@@ -173,7 +173,7 @@ def test_videomae_is_its_checkpoint_or_its_encoder(tmp_path, faces, configs):
     assert runs.model_configs(rows["VideoMAE (Kinetics-400)"])[0].embed_dim == 768
 
 
-def test_a_table_says_what_its_runs_scored_and_nothing_is_done_twice(tmp_path, faces, configs, monkeypatch, capsys):
+def test_a_table_has_the_scores_of_its_runs_and_no_run_is_repeated(tmp_path, faces, configs, monkeypatch, capsys):
     config = ExperimentConfig(out=tmp_path, dataset=faces, seeds=2, **configs)
     table = experiment("downsampling", config)["downsampling"]
     assert list(table["down-sampling"]) == ["avg", "max", "conv"]
@@ -259,7 +259,8 @@ def test_mistakes(arguments, message, tmp_path, faces, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_weights_may_be_on_the_hub(tmp_path):
+def test_weights_may_be_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: f"cache/{name}/{file}")
     assert ExperimentConfig(weights="someone/svfap_base").weights == "someone/svfap_base"
     with pytest.raises(UserError, match="no such folder or checkpoint"):
         ExperimentConfig(weights=f"{tmp_path}/svfap_base")

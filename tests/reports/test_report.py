@@ -60,7 +60,7 @@ def fake_run(folder: Path, *, predicted=PREDICTED, num_expected: int = 8) -> Pat
 
 
 def keep(folder: Path, *names: str) -> Path:
-    """Leave these pieces of a run alone."""
+    """Keep only these files of a run."""
     for name in set(RUN_FILES) - set(names):
         for path in folder.glob(RUN_FILES[name]):
             path.unlink()
@@ -79,7 +79,7 @@ CAPTIONS = [
 ]
 
 
-def test_a_report_of_two_runs_shows_all_they_hold(tmp_path, monkeypatch):
+def test_a_report_of_two_runs_shows_all_their_results(tmp_path, monkeypatch):
     confusions, bars = [], []
     monkeypatch.setattr(
         scores,
@@ -117,7 +117,7 @@ def test_a_report_of_two_runs_shows_all_they_hold(tmp_path, monkeypatch):
     assert "Recall by class: happy 75%, sad 100%, surprise 50%" in alts
 
 
-def test_runs_tested_on_different_videos_are_said_not_to_compare(tmp_path):
+def test_a_notice_warns_that_runs_were_tested_on_different_videos(tmp_path):
     first, second = (keep(fake_run(tmp_path / name), "metrics", "predictions") for name in ("first", "second"))
     file = second / "evaluation/predictions.csv"
     file.write_text(file.read_text().replace("7.mp4", "8.mp4"))
@@ -156,7 +156,7 @@ def test_a_report_of_regression_shows_scores_per_clip_and_per_frame(tmp_path):
 
 
 @pytest.mark.parametrize("left", sorted(RUN_FILES))
-def test_a_run_with_one_piece_alone_shows_that_and_leaves_out_the_rest(tmp_path, left):
+def test_a_run_with_a_single_file_shows_only_its_content(tmp_path, left):
     folder = fake_run(tmp_path / "run")
     keep(folder, left)
     report([folder], ReportConfig(out=tmp_path / "report.html"))
@@ -208,15 +208,15 @@ def test_a_folder_of_folds_is_one_run_whose_predictions_are_pooled(tmp_path, mon
     text, outline = read_page(tmp_path / "report.html")
     assert_self_contained(text, outline)
     assert outline.texts["h2"] == ["Contents", "Overview", "dfew"]
-    own = [json.loads((folder / f"fold_{n}/evaluation/metrics.json").read_text()) for n in (1, 2, 10)]
-    assert confusions == [np.sum([one["confusion"] for one in own], axis=0).tolist()]
+    each = [json.loads((folder / f"fold_{n}/evaluation/metrics.json").read_text()) for n in (1, 2, 10)]
+    assert confusions == [np.sum([one["confusion"] for one in each], axis=0).tolist()]
     tables = [pd.read_csv(folder / f"fold_{n}/evaluation/predictions.csv") for n in (1, 2, 10)]
     everything = pd.concat(tables)
     right = (everything["label"] == everything["prediction"]).mean()
     recall = np.mean([(rows["prediction"] == name).mean() for name, rows in everything.groupby("label")])
     assert outline.row("pooled")[1:3] == [f"{100 * recall:.2f}", f"{100 * right:.2f}"]
     assert outline.row("pooled")[-1] == "20"
-    wars = [100 * one["war"] for one in own]
+    wars = [100 * one["war"] for one in each]
     assert [row[2] for row in outline.rows if row and row[0] in ("fold 1", "fold 2", "fold 10")] == [
         f"{w:.2f}" for w in wars
     ]
@@ -233,7 +233,7 @@ def test_a_folder_of_folds_is_one_run_whose_predictions_are_pooled(tmp_path, mon
     assert any("results.json is not there" in p for p in outline.texts["p"])
 
 
-def test_the_pooled_scores_of_a_folder_of_folds_are_those_it_was_given(tmp_path):
+def test_the_pooled_scores_of_a_folder_of_folds_are_read_from_results_json(tmp_path):
     folder = folds_of(tmp_path / "run", "unknown")
     pooled = {**classification_metrics(LABELS, np.eye(3)[PREDICTED], NAMES), "num_groups": 8}
     pooled["frames"] = classification_metrics([0, 0, 0, 1], np.eye(3)[[0, 0, 1, 1]], NAMES)
@@ -317,7 +317,7 @@ def test_folds_that_share_a_video_are_shown_but_not_pooled(tmp_path):
     assert outline.row("fold 10")[2] == f"{100 * war:.2f}"
 
 
-def test_names_stay_text_whatever_they_look_like(tmp_path):
+def test_names_that_look_like_numbers_or_markup_stay_text(tmp_path):
     folder = tmp_path / "run"
     (folder / "evaluation").mkdir(parents=True)
     names = ["NA", "01", "<b>$x</b>"]
@@ -338,7 +338,7 @@ def test_names_stay_text_whatever_they_look_like(tmp_path):
     assert verdicts == {f"{name}, given 60.0%; predicted: {name} (60.0%)" for name in names}
 
 
-def test_of_the_timelines_of_several_videos_the_first_one_is_shown(tmp_path):
+def test_the_first_timeline_of_several_videos_is_shown(tmp_path):
     (tmp_path / "run/prediction").mkdir(parents=True)
     for k in range(1, 11):
         picture = cv2.imencode(".png", np.full((4, 4, 3), 10 * k, np.uint8))[1].tobytes()
@@ -349,7 +349,7 @@ def test_of_the_timelines_of_several_videos_the_first_one_is_shown(tmp_path):
     assert outline.texts["figcaption"] == ["Affect over time in one video"]
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folder(tmp_path):
+def test_runs_of_the_same_name_are_distinguished_by_their_folder(tmp_path):
     runs = [tmp_path / parent / "run" for parent in ("a", "b")]
     for run in runs:
         run.mkdir(parents=True)
@@ -359,7 +359,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folder(tmp_path):
     assert outline.texts["h2"][2:] == [f"run ({run})" for run in runs]
 
 
-def test_a_cut_last_line_of_the_log_is_left_out(tmp_path):
+def test_an_incomplete_last_line_of_the_log_is_left_out(tmp_path):
     folder = keep(fake_run(tmp_path / "run"), "log")
     with (folder / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "epoch": 7, "st')

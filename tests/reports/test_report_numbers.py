@@ -24,10 +24,9 @@ from svfap.reports.bottleneck import map_figure, map_table, overlay, spatial_map
 from svfap.reports.calibration import calibrate, reliability_diagram
 from svfap.reports.config import ReportConfig
 from svfap.reports.embedding import embedding_map, neighbour_table, project, subsample
-from svfap.reports.hard_examples import NUM_FRAMES, SIZE_PX, rank_by_difficulty
+from svfap.reports.hard_examples import NUM_FRAMES, SIZE_PX, RunVideos, rank_by_difficulty
 from svfap.reports.report import report
 from svfap.reports.runs import read_run
-from svfap.reports.videos import TestVideos
 from svfap.view.figures.base import STYLE
 from svfap.view.thumbnail import thumbnail
 
@@ -98,7 +97,7 @@ def test_limits_of_agreement_of_a_case_worked_by_hand():
 # Embedding -----------------------------------------------------------------------------------------------------------
 
 
-def test_neighbours_of_features_that_are_the_subject_share_it_and_not_the_label():
+def test_neighbours_of_features_that_encode_the_subject_share_it_and_not_the_label():
     # Two subjects along two directions, each with two clips of both labels; the label is a small step across.
     subjects, labels = list("aaaabbbb"), list("xyxyxyxy")
     across = {"x": 0.1, "y": -0.1}
@@ -162,8 +161,8 @@ def test_the_hardest_have_the_lowest_probability_of_the_truth_or_the_largest_err
     assert ranked["path"].tolist() == ["a", "c", "b"]
     assert ranked["difficulty"].tolist() == pytest.approx([0.9, 0.55, 0.2])
     assert ranked["description"][0] == "y, given 10.0%; predicted: x (90.0%)"
-    truth, said = [[0.0, 0.0], [1.0, 0.0]], [[0.5, 0.1], [1.0, -1.0]]
-    ranked = rank_by_difficulty(predictions_table(["a", "b"], said, ["v", "w"], truth, "regression"))
+    truth, predicted = [[0.0, 0.0], [1.0, 0.0]], [[0.5, 0.1], [1.0, -1.0]]
+    ranked = rank_by_difficulty(predictions_table(["a", "b"], predicted, ["v", "w"], truth, "regression"))
     assert ranked["difficulty"].tolist() == pytest.approx([0.5, 0.3]) and ranked["path"].tolist() == ["b", "a"]
     assert ranked["description"][0] == "v 1.00, predicted 1.00; w 0.00, predicted -1.00"
     with pytest.raises(UserError, match="no truth"):
@@ -191,7 +190,7 @@ def evaluated(faces, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_page_shows_thumbnails_of_the_manifests_videos_alone(evaluated, faces, tmp_path, monkeypatch):
+def test_the_page_shows_thumbnails_only_of_videos_in_the_manifest(evaluated, faces, tmp_path, monkeypatch):
     def network(*_, **__):
         raise AssertionError("the report asks the network")
 
@@ -207,14 +206,14 @@ def test_the_page_shows_thumbnails_of_the_manifests_videos_alone(evaluated, face
     assert "The 3 hardest videos" in outline.texts["h3"]
     pictures = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1) for jpeg in outline.kind("image/jpeg")[4:]]
     assert [picture.shape for picture in pictures] == [(SIZE_PX, NUM_FRAMES * SIZE_PX, 3)] * 2
-    clip = TestVideos(read_run(evaluated)).clip(third, NUM_FRAMES, 16, SIZE_PX)
+    clip = RunVideos(read_run(evaluated)).clip(third, NUM_FRAMES, 16, SIZE_PX)
     np.testing.assert_array_equal(pictures[0], cv2.imdecode(np.frombuffer(thumbnail(clip), np.uint8), 1))
     # The model lies in the run's own folder, and its two bottleneck stages are drawn for the easiest and the hardest.
     captions = [f"Stage {stage}, {which} video" for which in ("easiest", "hardest") for stage in (2, 3)]
     assert [c for c in outline.texts["figcaption"] if c.startswith("Stage")] == captions
 
 
-def test_a_manifest_that_is_not_there_or_none_is_said_in_one_line(evaluated, faces, tmp_path):
+def test_a_missing_or_unreadable_manifest_is_reported_in_one_line(evaluated, faces, tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("user:password\n")
     for manifest, line in (
@@ -234,9 +233,9 @@ def test_a_manifest_that_is_not_there_or_none_is_said_in_one_line(evaluated, fac
         assert "password" not in text and not outline.kind("image/jpeg")
 
 
-def test_a_clip_for_looking_at_is_the_middle_one_in_a_central_crop(evaluated, faces):
+def test_a_clip_is_the_middle_of_the_video_in_a_central_crop(evaluated, faces):
     path = pd.read_csv(faces / "test.csv")["path"][4]
-    clip = TestVideos(read_run(evaluated)).clip(path, 16, 1, 32)
+    clip = RunVideos(read_run(evaluated)).clip(path, 16, 1, 32)
     with open_video(faces / path) as video:
         expected = center_crop(video.read(validation_indices(video.num_frames, 16, 1)), 32)
     np.testing.assert_array_equal(clip, expected)
@@ -245,7 +244,7 @@ def test_a_clip_for_looking_at_is_the_middle_one_in_a_central_crop(evaluated, fa
 # Bottleneck tokens ---------------------------------------------------------------------------------------------------
 
 
-def test_maps_of_one_forward_are_those_of_the_tokens_it_works_with():
+def test_maps_are_those_of_the_forward_pass():
     torch.manual_seed(0)
     model = create_model("svfap_debug", "features")
     clips = np.random.default_rng(0).integers(0, 255, (2, 16, 32, 32, 3), dtype=np.uint8)
@@ -264,7 +263,7 @@ def test_maps_of_one_forward_are_those_of_the_tokens_it_works_with():
     assert spatial_maps(create_model("svfap_debug", "features", spatial_bottleneck=False), clips) == {}
 
 
-def test_map_table_counts_positions_seen_and_tells_tokens_apart():
+def test_map_table_has_effective_positions_and_similarity():
     point, even, half = np.eye(4)[0], np.full(4, 0.25), np.array([0.5, 0.5, 0, 0])
     (row,) = map_table({2: np.stack([point, even])[None, None].astype(np.float32)})
     assert (row["effective positions of a token: least"], row["most"], row["mean"]) == pytest.approx((1, 4, 2.5))
@@ -273,9 +272,9 @@ def test_map_table_counts_positions_seen_and_tells_tokens_apart():
     assert (row["mean"], row["similarity of tokens"]) == pytest.approx((2, 1))
 
 
-def test_map_figure_lays_weights_over_the_frames_of_their_steps():
+def test_map_figure_draws_weights_over_the_frames_of_their_steps():
     clip = np.full((8, 8, 8, 3), 100, np.uint8) + 10 * np.arange(8, dtype=np.uint8)[:, None, None, None]
-    maps = np.full((2, 8, 4), 0.25, np.float32)  # eight tokens; the last two look at one corner alone
+    maps = np.full((2, 8, 4), 0.25, np.float32)  # eight tokens; the last two attend to one corner
     maps[:, 6:] = np.eye(4)[3]
     figure = map_figure(clip, maps)
     panels = [axes for axes in figure.axes if axes.images]

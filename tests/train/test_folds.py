@@ -26,9 +26,8 @@ from svfap.errors import UserError
 from svfap.evaluation.config import PoolConfig
 from svfap.evaluation.folds import IncompleteFolds, score_folds
 from svfap.evaluation.metrics import flat_scores
-from svfap.evaluation.pool import pool, pool_evaluations
+from svfap.evaluation.pool import paper_numbers, pool, pool_evaluations, results_caption, results_table
 from svfap.evaluation.predictions import predictions_table
-from svfap.evaluation.results import paper_numbers, results_caption, results_table
 from svfap.train import folds as experiment
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune

@@ -23,7 +23,7 @@ BOOLEANS = {"true", "false", "yes", "no", "null"}
 
 
 class Parser(ArgumentParser):
-    """Says a user's mistake in one line, with the nearest name where a name is unknown."""
+    """Reports a user's mistake in one line, with the most similar name if a name is unknown."""
 
     read_file: Callable[[Path], dict[str, Any]] | None = None
     """How the file of --config becomes names with values; by default as plain YAML."""
@@ -32,10 +32,10 @@ class Parser(ArgumentParser):
         if self.read_file is None:
             return super().parse_path(path, *args, **kwargs)
         try:
-            words = self.read_file(Path(path))
+            settings = self.read_file(Path(path))
         except UserError as error:
             raise TypeError(str(error)) from None  # which the parser reports
-        return self.parse_string(yaml.safe_dump(words), str(path), *args, **kwargs)
+        return self.parse_string(yaml.safe_dump(settings), str(path), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         text = " ".join(str(message).split())

@@ -11,7 +11,7 @@ from svfap.errors import UserError
 from svfap.evaluation.config import PoolConfig
 
 if TYPE_CHECKING:
-    from svfap.evaluation.results import PooledResults
+    from svfap.evaluation.pool import PooledResults
 
 
 def run(config: PoolConfig, folder: Path | None) -> None:

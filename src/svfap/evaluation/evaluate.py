@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import pandas as pd
 
 from svfap.data.loader import ClipDataset
-from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.manifest import read_manifest
 from svfap.data.prepared import read_dataset
 from svfap.device import make_accelerator
 from svfap.errors import UserError
+from svfap.evaluation import predictions as tables
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.metrics import write_metrics
-from svfap.evaluation.predictions import (
-    FEATURES_FILE,
-    FRAMES_FILE,
-    GROUPS_FILE,
-    PREDICTIONS_FILE,
-    UNREADABLE_FILE,
-    predictions_table,
-    write_csv,
-    write_features,
-)
-from svfap.evaluation.views import (
-    NothingReadable,
-    Predictions,
-    grouped,
-    predict_views,
-    score_predictions,
-    scored_by_group,
-)
+from svfap.evaluation.views import predict_views, scored_by_group
 from svfap.files import make_folder
 from svfap.metric_table import SupervisedTask
-from svfap.model.config import ModelConfig
 from svfap.model.perceiver import Perceiver
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import confusion_matrix, regression_scatter
@@ -66,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
     Raises:
         UserError: a model, manifest or dataset that cannot be used, labels that the model does not know, a folder that
-            cannot be written; `NothingReadable` if no video can be read.
+            cannot be written; no video that can be read.
     """
     manifest, root = (config.manifest, config.root) if config.dataset is None else _test_part(config)
     assert manifest is not None
@@ -84,50 +67,28 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     task = cast(SupervisedTask, shape.task)
     videos = read_manifest(manifest, root=root, task=task, split=config.split, frame_level=shape.frame_level, **names)
     by_group = scored_by_group(videos, shape, config.by_group)
-    clips = ClipDataset(
-        videos,
-        "test",
-        shape.num_frames,
-        shape.sampling_stride,
-        shape.img_size,
-        seed=0,
-        num_segments=config.num_segments,
-        num_crops=config.num_crops,
-        frame_level=shape.frame_level,
-    )
+    sampling = (shape.num_frames, shape.sampling_stride, shape.img_size)
+    views: dict[str, Any] = {"num_segments": config.num_segments, "num_crops": config.num_crops}
+    clips = ClipDataset(videos, "test", *sampling, seed=0, frame_level=shape.frame_level, **views)
     out = config.out_folder
     make_folder(out)
     if accelerator.is_main_process:
-        (out / UNREADABLE_FILE).unlink(missing_ok=True)  # written last, so without it an evaluation is not complete
-    try:
-        predictions = predict_views(
-            perceiver.outputs_and_features,
-            shape,
-            clips,
-            accelerator,
-            config.batch_size,
-            config.num_workers,
-            "evaluating",
-        )
-    except NothingReadable as error:
+        (out / tables.UNREADABLE_FILE).unlink(missing_ok=True)  # written last: without it an evaluation is not complete
+    model, workers = perceiver.outputs_and_features, config.num_workers
+    predictions = predict_views(model, shape, clips, accelerator, config.batch_size, workers, "evaluating")
+    if accelerator.is_main_process and predictions.videos.empty:
         write_metrics(out / METRICS_FILE, {"num_expected": len(videos), "num_evaluated": 0})
-        _write_unreadable(out, error.unreadable)
-        raise
-    metrics = score_predictions(predictions, shape, videos, by_group)
+        _write_unreadable(out, predictions.unreadable)
+    metrics = tables.score_predictions(predictions, by_group)
     if accelerator.is_main_process:
-        sources = {
-            "model": config.model,
-            "manifest": manifest,
-            "root": videos.root,
-            "split": config.split,
-            "fold": config.fold,
-        }
+        sources = {"model": config.model, "manifest": manifest, "root": videos.root}
+        sources |= {"split": config.split, "fold": config.fold}
         known = {key: str(value) for key, value in sources.items() if value is not None}
         write_metrics(out / METRICS_FILE, {**known, **metrics})
-        _write_predictions(out, predictions, shape, videos, metrics, by_group)
+        _write_predictions(out, predictions, metrics, by_group)
         _write_unreadable(out, predictions.unreadable)
     accelerator.wait_for_everyone()
-    return Evaluation(out, metrics, predictions.unreadable)
+    return Evaluation(out, metrics, dict(predictions.unreadable))
 
 
 def _test_part(config: EvaluateConfig) -> tuple[Path, Path]:
@@ -140,40 +101,26 @@ def _test_part(config: EvaluateConfig) -> tuple[Path, Path]:
     return fold.test, config.root or prepared.root
 
 
-def _write_predictions(
-    out: Path, predictions: Predictions, shape: ModelConfig, videos: Manifest, metrics: dict[str, Any], by_group: bool
-) -> None:
+def _write_predictions(out: Path, predictions: tables.Predictions, metrics: dict[str, Any], by_group: bool) -> None:
     """Write the tables, the features and the figure; tables and figures of an earlier evaluation are removed."""
-    task, names = cast(SupervisedTask, shape.task), shape.label_names
-    for stale in (GROUPS_FILE, FRAMES_FILE, "confusion.png", "scatter.png"):
+    task, names, scored = predictions.task, predictions.names, predictions.videos
+    for stale in (tables.GROUPS_FILE, tables.FRAMES_FILE, "confusion.png", "scatter.png"):
         (out / stale).unlink(missing_ok=True)
-    paths = [videos[i].key for i in predictions.index.tolist()]
-    columns = (("subject", videos.subjects), ("group", videos.groups))
-    more = {name: texts[predictions.index] for name, texts in columns if texts is not None}
-    outputs, targets = predictions.outputs, predictions.targets
-    write_csv(out / PREDICTIONS_FILE, predictions_table(paths, outputs, names, targets, task, more))
-    if shape.frame_level:
-        frames = np.concatenate(predictions.frame_indices)
-        path_of_frame = np.repeat(paths, [len(indices) for indices in predictions.frame_indices]).tolist()
-        table = predictions_table(
-            path_of_frame,
-            np.concatenate(predictions.frame_outputs),
-            names,
-            np.concatenate(predictions.frame_targets),
-            task,
-            {"frame": frames},
-        )
-        write_csv(out / FRAMES_FILE, table)
+    tables.write_csv(out / tables.PREDICTIONS_FILE, predictions.videos)
+    if predictions.frames is not None:
+        tables.write_csv(out / tables.FRAMES_FILE, predictions.frames)
     if by_group:
-        groups, outputs, targets = grouped(predictions, videos)
-        write_csv(out / GROUPS_FILE, predictions_table(groups, outputs, names, targets, task, key="group"))
+        scored = tables.group_table(predictions)
+        tables.write_csv(out / tables.GROUPS_FILE, scored)
     assert predictions.features is not None
-    write_features(out / FEATURES_FILE, paths, predictions.features)
+    tables.write_features(out / tables.FEATURES_FILE, predictions.videos["path"].tolist(), predictions.features)
     if task == "classification":
         save_figure(confusion_matrix(metrics["confusion"], names), out / "confusion.png")
     else:
-        save_figure(regression_scatter(targets, outputs, metrics["per_dimension"]), out / "scatter.png")
+        found = tables.labelled_outputs(scored, out, task, names)
+        assert found is not None
+        save_figure(regression_scatter(found.targets, found.outputs, metrics["per_dimension"]), out / "scatter.png")
 
 
-def _write_unreadable(out: Path, unreadable: dict[str, str]) -> None:
-    write_csv(out / UNREADABLE_FILE, pd.DataFrame(sorted(unreadable.items()), columns=["path", "reason"]))
+def _write_unreadable(out: Path, unreadable: Mapping[str, str]) -> None:
+    tables.write_csv(out / tables.UNREADABLE_FILE, pd.DataFrame(sorted(unreadable.items()), columns=["path", "reason"]))

@@ -22,91 +22,50 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 
 from svfap.errors import UserError
 from svfap.files import write_atomically
-from svfap.metric_table import SupervisedTask, metric_keys
-
-
-def score(task: str, targets: ArrayLike, outputs: ArrayLike, names: Sequence[str]) -> dict[str, Any]:
-    """`classification_metrics` or `regression_metrics`, as the task asks."""
-    metrics = classification_metrics if task == "classification" else regression_metrics
-    return metrics(targets, outputs, names)
-
-
-def score_frames(
-    task: str, targets: Sequence[ArrayLike], outputs: Sequence[ArrayLike], names: Sequence[str]
-) -> dict[str, Any]:
-    """Scores of the frames of all videos pooled: `classification_metrics` of them, or `frame_metrics`.
-
-    targets: per video (T_i,) class indices or (T_i, K) values; outputs: per video (T_i, K).
-    """
-    if task == "classification":
-        return classification_metrics(np.concatenate(targets), np.concatenate(outputs), names)
-    return frame_metrics(targets, outputs, names)
+from svfap.metric_table import metric_keys
 
 
 def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, label_names: Sequence[str]) -> dict[str, Any]:
     """Scores of single-label classification; the prediction is the most probable class (the first one in a tie).
 
-    Args:
-        labels: (N,) integers in [0, K).
-        probabilities: (N, K) finite scores, one column per class.
-        label_names: K distinct names.
+    labels: (N,) integers in [0, K). probabilities: (N, K) finite scores. label_names: K distinct names.
 
     Returns:
-        `uar`: recall averaged over the classes that occur in `labels`; the others are listed in `classes_absent`.
-        `war`: fraction of correct predictions. `weighted_f1`, `micro_f1`, `macro_f1`: as in scikit-learn; the
-        macro average is over classes that occur in `labels` or among the predictions.
-        `per_class`: name -> `accuracy` (recall), `precision`, `f1` (0.0 where undefined) and `count`.
-        `confusion`: K lists of K counts, rows = truth. `num_samples`.
+        `uar`: recall averaged over the classes that occur in `labels`; the others are listed in `classes_absent`. `war`:
+        fraction of correct predictions. `weighted_f1`, `micro_f1`, `macro_f1`: as in scikit-learn; the macro average is over
+        classes that occur in `labels` or among the predictions. `per_class`: name -> `accuracy` (recall), `precision`, `f1`
+        (0.0 where undefined) and `count`. `confusion`: K lists of K counts, rows = truth. `num_samples`.
 
     Raises:
-        UserError: empty input, shapes that do not fit, labels out of range, names that are not distinct, or non-finite
-            probabilities.
+        UserError: empty input, shapes that do not fit, labels out of range, repeated names, or non-finite probabilities.
     """
     scores = as_matrix(probabilities, "probabilities")
     check_names(label_names, scores.shape[1], "label_names", "probabilities")
-    truth = as_class_indices(labels, *scores.shape)
-    num_classes = len(label_names)
-    predicted = scores.argmax(axis=1)
-    classes = np.arange(num_classes)
+    truth, predicted = as_class_indices(labels, *scores.shape), scores.argmax(axis=1)
+    classes = np.arange(len(label_names))
     precision, recall, f1, count = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
-    present = count > 0
-    f1_average = {
-        f"{average}_f1": float(f1_score(truth, predicted, average=average, zero_division=0))
-        for average in ("weighted", "micro", "macro")
-    }
+    per_class = pd.DataFrame({"accuracy": recall, "precision": precision, "f1": f1, "count": count}, list(label_names))
+    averages = ("weighted", "micro", "macro")
     return {
-        "uar": float(recall[present].mean()),
+        "uar": float(recall[count > 0].mean()),
         "war": float((predicted == truth).mean()),
-        **f1_average,
-        "per_class": {
-            name: {
-                "accuracy": float(recall[i]),
-                "precision": float(precision[i]),
-                "f1": float(f1[i]),
-                "count": int(count[i]),
-            }
-            for i, name in enumerate(label_names)
-        },
-        "classes_absent": [name for i, name in enumerate(label_names) if not present[i]],
+        **{f"{name}_f1": float(f1_score(truth, predicted, average=name, zero_division=0)) for name in averages},
+        "per_class": per_class.to_dict("index"),
+        "classes_absent": [name for name, videos in zip(label_names, count, strict=True) if not videos],
         "confusion": confusion_matrix(truth, predicted, labels=classes).tolist(),
         "num_samples": len(truth),
     }
 
 
 def regression_metrics(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequence[str]) -> dict[str, Any]:
-    """Scores of regression, per dimension and averaged over dimensions.
+    """Scores of regression, per dimension and averaged over dimensions, from targets and predictions (N, K), finite.
 
     Variances and covariances divide by N. Where targets or predictions are constant, PCC is undefined and set to 0.0; CCC
-    is 0.0 because the covariance is 0, and is set to 0.0 where it is 0/0 (both constant and equal). These dimensions are
-    listed in `degenerate`.
-
-    Args:
-        targets, predictions: (N, K) finite numbers.
-        dimensions: K distinct names.
+    is 0.0 because the covariance is 0, and is set to 0.0 where it is 0/0 (both constant and equal).
 
     Returns:
         `ccc`, `pcc` (Eq. 14), `mae`, `rmse` and `accuracy` (1 - MAE, Eq. 15), each the mean over dimensions;
-        `per_dimension`: name -> the same five; `degenerate`: list of names; `num_samples`.
+        `per_dimension`: name -> the same five; `degenerate`: the dimensions with constants; `num_samples`.
 
     Raises:
         UserError: empty input, shapes that do not fit, NaN or infinity.
@@ -115,12 +74,12 @@ def regression_metrics(targets: ArrayLike, predictions: ArrayLike, dimensions: S
     if truth.shape != predicted.shape:
         raise UserError(f"predictions: shape {predicted.shape} differs from the targets' {truth.shape}")
     check_names(dimensions, truth.shape[1], "dimensions", "targets")
-    per_dimension = {name: _score(truth[:, k], predicted[:, k]) for k, name in enumerate(dimensions)}
-    constant = [_is_constant(truth[:, k]) or _is_constant(predicted[:, k]) for k in range(len(dimensions))]
+    columns = {name: (truth[:, k], predicted[:, k]) for k, name in enumerate(dimensions)}
+    per_dimension = {name: _score(*pair) for name, pair in columns.items()}
     return {
         **_mean_scores(list(per_dimension.values())),
         "per_dimension": per_dimension,
-        "degenerate": [name for name, flag in zip(dimensions, constant, strict=True) if flag],
+        "degenerate": [name for name, pair in columns.items() if any(map(_is_constant, pair))],
         "num_samples": len(truth),
     }
 
@@ -128,11 +87,7 @@ def regression_metrics(targets: ArrayLike, predictions: ArrayLike, dimensions: S
 def frame_metrics(
     targets: Sequence[ArrayLike], predictions: Sequence[ArrayLike], dimensions: Sequence[str]
 ) -> dict[str, Any]:
-    """Scores of frame-level regression: the frames of all videos are pooled and scored once.
-
-    Args:
-        targets, predictions: one (T_i, K) array per video.
-        dimensions: K distinct names.
+    """Scores of frame-level regression, from one (T_i, K) array per video: the frames of all videos are pooled.
 
     Returns:
         The scores of `regression_metrics` on the pooled frames; `video_mean`, the mean over videos of the scores of each
@@ -152,39 +107,26 @@ def frame_metrics(
             videos.append(regression_metrics(truth, predicted, dimensions))
         except UserError as error:
             raise UserError(f"video {i}: {error}") from None
-    pooled = regression_metrics(
-        np.concatenate([np.asarray(t) for t in targets]),
-        np.concatenate([np.asarray(p) for p in predictions]),
-        dimensions,
-    )
     video_mean = {
         **_mean_scores(videos),
         "per_dimension": {name: _mean_scores([v["per_dimension"][name] for v in videos]) for name in dimensions},
         "degenerate": {name: sum(name in v["degenerate"] for v in videos) for name in dimensions},
     }
+    pooled = regression_metrics(np.concatenate(targets), np.concatenate(predictions), dimensions)
     return {**pooled, "video_mean": video_mean, "num_videos": len(videos)}
 
 
 def average_views(sample_index: ArrayLike, outputs: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Average the outputs of several views (temporal segments, crops) of the same video.
+    """Average the outputs (V, K) of several views of the same video; sample_index: (V,) integers, the video of each view.
 
-    Args:
-        sample_index: (V,) integers, the video each view belongs to, in any order.
-        outputs: (V, K) probabilities or values.
-
-    Returns:
-        `sample_ids` (N,) int64, ascending, and the mean outputs (N, K) float64.
-
-    Raises:
-        UserError: shapes that do not fit, or outputs that are not finite.
+    Returns the videos (N,) int64, ascending, and their mean outputs (N, K) float64. Raises `UserError` for shapes that do not
+    fit and outputs that are not finite.
     """
     index, values = np.asarray(sample_index), as_matrix(outputs, "outputs")
     if index.shape != values.shape[:1]:
         raise UserError(f"sample_index: shape {index.shape} does not fit outputs of shape {values.shape}")
-    sample_ids, position, count = np.unique(index, return_inverse=True, return_counts=True)
-    total = np.zeros((len(sample_ids), values.shape[1]))
-    np.add.at(total, position, values)
-    return sample_ids.astype(np.int64), total / count[:, None]
+    means = pd.DataFrame(values).groupby(index).mean()
+    return means.index.to_numpy(np.int64), means.to_numpy()
 
 
 def average_groups(
@@ -192,16 +134,9 @@ def average_groups(
 ) -> tuple[list[str], NDArray[np.float64], NDArray[Any]]:
     """Average over each group of videos, such as all clips of one task of a subject (AVCAffe), in order of appearance.
 
-    Args:
-        groups: N names.
-        outputs: (N, K) probabilities or values; averaged over each group.
-        targets: (N,) class indices, the same in all of a group, or (N, K) values, averaged like the outputs.
-
-    Returns:
-        The G names, outputs (G, K) float64, and targets (G,) or (G, K).
-
-    Raises:
-        UserError: shapes that do not fit, or a group with several labels.
+    groups: N names. outputs: (N, K) probabilities or values. targets: (N,) class indices, the same in all of a group, or (N, K)
+    values, averaged like the outputs. Returns the G names, outputs (G, K) float64, and targets (G,) or (G, K). Raises
+    `UserError` for shapes that do not fit, and for a group with several labels.
     """
     codes, names = pd.factorize(np.asarray(groups, object))
     truth = np.asarray(targets)
@@ -222,7 +157,7 @@ def flat_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
 
     Scores of frames have the prefix `frame_`.
     """
-    task: SupervisedTask = "classification" if "confusion" in metrics else "regression"
+    task = "classification" if "confusion" in metrics else "regression"
     flat = {key: float(metrics[key]) for key in metric_keys(task)}
     for name, scores in metrics.get("per_class", {}).items():
         if name not in metrics["classes_absent"]:

@@ -1,4 +1,4 @@
-"""The predictions table: what an evaluation says about every video, group or frame, written and read.
+"""The predictions of a model on a test set: tables of videos, groups and frames, written, read, and scored.
 
 `predictions.csv` has one row per video, `groups.csv` one per group of videos, `frames.csv` one per frame. Columns:
     path (group in groups.csv); where known frame (number in the video, from 0), subject and group
@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,20 +21,14 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from svfap.errors import UserError
-from svfap.evaluation.metrics import as_class_indices, as_matrix, check_names
+from svfap.evaluation import metrics
 from svfap.files import write_atomically
 from svfap.metric_table import SupervisedTask
 
 PREDICTIONS_FILE, GROUPS_FILE, FRAMES_FILE = "predictions.csv", "groups.csv", "frames.csv"
 FEATURES_FILE, UNREADABLE_FILE = "features.npz", "unreadable.csv"
-TEXT_COLUMNS = (
-    "path",
-    "label",
-    "prediction",
-    "subject",
-    "group",
-    "fold",
-)  # read as text even if they look like numbers
+# read as text even if they look like numbers
+TEXT_COLUMNS = ("path", "label", "prediction", "subject", "group", "fold")
 
 
 class LabelledOutputs(NamedTuple):
@@ -47,6 +42,71 @@ class LabelledOutputs(NamedTuple):
     names: tuple[str, ...]
     targets: NDArray[Any]
     outputs: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions for a test set of `num_expected` videos.
+
+    names: classes or dimensions. videos: as in `predictions.csv`, one row per video that could be read, in the order of the
+    manifest. frames: as in `frames.csv`, of a frame-level model; else None. features: (N, D) float32, one row per video, if
+    the model returns them. unreadable: path -> why the video could not be read. source: named in error messages.
+    """
+
+    task: SupervisedTask
+    names: Sequence[str]
+    videos: pd.DataFrame
+    num_expected: int
+    frames: pd.DataFrame | None = None
+    features: NDArray[np.float32] | None = None
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    source: str = "predictions"
+
+
+def score_predictions(predictions: Predictions, by_group: bool = False) -> dict[str, Any]:
+    """The metrics of the task, `num_expected` and `num_evaluated` videos, and `num_groups` if by_group (see `group_table`).
+
+    `frames` holds the metrics of the frames of all videos, if there are frames. Raises `UserError`, also if there is no video.
+    """
+    task, names = predictions.task, predictions.names
+    if predictions.videos.empty:
+        first = ": ".join(next(iter(predictions.unreadable.items()), (predictions.source, "no predictions")))
+        raise UserError(f"none of the {predictions.num_expected} videos can be read; the first: {first}")
+    counts = {"num_expected": predictions.num_expected, "num_evaluated": len(predictions.videos)}
+    table = predictions.videos
+    if by_group:
+        table = group_table(predictions)
+        counts["num_groups"] = len(table)
+    score = metrics.classification_metrics if task == "classification" else metrics.regression_metrics
+    _, _, targets, outputs = _arrays(table, task, names, predictions.source)
+    scores = {**score(targets, outputs, names), **counts}
+    if predictions.frames is not None:
+        _, _, targets, outputs = _arrays(predictions.frames, task, names, predictions.source)
+        if task == "classification":
+            scores["frames"] = score(targets, outputs, names)
+        else:
+            videos = list(predictions.frames.groupby("path", sort=False).indices.values())
+            scores["frames"] = metrics.frame_metrics([targets[v] for v in videos], [outputs[v] for v in videos], names)
+    return scores
+
+
+def group_table(predictions: Predictions) -> pd.DataFrame:
+    """The table of groups, as in `groups.csv`, from videos with a column `group`; see `metrics.average_groups`.
+
+    A video without a group ('') forms one by itself, named by its path. Raises `UserError` for several labels in a group.
+    """
+    task, names, table = predictions.task, predictions.names, predictions.videos
+    group_of = table["group"].where(table["group"] != "", table["path"])
+    _, _, targets, outputs = _arrays(table, task, names, predictions.source)
+    groups, outputs, targets = metrics.average_groups(group_of.tolist(), outputs, targets)
+    return predictions_table(groups, outputs, names, targets, task, key="group")
+
+
+def _arrays(table: pd.DataFrame, task: SupervisedTask, names: Sequence[str], source: str) -> LabelledOutputs:
+    arrays = labelled_outputs(table, source, task, names)
+    if arrays is None:
+        raise UserError(f"{source}: holds no predictions; there is nothing to score")
+    return arrays
 
 
 def truth_columns(task: str, names: Sequence[str]) -> list[str]:
@@ -82,26 +142,21 @@ def predictions_table(
 ) -> pd.DataFrame:
     """One row per video, group or frame; the columns are described at the top of this module.
 
-    Args:
-        paths: N paths, or names of groups.
-        outputs: (N, K) probabilities or predicted values.
-        names: K label names or dimensions.
-        truth: (N,) class indices or (N, K) target values; None leaves their columns out.
-        more: further columns of N entries, such as `subject`, placed after the first one.
-        key: name of the first column.
+    paths: N paths, or names of groups. outputs: (N, K) probabilities or predicted values. names: K classes or dimensions.
+    truth: (N,) class indices or (N, K) target values; None leaves their columns out. more: further columns of N entries,
+    such as `subject`, placed after the first one, whose name is `key`.
 
-    Raises:
-        UserError: shapes that do not fit, names that are not distinct, or numbers that are not finite.
+    Raises `UserError` for shapes that do not fit, names that are not distinct, and numbers that are not finite.
     """
-    values = as_matrix(outputs, "outputs")
-    check_names(names, values.shape[1], "names", "outputs")
+    values = metrics.as_matrix(outputs, "outputs")
+    metrics.check_names(names, values.shape[1], "names", "outputs")
     if len(paths) != len(values):
         raise UserError(f"paths: {len(paths)} paths for outputs of {len(values)} videos")
     columns: dict[str, Any] = {key: [str(path) for path in paths], **(more or {})}
     if truth is not None and task == "classification":
-        columns["label"] = [names[i] for i in as_class_indices(truth, *values.shape)]
+        columns["label"] = [names[i] for i in metrics.as_class_indices(truth, *values.shape)]
     elif truth is not None:
-        target = as_matrix(truth, "truth")
+        target = metrics.as_matrix(truth, "truth")
         if target.shape != values.shape:
             raise UserError(f"truth: shape {target.shape} differs from the outputs' {values.shape}")
         columns |= dict(zip(truth_columns(task, names), target.T, strict=True))

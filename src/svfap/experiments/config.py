@@ -43,17 +43,14 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         require(self, 1, "seeds", "parallel")
-        for name in ("dataset", "pretrain_dataset"):
-            folder = getattr(self, name)
+        for name, folder in (("dataset", self.dataset), ("pretrain_dataset", self.pretrain_dataset)):
             if folder is not None and not (folder / "dataset.json").is_file():
                 raise UserError(
                     f"{name}={folder}: holds no dataset.json; give a folder of `svfap prepare` or `svfap synth`"
                 )
-        for name in ("pretrain_config", "finetune_config"):
-            file = getattr(self, name)
+        for name, file in (("pretrain_config", self.pretrain_config), ("finetune_config", self.finetune_config)):
             if file is not None and not file.is_file():
                 raise UserError(f"{name}={file}: no such file")
-        for name in ("weights", "videomae"):
-            weights = getattr(self, name)
+        for name, weights in (("weights", self.weights), ("videomae", self.videomae)):
             if weights is not None:
                 require_model(weights, name)

@@ -27,16 +27,8 @@ from svfap.view.figures.base import save_figure
 from svfap.view.figures.studies import study_bars, study_lines
 from svfap.view.tables import write_table
 
-SET_BY_EXPERIMENT = {
-    "seed",
-    "resume",
-    "parallel",
-    "manifest",
-    "root",
-    "split",
-    "val_manifest",
-    "val_split",
-}  # not allowed in settings files
+# not allowed in settings files
+SET_BY_EXPERIMENT = {"seed", "resume", "parallel", "manifest", "root", "split", "val_manifest", "val_split"}
 SYNTHETIC = Path(__file__).parent / "synthetic"
 
 
@@ -51,12 +43,7 @@ def experiment(name: str, config: ExperimentConfig) -> dict[str, pd.DataFrame]:
         raise UserError("start experiments without torchrun: they start one process per GPU themselves")
     make_folder(config.out)
     runs = experiment_runs(config)
-    return {
-        name: run_reconstructions(runs, config.out, config.parallel)
-        if name == RECONSTRUCTIONS
-        else run_study(name, runs, config)
-        for name in names
-    }
+    return {name: (run_reconstructions if name == RECONSTRUCTIONS else run_study)(name, runs, config) for name in names}
 
 
 def experiment_runs(config: ExperimentConfig) -> ExperimentRuns:
@@ -86,16 +73,9 @@ def experiment_runs(config: ExperimentConfig) -> ExperimentRuns:
     if source is None and weights is None:
         raise UserError(f"dataset={folder}: has no videos for pre-training; give pretrain_dataset or weights")
     defaults = {"epochs": PretrainConfig.epochs, "warmup_epochs": PretrainConfig.warmup_epochs}
-    return ExperimentRuns(
-        out=config.out / "runs",
-        dataset=dataset,
-        pretrain={**defaults, **pretrain, "preset": preset, "dataset": source},
-        finetune={**finetune, "preset": preset, "dataset": folder, "fold": fold.name},
-        seeds=tuple(range(config.seeds)),
-        weights=weights,
-        videomae=config.videomae,
-        share_pretraining=config.share_pretraining,
-    )
+    pretrain = {**defaults, **pretrain, "preset": preset, "dataset": source}
+    finetune = {**finetune, "preset": preset, "dataset": folder, "fold": fold.name}
+    return ExperimentRuns(config, config.out / "runs", dataset, pretrain, finetune, weights)
 
 
 def run_study(name: str, runs: ExperimentRuns, config: ExperimentConfig) -> pd.DataFrame:
@@ -130,11 +110,9 @@ def _table(
         for metric in runs.dataset.metrics:
             values = [metric_scale(metric) * seed[metric] for seed in scores[row.name]]
             line[metric_heading(metric)] = _summary(values, digits=1 if is_percent(metric) else 3)
-        line |= {
-            "parameters, M": f"{finetuned.parameters / 1e6:.2f}",
-            "fine-tune, G": f"{finetuned.multiply_adds / 1e9:.3g}",
-            "pre-train, G": "–" if row.pretrain is None else f"{pretrained.multiply_adds / 1e9:.3g}",
-        }
+        line["parameters, M"] = f"{finetuned.parameters / 1e6:.2f}"
+        line["fine-tune, G"] = f"{finetuned.multiply_adds / 1e9:.3g}"
+        line["pre-train, G"] = "–" if row.pretrain is None else f"{pretrained.multiply_adds / 1e9:.3g}"
         if any(other.paper.scores for other in rows):
             line["paper: UAR / WAR, %"] = f"{row.paper.uar:.2f} / {row.paper.war:.2f}" if row.paper.scores else ""
         if any(other.paper.costs for other in rows):
@@ -145,15 +123,16 @@ def _table(
 
 def _caption(study: Study, rows: Sequence[StudyRow], runs: ExperimentRuns) -> str:
     dataset, count = runs.dataset, len(runs.seeds)
-    seeds = f"seeds 0 to {count - 1}" if count > 1 else "one seed"
-    shared = " of fine-tuning after one pre-training" if runs.share_pretraining and count > 1 else ""
-    spread = ", mean ± standard deviation and each seed" if count > 1 else ""
-    chance = f"; chance is {100 / len(dataset.label_names):.1f}% UAR" if dataset.task == "classification" else ""
-    paper = "; the paper's are of SVFAP-B on fold 1 of DFEW" if any(row.paper.scores for row in rows) else ""
-    return (
-        f"{study.title} (the paper's {study.source}). {dataset.title}, {dataset.task}, {seeds}{shared}{spread}"
-        f"{chance}{paper}."
-    )
+    parts = [f"{study.title} (the paper's {study.source}). {dataset.title}, {dataset.task}, "]
+    parts.append(f"seeds 0 to {count - 1}" if count > 1 else "one seed")
+    if count > 1:
+        shared = " of fine-tuning after one pre-training" if runs.config.share_pretraining else ""
+        parts.append(f"{shared}, mean ± standard deviation and each seed")
+    if dataset.task == "classification":
+        parts.append(f"; chance is {100 / len(dataset.label_names):.1f}% UAR")
+    if any(row.paper.scores for row in rows):
+        parts.append("; the paper's are of SVFAP-B on fold 1 of DFEW")
+    return f"{''.join(parts)}."
 
 
 def _summary(values: Sequence[float], digits: int) -> str:
@@ -175,9 +154,10 @@ def read_settings(config: type[TrainConfig], file: Path | None) -> dict[str, Any
         parsed = parser.parse_object(read_settings_file(file), defaults=False).clone(with_meta=False)
     except (ArgumentError, TypeError, ValueError) as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
-    settings = {name: value for name, value in parsed.as_dict().items() if name != "out"}
-    for name in sorted(SET_BY_EXPERIMENT & set(settings)):
+    settings: dict[str, Any] = parsed.as_dict()
+    settings.pop("out", None)
+    if refused := sorted(SET_BY_EXPERIMENT & set(settings)):
         raise UserError(
-            f"{file}: {name} cannot be set here; experiments use a prepared dataset and the seeds 0 to seeds - 1"
+            f"{file}: {refused[0]} cannot be set here; experiments use a prepared dataset and the seeds 0 to seeds - 1"
         )
     return settings

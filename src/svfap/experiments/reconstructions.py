@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
+from svfap.experiments.config import ExperimentConfig
 from svfap.experiments.runs import BASELINE, ExperimentRuns, train_all
 from svfap.experiments.studies import STUDIES
 from svfap.predict.reconstruct import reconstruct_clip
@@ -21,12 +20,12 @@ NUM_PICTURES = 3
 NUM_MEASURED = 50
 
 
-def run_reconstructions(runs: ExperimentRuns, out: Path, parallel: int | None = None) -> pd.DataFrame:
+def run_reconstructions(name: str, runs: ExperimentRuns, config: ExperimentConfig) -> pd.DataFrame:
     """Reconstruct test videos with the baseline's pre-trained model, at every masking ratio of Table 2.
 
-    Writes `reconstructions.md`, `.csv`, `.tex` and `reconstructions_1.png`, …; returns the table. Raises `UserError`.
+    Writes `NAME.md`, `.csv`, `.tex` and `NAME_1.png`, …; returns the table. Raises `UserError`.
     """
-    train_all("reconstructions: pre-training", runs.pretrainings(BASELINE), parallel)
+    train_all(f"{name}: pre-training", runs.pretrainings(BASELINE), config.parallel)
     weights = runs.pretrained_weights(BASELINE, runs.seeds[0])
     assert weights is not None
     model = load_model(weights)
@@ -52,12 +51,11 @@ def run_reconstructions(runs: ExperimentRuns, out: Path, parallel: int | None = 
     for number, clip in enumerate(clips[:NUM_PICTURES], 1):
         result = reconstruct_clip(clip, model, seed=number - 1)
         picture = reconstruction_grid(result.original, result.masked, result.reconstruction)
-        save_figure(picture, out / f"reconstructions_{number}.png")
+        save_figure(picture, config.out / f"{name}_{number}.png")
     table = pd.DataFrame(lines)
-    write_table(
-        out / "reconstructions",
-        table,
+    caption = (
         f"Error on hidden tubelets of {len(clips)} test videos of {runs.dataset.title}; 1 is the error of predicting "
-        f"each tubelet's mean. Pre-trained at {model.config.mask_ratio:.0%} masking (the paper's Fig. 6 shows pictures only).",
+        f"each tubelet's mean. Pre-trained at {model.config.mask_ratio:.0%} masking (the paper's Fig. 6 shows pictures only)."
     )
+    write_table(config.out / name, table, caption)
     return table

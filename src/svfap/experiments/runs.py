@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from svfap.console import say
 from svfap.data.prepared import PreparedDataset
 from svfap.errors import UserError
 from svfap.evaluation.metrics import flat_scores
+from svfap.experiments.config import ExperimentConfig
 from svfap.experiments.studies import Baseline, Settings, Study, StudyRow
 from svfap.model.config import ModelConfig
 from svfap.model.presets import model_config
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.train.folds import run_fold
+from svfap.train.loop import num_workers
 from svfap.train.parallel import run_parallel, visible_gpus
 from svfap.train.pretrain import pretrain
 
@@ -30,23 +31,25 @@ class ExperimentRuns:
     """The baseline's settings, and the runs that each row of a study needs.
 
     out: folder of the runs. pretrain, finetune: settings of `PretrainConfig` and `FinetuneConfig`, with `dataset` and
-    `fold`. weights: pre-trained weights to use instead of the baseline's pre-training. videomae: a checkpoint of VideoMAE.
-    share_pretraining: pre-train with the first seed only, for the fine-tunings of all seeds.
+    `fold`. weights: pre-trained weights to use instead of the baseline's pre-training.
     """
 
+    config: ExperimentConfig
     out: Path
     dataset: PreparedDataset
     pretrain: Settings
     finetune: Settings
-    seeds: tuple[int, ...] = (0, 1, 2)
     weights: str | None = None
-    videomae: str | None = None
-    share_pretraining: bool = True
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of fine-tuning."""
+        return range(self.config.seeds)
 
     def rows(self, study: Study) -> list[StudyRow]:
         """The rows of a study for this baseline."""
         model, _ = self.model_configs(BASELINE)
-        return study.rows(Baseline(model, self.pretrain, self.finetune, self.videomae))
+        return study.rows(Baseline(model, self.pretrain, self.config.videomae))
 
     def pretrainings(self, row: StudyRow) -> list[PretrainConfig]:
         """The row's pre-training for each seed; empty if it trains from scratch or from `weights`."""
@@ -59,7 +62,17 @@ class ExperimentRuns:
 
     def scores(self, row: StudyRow) -> list[dict[str, float]]:
         """Test scores for each seed. Raises `UserError` if some test videos could not be read."""
-        return [_scores(config.out / "evaluation" / "metrics.json") for config in self.finetunings(row)]
+        scores = []
+        for config in self.finetunings(row):
+            file = config.out / "evaluation" / "metrics.json"
+            metrics = json.loads(file.read_text())
+            if missing := metrics["num_expected"] - metrics["num_evaluated"]:
+                raise UserError(
+                    f"{file}: {missing} test videos could not be read; repair those listed in unreadable.csv beside it "
+                    "and run again"
+                )
+            scores.append(flat_scores(metrics))
+        return scores
 
     def pretrained_weights(self, row: StudyRow, seed: int) -> str | None:
         """The weights that the row's fine-tuning starts from; None from scratch."""
@@ -84,7 +97,7 @@ class ExperimentRuns:
         changes = self._changes(row, row.pretrain, self.pretrain, "pretraining")
         if self.weights is not None and changes == {"model": {}}:
             return None
-        seed = self.seeds[0] if self.share_pretraining else seed
+        seed = 0 if self.config.share_pretraining else seed
         out = self.out / f"pretrain-{_folder_name(changes)}-seed{seed}"
         return PretrainConfig(**{**_merge(self.pretrain, changes), "seed": seed, "out": out})
 
@@ -108,10 +121,7 @@ class ExperimentRuns:
         return {**changed, "model": model}
 
 
-C = TypeVar("C", bound=TrainConfig)
-
-
-def train_all(title: str, configs: Sequence[C], parallel: int | None = None) -> None:
+def train_all(title: str, configs: Sequence[TrainConfig], parallel: int | None = None) -> None:
     """Do each run once, and test the fine-tuned models. Finished runs are kept and interrupted ones resumed.
 
     parallel: runs at a time, each in its own process; default: one per GPU. Raises `UserError` if interrupted.
@@ -120,8 +130,7 @@ def train_all(title: str, configs: Sequence[C], parallel: int | None = None) -> 
     gpus = visible_gpus()
     parallel = min(parallel or max(len(gpus), 1), len(configs))
     if parallel > 1:
-        workers = max((os.cpu_count() or 1) // parallel - 1, 0)
-        configs = [replace(c, num_workers=workers if c.num_workers is None else c.num_workers) for c in configs]
+        configs = [replace(config, num_workers=num_workers(config.num_workers, parallel)) for config in configs]
         finished = run_parallel(train_one, configs, parallel, gpus)
     else:
         finished = True
@@ -155,13 +164,3 @@ def _folder_name(changes: Settings) -> str:
     flat = {k: "-".join(map(str, v)) if isinstance(v, tuple | list) else str(v).lower() for k, v in settings.items()}
     text = ",".join(f"{k}={v}" for k, v in sorted(flat.items()))
     return re.sub(r"[^\w.,=-]+", "_", text).strip("_") or "base"
-
-
-def _scores(file: Path) -> dict[str, float]:
-    metrics = json.loads(file.read_text())
-    if metrics["num_evaluated"] < metrics["num_expected"]:
-        missing = metrics["num_expected"] - metrics["num_evaluated"]
-        raise UserError(
-            f"{file}: {missing} test videos could not be read; repair those listed in unreadable.csv beside it and run again"
-        )
-    return flat_scores(metrics)

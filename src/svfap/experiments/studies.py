@@ -1,6 +1,6 @@
 """The paper's experiments, one function per table or figure: its rows, what each row changes, the paper's numbers.
 
-The numbers are those of the paper (arXiv 2401.00416v2). They stand beside results of this package, never in their place.
+The numbers are from the paper (arXiv 2401.00416v2); tables show them beside the results of this package.
 """
 
 from __future__ import annotations
@@ -56,23 +56,19 @@ class StudyRow:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the rows change.
-
-    model: of fine-tuning. pretrain, finetune: settings of the two phases. videomae: checkpoint of VideoMAE, if given.
-    """
+    """What the rows change: the model of fine-tuning, the settings of pre-training, and VideoMAE's checkpoint, if given."""
 
     model: ModelConfig
     pretrain: Settings = field(default_factory=dict)
-    finetune: Settings = field(default_factory=dict)
     videomae: str | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """One table or figure of the paper.
+    """One table or figure of the paper, `source`.
 
-    source: its number in the paper. axis: what distinguishes the rows, the heading of their column. rows: the rows for a
-    baseline. swept: whether the rows are points along an axis; the figure is a line then, and bars otherwise.
+    axis: heading of the column that names the rows. rows: the rows for a baseline. swept: the rows are points along an axis,
+    drawn as a line and not as bars.
     """
 
     title: str
@@ -231,7 +227,7 @@ EXPERIMENTS_HELP = "; ".join(
 
 
 def chosen_experiments(name: str) -> tuple[str, ...]:
-    """The experiments that a name stands for, in order. Raises `UserError` if it stands for none."""
+    """The experiments of a name: itself, or each of them for "all". Raises `UserError` for an unknown name."""
     if name not in EXPERIMENTS:
         raise UserError(f"experiment {name!r} is none of {', '.join(EXPERIMENTS)}")
     return EXPERIMENTS[:-1] if name == "all" else (name,)

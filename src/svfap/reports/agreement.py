@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from svfap.evaluation.metrics import regression_metrics
-from svfap.evaluation.predictions import labelled_outputs
 from svfap.reports.runs import Run
 from svfap.view.figures.base import INK, MUTED, PALETTE, new_figure, styled
 from svfap.view.figures.scores import regression_scatter
@@ -29,15 +28,9 @@ def limits_of_agreement(targets: ArrayLike, predictions: ArrayLike, dimensions: 
     mean, spread = difference.mean(axis=0), difference.std(axis=0, ddof=1)
     lower, upper = mean - LIMIT * spread, mean + LIMIT * spread
     outside = ((difference < lower) | (difference > upper)).mean(axis=0)
+    columns = {"mean difference": mean, "sd": spread, "lower limit": lower, "upper limit": upper}
     return [
-        {
-            "dimension": name,
-            "mean difference": float(mean[k]),
-            "sd": float(spread[k]),
-            "lower limit": float(lower[k]),
-            "upper limit": float(upper[k]),
-            "outside, %": f"{100 * outside[k]:.1f}",
-        }
+        {"dimension": name, **{c: float(v[k]) for c, v in columns.items()}, "outside, %": f"{100 * outside[k]:.1f}"}
         for k, name in enumerate(dimensions)
     ]
 
@@ -55,13 +48,10 @@ def bland_altman(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequenc
         middle, difference = (truth[:, k] + predicted[:, k]) / 2, predicted[:, k] - truth[:, k]
         axes.scatter(middle, difference, s=16, color=PALETTE[k % len(PALETTE)], alpha=opacity, linewidths=0)
         axes.axhline(0, color=MUTED, linewidth=0.8)
-        for key, name in (
-            ("upper limit", f"+{LIMIT} sd"),
-            ("mean difference", "mean"),
-            ("lower limit", f"−{LIMIT} sd"),
-        ):
-            dashed = key != "mean difference"
-            axes.axhline(row[key], color=INK, linewidth=1.2, linestyle=(0, (4, 3)) if dashed else "-")
+        lines = {"upper limit": f"+{LIMIT} sd", "mean difference": "mean", "lower limit": f"−{LIMIT} sd"}
+        for key, name in lines.items():
+            style = "-" if key == "mean difference" else (0, (4, 3))
+            axes.axhline(row[key], color=INK, linewidth=1.2, linestyle=style)
             axes.text(
                 0.99, row[key], f"{name} {row[key]:+.3f}", transform=axes.get_yaxis_transform(), ha="right", va="bottom",
                 fontsize=8, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
@@ -76,23 +66,24 @@ def bland_altman(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequenc
 
 def agreement_section(run: Run) -> Section | None:
     """Scatter plot, Bland-Altman plots and limits of agreement of a regression; None without test predictions."""
-    found = None if run.predictions is None else labelled_outputs(run.predictions, run.folder)
-    if found is None or found.task != "regression":
+    found = run.labelled("regression")
+    if found is None:
         return None
     names, values = found.names, (found.targets, found.outputs)
     scatter = Picture(
         regression_scatter(*values, regression_metrics(*values, names)["per_dimension"]),
         f"Predictions over targets of {len(found.targets)} videos: {', '.join(names)}",
     )
-    section = Section("Agreement", figures={"Predictions over targets": scatter})
-    if len(found.targets) > 1:
-        rows = limits_of_agreement(*values, names)
-        means = "; ".join(f"{r['dimension']} {r['mean difference']:+.3f}" for r in rows)
-        note = (
-            f"95% of normally distributed differences lie between the dashed lines (mean ± {LIMIT} sd). "
-            "A falling trend means that extreme values are underestimated."
-        )
-        plot = Picture(bland_altman(*values, names), f"Bland-Altman plots; mean differences: {means}", note)
-        section.figures = {**section.figures, "Bland–Altman: differences over means": plot}
-        section.tables = {"Limits of agreement (prediction − target)": rows}
-    return section
+    figures = {"Predictions over targets": scatter}
+    if len(found.targets) < 2:
+        return Section("Agreement", figures=figures)
+    rows = limits_of_agreement(*values, names)
+    means = "; ".join(f"{row['dimension']} {row['mean difference']:+.3f}" for row in rows)
+    note = (
+        f"95% of normally distributed differences lie between the dashed lines (mean ± {LIMIT} sd). "
+        "A falling trend means that extreme values are underestimated."
+    )
+    figures["Bland–Altman: differences over means"] = Picture(
+        bland_altman(*values, names), f"Bland-Altman plots; mean differences: {means}", note
+    )
+    return Section("Agreement", tables={"Limits of agreement (prediction − target)": rows}, figures=figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,8 @@ from svfap.data.augment import normalize
 from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.model.encoder import TPSBT, SpatialBottleneck
-from svfap.reports.hard_examples import rank_by_difficulty
+from svfap.reports.hard_examples import RunVideos, rank_by_difficulty
 from svfap.reports.runs import Run
-from svfap.reports.videos import TestVideos
 from svfap.view.figures.base import INK, MUTED, new_figure, styled
 from svfap.view.page import Picture, Section
 from svfap.weights.folder import load_model
@@ -38,25 +38,17 @@ def spatial_maps(model: Model, clips: NDArray[np.uint8]) -> dict[int, NDArray[np
     the positions; empty for a model without bottleneck tokens.
     """
     maps: dict[int, NDArray[np.float32]] = {}
-    hooks = []
-    encoder = model.encoder
+    encoder, config = model.encoder, model.config
     assert isinstance(encoder, TPSBT)
-    for number, stage in enumerate(encoder.stages, 1):
-        bottleneck = stage.spatial_bottleneck
-        if not isinstance(bottleneck, SpatialBottleneck):
-            continue
+    with ExitStack() as hooks:
+        for number, stage in enumerate(encoder.stages, 1):
 
-        def keep(layer: SpatialBottleneck, inputs: tuple[Tensor, ...], number: int = number) -> None:
-            maps[number] = layer.maps(inputs[0]).float().cpu().numpy()
+            def keep(layer: SpatialBottleneck, inputs: tuple[Tensor, ...], number: int = number) -> None:
+                maps[number] = layer.maps(inputs[0]).float().cpu().numpy()
 
-        hooks.append(bottleneck.register_forward_pre_hook(keep))
-    try:
-        if hooks:
-            config = model.config
-            encoder(normalize(torch.from_numpy(clips), config.pixel_mean, config.pixel_std))
-    finally:
-        for hook in hooks:
-            hook.remove()
+            if isinstance(stage.spatial_bottleneck, SpatialBottleneck):
+                hooks.enter_context(stage.spatial_bottleneck.register_forward_pre_hook(keep))
+        encoder(normalize(torch.from_numpy(clips), config.pixel_mean, config.pixel_std))
     return maps
 
 
@@ -70,17 +62,10 @@ def map_table(maps: dict[int, NDArray[np.float32]]) -> list[dict[str, Any]]:
         effective = np.exp(entropy).mean(axis=(0, 1))
         unit = weights / np.linalg.norm(weights, axis=-1, keepdims=True)
         pairs = (unit @ unit.swapaxes(-1, -2))[..., *np.triu_indices(tokens, 1)]
-        rows.append(
-            {
-                "stage": number,
-                "tokens × time steps": f"{tokens} × {steps}",
-                "positions": positions,
-                "effective positions of a token: least": float(effective.min()),
-                "mean": float(effective.mean()),
-                "most": float(effective.max()),
-                "similarity of tokens": float(pairs.mean()) if tokens > 1 else None,
-            }
-        )
+        row = {"stage": number, "tokens × time steps": f"{tokens} × {steps}", "positions": positions}
+        row["effective positions of a token: least"] = float(effective.min())
+        row |= {"mean": float(effective.mean()), "most": float(effective.max())}
+        rows.append({**row, "similarity of tokens": float(pairs.mean()) if tokens > 1 else None})
     return rows
 
 
@@ -99,16 +84,12 @@ def map_figure(clip: NDArray[np.uint8], maps: NDArray[np.float32]) -> Figure:
     relative = maps * positions
     top = max(2.0, float(relative[shown_steps][:, shown_tokens].max()))
     columns = 1 + len(shown_tokens)
-    figure, panels = new_figure(
-        1.15 * columns + 0.9, 1.06 * len(shown_steps) + 0.3, len(shown_steps), columns, gap=0.02
-    )
-    colours = matplotlib.colormaps[COLOURS]
-    per_step = len(clip) / steps
+    height = 1.06 * len(shown_steps) + 0.3
+    figure, panels = new_figure(1.15 * columns + 0.9, height, len(shown_steps), columns, gap=0.02)
     for row, step in enumerate(shown_steps):
-        frame = clip[int((step + 0.5) * per_step)]
+        frame = clip[int((step + 0.5) * len(clip) / steps)]
         pictures = [frame, *(overlay(frame, relative[step, t].reshape(grid, grid) / top) for t in shown_tokens)]
-        for column, picture in enumerate(pictures):
-            axes = panels[row * columns + column]
+        for column, (axes, picture) in enumerate(zip(panels[row * columns :], pictures, strict=False)):
             axes.imshow(picture, interpolation="none")
             axes.set(xticks=[], yticks=[])
             axes.grid(False)
@@ -117,7 +98,7 @@ def map_figure(clip: NDArray[np.uint8], maps: NDArray[np.float32]) -> Figure:
                 name = f"token {shown_tokens[column - 1] + 1}" if column else "frame"
                 axes.set_title(name, fontsize=8.5, color=INK, pad=3)
         panels[row * columns].set_ylabel(f"step {step + 1}", fontsize=8.5, color=MUTED)
-    bar = figure.colorbar(ScalarMappable(Normalize(0, top), colours), ax=panels, shrink=0.8, aspect=25, pad=0.01)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, top), COLOURS), ax=panels, shrink=0.8, aspect=25, pad=0.01)
     bar.set_label("weight × positions", fontsize=8.5, color=MUTED)
     bar.ax.tick_params(labelsize=8, colors=MUTED)
     bar.outline.set_visible(False)
@@ -139,41 +120,42 @@ def bottleneck_section(run: Run) -> Section | None:
 
     None without predictions, or for a model without bottleneck tokens. Only local files are read.
     """
-    one = next((fold for fold in run.folds or [run] if fold.predictions is not None), None)
-    if one is None or one.predictions is None or not len(one.predictions):
+    one = next((part for part in run.parts if len(part.predictions)), None)
+    if one is None:
         return None
-    heading = "Bottleneck tokens"
     try:
         model = load_model(_local_model(one))
         config = model.config
         if not config.num_bottleneck_tokens or not config.spatial_bottleneck:
             return None
-        videos, ranked = TestVideos(one), rank_by_difficulty(one.predictions)
+        videos, ranked = RunVideos(one), rank_by_difficulty(one.predictions)
         shown = ranked.iloc[[-1, 0]] if len(ranked) > 1 else ranked
         shape = (config.num_frames, config.sampling_stride, config.img_size)
         clips = np.stack([videos.clip(str(path), *shape) for path in shown["path"]])
     except UserError as error:
-        return Section(heading, f"No maps of the bottleneck tokens: {error}.")
+        return Section("Bottleneck tokens", f"No maps of the bottleneck tokens: {error}.")
     maps = spatial_maps(model, clips)
-    figures: dict[str, Figure | Path | Picture] = {}
+    figures = {}
     for k, (row, which) in enumerate(zip(shown.to_dict("records"), ("easiest", "hardest"), strict=False)):
+        note = f"{row['path']}: {row['description']}."
         for number, weights in maps.items():
-            caption = f"Stage {number}, {which} video"
             alt = f"Maps of the bottleneck tokens of stage {number} over {row['path']}, one row per time step"
-            note = f"{row['path']}: {row['description']}."
-            figures[caption] = Picture(map_figure(clips[k], weights[k]), alt, note, frames=True)
+            picture = Picture(map_figure(clips[k], weights[k]), alt, note, frames=True)
+            figures[f"Stage {number}, {which} video"] = picture
     text = (
         "Each token is a weighted mean over the positions of a time step (Eq. 5). The maps show the weights times the number "
         "of positions, so 1 is the uniform weight."
     )
     if run.folds:
         text += f" Of fold {one.name}."
-    return Section(heading, text, tables={"Concentration and similarity of the maps": map_table(maps)}, figures=figures)
+    tables = {"Concentration and similarity of the maps": map_table(maps)}
+    return Section("Bottleneck tokens", text, tables=tables, figures=figures)
 
 
 def _local_model(run: Run) -> Path:
     """The folder of the model that was evaluated, else of the run's model. Never a name of the Hub: nothing is downloaded."""
-    for folder in (run.metrics.get("model"), run.folder):
-        if folder and any((Path(str(folder)) / part / "config.json").is_file() for part in ("", "best", "last")):
-            return Path(str(folder))
-    raise UserError(f"its model ({run.metrics.get('model') or run.folder}) cannot be found")
+    folders = [Path(str(folder)) for folder in (run.metrics.get("model"), run.folder) if folder]
+    for folder in folders:
+        if any((folder / part / "config.json").is_file() for part in ("", "best", "last")):
+            return folder
+    raise UserError(f"its model ({folders[0]}) cannot be found")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from svfap.evaluation.predictions import labelled_outputs
 from svfap.reports.runs import Run
 from svfap.view.figures.base import MUTED, PALETTE, new_figure, styled
 from svfap.view.page import Picture, Section
@@ -63,35 +63,35 @@ def reliability_diagram(result: Calibration) -> Figure:
     figure, (axes, below) = new_figure(4.8, 5.2, 2, 1, heights=(3.2, 1))
     axes.bar(centres[filled], result.accuracy[filled], width * 0.94, color=PALETTE[4], zorder=2, label="accuracy")
     gaps = result.confidence[filled] - result.accuracy[filled]
-    axes.bar(
-        centres[filled], gaps, width * 0.94, bottom=result.accuracy[filled], color=PALETTE[5], alpha=0.22,
-        edgecolor=PALETTE[5], hatch="////", linewidth=0.8, zorder=2, label="gap to confidence",
-    )  # fmt: skip
+    style: dict[str, Any] = {
+        "color": PALETTE[5],
+        "edgecolor": PALETTE[5],
+        "hatch": "////",
+        "alpha": 0.22,
+        "linewidth": 0.8,
+    }
+    axes.bar(centres[filled], gaps, width * 0.94, result.accuracy[filled], zorder=2, label="gap to confidence", **style)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3, label="perfect")
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="Fraction correct")
     axes.tick_params(axis="x", labelbottom=False)
-    axes.set_ylabel("Fraction correct")
     axes.legend(loc="upper left", title=f"ECE {result.ece:.3f}", alignment="left")
     bars = below.bar(centres, result.count, width * 0.94, color=PALETTE[7], zorder=2)
     below.bar_label(bars, [f"{n:,}" if n else "" for n in result.count], padding=1, fontsize=7)
-    below.set(xlim=(0, 1))
     below.margins(y=0.25)
-    below.set(xlabel="Confidence: probability of the class predicted", ylabel="Videos")
+    below.set(xlim=(0, 1), xlabel="Confidence: probability of the class predicted", ylabel="Videos")
     return figure
 
 
 def calibration_section(run: Run) -> Section | None:
     """Reliability diagram and ECE of a classifier; None without test predictions."""
-    found = None if run.predictions is None else labelled_outputs(run.predictions, run.folder)
-    if found is None or found.task != "classification":
+    found = run.labelled("classification")
+    if found is None:
         return None
     result = calibrate(found.targets, found.outputs)
-    confidence = float((result.count * result.confidence).sum() / result.count.sum())
-    accuracy = float((result.count * result.accuracy).sum() / result.count.sum())
+    confidence, accuracy = (np.average(values, weights=result.count) for values in (result.confidence, result.accuracy))
+    verdict = f"On average, the model is {'over' if confidence > accuracy else 'under'}confident."
     if abs(confidence - accuracy) <= 0.01:
         verdict = "On average, the confidence equals the accuracy."
-    else:
-        verdict = f"On average, the model is {'over' if confidence > accuracy else 'under'}confident."
     numbers = {
         "ECE": f"{result.ece:.4f}",
         "ECE of a perfectly calibrated model": f"{result.chance:.4f}",

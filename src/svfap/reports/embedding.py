@@ -62,35 +62,34 @@ def neighbour_table(
     """
     values = np.asarray(features, np.float64)
     distances = pairwise_distances(values - values.mean(axis=0), metric="cosine")
+    everything = np.ones((len(values), len(values)), dtype=bool)
+    compared = []  # what is shared, which pairs share it, which pairs are possible
+    if labels is not None:
+        compared.append(("the label", _same(labels), everything))
+    if subjects is not None:
+        known = np.array([bool(subject) for subject in subjects])
+        both, same_subject = known[:, None] & known, _same(subjects)
+        compared.append(("the subject", same_subject, both))
+        if labels is not None:
+            compared.append(("the label, among other subjects", _same(labels), both & ~same_subject))
     rows = []
-
-    def add_row(shared_property: str, shared: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> None:
-        allowed = allowed & ~np.eye(len(values), dtype=bool)
-        clips = np.flatnonzero(allowed.any(axis=1))
+    for name, shared, possible in compared:
+        possible = possible & ~np.eye(len(values), dtype=bool)
+        clips = np.flatnonzero(possible.any(axis=1))
         if not len(clips):
-            return
-        nearest = np.where(allowed, distances, np.inf).argmin(axis=1)
+            continue
+        nearest = np.where(possible, distances, np.inf).argmin(axis=1)
         hits = shared[clips, nearest[clips]].mean()
-        chance = ((shared & allowed).sum(axis=1)[clips] / allowed.sum(axis=1)[clips]).mean()
-        rows.append(
-            {
-                "the nearest neighbour shares": shared_property,
-                "1-NN, %": f"{100 * hits:.1f}",
-                "chance, %": f"{100 * chance:.1f}",
-                "clips": len(clips),
-            }
-        )
-
-    known = np.array([bool(s) for s in subjects]) if subjects is not None else np.zeros(len(values), bool)
-    both = known[:, None] & known[None, :]
-    same_label, same_subject = (None if names is None else _same(names) for names in (labels, subjects))
-    if same_label is not None:
-        add_row("the label", same_label, np.ones_like(both))
-    if same_subject is not None:
-        add_row("the subject", same_subject, both)
-        if same_label is not None:
-            add_row("the label, among other subjects", same_label, both & ~same_subject)
+        chance = ((shared & possible).sum(axis=1)[clips] / possible.sum(axis=1)[clips]).mean()
+        percent = {"1-NN, %": f"{100 * hits:.1f}", "chance, %": f"{100 * chance:.1f}"}
+        rows.append({"the nearest neighbour shares": name, **percent, "clips": len(clips)})
     return rows
+
+
+def _same(names: Sequence[str]) -> NDArray[np.bool_]:
+    """Whether two of N names are equal, (N, N)."""
+    codes = pd.factorize(np.array(names, dtype=object))[0]
+    return np.asarray(codes[:, None] == codes)
 
 
 @styled
@@ -130,49 +129,42 @@ def _scatter_by_name(axes: Axes, positions: NDArray[np.float64], names: Sequence
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=8)
 
 
-def _same(names: Sequence[str]) -> NDArray[np.bool_]:
-    codes = pd.factorize(np.array([str(name) for name in names], dtype=object))[0]
-    return codes[:, None] == codes[None, :]
-
-
 def embedding_section(run: Run) -> Section | None:
     """Map and nearest neighbours of the test features; of folds, the map of the first, since every fold has its own network.
 
     None without predictions.
     """
-    if run.predictions is None:
+    if run.predictions.empty:
         return None
-    runs = [one for one in run.folds or [run] if one.features is not None and one.predictions is not None]
-    if not runs:
-        return Section("Embedding", f"No features are saved with this evaluation ({RUN_FILES['features']} is missing).")
     rows: list[dict[str, Any]] = []
-    section = Section("Embedding")
-    for one in runs:
-        features, table = _matched(one)
+    section = Section("Embedding", tables={"What nearest neighbours share (leave-one-out)": rows})
+    parts = [part for part in run.parts if part.features is not None and len(part.predictions)]
+    if not parts:
+        section.text = f"No features are saved with this evaluation ({RUN_FILES['features']} is missing)."
+        return section
+    for part in parts:
+        features, table = _matched(part)
         if len(table) < 3:
             continue
-        picked = subsample(len(table))
-        features, table = features[picked], table.iloc[picked]
         subjects = list(table["subject"]) if "subject" in table and any(table["subject"]) else None
-        labels, values = _truth(table, one)
+        found, labels = labelled_outputs(table, part.folder), None
+        by: dict[str, Sequence[str] | NDArray[np.float64]] = {}
+        if found is not None and found.task == "classification":
+            by["by label"] = labels = [found.names[k] for k in found.targets]
+        elif found is not None:
+            by |= {f"by {name}": found.targets[:, k] for k, name in enumerate(found.names[:2])}
+        if subjects:
+            by["by subject"] = subjects
         shared = neighbour_table(features, labels, subjects)
-        rows += [{"": f"fold {one.name}", **row} for row in shared] if run.folds else shared
-        if section.figures:
-            continue
-        by: dict[str, Sequence[str] | NDArray[np.float64]] = {"by label": labels} if labels else {}
-        by |= {f"by {name}": targets for name, targets in list(values.items())[:2]}
-        by |= {"by subject": subjects} if subjects else {}
-        if not by:
-            continue
-        positions, how = project(features)
-        notes = [how]
-        if len(picked) == MAX_CLIPS:
-            notes.append(f"{MAX_CLIPS:,} videos, drawn with a fixed seed.")
-        if run.folds:
-            notes.append(f"Of fold {one.name}; every fold has its own network and feature space.")
-        alt = f"Map of the features of {len(table)} test videos, coloured {' and '.join(by)}"
-        section.figures = {"Features of the test videos": Picture(embedding_map(positions, by), alt, " ".join(notes))}
-    section.tables = {"What nearest neighbours share (leave-one-out)": rows}
+        rows += [{"": f"fold {part.name}", **row} for row in shared] if run.folds else shared
+        if by and not section.figures:
+            positions, note = project(features)
+            if len(table) == MAX_CLIPS:
+                note += f" {MAX_CLIPS:,} videos, drawn with a fixed seed."
+            if run.folds:
+                note += f" Of fold {part.name}; every fold has its own network and feature space."
+            alt = f"Map of the features of {len(table)} test videos, coloured {' and '.join(by)}"
+            section.figures = {"Features of the test videos": Picture(embedding_map(positions, by), alt, note)}
     section.text = (
         "If features encode identity, the nearest neighbour shares the subject far more often than by chance. The last row "
         "excludes clips of the same subject, so it measures what the features encode of the label apart from identity."
@@ -182,20 +174,11 @@ def embedding_section(run: Run) -> Section | None:
     return section
 
 
-def _truth(table: pd.DataFrame, run: Run) -> tuple[list[str] | None, dict[str, NDArray[np.float64]]]:
-    """The labels of a classification, or dimension -> targets of a regression."""
-    found = labelled_outputs(table, run.folder)
-    if found is None:
-        return None, {}
-    if found.task == "classification":
-        return [found.names[k] for k in found.targets], {}
-    return None, dict(zip(found.names, found.targets.T, strict=True))
-
-
 def _matched(run: Run) -> tuple[NDArray[np.float32], pd.DataFrame]:
-    """Features (N, D) and the rows of the predictions they belong to, in the order of the predictions."""
-    assert run.features is not None and run.predictions is not None
+    """Features (N, D) and the rows of the predictions they belong to, at most `MAX_CLIPS`, in the order of the predictions."""
+    assert run.features is not None
     paths, features = run.features
     row_of = {path: row for row, path in enumerate(paths)}
-    table = run.predictions[run.predictions["path"].isin(row_of.keys())]
+    table = run.predictions[run.predictions["path"].isin(list(row_of))]
+    table = table.iloc[subsample(len(table))]
     return features[[row_of[path] for path in table["path"]]], table

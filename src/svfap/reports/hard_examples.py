@@ -1,14 +1,18 @@
-"""The test videos with the largest errors, with frames of them."""
+"""The test videos of a run: which have the largest errors, and their frames."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from svfap.data.loader import ClipDataset
+from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
 from svfap.evaluation.predictions import labelled_outputs
 from svfap.reports.runs import Run
-from svfap.reports.videos import TestVideos
 from svfap.view.page import Card, Section
 from svfap.view.thumbnail import thumbnail
 
@@ -24,7 +28,7 @@ def rank_by_difficulty(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     found = labelled_outputs(predictions, "predictions")
     if found is None:
-        raise UserError("the predictions hold no truth to compare with")
+        raise UserError("the predictions have no truth to compare with")
     task, names, targets, outputs = found
     if task == "classification":
         true = outputs[np.arange(len(outputs)), targets]
@@ -43,27 +47,53 @@ def rank_by_difficulty(predictions: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("difficulty", ascending=False, kind="stable").reset_index(drop=True)
 
 
+class RunVideos:
+    """The videos of the manifest that a run was evaluated on, by the keys in `predictions.csv`.
+
+    Only videos of the manifest are opened, never a path from the predictions. Raises `UserError` if the metrics name no
+    manifest, or it does not exist or cannot be read.
+    """
+
+    def __init__(self, run: Run) -> None:
+        manifest, root, split = (run.metrics.get(key) for key in ("manifest", "root", "split"))
+        if not manifest or not Path(str(manifest)).is_file():
+            raise UserError(f"its manifest ({manifest or 'not named in its metrics'}) cannot be found")
+        try:
+            self._manifest = read_manifest(manifest, root=root, task="unlabelled", split=split)
+        except UserError:  # its message may quote a file that is not a manifest
+            raise UserError(f"its manifest ({manifest}) cannot be read") from None
+        self._rows = {self._manifest[i].key: i for i in range(len(self._manifest))}
+
+    def clip(self, key: str, num_frames: int, stride: int, size: int) -> NDArray[np.uint8]:
+        """The clip of validation, uint8 (num_frames, size, size, 3): the middle of the video, centre crop.
+
+        stride: frames of the video from one frame of the clip to the next. Raises `UserError` if the video cannot be read.
+        """
+        if key not in self._rows:
+            raise UserError("not in the manifest")
+        item = ClipDataset(self._manifest, "val", num_frames, stride, size, seed=0)[self._rows[key]]
+        if item.reason is not None:
+            raise UserError(item.reason)
+        return item.clips[0]
+
+
 def hard_examples_section(run: Run, number: int) -> Section | None:
     """The `number` most difficult test videos of all folds, as thumbnails; None without predictions or truth."""
-    if run.predictions is None or not len(run.predictions) or number < 1:
+    if number < 1 or run.labelled() is None:
         return None
-    try:
-        ranked = rank_by_difficulty(run.predictions).head(number)
-    except UserError:
-        return None
-    sources = {one.name: one for one in run.folds or [run]}
-    videos: dict[str, TestVideos | str] = {}
-    for name, one in sources.items():
+    ranked = rank_by_difficulty(run.predictions).head(number)
+    videos: dict[str, RunVideos | str] = {}
+    for part in run.parts:
         try:
-            videos[name] = TestVideos(one)
+            videos[part.name] = RunVideos(part)
         except UserError as error:
-            videos[name] = str(error)
+            videos[part.name] = str(error)
     cards = []
     for row in ranked.to_dict("records"):
         name = row.get("fold", run.name)
         lines = [str(row["description"]), f"{row['path']}{f' (fold {name})' if run.folds else ''}"]
         source, jpeg = videos[name], None
-        if isinstance(source, TestVideos):
+        if isinstance(source, RunVideos):
             try:
                 jpeg = thumbnail(source.clip(str(row["path"]), NUM_FRAMES, SPAN // NUM_FRAMES, SIZE_PX))
             except UserError as error:

@@ -29,10 +29,7 @@ def report(runs: Sequence[str | Path], config: ReportConfig) -> list[Run]:
 
     runs: folders with any of `svfap.reports.runs.RUN_FILES`, or with folds (`fold_<name>/`), which count as one run.
     Sections without data are left out. Videos and models are opened where the evaluation found them, never from the network.
-
-    Raises:
-        UserError: no run, a folder that is missing or holds none of these files, a file that cannot be read, or a page that
-            cannot be written.
+    Raises `UserError` for a missing folder or one with none of these files, a damaged file, and a page that cannot be written.
     """
     loaded = [read_run(Path(run)) for run in dict.fromkeys(runs)]
     if not loaded:
@@ -55,13 +52,10 @@ def _run_section(run: Run, config: ReportConfig) -> Section:
         embedding_section(run),
         bottleneck_section(run) if config.maps else None,
         hard_examples_section(run, config.videos),
-        _pictures_section(run),
+        Section("On video", figures={PICTURES[name]: path for name, path in run.pictures.items()})
+        if run.pictures
+        else None,
     ]
     text = f"{run.folder}{f', {len(run.folds)} folds' if run.folds else ''}"
     details = {"Configuration": run.config} if run.config.strip() else {}
     return Section(run.name, text, details=details, parts=[part for part in parts if part is not None])
-
-
-def _pictures_section(run: Run) -> Section | None:
-    figures = {PICTURES[name]: path for name, path in run.pictures.items()}
-    return Section("On video", figures=figures) if figures else None

@@ -1,9 +1,9 @@
-"""Run folders, read. A folder of folds is read as one run whose predictions are pooled."""
+"""Read the folders of runs. A folder of folds is one run, whose predictions are pooled."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ from numpy.typing import NDArray
 from svfap.data.prepared import read_dataset
 from svfap.data.video import natural_key
 from svfap.errors import UserError
-from svfap.evaluation.folds import FoldPredictions, pool_predictions
+from svfap.evaluation.folds import pool_predictions
 from svfap.evaluation.predictions import (
     FRAMES_FILE,
     PREDICTIONS_FILE,
+    LabelledOutputs,
+    Predictions,
+    labelled_outputs,
     read_features,
     read_predictions,
     task_and_names,
-    truth_columns,
 )
 from svfap.formats import upgrade
+from svfap.metric_table import SupervisedTask
 
 # What the folder of a run may hold: the default outputs of the other commands.
 RUN_FILES = {
@@ -58,15 +61,24 @@ class Run:
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)
-    predictions: pd.DataFrame | None = None
+    predictions: pd.DataFrame = field(default_factory=pd.DataFrame)
     frames: pd.DataFrame | None = None
     features: tuple[list[str], NDArray[np.float32]] | None = None
     config: str = ""
     pictures: dict[str, Path] = field(default_factory=dict)
     folds: list[Run] = field(default_factory=list)
     dataset: str = ""
-    preset: str = ""
     incomplete: list[str] = field(default_factory=list)
+
+    @property
+    def parts(self) -> list[Run]:
+        """The folds, or the run itself."""
+        return self.folds or [self]
+
+    def labelled(self, task: str | None = None) -> LabelledOutputs | None:
+        """The predictions as arrays; None without predictions or truth, or for a run of another task."""
+        found = labelled_outputs(self.predictions, self.folder)
+        return found if found is not None and task in (None, found.task) else None
 
 
 def read_run(folder: Path) -> Run:
@@ -74,9 +86,7 @@ def read_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder")
     folds = sorted((path for path in folder.glob("fold_*") if path.is_dir()), key=lambda path: natural_key(path.name))
-    if folds:
-        return _pool(folder, [_read_one(path) for path in folds])
-    return _read_one(folder)
+    return _pool(folder, [_read_one(path) for path in folds]) if folds else _read_one(folder)
 
 
 def _read_one(folder: Path) -> Run:
@@ -90,7 +100,6 @@ def _read_one(folder: Path) -> Run:
 
     training = read("training", _read_json, {})
     config = read("config", lambda file: file.read_text(errors="replace"), "")
-    settings = _settings(config, folder / RUN_FILES["config"])
     frames = folder / RUN_FILES["predictions"].replace(PREDICTIONS_FILE, FRAMES_FILE)
     return Run(
         name=folder.resolve().name,
@@ -98,12 +107,11 @@ def _read_one(folder: Path) -> Run:
         training={key: training[key] for key in TRAINING_FACTS if training.get(key) is not None},
         metrics=read("metrics", _read_json, {}),
         log=read("log", _read_log, []),
-        predictions=read("predictions", read_predictions, None),
+        predictions=read("predictions", read_predictions, pd.DataFrame()),
         frames=read_predictions(frames) if frames.is_file() else None,
         features=read("features", read_features, None),
         config=config,
-        dataset=_dataset_name(settings.get("dataset")),
-        preset=str(settings.get("preset", "")),
+        dataset=_dataset_name(config, folder / RUN_FILES["config"]),
         pictures={name: found[name] for name in ("timeline", "picture", "film") if name in found},
     )
 
@@ -113,81 +121,52 @@ def _pool(folder: Path, folds: list[Run]) -> Run:
     for fold in folds:
         fold.name = fold.name.removeprefix("fold_")
     first = folds[0]
-    run = Run(
-        folder.resolve().name, folder, folds=folds, config=first.config, dataset=first.dataset, preset=first.preset
-    )
+    run = Run(folder.resolve().name, folder, folds=folds, config=first.config, dataset=first.dataset)
     run.training = {"folds": len(folds), **{k: v for k, v in first.training.items() if k == "parameters"}}
     if all("seconds" in fold.training for fold in folds):
         run.training["seconds"] = sum(fold.training["seconds"] for fold in folds)
-    tables = {f.name: f.predictions for f in folds if f.predictions is not None and len(f.predictions)}
-    if tables:
-        columns = [set(table.columns) for table in tables.values()]
-        if any(names != columns[0] for names in columns):
+    evaluated = [fold for fold in folds if len(fold.predictions)]
+    if evaluated:
+        if any(set(fold.predictions) != set(evaluated[0].predictions) for fold in evaluated):
             raise UserError(
                 f"{folder}: the predictions of the folds have different columns; are the folds of one dataset?"
             )
-        run.predictions = pd.concat([table.assign(fold=name) for name, table in tables.items()], ignore_index=True)
+        tables = [fold.predictions.assign(fold=fold.name) for fold in evaluated]
+        run.predictions = pd.concat(tables, ignore_index=True)
     if (folder / POOLED_FILE).is_file():
         known = _read_json(folder / POOLED_FILE)
         run.metrics = dict(known.get("pooled", {}))
         run.incomplete = [str(sentence) for sentence in known.get("incomplete", [])]
-        run.dataset, run.preset = str(known.get("dataset", run.dataset)), str(known.get("preset", run.preset))
+        run.dataset = str(known.get("dataset", run.dataset))
         return run
-    run.incomplete = [f"fold {f.name} is not evaluated" for f in folds if f.name not in tables]
+    run.incomplete = [f"fold {fold.name} is not evaluated" for fold in folds if not len(fold.predictions)]
     run.incomplete.append(f"{POOLED_FILE} is not there, so folds may be missing; `svfap pool {folder}` writes it")
-    try:
-        run.metrics = _pooled_metrics(run)
-    except UserError as error:
-        run.incomplete.append(f"the predictions of the folds cannot be pooled ({error})")
+    if (found := task_and_names(run.predictions)) is not None:
+        try:
+            run.metrics = pool_predictions({fold.name: _fold_predictions(fold, *found) for fold in evaluated})
+        except UserError as error:
+            run.incomplete.append(f"the predictions of the folds cannot be pooled ({error})")
     return run
 
 
-def _pooled_metrics(run: Run) -> dict[str, Any]:
-    """Scores of the predictions of all folds together; of groups, unless the folds were scored by video. Raises `UserError`."""
-    found = None if run.predictions is None else task_and_names(run.predictions)
-    if found is None:
-        return {}
-    folds = []
-    for fold in run.folds:
-        if fold.predictions is None or not len(fold.predictions):
-            continue
-        scored_by_video = fold.frames is not None or (
-            "num_evaluated" in fold.metrics and "num_groups" not in fold.metrics
-        )
-        table = fold.predictions.assign(group="") if scored_by_video else fold.predictions
-        num_expected = fold.metrics.get("num_expected", len(table))
-        folds.append(FoldPredictions(fold.name, table, num_expected, fold.frames))
-    return pool_predictions(folds, *found)
+def _fold_predictions(fold: Run, task: SupervisedTask, names: tuple[str, ...]) -> Predictions:
+    """The predictions of a fold, without the column `group` if its videos were scored and not its groups."""
+    by_video = fold.frames is not None or ("num_evaluated" in fold.metrics and "num_groups" not in fold.metrics)
+    table = fold.predictions.drop(columns="group", errors="ignore") if by_video else fold.predictions
+    return Predictions(task, names, table, fold.metrics.get("num_expected", len(table)), fold.frames)
 
 
-def _settings(config: str, file: Path) -> dict[str, Any]:
-    """The settings in `config.yaml`; none if it is not a YAML mapping."""
+def _dataset_name(config: str, file: Path) -> str:
+    """Name of the prepared dataset in `config.yaml`; its folder's name if that is on another machine, '' without one."""
     try:
         settings = yaml.safe_load(config)
     except yaml.YAMLError:
-        return {}
-    return upgrade("training settings", settings, file) if isinstance(settings, dict) else {}
-
-
-def _dataset_name(folder: Any) -> str:
-    if not folder:
         return ""
+    folder = upgrade("training settings", settings, file).get("dataset") if isinstance(settings, dict) else None
     try:
-        return read_dataset(str(folder)).name
-    except UserError:  # it may be on another machine
+        return read_dataset(str(folder)).name if folder else ""
+    except UserError:
         return Path(str(folder)).name
-
-
-def same_test_set(runs: Sequence[Run]) -> bool:
-    """Whether the runs that have predictions were tested on the same videos with the same truth."""
-    sets = []
-    for run in runs:
-        if run.predictions is None:
-            continue
-        found = task_and_names(run.predictions)
-        columns = ["path", *(truth_columns(*found) if found else [])]
-        sets.append(set(run.predictions[columns].itertuples(index=False, name=None)))
-    return all(videos == sets[0] for videos in sets)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -201,24 +180,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
-    records = []
-    lines = path.read_text(errors="replace").splitlines()
+    records, lines = [], path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line) if line.strip() else {}
         except ValueError:
-            # The last line may be incomplete, if the run is still writing or was killed.
-            if number < len(lines):
-                raise UserError(f"{path}: line {number} is not JSON; remove it") from None
-            break
+            if number == len(lines):
+                break  # incomplete, because the run is still writing or was killed
+            raise UserError(f"{path}: line {number} is not JSON; remove it") from None
         if not isinstance(record, dict):
             raise UserError(f"{path}: line {number} is not a JSON object; remove it")
         records.append(record)
     return records
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({error})") from None

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
+from svfap.evaluation.predictions import task_and_names, truth_columns
 from svfap.metric_table import format_percent, metric_heading, metric_keys, metric_text
 from svfap.paper import RESULTS
-from svfap.reports.runs import Run, same_test_set
+from svfap.reports.runs import Run
 from svfap.view.figures.curves import fold_curves, loss_curves
 from svfap.view.figures.scores import class_bars, comparison_bars, confusion_matrix
 from svfap.view.page import Picture, Section, Table
@@ -29,13 +30,11 @@ def overview(runs: Sequence[Run]) -> Section:
         caption = f"{task.capitalize()} on the test set"
         keys, drawn = metric_keys(task, tables=True), metric_keys(task, tables=True, higher_is_better=True)
         evaluated = [run for run in runs if keys[0] in run.metrics]
-        tables[caption] = [
-            {"run": run.name, **_cells(run.metrics, keys), "videos": _coverage(run.metrics)} for run in evaluated
-        ]
+        tables[caption] = [{"run": run.name, **_cells(run.metrics, keys)} for run in evaluated]
         if len(evaluated) > 1:
             results = {run.name: {m: run.metrics[m] for m in drawn if m in run.metrics} for run in evaluated}
             figures[caption] = comparison_bars(results, drawn)
-            if not same_test_set(evaluated):
+            if len({_test_set(run) for run in evaluated if len(run.predictions)}) > 1:
                 notices.append(
                     f"{caption}: the runs were tested on different videos, so their scores are not comparable."
                 )
@@ -58,9 +57,16 @@ def runs_table(runs: Sequence[Run]) -> TerminalTable:
     for column in (*map(metric_heading, keys), "videos"):
         table.add_column(column, justify="right")
     for run in evaluated:
-        cells = [value or "" for value in _cells(run.metrics, keys).values()]
-        table.add_row(escape(run.name), *cells, str(_coverage(run.metrics)))
+        cells = _cells(run.metrics, keys).values()
+        table.add_row(escape(run.name), *("" if cell is None else str(cell) for cell in cells))
     return table
+
+
+def _test_set(run: Run) -> frozenset[tuple[Any, ...]]:
+    """The test videos of a run with their truth."""
+    found = task_and_names(run.predictions)
+    columns = ["path", *(truth_columns(*found) if found else [])]
+    return frozenset(run.predictions[columns].itertuples(index=False, name=None))
 
 
 def training_section(run: Run) -> Section | None:
@@ -85,45 +91,35 @@ def scores_section(run: Run) -> Section | None:
         tables["Fold by fold"] = _fold_table(run)
     if compared := _beside_paper(run):
         caption = f"Beside the paper's results on {run.dataset}"
-        note = (
-            ""
-            if run.folds
-            else "Ours is one evaluation; for datasets with folds the paper pools the predictions of all folds."
-        )
-        figures[caption] = Picture(comparison_bars(compared, list(next(iter(compared.values())))), caption, note)
+        note = "Ours is one evaluation; for datasets with folds the paper pools the predictions of all folds."
+        bars = comparison_bars(compared, list(compared[run.name]))
+        figures[caption] = Picture(bars, caption, "" if run.folds else note)
     if per_class := metrics.get("per_class"):
         tables["Per class, on the test set"] = _class_table(metrics, "videos")
         if "frames" in metrics:
             tables["Per class, all frames of the test set pooled"] = _class_table(metrics["frames"], "frames")
         figures |= _class_figures(run, per_class)
-    for caption, scores in (
-        ("Per dimension, on the test set", metrics),
-        ("Per dimension, all frames of the test set pooled", metrics.get("frames", {})),
+    keys = metric_keys("regression", tables=True)
+    for part, scores in (
+        ("on the test set", metrics),
+        ("all frames of the test set pooled", metrics.get("frames", {})),
     ):
-        if per_dimension := scores.get("per_dimension"):
-            tables[caption] = [
-                {"dimension": name, **_cells(s, metric_keys("regression", tables=True))}
-                for name, s in per_dimension.items()
-            ]
-    groups = metrics.get("num_groups")
-    text = (
-        f"Scored over {groups} groups of videos; the outputs of the videos of a group are averaged." if groups else ""
-    )
+        per_dimension = scores.get("per_dimension", {}).items()
+        tables[f"Per dimension, {part}"] = [{"dimension": name, **_values(s, keys)} for name, s in per_dimension]
+    text = ""
+    if groups := metrics.get("num_groups"):
+        text = f"Scored over {groups} groups of videos; the outputs of the videos of a group are averaged."
     return Section("Scores", text, notice=_warning(run), tables=tables, figures=figures)
 
 
 def _class_table(metrics: Mapping[str, Any], unit: str) -> Table:
     """Recall, precision and F1 of each class over videos or frames, the `unit`; empty for classes without any."""
-    absent = metrics.get("classes_absent", [])
     columns = {"recall, %": "accuracy", "precision, %": "precision", "F1, %": "f1"}
-    return [
-        {
-            "class": name,
-            **{column: None if name in absent else format_percent(scores[key]) for column, key in columns.items()},
-            unit: scores["count"],
-        }
-        for name, scores in metrics["per_class"].items()
-    ]
+    rows = []
+    for name, scores in metrics["per_class"].items():
+        cells = {column: format_percent(scores[key]) if scores["count"] else None for column, key in columns.items()}
+        rows.append({"class": name, **cells, unit: scores["count"]})
+    return rows
 
 
 def _class_figures(run: Run, per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, Picture]:
@@ -135,27 +131,20 @@ def _class_figures(run: Run, per_class: Mapping[str, Mapping[str, Any]]) -> dict
         if "per_class" in fold.metrics
     }
     listed = ", ".join(f"{name} {100 * recall:.0f}%" for name, recall in recalls.items() if counts[name])
-    pictures = {
-        "Recall of each class (videos)": Picture(
-            class_bars(recalls, counts, folds),
-            f"Recall by class: {listed}",
-            "The dashed line is the mean, UAR. The paper reports no recalls by class.",
-        )
+    note = "The dashed line is the mean, UAR. The paper reports no recalls by class."
+    bars = Picture(class_bars(recalls, counts, folds), f"Recall by class: {listed}", note)
+    caption = "Confusion matrix: rows are the truth" + (", all folds pooled" if run.folds else "")
+    matrix = confusion_matrix(run.metrics["confusion"], list(per_class))
+    return {
+        "Recall of each class (videos)": bars,
+        caption: Picture(matrix, f"{caption}. On the diagonal: {listed}"),
     }
-    if "confusion" in run.metrics:
-        caption = "Confusion matrix: rows are the truth" + (", all folds pooled" if run.folds else "")
-        pictures[caption] = Picture(
-            confusion_matrix(run.metrics["confusion"], list(per_class)), f"{caption}. On the diagonal: {listed}"
-        )
-    return pictures
 
 
 def _fold_table(run: Run) -> list[dict[str, Any]]:
     """The scores of each fold, their mean and standard deviation (n - 1), and the pooled scores."""
     keys = [key for key in metric_keys(tables=True) if any(key in one.metrics for one in (run, *run.folds))]
-    rows: list[dict[str, Any]] = [
-        {"": f"fold {fold.name}", **_cells(fold.metrics, keys), "videos": _coverage(fold.metrics)} for fold in run.folds
-    ]
+    rows: list[dict[str, Any]] = [{"": f"fold {fold.name}", **_cells(fold.metrics, keys)} for fold in run.folds]
     scores = {key: [fold.metrics[key] for fold in run.folds if key in fold.metrics] for key in keys}
     if all(len(values) > 1 for values in scores.values()):
         spread = {
@@ -163,7 +152,7 @@ def _fold_table(run: Run) -> list[dict[str, Any]]:
             for key, v in scores.items()
         }
         rows.append({"": "mean ± sd", **spread, "videos": None})
-    return [*rows, {"": "pooled", **_cells(run.metrics, keys), "videos": _coverage(run.metrics)}]
+    return [*rows, {"": "pooled", **_cells(run.metrics, keys)}]
 
 
 def _beside_paper(run: Run) -> dict[str, dict[str, float]]:
@@ -173,20 +162,16 @@ def _beside_paper(run: Run) -> dict[str, dict[str, float]]:
     for dimension, scores in run.metrics.get("per_dimension", {}).items():
         ours |= {f"{m}_{dimension}": v for m, v in scores.items()}
     metrics = [m for m in next(iter(published.values()), {}) if m in ours]
-    if not metrics:
-        return {}
-    paper = {
-        PAPER.get(model, model): {m: v for m, v in values.items() if m in metrics}
-        for model, values in published.items()
-    }
-    return {run.name: {m: ours[m] for m in metrics}, **paper}
+    paper = {PAPER[model]: {m: v for m, v in values.items() if m in metrics} for model, values in published.items()}
+    return {run.name: {m: ours[m] for m in metrics}, **paper} if metrics else {}
 
 
 def _warning(run: Run) -> str:
     metrics = run.metrics
-    expected, evaluated = metrics.get("num_expected"), metrics.get("num_evaluated")
+    expected = metrics.get("num_expected", 0)
+    evaluated = metrics.get("num_evaluated", expected)
     parts = [f"About the pooled scores: {'; '.join(run.incomplete)}."] if run.incomplete else []
-    if expected is not None and evaluated is not None and evaluated < expected:
+    if evaluated < expected:
         parts.append(f"Only {evaluated} of {expected} test videos could be evaluated; the scores leave out the others.")
     if metrics.get("classes_absent"):
         parts.append(
@@ -205,11 +190,13 @@ def _progress(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"epochs trained": len({record["epoch"] for record in train}), "last training loss": train[-1]["loss"]}
 
 
-def _cells(scores: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str | None]:
+def _values(scores: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str | None]:
     """Heading -> value as text, for a row of a table; None for a metric that is not there."""
     return {metric_heading(key): metric_text(key, scores[key]) if key in scores else None for key in keys}
 
 
-def _coverage(scores: Mapping[str, Any]) -> str | int | None:
+def _cells(scores: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str | int | None]:
+    """`_values`, and the number of test videos, with the number expected where some could not be read."""
     expected, evaluated = scores.get("num_expected"), scores.get("num_evaluated", scores.get("num_samples"))
-    return evaluated if expected in (None, evaluated) else f"{evaluated} of {expected}"
+    videos = evaluated if expected in (None, evaluated) else f"{evaluated} of {expected}"
+    return {**_values(scores, keys), "videos": videos}

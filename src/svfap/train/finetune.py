@@ -20,7 +20,8 @@ from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.split import carve_validation, take_fraction
 from svfap.data.targets import all_targets
 from svfap.errors import UserError
-from svfap.evaluation.views import predict_views, score_predictions, scored_by_group
+from svfap.evaluation.predictions import score_predictions
+from svfap.evaluation.views import predict_views, scored_by_group
 from svfap.metric_table import main_metric, metric_keys
 from svfap.model.base import Model
 from svfap.model.build import create_model
@@ -156,11 +157,11 @@ class FinetuneTask:
             self.config.batch_size,
             num_workers(self.config.num_workers, accelerator.num_processes),
         )
-        scores = score_predictions(predictions, shape, self.validation, self.by_group)
+        scores = score_predictions(predictions, self.by_group)
         if shape.frame_level:
             shown = metric_keys(self.config.task, summary=True)
             scores |= {f"frame_{name}": scores["frames"][name] for name in shown}
-        return {**scores, "unreadable": predictions.unreadable}
+        return {**scores, "unreadable": dict(predictions.unreadable)}
 
     def show(self, model: Model, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
         """Fine-tuning has no pictures to show."""

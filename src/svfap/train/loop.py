@@ -31,7 +31,7 @@ from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving
 from svfap.train.run_folder import RunFolder, TrainState
 
 if TYPE_CHECKING:
-    from svfap.evaluation.results import PooledResults
+    from svfap.evaluation.pool import PooledResults
 
 Batch = dict[str, Any]
 
