@@ -146,9 +146,9 @@ class ClipDataset(Dataset[Item]):
         """Combine items into a batch, as described at the top of this module."""
         clips = [clip for item in items for clip in item.clips]
         frames = [row for item in items for row in item.frames]
-        clip_shape = (self.clip_length, self.size, self.size, 3)
+        no_clips = np.empty((0, self.clip_length, self.size, self.size, 3), np.uint8)
         batch: Batch = {
-            "clips": torch.from_numpy(np.array(clips, np.uint8).reshape(len(clips), *clip_shape)),
+            "clips": torch.from_numpy(np.stack(clips) if clips else no_clips),
             "index": torch.tensor([item.index for item in items for _ in item.clips], dtype=torch.int64),
             "frames": torch.from_numpy(np.array(frames, np.int64).reshape(len(clips), self.clip_length)),
             "keys": [item.sample.key for item in items for _ in item.clips],
