@@ -87,6 +87,23 @@ def require_fraction(config: Any, *names: str) -> None:
             raise UserError(f"{name}={value}: must be from 0 to 1")
 
 
+def require_positive(config: Any, *names: str) -> None:
+    """Raise `UserError` for a field that is given and not above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise UserError(f"{name}={value}: must be more than 0")
+
+
+def require_file(config: Any, name: str, suffixes: tuple[str, ...]) -> None:
+    """Raise `UserError` for the name of a file to write that is given and has another suffix or is a folder."""
+    path = getattr(config, name)
+    if path is not None and path.suffix not in suffixes:
+        raise UserError(f"{name}={path}: the suffix must be one of {', '.join(suffixes)}")
+    if path is not None and path.is_dir():
+        raise UserError(f"{name}={path}: is a folder; give the name of a file")
+
+
 def require_model(model: str, field: str = "model") -> None:
     """Raise `UserError` unless `model` is an existing path or a repository on the Hub (owner/name), in cache or reachable.
 

@@ -177,7 +177,7 @@ def test_fps_sets_that_of_the_clips(tmp_path):
         assert shows("red", clip.read(range(30)))
 
 
-def test_the_largest_alone(tmp_path):
+def test_only_the_largest_face_is_kept(tmp_path):
     def brief(number: int) -> dict[str, tuple[int, int]]:
         return {**still(number), **({"red": (100, 10)} if number < 20 else {})}
 
@@ -206,7 +206,7 @@ def worked_on(monkeypatch) -> list[str]:
     return names
 
 
-def test_a_restart_does_what_is_left_and_nothing_else(tmp_path, worked_on, capsys):
+def test_a_restarted_run_crops_only_what_is_left(tmp_path, worked_on, capsys):
     videos, out = tmp_path / "videos", tmp_path / "out"
     for name in ("a", "b", "c"):
         film(videos / f"{name}.mp4", still, 24)
@@ -241,14 +241,14 @@ def test_a_restart_does_what_is_left_and_nothing_else(tmp_path, worked_on, capsy
 
 def test_a_video_that_takes_too_long_is_reported_and_tried_again_without_the_limit(tmp_path, capsys):
     film(tmp_path / "videos" / "a.mp4", still, 24)
-    words = ["crop", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), *FLAGS]
-    assert main([*words, "--item_timeout_s", "0.001"]) == 1
+    arguments = ["crop", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), *FLAGS]
+    assert main([*arguments, "--item_timeout_s", "0.001"]) == 1
     assert "a.mp4,took longer than 0.001 s" in (tmp_path / "out" / "failures.csv").read_text()
-    assert main(words) == 0
+    assert main(arguments) == 0
     assert len(rows(tmp_path / "out")) == 1
 
 
-def test_a_run_that_breaks_off_leaves_nothing_that_looks_finished(tmp_path, monkeypatch):
+def test_an_interrupted_run_leaves_no_incomplete_results(tmp_path, monkeypatch):
     film(tmp_path / "videos" / "a.mp4", still, 24)
     film(tmp_path / "videos" / "b.mp4", still, 24)
     original, calls = face_clips.crop_face, []
@@ -308,7 +308,7 @@ def test_a_video_without_a_face_is_listed_and_no_failure(tmp_path, capsys):
     assert len(rows(tmp_path / "out")) == 1
 
 
-def test_another_process_does_the_same(tmp_path):
+def test_worker_processes_give_the_same_clips(tmp_path):
     for number in range(3):
         film(tmp_path / "videos" / f"{number}.mp4", nobody, 6)
     config = CropConfig(out=tmp_path / "out", faces="haar", num_workers=1)  # another process has the real detector
@@ -319,7 +319,7 @@ def test_another_process_does_the_same(tmp_path):
 # manifests -------------------------------------------------------------------------------------------------------------
 
 
-def test_columns_come_along_and_spans_and_boxes_are_respected(tmp_path):
+def test_columns_are_carried_over_and_spans_and_boxes_are_respected(tmp_path):
     def two(number: int) -> dict[str, tuple[int, int]]:
         return {"red": (10, 10), "green": (100, 60)}
 

@@ -52,7 +52,7 @@ def test_a_download_cut_short_is_refused_and_not_kept(cache, monkeypatch):
             self.end_headers()
             self.wfile.write(CONTENT)
 
-        def log_message(self, *words):
+        def log_message(self, *arguments):
             pass
 
     with HTTPServer(("127.0.0.1", 0), CutShort) as server:
@@ -128,7 +128,7 @@ def test_boxes_are_in_pixels_of_the_picture_given(clips):
     assert all(0.5 < face.confidence < 0.999 for face in Haar().detect(picture))
 
 
-def test_slivers_of_pictures(clips):
+def test_very_narrow_pictures(clips):
     detector = YuNet(clips.parent / "models" / "yunet_n_640_640.onnx")
     for height, width in ((1, 1), (3, 2000), (2000, 2), (20, 20)):
         for face in detector.detect(np.zeros((height, width, 3), np.uint8)):
@@ -200,9 +200,9 @@ def test_borders():
     assert crop_face(picture, (500, 500, 300, 300), FaceCropConfig(size_px=10)).shape == (10, 10, 3)
 
 
-def test_mistakes():
-    for words in ({"size_px": 0}, {"margin": -0.1}, {"border": "wrap"}):
-        with pytest.raises(UserError, match=next(iter(words))):
-            FaceCropConfig(**words)
+def test_values_that_cannot_be_used():
+    for settings in ({"size_px": 0}, {"margin": -0.1}, {"border": "wrap"}):
+        with pytest.raises(UserError, match=next(iter(settings))):
+            FaceCropConfig(**settings)
     with pytest.raises(ValueError, match="no size"):
         crop_face(drawn(20, 0, 0, 5, 5), (3, 3, 0, 0))

@@ -319,7 +319,7 @@ def test_a_still_picture_yields_every_face():
     assert [face.box for face in frame.faces] == list(faces.values())
 
 
-def test_frames_are_held_no_longer_than_said():
+def test_frames_are_delayed_no_longer_than_documented():
     config = TrackConfig()
     taken = 0
 
@@ -382,12 +382,12 @@ def test_sparse_frames_are_linked():
     assert [len(frame.faces) for frame in frames] == [1] * 10 and tracks_in(frames) == {1}
 
 
-def test_the_same_again():
+def test_tracking_is_deterministic():
     runs = [followed(FakeDetector(crowd, noise=0.02, miss=0.1, false=0.05, seed=7), 200) for _ in range(2)]
     assert [_told(frame) for frame in runs[0]] == [_told(frame) for frame in runs[1]]
 
 
-def test_what_is_refused():
+def test_values_out_of_range_and_times_that_do_not_increase_are_refused():
     with pytest.raises(UserError, match="max_gap_s=-1"):
         TrackConfig(max_gap_s=-1)
     with pytest.raises(UserError, match="detect_every=0"):

@@ -207,7 +207,7 @@ def test_a_fine_tuned_model_gives_what_its_head_gets_and_a_pretrained_one_its_en
 # sources -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_manifests_columns_come_along_in_its_order(folder):
+def test_a_manifests_columns_are_carried_over_in_its_order(folder):
     table = in_memory(folder / "all.csv", model(), per="video")
     assert list(table.columns) == [
         "path",
@@ -265,7 +265,7 @@ def test_videos_that_cannot_be_read_are_counted_and_not_lost_silently(folder, sa
         ({"device": "abacus"}, "device=abacus: "),
     ],
 )
-def test_settings_that_cannot_be_met(folder, settings, message):
+def test_settings_that_cannot_be_used(folder, settings, message):
     with pytest.raises(UserError, match=message) as error:
         in_memory(folder / "a.mp4", model(), **settings)
     assert "\n" not in str(error.value)
@@ -281,7 +281,7 @@ def test_sources_that_cannot_be_used(folder, tmp_path):
         in_memory(folder / "a.mp4", model("pretraining"))
 
 
-def test_random_weights_only_where_asked_for(folder):
+def test_random_weights_only_on_request(folder):
     with pytest.raises(UserError, match="model=svfap_debug: a preset has random weights, whose features say nothing"):
         in_memory(folder / "b.mp4", "svfap_debug")
     state = torch.random.get_rng_state()
@@ -297,7 +297,7 @@ def test_a_table_in_memory_may_be_made_by_other_processes(folder, saved):
     close(stacked(several), stacked(alone))
 
 
-def test_what_needs_a_file_or_this_process(folder, saved):
+def test_options_that_need_a_file_or_this_process(folder, saved):
     with pytest.raises(UserError, match="engine=ray: needs out"):
         in_memory(folder / "a.mp4", saved, engine="ray")
     with pytest.raises(UserError, match="model: a loaded model runs in this process"):
@@ -350,7 +350,7 @@ def test_parquet_has_vectors_of_fixed_size(folder, saved, tmp_path):
     assert (str(kind.value_type), kind.list_size) == ("float", WIDTH)
 
 
-def test_a_run_that_was_broken_off_goes_on(folder, saved, tmp_path, monkeypatch):
+def test_an_interrupted_run_continues(folder, saved, tmp_path, monkeypatch):
     done: list[str] = []
     whole = extract.Extractor.__call__
 
@@ -375,7 +375,7 @@ def test_a_run_that_was_broken_off_goes_on(folder, saved, tmp_path, monkeypatch)
     assert [file.name for file in tmp_path.iterdir()] == ["x.parquet"]
 
 
-def test_the_command_with_processes_says_what_it_could_not_read_and_keeps_the_rest(folder, saved, tmp_path, capsys):
+def test_the_command_lists_unreadable_videos_and_keeps_the_rest(folder, saved, tmp_path, capsys):
     out = tmp_path / "x.npz"
     args = ["extract", str(folder / "some.csv"), "--model", str(saved), "--out", str(out), "--device", "cpu"]
     args += ["--precision", "fp32", "--per", "video"]

@@ -26,16 +26,17 @@ def windows(starts, values, names=("prob_a", "prob_b"), length=2.0, **more) -> p
     return pd.DataFrame(first | dict(zip(names, np.asarray(values, float).T, strict=True)))
 
 
-def page(path, table, videos=None, **kwargs):
+def page(path, table, videos=None):
     """The file's text, its outline, and the data embedded in it."""
-    write_affect_page(path, table, videos or {}, **kwargs)
+    write_affect_page(path, table, videos or {})
     text = path.read_text(encoding="utf-8")
     data = text.split('<script type="application/json" id="affect-data">')[1].split("</script>")[0]
     return text, Outline(text), json.loads(data)
 
 
 def timeline(starts, ends, values) -> Timeline:
-    return Timeline.of(*(np.asarray(x, float) for x in (starts, ends, values)))
+    table = pd.DataFrame(values).assign(start_s=starts, end_s=ends)
+    return Timeline.of_table(table, table.columns[:-2])
 
 
 def pictures(outline, alt):
@@ -53,15 +54,15 @@ def test_embedded_numbers_equal_the_table(tmp_path):
     table["confidence"] = [0.5, np.nan, 0.75, 0.5, 0.5, 0.5]
     _, outline, data = page(tmp_path / "p.html", table)
     assert data["names"] == ["a", "b"] and data["probabilities"] is True
-    persons = {person["heading"]: person for person in data["videos"][0]["persons"]}
-    assert set(persons) == {"Person 1", "Person 7"} == set(outline.texts["h3"])
-    for heading, track in (("Person 1", 1), ("Person 7", 7)):
+    faces = {face["heading"]: face for face in data["videos"][0]["faces"]}
+    assert set(faces) == {"Face 1", "Face 7"} == set(outline.texts["h3"])
+    for heading, track in (("Face 1", 1), ("Face 7", 7)):
         rows = table[table["track"] == track].sort_values("start_s")
-        person = persons[heading]
-        assert person["start"] == rows["start_s"].tolist() and person["end"] == rows["end_s"].tolist()
-        np.testing.assert_allclose(np.array(person["values"]).T, rows[["prob_a", "prob_b"]], atol=6e-6)
-        assert person["confidence"] == [None if np.isnan(c) else c for c in rows["confidence"]]
-    assert persons["Person 1"]["firsts"] == [0] and persons["Person 7"]["firsts"] == [0, 2]
+        face = faces[heading]
+        assert face["start"] == rows["start_s"].tolist() and face["end"] == rows["end_s"].tolist()
+        np.testing.assert_allclose(np.array(face["values"]).T, rows[["prob_a", "prob_b"]], atol=6e-6)
+        assert face["confidence"] == [None if np.isnan(c) else c for c in rows["confidence"]]
+    assert faces["Face 1"]["firsts"] == [0] and faces["Face 7"]["firsts"] == [0, 2]
 
 
 def test_shares_sum_to_one_and_are_weighted_by_duration(tmp_path):
@@ -123,8 +124,8 @@ def test_changes_of_frames_are_those_of_a_second_not_of_noise():
 def test_rows_without_values_are_gaps(tmp_path):
     rows = windows([0, 2, 4], [[0.9, 0.1], [np.nan, np.nan], [0.2, 0.8]])
     text, _, data = page(tmp_path / "p.html", rows)
-    person = data["videos"][0]["persons"][0]
-    assert person["start"] == [0, 4] and person["firsts"] == [0, 1] and person["changes"] == []
+    face = data["videos"][0]["faces"][0]
+    assert face["start"] == [0, 4] and face["firsts"] == [0, 1] and face["changes"] == []
     assert "0:04.0 in view between 0:00.0 and 0:06.0 · 2 pieces with gaps between · 2 rows" in text
 
 
@@ -143,8 +144,8 @@ def test_pictures_are_cut_at_the_box_at_the_right_time(tmp_path):
     starts = np.arange(5) * 2.0
     left, right = (windows(starts, values, track=t, box_x=x, **boxes) for t, x in ((1, 20), (2, 84)))
     _, outline, _ = page(tmp_path / "p.html", pd.concat([left, right]), {"v": tmp_path / "v.mp4"})
-    for person, channel, due in (("Person 1", 0, lambda i: 250 - 2 * i), ("Person 2", 2, lambda i: 50 + 2 * i)):
-        found = pictures(outline, f"{person} at")
+    for face, channel, due in (("Face 1", 0, lambda i: 250 - 2 * i), ("Face 2", 2, lambda i: 50 + 2 * i)):
+        found = pictures(outline, f"{face} at")
         assert len(found) == 5 + 2 and all(picture.shape == (128, 128, 3) for picture in found)
         for picture, time_s in zip(found, [1, 3, 5, 7, 9, 5, 7], strict=True):  # the strip, then before and after
             assert picture[..., channel].mean() == pytest.approx(due(10 * time_s), abs=8)
@@ -170,15 +171,15 @@ def test_videos_without_a_face_without_a_file_or_broken(tmp_path):
     assert len(notices) == 2 and "broken.mp4: not a readable video" in notices[0] and "no such file" in notices[1]
     assert not [t for t, _ in outline.tags if t == "img"]
     _, outline, data = page(tmp_path / "p.html", rows.iloc[:0], {"none": None})
-    assert "No face was found in this video." in outline.texts["p"] and data["videos"][0]["persons"] == []
+    assert "No face was found in this video." in outline.texts["p"] and data["videos"][0]["faces"] == []
 
 
 def test_everything_is_escaped_and_nothing_is_fetched(tmp_path):
     rows = windows([0, 2], np.eye(2), (f"prob_{EVIL}", "prob_<!--<script>"), track=EVIL).assign(video=EVIL)
-    text, outline, data = page(tmp_path / "p.html", rows, {EVIL: None}, title=EVIL, notes=[EVIL])
+    text, outline, data = page(tmp_path / "p.html", rows, {EVIL: None})
     assert [t for t, _ in outline.tags].count("script") == 2 and not [t for t, _ in outline.tags if t == "img"]
-    assert data["names"] == [EVIL, "<!--<script>"] and data["videos"][0]["persons"][0]["heading"] == f"Person {EVIL}"
-    assert outline.texts["title"] == outline.texts["h1"] == [EVIL] and EVIL in outline.texts["h2"]
+    assert data["names"] == [EVIL, "<!--<script>"] and data["videos"][0]["faces"][0]["heading"] == f"Face {EVIL}"
+    assert EVIL in outline.texts["h2"]
     policy = next(a["content"] for _, a in outline.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert "http:" not in text and "https:" not in text and "url(" not in text and "@import" not in text
@@ -187,12 +188,12 @@ def test_everything_is_escaped_and_nothing_is_fetched(tmp_path):
         assert all((attributes.get(name) or "#").startswith(("#", "data:image/jpeg")) for name in ("src", "href"))
 
 
-def test_only_the_persons_seen_longest_are_shown_and_it_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(affect_page, "MAX_PERSONS", 2)
+def test_only_the_faces_seen_longest_are_shown_and_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(affect_page, "MAX_FACES", 2)
     rows = pd.concat([windows(np.arange(n) * 2, [[1, 0]] * n, track=t) for t, n in ((1, 2), (2, 1), (3, 3))])
     _, outline, data = page(tmp_path / "p.html", rows)
-    assert outline.texts["h3"] == ["Person 1", "Person 3"] and len(data["videos"][0]["persons"]) == 2
-    assert "3 persons; the 2 in view for longest are shown." in outline.texts["p"]
+    assert outline.texts["h3"] == ["Face 1", "Face 3"] and len(data["videos"][0]["faces"]) == 2
+    assert "3 faces; the 2 in view for longest are shown." in outline.texts["p"]
 
 
 def test_a_table_that_cannot_be_shown_is_refused_in_one_line(tmp_path):

@@ -115,7 +115,7 @@ def seen(tmp_path_factory):
     frames = frames.assign(video=EVIL, start_s=starts, end_s=starts + 0.04)
     table = pd.concat([rows(1, [0.0, 2.0, 6.0, 8.0], ONE), rows(2, [2.0, 4.0], ONE[2:]), frames])
     table["track"] = table["track"].fillna(1)
-    write_affect_page(folder / "page.html", table, {"a.mp4": folder / "a.mp4", EVIL: None}, title=EVIL)
+    write_affect_page(folder / "page.html", table, {"a.mp4": folder / "a.mp4", EVIL: None})
     text = (folder / "page.html").read_text()
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in (WATCH, PROBE)
@@ -151,7 +151,7 @@ def test_clicking_pins_and_keys_step_from_row_to_row(seen):
     assert seen["back"] == "0:03.0" and seen["escaped"] is True
 
 
-def test_dragging_zooms_all_persons_of_a_video_and_a_button_shows_the_whole(seen):
+def test_dragging_zooms_all_faces_of_a_video_and_a_button_shows_the_whole(seen):
     labels, hidden = seen["zoomed"]
     assert labels[4] == "0:02.0" and labels[-1] == "0:04.0" and hidden is False
     assert seen["middle"] == "0:03.0"

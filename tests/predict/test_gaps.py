@@ -18,7 +18,7 @@ from svfap.predict.draw import Painter
 from svfap.predict.figure import timeline
 from svfap.predict.predictor import Predictor
 from svfap.predict.timeline import Timeline
-from svfap.predict.windows import iter_face_windows
+from svfap.predict.windows import iter_windows
 
 
 def rows(times: np.ndarray, gone: tuple[float, float] = (0, 0), hop_s: float | None = None, **settings) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def rows(times: np.ndarray, gone: tuple[float, float] = (0, 0), hop_s: float | N
     ]
     fps = (len(times) - 1) / (times[-1] - times[0])
     hop = 16 * net.config.sampling_stride if hop_s is None else round(hop_s * fps)
-    windows = iter_face_windows(stream, 16, net.config.sampling_stride, hop, lambda frame, face: frame)
+    windows = iter_windows(stream, 16, net.config.sampling_stride, hop, lambda frame, face: frame)
     output = np.zeros((16, 1) if net.config.frame_level else 1)
     return pd.DataFrame([row for window in windows for row in predict._rows_of(window, output)])
 
@@ -135,8 +135,8 @@ def test_figure_page_and_overlay_agree_with_default_settings(gone, num_parts, dr
     net = model(sampling_stride=4)
     net.save_pretrained(tmp_path / "model")
     video = film(tmp_path / "v.mp4", frames([[] if gone[0] <= i < gone[1] else [(30, 20)] for i in range(250)]))
-    words = ["--model", tmp_path / "model", "--out", tmp_path / "t.csv", "--report", tmp_path / "p.html"]
-    assert main(["predict", *map(str, [video, *words, "--overlay", tmp_path / "o.mp4"])]) == 0
+    arguments = ["--model", tmp_path / "model", "--out", tmp_path / "t.csv", "--report", tmp_path / "p.html"]
+    assert main(["predict", *map(str, [video, *arguments, "--overlay", tmp_path / "o.mp4"])]) == 0
     table = pd.read_csv(tmp_path / "t.csv")
     assert table["track"].unique().tolist() == [1] and len(table) >= 4
 
@@ -145,8 +145,8 @@ def test_figure_page_and_overlay_agree_with_default_settings(gone, num_parts, dr
 
     text = Path(tmp_path / "p.html").read_text("utf-8")
     data = text.split('<script type="application/json" id="affect-data">')[1].split("</script>")[0]
-    [person] = json.loads(data)["videos"][0]["persons"]
-    assert len(person["firsts"]) == num_parts
+    [face] = json.loads(data)["videos"][0]["faces"]
+    assert len(face["firsts"]) == num_parts
     assert re.findall(r"(\d+) pieces with gaps between", text) == ["2"] * (num_parts == 2)
     shown = float(re.search(r"0:([\d.]+) in view between 0:00.0 and 0:10.0", text)[1])
     assert shown == pytest.approx(10 - (gone[1] - gone[0]) / 25, abs=0.2)

@@ -20,7 +20,6 @@ from svfap.predict.draw import DARKEN, FaceValues, Painter
 from svfap.predict.overlay import write_overlay
 from svfap.predict.predictor import Predictor
 
-COLORS = ("#0072B2", "#E69F00", "#009E73")
 LABELS = ["prob_joy", "prob_anger", "prob_calm"]
 BLUE = (0, 0x72, 0xB2)
 PLACES = [[(60 + i, 60)] for i in range(40)] + [[]] * 40
@@ -39,9 +38,8 @@ def rows(values: tuple[float, ...] = (0.7, 0.2, 0.1)) -> pd.DataFrame:
     return times.assign(**dict(zip(LABELS, values, strict=True)))
 
 
-def overlay(predict: Predictor, video: Path, out: Path, table: pd.DataFrame | None = None) -> list[int]:
-    table = rows() if table is None else table
-    return list(write_overlay(video, table, predict.reader, LABELS, COLORS, out))
+def overlay(predict: Predictor, video: Path, out: Path, table: pd.DataFrame | None = None) -> None:
+    write_overlay(video, rows() if table is None else table, predict.reader, out)
 
 
 def packets(path: Path) -> list[tuple[float, bytes]]:
@@ -65,9 +63,10 @@ def halved_chroma(picture: np.ndarray) -> np.ndarray:
 def test_boxes_follow_the_face_in_the_colour_of_the_top_label_and_the_sound_stays(predict, tmp_path, monkeypatch):
     painted: list[np.ndarray] = []
     paint = Painter.paint
-    monkeypatch.setattr(Painter, "paint", lambda *words: (painted.append(paint(*words)), painted[-1])[1])
+    monkeypatch.setattr(Painter, "paint", lambda *arguments: (painted.append(paint(*arguments)), painted[-1])[1])
     video = film(tmp_path / "in.mkv", frames(PLACES, SIZE), codec="ffv1", pix_fmt="yuv444p", sound="aac")
-    assert overlay(predict, video, tmp_path / "out.mp4") == list(range(1, 81))
+    overlay(predict, video, tmp_path / "out.mp4")
+    assert len(painted) == 80
     with open_video(tmp_path / "out.mp4") as drawn, open_video(video) as source:
         assert (drawn.num_frames, drawn.fps, drawn.height, drawn.width) == (80, 25, 182, 242)
         before, after = source.read([10, 30, 70]), drawn.read([10, 30, 70])[:, : SIZE[0], : SIZE[1]]
@@ -88,7 +87,7 @@ def test_boxes_follow_the_face_in_the_colour_of_the_top_label_and_the_sound_stay
 
 
 @pytest.mark.parametrize("sound", [None, "pcm_s16le"])
-def test_no_sound_and_sound_that_players_do_not_know(sound, predict, tmp_path):
+def test_no_sound_and_sound_that_must_be_converted(sound, predict, tmp_path):
     video = film(tmp_path / "in.mkv", frames(PLACES[:30], EVEN), sound=sound)
     overlay(predict, video, tmp_path / "out.mp4")
     with av.open(str(tmp_path / "out.mp4")) as container:
@@ -101,7 +100,7 @@ def test_no_sound_and_sound_that_players_do_not_know(sound, predict, tmp_path):
 
 
 def test_bars_are_as_long_as_values_and_text_stands_on_dark_ground():
-    painter = Painter(400, 600, LABELS, COLORS, (0.0, 1.0))
+    painter = Painter(400, 600, LABELS, (0.0, 1.0))
     white = np.full((400, 600, 3), 255, np.uint8)
     drawn = painter.paint(white, [FaceValues(3, (50.0, 60.0, 100.0, 120.0), np.array([0.5, 0.25, 0.125]))])
     assert (white == 255).all()  # a copy was drawn into
@@ -115,7 +114,7 @@ def test_bars_are_as_long_as_values_and_text_stands_on_dark_ground():
 
 
 def test_negative_values_grow_to_the_left_of_the_middle():
-    painter = Painter(400, 600, ["valence", "arousal"], COLORS, (-1.0, 1.0))
+    painter = Painter(400, 600, ["valence", "arousal"], (-1.0, 1.0))
     black = np.zeros((400, 600, 3), np.uint8)
     drawn = painter.paint(black, [FaceValues(0, None, np.array([-0.5, 0.5]))])
     left, right = (np.flatnonzero(near(drawn, rgb, 1).any(axis=0)) for rgb in (BLUE, (0xE6, 0x9F, 0)))
@@ -124,7 +123,7 @@ def test_negative_values_grow_to_the_left_of_the_middle():
 
 
 def test_panels_hide_no_other_face():
-    painter = Painter(400, 600, LABELS, COLORS, (0.0, 1.0))
+    painter = Painter(400, 600, LABELS, (0.0, 1.0))
     grey = np.full((400, 600, 3), 128, np.uint8)
     boxes = [(100.0, 150.0, 80.0, 80.0), (200.0, 150.0, 80.0, 80.0), (480.0, 10.0, 100.0, 100.0)]
     drawn = painter.paint(grey, [FaceValues(k + 1, box, np.array([0.5, 0.3, 0.2])) for k, box in enumerate(boxes)])
@@ -135,7 +134,7 @@ def test_panels_hide_no_other_face():
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 4000), (2000, 20)])
 def test_pictures_of_any_size(size):
-    painter = Painter(*size, LABELS, COLORS, (0.0, 1.0))
+    painter = Painter(*size, LABELS, (0.0, 1.0))
     box = (-5.0, -5.0, size[1] * 2.0, size[0] * 2.0)
     drawn = painter.paint(np.zeros((*size, 3), np.uint8), [FaceValues(1, box, np.array([0.5, 0.3, 0.2]))])
     assert drawn.shape == (*size, 3)
@@ -151,8 +150,8 @@ def test_a_full_disk_leaves_no_half_overlay_and_keeps_the_table(tmp_path, monkey
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
     try:
-        words = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "t.csv")]
-        assert main(["predict", str(video), *words, "--overlay", str(tmp_path / "out.mp4")]) == 1
+        arguments = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "t.csv")]
+        assert main(["predict", str(video), *arguments, "--overlay", str(tmp_path / "out.mp4")]) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     printed = capfd.readouterr().err
@@ -171,15 +170,15 @@ def test_the_video_itself_is_never_overwritten(predict, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["in.mp4", "--overlay", "out.gif"], "overlay=out.gif: the suffix must be one of .mp4, .mov, .mkv"),
         (["rtsp://host/x", "--overlay", "out.mp4"], "overlay=out.mp4: rtsp://host/x can be read only once"),
         (["in.mp4", "--report", "page.pdf"], "report=page.pdf: the suffix must be one of .html"),
     ],
 )
-def test_what_cannot_be_written_is_found_out_first(words, message, tmp_path, monkeypatch, capsys):
+def test_names_of_outputs_are_checked_first(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["predict", *words, "--model", "none"]) == 1
+    assert main(["predict", *arguments, "--model", "none"]) == 1
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

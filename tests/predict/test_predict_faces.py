@@ -28,11 +28,11 @@ from svfap.faces.crop import crop_face
 from svfap.faces.track import TrackedFace, TrackedFrame, track_faces
 from svfap.predict import predictor
 from svfap.predict import reader as pipeline
-from svfap.predict.predictor import Ended, Predictor
+from svfap.predict.predictor import Predictor
 from svfap.predict.reader import Reader, prefetched
 from svfap.predict.table import TableWriter
 from svfap.predict.timeline import Timeline
-from svfap.predict.windows import iter_face_windows
+from svfap.predict.windows import iter_windows
 
 COLUMNS = [
     "track",
@@ -48,8 +48,8 @@ COLUMNS = [
 STILL = [[(30, 20)]] * 50
 
 
-def predict(net=None, **words) -> Predictor:
-    return Predictor(net or model(), "cpu", "fp32", **{"faces": Spots(), **words})
+def predict(net=None, **kwargs) -> Predictor:
+    return Predictor(net or model(), "cpu", "fp32", **{"faces": Spots(), **kwargs})
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,9 @@ def cli(monkeypatch, tmp_path) -> Callable[..., int]:
     """`svfap predict` with our detector and a debug model."""
     monkeypatch.setattr(predictor, "make_detector", lambda name, model: Spots())
     model().save_pretrained(tmp_path / "model")
-    return lambda *words: main(["predict", "--model", str(tmp_path / "model"), "--precision", "fp32", *map(str, words)])
+    return lambda *arguments: main(
+        ["predict", "--model", str(tmp_path / "model"), "--precision", "fp32", *map(str, arguments)]
+    )
 
 
 # windows -------------------------------------------------------------------------------------------------------------
@@ -82,7 +84,7 @@ def tracked(index: int, *tracks: int) -> TrackedFrame:
 
 def test_windows_are_cut_from_each_track_and_end_at_its_gaps():
     stream = [tracked(i, *[1] * (i < 10 or 15 <= i < 18), *[2] * (i >= 4)) for i in range(20)]
-    windows = list(iter_face_windows(stream, 4, 1, 4, lambda frame, face: frame + np.uint8(100 * face.track)))
+    windows = list(iter_windows(stream, 4, 1, 4, lambda frame, face: frame + np.uint8(100 * face.track)))
     seen = [(w.track, (w.frames[:, 0, 0, 0].astype(int) - 100 * w.track).tolist()) for w in windows]
     assert [row for track, row in seen if track == 1] == [[0, 1, 2, 3], [4, 5, 6, 7], [6, 7, 8, 9], [15, 16, 17, 17]]
     assert [row for track, row in seen if track == 2] == [list(range(i, i + 4)) for i in (4, 8, 12, 16)]
@@ -96,10 +98,10 @@ def test_windows_are_cut_from_each_track_and_end_at_its_gaps():
     assert [w.fresh.sum() for w in windows if w.track == 1] == [4, 4, 2, 3]  # each frame of the track once
 
 
-def test_tracks_that_have_gone_are_forgotten():
+def test_the_memory_of_ended_tracks_is_released():
     alive: list[int] = []
     stream = (tracked(i, i // 4 + 1) for i in range(400))  # a hundred people one after the other
-    windows = iter_face_windows(stream, 16, 1, 16, lambda frame, face: frame)
+    windows = iter_windows(stream, 16, 1, 16, lambda frame, face: frame)
     for _ in windows:
         alive.append(len(windows.gi_frame.f_locals["runs"]))
     assert len(alive) == 100
@@ -211,11 +213,11 @@ def test_videos_share_batches_and_come_in_order(folder, one):
     still = film(folder / "still.mp4", frames(STILL))
     alone = [predict()(video) for video in (still, one)]
     seen = list(predict(batch_size=5).run([still, folder / "missing.mp4", one]))
-    ends = [(video.name, item.error) for video, item in seen if isinstance(item, Ended)]
+    ends = [(video.name, item) for video, item in seen if not isinstance(item, dict)]
     assert [name for name, _ in ends] == ["still.mp4", "missing.mp4", "one.mp4"]
     assert [str(error) for _, error in ends[1:2]] == [f"{folder / 'missing.mp4'}: no such file or folder"]
     for video, table in zip((still, one), alone, strict=True):
-        rows = pd.DataFrame([item for name, item in seen if name == video and not isinstance(item, Ended)])
+        rows = pd.DataFrame([item for name, item in seen if name == video and isinstance(item, dict)])
         np.testing.assert_allclose(rows, table, atol=1e-5)
 
 
@@ -238,7 +240,9 @@ def test_memory_does_not_grow_with_length(monkeypatch):
             pass
 
     monkeypatch.setattr(pipeline, "open_source", lambda video, timeout_s: Endless(int(video)))
-    reader = Reader(model().config, None, Spots(), FaceCropConfig(size_px=32), TrackConfig(detect_every=8, smooth_s=0))
+    reader = Reader(
+        model().config, None, Spots(), FaceCropConfig(size_px=32), TrackConfig(detect_every=8, smooth_s=0), 10
+    )
 
     def peak(length: int) -> tuple[int, int]:
         tracemalloc.start()
@@ -322,7 +326,7 @@ def server(content: bytes) -> Iterator[str]:
         thread.join()
 
 
-def test_a_stream_that_never_answers_is_given_up():
+def test_a_stream_that_never_answers_times_out():
     with server(b"") as address, pytest.raises(VideoError) as error:
         predict(timeout_s=0.5)(address)
     assert str(error.value) == f"{address}: no data for 0.5 s (timeout_s)"
@@ -373,10 +377,10 @@ def test_two_videos_with_one_name_are_kept_apart(tmp_path, cli):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_a_broken_off_run_keeps_its_rows_and_goes_on(suffix, one, folder, tmp_path, cli, monkeypatch, capsys):
+def test_an_interrupted_run_keeps_its_rows_and_can_be_resumed(suffix, one, folder, tmp_path, cli, monkeypatch, capsys):
     videos = [film(folder / f"v{i}.mp4", frames([[(20 + i, 20)]] * 40)) for i in range(2)]
-    words = [videos[0], one, videos[1], "--out"]
-    assert cli(*words, tmp_path / f"whole{suffix}") == 0
+    arguments = [videos[0], one, videos[1], "--out"]
+    assert cli(*arguments, tmp_path / f"whole{suffix}") == 0
     out, real, ran = tmp_path / f"out{suffix}", Predictor.run, []
 
     def broken(self, names, on_frame=None):
@@ -387,23 +391,23 @@ def test_a_broken_off_run_keeps_its_rows_and_goes_on(suffix, one, folder, tmp_pa
             yield name, item
 
     monkeypatch.setattr(Predictor, "run", broken)
-    assert cli(*words, out) == 130
+    assert cli(*arguments, out) == 130
     part = (tmp_path / f"out{suffix}.part").read_text()
     assert part.count(str(videos[0])) >= 3 and str(one) in part
     assert not out.exists()
     assert "continue with --resume" in capsys.readouterr().err
 
     monkeypatch.setattr(Predictor, "run", lambda self, names, f=None: (ran.append(names), real(self, names, f))[1])
-    assert cli(*words, out) == 1
+    assert cli(*arguments, out) == 1
     assert "holds the rows of an interrupted run; continue it with --resume" in capsys.readouterr().err
-    assert cli(*words, out, "--resume", "--margin", 0.5) == 1
+    assert cli(*arguments, out, "--resume", "--margin", 0.5) == 1
     assert "was made with other settings (margin: 0.3 then, 0.5 now)" in capsys.readouterr().err
-    assert cli(*words, out, "--resume") == 0
+    assert cli(*arguments, out, "--resume") == 0
     assert ran[-1] == [str(one), str(videos[1])]  # the first was finished
     read = {".csv": pd.read_csv, ".jsonl": lambda p: pd.read_json(p, lines=True), ".parquet": pd.read_parquet}[suffix]
     pd.testing.assert_frame_equal(read(out), read(tmp_path / f"whole{suffix}"), rtol=1e-4)
     assert not list(tmp_path.glob("*.part*"))
-    assert cli(*words, out, "--resume") == 0
+    assert cli(*arguments, out, "--resume") == 0
     assert "is complete; there is nothing to resume" in capsys.readouterr().err
 
 
@@ -420,7 +424,7 @@ def test_rows_are_on_disk_as_they_come(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
-def test_a_full_disk_keeps_the_rows_until_then(tmp_path):
+def test_a_full_disk_keeps_the_rows_written_before(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with TableWriter(tmp_path / "t.jsonl", ["video", "joy"], {}) as writer:

@@ -159,16 +159,16 @@ def test_mistakes_are_found_before_torch_is_imported(folder, tmp_path):
     with TableWriter(out, ["video", "joy"], {}) as writer:
         writer.add("a.mp4", {"joy": 1.0})
     video, none = str(folder / "a.mp4"), str(tmp_path / "none")
-    words = ["--model", str(folder / "model"), "--out"]
+    arguments = ["--model", str(folder / "model"), "--out"]
     cases = [
-        (["predict", none, *words, str(tmp_path / "u.csv")], f"{none}: no such file or folder"),
+        (["predict", none, *arguments, str(tmp_path / "u.csv")], f"{none}: no such file or folder"),
         (["predict", video, "--model", none], f"model={none}: no such folder"),
-        (["predict", video, *words, str(tmp_path / "t.txt")], "the suffix must be one of"),
-        (["predict", video, *words, str(out)], "holds the rows of an interrupted run"),
-        (["reconstruct", none, *words, str(tmp_path / "r")], f"{none}: no such file or folder"),
+        (["predict", video, *arguments, str(tmp_path / "t.txt")], "the suffix must be one of"),
+        (["predict", video, *arguments, str(out)], "holds the rows of an interrupted run"),
+        (["reconstruct", none, *arguments, str(tmp_path / "r")], f"{none}: no such file or folder"),
         (["reconstruct", video, "--model", none], f"model={none}: no such folder"),
     ]
-    code = f"import sys; from svfap.cli.main import main\nfor words in {[case[0] for case in cases]}: main(words)\n"
+    code = f"import sys; from svfap.cli.main import main\nfor arguments in {[case[0] for case in cases]}: main(arguments)\n"
     code += "print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
@@ -176,5 +176,5 @@ def test_mistakes_are_found_before_torch_is_imported(folder, tmp_path):
     assert done.stdout == "False\n"
     lines = done.stderr.splitlines()
     assert len(lines) == len(cases)
-    for line, (words, message) in zip(lines, cases, strict=True):
-        assert line.startswith(f"svfap {words[0]}: error: ") and message in line
+    for line, (arguments, message) in zip(lines, cases, strict=True):
+        assert line.startswith(f"svfap {arguments[0]}: error: ") and message in line

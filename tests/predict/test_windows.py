@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from svfap.predict.windows import iter_windows
+from svfap.predict.windows import iter_windows, whole_pictures
 
 
 def frame_numbers(num_frames: int, clip_length: int, stride: int, hop: int) -> list[list[int]]:
     stream = ((number / 25, np.zeros((2, 2, 3), np.uint8)) for number in range(num_frames))
-    windows = iter_windows(stream, clip_length, stride, hop, lambda frame: frame)
+    windows = iter_windows(whole_pictures(stream), clip_length, stride, hop, lambda frame, face: frame)
     return [window.indices.tolist() for window in windows]
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from svfap.console import say
 from svfap.features.config import ExtractConfig
+from svfap.model.presets import list_presets
 from svfap.settings import require_model
 
 
 def run(config: ExtractConfig, sources: list[str]) -> int:
-    if not config.random_weights:
+    if config.model not in list_presets():
         require_model(config.model)  # before torch is imported
     from svfap.features.extract import extract_features, unreadable_list
 

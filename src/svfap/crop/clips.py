@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -70,28 +71,25 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
             fps = config.fps or source.fps
             for item in track_faces(_frames(source, sample, config), detector, config.tracking(), fps):
                 for track in sorted(runs.keys() - {face.track for face in item.faces}):
-                    clips += runs.pop(track).finish()
+                    clips.append(runs.pop(track).finish())
                 for face in item.faces:
                     run = runs.setdefault(face.track, _TrackRun(folder, face.track, fps, config))
                     picture = crop_face(item.frame, face.box, cropping, face.landmarks)
                     clips += run.add(_FaceCrop(picture, item.time_s, max(face.box[2:])))
                     areas[face.track] += face.box[2] * face.box[3]
-        for run in runs.values():
-            clips += run.finish()
+        clips += [run.finish() for run in runs.values()]
     finally:
         for run in runs.values():
             run.close()
-    if config.largest and areas:
-        kept = max(areas, key=lambda track: areas[track])
-        for clip in clips:
-            if clip.track != kept:
-                (folder / clip.name).unlink()
-        clips = [clip for clip in clips if clip.track == kept]
-    return sorted(clips, key=lambda clip: (clip.track, clip.source_start_s))
+    kept = {max(areas, key=lambda track: areas[track])} if config.largest and areas else set(areas)
+    for clip in clips:
+        if clip.track not in kept:
+            (folder / clip.name).unlink()
+    kept_clips = [clip for clip in clips if clip.track in kept]
+    return sorted(kept_clips, key=lambda clip: (clip.track, clip.source_start_s))
 
 
-@dataclass(frozen=True)
-class _FaceCrop:
+class _FaceCrop(NamedTuple):
     picture: Pixels
     time_s: float
     face_px: float
@@ -109,23 +107,21 @@ class _TrackRun:
         self._shortest = max(round(config.min_track_s * fps), 1)
         self._writer: VideoWriter | None = None
         self._held: list[_FaceCrop] = []  # frames after a full clip: the start of the next clip or the end of this one
-        self._times: list[float] = []
-        self._faces_px: list[float] = []
-        self._file = folder
+        self._written: list[tuple[float, float]] = []  # time_s and face_px of the frames of the clip
 
     def add(self, crop: _FaceCrop) -> Iterator[FaceClip]:
         """Add the next frame; yields the clip that this completes, if any."""
         self._held.append(crop)
-        if len(self._times) >= self._longest:
+        if len(self._written) >= self._longest:
             if len(self._held) < self._shortest:
                 return
             yield self._end()
         self._write()
 
-    def finish(self) -> Iterator[FaceClip]:
-        """End the run; yields its last clip."""
+    def finish(self) -> FaceClip:
+        """The last clip."""
         self._write()
-        yield self._end()
+        return self._end()
 
     def close(self) -> None:
         """Close the file being written, after an error."""
@@ -139,24 +135,17 @@ class _TrackRun:
                 self._file = self._folder / f"{self._track:03d}_{round(1000 * crop.time_s):08d}.mp4"
                 self._writer = VideoWriter(self._file, self._fps, gop=self._gop)
             self._writer.write(crop.picture)
-            self._times.append(crop.time_s)
-            self._faces_px.append(crop.face_px)
+            self._written.append((crop.time_s, crop.face_px))
         self._held = []
 
     def _end(self) -> FaceClip:
         assert self._writer is not None
         self._writer.finish()
-        self._writer = None
-        clip = FaceClip(
-            name=self._file.name,
-            num_bytes=self._file.stat().st_size,
-            track=self._track,
-            source_start_s=round(self._times[0], 3),
-            source_end_s=round(self._times[-1] + 1 / self._fps, 3),
-            face_px=round(float(np.mean(self._faces_px)), 1),
-        )
-        self._times, self._faces_px = [], []
-        return clip
+        times_s, faces_px = zip(*self._written, strict=True)
+        self._writer, self._written = None, []
+        start_s, end_s = round(times_s[0], 3), round(times_s[-1] + 1 / self._fps, 3)
+        face_px = round(float(np.mean(faces_px)), 1)
+        return FaceClip(self._file.name, self._file.stat().st_size, self._track, start_s, end_s, face_px)
 
 
 def _frames(source: VideoSource, sample: Sample, config: CropConfig) -> Frames:

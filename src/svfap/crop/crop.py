@@ -30,7 +30,7 @@ FREE = ("out", "face_model", "root", "split", "engine", "num_workers", "num_gpus
 
 
 class Cropped(NamedTuple):
-    """Counts of what is in the manifest.
+    """The counts of the manifest.
 
     num_sources: samples given. num_clips, num_tracks, duration_s: clips, face tracks and seconds of clips. no_face: keys of
     samples without a face. failures: key -> reason of samples that could not be read.
@@ -47,7 +47,7 @@ class Cropped(NamedTuple):
 def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) -> Cropped:
     """Write every face in the videos as H.264 clips without sound into `config.out`/clips, and a manifest of them.
 
-    sources: videos, folders of videos or frames, images, and manifests whose columns come along; see
+    sources: videos, folders of videos or frames, images, and manifests, whose columns are carried over; see
     `svfap.data.sources.read_sources`. The clips are in `config.out`/manifest.csv, in the order of the sources; no_face.csv
     lists samples without a face, failures.csv samples that could not be read. An interrupted run continues when it is started
     again, and samples that failed are tried again. Raises `UserError`, also for clips of other settings in `config.out`.
@@ -76,7 +76,7 @@ def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) 
     )
     (out / CLIPS / FAILURES).unlink(missing_ok=True)  # it is written beside the manifest instead
     write_failures(out / FAILURES, failures, ("source", "reason"))
-    cropped = Cropped(len(samples), *_write_manifest(out, samples, folders, carried), failures)
+    cropped = _write_manifest(out, samples, folders, carried, failures)
     write_failures(out / NO_FACE, dict.fromkeys(cropped.no_face, "no face found"), ("source", "reason"))
     return cropped
 
@@ -84,7 +84,7 @@ def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) 
 def crop_video(config: CropConfig, sample: Sample, folder: Path) -> None:
     """The job of one sample: write its clips and the list of them into a new folder."""
     if config.num_workers > 0 or config.engine == "ray":
-        cv2.setNumThreads(1)  # the cores are shared by several processes
+        cv2.setNumThreads(1)  # several processes share the cores
     folder.mkdir()
     clips = write_clips(sample, folder, config, make_detector(config.faces, config.face_model))
     (folder / LIST).write_text(json.dumps([asdict(clip) for clip in clips], indent=1) + "\n")
@@ -101,12 +101,11 @@ def clips_of(folder: Path) -> list[FaceClip] | None:
 
 
 def _check_columns(carried: pd.DataFrame) -> None:
-    for name in CLIP_COLUMNS:
-        if name in carried:
+    for name in carried.columns:
+        if name in CLIP_COLUMNS:
             raise UserError(
                 f"column '{name}' of the manifest: the clips' manifest has a column of this name; rename it"
             )
-    for name in carried.columns:
         per_frame = carried[name].str.fullmatch(r"[-+.\deE]+(\s+[-+.\deE]+)+")
         if per_frame.any() or (name == "frame_values" and (carried[name] != "").any()):
             raise UserError(
@@ -115,9 +114,8 @@ def _check_columns(carried: pd.DataFrame) -> None:
 
 
 def _write_manifest(
-    out: Path, samples: Manifest, folders: Sequence[Path], carried: pd.DataFrame
-) -> tuple[int, int, float, list[str]]:
-    """Write the manifest; returns the numbers of clips and tracks, their duration in seconds, and samples without a face."""
+    out: Path, samples: Manifest, folders: Sequence[Path], carried: pd.DataFrame, failures: dict[str, str]
+) -> Cropped:
     num_clips, num_tracks, duration_s = 0, 0, 0.0
     no_face = []
     with writing_atomically(out / MANIFEST) as file:
@@ -125,16 +123,14 @@ def _write_manifest(
         writer.writerow(["path", *CLIP_COLUMNS, *carried.columns])
         for sample, folder, cells in zip(samples, folders, carried.to_numpy().tolist(), strict=True):
             clips = clips_of(folder)
-            if clips is None:
-                continue
-            if not clips:
+            if clips == []:
                 no_face.append(sample.key)
             source = str(sample.path).encode("utf-8", "backslashreplace").decode()  # a file name need not be valid text
-            for clip in clips:
+            for clip in clips or ():
                 path = (folder / clip.name).relative_to(out).as_posix()
                 values = [clip.track, clip.source_start_s, clip.source_end_s, clip.face_px]
                 writer.writerow([path, source, *values, *cells])
                 duration_s += clip.source_end_s - clip.source_start_s
-            num_clips += len(clips)
-            num_tracks += len({clip.track for clip in clips})
-    return num_clips, num_tracks, duration_s, no_face
+            num_clips += len(clips or ())
+            num_tracks += len({clip.track for clip in clips or ()})
+    return Cropped(len(samples), num_clips, num_tracks, duration_s, no_face, failures)

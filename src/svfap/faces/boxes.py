@@ -10,11 +10,16 @@ Floats = NDArray[np.float64]
 PATH_POINTS = 31  # samples of a path that are used to smooth it at one time
 
 
-def overlap(a: Floats, b: Floats) -> Floats:
-    """Intersection over union of every box of a (N, 4) with every box of b (M, 4): (N, M), from 0 to 1."""
+def shared_area(a: Floats, b: Floats) -> Floats:
+    """Area of the intersection of every box of a (N, 4) with every box of b (M, 4): (N, M)."""
     start = np.maximum(a[:, None, :2], b[None, :, :2])
     stop = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])
-    shared = np.prod(np.maximum(stop - start, 0), axis=2)
+    return np.asarray(np.prod(np.maximum(stop - start, 0), axis=2))
+
+
+def overlap(a: Floats, b: Floats) -> Floats:
+    """Intersection over union of every box of a (N, 4) with every box of b (M, 4): (N, M), from 0 to 1."""
+    shared = shared_area(a, b)
     union = np.prod(a[:, 2:], axis=1)[:, None] + np.prod(b[:, 2:], axis=1)[None] - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
@@ -43,11 +48,7 @@ def smoothed(times: Floats, values: Floats, time: float, half_s: float) -> Float
 
 def _between(times: Floats, values: Floats, at: Floats) -> Floats:
     """Linear interpolation of values (N, K): (len(at), K)."""
-    if len(times) == 1:
-        return np.repeat(values, len(at), axis=0)
-    after = np.clip(np.searchsorted(times, at), 1, len(times) - 1)
-    part = ((at - times[after - 1]) / (times[after] - times[after - 1]))[:, None]
-    return (1 - part) * values[after - 1] + part * values[after]
+    return np.stack([np.interp(at, times, column) for column in values.T], axis=1)
 
 
 def _line_at(times: Floats, values: Floats, weights: Floats, time: float) -> Floats:

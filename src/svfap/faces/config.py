@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from svfap.errors import UserError
+from svfap.settings import require, require_fraction
 
 DetectorName = Literal["auto", "yunet", "haar"]
 Border = Literal["replicate", "reflect"]
@@ -26,8 +27,7 @@ class FaceCropConfig:
     """Pixels beyond the picture's edge: the edge repeated (replicate) or the picture mirrored (reflect)."""
 
     def __post_init__(self) -> None:
-        if self.size_px < 1:
-            raise UserError(f"size_px={self.size_px}: must be at least 1")
+        require(self, 1, "size_px")
         if not 0 <= self.margin <= 2:
             raise UserError(f"margin={self.margin}: must be from 0 to 2 of the box's side")
         if self.border not in get_args(Border):
@@ -60,14 +60,9 @@ class TrackConfig:
     """A change that is undone within this many seconds is a flash, and no new shot begins."""
 
     def __post_init__(self) -> None:
-        if self.detect_every is not None and self.detect_every < 1:
-            raise UserError(f"detect_every={self.detect_every}: must be at least 1 frame")
-        for name in ("max_gap_s", "resume_s", "min_track_s", "smooth_s", "shot_threshold", "flash_s"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name}={getattr(self, name)}: must be at least 0")
-        for name in ("min_confidence", "min_overlap"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be from 0 to 1")
+        require(self, 1, "detect_every")
+        require(self, 0, "max_gap_s", "resume_s", "min_track_s", "smooth_s", "shot_threshold", "flash_s")
+        require_fraction(self, "min_confidence", "min_overlap")
 
     @property
     def delay_s(self) -> float:
@@ -108,5 +103,5 @@ class FaceSettings:
         return FaceCropConfig(margin=self.margin, align=self.align, **more)
 
     def tracking(self, **more: Any) -> TrackConfig:
-        """How faces are followed; more: other fields of `TrackConfig`."""
+        """How faces are tracked; more: other fields of `TrackConfig`."""
         return TrackConfig(detect_every=self.detect_every, **more)

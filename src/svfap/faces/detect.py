@@ -25,10 +25,7 @@ Pixels = NDArray[np.uint8]
 MODEL_VARIABLE = "SVFAP_FACE_MODEL"
 MODEL_FILE = "face_detection_yunet_2023mar.onnx"
 # OpenCV's model zoo, MIT licence. The hash is the one in the zoo's Git LFS pointer to the file.
-MODEL_URL = (
-    "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/"
-    "face_detection_yunet_2023mar.onnx"
-)
+MODEL_URL = f"https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/{MODEL_FILE}"
 MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 DOWNLOAD_TIMEOUT_S = 20
 HAAR_LEAST_WEIGHT = 53.76  # the last stage's threshold in haarcascade_frontalface_alt2.xml: no detection weighs less
@@ -170,7 +167,7 @@ def cached_model() -> Path:
     return file
 
 
-@cache  # say each reason once
+@cache  # each reason is reported once
 def _say_fallback(reason: str) -> None:
     say(f"faces: using the Haar cascade, which misses profiles: {reason}")
 

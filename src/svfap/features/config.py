@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from svfap.errors import UserError
-from svfap.settings import DeviceSettings, JobSettings, SourceSettings
+from svfap.settings import DeviceSettings, JobSettings, SourceSettings, require_file, require_positive
 
 Per = Literal["window", "video"]
 Pool = Literal["mean", "none"]
@@ -42,9 +42,5 @@ class ExtractConfig(DeviceSettings, SourceSettings, JobSettings):
                 raise UserError(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")
         if self.per == "video" and self.pool == "none":
             raise UserError("pool=none with per=video: a video's time steps are those of its windows; use per=window")
-        if self.hop_s is not None and not self.hop_s > 0:
-            raise UserError(f"hop_s={self.hop_s}: must be more than 0 seconds")
-        if self.out is not None and self.out.suffix not in TABLE_SUFFIXES:
-            raise UserError(f"out={self.out}: the suffix must be one of {', '.join(TABLE_SUFFIXES)}")
-        if self.out is not None and self.out.is_dir():
-            raise UserError(f"out={self.out}: is a folder; give the name of a file")
+        require_positive(self, "hop_s")
+        require_file(self, "out", TABLE_SUFFIXES)

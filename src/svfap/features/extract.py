@@ -6,12 +6,13 @@ import hashlib
 import json
 import multiprocessing
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,10 @@ import pandas as pd
 import torch
 
 from svfap.console import say
-from svfap.data.manifest import TEXT_COLUMNS, Sample
-from svfap.data.sources import Sources, read_sources
+from svfap.data.augment import center_crop
+from svfap.data.manifest import TEXT_COLUMNS, Manifest, Sample
+from svfap.data.sample import frames_between, inside_box, span_of
+from svfap.data.sources import read_sources
 from svfap.data.video import open_video
 from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.errors import UserError
@@ -31,14 +34,12 @@ from svfap.model.base import Model
 from svfap.model.build import create_model
 from svfap.model.perceiver import Perceiver
 from svfap.model.presets import list_presets
-from svfap.predict.predictor import batched, run_clips
-from svfap.predict.windows import Window, video_windows
+from svfap.predict.predictor import run_clips
+from svfap.predict.windows import hop_frames, iter_windows, whole_pictures
 from svfap.weights.folder import load_model
 
-SPAN = {
-    "start_s": "sample_start_s",
-    "end_s": "sample_end_s",
-}  # columns of manifests, beside the start and end of a window
+# Names in the table for columns of manifests; there, start_s and end_s are those of a window.
+SPAN = {"start_s": "sample_start_s", "end_s": "sample_end_s"}
 CHUNK_ROWS = 4096
 
 
@@ -69,7 +70,7 @@ def extract_features(
 ) -> Extracted:
     """Compute the features of videos, as a table in memory or, with `config.out`, in a file; in the order of the sources.
 
-    sources: videos, folders of videos or frames, images, and manifests whose columns come along; see
+    sources: videos, folders of videos or frames, images, and manifests, whose columns are carried over; see
     `svfap.data.sources.read_sources`. model: a loaded model, used instead of the one that `config.model` names.
 
     With a file, finished samples are kept in the folder `out`.parts, from which an interrupted run continues; samples that
@@ -79,24 +80,30 @@ def extract_features(
     if config.engine == "ray" and config.out is None:
         raise UserError("engine=ray: needs out, a file on a file system that the machines share")
     if model is not None and (config.engine != "local" or config.num_workers > 0 or config.item_timeout_s is not None):
-        raise UserError(
-            "model: a loaded model runs in this process; use engine=local, num_workers=0 and no item_timeout_s, or name a folder"
-        )
+        needed = "engine=local, num_workers=0 and no item_timeout_s"
+        raise UserError(f"model: a loaded model runs in this process; use {needed}, or name a folder")
     if config.out is not None:
         check_table(config.out)
-    samples, columns = read_samples(sources, config)
+    samples, columns = read_sources(sources, root=config.root, split=config.split)
+    if reserved := {"feature", *SPAN.values()} & set(columns):
+        raise UserError(f"column '{min(reserved)}' of a manifest: the table has a column of this name; rename it")
+    columns = columns.rename(columns=SPAN).apply(_as_numbers)
     if Path(config.model).exists():  # other processes may run in another folder
         config = replace(config, model=str(Path(config.model).absolute()))
     extractor = _extractor(config) if model is None else Extractor(config, model)
-    with _parts_folder(config.out) as parts:
+    settings = {name: getattr(config, name) for name in ("per", "pool", "hop_s", "precision")}
+    settings["weights"] = _fingerprint(extractor.model)
+    with (
+        TemporaryDirectory(prefix="svfap-extract-")
+        if config.out is None
+        else nullcontext(config.out.absolute().with_name(f"{config.out.name}.parts"))
+    ) as folder:
+        parts = Path(folder)
         unreadable = run_jobs(
             partial(_write_part, config if model is None else extractor),
             ((sample.key, sample) for sample in samples),
             parts,
-            settings={
-                **{name: getattr(config, name) for name in ("per", "pool", "hop_s", "precision")},
-                "weights": _fingerprint(extractor.model),
-            },
+            settings=settings,
             jobs=config,
             description="extracting",
             total=len(samples),
@@ -106,7 +113,7 @@ def extract_features(
         if len(unreadable) == len(samples):
             key, reason = next(iter(unreadable.items()))
             raise UserError(f"none of {len(samples)} videos could be read; the first is {key}: {reason}")
-        chunks = _chunks(_read_parts(parts, samples, unreadable), columns)
+        chunks = _chunks(parts, samples, unreadable, columns)
         if config.out is not None:
             num_rows = write_table(config.out, chunks)
             if not unreadable:
@@ -123,19 +130,6 @@ def unreadable_list(out: Path) -> Path:
     return out.with_name(f"{out.stem}.unreadable.csv")
 
 
-def read_samples(sources: str | Path | Sequence[str | Path], config: ExtractConfig) -> Sources:
-    """The samples to extract, and the columns of their rows beside the features.
-
-    Columns are numeric if every entry is a number (subjects, splits and groups stay text), and empty where a source has no
-    such column; start_s and end_s of a manifest become sample_start_s and sample_end_s. Raises `UserError`.
-    """
-    samples, columns = read_sources(sources, root=config.root, split=config.split)
-    reserved = {"feature", *SPAN.values()} & set(columns)
-    if reserved:
-        raise UserError(f"column '{min(reserved)}' of a manifest: the table has a column of this name; rename it")
-    return Sources(samples, columns.rename(columns=SPAN).apply(_as_numbers))
-
-
 class Extractor:
     """Computes the features of one sample. The frame is taken as a face crop: its centre square, inside the sample's box.
 
@@ -146,9 +140,8 @@ class Extractor:
     def __init__(self, config: ExtractConfig, model: Model | None = None) -> None:
         model = model or _load(config)
         if not isinstance(model, Perceiver):
-            raise UserError(
-                f"{config.model}: a model for {model.config.task} has no features; load it with task=features"
-            )
+            task = model.config.task
+            raise UserError(f"{config.model}: a model for {task} has no features; load it with task=features")
         self.config, self.model = config, model
         self.device = pick_device(config.device)
         self.dtype = PRECISIONS[pick_precision(config.precision, self.device)]
@@ -157,37 +150,28 @@ class Extractor:
 
     def __call__(self, sample: Sample) -> Features:
         """Rows of one sample. Raises `VideoError` if it cannot be read."""
-        start_s: list[float] = []
-        end_s: list[float] = []
+        config = self.model.config
+        spans: list[tuple[float, float]] = []
         vectors: list[np.ndarray] = []
         with open_video(sample.path) as video:
-            windows = video_windows(video, self.model.config, self.config.hop_s, sample)
-            for batch in batched(windows, self.config.batch_size):
+            frames = whole_pictures(frames_between(video, *span_of(video, sample)))
+            hop = hop_frames(config, self.config.hop_s, video.fps)
+            windows = iter_windows(
+                frames, config.num_frames, config.sampling_stride, hop,
+                lambda frame, _: center_crop(inside_box(frame[None], sample), config.img_size)[0],
+            )  # fmt: skip
+            while batch := list(islice(windows, self.config.batch_size)):
                 clips = np.stack([window.frames for window in batch])
-                outputs = run_clips(self._run, clips, self.model.config, self.device, self.dtype).cpu().numpy()
+                outputs = run_clips(self._run, clips, config, self.device, self.dtype).cpu().numpy()
                 for window, output in zip(batch, outputs, strict=True):
-                    rows = [(window.start_s, window.end_s, output)]
-                    if self.config.pool == "none":
-                        rows = list(_steps(window, output))
-                    starts, ends, features = zip(*rows, strict=True)
-                    start_s += starts
-                    end_s += ends
-                    vectors += features
+                    steps = output if self.config.pool == "none" else output[None]
+                    parts = [(start_s, end_s) for _, start_s, end_s in window.spans(len(steps))]
+                    spans += parts
+                    vectors += list(steps[: len(parts)])
         if self.config.per == "video":
-            start_s, end_s, vectors = start_s[:1], end_s[-1:], [np.mean(vectors, axis=0)]
-        return Features(np.array(start_s), np.array(end_s), np.stack(vectors))
-
-
-def _steps(window: Window, features: np.ndarray) -> Iterator[tuple[float, float, np.ndarray]]:
-    """(start_s, end_s, feature) of a window's time steps, features (T', D); steps that are all padding are left out."""
-    length = len(window.indices) // len(features)
-    for number, feature in enumerate(features):
-        first, after = number * length, (number + 1) * length
-        if first and window.indices[first] == window.indices[first - 1]:  # the last frame of a short video again
-            return
-        shown_again = after < len(window.indices) and window.indices[after] == window.indices[after - 1]
-        end = window.end_s if after == len(window.indices) or shown_again else float(window.times_s[after])
-        yield float(window.times_s[first]), end, feature
+            spans, vectors = [(spans[0][0], spans[-1][1])], [np.mean(vectors, axis=0)]
+        start_s, end_s = np.array(spans).T
+        return Features(start_s, end_s, np.stack(vectors))
 
 
 def _load(config: ExtractConfig) -> Model:
@@ -204,57 +188,36 @@ def _load(config: ExtractConfig) -> Model:
     return model if isinstance(model, Perceiver) else load_model(config.model, task="features")
 
 
-@contextmanager
-def _parts_folder(out: Path | None) -> Iterator[Path]:
-    """The folder for the features of single samples; a temporary one if there is no file to write."""
-    if out is not None:
-        yield out.absolute().with_name(out.name + ".parts")
-        return
-    with tempfile.TemporaryDirectory(prefix="svfap-extract-") as folder:
-        yield Path(folder)
-
-
-def _read_parts(parts: Path, samples: Iterable[Sample], unreadable: dict[str, str]) -> Iterator[tuple[int, Features]]:
-    for index, sample in enumerate(samples):
-        if sample.key not in unreadable:
-            with np.load(result_of(parts, sample.key)) as arrays:
-                yield index, Features(**arrays)
-
-
 def _as_numbers(column: pd.Series) -> pd.Series:
-    """The column as float64 if every entry that is not empty is a number."""
+    """The column as float64 if every entry that is not empty is a number; subjects, splits and groups stay text."""
     if column.name in ("path", *TEXT_COLUMNS) or (column == "").all():
         return column
     numbers = pd.to_numeric(column.where(column != ""), errors="coerce")
     return numbers if (numbers.notna() | (column == "")).all() else column
 
 
-def _chunks(features: Iterable[tuple[int, Features]], columns: pd.DataFrame) -> Iterator[Chunk]:
-    """Join features, given with the number of their sample, to `columns`; about CHUNK_ROWS rows at a time."""
-    held: list[tuple[int, Features]] = []
-    num_rows = 0
-    for index, rows in features:
-        held.append((index, rows))
-        num_rows += len(rows.start_s)
-        if num_rows >= CHUNK_ROWS:
-            yield _joined(held, columns)
-            held, num_rows = [], 0
-    if held:
-        yield _joined(held, columns)
+def _chunks(parts: Path, samples: Manifest, unreadable: dict[str, str], columns: pd.DataFrame) -> Iterator[Chunk]:
+    """The rows of all samples, about CHUNK_ROWS at a time; columns: a row for each sample."""
+    held: list[Features] = []
+    places: list[int] = []  # number of the sample of each row
+    for place, sample in enumerate(samples):
+        if sample.key not in unreadable:
+            with np.load(result_of(parts, sample.key)) as arrays:
+                held.append(Features(**arrays))
+            places += [place] * len(held[-1].start_s)
+        if held and (len(places) >= CHUNK_ROWS or place == len(samples) - 1):
+            start_s, end_s, feature = (np.concatenate(arrays) for arrays in zip(*held, strict=True))
+            meta = columns.iloc[places].reset_index(drop=True)
+            meta.insert(1, "start_s", start_s)
+            meta.insert(2, "end_s", end_s)
+            yield meta, feature
+            held, places = [], []
 
 
-def _joined(held: list[tuple[int, Features]], columns: pd.DataFrame) -> Chunk:
-    rows = Features(*(np.concatenate(arrays) for arrays in zip(*(rows for _, rows in held), strict=True)))
-    places = np.repeat([index for index, _ in held], [len(rows.start_s) for _, rows in held])
-    meta = columns.iloc[places].reset_index(drop=True)
-    meta.insert(1, "start_s", rows.start_s)
-    meta.insert(2, "end_s", rows.end_s)
-    return meta, rows.feature
-
-
-def _write_part(how: ExtractConfig | Extractor, sample: Sample, target: Path) -> None:
-    """The job of one sample: write its features to a file. how: the settings, from which any process loads the model."""
-    extractor = _extractor(how) if isinstance(how, ExtractConfig) else how
+def _write_part(extractor: Extractor | ExtractConfig, sample: Sample, target: Path) -> None:
+    """The job of one sample: write its features to a file. extractor: or the settings, from which any process loads it."""
+    if isinstance(extractor, ExtractConfig):
+        extractor = _extractor(extractor)
     with target.open("wb") as file:
         np.savez(file, **extractor(sample)._asdict())
 
@@ -262,7 +225,7 @@ def _write_part(how: ExtractConfig | Extractor, sample: Sample, target: Path) ->
 @lru_cache(maxsize=1)
 def _extractor(config: ExtractConfig) -> Extractor:
     if multiprocessing.parent_process() is not None and config.num_workers > 0:
-        torch.set_num_threads(1)  # the cores are shared by several processes
+        torch.set_num_threads(1)  # several processes share the cores
     return Extractor(config)
 
 
@@ -271,7 +234,5 @@ def _fingerprint(model: Model) -> str:
     digest = hashlib.sha256(json.dumps(asdict(model.config), sort_keys=True, default=str).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(
-            tensor.cpu().contiguous().view(torch.uint8).numpy().data if tensor.ndim else bytes(tensor.cpu().numpy())
-        )
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -7,13 +7,11 @@ dataset per column.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -32,9 +30,8 @@ def check_table(path: Path) -> None:
         try:
             import h5py  # noqa: F401
         except ImportError:
-            raise UserError(
-                f"out={path}: needs the package h5py; install it with pip install 'svfap[h5]', or use .parquet"
-            ) from None
+            fix = "install it with pip install 'svfap[h5]', or use .parquet"
+            raise UserError(f"out={path}: needs the package h5py; {fix}") from None
     make_folder(path.absolute().parent)
 
 
@@ -74,20 +71,13 @@ def _write_npz(path: Path, chunks: Iterator[Chunk]) -> None:
         for meta, features in chunks:
             metas.append(meta)
             spool.write(np.ascontiguousarray(features).data)
+        spool.flush()
         table = pd.concat(metas, ignore_index=True)
-        for name in table.columns:
-            column = table[name].to_numpy()
+        columns = {str(name): table[name].to_numpy() for name in table.columns}
+        columns["feature"] = np.memmap(spool, features.dtype, "r", shape=(len(table), features.shape[1]))
+        for name, column in columns.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, column.astype(str) if column.dtype == object else column)
-        with archive.open("feature.npy", "w", force_zip64=True) as member:
-            _write_header(member, (len(table), features.shape[1]), features.dtype)
-            spool.seek(0)
-            shutil.copyfileobj(spool, member, 2**20)
-
-
-def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    header = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
-    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _write_h5(path: Path, chunks: Iterator[Chunk]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from svfap.errors import UserError
 from svfap.faces.config import FaceSettings
-from svfap.settings import DeviceSettings, require_fraction
+from svfap.settings import DeviceSettings, require_file, require_fraction, require_positive
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 OVERLAY_SUFFIXES = (".mp4", ".mov", ".mkv")
@@ -38,13 +38,10 @@ class PredictConfig(FaceSettings, DeviceSettings):
     def __post_init__(self) -> None:
         FaceSettings.__post_init__(self)
         DeviceSettings.__post_init__(self)
-        for name in ("hop_s", "timeout_s"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{name}={value}: must be more than 0")
-        _check_file("out", self.out, TABLE_SUFFIXES)
-        _check_file("overlay", self.overlay, OVERLAY_SUFFIXES)
-        _check_file("report", self.report, (".html",))
+        require_positive(self, "hop_s", "timeout_s")
+        require_file(self, "out", TABLE_SUFFIXES)
+        require_file(self, "overlay", OVERLAY_SUFFIXES)
+        require_file(self, "report", (".html",))
         if self.resume and self.out is None:
             raise UserError("resume=True: without out there is no table to continue")
 
@@ -69,12 +66,3 @@ class ReconstructConfig:
         require_fraction(self, "mask_ratio")
         if self.out is not None and self.out.exists() and not self.out.is_dir():
             raise UserError(f"out={self.out}: is a file; give the name of a folder")
-
-
-def _check_file(field: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
-    if path is None:
-        return
-    if path.suffix not in suffixes:
-        raise UserError(f"{field}={path}: the suffix must be one of {', '.join(suffixes)}")
-    if path.is_dir():
-        raise UserError(f"{field}={path}: is a folder; give the name of a file")

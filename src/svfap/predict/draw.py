@@ -10,8 +10,10 @@ from typing import NamedTuple
 import cv2
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from svfap.faces.boxes import shared_area
+from svfap.predict.figure import label_colors
 from svfap.predict.table import PROBABILITY, value_name
 from svfap.predict.windows import Box
 
@@ -34,18 +36,15 @@ class FaceValues(NamedTuple):
 class Painter:
     """Draws into pictures of one size.
 
-    columns: of the table, `prob_<label>` or a dimension's name; colors: "#rrggbb", reused from the start if there are
-    fewer; value_range: the values at the two ends of a bar.
+    columns: of the table, `prob_<label>` or a dimension's name. value_range: the values at the two ends of a bar.
     """
 
-    def __init__(
-        self, height: int, width: int, columns: Sequence[str], colors: Sequence[str], value_range: tuple[float, float]
-    ) -> None:
+    def __init__(self, height: int, width: int, columns: Sequence[str], value_range: tuple[float, float]) -> None:
         self.text_px = max(round(TEXT_SIZE * min(height, width)), MIN_TEXT_PX)
         self.line_px = max(round(min(height, width) / 240), 1)
         self.probabilities = all(column.startswith(PROBABILITY) for column in columns)
         self.names = [_short(value_name(column)) for column in columns]
-        self.colors = [_rgb(colors[k % len(colors)]) for k in range(len(columns))]
+        self.colors = [ImageColor.getrgb(color)[:3] for color in label_colors(len(columns))]
         self.value_range = value_range
 
     def paint(self, picture: np.ndarray, faces: Sequence[FaceValues]) -> np.ndarray:
@@ -105,14 +104,12 @@ class Painter:
         if box is None:
             return gap, gap
         x, y, w, h = box
-        places = [(x + w + gap, y), (x - gap - width, y), (x, y + h + gap), (x, y - gap - height), (x + gap, y + gap)]
-        last = (max(shape[1] - width, 0), max(shape[0] - height, 0))
-        inside = [(int(np.clip(left, 0, last[0])), int(np.clip(top, 0, last[1]))) for left, top in places]
-
-        def hidden(place: tuple[int, int]) -> int:  # in tenths of the panel, so that it does not move for less
-            return round(10 * sum(_shared((*place, width, height), other) for other in taken) / (width * height))
-
-        return min(inside, key=hidden)
+        corners = [(x + w + gap, y), (x - gap - width, y), (x, y + h + gap), (x, y - gap - height), (x + gap, y + gap)]
+        inside = np.clip(corners, 0, np.maximum([shape[1] - width, shape[0] - height], 0)).astype(int)
+        panels = np.column_stack([inside, np.tile([width, height], (len(inside), 1))])
+        hidden = shared_area(panels, np.array(taken)).sum(axis=1) / (width * height)
+        left, top = inside[np.round(10 * hidden).argmin()].tolist()  # in tenths, so that it does not move for less
+        return left, top
 
     def _bar(self, picture: np.ndarray, value: float, k: int, area: tuple[int, int, int, int]) -> None:
         x, y, width, height = area
@@ -125,19 +122,8 @@ class Painter:
         picture[top:bottom, x + first : x + max(last, first + 1)] = self.colors[k]
 
 
-def _shared(a: Box, b: Box) -> float:
-    """Area of the intersection of two boxes, in pixels."""
-    across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    return max(across, 0.0) * max(down, 0.0)
-
-
 def _short(name: str) -> str:
     return name if len(name) <= MAX_NAME_LENGTH else name[: MAX_NAME_LENGTH - 1] + "…"
-
-
-def _rgb(color: str) -> tuple[int, int, int]:
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
 @lru_cache(maxsize=4096)

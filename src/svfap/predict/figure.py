@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle, islice
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from svfap.errors import UserError
 from svfap.predict.table import PROBABILITY, TIMES, value_columns, value_name
@@ -17,6 +17,11 @@ from svfap.view.figures.base import PALETTE, legend_name, new_figure, styled
 
 MAX_TRACKS = 8
 MIN_BAR_S = 1e-3  # a single picture has no duration
+
+
+def label_colors(number: int) -> list[str]:
+    """Colours ("#rrggbb") of so many labels or dimensions, the same in figures, overlays and pages."""
+    return list(islice(cycle(PALETTE), number))
 
 
 @styled
@@ -56,10 +61,9 @@ def timeline(table: pd.DataFrame, title: str = "") -> Figure:
         if probable:
             _draw_stack(axes, panels[2 * k + 1], track_timeline, names)
         else:
-            time, values = _curves(track_timeline)
-            for n, name in enumerate(names):
-                color = PALETTE[n % len(PALETTE)]
-                axes.plot(time, values[:, n], color=color, label=legend_name(name))
+            time, values = track_timeline.curve
+            for name, color, column in zip(names, label_colors(len(names)), values.T, strict=True):
+                axes.plot(time, column, color=color, label=legend_name(name))
         axes.set_ylabel(track or ("Probability" if probable else "Value"))
     first, last = float(table["start_s"].min()), float(table["end_s"].max())
     for axes in panels:
@@ -75,13 +79,12 @@ def timeline(table: pd.DataFrame, title: str = "") -> Figure:
 
 def _draw_stack(axes: Axes, strip: Axes, timeline: Timeline, names: Sequence[str]) -> None:
     """Stacked probabilities, and below them a strip in the colour of the most probable label."""
-    time, values = _curves(timeline)
+    time, values = timeline.curve
     top = np.cumsum(values, axis=1)
     bottom = top - values
     most_probable = timeline.values.argmax(axis=1)
-    durations = np.maximum(timeline.edges[:, 1] - timeline.edges[:, 0], MIN_BAR_S)
-    for k, name in enumerate(names):
-        color = PALETTE[k % len(PALETTE)]
+    durations = np.maximum(timeline.durations, MIN_BAR_S)
+    for k, (name, color) in enumerate(zip(names, label_colors(len(names)), strict=True)):
         axes.fill_between(time, bottom[:, k], top[:, k], color=color, alpha=0.85, linewidth=0, label=legend_name(name))
         chosen = most_probable == k
         bars = list(zip(timeline.edges[chosen, 0], durations[chosen], strict=True))
@@ -92,13 +95,3 @@ def _draw_stack(axes: Axes, strip: Axes, timeline: Timeline, names: Sequence[str
     strip.tick_params(axis="y", length=0)
     strip.grid(False)
     strip.spines[:].set_visible(False)
-
-
-def _curves(timeline: Timeline) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Times (n,) and values (n, K) of all pieces, with NaN between them."""
-    gap = np.full((1, timeline.values.shape[1]), np.nan)
-    times, values = [np.zeros(0)], [gap[:0]]
-    for piece_times, piece_values in timeline.curves:
-        times += [piece_times, np.full(1, np.nan)]
-        values += [piece_values, gap]
-    return np.concatenate(times)[:-1], np.concatenate(values)[:-1]

@@ -35,61 +35,61 @@ function lastUpTo(numbers, value) {
 }
 
 // The interval of time that each row covers, its centre, and the cumulative sums over labels, which bound the stacked areas.
-function prepare(person) {
-  const n = person.start.length, isFirst = new Uint8Array(n);
-  person.firsts.forEach(row => { isFirst[row] = 1; });
-  person.from = Float64Array.from(person.start);
-  person.to = Float64Array.from(person.end);
-  for (let i = 1; i < n; i++) if (!isFirst[i]) person.from[i] = person.to[i - 1] = (person.start[i] + person.end[i - 1]) / 2;
-  for (let i = 0; i < n; i++) person.to[i] = Math.max(person.from[i], person.to[i]);
-  person.middle = person.start.map((start, i) => (start + person.end[i]) / 2);
-  person.runs = person.firsts.map((first, k) => [first, (person.firsts[k + 1] ?? n) - 1]);
-  person.sums = [];
-  if (page.probabilities) person.values.forEach((column, k) => {
-    const below = person.sums[k - 1];
-    person.sums.push(Float64Array.from(column, (value, i) => value + (below ? below[i] : 0)));
+function prepare(face) {
+  const n = face.start.length, isFirst = new Uint8Array(n);
+  face.firsts.forEach(row => { isFirst[row] = 1; });
+  face.from = Float64Array.from(face.start);
+  face.to = Float64Array.from(face.end);
+  for (let i = 1; i < n; i++) if (!isFirst[i]) face.from[i] = face.to[i - 1] = (face.start[i] + face.end[i - 1]) / 2;
+  for (let i = 0; i < n; i++) face.to[i] = Math.max(face.from[i], face.to[i]);
+  face.middle = face.start.map((start, i) => (start + face.end[i]) / 2);
+  face.runs = face.firsts.map((first, k) => [first, (face.firsts[k + 1] ?? n) - 1]);
+  face.sums = [];
+  if (page.probabilities) face.values.forEach((column, k) => {
+    const below = face.sums[k - 1];
+    face.sums.push(Float64Array.from(column, (value, i) => value + (below ? below[i] : 0)));
   });
 }
-function rowAt(person, time) {
-  const row = lastUpTo(person.from, time);
-  return row >= 0 && time <= person.to[row] ? row : -1;
+function rowAt(face, time) {
+  const row = lastUpTo(face.from, time);
+  return row >= 0 && time <= face.to[row] ? row : -1;
 }
 
 // Points of one run without gaps; more than two rows per pixel are reduced to the smallest and the largest value.
-function points(person, column, [first, last], x, y, view) {
-  const a = Math.max(first, lastUpTo(person.from, view.from) - 1), b = Math.min(last, lastUpTo(person.from, view.to) + 2);
-  const found = a === first ? [[x(person.from[first]), y(column[first])]] : [];
+function points(face, column, [first, last], x, y, view) {
+  const a = Math.max(first, lastUpTo(face.from, view.from) - 1), b = Math.min(last, lastUpTo(face.from, view.to) + 2);
+  const found = a === first ? [[x(face.from[first]), y(column[first])]] : [];
   if (b - a < 2 * (x(view.to) - x(view.from))) {
-    for (let i = a; i <= b; i++) found.push([x(person.middle[i]), y(column[i])]);
+    for (let i = a; i <= b; i++) found.push([x(face.middle[i]), y(column[i])]);
   } else {
     for (let i = a; i <= b;) {
-      const pixel = Math.floor(x(person.middle[i]));
+      const pixel = Math.floor(x(face.middle[i]));
       let low = i, high = i;
-      for (; i <= b && Math.floor(x(person.middle[i])) <= pixel; i++) {
+      for (; i <= b && Math.floor(x(face.middle[i])) <= pixel; i++) {
         if (column[i] < column[low]) low = i;
         if (column[i] > column[high]) high = i;
       }
-      for (const row of low < high ? [low, high] : [high, low]) found.push([x(person.middle[row]), y(column[row])]);
+      for (const row of low < high ? [low, high] : [high, low]) found.push([x(face.middle[row]), y(column[row])]);
     }
   }
-  if (b === last) found.push([x(person.to[last]), y(column[last])]);
+  if (b === last) found.push([x(face.to[last]), y(column[last])]);
   return found;
 }
 const path = list => list.map(([px, py]) => `${px.toFixed(1)} ${py.toFixed(1)}`).join("L");
 
 // Intervals of the view with the same most probable label: [from, to, label]; sampled once per pixel where rows are denser.
-function topLabels(person, view, width) {
-  const a = Math.max(lastUpTo(person.from, view.from), 0), b = lastUpTo(person.from, view.to), found = [];
+function topLabels(face, view, width) {
+  const a = Math.max(lastUpTo(face.from, view.from), 0), b = lastUpTo(face.from, view.to), found = [];
   const add = (from, to, row) => {
     let best = 0;
-    person.values.forEach((column, k) => { if (column[row] > person.values[best][row]) best = k; });
+    face.values.forEach((column, k) => { if (column[row] > face.values[best][row]) best = k; });
     const before = found[found.length - 1];
     if (before && before[2] === best && from - before[1] < 1e-6) before[1] = to; else found.push([from, to, best]);
   };
   const step = (view.to - view.from) / width;
-  if (b - a < 2 * width) for (let i = a; i <= b; i++) add(person.from[i], person.to[i], i);
+  if (b - a < 2 * width) for (let i = a; i <= b; i++) add(face.from[i], face.to[i], i);
   else for (let pixel = 0; pixel < width; pixel++) {
-    const row = rowAt(person, view.from + (pixel + 0.5) * step);
+    const row = rowAt(face, view.from + (pixel + 0.5) * step);
     if (row >= 0) add(view.from + pixel * step, view.from + (pixel + 1) * step, row);
   }
   return found;
@@ -103,12 +103,12 @@ function ticks(from, to, number) {
   return [found, step < 0.1 ? 2 : step < 1 ? 1 : 0];
 }
 
-// The timeline of one person.
+// The timeline of one face.
 class Lane {
-  constructor(video, person) {
-    const part = document.getElementById(person.id);
-    prepare(person);
-    Object.assign(this, { video, person, part, solo: -1, dragFrom: null, width: 1 });
+  constructor(video, face) {
+    const part = document.getElementById(face.id);
+    prepare(face);
+    Object.assign(this, { video, face, part, solo: -1, dragFrom: null, width: 1 });
     this.box = part.querySelector(".lane");
     this.svg = part.querySelector("svg");
     this.pictures = [...part.querySelectorAll(".strip img")].map(image => ({ image, time: Number(image.dataset.time) }));
@@ -129,44 +129,44 @@ class Lane {
 
   draw() {
     this.width = Math.max(this.svg.clientWidth - LEFT - RIGHT, 50);  // read once, because reading it forces a layout
-    const { person, svg, width, solo } = this, view = this.video.view, [low, high] = page.range;
+    const { face, svg, width, solo } = this, view = this.video.view, [low, high] = page.range;
     const x = time => this.x(time), y = value => (high - value) / (high - low) * HEIGHT;
     svg.replaceChildren();
     const plot = shape(svg, "svg", "inner", { x: LEFT, y: TOP, width, height: HEIGHT });
     shape(plot, "rect", "gap", { width, height: HEIGHT });
-    const visible = person.runs.filter(([a, b]) => person.to[b] >= view.from && person.from[a] <= view.to);
+    const visible = face.runs.filter(([a, b]) => face.to[b] >= view.from && face.from[a] <= view.to);
     for (const [a, b] of visible) {
-      shape(plot, "rect", "covered", { x: x(person.from[a]), width: Math.max(x(person.to[b]) - x(person.from[a]), 0.5), height: HEIGHT });
+      shape(plot, "rect", "covered", { x: x(face.from[a]), width: Math.max(x(face.to[b]) - x(face.from[a]), 0.5), height: HEIGHT });
     }
     this.labelGaps(plot, x);
     const levels = page.probabilities ? [0, 0.5, 1] : [0, 1, 2, 3, 4].map(k => low + k * (high - low) / 4);
     if (!page.probabilities) for (const level of levels) shape(plot, "line", "rule", { x2: width, y1: y(level), y2: y(level) });
-    const columns = !page.probabilities ? person.values : solo < 0 ? person.sums : [];
+    const columns = !page.probabilities ? face.values : solo < 0 ? face.sums : [];
     if (page.probabilities) {  // the largest sum first; each area is partly covered by the next
       const dense = visible.reduce((sum, [a, b]) => sum + b - a, 0) * (view.to - view.from) > width * (this.video.to - this.video.from);
       const area = (column, k) => shape(plot, "path", dense ? "area" : "area apart", { fill: page.colors[k], d: visible.map(run => {
-        const list = points(person, column, run, x, y, view);
+        const list = points(face, column, run, x, y, view);
         return `M${list[0][0].toFixed(1)} ${HEIGHT}L${path(list)}L${list[list.length - 1][0].toFixed(1)} ${HEIGHT}Z`;
       }).join("") });
       for (let k = columns.length - 1; k >= 0; k--) area(columns[k], k);
-      if (solo >= 0) area(person.values[solo], solo);
+      if (solo >= 0) area(face.values[solo], solo);
       shape(plot, "line", "over", { x2: width, y1: y(0.5), y2: y(0.5) });
     } else columns.forEach((column, k) => shape(plot, "path", "line", {
       stroke: page.colors[k], "stroke-opacity": solo < 0 || solo === k ? 1 : 0.15,
-      d: visible.map(run => `M${path(points(person, column, run, x, y, view))}`).join(""),
+      d: visible.map(run => `M${path(points(face, column, run, x, y, view))}`).join(""),
     }));
     const number = value => page.probabilities ? `${100 * value}%` : String(Number(value.toFixed(2)));
     for (const level of levels) shape(svg, "text", "", { x: LEFT - 6, y: TOP + y(level) + 3, "text-anchor": "end" }).textContent = number(level);
     if (page.probabilities) {
       const lead = shape(svg, "svg", "lead", { x: LEFT, y: TOP + HEIGHT + APART, width, height: LEAD });
       shape(lead, "rect", "gap", { width, height: LEAD });
-      for (const [from, to, k] of topLabels(person, view, width)) {
+      for (const [from, to, k] of topLabels(face, view, width)) {
         shape(lead, "rect", "", { x: x(from), width: Math.max(x(to) - x(from), 0.5), height: LEAD, fill: page.colors[k],
           "fill-opacity": solo < 0 || solo === k ? 1 : 0.15 });
       }
       shape(svg, "text", "", { x: LEFT - 6, y: TOP + HEIGHT + APART + 11, "text-anchor": "end" }).textContent = "top";
     }
-    for (const time of person.changes) {
+    for (const time of face.changes) {
       const px = x(time) + LEFT;
       if (px >= LEFT && px <= LEFT + width) shape(svg, "path", "change", { d: `M${px - 4.5} 1h9l-4.5 8z` });
     }
@@ -183,7 +183,7 @@ class Lane {
   }
 
   labelGaps(plot, x) {
-    const { runs, from, to } = this.person, view = this.video.view;
+    const { runs, from, to } = this.face, view = this.video.view;
     const borders = [view.from, ...runs.flatMap(([a, b]) => [from[a], to[b]]), view.to];
     for (let k = 0; k < borders.length; k += 2) {
       const left = Math.max(x(borders[k]), 0), right = Math.min(x(borders[k + 1]), this.width);
@@ -217,7 +217,7 @@ class Lane {
     const px = LEFT + this.x(time);
     this.cursor.style.left = `${px - 1}px`;
     this.cursor.classList.toggle("pinned", pinned);
-    const row = rowAt(this.person, time);
+    const row = rowAt(this.face, time);
     this.svg.setAttribute("aria-valuemin", this.video.from);
     this.svg.setAttribute("aria-valuemax", this.video.to);
     this.svg.setAttribute("aria-valuenow", time.toFixed(2));
@@ -229,11 +229,11 @@ class Lane {
     Object.assign(this.tip.style, right ? { left: "auto", right: `${this.svg.clientWidth - px + 14}px` } : { left: `${px + 14}px`, right: "auto" });
   }
   ranked(row) {
-    const list = this.person.values.map((column, k) => [k, column[row]]);
+    const list = this.face.values.map((column, k) => [k, column[row]]);
     return page.probabilities ? list.sort((a, b) => b[1] - a[1]) : list;
   }
   fillTip(time, row) {
-    const { tip, person } = this;
+    const { tip, face } = this;
     tip.replaceChildren();
     if (this.pictures.length && row >= 0) {
       const near = this.nearest(time);
@@ -243,8 +243,8 @@ class Lane {
     }
     element(tip, "div", "when", clock(time));
     if (row < 0) { element(tip, "div", "small", "no face here"); return; }
-    const confidence = person.confidence[row] ?? null;
-    element(tip, "div", "small", `window ${clock(person.start[row], 2)} to ${clock(person.end[row], 2)}` +
+    const confidence = face.confidence[row] ?? null;
+    element(tip, "div", "small", `window ${clock(face.start[row], 2)} to ${clock(face.end[row], 2)}` +
       (confidence === null ? "" : ` · detector ${confidence.toFixed(2)}`));
     this.ranked(row).forEach(([k, value], place) => {
       const line = element(tip, "div", page.probabilities ? (place ? "value" : "value top") : "value plain");
@@ -326,14 +326,14 @@ class Lane {
   }
 
   key(event) {
-    const { video, person } = this, { cursor, view } = video, last = person.start.length - 1;
-    const now = cursor.time ?? Math.max(view.from, person.from[0]);
+    const { video, face } = this, { cursor, view } = video, last = face.start.length - 1;
+    const now = cursor.time ?? Math.max(view.from, face.from[0]);
     const step = by => {
-      const near = lastUpTo(person.from, now), row = by < 0 && rowAt(person, now) < 0 ? near + by + 1 : near + by;
+      const near = lastUpTo(face.from, now), row = by < 0 && rowAt(face, now) < 0 ? near + by + 1 : near + by;
       to(cursor.time === null ? near : row);
     };
     const to = row => {
-      const time = person.middle[Math.min(Math.max(row, 0), last)], span = view.to - view.from;
+      const time = face.middle[Math.min(Math.max(row, 0), last)], span = view.to - view.from;
       if (time < view.from || time > view.to) video.show(time - span / 2, span);
       video.point(time, this, cursor.pinned);
     };
@@ -350,17 +350,17 @@ class Lane {
   }
 
   cells(row) {
-    const { person } = this;
-    return [person.start[row], person.end[row], ...person.values.map(column => column[row]), ...(person.confidence.length ? [person.confidence[row]] : [])];
+    const { face } = this;
+    return [face.start[row], face.end[row], ...face.values.map(column => column[row]), ...(face.confidence.length ? [face.confidence[row]] : [])];
   }
   get header() {
     const values = page.names.map(name => page.probabilities ? `prob_${name}` : name);
-    return ["start_s", "end_s", ...values, ...(this.person.confidence.length ? ["confidence"] : [])];
+    return ["start_s", "end_s", ...values, ...(this.face.confidence.length ? ["confidence"] : [])];
   }
   listRows() {
-    const { person, rows } = this, { from, to } = this.video.view, place = rows.querySelector(".scroll");
+    const { face, rows } = this, { from, to } = this.video.view, place = rows.querySelector(".scroll");
     const inView = [];
-    for (let i = Math.max(lastUpTo(person.from, from), 0); i < person.start.length && person.from[i] <= to; i++) if (person.to[i] >= from) inView.push(i);
+    for (let i = Math.max(lastUpTo(face.from, from), 0); i < face.start.length && face.from[i] <= to; i++) if (face.to[i] >= from) inView.push(i);
     place.replaceChildren();
     const table = element(place, "table"), listed = inView.slice(0, MAX_ROWS);
     element(table, "caption", "", `${listed.length} of the ${inView.length} rows in view`);
@@ -374,10 +374,10 @@ class Lane {
   save() {
     const quoted = text => /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     const lines = [this.header.map(quoted).join(",")];
-    for (let row = 0; row < this.person.start.length; row++) lines.push(this.cells(row).map(value => value ?? "").join(","));
+    for (let row = 0; row < this.face.start.length; row++) lines.push(this.cells(row).map(value => value ?? "").join(","));
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
-    link.download = `${this.person.id}.csv`;
+    link.download = `${this.face.id}.csv`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
@@ -385,13 +385,13 @@ class Lane {
 
 // The timelines of a video share the zoomed interval and the position of the cursor.
 class Video {
-  constructor({ persons }) {
-    this.from = Math.min(0, ...persons.map(person => person.start[0]));
-    this.to = Math.max(...persons.map(person => person.end.reduce((a, b) => Math.max(a, b))));
+  constructor({ faces }) {
+    this.from = Math.min(0, ...faces.map(face => face.start[0]));
+    this.to = Math.max(...faces.map(face => face.end.reduce((a, b) => Math.max(a, b))));
     if (!(this.to > this.from)) this.to = this.from + 1;
     this.view = { from: this.from, to: this.to };
     this.cursor = { time: null, lane: null, pinned: false };
-    this.lanes = persons.map(person => new Lane(this, person));
+    this.lanes = faces.map(face => new Lane(this, face));
     this.due = false;
     this.draw();
     if (this.lanes.length) new ResizeObserver(() => this.draw()).observe(this.lanes[0].box);
@@ -417,5 +417,5 @@ class Video {
   }
 }
 
-for (const video of page.videos) if (video.persons.length) new Video(video);
+for (const video of page.videos) if (video.faces.length) new Video(video);
 })();

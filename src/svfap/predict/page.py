@@ -1,11 +1,11 @@
-"""One self-contained HTML page of affect over time: for each person pictures, an interactive timeline, shares and changes."""
+"""One self-contained HTML page of affect over time: for each face pictures, an interactive timeline, shares and changes."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,44 +15,46 @@ import pandas as pd
 
 from svfap.errors import UserError
 from svfap.files import write_atomically
+from svfap.predict.figure import label_colors
 from svfap.predict.pictures import cut_pictures
 from svfap.predict.table import BOX, PROBABILITY, TIMES, value_columns, value_name
 from svfap.predict.timeline import Change, Timeline, shares, spread, strongest_changes
 from svfap.predict.windows import Box
-from svfap.view.figures.base import PALETTE
 from svfap.view.page import data_uri, package_text, render
 
-MAX_PICTURES = 24  # in the strip of a person
-MAX_PAGE_PICTURES = 1500  # about 8 MB; each strip gets shorter in a page of many persons
-MAX_PERSONS = 30  # of a video
+MAX_PICTURES = 24  # in the strip of a face
+MAX_PAGE_PICTURES = 1500  # about 8 MB; each strip gets shorter in a page of many faces
+MAX_FACES = 30  # of a video
 NUM_CHANGES = 5
 
 
 @dataclass
-class _Person:
-    """One track of one video, ready to be shown."""
+class _Face:
+    """One track of a video, or its whole picture, as page.html shows it."""
 
+    id: str
     heading: str
-    name: str
     timeline: Timeline
-    confidence: np.ndarray | None
-    boxes: np.ndarray | None
+    summary: list[dict[Hashable, Any]]  # the rows of `shares` or `spread`
     changes: list[Change]
-    pictures: dict[float, str] = field(default_factory=dict)  # by time in seconds
-    strip: list[float] = field(default_factory=list)  # times of the pictures in the strip
+    confidence: np.ndarray
+    """(N,) or (0,) if the table has none."""
+    boxes: np.ndarray | None
+    pictures: dict[float, str] = field(default_factory=dict)
+    """Time in seconds -> data URI."""
+    strip: list[float] = field(default_factory=list)
+    """Times of the pictures in the strip."""
 
     def box_at(self, time_s: float) -> Box | None:
         row = self.timeline.row_at(time_s)
         return None if self.boxes is None or row is None else tuple(self.boxes[row].tolist())
 
+    @property
+    def mean_confidence(self) -> float | None:
+        return float(np.nanmean(self.confidence)) if np.isfinite(self.confidence).any() else None
 
-def write_affect_page(
-    out: Path,
-    table: pd.DataFrame,
-    videos: Mapping[str, Path | None],
-    title: str = "Affect over time",
-    notes: Sequence[str] = (),
-) -> None:
+
+def write_affect_page(out: Path, table: pd.DataFrame, videos: Mapping[str, Path | None]) -> None:
     """Write one HTML file that shows a table of predictions and opens without network access, atomically.
 
     Args:
@@ -61,43 +63,42 @@ def write_affect_page(
             or a numeric column per dimension; optionally `confidence` of the detector. Rows without a value are gaps.
         videos: value of column `video` -> its file, from which pictures are cut, or None: no pictures. A video without
             rows is shown as one without a face.
-        notes: paragraphs below the title.
 
     Raises:
-        UserError: the table lacks columns or holds what is no number, or `out` cannot be written. A video that cannot be
-            read costs its pictures, and the page says so.
+        UserError: the table lacks columns or has values that are no finite numbers, or `out` cannot be written. A video
+            that cannot be read has no pictures, and the page says so.
     """
     columns = _checked(table)
     probabilities = columns[0].startswith(PROBABILITY) if columns else True
-    names = [value_name(column) for column in columns]
     rows = {str(name): part for name, part in table.groupby("video", sort=False)} if len(table) else {}
-    keys = list(dict.fromkeys([*videos, *rows]))
-    shown = [_persons(rows[key], columns, f"video-{k}") if key in rows else [] for k, key in enumerate(keys, 1)]
-    num_persons = sum(min(len(persons), MAX_PERSONS) for persons in shown)
-    num_pictures = max(1, min(MAX_PICTURES, MAX_PAGE_PICTURES // max(num_persons, 1)))
-    views, data = [], []
-    for number, (key, persons) in enumerate(zip(keys, shown, strict=True), 1):
-        kept = sorted(persons, key=lambda person: -person.timeline.covered_s)[:MAX_PERSONS]
-        kept = [person for person in persons if person in kept]
-        notices = [_add_pictures(videos.get(key), kept, num_pictures)]
-        if len(kept) < len(persons):
-            notices.append(f"{len(persons)} persons; the {len(kept)} in view for longest are shown.")
-        heading, name = str(key), f"video-{number}"
-        cards = [_person_view(person, names, probabilities) for person in kept]
-        views.append({"heading": heading, "id": name, "parts": cards, "notices": [n for n in notices if n]})
-        data.append({"id": name, "persons": [_person_data(person, _decimals(table, columns)) for person in kept]})
-    page = {"names": names, "colors": _colors(names), "probabilities": probabilities}
-    page |= {"range": _range(table[columns].to_numpy(float), probabilities), "videos": data}
-    script = package_text("predict/page.js")
+    sections: list[dict[str, Any]] = []
+    for number, key in enumerate(dict.fromkeys([*videos, *rows]), 1):
+        name, notices = f"video-{number}", []
+        faces = _faces(rows[key], columns, name) if key in rows else []
+        if len(faces) > MAX_FACES:
+            notices.append(f"{len(faces)} faces; the {MAX_FACES} in view for longest are shown.")
+            longest = sorted(faces, key=lambda face: -face.timeline.covered_s)[:MAX_FACES]
+            faces = [face for face in faces if face in longest]
+        sections.append({"id": name, "heading": str(key), "parts": faces, "notices": notices})
+    num_faces = sum(len(section["parts"]) for section in sections)
+    for section in sections:
+        num_pictures = max(1, min(MAX_PICTURES, MAX_PAGE_PICTURES // max(num_faces, 1)))
+        if notice := _add_pictures(videos.get(section["heading"]), section["parts"], num_pictures):
+            section["notices"].insert(0, notice)
+    names, colors, script = (
+        [value_name(c) for c in columns],
+        label_colors(len(columns)),
+        package_text("predict/page.js"),
+    )
     html = render(
         "predict/page.html",
-        title=title,
-        notes=notes,
-        sections=views,
+        title="Affect over time",
+        sections=sections,
         names=names,
-        color_of=dict(zip(names, _colors(names), strict=True)),
+        color_of=dict(zip(names, colors, strict=True)),
         probabilities=probabilities,
-        data=page,
+        clock=clock,
+        data=_data(table[columns].to_numpy(float), names, colors, probabilities, sections),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -123,120 +124,83 @@ def _checked(table: pd.DataFrame) -> list[str]:
     return columns
 
 
-def _persons(rows: pd.DataFrame, columns: list[str], name: str) -> list[_Person]:
-    """The tracks of a video in order of appearance; tracks without any value are none."""
+def _faces(rows: pd.DataFrame, columns: list[str], video: str) -> list[_Face]:
+    """The tracks of a video in order of appearance, without those that have no value at all."""
     rows = rows.sort_values("start_s", kind="stable")
     tracks = rows.groupby("track", sort=False) if "track" in rows else [("", rows)]
-    probabilities = columns[0].startswith(PROBABILITY)
-    persons: list[_Person] = []
+    names, probabilities = [value_name(column) for column in columns], columns[0].startswith(PROBABILITY)
+    faces: list[_Face] = []
     for track, part in tracks:
         timeline = Timeline.of_table(part, columns)
         part = part.iloc[timeline.rows]
         if part.empty:
             continue
-        confidence = part["confidence"].to_numpy(float) if "confidence" in part else None
-        boxes = part[BOX].to_numpy(float) if set(BOX) <= set(part.columns) else None
-        changes = strongest_changes(timeline, NUM_CHANGES, probabilities)
         shown = f"{track:g}" if isinstance(track, float) else str(track)  # a column that had holes holds 1.0 for 1
-        heading = f"Person {shown}" if "track" in rows else "Whole picture"
-        persons.append(_Person(heading, f"{name}-{len(persons) + 1}", timeline, confidence, boxes, changes))
-    return persons
+        faces.append(
+            _Face(
+                id=f"{video}-{len(faces) + 1}",
+                heading=f"Face {shown}" if "track" in rows else "Whole picture",
+                timeline=timeline,
+                summary=(shares if probabilities else spread)(timeline, names).to_dict("records"),
+                changes=strongest_changes(timeline, NUM_CHANGES, probabilities),
+                confidence=part["confidence"].to_numpy(float) if "confidence" in part else np.zeros(0),
+                boxes=part[BOX].to_numpy(float) if set(BOX) <= set(part.columns) else None,
+            )
+        )
+    return faces
 
 
-def _add_pictures(path: Path | None, persons: list[_Person], number: int) -> str:
-    """Cut the pictures of all persons of a video in one pass; what to tell if there are none, or fewer."""
-    if path is None or not persons:
+def _add_pictures(path: Path | None, faces: list[_Face], number: int) -> str:
+    """Cut the pictures of all faces of a video in one pass; returns why pictures are missing, "" if none is."""
+    if path is None or not faces:
         return ""
-    wanted: list[tuple[_Person, float]] = []
-    for person in persons:
-        person.strip = _regular_times(person.timeline, number)
-        beside = [time for change in person.changes for time in (change.before_s, change.after_s)]
-        wanted += [(person, time) for time in dict.fromkeys([*person.strip, *beside])]
-    jpegs, reason = cut_pictures(path, [(time, person.box_at(time)) for person, time in wanted])
-    for (person, time), jpeg in zip(wanted, jpegs, strict=True):
+    wanted: list[tuple[_Face, float]] = []
+    for face in faces:
+        face.strip = face.timeline.regular_times(number)
+        beside = [time_s for change in face.changes for time_s in (change.before_s, change.after_s)]
+        wanted += [(face, time_s) for time_s in dict.fromkeys([*face.strip, *beside])]
+    jpegs, reason = cut_pictures(path, [(time_s, face.box_at(time_s)) for face, time_s in wanted])
+    for (face, time_s), jpeg in zip(wanted, jpegs, strict=True):
         if jpeg:
-            person.pictures[time] = data_uri("image/jpeg", jpeg)
-    for person in persons:
-        person.strip = [time for time in person.strip if time in person.pictures]
-    if not reason:
-        return ""
-    return f"{'Some' if any(jpegs) else 'All'} pictures are missing: {reason}"
+            face.pictures[time_s] = data_uri("image/jpeg", jpeg)
+    for face in faces:
+        face.strip = [time_s for time_s in face.strip if time_s in face.pictures]
+    return f"{'Some' if any(jpegs) else 'All'} pictures are missing: {reason}" if reason else ""
 
 
-def _regular_times(timeline: Timeline, number: int) -> list[float]:
-    """Centres of rows, where the boxes are, at about regular times from first to last."""
-    first, last = timeline.edges[0, 0], timeline.edges[-1, 1]
-    number = min(number, len(timeline.start))
-    due = first + (np.arange(number) + 0.5) * (last - first) / number
-    rows = [timeline.row_at(time) for time in due]
-    return [float(timeline.centers[row]) for row in dict.fromkeys(row for row in rows if row is not None)]
+def _data(
+    values: np.ndarray, names: list[str], colors: list[str], probabilities: bool, sections: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The numbers that page.js draws; values: those of the whole table."""
+    largest = max(np.nanmax(np.abs(values), initial=0.0), 1e-9)
+    decimals = int(5 - math.ceil(math.log10(largest)))  # five digits of the largest value
 
+    def face_data(face: _Face) -> dict[str, Any]:
+        timeline = face.timeline
+        return {
+            "id": face.id,
+            "heading": face.heading,
+            "start": np.round(timeline.start, 4).tolist(),
+            "end": np.round(timeline.end, 4).tolist(),
+            "firsts": timeline.firsts.tolist(),
+            "values": np.round(timeline.values.T, decimals).tolist(),
+            "confidence": [None if math.isnan(value) else round(value, 3) for value in face.confidence.tolist()],
+            "changes": [round(change.time_s, 4) for change in face.changes],
+        }
 
-def _person_view(person: _Person, names: list[str], probabilities: bool) -> dict[str, Any]:
-    """What stands in the HTML itself, so that it is there without JavaScript and in print."""
-    timeline = person.timeline
-    first, last = timeline.edges[0, 0], timeline.edges[-1, 1]
-    facts = [f"{clock(timeline.covered_s)} in view between {clock(first)} and {clock(last)}"]
-    facts += [f"{len(timeline.firsts)} pieces with gaps between"] * (len(timeline.firsts) > 1)
-    facts += [f"{len(timeline.start):,} row{'s' * (len(timeline.start) > 1)}"]
-    if person.confidence is not None and np.isfinite(person.confidence).any():
-        facts.append(f"mean confidence of the detector {np.nanmean(person.confidence):.2f}")
     return {
-        "heading": person.heading,
-        "id": person.name,
-        "facts": " · ".join(facts),
-        "strip": [(time, clock(time), person.pictures[time]) for time in person.strip],
-        "summary": (shares if probabilities else spread)(timeline, names).to_dict("records"),
-        "changes": [_change_view(person, change, names, probabilities) for change in person.changes],
+        "names": names,
+        "colors": colors,
+        "probabilities": probabilities,
+        "range": [0.0, 1.0] if probabilities else _range(values),
+        "videos": [{"id": section["id"], "faces": list(map(face_data, section["parts"]))} for section in sections],
     }
 
 
-def _change_view(person: _Person, change: Change, names: list[str], probabilities: bool) -> dict[str, Any]:
-    most = int(np.abs(change.after - change.before).argmax())
-    tops = int(change.before.argmax()), int(change.after.argmax())
-    if probabilities and tops[0] != tops[1]:
-        sides = [f"{names[k]} {100 * v[k]:.0f}%" for k, v in zip(tops, (change.before, change.after), strict=True)]
-    else:  # the one that changes most
-        sides = [f"{100 * v[most]:.0f}%" if probabilities else f"{v[most]:.2f}" for v in (change.before, change.after)]
-        sides[0] = f"{names[most]} {sides[0]}"
-    return {
-        "time_s": change.time_s,
-        "clock": clock(change.time_s),
-        "distance": f"{change.distance:.2f}",
-        "sides": [
-            (text, clock(time), person.pictures.get(time, ""))
-            for text, time in zip(sides, (change.before_s, change.after_s), strict=True)
-        ],
-    }
-
-
-def _person_data(person: _Person, decimals: int) -> dict[str, Any]:
-    timeline = person.timeline
-    confidence = [] if person.confidence is None else np.round(person.confidence, 3).tolist()
-    return {
-        "id": person.name,
-        "heading": person.heading,
-        "start": np.round(timeline.start, 4).tolist(),
-        "end": np.round(timeline.end, 4).tolist(),
-        "firsts": timeline.firsts.tolist(),
-        "values": np.round(timeline.values.T, decimals).tolist(),
-        "confidence": [None if math.isnan(value) else value for value in confidence],
-        "changes": [round(change.time_s, 4) for change in person.changes],
-    }
-
-
-def _decimals(table: pd.DataFrame, columns: list[str]) -> int:
-    """Enough for five digits of the largest value."""
-    largest = np.nanmax(np.abs(table[columns].to_numpy(float)), initial=1e-9)
-    return int(5 - math.ceil(math.log10(max(largest, 1e-9))))
-
-
-def _range(values: np.ndarray, probabilities: bool) -> list[float]:
+def _range(values: np.ndarray) -> list[float]:
     """Of the vertical axis: a usual scale if the values lie within it, else theirs and a little more."""
     values = values[np.isfinite(values)]
-    if probabilities or not values.size:
-        return [0.0, 1.0]
-    low, high = float(values.min()), float(values.max())
+    low, high = float(values.min(initial=np.inf)), float(values.max(initial=-np.inf))
     for scale in ([0.0, 1.0], [-1.0, 1.0]):
         if scale[0] <= low and high <= scale[1]:
             return scale
@@ -244,14 +208,8 @@ def _range(values: np.ndarray, probabilities: bool) -> list[float]:
     return [low - room, high + room]
 
 
-def _colors(names: Sequence[str]) -> list[str]:
-    return [PALETTE[k % len(PALETTE)] for k in range(len(names))]
-
-
 def clock(time_s: float) -> str:
-    """Seconds as read on a player: 75.24 -> 1:15.2, with hours where there are any."""
-    tenths = round(float(time_s) * 10)
-    minutes, seconds = divmod(tenths, 600)
-    text = f"{seconds / 10:04.1f}"
+    """Seconds as a player shows them: 75.24 -> 1:15.2, with hours if there are any."""
+    minutes, tenths = divmod(round(float(time_s) * 10), 600)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{text}" if hours else f"{minutes}:{text}"
+    return (f"{hours}:{minutes:02d}:" if hours else f"{minutes}:") + f"{tenths / 10:04.1f}"

@@ -7,22 +7,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from svfap.console import progress_bar, say, track
+from svfap.console import progress_bar, say
 from svfap.errors import UserError
 from svfap.files import make_folder
 from svfap.predict.config import PredictConfig
 from svfap.predict.source import is_live
-from svfap.predict.table import TableRows, TableWriter, check_no_part, part_of, read_predictions, value_columns
+from svfap.predict.table import TableWriter, check_no_part, part_of, read_predictions, value_columns
 from svfap.settings import require_model
 
 if TYPE_CHECKING:
     from svfap.predict.predictor import Predictor
+    from svfap.predict.reader import Reader
 
-SETTINGS = ("model", "hop_s", "faces", "margin", "align", "detect_every")  # must be the same to resume a run
+PREDICTOR_SETTINGS = ("device", "precision", "hop_s", "batch_size", "faces", "face_model", "timeout_s")
+SAME_SETTINGS = ("model", "hop_s", "faces", "margin", "align", "detect_every")  # to resume a run
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def predict_videos(videos: Sequence[str | Path], config: PredictConfig) -> Predi
 
     Rows are written as they are computed, so an interrupted run can be continued with `resume`. A video that cannot be
     read is listed in `Predictions.failures`, and the others are done; if all fail without a row, nothing is written.
-    Ctrl-C ends a live source, whose rows are then complete; otherwise it raises `KeyboardInterrupt`.
+    Ctrl-C ends a live source and keeps its rows; otherwise it raises `KeyboardInterrupt`.
 
     Args:
         videos: files, folders of frames, images, webcam numbers, or addresses of streams.
@@ -87,31 +90,29 @@ def predict_videos(videos: Sequence[str | Path], config: PredictConfig) -> Predi
 
     predictor = Predictor(
         config.model,
-        config.device,
-        config.precision,
-        config.hop_s,
-        config.batch_size,
-        config.faces,
-        config.face_model,
-        config.cropping(),
-        config.tracking(),
-        config.timeout_s,
+        **{name: getattr(config, name) for name in PREDICTOR_SETTINGS},
+        crop=config.cropping(),
+        tracking=config.tracking(),
     )
     columns = ["video", *predictor.columns]
-    settings = {name: getattr(config, name) for name in SETTINGS}
-    with TableWriter(config.out, columns, settings, config.resume) if config.out else TableRows(columns) as rows:
-        try:
-            num_frames = _add_rows(predictor, names, rows)
-        except KeyboardInterrupt:
-            if isinstance(rows, TableWriter):
-                say(f"stopped: the rows so far are in {rows.part}; continue with --resume (in Python: resume=True)")
-            raise
-        failures = {name: error for name, error in rows.ended.items() if error}
-        if len(failures) == len(names) and rows.is_empty:
-            rows.discard()
-            return Predictions(tuple(names), pd.DataFrame(columns=columns), failures)
-        predictions = Predictions(tuple(names), rows.finish(), failures, config.out)
-    return _write_pictures(predictions, config, predictor, num_frames)
+    settings = {name: getattr(config, name) for name in SAME_SETTINGS}
+    with TemporaryDirectory(prefix="svfap-predict-") as folder:
+        out = config.out or Path(folder) / "affect.jsonl"
+        with TableWriter(out, columns, settings, config.resume) as writer:
+            try:
+                _add_rows(predictor, names, writer)
+            except KeyboardInterrupt:
+                if config.out is not None:
+                    say(
+                        f"stopped: the rows so far are in {writer.part}; continue with --resume (in Python: resume=True)"
+                    )
+                raise
+            failures = {name: error for name, error in writer.ended.items() if error}
+            if len(failures) == len(names) and writer.is_empty:
+                writer.discard()
+                return Predictions(tuple(names), pd.DataFrame(columns=columns), failures)
+            predictions = Predictions(tuple(names), writer.finish(), failures, config.out)
+    return _write_pictures(predictions, config, predictor.reader)
 
 
 def _check_files(names: Sequence[str], config: PredictConfig) -> None:
@@ -129,12 +130,9 @@ def _check_files(names: Sequence[str], config: PredictConfig) -> None:
             make_folder(path.absolute().parent)
 
 
-def _add_rows(predictor: Predictor, names: Sequence[str], rows: TableRows) -> dict[str, int | None]:
-    """Predict the videos that have not ended yet; returns the number of frames of each."""
-    from svfap.predict.predictor import Ended
-
-    left = [name for name in names if name not in rows.ended]
-    num_frames: dict[str, int | None] = {}
+def _add_rows(predictor: Predictor, names: Sequence[str], writer: TableWriter) -> None:
+    """Predict the videos that have not ended yet, with a progress bar."""
+    left = [name for name in names if name not in writer.ended]
     current, began = "", 0.0
     with progress_bar() as bar:
         task = bar.add_task("", total=None, note="", visible=False)
@@ -143,36 +141,32 @@ def _add_rows(predictor: Predictor, names: Sequence[str], rows: TableRows) -> di
             nonlocal current, began
             if video != current:
                 current, began = video, time.perf_counter() - 1e-6
-                num_frames[video] = total
                 bar.reset(task, total=total, description=Path(video).name[:24], visible=True)
             note = f"{count / fps / (time.perf_counter() - began):.1f}x real time"
             if len(left) > 1:
                 note += f", video {left.index(video) + 1} of {len(left)}"
-            if num_failed := sum(error != "" for error in rows.ended.values()):
+            if num_failed := sum(error != "" for error in writer.ended.values()):
                 note += f", {num_failed} failed"
             bar.update(task, completed=count, note=note)
 
         try:
             for video, item in predictor.run(left, on_frame):
-                if isinstance(item, Ended):
-                    rows.end_video(str(video), str(item.error or ""))
+                if isinstance(item, dict):
+                    writer.add(str(video), item)
                 else:
-                    rows.add(str(video), item)
+                    writer.end_video(str(video), str(item or ""))
         except KeyboardInterrupt:
             if not is_live(current):
                 raise
-            rows.end_video(current)  # Ctrl-C is how a live source is ended
-    return num_frames
+            writer.end_video(current)  # Ctrl-C is how a live source is ended
 
 
-def _write_pictures(
-    predictions: Predictions, config: PredictConfig, predictor: Predictor, num_frames: dict[str, int | None]
-) -> Predictions:
+def _write_pictures(predictions: Predictions, config: PredictConfig, reader: Reader) -> Predictions:
     """Write the timelines, the overlays and the page; returns the predictions with their files."""
     from svfap.predict.figure import timeline
     from svfap.predict.overlay import write_overlay
     from svfap.predict.page import write_affect_page
-    from svfap.view.figures.base import PALETTE, save_figure
+    from svfap.view.figures.base import save_figure
 
     for number, video in enumerate(predictions.videos, 1):
         stem = re.sub(r"[^\w.-]+", "_", Path(video).stem)
@@ -186,9 +180,7 @@ def _write_pictures(
             continue
         overlay = config.overlay.with_name(f"{config.overlay.stem}{suffix}{config.overlay.suffix}")
         try:
-            frames = write_overlay(video, rows, predictor.reader, predictor.values, PALETTE, overlay)
-            for _ in track(frames, f"overlay {Path(video).name[:16]}", num_frames.get(video)):
-                pass
+            write_overlay(video, rows, reader, overlay)
             predictions.overlays[video] = overlay
         except UserError as error:
             reasons = [predictions.failures.get(video, ""), str(error)]

@@ -1,12 +1,12 @@
-"""From a video to the windows that a model sees: decoding in a thread, face detection and tracking, crops, windows."""
+"""From a video to the windows that a model gets: decoding in a thread, face detection and tracking, crops, windows."""
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,8 +19,8 @@ from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector
 from svfap.faces.track import TrackedFace, TrackedFrame, track_faces
 from svfap.model.config import ModelConfig
-from svfap.predict.source import Source, open_source
-from svfap.predict.windows import Window, hop_frames, iter_face_windows, iter_windows
+from svfap.predict.source import open_source
+from svfap.predict.windows import Window, hop_frames, iter_windows, whole_pictures
 
 T = TypeVar("T")
 DECODED_AHEAD = 4  # frames, enough to keep the decoder busy while the detector runs
@@ -33,107 +33,68 @@ OnFrame = Callable[[str, int, int | None, float], None]
 class Reader:
     """Reads a video as windows of a model's input.
 
-    config: the model's. hop_s: seconds from the start of one window to the next; None: no overlap. detector: None: the
-    video is a face crop, of which the centre square is used. crop: how faces are cut out, in the model's size. tracking:
-    how they are followed. timeout_s: stop reading a live source after this many seconds without data.
+    config: the model's. detector: None: the video is a face crop, of which the centre square is used. crop: how faces are
+    cut out, in the model's size. hop_s, tracking, timeout_s: as in `svfap.predict.predictor.Predictor`.
     """
 
     config: ModelConfig
-    hop_s: float | None = None
-    detector: Detector | None = None
-    crop: FaceCropConfig = field(default_factory=FaceCropConfig)
-    tracking: TrackConfig = field(default_factory=TrackConfig)
-    timeout_s: float = 10.0
+    hop_s: float | None
+    detector: Detector | None
+    crop: FaceCropConfig
+    tracking: TrackConfig
+    timeout_s: float
 
     def windows(self, video: str | Path, on_frame: OnFrame | None = None) -> Iterator[Window]:
         """The windows of every face in a video; memory does not grow with its length.
 
         Raises `VideoError` if the video cannot be read to its end, after the windows of the part that could be read.
         """
-        broken: list[VideoError] = []
+        errors: list[VideoError] = []
         with open_source(video, self.timeout_s) as source:
-            frames = _until_broken(_counted(source, str(video), on_frame), broken)
-            with closing(prefetched(frames, DECODED_AHEAD)) as decoded:
+
+            def frames() -> Iterator[tuple[float, np.ndarray]]:
+                try:
+                    for count, frame in enumerate(source.steady_frames(), 1):
+                        yield frame
+                        if on_frame is not None:
+                            on_frame(str(video), count, source.num_frames, source.fps)
+                except VideoError as error:  # raised later: the frames before it are still used
+                    errors.append(error)
+
+            with closing(prefetched(frames(), DECODED_AHEAD)) as decoded:
                 hop = hop_frames(self.config, self.hop_s, source.fps)
-                cut = (self.config.num_frames, self.config.sampling_stride, hop)
-                if self.detector is None:
-                    yield from iter_windows(decoded, *cut, self._shrink)
-                else:
-                    yield from iter_face_windows(self.tracks(decoded, source.fps), *cut, self._crop)
-        if broken:
-            raise broken[0]
+                tracked = self.tracks(decoded, source.fps)
+                yield from iter_windows(tracked, self.config.num_frames, self.config.sampling_stride, hop, self._crop)
+        if errors:
+            raise errors[0]
 
     def tracks(self, frames: Iterable[tuple[float, np.ndarray]], fps: float) -> Iterator[TrackedFrame]:
-        """Frames (time in seconds, uint8 RGB (H, W, 3)) with their faces; without a detector, without faces."""
-        if self.detector is not None:
-            yield from track_faces(frames, self.detector, self.tracking, fps)
-            return
-        for index, (time_s, frame) in enumerate(frames):
-            yield TrackedFrame(index, time_s, frame, (), 0)
-
-    def _shrink(self, frame: np.ndarray) -> np.ndarray:
-        return center_crop(frame[None], self.config.img_size)[0]
+        """Frames (time in seconds, uint8 RGB (H, W, 3)) with their faces; without a detector, see `whole_pictures`."""
+        if self.detector is None:
+            return whole_pictures(frames)
+        return track_faces(frames, self.detector, self.tracking, fps)
 
     def _crop(self, frame: np.ndarray, face: TrackedFace) -> np.ndarray:
+        if self.detector is None:
+            return center_crop(frame[None], self.config.img_size)[0]
         return crop_face(frame, face.box, self.crop, face.landmarks)
 
 
-def _counted(source: Source, video: str, on_frame: OnFrame | None) -> Iterator[tuple[float, np.ndarray]]:
-    for count, item in enumerate(source.steady_frames(), start=1):
-        yield item
-        if on_frame is not None:
-            on_frame(video, count, source.num_frames, source.fps)
+def prefetched(items: Iterator[T], size: int) -> Generator[T, None, None]:
+    """Iterate in a separate thread, `size` items ahead; close the generator to stop the thread and close `items`.
 
-
-def _until_broken(frames: Iterable[T], broken: list[VideoError]) -> Iterator[T]:
-    """The frames up to an error, which is appended to `broken`, so that the frames before it are still used."""
-    try:
-        yield from frames
-    except VideoError as error:
-        broken.append(error)
-
-
-def prefetched(items: Iterable[T], size: int) -> Generator[T, None, None]:
-    """Iterate in a separate thread, at most `size` items ahead; close the generator to stop the thread.
-
-    What the iterable raises is raised here, after the items before it. FFmpeg, OpenCV and torch release the GIL, so the
+    An exception of `items` is raised here, after the items before it. FFmpeg, OpenCV and torch release the GIL, so the
     thread runs while this one computes.
     """
-    waiting: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(size)
-    stopped = threading.Event()
-
-    def put(item: T | None, error: BaseException | None, last: bool) -> None:
-        while not stopped.is_set():
-            try:
-                waiting.put((item, error, last), timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        iterator = iter(items)
+    end = object()
+    with ThreadPoolExecutor(1, "svfap-prefetch") as thread:
+        ahead = deque(thread.submit(next, items, end) for _ in range(size))
         try:
-            for item in iterator:
-                put(item, None, False)
-                if stopped.is_set():
-                    break
-            put(None, None, True)
-        except BaseException as error:  # raised in the other thread
-            put(None, error, True)
+            while (item := ahead.popleft().result()) is not end:
+                ahead.append(thread.submit(next, items, end))
+                yield item  # type: ignore[misc]
         finally:
-            if (close := getattr(iterator, "close", None)) is not None:
-                close()  # in the thread that used it
-
-    thread = threading.Thread(target=work, daemon=True, name="svfap-prefetch")
-    thread.start()
-    try:
-        while True:
-            item, error, last = waiting.get()
-            if error is not None:
-                raise error
-            if last:
-                return
-            yield item  # type: ignore[misc]
-    finally:
-        stopped.set()
-        thread.join()
+            for future in ahead:
+                future.cancel()
+            if isinstance(items, Generator):
+                thread.submit(items.close).result()  # in the thread that used it

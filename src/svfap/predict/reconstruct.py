@@ -59,10 +59,7 @@ def reconstruct(video: str | Path, config: ReconstructConfig) -> Reconstruction:
 def reconstruct_video(
     video: str | Path, model: Model, mask_ratio: float | None = None, seed: int = 0
 ) -> Reconstruction:
-    """Mask the middle clip of a video and reconstruct it, without writing files.
-
-    mask_ratio: fraction of the positions to mask; default: the model's. seed: of the random mask. Raises as `reconstruct`.
-    """
+    """As `reconstruct`, with a loaded model and without writing files."""
     config = model.config
     with open_video(video) as source:
         indices = validation_indices(source.num_frames, config.num_frames, config.sampling_stride)
@@ -76,9 +73,8 @@ def reconstruct_clip(
 ) -> Reconstruction:
     """As `reconstruct_video`, for a clip (T, H, W, 3) uint8 of the model's size; fps: frames of the clip per second."""
     if not isinstance(model, MaskedAutoencoder):
-        raise UserError(
-            f"the model is for {model.config.task}; reconstruction needs a pre-training model (svfap pretrain)"
-        )
+        task = model.config.task
+        raise UserError(f"the model is for {task}; reconstruction needs a pre-training model (svfap pretrain)")
     config = model.eval().config
     if not 0 < config.num_masked_positions(mask_ratio) < config.num_positions:
         raise UserError(f"mask_ratio={mask_ratio}: masks none or all of the {config.num_positions} positions")

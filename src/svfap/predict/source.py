@@ -6,29 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import av
 import numpy as np
 
-from svfap.data.video import PICTURE_FPS, Pixels, VideoError, open_video, upright
+from svfap.data.video import PICTURE_FPS, Pixels, VideoError, VideoSource, open_video, upright
 
 WEBCAMS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation"), "win32": ("video={}", "dshow")}
-
-
-class Source(Protocol):
-    """A context manager to read frames from; `num_frames` is None for a live source."""
-
-    fps: float
-
-    @property
-    def num_frames(self) -> int | None: ...
-
-    def steady_frames(self) -> Iterator[tuple[float, Pixels]]: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *error: object) -> None: ...
 
 
 def is_live(video: str | Path) -> bool:
@@ -37,7 +22,7 @@ def is_live(video: str | Path) -> bool:
     return not Path(name).exists() and (name.isdecimal() or "://" in name)
 
 
-def open_source(video: str | Path, timeout_s: float = 10.0) -> Source:
+def open_source(video: str | Path, timeout_s: float = 10.0) -> VideoSource | LiveSource:
     """Open a file, folder or image (`svfap.data.video.open_video`), a webcam's number or a stream's address.
 
     timeout_s: stop reading a stream after this many seconds without data. Raises `VideoError`.
@@ -93,7 +78,7 @@ class LiveSource:
     def _decoded(self) -> Iterator[av.VideoFrame]:
         try:
             for packet in self._container.demux(self._stream):
-                with suppress(av.error.InvalidDataError):  # a damaged packet costs its own picture
+                with suppress(av.error.InvalidDataError):  # a damaged packet affects only its own picture
                     yield from packet.decode()
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error, "broke off") from None

@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -26,11 +26,6 @@ WHOLE_FORMATS: dict[str, Callable[[pd.DataFrame], str | bytes]] = {
     ".json": lambda table: table.to_json(orient="records", indent=2, double_precision=15),
     ".parquet": lambda table: table.to_parquet(index=False),
 }
-
-
-def table_columns(values: Sequence[str], faces: bool) -> list[str]:
-    """The columns of one video's table in order; faces: with track, box and confidence. `video` comes before them."""
-    return ["track", *TIMES, *BOX, *values, "confidence"] if faces else [*TIMES, *values]
 
 
 def value_columns(table: pd.DataFrame) -> list[str]:
@@ -63,132 +58,100 @@ def part_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.part")
 
 
+def _log_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.part.log")
+
+
 def check_no_part(out: Path) -> None:
     """Raise `UserError` if an interrupted run has left rows, which a new run would lose."""
-    part = part_of(out)
-    if not (part.exists() and _log_of(out).exists()):
+    part, log = part_of(out), _log_of(out)
+    if not (part.exists() and log.exists()):
         return
     with open(part, "rb") as file:
         if out.suffix == ".csv":
             file.readline()  # the header
         has_rows = file.read(1) != b""
-    if has_rows or _log_of(out).read_text("utf-8").count("\n") > 1:
+    if has_rows or log.read_text("utf-8").count("\n") > 1:
         raise UserError(
             f"{part}: holds the rows of an interrupted run; continue it with --resume (in Python: resume=True), "
             "or delete the file to start again"
         )
 
 
-class TableRows:
-    """The rows of a run, collected in memory."""
-
-    def __init__(self, columns: Sequence[str]) -> None:
-        self.columns = list(columns)
-        self.ended: dict[str, str] = {}
-        """Videos that were read to their end, or as far as they could be: video -> error, "" for none."""
-        self._rows: list[dict[str, Any]] = []
-
-    def add(self, video: str, row: Mapping[str, Any]) -> None:
-        """Add a row, given without its column `video`."""
-        self._rows.append({"video": video, **row})
-
-    def end_video(self, video: str, error: str = "") -> None:
-        """Note that no more rows of this video will come."""
-        self.ended[video] = error
-
-    def finish(self) -> pd.DataFrame:
-        """The whole table."""
-        return _typed(pd.DataFrame(self._rows, columns=self.columns))
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no row."""
-        return not self._rows
-
-    def discard(self) -> None:
-        """Forget all rows."""
-        self._rows = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-
-class TableWriter(TableRows):
-    """The rows of a run, written to `OUT.part` as they come; it is renamed to OUT when the run is complete.
+class TableWriter:
+    """The rows of a run, written to `OUT.part` as they are computed; it is renamed to OUT when the run is complete.
 
     `OUT.part.log` holds the settings, then a line for each video that has ended, with the size of `OUT.part` at that
-    time. A resumed run truncates the part to the last such size, which drops the rows of the video that was interrupted;
-    `ended` holds the videos that need not be read again. The part is CSV for .csv, else JSON lines; .json and .parquet
-    are made from it at the end.
+    time. A resumed run truncates the part to the last such size, which drops the rows of the video that was interrupted.
+    The part is CSV for .csv, else JSON lines; .json and .parquet are made from it at the end.
 
-    Raises `UserError`: a part is there and `resume` is not set, the settings differ from those of the run to be resumed,
-    or the file cannot be written.
+    Raises `UserError`: a part exists and `resume` is not set, the settings differ from those of the run to be resumed, or
+    the file cannot be written.
+
+    Attributes:
+        ended: videos that were read to their end, or as far as they could be: video -> error, "" for none.
     """
 
     def __init__(self, out: Path, columns: Sequence[str], settings: Mapping[str, Any], resume: bool = False) -> None:
-        super().__init__(columns)
-        self.out, self.part, self.log = out, part_of(out), _log_of(out)
+        self.out, self.part, self.columns = out, part_of(out), list(columns)
+        self.ended: dict[str, str] = {}
+        self._log, self._is_csv = _log_of(out), out.suffix == ".csv"
+        self._header = self._csv(self.columns).encode() if self._is_csv else b""
         settings = {"columns": self.columns, **settings}
         size = 0
         if not resume:
             check_no_part(out)
-        elif self.part.exists() and self.log.exists():
+        elif self.part.exists() and self._log.exists():
             size = self._read_log(settings)
-        try:
+        with self._reporting():
             if size == 0:
-                self.log.write_text(json.dumps({"settings": settings}) + "\n", "utf-8")
-                self.part.write_bytes(self._header())
+                self._log.write_text(json.dumps({"settings": settings}) + "\n", "utf-8")
+                self.part.write_bytes(self._header)
             else:
                 os.truncate(self.part, size)
             self._file: BinaryIO = open(self.part, "ab")  # noqa: SIM115  closed when the block ends
-        except OSError as error:
-            raise self._not_written(error) from None
 
     def add(self, video: str, row: Mapping[str, Any]) -> None:
+        """Add a row, given without its column `video`."""
         cells = {"video": video, **row}
-        line = self._csv(cells.values()) if self.out.suffix == ".csv" else json.dumps(cells) + "\n"
-        try:
+        line = self._csv(cells.values()) if self._is_csv else json.dumps(cells) + "\n"
+        with self._reporting():
             self._file.write(line.encode())
             self._file.flush()
-        except OSError as error:
-            raise self._not_written(error) from None
 
     def end_video(self, video: str, error: str = "") -> None:
-        super().end_video(video, error)
+        """Record that all rows of this video are written."""
+        self.ended[video] = error
         line = {"video": video, "size": self.part.stat().st_size, "error": error}
-        try:
-            with open(self.log, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as reason:
-            raise self._not_written(reason) from None
+        with self._reporting(), open(self._log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     def finish(self) -> pd.DataFrame:
         """Put the complete table in place, and return it."""
         self._file.close()
-        table = _read_rows(self.part, self.out.suffix == ".csv", self.columns)
+        table = _read_rows(self.part, self._is_csv, self.columns)
         if (convert := WHOLE_FORMATS.get(self.out.suffix)) is not None:
             write_atomically(self.out, convert(table))
             self.part.unlink()
         else:
-            try:
+            with self._reporting():
                 os.replace(self.part, self.out)
-            except OSError as error:
-                raise self._not_written(error) from None
-        self.log.unlink()
+        self._log.unlink()
         return table
 
     @property
     def is_empty(self) -> bool:
-        return self.part.stat().st_size <= len(self._header())
+        """Whether there is no row."""
+        return self.part.stat().st_size <= len(self._header)
 
     def discard(self) -> None:
         """Delete what was written."""
         self._file.close()
         self.part.unlink()
-        self.log.unlink()
+        self._log.unlink()
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *error: object) -> None:
         with suppress(OSError):  # a full disk was reported when the row was written
@@ -196,31 +159,28 @@ class TableWriter(TableRows):
 
     def _read_log(self, settings: dict[str, Any]) -> int:
         """Read which videos have ended; returns the size of the part at that time."""
-        first, *lines = [json.loads(line) for line in self.log.read_text("utf-8").splitlines() if line.endswith("}")]
-        check_same_settings(
-            self.part, first["settings"], settings, "resume with the same settings, or delete the file to start again"
-        )
+        first, *lines = [json.loads(line) for line in self._log.read_text("utf-8").splitlines() if line.endswith("}")]
+        fix = "resume with the same settings, or delete the file to start again"
+        check_same_settings(self.part, first["settings"], settings, fix)
         self.ended = {line["video"]: line["error"] for line in lines}
-        return max([len(self._header()), *(line["size"] for line in lines)])
-
-    def _header(self) -> bytes:
-        return self._csv(self.columns).encode() if self.out.suffix == ".csv" else b""
+        return max([len(self._header), *(line["size"] for line in lines)])
 
     def _csv(self, cells: Iterable[Any]) -> str:
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(cells)
         return line.getvalue()
 
-    def _not_written(self, error: OSError) -> UserError:
-        return UserError(f"{self.part}: cannot be written ({error.strerror or error}); the rows until then are kept")
-
-
-def _log_of(out: Path) -> Path:
-    return out.with_name(f"{out.name}.part.log")
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{self.part}: cannot be written ({reason}); the rows until then are kept") from None
 
 
 def _read_rows(path: Path, is_csv: bool, columns: list[str] | None = None) -> pd.DataFrame:
-    """A CSV file or one of JSON lines; columns: of JSON lines, which have no header."""
+    """Read a CSV file or JSON lines; columns: of JSON lines, which have no header."""
     with open(path, encoding="utf-8", newline="") as file:
         if not is_csv:
             return _typed(pd.DataFrame([json.loads(line) for line in file], columns=columns))

@@ -15,10 +15,10 @@ from svfap.predict.table import TIMES
 
 Floats = NDArray[np.float64]
 
-MIN_GAP_S = 0.35  # the tracker interpolates absences of up to `TrackConfig.max_gap_s`, 0.5 s: no gap of its is shorter
-STRIDE = 1 / 15  # of a window: what lies between two sampled frames of a clip of 16
+MIN_GAP_S = 0.35  # gaps are longer, as the tracker interpolates up to `TrackConfig.max_gap_s`, 0.5 s
+STRIDE = 1 / 15  # of a window: the time from one sampled frame to the next in a clip of 16
 JITTER_S = 0.1  # of a live source's times
-MIN_ROWS = 4  # that show a regular distance between windows
+MIN_ROWS = 4  # with fewer, no regular distance between windows is assumed
 ROUNDING_S = 1e-3
 MIN_SPAN_S = 1.0  # a change from one frame to the next would be noise
 
@@ -27,13 +27,13 @@ MIN_SPAN_S = 1.0  # a change from one frame to the next would be noise
 class Timeline:
     """N rows of one track, or of a video without tracks, in order of time, and where it has gaps.
 
-    A gap is time in which the face was not tracked. Time between the end of the rows so far and the start of the next is
-    no gap by itself: a window ends with its last sampled frame, and the next one starts a stride after it, or later with
-    a hop longer than a window. So there is a gap before a row only if that time is longer than all of these:
+    A gap is time in which the face was not tracked. Some time between the end of a row and the start of the next is normal:
+    a window ends with its last sampled frame, and the next one starts a stride later, or more with a hop longer than a
+    window. So there is a gap before a row only if that time is longer than all of these:
 
     - `MIN_GAP_S`, as the tracker leaves no shorter gaps;
     - a stride, taken as 1/15 of the last row, with the jitter of live sources;
-    - if at least half of these times are alike, that usual time and `MIN_GAP_S`.
+    - if at least half of these times are alike, the median plus `MIN_GAP_S`.
 
     Rows without values are left out; time that no other row covers is then a gap, however short.
 
@@ -54,8 +54,10 @@ class Timeline:
     rows: NDArray[np.int64]
 
     @classmethod
-    def of(cls, start: Floats, end: Floats, values: Floats) -> Timeline:
-        """From rows in any order: start (M,), end (M,), values (M, K); a row with a value of NaN has no values."""
+    def of_table(cls, table: pd.DataFrame, columns: Sequence[str]) -> Timeline:
+        """From the rows of one track in any order, with `start_s`, `end_s` and these columns of values."""
+        start, end = (table[name].to_numpy(float) for name in TIMES)
+        values = table[list(columns)].to_numpy(float)
         order = np.lexsort((end, start))
         finite = np.isfinite(values[order]).all(axis=1)
         num_left_out = np.cumsum(~finite)[finite]
@@ -70,29 +72,38 @@ class Timeline:
         firsts = np.flatnonzero(np.append(True, gap)[: len(start)])
         return cls(start, end, values, firsts, edges, rows)
 
-    @classmethod
-    def of_table(cls, table: pd.DataFrame, columns: Sequence[str]) -> Timeline:
-        """From the rows of one track, with `start_s`, `end_s` and these columns of values."""
-        start, end = (table[name].to_numpy(float) for name in TIMES)
-        return cls.of(start, end, table[list(columns)].to_numpy(float))
+    @property
+    def first_s(self) -> float:
+        """Start of the first row."""
+        return float(self.edges[0, 0])
 
     @property
+    def last_s(self) -> float:
+        """End of the last row."""
+        return float(self.edges[-1, 1])
+
+    @cached_property
     def centers(self) -> Floats:
         """(N,) seconds of the windows' centres, where boxes are given."""
         return (self.start + self.end) / 2
 
     @property
-    def weights(self) -> Floats:
-        """(N,) seconds that each row stands for; all 1 if no row has a duration."""
-        seconds = self.edges[:, 1] - self.edges[:, 0]
-        return seconds if seconds.sum() > 0 else np.ones_like(seconds)
+    def durations(self) -> Floats:
+        """(N,) seconds that each row stands for."""
+        return np.asarray(self.edges[:, 1] - self.edges[:, 0])
 
     @property
     def covered_s(self) -> float:
         """Seconds without gaps."""
-        return float((self.edges[:, 1] - self.edges[:, 0]).sum())
+        return float(self.durations.sum())
 
     @property
+    def weights(self) -> Floats:
+        """(N,) of the rows in a mean over time, with the sum 1; all equal if no row has a duration."""
+        seconds = self.durations if self.covered_s > 0 else np.ones(len(self.start))
+        return np.asarray(seconds / seconds.sum())
+
+    @cached_property
     def pieces(self) -> list[slice]:
         """The rows from one gap to the next."""
         return [slice(a, b) for a, b in pairwise([*self.firsts.tolist(), len(self.start)])]
@@ -102,24 +113,33 @@ class Timeline:
         row = max(int(np.searchsorted(self.edges[:, 0], time_s, side="right")) - 1, 0)
         return row if self.edges[row, 0] <= time_s <= self.edges[row, 1] else None
 
-    @cached_property
-    def curves(self) -> list[tuple[Floats, Floats]]:
-        """For each piece, times (n,) and values (n, K) of points to be joined by lines.
+    def regular_times(self, number: int) -> list[float]:
+        """Centres of at most `number` rows at about regular times from the first row to the last."""
+        number = min(number, len(self.start))
+        due = self.first_s + (np.arange(number) + 0.5) * (self.last_s - self.first_s) / number
+        rows = dict.fromkeys(row for row in map(self.row_at, due) if row is not None)
+        return [float(self.centers[row]) for row in rows]
 
-        Each row's values are at its centre; the first and the last extend to the ends of the piece.
+    @cached_property
+    def curve(self) -> tuple[Floats, Floats]:
+        """Times (n,) and values (n, K) of points to be joined by lines; in each gap is a point whose values are NaN.
+
+        Each row's values are at its centre; the first and the last of a piece extend to its ends.
         """
-        found = []
+        times, values = [np.zeros(0)], [self.values[:0]]
         for piece in self.pieces:
-            edges, values = self.edges[piece], self.values[piece]
-            times = np.concatenate([edges[:1, 0], self.centers[piece], edges[-1:, 1]])
-            found.append((times, np.concatenate([values[:1], values, values[-1:]])))
-        return found
+            edges, part = self.edges[piece], self.values[piece]
+            times += [edges[:1, 0], self.centers[piece], edges[-1:, 1], edges[-1:, 1]]
+            values += [part[:1], part, part[-1:], np.full_like(part[:1], np.nan)]
+        return np.concatenate(times)[:-1], np.concatenate(values)[:-1]
 
     def values_at(self, time_s: float, tolerance_s: float = 0.0) -> Floats | None:
         """(K,) values on the curve at this time; None in a gap, further than the tolerance from its ends."""
-        for times, values in self.curves:
-            if times[0] - tolerance_s <= time_s <= times[-1] + tolerance_s:
-                return np.array([np.interp(time_s, times, column) for column in values.T])
+        for piece in self.pieces:
+            first_s, last_s = self.edges[piece.start, 0], self.edges[piece.stop - 1, 1]
+            if first_s - tolerance_s <= time_s <= last_s + tolerance_s:
+                columns = self.values[piece].T
+                return np.array([np.interp(time_s, self.centers[piece], column) for column in columns])
         return None
 
 
@@ -138,15 +158,14 @@ def _gaps(start: Floats, end: Floats, left_out: NDArray[np.bool_]) -> NDArray[np
 def shares(timeline: Timeline, names: list[str]) -> pd.DataFrame:
     """One row per label: its `name`, the `share` of the covered time in which it is the most probable (shares sum to 1),
     that time in seconds (`time_s`), and its `mean` probability over the covered time."""
-    weights = timeline.weights
-    leading = np.bincount(timeline.values.argmax(axis=1), weights, minlength=len(names)) / weights.sum()
-    mean = weights @ timeline.values / weights.sum()
+    leading = np.bincount(timeline.values.argmax(axis=1), timeline.weights, minlength=len(names))
+    mean = timeline.weights @ timeline.values
     return pd.DataFrame({"name": names, "share": leading, "time_s": leading * timeline.covered_s, "mean": mean})
 
 
 def spread(timeline: Timeline, names: list[str]) -> pd.DataFrame:
     """One row per dimension: its `name`, `mean` and standard deviation (`sd`) over the covered time, `min` and `max`."""
-    weights, values = timeline.weights / timeline.weights.sum(), timeline.values
+    weights, values = timeline.weights, timeline.values
     mean = weights @ values
     sd = np.sqrt(weights @ (values - mean) ** 2)
     return pd.DataFrame({"name": names, "mean": mean, "sd": sd, "min": values.min(axis=0), "max": values.max(axis=0)})
@@ -161,6 +180,8 @@ class Change:
         before_s, after_s: the middles of the two spans of time, just before and after, that are compared.
         before, after: (K,) mean values over these spans.
         distance: between the two, see `strongest_changes`.
+        labels: the most probable label before and after; if both are the same, and for dimensions, the one that changes
+            most, twice.
     """
 
     time_s: float
@@ -169,6 +190,7 @@ class Change:
     before: Floats
     after: Floats
     distance: float
+    labels: tuple[int, int]
 
 
 def strongest_changes(timeline: Timeline, number: int, probabilities: bool) -> list[Change]:
@@ -204,8 +226,11 @@ def _changes(edges: Floats, values: Floats, span: float, probabilities: bool) ->
     first, last = np.maximum(at - span, ends[0]), np.minimum(at + span, ends[-1])
     before, after = mean(first, at), mean(at, last)
     distance = np.abs(after - before).sum(axis=1) / (2 if probabilities else values.shape[1])
-    return [
-        Change(float(t), float(f + t) / 2, float(t + n) / 2, b, a, float(d))
-        for t, f, n, b, a, d in zip(at, first, last, before, after, distance, strict=True)
-        if d > 1e-6
-    ]
+    changes = []
+    for k in np.flatnonzero(distance > 1e-6).tolist():
+        most = int(np.abs(after[k] - before[k]).argmax())
+        tops = int(before[k].argmax()), int(after[k].argmax())
+        labels = tops if probabilities and tops[0] != tops[1] else (most, most)
+        middles = float(first[k] + at[k]) / 2, float(at[k] + last[k]) / 2
+        changes.append(Change(float(at[k]), *middles, before[k], after[k], float(distance[k]), labels))
+    return changes

@@ -22,17 +22,17 @@ from svfap.predict.config import ReconstructConfig
 from svfap.predict.predictor import Predictor
 from svfap.predict.reader import DECODED_AHEAD
 from svfap.predict.reconstruct import reconstruct, reconstruct_video
-from svfap.predict.windows import iter_windows
+from svfap.predict.windows import iter_windows, whole_pictures
 
 LABELS = ("joy", "anger", "calm")
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
-def model(task: str = "classification", **words) -> Model:
+def model(task: str = "classification", **kwargs) -> Model:
     """Fresh weights, large enough that outputs differ from clip to clip."""
     torch.manual_seed(0)
-    words = {"label_names": LABELS, "sampling_stride": 1, **words} if task != "pretraining" else words
-    made = svfap.create_model("svfap_debug", task, **words).eval()
+    kwargs = {"label_names": LABELS, "sampling_stride": 1, **kwargs} if task != "pretraining" else kwargs
+    made = svfap.create_model("svfap_debug", task, **kwargs).eval()
     if task != "pretraining":
         for parameter in made.parameters():
             if parameter.ndim > 1:
@@ -96,7 +96,9 @@ def numbered(count: int, fps: float = 25.0) -> Iterator[tuple[float, np.ndarray]
     ("stride", "hop"), [(1, 4), (1, 1), (1, 3), (2, 8), (2, 3), (3, 12), (3, 40), (4, 10)], ids=lambda n: str(n)
 )
 def test_windows_are_those_of_window_indices(num_frames, stride, hop):
-    windows = list(iter_windows(numbered(num_frames), 4, stride, hop, lambda frame: frame[:1, :1]))
+    windows = list(
+        iter_windows(whole_pictures(numbered(num_frames)), 4, stride, hop, lambda frame, face: frame[:1, :1])
+    )
     expected = window_indices(num_frames, 4, stride, hop)
     np.testing.assert_array_equal([window.indices for window in windows], expected)
     for window in windows:
@@ -109,13 +111,13 @@ def test_windows_are_those_of_window_indices(num_frames, stride, hop):
 
 
 def test_an_empty_stream_has_no_windows():
-    assert list(iter_windows(numbered(0), 4, 1, 4, lambda frame: frame)) == []
+    assert list(iter_windows(whole_pictures(numbered(0)), 4, 1, 4, lambda frame, face: frame)) == []
 
 
 def test_windows_come_as_soon_as_their_frames_are_there():
     seen = []
     stream = ((time, seen.append(time) or frame) for time, frame in numbered(100))
-    windows = iter_windows(stream, 4, 2, 5, lambda frame: frame)
+    windows = iter_windows(whole_pictures(stream), 4, 2, 5, lambda frame, face: frame)
     assert next(windows).indices.tolist() == [0, 2, 4, 6]
     assert len(seen) == 7
     assert next(windows).indices.tolist() == [5, 7, 9, 11]
@@ -129,7 +131,7 @@ def test_no_more_than_one_span_of_frames_is_held():
         nonlocal alive
         alive -= 1
 
-    def small(frame: np.ndarray) -> np.ndarray:
+    def small(frame: np.ndarray, face: object) -> np.ndarray:
         nonlocal alive, most
         copy = frame.copy()
         weakref.finalize(copy, died)
@@ -137,7 +139,7 @@ def test_no_more_than_one_span_of_frames_is_held():
         most = max(most, alive)
         return copy
 
-    for _ in iter_windows(numbered(300), 4, 3, 7, small):
+    for _ in iter_windows(whole_pictures(numbered(300)), 4, 3, 7, small):
         pass
     gc.collect()
     assert most in (10, 11)  # the span of 3 · 3 + 1 frames, and the one that comes in
@@ -148,11 +150,11 @@ def test_no_more_than_one_span_of_frames_is_held():
 
 
 @pytest.mark.parametrize(
-    ("words", "hop_s", "hop"), [({}, None, 16), ({}, 0.2, 5), ({"sampling_stride": 2}, None, 32), ({}, 0.001, 1)]
+    ("kwargs", "hop_s", "hop"), [({}, None, 16), ({}, 0.2, 5), ({"sampling_stride": 2}, None, 32), ({}, 0.001, 1)]
 )
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_rows_are_the_model_on_the_same_windows(video, words, hop_s, hop, batch_size):
-    net = model(**words)
+def test_rows_are_the_model_on_the_same_windows(video, kwargs, hop_s, hop, batch_size):
+    net = model(**kwargs)
     table = Predictor(net, "cpu", "fp32", hop_s, batch_size, faces="none")(video)
     windows = window_indices(50, 16, net.config.sampling_stride, hop)
     assert list(table.columns) == ["start_s", "end_s", "prob_joy", "prob_anger", "prob_calm"]
@@ -265,7 +267,7 @@ def test_a_model_may_be_given_by_its_folder(video, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("kwargs", "message"),
     [
         ({"device": "abacus"}, "device=abacus: "),
         ({"device": "cuda:77"}, "device=cuda:77: "),
@@ -276,9 +278,9 @@ def test_a_model_may_be_given_by_its_folder(video, tmp_path):
         ({"batch_size": 0}, "batch_size=0: "),
     ],
 )
-def test_settings_that_cannot_be_met(words, message):
+def test_settings_that_cannot_be_used(kwargs, message):
     with pytest.raises(UserError, match=message) as error:
-        Predictor(model(), **words)
+        Predictor(model(), **kwargs)
     assert "\n" not in str(error.value)
 
 
@@ -319,7 +321,7 @@ def test_hidden_patches_are_grey_and_visible_pixels_stay(video, autoencoder, rat
     assert result.fps == 12.5
 
 
-def test_the_seed_alone_says_what_is_hidden(video, autoencoder):
+def test_the_seed_determines_the_mask(video, autoencoder):
     first, again, other = (reconstruct_video(video, autoencoder, seed=seed) for seed in (1, 1, 2))
     for name in ("original", "masked", "reconstruction"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
@@ -376,7 +378,7 @@ def test_reconstruct_returns_what_it_writes(video, autoencoder, tmp_path):
 
 def test_reconstruct_settings_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("")
-    for words, message in (({"mask_ratio": 1.5}, "mask_ratio=1.5: must be from 0 to 1"),
+    for kwargs, message in (({"mask_ratio": 1.5}, "mask_ratio=1.5: must be from 0 to 1"),
                            ({"out": tmp_path / "file"}, "is a file; give the name of a folder")):  # fmt: skip
         with pytest.raises(UserError, match=message):
-            ReconstructConfig(model="m", **words)
+            ReconstructConfig(model="m", **kwargs)
