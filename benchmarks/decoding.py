@@ -149,7 +149,7 @@ def decoding_rates(
 
 def decode_all(dataset: ClipDataset) -> None:
     """Decode one epoch; random draws differ between epochs. All videos must be readable."""
-    dataset.set_epoch(dataset.epoch + 1)
+    dataset.epoch += 1
     for index in range(len(dataset)):
         batch = dataset.collate([dataset[index]])
         assert not batch["unreadable"], batch["unreadable"]

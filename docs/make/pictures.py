@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNS, PICTURES = ROOT / "runs" / "pictures", ROOT / "docs" / "pictures"
 LABELS = ["happy", "neutral", "sad", "surprise"]
 SHAPE: dict[str, Any] = {"num_frames": 8, "img_size": 48, "patch_size": 12, "sampling_stride": 5}
-FRAME_S = 9.0  # time of the overlay frame that is shown
 
 
 def write_data() -> None:
@@ -103,7 +102,7 @@ def join_videos() -> Path:
 
 
 def picture_of_overlay(video: Path) -> None:
-    """Predict, and take one frame of the overlay; the page is written as well."""
+    """Predict, and take the overlay's frame at the most certain prediction; the page is written as well."""
     config = svfap.PredictConfig(
         model=str(RUNS / "finetune"),
         out=RUNS / "prediction" / "affect.csv",
@@ -116,7 +115,8 @@ def picture_of_overlay(video: Path) -> None:
         done = svfap.predict_videos([video.name], config)
     assert not done.failures and done.table["track"].nunique() == 1
     with open_video(RUNS / "prediction" / "overlay.mp4") as overlay:
-        frame = overlay.read(np.array([round(FRAME_S * overlay.fps)]))[0]
+        row = done.table.loc[done.table[done.values].max(axis=1).idxmax()]
+        frame = overlay.read(np.array([round((row["start_s"] + row["end_s"]) / 2 * overlay.fps)]))[0]
     cv2.imwrite(str(PICTURES / "overlay.jpg"), frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 

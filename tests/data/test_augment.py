@@ -135,7 +135,7 @@ def test_normalize_in_one_step_or_two() -> None:
     torch.testing.assert_close(augment.standardize(unit, MEAN, STD), normal, atol=2e-6, rtol=0)
 
 
-def test_flip_mirrors_some_clips_whole() -> None:
+def test_flip_mirrors_whole_clips() -> None:
     clips = torch.rand(64, 3, 2, 3, 4, generator=seeded())
     flipped = augment.flip(clips.clone(), 0.5, seeded(1))
     mirrored = torch.tensor([torch.equal(a, b.flip(-1)) for a, b in zip(flipped, clips, strict=True)])

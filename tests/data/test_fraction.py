@@ -61,8 +61,8 @@ def test_without_classes_the_part_is_of_all(tmp_path):
 
 
 def test_pretraining_on_a_part_costs_what_all_videos_cost(faces, tmp_path):
-    words = {**QUICK, "manifest": faces / "pretrain.csv", "batch_size": 4}
-    task = PretrainTask(PretrainConfig(**words, out=tmp_path, fraction=0.25))
+    kwargs = {**QUICK, "manifest": faces / "pretrain.csv", "batch_size": 4}
+    task = PretrainTask(PretrainConfig(**kwargs, out=tmp_path, fraction=0.25))
     assert task.num_videos == len(task.manifest) == 4
     assert len(task.dataset) == 16
     assert set(keys(task.dataset.manifest)) == set(keys(task.manifest))
@@ -70,7 +70,7 @@ def test_pretraining_on_a_part_costs_what_all_videos_cost(faces, tmp_path):
     first, again = task.dataset[0], task.dataset[4]  # the same video in the next pass
     assert first.sample.key == again.sample.key
     assert not np.array_equal(first.clips[0], again.clips[0])
-    pretrain(PretrainConfig(**words, out=tmp_path / "run", fraction=0.25))
+    pretrain(PretrainConfig(**kwargs, out=tmp_path / "run", fraction=0.25))
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 9))  # 16 / 4 clips, two epochs
     provenance = svfap.load_model(tmp_path / "run").config.provenance
@@ -78,14 +78,14 @@ def test_pretraining_on_a_part_costs_what_all_videos_cost(faces, tmp_path):
 
 
 def test_finetuning_on_a_part_takes_fewer_steps_and_leaves_validation_whole(faces, tmp_path):
-    words = {**QUICK, "manifest": faces / "train.csv", "batch_size": 7, "val_fraction": 0.25}
-    whole, part = (FinetuneTask(FinetuneConfig(**words, out=tmp_path, fraction=f)) for f in (1.0, 0.5))
+    kwargs = {**QUICK, "manifest": faces / "train.csv", "batch_size": 7, "val_fraction": 0.25}
+    whole, part = (FinetuneTask(FinetuneConfig(**kwargs, out=tmp_path, fraction=f)) for f in (1.0, 0.5))
     assert keys(part.validation) == keys(whole.validation)
     assert set(keys(part.manifest)) < set(keys(whole.manifest))
     assert set(part.manifest.labels) == set(whole.manifest.labels)
     assert not set(keys(part.manifest)) & set(keys(part.validation))
-    words |= {"val_manifest": faces / "val.csv", "out": tmp_path / "run", "fraction": 0.5}
-    finetune(FinetuneConfig(**words))
+    kwargs |= {"val_manifest": faces / "val.csv", "out": tmp_path / "run", "fraction": 0.5}
+    finetune(FinetuneConfig(**kwargs))
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4]
     assert [line["num_evaluated"] for line in lines if line["kind"] == "val"] == [7, 7]

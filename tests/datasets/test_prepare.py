@@ -45,9 +45,9 @@ def make_folders(folder: Path, names: list[str], make: Callable[[str], None] = o
         make(f"{folder}/{name}")
 
 
-def run(*words: object) -> int:
+def run(*args: object) -> int:
     """The exit status of `svfap prepare`."""
-    return main(["prepare", *map(str, words)])
+    return main(["prepare", *map(str, args)])
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:
@@ -58,10 +58,12 @@ def rows_of(file: Path) -> list[dict[str, str]]:
 def manifests(folder: Path) -> dict[str, Manifest]:
     """Every manifest of a prepared dataset, read as a training would."""
     dataset = read_dataset(folder)
-    words = {"dimensions" if dataset.task == "regression" else "label_names": dataset.label_names}
+    kwargs = {"dimensions" if dataset.task == "regression" else "label_names": dataset.label_names}
     paths = {f"{fold.name} {part}": getattr(fold, part) for fold in dataset.folds for part in ("train", "val", "test")}
     return {
-        name: read_manifest(path, root=dataset.root, task=dataset.task, **words) for name, path in paths.items() if path
+        name: read_manifest(path, root=dataset.root, task=dataset.task, **kwargs)
+        for name, path in paths.items()
+        if path
     }
 
 
@@ -193,16 +195,16 @@ def one_fold(monkeypatch, expected):
 
 
 def test_exit_status(tmp_path, monkeypatch):
-    root, words = tmp_path / "in", ("ferv39k", "--root", tmp_path / "in", "--out", tmp_path / "out")
+    root, args = tmp_path / "in", ("ferv39k", "--root", tmp_path / "in", "--out", tmp_path / "out")
     make_ferv39k(root, {"train": 20, "test": 5})
-    assert run(*words) == 1  # fewer than the official clips
+    assert run(*args) == 1  # fewer than the official clips
     one_fold(monkeypatch, {"train": 20, "test": 5})
-    assert run(*words) == 0
+    assert run(*args) == 0
     make_folders(root / "2_ClipsforFaceCrop/Action/Happy", ["9999"])
-    assert run(*words) == 0  # extra clips harm nothing
+    assert run(*args) == 0  # extra clips harm nothing
     next((root / "2_ClipsforFaceCrop/Action/Happy").glob("00*")).rmdir()
-    assert run(*words) == 1
-    assert run(*words, "--allow_missing", "true") == 0
+    assert run(*args) == 1
+    assert run(*args, "--allow_missing", "true") == 0
     assert read_dataset(tmp_path / "out").notes["missing"] == 1
 
 
@@ -276,9 +278,9 @@ def test_a_flag_alone_sets_a_boolean(tmp_path):
     assert run("dfew", "--allow_missing", "false", "--root", root, "--out", tmp_path / "out") == 1
 
 
-@pytest.mark.parametrize("words", [(), ("dfew",), ("folder",)])
-def test_help_needs_no_numpy(words):
-    code = f"import sys; from svfap.cli.main import main\ntry: main(['prepare', *{words}, '--help'])\n"
+@pytest.mark.parametrize("args", [(), ("dfew",), ("folder",)])
+def test_help_needs_no_numpy(args):
+    code = f"import sys; from svfap.cli.main import main\ntry: main(['prepare', *{args}, '--help'])\n"
     code += "finally: print(sorted({'numpy', 'pandas', 'torch', 'sklearn', 'cv2'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -293,7 +295,7 @@ def test_another_dataset_is_not_overwritten(tmp_path, capsys):
     assert read_dataset(tmp_path / "out").name == "dfew"
 
 
-def test_a_preparation_that_breaks_off_is_not_taken_for_whole(tmp_path):
+def test_an_interrupted_preparation_is_not_complete(tmp_path):
     root, out = small_dfew(tmp_path / "in"), tmp_path / "out"
     run("dfew", "--root", root, "--out", out)
     assert (out / "fold_1_val.csv").exists()
@@ -309,9 +311,9 @@ def config(folder: Path, **settings: object) -> PrepareConfig:
     return PrepareConfig(root=folder, out=folder / "out", **settings)
 
 
-def fake(parts: list[Part], **words: object) -> Dataset:
+def fake(parts: list[Part], **kwargs: object) -> Dataset:
     texts = dict.fromkeys(("summary", "source", "licence", "layout", "protocol", "checked"), "")
-    return Dataset("fake", "Fake", **texts, read=lambda release: parts, **({"label_names": ("a", "b")} | words))
+    return Dataset("fake", "Fake", **texts, read=lambda release: parts, **({"label_names": ("a", "b")} | kwargs))
 
 
 def test_clips_listed_twice_in_a_fold_are_left_out_and_listed(tmp_path):
@@ -328,7 +330,7 @@ def test_clips_listed_twice_in_a_fold_are_left_out_and_listed(tmp_path):
     }
 
 
-def test_a_clip_is_tested_in_one_fold_alone(tmp_path):
+def test_a_clip_is_tested_in_one_fold_only(tmp_path):
     rows = [ClipRow(f"{n}.mp4", "ab"[n % 2]) for n in range(6)]
     folds = {"1": rows[:3], "2": rows[2:]}  # 2.mp4 stands in the test lists of both
     parts = [
@@ -532,8 +534,8 @@ def test_official_size_dfew(tmp_path):
 
 def test_official_size_ferv39k(tmp_path):
     make_ferv39k(tmp_path / "in", {"train": 31088, "test": 7847}, tuple(f"Scene{n}" for n in range(22)), touch)
-    words = ["prepare", "ferv39k", "--root", tmp_path / "in", "--out", tmp_path / "out", "--validation", "none"]
-    assert main([str(word) for word in words]) == 0
+    args = ["prepare", "ferv39k", "--root", tmp_path / "in", "--out", tmp_path / "out", "--validation", "none"]
+    assert main([str(arg) for arg in args]) == 0
     assert read_dataset(tmp_path / "out").counts == {"train": 31088, "test": 7847}
     assert_folds_are_disjoint_and_complete(tmp_path / "out", 38935)
 
@@ -556,8 +558,8 @@ def test_voxceleb2_every_row_and_the_clips_left_out(tmp_path, capsys):
     for clip in [*clips, "id00012/videoa/notes.txt"]:
         write(root / "dev/mp4" / clip, "")
     write(tmp_path / "broken.txt", "id00012/videob/00002.mp4\ndev/mp4/id00015/videoa/00001\n\n")
-    words = ("voxceleb2", "--root", root, "--out", out, "--exclude", tmp_path / "broken.txt")
-    assert run(*words) == 1 and run(*words, "--allow_missing", "true") == 0
+    args = ("voxceleb2", "--root", root, "--out", out, "--exclude", tmp_path / "broken.txt")
+    assert run(*args) == 1 and run(*args, "--allow_missing", "true") == 0
     dataset = read_dataset(out)
     assert dataset.task == "unlabelled" and dataset.folds == () and dataset.counts == {"pretrain": 6}
     left = [clip for clip in clips if clip not in ("id00012/videob/00002.mp4", "id00015/videoa/00001.mp4")]
@@ -569,10 +571,10 @@ def test_voxceleb2_every_row_and_the_clips_left_out(tmp_path, capsys):
     assert {sample.box for sample in manifest} == {(32, 0, 160, 160)}
     assert dataset.notes["left_out"] == 2 and dataset.notes["extra"] == 1
     assert dataset.notes["count_mismatch"] == {"pretrain": {"official": 1092009 - 2, "found": 6}}
-    assert run(*words, "--whole_frames", "true", "--allow_missing", "true") == 0
+    assert run(*args, "--whole_frames", "true", "--allow_missing", "true") == 0
     assert {row["box"] for row in rows_of(out / "pretrain.csv")} == {""}
     write(tmp_path / "broken.txt", "00002.mp4\n")
-    assert run(*words) == 1
+    assert run(*args) == 1
     assert "broken.txt: expected 'id00012/21Uxsk56VDQ/00001.mp4', not '00002.mp4'" in capsys.readouterr().err
 
 
@@ -635,7 +637,7 @@ def make_table(tmp_path: Path, num_subjects: int = 12) -> tuple[Path, list[dict[
     return tmp_path / "table.csv", rows
 
 
-def prepare_table(tmp_path: Path, *words: object) -> int:
+def prepare_table(tmp_path: Path, *args: object) -> int:
     common = (
         "--root",
         tmp_path / "in",
@@ -646,13 +648,13 @@ def prepare_table(tmp_path: Path, *words: object) -> int:
         "--path_column",
         "Clip",
     )
-    return run("folder", *common, *words)
+    return run("folder", *common, *args)
 
 
 def test_folder_table_with_a_column_of_parts(tmp_path):
     _, rows = make_table(tmp_path)
-    words = ("--label_column", "Emotion", "--subject_column", "Who", "--group_column", "Task", "--split_column", "Use")
-    assert prepare_table(tmp_path, *words) == 0
+    args = ("--label_column", "Emotion", "--subject_column", "Who", "--group_column", "Task", "--split_column", "Use")
+    assert prepare_table(tmp_path, *args) == 0
     dataset, found = read_dataset(tmp_path / "out"), manifests(tmp_path / "out")
     assert dataset.label_names == ("3", "fear, mild", "joy") and dataset.notes["validation"] == "official"
     for part in ("train", "val", "test"):
@@ -681,8 +683,8 @@ def test_folder_table_of_values_split_by_subject(tmp_path):
 @pytest.mark.parametrize("by_subject", [True, False])
 def test_folder_cross_validation(tmp_path, by_subject):
     make_table(tmp_path)
-    words = ["--label_column", "Emotion", "--folds", 4, *(["--subject_column", "Who"] if by_subject else [])]
-    assert prepare_table(tmp_path, *words) == 0
+    args = ["--label_column", "Emotion", "--folds", 4, *(["--subject_column", "Who"] if by_subject else [])]
+    assert prepare_table(tmp_path, *args) == 0
     found = manifests(tmp_path / "out")
     tests = [keys(found[f"{fold} test"]) for fold in range(1, 5)]
     assert len(set().union(*tests)) == sum(map(len, tests)) == 60
@@ -693,9 +695,9 @@ def test_folder_cross_validation(tmp_path, by_subject):
             sides = [set(part.subjects) for part in (train, val, test)]
             assert len(set().union(*sides)) == sum(map(len, sides)) == 12
     first = [(tmp_path / "out" / f"fold_{fold}_test.csv").read_bytes() for fold in range(1, 5)]
-    assert prepare_table(tmp_path, *words) == 0
+    assert prepare_table(tmp_path, *args) == 0
     assert first == [(tmp_path / "out" / f"fold_{fold}_test.csv").read_bytes() for fold in range(1, 5)]
-    assert prepare_table(tmp_path, *words, "--seed", 1) == 0
+    assert prepare_table(tmp_path, *args, "--seed", 1) == 0
     assert first != [(tmp_path / "out" / f"fold_{fold}_test.csv").read_bytes() for fold in range(1, 5)]
 
 
@@ -709,8 +711,8 @@ def frame_table(tmp_path: Path, header: str, *lines: str) -> None:
 def test_folder_numbers_per_frame_in_cells(tmp_path, capsys):
     lines = ["a.mp4,1 2  6,0.5,train", "b.mp4,4,0 1,train", "c.mp4,-1 x,1,train", "d.mp4,2,3,train", "e.mp4,5 7,9,test"]
     frame_table(tmp_path, "Clip,V,A,Use", *lines)
-    words = ("--value_columns", "V,A", "--split_column", "Use", "--validation", "none")
-    assert prepare_table(tmp_path, *words) == 1
+    args = ("--value_columns", "V,A", "--split_column", "Use", "--validation", "none")
+    assert prepare_table(tmp_path, *args) == 1
     dataset = read_dataset(tmp_path / "out")
     assert dataset.frame_level and dataset.label_names == ("V", "A")
     assert [row["path"] for row in rows_of(tmp_path / "out/unknown_label.csv")] == ["c.mp4"]
@@ -720,10 +722,10 @@ def test_folder_numbers_per_frame_in_cells(tmp_path, capsys):
     numbers = [None if sample.frame_numbers is None else sample.frame_numbers.tolist() for sample in manifest]
     assert numbers == [[[1, 0.5], [2, 0.5], [6, 0.5]], [[4, 0], [4, 1]], None]
     frame_table(tmp_path, "Clip,V,A,Use", *lines, "f.mp4,1 2 3,1 2,train")
-    assert prepare_table(tmp_path, *words) == 1
+    assert prepare_table(tmp_path, *args) == 1
     assert "line 7: expected as many numbers in each of V, A, not '1 2 3, 1 2'" in capsys.readouterr().err
     frame_table(tmp_path, "Clip,V,A,Use", "d.mp4,2,3,train", "e.mp4,5,9,test")
-    assert prepare_table(tmp_path, *words) == 0
+    assert prepare_table(tmp_path, *args) == 0
     assert not read_dataset(tmp_path / "out").frame_level
 
 
@@ -735,9 +737,9 @@ def test_folder_files_of_labels_per_frame(tmp_path, task):
     for n, (label, value) in enumerate([("smile", 0.5), ("rest", 1)]):
         write(tmp_path / f"in/s/{n}.csv", f"label,V\n{label},{value}\n")
     names = {"classification": ("smile", "rest"), "regression": ("V",)}[task]
-    words = ["--frame_values_column", "Side", "--test_fraction", 0, "--validation", "none"]
-    words += ["--label_names" if task == "classification" else "--value_columns", ",".join(names)]
-    assert prepare_table(tmp_path, *words) == 1
+    args = ["--frame_values_column", "Side", "--test_fraction", 0, "--validation", "none"]
+    args += ["--label_names" if task == "classification" else "--value_columns", ",".join(names)]
+    assert prepare_table(tmp_path, *args) == 1
     dataset = read_dataset(tmp_path / "out")
     assert (dataset.task, dataset.frame_level, dataset.label_names) == (task, True, names)
     assert rows_of(tmp_path / "out/train.csv") == [{"path": f"{n}.mp4", "frame_values": f"s/{n}.csv"} for n in (0, 1)]
@@ -752,8 +754,8 @@ def test_folder_files_of_labels_per_frame(tmp_path, task):
 def test_folder_files_of_labels_per_frame_beside_a_label(tmp_path):
     frame_table(tmp_path, "Clip,Side,Kind", "a.mp4,a.csv,smile", "b.mp4,,rest", "c.mp4,,smile")
     write(tmp_path / "in/a.csv", "label\nrest\n")
-    words = ("--frame_values_column", "Side", "--label_column", "Kind", "--test_fraction", 0, "--validation", "none")
-    assert prepare_table(tmp_path, *words) == 0
+    args = ("--frame_values_column", "Side", "--label_column", "Kind", "--test_fraction", 0, "--validation", "none")
+    assert prepare_table(tmp_path, *args) == 0
     dataset, train = read_dataset(tmp_path / "out"), rows_of(tmp_path / "out/train.csv")
     assert dataset.frame_level and dataset.label_names == ("rest", "smile")
     assert [tuple(row.values()) for row in train] == [
@@ -781,7 +783,7 @@ def test_folder_unlabelled(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, message",
+    "args, message",
     [
         (["--label_column", "Feeling"], "no column 'Feeling'; there are Clip, Emotion, V"),
         (["--label_column", "Emotion", "--split_column", "Who"], "column 'Who' holds 'P0'; use train, val, test"),
@@ -812,9 +814,9 @@ def test_folder_unlabelled(tmp_path):
         (["--value_columns", "[start_s]"], "value_columns: 'start_s' is reserved in manifests"),
     ],
 )
-def test_folder_mistakes(tmp_path, capsys, words, message):
+def test_folder_mistakes(tmp_path, capsys, args, message):
     make_table(tmp_path)
-    assert prepare_table(tmp_path, *words) == 1
+    assert prepare_table(tmp_path, *args) == 1
     assert message in capsys.readouterr().err
 
 

@@ -447,13 +447,13 @@ class TestAvcaffe:
 
     def test_the_targets_do_not_overwrite_each_other(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.write(tmp_path / "root", "videos/shorter_segments/{}/{}/{}.avi")
-        words = ["prepare", "avcaffe", "--root", str(tmp_path / "root"), "--out", str(tmp_path / "out")]
-        assert main(words) == 1
+        args = ["prepare", "avcaffe", "--root", str(tmp_path / "root"), "--out", str(tmp_path / "out")]
+        assert main(args) == 1
         said, shown = (" ".join(text.split()) for text in reversed(capsys.readouterr()))
         assert "warning: train has 3 subjects; the official number is 86" in said + shown
         assert "test subjects │ │ 2 │ 20" in said + shown
-        assert main([*words, "--allow_missing", "true"]) == 0
-        assert main([*words, "--target", "valence"]) == 1
+        assert main([*args, "--allow_missing", "true"]) == 0
+        assert main([*args, "--target", "valence"]) == 1
         assert "holds the dataset avcaffe_arousal already" in capsys.readouterr().err
 
     def test_what_does_not_fit_is_listed(self, tmp_path: Path) -> None:
@@ -693,7 +693,7 @@ class TestPickles:
         assert str(caught.value).startswith(f"{tmp_path / 'a.pkl'}: refused, since it holds {refused}")
         assert os.listdir(tmp_path) == ["a.pkl"]
 
-    def test_a_damaged_pickle_and_one_that_holds_itself(self, tmp_path: Path) -> None:
+    def test_a_damaged_pickle_and_one_that_contains_itself(self, tmp_path: Path) -> None:
         file = tmp_path / "a.pkl"
         for content in (b"", b"not a pickle", python2_pickle({"a": {"b": 1.0}}, 2)[:-4], b"\x80\x09.", b"\x82\x01."):
             file.write_bytes(content)

@@ -70,7 +70,7 @@ def items(number: int) -> list[tuple[str, str]]:
 
 
 def everything_below(out: Path) -> set[str]:
-    """All results and what else lies among them."""
+    """The names of all results and of any other files beside them."""
     return {entry.name for entry in out.glob("??/*")} | {entry.name for entry in out.glob("??/.*")}
 
 

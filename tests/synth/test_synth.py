@@ -126,7 +126,7 @@ def test_frame_values_have_a_row_a_frame_and_peak_at_the_clips_values(dataset, t
 # Resuming, and refusing ----------------------------------------------------------------------------------------------
 
 
-def test_missing_videos_alone_are_rendered_again(tmp_path):
+def test_only_missing_videos_are_rendered_again(tmp_path):
     config = small(tmp_path, num_pretrain=2, num_train=3, num_val=1, num_test=1)
     synthesize(config)
     whole = contents(tmp_path)

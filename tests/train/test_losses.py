@@ -12,7 +12,7 @@ from scipy.stats import pearsonr
 from sklearn.utils.class_weight import compute_class_weight
 
 import svfap
-from svfap.data.loader import ShardedSampler
+from svfap.data.loader import sharded_batches
 from svfap.errors import UserError
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import FinetuneTask, finetune
@@ -192,16 +192,16 @@ def test_class_weights_count_in_the_loss(faces, tmp_path):
 def test_balanced_epochs():
     labels = np.random.default_rng(0).permutation([0] * 70 + [1] * 25 + [2] * 5)
     options = dict(shuffle=True, seed=3, labels=labels)
-    batches = list(ShardedSampler(100, 10, epoch=1, **options))
+    batches = sharded_batches(100, 10, epoch=1, **options)
     drawn = np.concatenate(batches)
     assert sorted(np.bincount(labels[drawn % 100])) == [33, 33, 34]
     assert len(set(drawn)) == 100  # who comes again has another number, and so another clip and crop
     rare = drawn[labels[drawn % 100] == 2]
     assert set(np.bincount(rare % 100)[np.flatnonzero(labels == 2)]) <= {6, 7}
-    ranks = [list(ShardedSampler(100, 5, epoch=1, rank=rank, world_size=2, **options)) for rank in range(2)]
+    ranks = [sharded_batches(100, 5, epoch=1, rank=rank, world_size=2, **options) for rank in range(2)]
     assert [a + b for a, b in zip(*ranks, strict=True)] == batches
-    assert list(ShardedSampler(100, 10, epoch=1, start_batch=4, **options)) == batches[4:]
-    assert list(ShardedSampler(100, 10, epoch=2, **options)) != batches
+    assert sharded_batches(100, 10, epoch=1, start_batch=4, **options) == batches[4:]
+    assert sharded_batches(100, 10, epoch=2, **options) != batches
 
 
 def test_a_sample_drawn_again_is_the_same_video_otherwise_cut(faces, tmp_path):

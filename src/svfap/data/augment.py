@@ -16,17 +16,13 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import RandomState
 from torch import Tensor
 
+Range = tuple[float, float]
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
 # (x, y) in quarters of the free space: corners, middles of the edges, centre, quarter points.
-CROP_POSITIONS = (
-    *((0, 0), (4, 0), (0, 4), (4, 4)),
-    *((2, 0), (0, 2), (4, 2), (2, 4)),
-    (2, 2),
-    *((1, 1), (3, 1), (1, 3), (3, 3)),
-)
-
+CROP_POSITIONS = np.array([(0, 4, 0, 4, 2, 0, 4, 2, 2, 1, 3, 1, 3), (0, 0, 4, 4, 0, 2, 2, 4, 2, 1, 1, 3, 3)]).T
 # Fill colour of geometric operations: ImageNet's mean, which is 0 after normalisation (timm's default is the grey 128).
 FILL = (0.485, 0.456, 0.406)
 
@@ -44,8 +40,15 @@ def _crop_resize(frames: np.ndarray, left: int, top: int, width: int, height: in
     return resized
 
 
+def _draw_sides(rng: RandomState | np.random.Generator, area: float, scale: Range, ratio: Range) -> tuple[int, int]:
+    """Sides (a, b) of a box of `scale` times `area`, with a / b log-uniform in `ratio`."""
+    area = rng.uniform(*scale) * area
+    shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    return round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+
+
 def multi_scale_crop(
-    frames: np.ndarray, size: int, rng: np.random.RandomState, scales: Sequence[float] = MULTI_SCALES
+    frames: np.ndarray, size: int, rng: RandomState, scales: Sequence[float] = MULTI_SCALES
 ) -> np.ndarray:
     """The pre-training crop (Fig. 3), as in VideoMAE and TSN: a few scales and 13 fixed positions, no flip.
 
@@ -64,11 +67,7 @@ def multi_scale_crop(
 
 
 def random_resized_crop(
-    frames: np.ndarray,
-    size: int,
-    rng: np.random.RandomState,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    frames: np.ndarray, size: int, rng: RandomState, scale: Range = (0.08, 1.0), ratio: Range = (3 / 4, 4 / 3)
 ) -> np.ndarray:
     """The fine-tuning crop: a box of `scale` times the frame's area, with width / height log-uniform in `ratio`.
 
@@ -77,9 +76,7 @@ def random_resized_crop(
     """
     frame_height, frame_width = frames.shape[1:3]
     for _ in range(10):
-        area = rng.uniform(*scale) * frame_height * frame_width
-        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        width, height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        width, height = _draw_sides(rng, frame_width * frame_height, scale, ratio)
         if 0 < width <= frame_width and 0 < height <= frame_height:
             left, top = rng.randint(frame_width - width + 1), rng.randint(frame_height - height + 1)
             return _crop_resize(frames, left, top, width, height, size)
@@ -156,9 +153,7 @@ def random_erase(clips: Tensor, rate: float, generator: torch.Generator) -> Tens
         if rng.random() >= rate:
             continue
         for _ in range(10):
-            area = rng.uniform(0.02, 1 / 3) * frame_height * frame_width
-            shape = math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))
-            height, width = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+            height, width = _draw_sides(rng, frame_width * frame_height, (0.02, 1 / 3), (0.3, 1 / 0.3))
             if height < frame_height and width < frame_width:
                 top, left = rng.integers(frame_height - height + 1), rng.integers(frame_width - width + 1)
                 clip[..., top : top + height, left : left + width].normal_(generator=noise)
@@ -230,10 +225,6 @@ def _equalize(clip: Tensor, _: float) -> Tensor:
     return table.div(255).view(-1).index_select(0, levels.view(-1)).view_as(clip)
 
 
-def _invert(clip: Tensor, _: float) -> Tensor:
-    return clip.neg_().add_(1)
-
-
 def _posterize(clip: Tensor, num_bits: float) -> Tensor:
     """Keep the `num_bits` most significant of 8 bits."""
     step = 2.0 ** (8 - num_bits)
@@ -256,20 +247,9 @@ def _grey(clip: Tensor) -> Tensor:
     return grey.add_(clip[1], alpha=0.587).add_(clip[2], alpha=0.114)
 
 
-def _color(clip: Tensor, factor: float) -> Tensor:
-    """Move away from (factor > 1) or towards (< 1) the grey clip."""
-    grey = _grey(clip).mul_(1 - factor)
-    return clip.mul_(factor).add_(grey).clamp_(0, 1)
-
-
-def _contrast(clip: Tensor, factor: float) -> Tensor:
-    """Move away from or towards the clip's mean grey."""
-    mean = _grey(clip).mean()
-    return clip.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
-
-
-def _brightness(clip: Tensor, factor: float) -> Tensor:
-    return clip.mul_(factor).clamp_(max=1)
+def _blend(clip: Tensor, other: Tensor, factor: float) -> Tensor:
+    """Move away from (factor > 1) or towards (< 1) another clip or colour."""
+    return clip.mul_(factor).add_(other * (1 - factor)).clamp_(0, 1)
 
 
 def _sharpness(clip: Tensor, factor: float) -> Tensor:
@@ -310,31 +290,39 @@ def _rotate(clip: Tensor, degrees: float) -> Tensor:
 Operation = Callable[[Tensor, float], Tensor]
 Argument = Callable[[float, int], float]
 
+
+def _none(m: float, sign: int) -> float:
+    return 0.0
+
+
+def _signed(most: float) -> Argument:
+    return lambda m, sign: sign * m / 10 * most
+
+
+def _factor(m: float, sign: int) -> float:
+    """1 to 0.1 or to 1.9."""
+    return 1 + sign * m / 10 * 0.9
+
+
 # Each operation, and its argument as a function of the magnitude m in 0..10 and a sign of 1 or -1. Names and functions
 # are those of the increasing set of timm's RandAugment ('inc1'), in which a larger m always is a stronger change.
 OPERATIONS: dict[str, tuple[Operation, Argument]] = {
-    "AutoContrast": (_autocontrast, lambda m, sign: 0),
-    "Equalize": (_equalize, lambda m, sign: 0),
-    "Invert": (_invert, lambda m, sign: 0),
-    "Rotate": (_rotate, lambda m, sign: sign * m / 10 * 30),  # degrees
+    "AutoContrast": (_autocontrast, _none),
+    "Equalize": (_equalize, _none),
+    "Invert": (lambda clip, _: clip.neg_().add_(1), _none),
+    "Rotate": (_rotate, _signed(30)),  # degrees
     "PosterizeIncreasing": (_posterize, lambda m, sign: 4 - int(m / 10 * 4)),  # bits kept, 4 to 0
     "SolarizeIncreasing": (_solarize, lambda m, sign: 256 - int(m / 10 * 256)),  # threshold, 256 to 0
     "SolarizeAdd": (_solarize_add, lambda m, sign: int(m / 10 * 110)),  # added below 128, 0 to 110
-    "ColorIncreasing": (_color, lambda m, sign: 1 + sign * m / 10 * 0.9),  # factor, 1 to 0.1 or 1.9
-    "ContrastIncreasing": (_contrast, lambda m, sign: 1 + sign * m / 10 * 0.9),
-    "BrightnessIncreasing": (_brightness, lambda m, sign: 1 + sign * m / 10 * 0.9),
-    "SharpnessIncreasing": (_sharpness, lambda m, sign: 1 + sign * m / 10 * 0.9),
-    "ShearX": (lambda clip, s: _affine(clip, 1, s, 0, 0, 1, 0), lambda m, sign: sign * m / 10 * 0.3),
-    "ShearY": (lambda clip, s: _affine(clip, 1, 0, 0, s, 1, 0), lambda m, sign: sign * m / 10 * 0.3),
+    "ColorIncreasing": (lambda clip, factor: _blend(clip, _grey(clip), factor), _factor),
+    "ContrastIncreasing": (lambda clip, factor: _blend(clip, _grey(clip).mean(), factor), _factor),
+    "BrightnessIncreasing": (lambda clip, factor: clip.mul_(factor).clamp_(max=1), _factor),
+    "SharpnessIncreasing": (_sharpness, _factor),
+    "ShearX": (lambda clip, s: _affine(clip, 1, s, 0, 0, 1, 0), _signed(0.3)),
+    "ShearY": (lambda clip, s: _affine(clip, 1, 0, 0, s, 1, 0), _signed(0.3)),
     # Fractions of the width and the height.
-    "TranslateXRel": (
-        lambda clip, s: _affine(clip, 1, 0, s * clip.shape[-1], 0, 1, 0),
-        lambda m, sign: sign * m / 10 * 0.45,
-    ),
-    "TranslateYRel": (
-        lambda clip, s: _affine(clip, 1, 0, 0, 0, 1, s * clip.shape[-2]),
-        lambda m, sign: sign * m / 10 * 0.45,
-    ),
+    "TranslateXRel": (lambda clip, s: _affine(clip, 1, 0, s * clip.shape[-1], 0, 1, 0), _signed(0.45)),
+    "TranslateYRel": (lambda clip, s: _affine(clip, 1, 0, 0, 0, 1, s * clip.shape[-2]), _signed(0.45)),
 }
 
 

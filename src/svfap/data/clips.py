@@ -19,8 +19,8 @@ def pretrain_indices(
     """Random clips of every stride-th frame, (num_clips, clip_length).
 
     With span = clip_length * stride, a clip may start at any of the first num_frames - span + 1 frames. These are divided
-    into num_clips equal parts, and one clip starts in each; where there are fewer starts than clips, the starts are drawn
-    from all of them and sorted. A video shorter than span gives clips that start at 0, and draws nothing from `rng`.
+    into num_clips equal parts, and one clip starts in each; with fewer starts than clips, the starts are drawn from all of
+    them and sorted. A video shorter than span gives clips that start at 0, and draws nothing from `rng`.
     A clip that would reach the video's last frame or go beyond it repeats the frame before; the last frame itself is
     never shown, except in a video of one frame.
     """
@@ -71,7 +71,7 @@ def validation_indices(num_frames: int, clip_length: int, stride: int) -> Indice
 def test_indices(num_frames: int, clip_length: int, stride: int, num_segments: int) -> Indices:
     """Temporal views for testing, (num_segments, clip_length), spread evenly from the start to the end.
 
-    Every stride-th frame is taken, the last of them repeated up to clip_length where there are too few; segment s is
+    Every stride-th frame is taken, the last of them repeated up to clip_length if there are too few; segment s is
     the window that starts at int(s * (number taken - clip_length) / (num_segments - 1)). A single segment starts at 0;
     segments of short videos coincide.
     """

@@ -1,6 +1,6 @@
 """Batches of clips from a manifest.
 
-Frames are sampled, decoded and cropped in worker processes, whose number does not change the result.
+Frames are sampled, decoded and cropped in worker processes; their number does not change the result.
 
 A batch is a dict. Each row is a clip; in mode "test" it is one view of a video, so a video may have several rows:
   clips       uint8 (B, T, H, W, 3), RGB
@@ -15,24 +15,23 @@ Without labels in the manifest there is neither `label` nor `values`. If no samp
 
 from __future__ import annotations
 
-import copy
-import math
 import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from svfap.data.augment import MULTI_SCALES, center_crop, multi_scale_crop, random_resized_crop, side_crops
-from svfap.data.clips import Indices, pretrain_indices, test_indices, train_indices, validation_indices
+from svfap.data import augment
+from svfap.data import clips as sampling
+from svfap.data.clips import Indices
 from svfap.data.manifest import Manifest, Sample
 from svfap.data.sample import inside_box, span_of
-from svfap.data.targets import Targets, clip_target, targets_of_frames
+from svfap.data.targets import Targets, target_of
 from svfap.data.video import Pixels, VideoError, open_video
 from svfap.errors import UserError
 
@@ -42,16 +41,20 @@ Batch = dict[str, Any]
 
 @dataclass
 class Item:
-    """One decoded sample, or the reason it could not be decoded."""
+    """One decoded sample, or the reason it could not be decoded.
+
+    For each clip: pixels (T, size, size, 3), frame numbers (T,), and target, () or (K,), with frame_level (T,) or (T, K).
+    """
 
     index: int
     sample: Sample
     reason: str | None = None
-    clips: tuple[Pixels, ...] = ()  # each (T, size, size, 3)
-    frames: tuple[Indices, ...] = ()  # each (T,)
-    targets: tuple[Targets, ...] = ()  # each a label () or values (K,); with frame_level (T,) or (T, K)
+    clips: list[Pixels] = field(default_factory=list)
+    frames: list[Indices] = field(default_factory=list)
+    targets: list[Targets] = field(default_factory=list)
 
 
+@dataclass(eq=False)
 class ClipDataset(Dataset[Item]):
     """The samples of a manifest as clips of `clip_length` frames, `stride` frames apart, of `size` x `size` pixels.
 
@@ -68,43 +71,34 @@ class ClipDataset(Dataset[Item]):
     Raises `UserError` if the manifest lacks the targets that frame_level or balanced need.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        mode: Mode,
-        clip_length: int,
-        stride: int,
-        size: int,
-        seed: int,
-        num_segments: int = 2,
-        num_crops: int = 2,
-        repeats: int = 1,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        crop_scales: Sequence[float] = MULTI_SCALES,
-        frame_level: bool = False,
-        balanced: bool = False,
-    ) -> None:
-        if mode not in ("pretrain", "train", "val", "test"):
-            raise ValueError(f"mode is '{mode}', known are pretrain, train, val and test")
-        self.manifest, self.mode = manifest, mode
-        self.clip_length, self.stride, self.size, self.seed = clip_length, stride, size, seed
-        self.num_segments, self.num_crops, self.repeats = num_segments, num_crops, repeats
-        self.crop_scale, self.crop_scales = crop_scale, crop_scales
+    manifest: Manifest
+    mode: Mode
+    clip_length: int
+    stride: int
+    size: int
+    seed: int
+    num_segments: int = 2
+    num_crops: int = 2
+    repeats: int = 1
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scales: Sequence[float] = augment.MULTI_SCALES
+    frame_level: bool = False
+    balanced: bool = False
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        manifest = self.manifest
+        if self.mode not in ("pretrain", "train", "val", "test"):
+            raise ValueError(f"mode is '{self.mode}', known are pretrain, train, val and test")
         self.target = "values" if manifest.dimensions is not None else "label" if manifest.label_names else None
-        self.frame_level, self.balanced = frame_level, balanced
-        self.epoch = 0
         first = manifest.dimensions[0] if manifest.dimensions else None
-        if first is not None and first not in manifest.table and not frame_level:
+        if first is not None and first not in manifest.table and not self.frame_level:
             raise UserError(f"{manifest.path}: has no column '{first}', only values per frame; set frame_level")
-        if balanced and manifest.labels is None:
+        if self.balanced and manifest.labels is None:
             raise UserError(f"{manifest.path}: balanced sampling needs a column 'label', a class for each video")
 
     def __len__(self) -> int:
         return len(self.manifest)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Change the random draws: each epoch has its own."""
-        self.epoch = epoch
 
     def __getitem__(self, index: int) -> Item:
         sample = self.manifest[index % len(self)]
@@ -119,64 +113,69 @@ class ClipDataset(Dataset[Item]):
             item = Item(index % len(self), sample)
             for row, where in zip(rows, places.reshape(len(rows), -1), strict=True):
                 crops = self._crop(pictures[where], rng)
-                item.clips += tuple(crops)
-                item.frames += (row,) * len(crops)
+                item.clips += crops
+                item.frames += [row] * len(crops)
                 if self.target is not None:
-                    item.targets += (self._target(sample, row),) * len(crops)
+                    frames = row if self.frame_level else None
+                    item.targets += [target_of(self.manifest, sample, frames)] * len(crops)
             return item
-        except VideoError as error:
-            return Item(index % len(self), sample, error.reason)
-        except OSError as error:
-            return Item(index % len(self), sample, error.strerror or str(error))
+        except (VideoError, OSError) as error:
+            reason = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
+            return Item(index % len(self), sample, reason)
 
-    def _sample(self, num_frames: int, rng: np.random.RandomState) -> list[Indices]:
+    def _sample(self, num_frames: int, rng: np.random.RandomState) -> Sequence[Indices]:
+        shape = (num_frames, self.clip_length, self.stride)
         if self.mode == "test":
-            return list(np.unique(test_indices(num_frames, self.clip_length, self.stride, self.num_segments), axis=0))
+            return list(np.unique(sampling.test_indices(*shape, self.num_segments), axis=0))
         if self.mode == "val":
-            return [validation_indices(num_frames, self.clip_length, self.stride)]
+            return [sampling.validation_indices(*shape)]
         if self.mode == "pretrain":
-            return list(pretrain_indices(num_frames, self.clip_length, self.stride, self.repeats, rng))
-        return [train_indices(num_frames, self.clip_length, self.stride, rng) for _ in range(self.repeats)]
+            return list(sampling.pretrain_indices(*shape, self.repeats, rng))
+        return [sampling.train_indices(*shape, rng) for _ in range(self.repeats)]
 
     def _crop(self, pictures: Pixels, rng: np.random.RandomState) -> list[Pixels]:
         if self.mode == "test":
-            return side_crops(pictures, self.size, self.num_crops)
+            return augment.side_crops(pictures, self.size, self.num_crops)
         if self.mode == "val":
-            return [center_crop(pictures, self.size)]
+            return [augment.center_crop(pictures, self.size)]
         if self.mode == "pretrain":
-            return [multi_scale_crop(pictures, self.size, rng, self.crop_scales)]
-        return [random_resized_crop(pictures, self.size, rng, scale=self.crop_scale)]
-
-    def _target(self, sample: Sample, frames: Indices) -> Targets:
-        if self.frame_level:
-            return targets_of_frames(self.manifest, sample, frames)
-        return clip_target(self.manifest, sample)
+            return [augment.multi_scale_crop(pictures, self.size, rng, self.crop_scales)]
+        return [augment.random_resized_crop(pictures, self.size, rng, scale=self.crop_scale)]
 
     def collate(self, items: list[Item]) -> Batch:
         """Combine items into a batch, as described at the top of this module."""
-        rows = [(item, number) for item in items for number in range(len(item.clips))]
+        clips = [clip for item in items for clip in item.clips]
+        frames = [row for item in items for row in item.frames]
+        no_clips = np.empty((0, self.clip_length, self.size, self.size, 3), np.uint8)
         batch: Batch = {
-            "clips": torch.empty((len(rows), self.clip_length, self.size, self.size, 3), dtype=torch.uint8),
-            "index": torch.tensor([item.index for item, _ in rows], dtype=torch.int64),
-            "frames": torch.empty((len(rows), self.clip_length), dtype=torch.int64),
-            "keys": [item.sample.key for item, _ in rows],
+            "clips": torch.from_numpy(np.stack(clips) if clips else no_clips),
+            "index": torch.tensor([item.index for item in items for _ in item.clips], dtype=torch.int64),
+            "frames": torch.from_numpy(np.array(frames, np.int64).reshape(len(clips), self.clip_length)),
+            "keys": [item.sample.key for item in items for _ in item.clips],
             "unreadable": [(item.index, item.sample.key, item.reason) for item in items if item.reason is not None],
         }
-        for place, (item, number) in enumerate(rows):
-            batch["clips"][place] = torch.from_numpy(item.clips[number])
-            batch["frames"][place] = torch.from_numpy(item.frames[number])
         if self.target is not None:
-            shape = ((self.clip_length,) if self.frame_level else ()) + (
-                (len(self.manifest.dimensions),) if self.manifest.dimensions is not None else ()
-            )
-            kind = np.int64 if self.target == "label" else np.float32
-            targets = np.array([item.targets[number] for item, number in rows], kind).reshape(len(rows), *shape)
-            batch[self.target] = torch.from_numpy(targets)
+            dimensions = self.manifest.dimensions
+            per_clip = [self.clip_length] if self.frame_level else []
+            per_clip += [] if dimensions is None else [len(dimensions)]
+            targets = [target for item in items for target in item.targets]
+            array = np.array(targets, np.int64 if dimensions is None else np.float32)
+            batch[self.target] = torch.from_numpy(array.reshape(len(clips), *per_clip))
         return batch
 
 
-class ShardedSampler(Sampler[list[int]]):
-    """Batches of sample indices for process `rank` of `world_size`; one iteration is one epoch.
+def sharded_batches(
+    length: int,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    epoch: int = 0,
+    start_batch: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    labels: NDArray[np.int64] | None = None,
+) -> list[list[int]]:
+    """The batches of sample indices of one epoch for process `rank` of `world_size`.
 
     shuffle: a permutation that depends on (seed, epoch) is cut into global batches of batch_size * world_size samples, of
     which each process gets its part. An incomplete last batch is dropped, so all processes have equally many batches.
@@ -185,36 +184,15 @@ class ShardedSampler(Sampler[list[int]]):
     epoch gets index + length, then index + 2 * length, so its random draws differ.
     start_batch: skip the batches before this one, to resume within an epoch.
     """
-
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        *,
-        shuffle: bool,
-        seed: int,
-        epoch: int = 0,
-        start_batch: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        labels: NDArray[np.int64] | None = None,
-    ) -> None:
-        self.batch_size, self.start_batch = batch_size, start_batch
-        if shuffle:
-            num_batches = length // (batch_size * world_size)
-            rng = np.random.default_rng([seed, epoch])
-            order = rng.permutation(length) if labels is None else _balanced_order(labels, rng)
-            order = order[: num_batches * batch_size * world_size]
-            self._order = order.reshape(num_batches, world_size, batch_size)[:, rank].ravel()
-        else:
-            self._order = np.arange(rank, length, world_size)
-
-    def __len__(self) -> int:
-        return max(math.ceil(len(self._order) / self.batch_size) - self.start_batch, 0)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(self.start_batch * self.batch_size, len(self._order), self.batch_size):
-            yield self._order[start : start + self.batch_size].tolist()
+    order = np.arange(rank, length, world_size)
+    if shuffle:
+        num_batches = length // (batch_size * world_size)
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(length) if labels is None else _balanced_order(labels, rng)
+        num_used = num_batches * batch_size * world_size
+        order = order[:num_used].reshape(num_batches, world_size, batch_size)[:, rank].ravel()
+    starts = range(start_batch * batch_size, len(order), batch_size)
+    return [order[start : start + batch_size].tolist() for start in starts]
 
 
 def _balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -242,7 +220,7 @@ def make_loader(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader[Item]:
-    """The batches of one epoch for one process: `batch_size` samples each, in the order of `ShardedSampler`.
+    """Load the batches of one epoch for one process; for their order and the arguments see `sharded_batches`.
 
     Order and content do not depend on num_workers. Raises `UserError` if the samples to shuffle do not fill one global
     batch.
@@ -253,22 +231,11 @@ def make_loader(
             f"{dataset.manifest.path}: {len(dataset)} samples do not fill one batch of {batch_size}{processes}; "
             "make the batch smaller"
         )
-    dataset = copy.copy(dataset)  # so that each loader keeps its own epoch
-    dataset.set_epoch(epoch)
-    sampler = ShardedSampler(
-        len(dataset),
-        batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        epoch=epoch,
-        start_batch=start_batch,
-        rank=rank,
-        world_size=world_size,
-        labels=dataset.manifest.labels if dataset.balanced else None,
-    )
+    labels = dataset.manifest.labels if dataset.balanced else None
+    order = (shuffle, seed, epoch, start_batch, rank, world_size, labels)
     return DataLoader(
-        dataset,
-        batch_sampler=sampler,
+        replace(dataset, epoch=epoch),
+        batch_sampler=sharded_batches(len(dataset), batch_size, *order),
         collate_fn=dataset.collate,
         num_workers=num_workers,
         pin_memory=pin_memory,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn, overload
+from typing import Literal, overload
 
 import numpy as np
 import pandas as pd
@@ -44,7 +45,7 @@ class Sample:
     box: tuple[float, float, float, float] | None  # x, y, w, h in pixels of the video
     frame_values: Path | None  # CSV with one row per frame: a column per dimension, or `label`
     group: str | None
-    frame_numbers: NDArray[np.float64] | None = None  # (frames, dimensions), where the value columns hold one per frame
+    frame_numbers: NDArray[np.float64] | None = None  # (frames, dimensions), if value columns have a number per frame
 
 
 class Manifest(Sequence[Sample]):
@@ -53,7 +54,7 @@ class Manifest(Sequence[Sample]):
     path: the manifest's file. root: folder that paths are relative to. label_names: of the classes, in order
     (classification). dimensions: names of the values (regression). table: one row per sample, with the columns `path` (as
     written), `label` (int64), the dimensions (float64), and those of start_s, end_s, subject, split, group, frame_values,
-    box_x, ..., box_h that the file has. Where value columns have a number per frame, `frame_numbers` has an array (frames,
+    box_x, ..., box_h that the file has. If value columns have a number per frame, `frame_numbers` has an array (frames,
     dimensions) or None, and the dimensions have the means.
     """
 
@@ -68,7 +69,6 @@ class Manifest(Sequence[Sample]):
         self.path, self.root, self.table = path, root, table
         self.label_names, self.dimensions = label_names, dimensions
         self._columns = {str(name): table[name].array for name in table.columns}
-        self._value_names = [name for name in dimensions or () if name in self._columns]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -80,29 +80,30 @@ class Manifest(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | Manifest:
         if isinstance(index, slice):
             return self.subset(range(*index.indices(len(self))))
-        key = path = str(self._columns["path"][index])
-        start_s, end_s = (self._number(name, index) for name in SPAN_COLUMNS)
-        x, y, w, h = (self._number(name, index) for name in BOX_COLUMNS)
-        box = None if x is None or y is None or w is None or h is None else (x, y, w, h)
-        values = tuple(float(self._columns[name][index]) for name in self._value_names)
-        frame_values = self._text("frame_values", index)
+        row = {name: column[index] for name, column in self._columns.items()}
+        texts = {name: str(row[name]) for name in TEXT_COLUMNS if row.get(name)}
+        numbers = {name: float(row[name]) for name in (*SPAN_COLUMNS, *BOX_COLUMNS) if not pd.isna(row.get(name))}
+        key = path = str(row["path"])
+        start_s, end_s = numbers.get("start_s"), numbers.get("end_s")
         if start_s is not None or end_s is not None:
             key += f"#t={start_s or 0:.10g},{'' if end_s is None else f'{end_s:.10g}'}"
-        if box is not None:
+        box = None
+        if "box_x" in numbers:
+            box = numbers["box_x"], numbers["box_y"], numbers["box_w"], numbers["box_h"]
             key += "#xywh=" + ",".join(f"{side:.10g}" for side in box)
         return Sample(
             path=self.root / path,
             key=key,
-            label=int(self._columns["label"][index]) if "label" in self._columns else None,
-            values=values or None,
+            label=int(row["label"]) if "label" in row else None,
+            values=tuple(float(row[name]) for name in self.dimensions or () if name in row) or None,
             start_s=start_s,
             end_s=end_s,
-            subject=self._text("subject", index),
-            split=self._text("split", index),
+            subject=texts.get("subject"),
+            split=texts.get("split"),
             box=box,
-            frame_values=self.root / frame_values if frame_values else None,
-            group=self._text("group", index),
-            frame_numbers=self._columns["frame_numbers"][index] if "frame_numbers" in self._columns else None,
+            frame_values=self.root / texts["frame_values"] if "frame_values" in texts else None,
+            group=texts.get("group"),
+            frame_numbers=row.get("frame_numbers"),
         )
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Manifest:
@@ -131,13 +132,6 @@ class Manifest(Sequence[Sample]):
         texts = self.table[column].to_numpy(dtype=object)
         return texts if any(texts) else None
 
-    def _text(self, column: str, index: int) -> str | None:
-        return (str(self._columns[column][index]) or None) if column in self._columns else None
-
-    def _number(self, column: str, index: int) -> float | None:
-        number = float(self._columns[column][index]) if column in self._columns else float("nan")
-        return None if np.isnan(number) else number
-
 
 def read_manifest(
     path: str | Path,
@@ -162,16 +156,15 @@ def read_manifest(
     split: keep only the rows whose column `split` has this value.
     Raises `ManifestError`. Whether the videos exist is not checked.
     """
-    path = Path(path)
-    table, out = _read_samples(path)
-    chosen = _choose_split(path, out, split)
+    parser = _Parser(Path(path))
+    parser.choose(split)
     names = dims = None
     if task == "classification":
-        names = _read_labels(path, table, out, chosen, label_names, frame_level)
+        names = parser.read_labels(label_names, frame_level)
     elif task == "regression":
-        dims = _read_values(path, table, out, chosen, dimensions, frame_level)
-    out = out[chosen].reset_index(drop=True)
-    return Manifest(path, Path(root) if root is not None else path.parent, out, names, dims)
+        dims = parser.read_values(dimensions, frame_level)
+    table = parser.table[parser.chosen].reset_index(drop=True)
+    return Manifest(parser.path, Path(root) if root is not None else parser.path.parent, table, names, dims)
 
 
 def read_whole_manifest(
@@ -181,11 +174,11 @@ def read_whole_manifest(
 
     split: keep only the rows whose column `split` has this value; default: all rows. Raises `ManifestError`.
     """
-    path = Path(path)
-    table, out = _read_samples(path)
-    chosen = np.ones(len(out), bool) if split is None else _choose_split(path, out, split)
-    table, out = (rows[chosen].reset_index(drop=True) for rows in (table, out))
-    return Manifest(path, Path(root) if root is not None else path.parent, out), table
+    parser = _Parser(Path(path))
+    if split is not None:
+        parser.choose(split)
+    table, text = (rows[parser.chosen].reset_index(drop=True) for rows in (parser.table, parser.text))
+    return Manifest(parser.path, Path(root) if root is not None else parser.path.parent, table), text
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -197,12 +190,23 @@ def _read_table(path: Path) -> pd.DataFrame:
             raise ManifestError(f"{path}: the file is empty; expected a header with a column 'path'")
         header = [name.strip() for name in next(csv.reader([first]))]
         if "path" in header:
-            table = _read_csv(path, num_blank)
             first_row = num_blank + 2
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # otherwise surplus fields are dropped
+                table = pd.read_csv(
+                    path,
+                    header=num_blank,
+                    dtype=str,
+                    encoding="utf-8-sig",
+                    keep_default_na=False,  # "NA" and "None" may be names of classes
+                    skipinitialspace=True,
+                    skip_blank_lines=False,  # so that rows keep their line numbers
+                    index_col=False,
+                ).rename(columns=lambda name: str(name).strip())
         elif len(first.split()) > 1 and (len(header) == 1 or first.split()[-1].isdecimal()):
+            first_row = 1
             lines = pd.Series(path.read_text(encoding="utf-8-sig").splitlines(), dtype=str).str.strip()
             table = lines.str.rsplit(n=1, expand=True).rename(columns={0: "path", 1: "label"})
-            first_row = 1
         else:
             raise ManifestError(f"{path}: no column 'path' among {_listed(header)}; rename the column of files")
     except (FileNotFoundError, IsADirectoryError):
@@ -215,155 +219,157 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise ManifestError(f"{path}: rows have more fields than the header; quote names with commas") from None
     except (pd.errors.ParserError, csv.Error) as error:
         raise ManifestError(f"{path}: is not a CSV table ({' '.join(str(error).split())}); correct that line") from None
-    table = table.fillna("")
+    table = table.fillna("").apply(lambda column: column.str.strip())
     table.index = pd.RangeIndex(first_row, first_row + len(table))
-    for name in table.columns:
-        table[name] = table[name].str.strip()
     table = table[(table != "").any(axis=1)]
     if table.empty:
         raise ManifestError(f"{path}: holds a header and no rows; add one row per video")
     return table
 
 
-def _read_samples(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All columns as text, and parsed the columns that identify a sample; both indexed by line number of the file."""
-    table = _read_table(path)
-    table["path"] = table["path"].str.removeprefix("./")
-    _refuse(path, table, table["path"] == "", "path", "is empty; give a file or remove the row")
-    out = pd.DataFrame({"path": table["path"]})
-    for name in TEXT_COLUMNS:
-        if name in table:
-            out[name] = table[name]
-    _read_spans(path, table, out)
-    _read_boxes(path, table, out)
-    _check_duplicates(path, out)
-    return table, out
+class _Parser:
+    """The rows of one file: the columns that identify a sample are parsed at once, the targets by a further call.
 
+    text: all columns as text, '' if empty; the index has the line numbers of the file. table: the columns parsed so far (see
+    `Manifest`), with the same index. chosen: (rows,) bool; the other rows need no targets.
+    """
 
-def _read_csv(path: Path, header_row: int) -> pd.DataFrame:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # otherwise surplus fields are dropped
-        table = pd.read_csv(
-            path,
-            header=header_row,
-            dtype=str,
-            encoding="utf-8-sig",
-            keep_default_na=False,  # "NA" and "None" may be names of classes
-            skipinitialspace=True,
-            skip_blank_lines=False,  # so that rows keep their line numbers
-            index_col=False,
-        )
-    return table.rename(columns=lambda name: str(name).strip())
+    def __init__(self, path: Path) -> None:
+        self.path, self.text = path, _read_table(path)
+        self.text["path"] = self.text["path"].str.removeprefix("./")
+        self._refuse(self.text["path"] == "", "path", "is empty; give a file or remove the row")
+        self.table = self.text[["path", *(name for name in TEXT_COLUMNS if name in self.text)]].copy()
+        self.chosen = np.ones(len(self.text), bool)
+        self._read_spans()
+        self._read_boxes()
+        again = self.table.duplicated([name for name in ("path", *SPAN_COLUMNS, *BOX_COLUMNS) if name in self.table])
+        if again.any():
+            name = self.table["path"][again].iloc[0]
+            self._refuse(again, "path", f"'{name}' is listed before; remove it or give another start_s, end_s or box")
 
+    def choose(self, split: str | None) -> None:
+        """Choose the rows of one split; None is for files with a single one."""
+        splits = sorted(set(self.table["split"])) if "split" in self.table else []
+        if split is None:
+            if len(splits) > 1:
+                raise ManifestError(f"{self.path}: holds several parts, {_listed(splits)}; say which one with split")
+        elif not splits:
+            raise ManifestError(f"{self.path}: no column 'split' to choose '{split}' from; add it or give no split")
+        elif split not in splits:
+            raise ManifestError(f"{self.path}: no row with split '{split}'; there are {_listed(splits)}")
+        else:
+            self.chosen = (self.table["split"] == split).to_numpy(bool)
 
-def _refuse(path: Path, table: pd.DataFrame, wrong: pd.Series | NDArray[np.bool_], column: str, what: str) -> None:
-    """Raise `ManifestError` naming the first wrong row, if there is any."""
-    rows = np.flatnonzero(np.asarray(wrong, bool))
-    if len(rows):
-        more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
-        raise ManifestError(f"{path}: row {table.index[rows[0]]}{more}, column '{column}': {what}")
+    def read_labels(self, label_names: Sequence[str] | None, frame_level: bool) -> tuple[str, ...]:
+        """Add the int64 column `label` (-1 if missing in a row that is not chosen); return the class names."""
+        path, known = self.path, tuple(label_names or ())
+        if "label" not in self.text and frame_level and "frame_values" in self.table:
+            self._refuse(self._missing("frame_values"), "frame_values", "is missing; give a file of labels")
+            if not known:
+                raise ManifestError(f"{path}: labels are only in the frame_values files; name them with label_names")
+            return known
+        if "label" not in self.text:
+            raise ManifestError(f"{path}: no column 'label'; add one with a class name or an integer from 0")
+        self._refuse(self._missing("label"), "label", "is missing; give a class or remove the row")
+        labels = self.text["label"]
+        given = [str(text) for text in labels.unique() if text.lower() not in ("", "nan")]
+        numbers = {text: number for text in given if (number := _integer(text)) is not None}
+        if not numbers and not known:
+            known = tuple(sorted(given))
+        class_of = {name: number for number, name in enumerate(known)}
+        if unknown := [text for text in given if text not in class_of]:
+            if len(numbers) == len(given):
+                limit = len(known) or MAX_INFERRED_CLASSES
+                for text, number in numbers.items():
+                    if not 0 <= number < limit:
+                        self._refuse(labels == text, "label", f"{text} is out of range; labels are 0 to {limit - 1}")
+                known, class_of = known or tuple(str(number) for number in range(max(numbers.values()) + 1)), numbers
+            elif known:
+                what = f"'{unknown[0]}' is not a known label; known are {_listed(known)}"
+                self._refuse(labels == unknown[0], "label", what)
+            else:
+                text = next(iter(numbers))
+                self._refuse(labels == text, "label", f"'{text}' is a number among names; use one or the other")
+        self.table["label"] = labels.map(class_of).fillna(-1).astype(np.int64)
+        return known
 
+    def read_values(self, dimensions: Sequence[str] | None, frame_level: bool) -> tuple[str, ...]:
+        """Add a float64 column per dimension, and `frame_numbers` if cells have numbers per frame; return the dimensions."""
+        text, path = self.text, self.path
+        names = tuple(dimensions or ())
+        if dimensions is None:
+            free = [name for name in text.columns if name not in RESERVED]
+            names = tuple(name for name in free if _is_numeric(text[name][self.chosen], frame_level))
+            if not names:
+                raise ManifestError(f"{path}: no column of numbers to learn; add one per dimension or name the columns")
+        missing = [name for name in names if name not in text]
+        if len(missing) == len(names) and "frame_values" in self.table:
+            self._refuse(self._missing("frame_values"), "frame_values", "is missing; give a file of values")
+            return names  # all values are in files
+        if missing:
+            found = _listed(text.columns)
+            raise ManifestError(f"{path}: no column '{missing[0]}' for that dimension; there are {found}")
+        if frame_level and any(text[name].str.contains(" ").any() for name in names):
+            self._read_frame_numbers(names)
+        else:
+            for name in names:
+                self.table[name] = self._numbers(name)
+        for name in names:
+            missing_here = self.table[name].isna() & self.chosen
+            self._refuse(missing_here, name, "is missing; give a number or remove the row")
+        return names
 
-def _numbers(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
-    """The column as float64, NaN if empty. Raises `ManifestError` for anything but a finite number."""
-    numbers = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
-    given = table[column] != ""
-    _refuse(path, table, given & ~np.isfinite(numbers), column, "is not a finite number; correct or remove the row")
-    return numbers
+    def _read_frame_numbers(self, names: tuple[str, ...]) -> None:
+        """Add the column `frame_numbers`, and for each dimension the mean of its cell, the value of the whole clip."""
+        cells = self.text[list(names)].map(_floats)
+        for name in names:
+            wrong = cells[name].map(lambda cell: not np.isfinite(cell).all()) & (self.text[name] != "")
+            self._refuse(wrong, name, "is not made of finite numbers; give one per frame, separated by spaces")
+        lengths = cells.map(len)
+        wrong = lengths.nunique(axis=1) - lengths.eq(1).any(axis=1) > 1
+        self._refuse(wrong, names[-1], f"number of frames is not the same in all of {_listed(names)}")
+        rows = [np.stack(np.broadcast_arrays(*row), axis=1) for row in cells.itertuples(index=False, name=None)]
+        per_frame = [row if len(row) > 1 else None for row in rows]
+        self.table["frame_numbers"] = pd.Series(per_frame, cells.index, dtype=object)
+        self.table[list(names)] = cells.map(np.mean).astype(np.float64)
 
+    def _read_spans(self) -> None:
+        for name in SPAN_COLUMNS:
+            if name in self.text:
+                self.table[name] = self._numbers(name)
+                self._refuse(self.table[name] < 0, name, "is negative; times count from the start of the video")
+        if "end_s" in self.table:
+            start = self.table["start_s"].fillna(0.0) if "start_s" in self.table else 0.0
+            what = "is not after start_s; the span must have a length"
+            self._refuse(self.table["end_s"] <= start, "end_s", what)
 
-def _read_spans(path: Path, table: pd.DataFrame, out: pd.DataFrame) -> None:
-    for name in SPAN_COLUMNS:
-        if name in table:
-            out[name] = _numbers(path, table, name)
-            _refuse(path, table, out[name] < 0, name, "is negative; times count from the start of the video")
-    if "end_s" in out:
-        start = out["start_s"].fillna(0.0) if "start_s" in out else 0.0
-        _refuse(path, table, out["end_s"] <= start, "end_s", "is not after start_s; the span must have a length")
+    def _read_boxes(self) -> None:
+        if "box" not in self.text or (self.text["box"] == "").all():
+            return
+        parts = self.text["box"].str.split(expand=True)
+        sides = parts.reindex(columns=range(4)).apply(pd.to_numeric, errors="coerce").astype(np.float64)
+        right = (parts.notna().sum(axis=1) == 4) & np.isfinite(sides).all(axis=1) & (sides[[2, 3]] > 0).all(axis=1)
+        what = "is not 'x y w h' in pixels with a positive width and height"
+        self._refuse((self.text["box"] != "") & ~right, "box", what)
+        self.table[list(BOX_COLUMNS)] = sides.to_numpy()
 
+    def _numbers(self, column: str) -> pd.Series:
+        """The column as float64, NaN if empty. Raises `ManifestError` for anything but a finite number."""
+        numbers = pd.to_numeric(self.text[column], errors="coerce").astype(np.float64)
+        wrong = (self.text[column] != "") & ~np.isfinite(numbers)
+        self._refuse(wrong, column, "is not a finite number; correct or remove the row")
+        return numbers
 
-def _read_boxes(path: Path, table: pd.DataFrame, out: pd.DataFrame) -> None:
-    if "box" not in table or (table["box"] == "").all():
-        return
-    what = "is not 'x y w h' in pixels with a positive width and height"
-    given = table["box"] != ""
-    parts = table["box"].str.split(expand=True)
-    _refuse(path, table, given & (parts.notna().sum(axis=1) != 4), "box", what)
-    sides = parts.iloc[:, :4].apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    wrong = ~np.isfinite(sides).all(axis=1) | (sides.iloc[:, 2:] <= 0).any(axis=1)
-    _refuse(path, table, given & wrong, "box", what)
-    out[list(BOX_COLUMNS)] = sides.to_numpy()
+    def _missing(self, column: str) -> pd.Series:
+        """The chosen rows whose cell is empty or `nan`."""
+        return self.text[column].str.lower().isin(["", "nan"]) & self.chosen
 
-
-def _check_duplicates(path: Path, out: pd.DataFrame) -> None:
-    what = [name for name in ("path", *SPAN_COLUMNS, *BOX_COLUMNS) if name in out]
-    again = out.duplicated(what).to_numpy()
-    if again.any():
-        name = out["path"].iloc[int(np.argmax(again))]
-        _refuse(path, out, again, "path", f"'{name}' is listed before; remove it or give another start_s, end_s or box")
-
-
-def _choose_split(path: Path, out: pd.DataFrame, split: str | None) -> NDArray[np.bool_]:
-    if split is None:
-        parts = sorted(set(out["split"])) if "split" in out else []
-        if len(parts) > 1:
-            raise ManifestError(f"{path}: holds several parts, {_listed(parts)}; say which one with split")
-        return np.ones(len(out), bool)
-    if "split" not in out:
-        raise ManifestError(f"{path}: no column 'split' to choose '{split}' from; add it or give no split")
-    chosen = (out["split"] == split).to_numpy(bool)
-    if not chosen.any():
-        raise ManifestError(f"{path}: no row with split '{split}'; there are {_listed(sorted(out['split'].unique()))}")
-    return chosen
-
-
-def _read_labels(
-    path: Path,
-    table: pd.DataFrame,
-    out: pd.DataFrame,
-    chosen: NDArray[np.bool_],
-    label_names: Sequence[str] | None,
-    frame_level: bool,
-) -> tuple[str, ...]:
-    """Add the int64 column `label` (-1 where a row outside the chosen split has none); return the class names."""
-    if "label" not in table and frame_level and "frame_values" in out:
-        _refuse(path, table, (out["frame_values"] == "") & chosen, "frame_values", "is missing; give a file of labels")
-        if not label_names:
-            raise ManifestError(f"{path}: labels are only in the frame_values files; name them with label_names")
-        return tuple(label_names)
-    if "label" not in table:
-        raise ManifestError(f"{path}: no column 'label'; add one with a class name or an integer from 0")
-    codes, found = pd.factorize(table["label"])
-    texts = [str(text) for text in found]
-    given = [text for text in texts if text.lower() not in ("", "nan")]
-    missing = np.array([text not in given for text in texts])[codes]
-    _refuse(path, table, missing & chosen, "label", "is missing; give a class or remove the row")
-
-    def refuse(text: str, what: str) -> NoReturn:
-        _refuse(path, table, codes == texts.index(text), "label", what)
-        raise AssertionError  # unreachable: the text is in some row
-
-    known = tuple(label_names or ())
-    numbers = {text: number for text in given if (number := _integer(text)) is not None}
-    if not numbers and not known:
-        known = tuple(sorted(given))
-    class_of = {name: number for number, name in enumerate(known)}
-    if set(given) <= set(known):
-        pass
-    elif len(numbers) == len(given):
-        limit = len(known) or MAX_INFERRED_CLASSES
-        for text, number in numbers.items():
-            if not 0 <= number < limit:
-                refuse(text, f"{text} is out of range; labels are 0 to {limit - 1}")
-        known, class_of = known or tuple(str(number) for number in range(max(numbers.values()) + 1)), numbers
-    elif known:
-        stray = next(text for text in given if text not in known)
-        refuse(stray, f"'{stray}' is not a known label; known are {_listed(known)}")
-    else:
-        stray = next(iter(numbers))
-        refuse(stray, f"'{stray}' is a number among names; use one or the other")
-    out["label"] = np.array([class_of.get(text, -1) for text in texts], np.int64)[codes]
-    return known
+    def _refuse(self, wrong: pd.Series, column: str, what: str) -> None:
+        """Raise `ManifestError` naming the first wrong row, if there is any."""
+        rows = self.text.index[wrong]
+        if len(rows):
+            more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+            raise ManifestError(f"{self.path}: row {rows[0]}{more}, column '{column}': {what}")
 
 
 def _is_numeric(column: pd.Series, several: bool) -> bool:
@@ -371,56 +377,10 @@ def _is_numeric(column: pd.Series, several: bool) -> bool:
 
     several: an entry may have several numbers separated by spaces; the first one decides.
     """
-    given = column[~column.str.strip().str.lower().isin(["", "nan"])]
+    given = column[~column.str.lower().isin(["", "nan"])]
     given = given.str.split(n=1).str[0] if several else given
     numbers = pd.to_numeric(given, errors="coerce").notna()
     return bool(len(given)) and bool(numbers.iloc[0] or numbers.mean() > 0.5)
-
-
-def _read_values(
-    path: Path,
-    table: pd.DataFrame,
-    out: pd.DataFrame,
-    chosen: NDArray[np.bool_],
-    dimensions: Sequence[str] | None,
-    frame_level: bool,
-) -> tuple[str, ...]:
-    """Add a float64 column per dimension, and `frame_numbers` if cells have numbers per frame; return the dimensions."""
-    if dimensions is None:
-        free = [name for name in table.columns if name not in RESERVED]
-        names = tuple(name for name in free if _is_numeric(table[name][chosen], frame_level))
-        if not names:
-            raise ManifestError(f"{path}: no column of numbers to learn; add one per dimension or name the columns")
-    else:
-        names = tuple(dimensions)
-    missing = [name for name in names if name not in table]
-    if len(missing) == len(names) and "frame_values" in out:
-        _refuse(path, table, (out["frame_values"] == "") & chosen, "frame_values", "is missing; give a file of values")
-        return names  # all values are in files
-    if missing:
-        raise ManifestError(f"{path}: no column '{missing[0]}' for that dimension; there are {_listed(table.columns)}")
-    if frame_level and any(table[name].str.contains(" ").any() for name in names):
-        table = _read_frame_numbers(path, table, out, names)
-    for name in names:
-        numbers = _numbers(path, table, name)
-        _refuse(path, table, numbers.isna() & chosen, name, "is missing; give a number or remove the row")
-        out[name] = numbers
-    return names
-
-
-def _read_frame_numbers(path: Path, table: pd.DataFrame, out: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
-    """Add the column `frame_numbers`; return the table with each cell replaced by its mean, the value of the whole clip."""
-    cells = table[list(names)].map(_floats)
-    for name in names:
-        wrong = cells[name].map(lambda cell: not np.isfinite(cell).all()) & (table[name] != "")
-        _refuse(path, table, wrong, name, "is not made of finite numbers; give one per frame, separated by spaces")
-    lengths = cells.map(len)
-    wrong = lengths.nunique(axis=1) - lengths.eq(1).any(axis=1) > 1
-    _refuse(path, table, wrong, names[-1], f"number of frames is not the same in all of {_listed(names)}")
-    rows = [np.stack(np.broadcast_arrays(*row), axis=1) for row in cells.itertuples(index=False, name=None)]
-    out["frame_numbers"] = pd.Series([row if len(row) > 1 else None for row in rows], out.index, dtype=object)
-    means = cells.map(lambda cell: "" if np.isnan(cell).any() else str(cell.mean()))
-    return table.assign(**{name: means[name] for name in names})
 
 
 def _floats(text: str) -> NDArray[np.float64]:
@@ -433,8 +393,7 @@ def _floats(text: str) -> NDArray[np.float64]:
 
 def _integer(text: str) -> int | None:
     """1 for '1' and '1.0' (integers are written like this in tables with gaps); None for other texts."""
-    digits = text.removesuffix(".0")
-    return int(digits) if digits.lstrip("-").isdecimal() and digits.isascii() and digits.count("-") <= 1 else None
+    return int(text.removesuffix(".0")) if re.fullmatch(r"-?[0-9]+(\.0)?", text) else None
 
 
 def _listed(names: Iterable[str], limit: int = 20) -> str:

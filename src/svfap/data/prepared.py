@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """What `dataset.json` says.
+    """The content of `dataset.json`.
 
     label_names: classes in order, or the dimensions of a regression. root: folder that the manifests' paths are relative
     to. folds: of the official protocol; their predictions are pooled and scored once. pretrain: unlabelled videos.
@@ -54,17 +54,13 @@ class PreparedDataset:
 
     def fold(self, name: str | None) -> Fold:
         """The fold of that name, or the only one for None. Raises `UserError` listing those there are."""
-        if name is None:
-            if len(self.folds) == 1:
-                return self.folds[0]
-            names = ", ".join(fold.name for fold in self.folds) or "(none)"
+        names = ", ".join(fold.name for fold in self.folds) or "(none)"
+        if name is None and len(self.folds) != 1:
             raise UserError(f"fold: {self.title} has folds {names}; say which, or all")
         for fold in self.folds:
-            if fold.name == name:
+            if name in (None, fold.name):
                 return fold
-        raise UserError(
-            f"{self.name} has no fold {name!r}; its folds: {', '.join(f.name for f in self.folds) or 'none'}"
-        )
+        raise UserError(f"{self.name} has no fold {name!r}; its folds: {names}")
 
     def require_tests(self, folder: Path) -> PreparedDataset:
         """The dataset itself, read from `folder`. Raises `UserError` unless it has folds and each has a test part."""
@@ -83,27 +79,29 @@ def fold_folder(out: Path, name: str) -> Path:
 
 def write_dataset_file(folder: Path, dataset: PreparedDataset) -> None:
     """Write `dataset.json` into `folder`; the manifests' paths in it are relative to that folder."""
-    words = stamped("dataset description", asdict(dataset))
-    write_atomically(folder / DATASET_FILE, json.dumps(words, indent=2, default=str, ensure_ascii=False) + "\n")
+    content = stamped("dataset description", asdict(dataset))
+    write_atomically(folder / DATASET_FILE, json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n")
 
 
 def read_dataset(folder: str | Path) -> PreparedDataset:
     """Read a folder that `svfap prepare` or `svfap synth` wrote; paths come back absolute. Raises `UserError`."""
-    folder = Path(folder)
-    file = folder / DATASET_FILE
+    file = Path(folder) / DATASET_FILE
     if not file.is_file():
         raise UserError(f"{folder}: holds no {DATASET_FILE}; name a folder that `svfap prepare` or `svfap synth` wrote")
     try:
-        words = json.loads(file.read_text())
-        words = upgrade("dataset description", words, file, {f.name for f in fields(PreparedDataset)})
-        folds = tuple(Fold(**fold) for fold in words.pop("folds", ()))
-        tuples = {k: tuple(words[k]) for k in ("label_names", "metrics", "label_range") if words.get(k) is not None}
-        dataset = PreparedDataset(folds=folds, **{**words, **tuples})
+        known = {field.name for field in fields(PreparedDataset)}
+        kwargs = upgrade("dataset description", json.loads(file.read_text()), file, known)
+        for name in ("label_names", "metrics", "label_range"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = tuple(kwargs[name])
+        folds = tuple(Fold(**_absolute(fold, file.parent)) for fold in kwargs.pop("folds", ()))
+        return PreparedDataset(folds=folds, **_absolute(kwargs, file.parent))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: is not the description of a dataset ({error})") from None
 
-    def absolute(path: Any) -> Path | None:
-        return None if path is None else (folder / path).absolute()
 
-    folds = tuple(Fold(f.name, absolute(f.train), absolute(f.test), absolute(f.val)) for f in dataset.folds)  # type: ignore[arg-type]
-    return replace(dataset, root=(folder / dataset.root).absolute(), folds=folds, pretrain=absolute(dataset.pretrain))
+def _absolute(kwargs: dict[str, Any], folder: Path) -> dict[str, Any]:
+    paths = {
+        name: kwargs[name] for name in ("root", "pretrain", "train", "test", "val") if kwargs.get(name) is not None
+    }
+    return kwargs | {name: (folder / path).absolute() for name, path in paths.items()}

@@ -79,9 +79,8 @@ def _videos_of(source: Path, skip: Path | None) -> list[str]:
     if not videos and any(_has_suffix(name, PICTURE_SUFFIXES) for name in os.listdir(source)):
         return [str(source)]
     if not videos:
-        raise UserError(
-            f"{source}: holds no videos ({', '.join(VIDEO_SUFFIXES)}) and no images that could be its frames"
-        )
+        suffixes = ", ".join(VIDEO_SUFFIXES)
+        raise UserError(f"{source}: holds no videos ({suffixes}) and no images that could be its frames")
     return videos
 
 

@@ -52,24 +52,15 @@ def hold_out(
     """
     rng = np.random.default_rng(seed)
     if subjects is not None:
-        return _hold_out_subjects(subjects, fraction, rng)
-    return _hold_out_stratified(np.zeros(num, np.int64) if labels is None else labels, fraction, rng)
-
-
-def _hold_out_subjects(subjects: NDArray[np.object_], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    distinct = np.array([text or f"\0{row}" for row, text in enumerate(subjects)], object)
-    codes, names = pd.factorize(distinct)
-    order = rng.permutation(len(names))
-    totals = np.cumsum(np.bincount(codes, minlength=len(names))[order])
-    # The number of subjects, from one to all but one, whose samples come closest to the fraction.
-    num_held = 1 + int(np.argmin(np.abs(totals[:-1] - fraction * len(distinct)))) if len(names) > 1 else 0
-    return np.isin(codes, order[:num_held])
-
-
-def _hold_out_stratified(labels: NDArray[np.int64], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    num = len(labels)
-    shuffled = rng.permutation(num)
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+        codes, names = pd.factorize(np.array([text or f"\0{row}" for row, text in enumerate(subjects)], object))
+        order = rng.permutation(len(names))
+        totals = np.cumsum(np.bincount(codes, minlength=len(names))[order])
+        # The number of subjects, from one to all but one, whose samples come closest to the fraction.
+        num_held = 1 + int(np.argmin(np.abs(totals[:-1] - fraction * num))) if len(names) > 1 else 0
+        return np.isin(codes, order[:num_held])
+    by_class = rng.permutation(num)
+    if labels is not None:
+        by_class = by_class[np.argsort(labels[by_class], kind="stable")]
     # Every (1 / fraction)-th sample in order of class: each class gets its share, and the total is exact.
     steps = np.floor(np.arange(num + 1) * fraction + 0.5)
     held_out = np.zeros(num, bool)

@@ -33,7 +33,14 @@ def frame_targets(manifest: Manifest, sample: Sample) -> Targets | None:
             return pd.read_csv(sample.frame_values, usecols=columns)[columns].to_numpy(np.float32)
         table = pd.read_csv(sample.frame_values, dtype=str, keep_default_na=False, skipinitialspace=True)
         if "label" in table:
-            return _class_indices(table["label"].str.strip(), manifest.label_names or ())
+            names = manifest.label_names or ()
+            numbers = [*enumerate(names)]
+            class_of = {str(n): n for n, _ in numbers} | {name: n for n, name in numbers} | {"": -1}
+            classes = table["label"].str.strip().map(class_of)
+            if classes.isna().any():
+                unknown = table["label"][classes.isna()].iloc[0].strip()
+                raise ValueError(f"'{unknown}' is not a known label; known are {', '.join(names)}")
+            return classes.to_numpy(np.int64)
         if sample.label is None:
             raise ValueError("no column 'label'")
         return None
@@ -42,40 +49,28 @@ def frame_targets(manifest: Manifest, sample: Sample) -> Targets | None:
         raise VideoError(sample.path, f"values per frame {sample.frame_values.name}: {reason}") from None
 
 
-def _class_indices(texts: pd.Series, label_names: tuple[str, ...]) -> NDArray[np.int64]:
-    """Class indices of texts, each the name or the number of a class; -1 for an empty cell."""
-    class_of = {str(number): number for number in range(len(label_names))}
-    class_of |= {name: number for number, name in enumerate(label_names)} | {"": -1}
-    unknown = texts[~texts.isin(list(class_of))]
-    if len(unknown):
-        raise ValueError(f"'{unknown.iloc[0]}' is not a known label; known are {', '.join(label_names)}")
-    return np.asarray(texts.map(class_of), np.int64)
-
-
-def targets_of_frames(manifest: Manifest, sample: Sample, frames: NDArray[np.int64]) -> Targets:
-    """Targets of the given frames (T,): values (T, K) float32 or labels (T,) int64.
+def target_of(manifest: Manifest, sample: Sample, frames: NDArray[np.int64] | None = None) -> Targets:
+    """Target of a whole clip, values (K,) float32 or a label () int64; with frames (T,) their targets, (T, K) or (T,).
 
     A sample with one target for all its frames has it repeated. Raises `VideoError` if a frame has no target.
     """
-    targets = frame_targets(manifest, sample)
-    if targets is None:
-        return np.repeat(clip_target(manifest, sample)[None], len(frames), axis=0)
-    where = "" if sample.frame_values is None else f" {sample.frame_values.name}"
+    targets = None if frames is None else frame_targets(manifest, sample)
+    if frames is None or targets is None:
+        whole = sample.label if manifest.dimensions is None else sample.values or ()
+        target = np.array(whole, np.int64 if manifest.dimensions is None else np.float32)
+        return target if frames is None else np.repeat(target[None], len(frames), axis=0)
+    where = "values per frame" + ("" if sample.frame_values is None else f" {sample.frame_values.name}")
     if frames.max() >= len(targets):
-        raise VideoError(
-            sample.path, f"values per frame{where}: {len(targets)} rows, but frame {frames.max()} is needed"
-        )
+        raise VideoError(sample.path, f"{where}: {len(targets)} rows, but frame {frames.max()} is needed")
     chosen = targets[frames]
-    if not np.isfinite(chosen).all() or (manifest.dimensions is None and chosen.min() < 0):
-        raise VideoError(sample.path, f"values per frame{where}: some are missing or not finite")
+    if not _is_known(chosen).all():
+        raise VideoError(sample.path, f"{where}: some are missing or not finite")
     return chosen
 
 
-def clip_target(manifest: Manifest, sample: Sample) -> Targets:
-    """Target of a whole clip: values (K,) float32 or a label () int64."""
-    if manifest.dimensions is not None:
-        return np.array(sample.values or (), np.float32)
-    return np.array(sample.label, np.int64)
+def _is_known(targets: Targets) -> NDArray[np.bool_]:
+    """(F,) bool, false for frames without a label or with a missing value."""
+    return np.asarray(targets >= 0 if targets.ndim == 1 else np.isfinite(targets).all(axis=1))
 
 
 def all_targets(manifest: Manifest, frame_level: bool) -> Targets:
@@ -85,18 +80,16 @@ def all_targets(manifest: Manifest, frame_level: bool) -> Targets:
     training counts as unreadable. Raises `UserError` if nothing is left.
     """
     if not frame_level:
-        return np.stack([clip_target(manifest, sample) for sample in manifest])
-    found: list[Targets] = []
-    reason = ""
+        return np.stack([target_of(manifest, sample) for sample in manifest])
+    found, reason = [], ""
     for sample in track(manifest, "reading values per frame"):
         try:
             targets = frame_targets(manifest, sample)
         except VideoError as error:
             reason = error.reason
-            continue
-        targets = clip_target(manifest, sample)[None] if targets is None else targets
-        known = targets >= 0 if targets.ndim == 1 else np.isfinite(targets).all(axis=1)
-        found.append(targets[known])
-    if not sum(map(len, found)):
+        else:
+            targets = target_of(manifest, sample)[None] if targets is None else targets
+            found.append(targets[_is_known(targets)])
+    if not any(map(len, found)):
         raise UserError(f"{manifest.path}: no video has values per frame; {reason or 'all are empty'}")
     return np.concatenate(found)

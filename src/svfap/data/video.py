@@ -192,8 +192,8 @@ class _Container(VideoSource):
         """List the packets without decoding them: (times, keyframes, by_count).
 
         times: (N,) int64, when each complete picture is shown, ascending, in ticks of the stream's time base. keyframes:
-        int64 times at which decoding can start, ascending. by_count: whether both are ordinal numbers instead, because the
-        container has no usable time stamps.
+        int64 times at which decoding can start, ascending. by_count: both are ordinal numbers instead, because the container
+        has no usable time stamps.
         """
         times, keyframes, last_dts = [], [], 0
         for packet in self._packets():
@@ -233,7 +233,10 @@ class _Container(VideoSource):
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
         wanted, places = np.unique(self._picture_of[self._checked(indices)], return_inverse=True)
         out: Pixels | None = None
-        for k, frame in enumerate(self._wanted_frames(wanted)):
+        times = self._times[wanted]
+        key_of = np.searchsorted(self._keyframes, times, side="right") - 1
+        runs = (self._run(int(key), times[key_of == key].tolist()) for key in np.unique(key_of))
+        for k, frame in enumerate(chain.from_iterable(runs)):
             picture = self._upright(frame)
             if out is None:
                 out = np.empty((len(places), *picture.shape), np.uint8)
@@ -261,20 +264,13 @@ class _Container(VideoSource):
         for time_s, picture in self.frames():
             place = int(np.abs(shown_s - time_s).argmin())
             while number < self.num_frames and self._picture_of[number] <= place:
-                late = self._picture_of[number] < place and held is not None
+                late = self._picture_of[number] < place
                 yield number / self.fps, held if late and held is not None else picture
                 number += 1
             held = picture
 
     def close(self) -> None:
         self._container.close()
-
-    def _wanted_frames(self, wanted: NDArray[np.int64]) -> Iterator[av.VideoFrame]:
-        """Yield the pictures of the given ordinals (ascending, unique); each group is decoded from the keyframe before it."""
-        times = self._times[wanted]
-        key_of = np.searchsorted(self._keyframes, times, side="right") - 1
-        for key in np.unique(key_of):
-            yield from self._run(int(key), times[key_of == key].tolist())
 
     def _run(self, key: int, run: list[int]) -> Iterator[av.VideoFrame]:
         """Yield the pictures at the times `run`, all of which can be decoded from keyframe number `key` on.
@@ -382,12 +378,8 @@ def write_video(
     path = Path(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        pictures = iter(frames)
-        first = next(pictures, None)
-        if first is None:
-            raise ValueError(f"{path.name}: there are no frames to write")
         with closing(VideoWriter(part, fps, gop=gop, crf=crf, preset=preset)) as writer:
-            for picture in chain([first], pictures):
+            for picture in frames:
                 writer.write(picture)
             writer.finish()
         os.replace(part, path)
@@ -419,7 +411,9 @@ class VideoWriter:
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
 
     def finish(self) -> None:
-        """Flush the encoder and close the file. Raises FFmpegError."""
+        """Flush the encoder and close the file. Raises FFmpegError, ValueError if there are no frames."""
+        if self._shape is None:
+            raise ValueError("there are no frames to write")
         self._container.mux(self._stream.encode(None))
         self.close()
 

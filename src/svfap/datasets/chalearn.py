@@ -38,7 +38,8 @@ def read(release: Release) -> Iterator[Part]:
             raise UserError(f"{release.root}: holds both {' and '.join(paths)}; keep one of them")
         values = _values(release, paths[0])
         unlisted -= {clip.removesuffix(".mp4") for clip in values}
-        yield Part(part, _rows(media, values, found))  # type: ignore[arg-type]
+        paths_of = {clip: found.get(clip.removesuffix(".mp4"), str(PurePosixPath(media, clip))) for clip in values}
+        yield Part(part, [ClipRow(paths_of[clip], values=values[clip]) for clip in sorted(values)])  # type: ignore[arg-type]
     for clip in sorted(unlisted):
         release.note("extra", found[clip], "in none of the annotations")
 
@@ -58,12 +59,6 @@ def _values(release: Release, file: str) -> dict[str, dict[str, float]]:
                 )
             values.setdefault(clip, {})[trait] = float(value)
     return values
-
-
-def _rows(media: str, values: dict[str, dict[str, float]], found: dict[str, str]) -> Iterator[ClipRow]:
-    for clip in sorted(values):
-        path = found.get(clip.removesuffix(".mp4"), str(PurePosixPath(media, clip)))
-        yield ClipRow(path, values=values[clip])
 
 
 DATASET = Dataset(

@@ -5,28 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 from svfap.datasets.config import PrepareConfig
-from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, cross_validation
+from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, cross_validation, expected_per_fold
 
 NAME = re.compile(r"(\d{4})_[A-Z]{3}_([A-Z]{3})_[A-Z]{1,2}\.(?:flv|mp4|avi)")  # actor, sentence, emotion, intensity
 FOLDS = {
-    "1": range(1001, 1019),
-    "2": range(1019, 1037),
-    "3": range(1037, 1055),
-    "4": range(1055, 1073),
-    "5": range(1073, 1092),
+    str(fold): range(first, end) for fold, (first, end) in enumerate(pairwise((1001, 1019, 1037, 1055, 1073, 1092)), 1)
 }
+FOLD_OF_ACTOR = {actor: fold for fold, actors in FOLDS.items() for actor in actors}
 TEST = (1463, 1470, 1475, 1474, 1555)
-NO_AUDIO = "not in the paper's list: its sound file is misnamed in the release, 1040_ITH_SAD_X.wav"
-LEFT_OUT = {
-    "1076_MTI_NEU_XX": "broken video",
-    "1076_MTI_SAD_XX": "broken video",
-    "1064_TIE_SAD_XX": "broken video",
-    "1064_IEO_DIS_MD": "broken video",
-    # Inferred: the paper counts one clip fewer than fold 3's 18 actors x 82 clips, for lack of a sound file.
-    "1040_ITH_SAD_XX": NO_AUDIO,
+BROKEN = ("1076_MTI_NEU_XX", "1076_MTI_SAD_XX", "1064_TIE_SAD_XX", "1064_IEO_DIS_MD")
+# The second one is inferred: the paper counts one clip fewer than fold 3's 18 actors x 82 clips, for lack of a sound file.
+LEFT_OUT = dict.fromkeys(BROKEN, "broken video") | {
+    "1040_ITH_SAD_XX": "not in the paper's list: its sound file is misnamed in the release, 1040_ITH_SAD_X.wav"
 }
 
 
@@ -39,9 +33,8 @@ class CremaDConfig(PrepareConfig):
 
 
 def read(release: Release) -> Iterator[Part]:
-    fold_of_actor = {actor: fold for fold, actors in FOLDS.items() for actor in actors}
     media = release.media(release.config.media)
-    rows, folds = [], []
+    rows = []
     for path in release.entries(media):
         name = PurePosixPath(path)
         match = NAME.fullmatch(name.name)
@@ -49,12 +42,11 @@ def read(release: Release) -> Iterator[Part]:
             release.note("extra", path, "is not named like 1001_DFA_ANG_XX.flv")
         elif name.stem in LEFT_OUT:
             release.note("left_out", path, LEFT_OUT[name.stem])
-        elif int(match[1]) not in fold_of_actor:
+        elif int(match[1]) not in FOLD_OF_ACTOR:
             release.note("extra", path, f"actor {match[1]} is in none of the folds, 1001 to 1091")
         else:
-            rows.append(ClipRow(path, match[2], subject=match[1]))
-            folds.append(fold_of_actor[int(match[1])])
-    yield from cross_validation(rows, folds, tuple(FOLDS))
+            rows.append((ClipRow(path, match[2], subject=match[1]), FOLD_OF_ACTOR[int(match[1])]))
+    yield from cross_validation(rows, FOLDS)
 
 
 DATASET = Dataset(
@@ -71,11 +63,7 @@ DATASET = Dataset(
     read=read,
     label_names=("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"),
     columns=("subject",),
-    expected={
-        f"fold_{fold}_{part}": count if part == "test" else sum(TEST) - count
-        for part in ("train", "test")
-        for fold, count in zip(FOLDS, TEST, strict=True)
-    },
+    expected=expected_per_fold([sum(TEST) - count for count in TEST], TEST),
     subject_independent=True,
     config=CremaDConfig,
 )

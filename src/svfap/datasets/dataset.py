@@ -28,7 +28,7 @@ class ClipRow:
     """One clip, which becomes one row of a manifest.
 
     path: relative to the release's root, with forward slashes. label: name of the class. values: dimension -> number.
-    subject: who is seen. group: clips whose predictions are averaged. extra: further columns of the manifest
+    subject: the person in the clip. group: clips whose predictions are averaged. extra: further columns of the manifest
     (`frame_values`, `start_s`, `end_s`, `box`, or a dimension with one number per frame, whose mean is in `values`).
     """
 
@@ -65,7 +65,7 @@ class Dataset:
     checked: what is checked beyond the existence of files.
     read: release -> its parts in order, each fold's train (and val) before its test.
     label_names: classes in the paper's order, or the dimensions. metrics: names as in `svfap.evaluation.metrics`.
-    clip_truth: whether each clip has a label or values; otherwise they are only in the files of `frame_values`.
+    clip_truth: whether each clip has a label or values; otherwise only its frames have, in the files of `frame_values`.
     columns: which of subject, group, frame_values, start_s, end_s, box its rows have.
     expected: name of a manifest (`fold_1_train`, `test`) -> official number of clips, before validation is split off.
     has_validation: the protocol has an official validation part (every fold yields a `val`), so none is split off.
@@ -119,7 +119,8 @@ class Release:
         self.findings: dict[str, dict[str, str]] = {kind: {} for kind in FINDINGS}
         self.counts: dict[str, tuple[int, int]] = {}
         self.watched: list[tuple[str, int]] = []
-        self.names = cache(self._names)  # scans each folder once, however many clips are looked up in it
+        # The names in a folder, which is read once, however many clips are looked up in it.
+        self.names = cache(lambda folder: frozenset(self._list(folder)))
 
     def note(self, kind: str, path: str, reason: str) -> None:
         """Record a problem with a clip, once, however many folds list it. `kind`: one of `FINDINGS`."""
@@ -130,10 +131,7 @@ class Release:
         self.counts[what] = (found, official)
 
     def find(self, *candidates: str, what: str = "the release") -> str:
-        """The first of these files or folders that exists.
-
-        Raises `UserError` naming the candidates and what was found instead.
-        """
+        """The first of these files or folders that exists. Raises `UserError` naming them and what was found instead."""
         for candidate in candidates:
             if (self.root / candidate).exists():
                 return candidate
@@ -160,12 +158,13 @@ class Release:
         more = f", … ({len(names)} entries)" if len(names) > 6 else ""
         return folder, (", ".join(names[:6]) or "an empty folder") + more
 
-    def _names(self, folder: str) -> frozenset[str]:
+    def _list(self, folder: str) -> dict[str, bool]:
+        """Name -> whether it is a folder, of everything in `folder`; empty if there is no such folder."""
         try:
             with os.scandir(self.root / folder) as entries:
-                return frozenset(entry.name for entry in entries)
+                return {entry.name: entry.is_dir() for entry in entries}
         except (FileNotFoundError, NotADirectoryError):
-            return frozenset()
+            return {}
         except OSError as error:
             raise UserError(f"{self.root / folder}: cannot be read ({error.strerror or error})") from None
 
@@ -174,47 +173,36 @@ class Release:
         folder, _, name = path.rpartition("/")
         return name in self.names(folder or ".")
 
+    def scan(self, folder: str) -> dict[str, bool]:
+        """Path -> whether it is a folder, of what is directly in `folder`: sorted, without hidden and system files."""
+        prefix = "" if folder == "." else f"{folder}/"
+        names = sorted(self._list(folder).items())  # not cached, so that memory stays flat
+        return {prefix + name: is_dir for name, is_dir in names if name[0] != "." and name.lower() not in IGNORED}
+
     def entries(self, folder: str, depth: int = 1) -> Iterator[str]:
         """Sorted paths `depth` levels below `folder`, without hidden and system files."""
-        for name in sorted(self._names(folder)):  # not cached, so that memory stays flat
-            if _is_ignored(name):
-                continue
-            path = name if folder == "." else f"{folder}/{name}"
+        for path in self.scan(folder):
             yield from (path,) if depth == 1 else self.entries(path, depth - 1)
-
-    def scan(self, folder: str) -> tuple[list[str], list[str]]:
-        """(files, folders) directly in `folder`: sorted paths, without hidden and system files."""
-        try:
-            with os.scandir(self.root / folder) as entries:
-                found = {entry.name: entry.is_dir() for entry in entries if not _is_ignored(entry.name)}
-        except OSError as error:
-            raise UserError(f"{self.root / folder}: cannot be read ({error.strerror or error})") from None
-        prefix = "" if folder == "." else f"{folder}/"
-        files = [prefix + name for name in sorted(found) if not found[name]]
-        return files, [prefix + name for name in sorted(found) if found[name]]
 
     def clips_below(self, folder: str, pattern: re.Pattern[str]) -> dict[str, str]:
         """Clip -> path of its video or folder of frames, anywhere below `folder`.
 
-        pattern: matches the whole name of a file or folder; its first group is the clip. Raises `UserError` where a clip is
+        pattern: matches the whole name of a file or folder; its first group is the clip. Raises `UserError` if a clip is
         found twice.
         """
         found: dict[str, str] = {}
         for path in self.paths_below(folder, pattern):
             match = pattern.fullmatch(PurePosixPath(path).name)
             if match and found.setdefault(match[1], path) != path:
-                raise UserError(
-                    f"{self.root}: clip {match[1]} is both {found[match[1]]} and {path}; choose a folder with --media"
-                )
+                both = f"{found[match[1]]} and {path}"
+                raise UserError(f"{self.root}: clip {match[1]} is both {both}; choose a folder with --media")
         return found
 
     def paths_below(self, folder: str, clip: re.Pattern[str]) -> Iterator[str]:
         """All files and folders below `folder`, except the contents of folders named like a clip, which are frames."""
-        files, folders = self.scan(folder)
-        yield from files
-        for path in folders:
+        for path, is_dir in self.scan(folder).items():
             yield path
-            if not clip.fullmatch(PurePosixPath(path).name):
+            if is_dir and not clip.fullmatch(PurePosixPath(path).name):
                 yield from self.paths_below(path, clip)
 
     def watch(self, folder: str, depth: int = 1) -> None:
@@ -257,13 +245,14 @@ class Release:
             raise UserError(f"{self.root / file}: cannot be read as UTF-8 text ({error})") from None
 
 
-def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name.lower() in IGNORED
-
-
-def cross_validation(rows: Sequence[ClipRow], fold_of: Sequence[str], folds: Sequence[str]) -> Iterator[Part]:
-    """Train and test of every fold; each row is tested in the fold that `fold_of` gives and trained on in the others."""
+def cross_validation(rows: Sequence[tuple[ClipRow, str]], folds: Iterable[str]) -> Iterator[Part]:
+    """Train and test of every fold. rows: each with the fold that tests it; the other folds train on it."""
     for fold in folds:
-        for part, tested in (("train", False), ("test", True)):
-            chosen = [row for row, test_fold in zip(rows, fold_of, strict=True) if (test_fold == fold) == tested]
-            yield Part(part, chosen, fold)  # type: ignore[arg-type]
+        yield Part("train", [row for row, tested_in in rows if tested_in != fold], fold)
+        yield Part("test", [row for row, tested_in in rows if tested_in == fold], fold)
+
+
+def expected_per_fold(train: Sequence[int], test: Sequence[int]) -> dict[str, int]:
+    """`Dataset.expected` from the official numbers of clips in the folds 1, 2, ..."""
+    parts = (("train", train), ("test", test))
+    return {f"fold_{fold}_{part}": count for part, counts in parts for fold, count in enumerate(counts, 1)}

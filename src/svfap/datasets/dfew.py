@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from svfap.datasets.config import PrepareConfig
-from svfap.datasets.dataset import ClipRow, Dataset, Part, Release
+from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, expected_per_fold
 
 CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 TRAIN, TEST = (9356, 9356, 9357, 9358, 9361), (2341, 2341, 2340, 2339, 2336)
@@ -52,10 +52,6 @@ Clip/clip_224x224/00001/*.jpg …                                   or Clip/jpg_
     checked="Clips per fold and part; labels 1 to 7. Clips without a single label are listed as extra files.",
     read=read,
     label_names=CLASSES,
-    expected={
-        f"fold_{fold}_{part}": count
-        for part, counts in (("train", TRAIN), ("test", TEST))
-        for fold, count in enumerate(counts, 1)
-    },
+    expected=expected_per_fold(TRAIN, TEST),
     config=DfewConfig,
 )

@@ -12,23 +12,22 @@ SUBJECT = re.compile(r"subject[ _-]*(\d+)", re.IGNORECASE)
 SENTENCE = re.compile(r"sentence[ _-]*\d+", re.IGNORECASE)
 # The paper does not publish its folds; these are ours, by number, so that a missing subject does not move others.
 FOLDS = {"1": range(1, 10), "2": range(10, 19), "3": range(19, 28), "4": range(28, 37), "5": range(37, 45)}
+FOLD_OF_SUBJECT = {subject: fold for fold, subjects in FOLDS.items() for subject in subjects}
 
 
 def read(release: Release) -> Iterator[Part]:
-    fold_of_subject = {subject: fold for fold, subjects in FOLDS.items() for subject in subjects}
-    rows, folds, subjects = [], [], _subjects(release)
-    for number in sorted(set(fold_of_subject) - {subject for subject, _ in subjects}):
+    rows, subjects = [], _subjects(release)
+    for number in sorted(set(FOLD_OF_SUBJECT) - {subject for subject, _ in subjects}):
         release.note("missing", f"subject {number}", "no folder of this subject")
     for subject, folder in subjects:
-        if subject not in fold_of_subject:
+        if subject not in FOLD_OF_SUBJECT:
             release.note("extra", folder, f"subject {subject} is in none of the folds, 1 to 44")
             continue
         for emotion in release.entries(folder):
             label = PurePosixPath(emotion).name.lower()  # file names are irregular: s1_an_1.avi, s_3_su_1.avi
             for path in _clips(release, emotion):
-                rows.append(ClipRow(path, label, subject=str(subject)))
-                folds.append(fold_of_subject[subject])
-    yield from cross_validation(rows, folds, tuple(FOLDS))
+                rows.append((ClipRow(path, label, subject=str(subject)), FOLD_OF_SUBJECT[subject]))
+    yield from cross_validation(rows, FOLDS)
 
 
 def _subjects(release: Release) -> list[tuple[int, str]]:

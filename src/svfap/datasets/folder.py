@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path, PurePosixPath
+from statistics import fmean
 
 from svfap.data.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from svfap.datasets.config import PrepareConfig
@@ -79,15 +82,17 @@ def _adapt(dataset: Dataset, release: Release) -> Dataset:
     """The description that the settings ask for, with its `read`."""
     config: FolderConfig = release.config
     if config.unlabelled:
-        return replace(dataset, task="unlabelled", metrics=(), read=_read_unlabelled)
+        clips = Part("pretrain", (ClipRow(path) for path in _walk(release, ".")), on_disk=True)
+        return replace(dataset, task="unlabelled", metrics=(), read=lambda release: [clips])
     if config.table is not None:
         return _adapt_to_table(dataset, release, config.table)
-    clips = {name: list(_walk(release, name, True)) for name in release.scan(".")[1]}
-    rows = [ClipRow(path, name) for name, paths in clips.items() for path in paths]
+    classes = [name for name, is_dir in release.scan(".").items() if is_dir]
+    rows = [ClipRow(path, name) for name in classes for path in _walk(release, name, True)]
     if not rows:
         raise release.unexpected("one folder of videos per class", "or give --table or --unlabelled true")
     names = _listed(config.label_names) or _sorted(row.label for row in rows)
-    return replace(dataset, label_names=names, read=lambda release: _split(release, rows, on_disk=True))
+    on_disk = (replace(part, on_disk=True) for part in _split(release, rows))
+    return replace(dataset, label_names=names, read=lambda release: on_disk)
 
 
 def _walk(release: Release, folder: str, images_are_clips: bool = False) -> Iterator[str]:
@@ -95,7 +100,8 @@ def _walk(release: Release, folder: str, images_are_clips: bool = False) -> Iter
 
     images_are_clips: images directly in `folder` are separate clips; otherwise they are the frames of one clip.
     """
-    files, folders = release.scan(folder)
+    paths = release.scan(folder)
+    files = [path for path, is_dir in paths.items() if not is_dir]
     if not images_are_clips and folder != "." and any(name.lower().endswith(PICTURE_SUFFIXES) for name in files):
         yield folder
         return
@@ -104,60 +110,54 @@ def _walk(release: Release, folder: str, images_are_clips: bool = False) -> Iter
             yield path
         else:
             release.note("extra", path, "is neither a video nor a folder of frames")
-    for below in folders:
-        yield from _walk(release, below)
-
-
-def _read_unlabelled(release: Release) -> Iterator[Part]:
-    yield Part("pretrain", (ClipRow(path) for path in _walk(release, ".")), on_disk=True)
+    for path in (path for path, is_dir in paths.items() if is_dir):
+        yield from _walk(release, path)
 
 
 def _adapt_to_table(dataset: Dataset, release: Release, table: Path) -> Dataset:
     from svfap.data.manifest import RESERVED
 
     config: FolderConfig = release.config
-    file = str(table.absolute())
-    values = _listed(config.value_columns)
-    frame_files = config.frame_values_column
+    values, frame_files, split_column = _listed(config.value_columns), config.frame_values_column, config.split_column
     value_cells = () if frame_files else values  # otherwise values are columns of the files per frame
     renamed = {"label": config.label_column, "subject": config.subject_column, "group": config.group_column}
-    optional = (*renamed.values(), config.split_column, frame_files)
+    optional = (*renamed.values(), split_column, frame_files)
     needed = [config.path_column, *value_cells, *(name for name in optional if name)]
-    numbered = list(release.table(file, *needed))
-    per_frame = _are_per_frame(release, file, numbered, value_cells)
+    numbered = list(release.table(str(table.absolute()), *needed))
     lines = [cells for _, cells in numbered]
     if reserved := [name for name in values if name in RESERVED]:
         raise UserError(f"value_columns: '{reserved[0]}' is reserved in manifests; rename the column")
     if not lines:
         raise UserError(f"table={table}: has a header but no rows")
+    per_frame = False  # whether any cell has several numbers
+    for number, cells in numbered:
+        lengths = {len(cells[name].split()) for name in value_cells if math.isfinite(_mean(cells[name]))} - {1}
+        if len(lengths) > 1:
+            found = ", ".join(cells[name] for name in value_cells)
+            raise release.bad(str(table.absolute()), number, found, f"as many numbers in each of {', '.join(values)}")
+        per_frame = per_frame or bool(lengths)
     passed_on = {name: name for name in PASSED_ON if name in lines[0] and name not in needed}
     passed_on |= {"frame_values": frame_files} if frame_files else {}
-
-    def text(cells: dict[str, str], column: str | None) -> str | None:
-        return (cells[column] or None) if column else None
-
     rows = [
         ClipRow(
             path=str(PurePosixPath(cells[config.path_column])),
             values={name: _mean(cells[name]) for name in value_cells} or None,
             extra={name: cells[column] for name, column in passed_on.items() if cells[column]}
             | ({name: " ".join(cells[name].split()) for name in value_cells} if per_frame else {}),
-            **{name: text(cells, column) for name, column in renamed.items()},
+            **{name: cells[column] or None for name, column in renamed.items() if column},
         )
         for cells in lines
     ]
-    columns = (*(name for name in ("subject", "group") if renamed[name]), *passed_on)
+    dataset = replace(dataset, columns=(*(name for name in ("subject", "group") if renamed[name]), *passed_on))
     if not (config.label_column or values or frame_files):
-        unlabelled = replace(dataset, task="unlabelled", metrics=(), columns=columns)
-        return replace(unlabelled, read=lambda release: [Part("pretrain", rows)])
-    splits = [cells[config.split_column] for cells in lines] if config.split_column else None
+        return replace(dataset, task="unlabelled", metrics=(), read=lambda release: [Part("pretrain", rows)])
+    splits = [cells[split_column] for cells in lines] if split_column else None
     if unknown := sorted(set(splits or ()) - {"train", "val", "test"}):
-        raise UserError(f"table={table}: column '{config.split_column}' holds {unknown[0]!r}; use train, val, test")
+        raise UserError(f"table={table}: column '{split_column}' holds {unknown[0]!r}; use train, val, test")
     if splits and "train" not in splits:
-        raise UserError(f"table={table}: no row has 'train' in column '{config.split_column}'")
+        raise UserError(f"table={table}: no row has 'train' in column '{split_column}'")
     final = replace(
         dataset,
-        columns=columns,
         frame_level=per_frame or frame_files is not None,
         clip_truth=bool(config.label_column or value_cells),
         has_validation="val" in (splits or ()),
@@ -169,26 +169,10 @@ def _adapt_to_table(dataset: Dataset, release: Release, table: Path) -> Dataset:
     return replace(final, label_names=_listed(config.label_names) or _sorted(row.label for row in rows))
 
 
-def _are_per_frame(
-    release: Release, file: str, lines: Sequence[tuple[int, dict[str, str]]], names: Sequence[str]
-) -> bool:
-    """Whether any cell of these columns has several numbers. Raises `UserError` where a row has unequal numbers of them."""
-    several = False
-    for number, cells in lines:
-        lengths = {len(cells[name].split()) for name in names if math.isfinite(_mean(cells[name]))} - {1}
-        if len(lengths) > 1:
-            found = ", ".join(cells[name] for name in names)
-            raise release.bad(file, number, found, f"as many numbers in each of {', '.join(names)}")
-        several = several or bool(lengths)
-    return several
-
-
-def _split(
-    release: Release, rows: Sequence[ClipRow], splits: Sequence[str] | None = None, on_disk: bool = False
-) -> Iterator[Part]:
+def _split(release: Release, rows: Sequence[ClipRow], splits: Sequence[str] | None = None) -> Iterator[Part]:
     """The parts that `splits` gives; else those of a cross-validation, or training and a share for test.
 
-    Splits made here are by subject where subjects are known.
+    Splits made here are by subject if subjects are known.
     """
     import numpy as np
 
@@ -199,36 +183,34 @@ def _split(
         for part in (part for part in ("train", "val", "test") if part in splits):
             yield Part(part, [row for row, split in zip(rows, splits, strict=True) if split == part])
         return
-    subjects = [row.subject or "" for row in rows] if any(row.subject for row in rows) else None
+    subjects = np.array([row.subject or "" for row in rows], object) if any(row.subject for row in rows) else None
     labels = np.unique([row.label or "" for row in rows], return_inverse=True)[1]
     if config.folds is not None:
         fold_of = _folds(labels.tolist(), subjects, config.folds, config.seed)
-        for each in cross_validation(rows, fold_of, [str(fold + 1) for fold in range(config.folds)]):
-            yield replace(each, on_disk=on_disk)
+        yield from cross_validation([*zip(rows, fold_of, strict=True)], map(str, range(1, config.folds + 1)))
         return
     tested = np.zeros(len(rows), bool)
     if config.test_fraction:
-        subject_array = None if subjects is None else np.array(subjects, object)
-        tested = hold_out(len(rows), config.test_fraction, config.seed, subject_array, labels)
+        tested = hold_out(len(rows), config.test_fraction, config.seed, subjects, labels)
         if not tested.any() or tested.all():
             raise UserError(
                 "test_fraction: too few clips or subjects to divide; give split_column or --test_fraction 0"
             )
-    yield Part("train", [row for row, test in zip(rows, tested, strict=True) if not test], on_disk=on_disk)
+    yield Part("train", [*compress(rows, ~tested)])
     if tested.any():
-        yield Part("test", [row for row, test in zip(rows, tested, strict=True) if test], on_disk=on_disk)
+        yield Part("test", [*compress(rows, tested)])
 
 
-def _folds(labels: Sequence[int], subjects: Sequence[str] | None, folds: int, seed: int) -> list[str]:
+def _folds(labels: Sequence[int], subjects: Iterable[str] | None, folds: int, seed: int) -> list[str]:
     """For each clip the fold it is tested in: classes in equal shares, and each subject in one fold."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     # A clip without a subject is a group by itself.
-    groups = [name or f"\0{row}" for row, name in enumerate(subjects)] if subjects else None
+    groups = None if subjects is None else [name or f"\0{row}" for row, name in enumerate(subjects)]
     most = len(set(groups)) if groups else len(labels)
     if folds > most:
         raise UserError(f"folds={folds}: there are only {most} {'subjects' if groups else 'clips'}")
-    if folds > (largest := max(map(labels.count, set(labels)))):
+    if folds > (largest := max(Counter(labels).values())):
         raise UserError(f"folds={folds}: no class has that many clips, the largest {largest}; make fewer folds")
     fold_of = [""] * len(labels)
     with warnings.catch_warnings():
@@ -243,10 +225,9 @@ def _folds(labels: Sequence[int], subjects: Sequence[str] | None, folds: int, se
 def _mean(cell: str) -> float:
     """The mean of a cell's numbers; NaN for none or for other text, whose row is then listed as an unknown label."""
     try:
-        numbers = [float(number) for number in cell.split()]
-    except ValueError:
+        return fmean(float(number) for number in cell.split())
+    except (ValueError, OverflowError):  # StatisticsError for no numbers is a ValueError
         return math.nan
-    return sum(numbers) / len(numbers) if numbers else math.nan
 
 
 def _listed(names: list[str] | str | None) -> tuple[str, ...]:

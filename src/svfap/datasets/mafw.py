@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from svfap.datasets.config import PrepareConfig
-from svfap.datasets.dataset import ClipRow, Dataset, Part, Release
+from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, expected_per_fold
 
 CLASSES = (
     *("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
@@ -36,11 +37,10 @@ def read(release: Release) -> Iterator[Part]:
 
 def _rows(release: Release, file: str, media: str, suffix: str) -> Iterator[ClipRow]:
     for number, line in release.lines(file):
-        match line.split():
-            case [clip, label] if clip.endswith(".mp4"):
-                yield ClipRow(f"{media}/{clip.removesuffix('.mp4')}{suffix}", label)
-            case _:
-                raise release.bad(file, number, line, "'00025.mp4 anger'")
+        match = re.fullmatch(r"(\S+)\.mp4\s+(\S+)", line)
+        if match is None:
+            raise release.bad(file, number, line, "'00025.mp4 anger'")
+        yield ClipRow(f"{media}/{match[1]}{suffix}", match[2])
 
 
 DATASET = Dataset(
@@ -56,7 +56,6 @@ data/clips/00025.mp4 …                                                  or dat
     checked="Clips per fold and part; names of the labels. Clips without a single label are listed as extra files.",
     read=read,
     label_names=CLASSES,
-    expected={f"fold_{fold}_train": NUM_CLIPS - count for fold, count in enumerate(TEST, 1)}
-    | {f"fold_{fold}_test": count for fold, count in enumerate(TEST, 1)},
+    expected=expected_per_fold([NUM_CLIPS - count for count in TEST], TEST),
     config=MafwConfig,
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -43,31 +44,33 @@ def prepare(dataset: str | Dataset, config: PrepareConfig) -> PreparedDataset:
     make_folder(out)
     dataset = dataset.adapt(dataset, release)
     _clear(out, dataset.name)
-    manifests = _Manifests(dataset, release, config)
     with progress_bar() as bar:
         task = bar.add_task(dataset.title, total=sum(dataset.expected.values()) or None, note="")
-        manifests.advance = lambda note: bar.update(task, advance=1, note=note)
+        writer = _Writer(dataset, release, lambda note: bar.update(task, advance=1, note=note))
         for part in dataset.read(release):
-            manifests.add(part)
+            writer.add(part)
     for folder, depth in release.watched:
         for path in release.entries(folder, depth):
-            if path not in manifests.used and path not in release.findings["left_out"]:
+            if path not in writer.used and path not in release.findings["left_out"]:
                 release.note("extra", path, "in none of the annotations that are used")
     for kind, found in release.findings.items():
-        _write_csv(out / f"{kind}.csv", ("path", "why"), found.items())
-    listed = {**manifests.listed, **{what: found for what, (found, _) in release.counts.items()}}
+        with writing_atomically(out / f"{kind}.csv") as file:
+            csv.writer(file, lineterminator="\n").writerows([("path", "why"), *found.items()])
+    listed = {**writer.listed, **{what: found for what, (found, _) in release.counts.items()}}
     official = {**dataset.expected, **{what: number for what, (_, number) in release.counts.items()}}
     prepared = PreparedDataset(
-        **{name: getattr(dataset, name) for name in ("name", "title", "task", "label_names", "metrics", "licence")},
-        **{name: getattr(dataset, name) for name in ("sampling_stride", "output_activation", "label_range")},
-        frame_level=dataset.frame_level,
+        **{
+            field.name: getattr(dataset, field.name)
+            for field in fields(PreparedDataset)
+            if hasattr(dataset, field.name)
+        },
         root=release.root,
-        folds=tuple(manifests.folds.values()),
-        pretrain=Path("pretrain.csv") if "pretrain" in manifests.listed else None,
-        counts=manifests.written,
+        folds=tuple(writer.folds.values()),
+        pretrain=Path("pretrain.csv") if "pretrain" in writer.listed else None,
+        counts=writer.written,
         notes={
             "protocol": dataset.protocol,
-            "validation": manifests.validation(),
+            "validation": writer.validation(),
             "listed": listed,
             "official": official,
             **{kind: len(found) for kind, found in release.findings.items()},
@@ -100,35 +103,32 @@ def _clear(out: Path, name: str) -> None:
             path.unlink(missing_ok=True)
 
 
-class _Manifests:
+class _Writer:
     """Writes the manifest of each part as it is read.
 
-    listed: manifest -> clips that the annotations list. written: manifest -> rows. used: paths in the annotations.
-    folds: name -> its manifests. advance: called with a part's name for each listed clip.
+    advance: called with a part's name for each listed clip. listed: manifest -> clips that the annotations list.
+    written: manifest -> rows. used: paths in the annotations. folds: name -> its manifests.
     """
 
-    def __init__(self, dataset: Dataset, release: Release, config: PrepareConfig) -> None:
-        self.dataset, self.release, self.config = dataset, release, config
+    def __init__(self, dataset: Dataset, release: Release, advance: Callable[[str], None]) -> None:
+        self.dataset, self.release, self.advance = dataset, release, advance
+        self.config: PrepareConfig = release.config
         self.listed: dict[str, int] = {}
         self.written: dict[str, int] = {}
         self.folds: dict[str, Fold] = {}
         self.used: set[str] = set()
-        self.advance: Callable[[str], None] = lambda note: None
-        self._labels = {name: number for number, name in enumerate(dataset.label_names)}
-        self._seen: set[tuple[str | None, ...]] = set()
-        self._tested: set[tuple[str | None, ...]] = set()
-        self._subjects: dict[tuple[str, str], set[str]] = {}
+        self._seen: set[tuple[object, ...]] = set()
+        self._subjects: dict[tuple[str, str], set[str]] = {}  # (fold, part) -> its subjects
         self._validation_kinds: set[str] = set()
 
     def add(self, part: Part) -> None:
         """Write a part's manifest; for a training part also that of the validation part split off from it."""
-        self.listed[part.name] = 0
         rows = self._usable(part)
         no_validation = self.config.validation == "none" or self.dataset.has_validation
         if part.part == "train" and not no_validation and (usable := list(rows)):
             held_out = self._hold_out(part, usable)
-            self._write(part, (row for row, held in zip(usable, held_out, strict=True) if not held))
-            self._write(replace(part, part="val"), (row for row, held in zip(usable, held_out, strict=True) if held))
+            self._write(part, compress(usable, ~held_out))
+            self._write(replace(part, part="val"), compress(usable, held_out))
         else:
             self._write(part, rows)
 
@@ -143,6 +143,7 @@ class _Manifests:
         """The rows that can be used; notes the others. Rows of a large unlabelled part are not kept in memory."""
         streams = part.on_disk and part.part == "pretrain"
         note = self.release.note
+        self.listed[part.name] = 0
         for row in part.rows:
             self.listed[part.name] += 1
             self.advance(part.name)
@@ -162,13 +163,14 @@ class _Manifests:
 
     def _label_error(self, row: ClipRow) -> str | None:
         """What is wrong with a row's label or values, if anything."""
-        if not self.dataset.clip_truth:
+        dataset = self.dataset
+        if not dataset.clip_truth:
             return None if "frame_values" in row.extra else "has no file of labels per frame"
-        if self.dataset.task == "classification" and row.label not in self._labels:
-            return f"label '{row.label}' is none of {', '.join(self.dataset.label_names)}"
-        if self.dataset.task == "regression" and row.values is not None:
-            least, greatest = self.dataset.label_range or (-math.inf, math.inf)
-            for name in self.dataset.label_names:
+        if dataset.task == "classification" and row.label not in dataset.label_names:
+            return f"label '{row.label}' is none of {', '.join(dataset.label_names)}"
+        if dataset.task == "regression" and row.values is not None:
+            least, greatest = dataset.label_range or (-math.inf, math.inf)
+            for name in dataset.label_names:
                 value = row.values.get(name, math.nan)
                 if not (math.isfinite(value) and least <= value <= greatest):
                     return f"{name} is {value:g}, not a number from {least:g} to {greatest:g}"
@@ -177,11 +179,10 @@ class _Manifests:
     def _repeats(self, part: Part, row: ClipRow) -> bool:
         """Whether this fold already has the clip, in training or test, or another fold already tests it."""
         clip = (row.path, *(row.extra.get(name) for name in ("start_s", "end_s", "box")))
-        if (part.fold, *clip) in self._seen or (part.part == "test" and clip in self._tested):
+        keys = {("fold", part.fold, *clip)} | ({("test", *clip)} if part.part == "test" else set())
+        if keys & self._seen:
             return True
-        self._seen.add((part.fold, *clip))
-        if part.part == "test":
-            self._tested.add(clip)
+        self._seen |= keys
         return False
 
     def _hold_out(self, part: Part, rows: Sequence[ClipRow]) -> NDArray[np.bool_]:
@@ -191,7 +192,8 @@ class _Manifests:
         known = any(subjects)
         if config.validation == "subject" and not known:
             raise UserError(f"validation=subject: {self.dataset.title} names no subjects; use stratified or none")
-        labels = np.array([self._labels.get(row.label or "", 0) for row in rows], np.int64)
+        number_of = {name: number for number, name in enumerate(self.dataset.label_names)}
+        labels = np.array([number_of.get(row.label or "", 0) for row in rows], np.int64)
         by_subject = known and config.validation != "stratified"
         held_out = hold_out(len(rows), config.val_fraction, config.seed, subjects if by_subject else None, labels)
         if not held_out.any() or held_out.all():
@@ -201,36 +203,31 @@ class _Manifests:
         return held_out
 
     def _write(self, part: Part, rows: Iterable[ClipRow]) -> None:
-        """Write one manifest and add it to its fold."""
+        """Write one manifest and add it to its fold.
+
+        Raises `UserError` if no row can be used, or if test shares a subject though the protocol forbids it.
+        """
         truth = {"classification": ("label",), "regression": self.dataset.label_names, "unlabelled": ()}
         labelled = part.part != "pretrain" and self.dataset.clip_truth
         columns = (*(truth[self.dataset.task] if labelled else ()), *self.dataset.columns)
         file, subjects = Path(f"{part.name}.csv"), set()
         self.written[part.name] = 0
-
-        def cells() -> Iterator[list[object]]:
+        with writing_atomically(self.config.out / file) as stream:
+            writer = csv.DictWriter(stream, ("path", *columns), extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
             for row in rows:
                 self.written[part.name] += 1
-                if part.part != "pretrain":
-                    subjects.add(row.subject or "")
-                cell = (
-                    dict(label=row.label, subject=row.subject, group=row.group)
-                    | dict(row.values or {})
-                    | dict(row.extra)
-                )
-                yield [row.path, *(cell.get(name) for name in columns)]
-
-        _write_csv(self.config.out / file, ("path", *columns), cells())
+                if part.part != "pretrain" and row.subject:
+                    subjects.add(row.subject)
+                cells = {name: getattr(row, name) for name in ("path", "label", "subject", "group")}
+                writer.writerow(cells | dict(row.values or {}) | dict(row.extra))
         if not self.written[part.name]:
             reasons = [item for kind in PROBLEMS[:3] for item in self.release.findings[kind].items()]
             example = ", e.g. {}: {}".format(*reasons[0]) if reasons else ""
             listed = self.listed.get(part.name, 0)
             raise UserError(f"{self.release.root}: no clip of {part.name} ({listed} listed) can be used{example}")
-        if part.part != "pretrain":
-            self._add_to_fold(part, file, subjects - {""})
-
-    def _add_to_fold(self, part: Part, file: Path, subjects: set[str]) -> None:
-        """Add a manifest to its fold. Raises `UserError` where test shares a subject though the protocol forbids it."""
+        if part.part == "pretrain":
+            return
         name = part.fold or "1"
         if self.dataset.subject_independent:
             for (fold, other), other_subjects in self._subjects.items():
@@ -239,10 +236,3 @@ class _Manifests:
             self._subjects[name, part.part] = subjects
         paths: dict[str, Any] = {part.part: file}
         self.folds[name] = replace(self.folds[name], **paths) if name in self.folds else Fold(name, **paths)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with writing_atomically(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)

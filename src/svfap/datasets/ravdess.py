@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, cross_validation
+from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, cross_validation, expected_per_fold
 
-CLASSES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # codes 01 to 08
+NAMES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+CLASSES = {f"{code:02d}": name for code, name in enumerate(NAMES, 1)}
 FOLDER = re.compile(r"(?:Video_Speech_)?Actor_\d\d")
 # Modality, channel, clip (emotion …, actor).
 NAME = re.compile(r"(\d\d)-(\d\d)-((\d\d)-\d\d-\d\d-\d\d-(\d\d))\.(?:mp4|wav)")
@@ -28,13 +29,11 @@ def read(release: Release) -> Iterator[Part]:
             release.note("extra", path, f"actor {match[5]} is in none of the folds, 01 to {NUM_ACTORS}")
         elif match[3] not in clips or match[1] == VIDEO[0]:  # both modalities have the same frames
             clips[match[3]] = path, match
-    rows, folds = [], []
-    for _, (path, match) in sorted(clips.items(), key=lambda clip: (clip[1][1][5], clip[0])):
-        emotion = int(match[4])
-        known = 1 <= emotion <= len(CLASSES)
-        rows.append(ClipRow(path, CLASSES[emotion - 1] if known else match[4], subject=match[5]))
-        folds.append(str(1 + (int(match[5]) - 1) * NUM_FOLDS // NUM_ACTORS))
-    yield from cross_validation(rows, folds, [str(fold) for fold in range(1, NUM_FOLDS + 1)])
+    rows = []
+    for path, match in sorted(clips.values(), key=lambda clip: (clip[1][5], clip[1][3])):
+        row = ClipRow(path, CLASSES.get(match[4], match[4]), subject=match[5])
+        rows.append((row, str(1 + (int(match[5]) - 1) * NUM_FOLDS // NUM_ACTORS)))
+    yield from cross_validation(rows, [str(fold) for fold in range(1, NUM_FOLDS + 1)])
 
 
 def _files(release: Release) -> Iterator[str]:
@@ -59,8 +58,8 @@ Actor_01/02-01-01-01-01-01-01.mp4 …     modality, channel, emotion, intensity,
     "are pooled and scored once. Each clip is used once: as video without sound (modality 02) if present, otherwise with sound.",
     checked="Emotion codes 01 to 08, actors, and clips per fold: 240 tested in each. Songs and audio files are ignored.",
     read=read,
-    label_names=CLASSES,
+    label_names=NAMES,
     columns=("subject",),
-    expected={f"fold_{fold}_{part}": count for part, count in (("train", 1200), ("test", 240)) for fold in range(1, 7)},
+    expected=expected_per_fold([1200] * NUM_FOLDS, [240] * NUM_FOLDS),
     subject_independent=True,
 )

@@ -13,7 +13,7 @@ from svfap.datasets.config import PrepareConfig
 from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, cross_validation
 from svfap.errors import UserError
 
-# A dimension's column contains one of these words: Arousal, Arousal_average, Mean_A_1_2 (the authors' tables).
+# Names in the header of a dimension's column, as in Arousal, Arousal_average, Mean_A_1_2 (the authors' tables).
 DIMENSIONS = {
     "arousal": {"arousal", "a"},
     "valence": {"valence", "pleasure", "v", "p"},
@@ -44,26 +44,24 @@ def read(release: Release) -> Iterator[Part]:
     for clip, path in found.items():
         if clip not in values:
             release.note("extra", path, f"has no line in {file}")
-    rows, folds = [], []
+    rows = []
     for clip, numbers in values.items():
-        rows.append(
-            ClipRow(found.get(clip, str(PurePosixPath(media, f"{clip}.mp4"))), values=numbers, subject=clip[:5])
-        )
-        folds.append(str(1 + (int(clip[:2]) - 1) * NUM_FOLDS // NUM_SESSIONS))
+        path = found.get(clip, str(PurePosixPath(media, f"{clip}.mp4")))
+        fold = str(1 + (int(clip[:2]) - 1) * NUM_FOLDS // NUM_SESSIONS)
+        rows.append((ClipRow(path, values=numbers, subject=clip[:5]), fold))
     if found and all(path.endswith("_aligned") for path in found.values()):
-        cropped = Counter(fold for fold, row in zip(folds, rows, strict=True) if row.path.endswith("_aligned"))
-        for fold, official in enumerate(CROPS, 1):
-            release.count(f"fold_{fold}_test crops", cropped[str(fold)], official)
+        cropped = Counter(fold for row, fold in rows if row.path.endswith("_aligned"))
+        for number, official in enumerate(CROPS, 1):
+            release.count(f"fold_{number}_test crops", cropped[str(number)], official)
     else:
         release.count("release clips", len(rows), NUM_CLIPS)
-    yield from cross_validation(rows, folds, [str(fold) for fold in range(1, NUM_FOLDS + 1)])
+    yield from cross_validation(rows, [str(fold) for fold in range(1, NUM_FOLDS + 1)])
 
 
 def _labels(release: Release) -> tuple[str, dict[str, dict[str, float]]]:
     """The annotation file, and clip -> dimension -> value; NaN for cells without a number, which are listed as unknown labels."""
-    tables = [
-        path for depth in (1, 2) for path in release.entries(".", depth) if path.lower().endswith((".csv", ".tsv"))
-    ]
+    paths = (path for depth in (1, 2) for path in release.entries(".", depth))
+    tables = [path for path in paths if path.lower().endswith((".csv", ".tsv"))]
     if release.config.annotations is None and len(tables) > 1:
         raise UserError(f"{release.root}: holds {', '.join(tables[:6])}; say which has the labels with --annotations")
     file = release.find(*([release.config.annotations] if release.config.annotations else tables or ["*.csv", "*.tsv"]))
@@ -83,10 +81,9 @@ def _labels(release: Release) -> tuple[str, dict[str, dict[str, float]]]:
 def _columns(file: str, header: list[str]) -> dict[str, str]:
     """The columns of the clip's name and of each dimension."""
     chosen = {"clip": [name for name in header if re.sub("[^a-z]", "", name.lower()) in CLIP]}
-    for dimension, words in DIMENSIONS.items():
-        named = [name for name in header if words & set(re.split("[^a-z]+", name.lower()))]
-        means = [name for name in named if re.search("mean|average|avg", name.lower())]
-        chosen[dimension] = means or named
+    for dimension, names in DIMENSIONS.items():
+        named = [name for name in header if names & set(re.split("[^a-z]+", name.lower()))]
+        chosen[dimension] = [name for name in named if re.search("mean|average|avg", name.lower())] or named
     for wanted, columns in chosen.items():
         if len(columns) != 1:
             found = f"{len(columns)} columns ({', '.join(columns)})" if columns else "no column"

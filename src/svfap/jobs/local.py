@@ -1,8 +1,7 @@
-"""Tasks in processes of this machine, each with a pipe of its own and one task at a time.
+"""Tasks in processes of this machine, each with a separate pipe and one task at a time.
 
-So a process that dies costs one item at most, and it is known which. (`concurrent.futures` gives up all tasks when a
-process dies. Pools whose processes share one pipe, such as pebble's, lose track of a task whose process exits with status 0,
-and import the work's modules one process after the other.)
+A process that dies then affects only its task. (`concurrent.futures` fails all tasks when a process dies. Pools with one
+pipe for all processes, such as pebble's, lose the task of a process that exits with status 0.)
 """
 
 from __future__ import annotations
@@ -10,68 +9,53 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from threading import Thread
 
-from svfap.jobs.task import ATTEMPTS, EngineError, Task, Work, do, timed_out, timeout_reason
+from svfap.jobs.task import EngineError, Queue, Task, Work, do
+from svfap.settings import JobSettings
 
 READY = "ready"
 
 
-def run_local(
-    work: Work, tasks: Iterator[Task], num_workers: int, timeout_s: float | None = None
-) -> Generator[tuple[Task, str | None]]:
+def run_local(work: Work, tasks: Iterator[Task], jobs: JobSettings) -> Generator[tuple[Task, str | None]]:
     """Run the tasks in `num_workers` processes, or in this one if 0; yields each with None or the reason why it failed.
 
-    timeout_s: limit for each task; as this process cannot be interrupted, one worker is then started even for 0.
-    Raises `EngineError`.
+    As this process cannot be interrupted, one worker is started even for 0 workers if there is a time limit. Raises
+    `EngineError`.
     """
-    if num_workers == 0 and timeout_s is None:
+    if jobs.num_workers == 0 and jobs.item_timeout_s is None:
         yield from ((task, do(work, task)) for task in tasks)
         return
-    workers: list[_Worker] = []
-    retries: list[Task] = []
-    deaths = Counter[str]()
+    queue = Queue(tasks, jobs.item_timeout_s)
+    idle: list[_Worker] = []
+    busy: dict[Connection, _Worker] = {}
     try:
         while True:
-            busy = {worker.pipe: worker for worker in workers if worker.task is not None}
-            while len(busy) < max(num_workers, 1):
-                task = retries.pop() if retries else next(tasks, None)
-                if task is None:
-                    break
-                worker = next((worker for worker in workers if worker.task is None), None)
-                if worker is None:
-                    workers.append(worker := _Worker(work, timeout_s))
-                worker.give(task)
+            while len(busy) < max(jobs.num_workers, 1) and (task := queue.take()) is not None:
+                worker = idle.pop() if idle else _Worker(work, jobs.item_timeout_s)
                 busy[worker.pipe] = worker
+                worker.give(task)
             if not busy:
                 return
             for pipe in wait(list(busy)):
                 worker = busy[pipe]  # type: ignore[index]
-                task = worker.task
-                assert task is not None
                 try:
                     answer = worker.pipe.recv()
                 except (EOFError, OSError):  # the process has died
-                    workers.remove(worker)
-                    cause = worker.cause_of_death()
-                    deaths[task.key] += 1
-                    if timed_out(task):
-                        yield task, timeout_reason(timeout_s)
-                    elif deaths[task.key] < ATTEMPTS:
-                        retries.append(task)
-                    else:
-                        yield task, f"the process that worked on it died {ATTEMPTS} times ({cause})"
+                    del busy[worker.pipe]
+                    if reason := queue.died(worker.task, worker.cause_of_death()):
+                        yield worker.task, reason
                     continue
                 if answer == READY:
                     worker.ready = True
                 else:
-                    worker.task = None
-                    yield task, answer[0]
+                    idle.append(busy.pop(worker.pipe))
+                    yield worker.task, answer[0]
     finally:
+        workers = [*idle, *busy.values()]
         for worker in workers:
             worker.process.terminate()
         for worker in workers:
@@ -81,7 +65,7 @@ def run_local(
 
 
 class _Worker:
-    """A process, the pipe to it, and its task."""
+    """A process, the pipe to it, and its latest task."""
 
     def __init__(self, work: Work, timeout_s: float | None) -> None:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads, such as torch's, may hang
@@ -89,7 +73,6 @@ class _Worker:
         self.process = context.Process(target=_serve, args=(work, timeout_s, far_end), daemon=True)
         self.process.start()
         far_end.close()  # so that the pipe is closed when the process ends
-        self.task: Task | None = None
         self.ready = False
 
     def give(self, task: Task) -> None:

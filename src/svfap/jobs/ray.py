@@ -1,18 +1,18 @@
 """Tasks on a Ray cluster: a lost machine costs time, but no item.
 
-Ray's own retries are off, so that both engines count attempts alike and an item that kills its process is not retried for
-ever.
+Ray's own retries are off, so that both engines count attempts alike and an item that kills its process is not retried
+without end.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from svfap.jobs.task import ATTEMPTS, EngineError, Task, Work, do, reason_of, timed_out, timeout_reason
+from svfap.jobs.task import ATTEMPTS, EngineError, Queue, Task, Work, do, reason_of
+from svfap.settings import JobSettings
 
 ATTEMPTS_ON_LOST_MACHINES = 5  # a machine that is lost is hardly the item's fault
 SUBMITTED_PER_CPU = 2  # one runs, one waits, so that no processor is idle
@@ -34,47 +34,32 @@ def connect() -> Any:
     return ray
 
 
-def run_ray(
-    work: Work, tasks: Iterator[Task], num_workers: int, timeout_s: float | None = None, num_gpus: float = 0.0
-) -> Generator[tuple[Task, str | None]]:
+def run_ray(work: Work, tasks: Iterator[Task], jobs: JobSettings) -> Generator[tuple[Task, str | None]]:
     """Run the tasks, at most `num_workers` at a time (0: as many as the cluster has processors, and as many waiting).
 
-    timeout_s: limit for each task, waiting not counted. num_gpus: what each task reserves. Yields each task with None or the
-    reason why it failed. Raises `EngineError`.
+    The time limit of a task starts when it does. Yields each task with None or the reason why it failed. Raises `EngineError`.
     """
     ray = connect()
-    remote = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=0)(do)
+    remote = ray.remote(num_cpus=1, num_gpus=jobs.num_gpus, max_retries=0)(do)
     submitted: dict[Any, Task] = {}
-    retries: list[Task] = []
-    deaths, losses = Counter[str](), Counter[str]()
+    queue = Queue(tasks, jobs.item_timeout_s)
     try:
         while True:
-            limit = num_workers or SUBMITTED_PER_CPU * max(int(ray.cluster_resources().get("CPU", 1)), 1)
-            while len(submitted) < limit and (task := retries.pop() if retries else next(tasks, None)) is not None:
-                submitted[remote.remote(work, task, timeout_s)] = task
+            limit = jobs.num_workers or SUBMITTED_PER_CPU * max(int(ray.cluster_resources().get("CPU", 1)), 1)
+            while len(submitted) < limit and (task := queue.take()) is not None:
+                submitted[remote.remote(work, task, jobs.item_timeout_s)] = task
             if not submitted:
                 return
             for reference in ray.wait(list(submitted), num_returns=1)[0]:
                 task = submitted.pop(reference)
                 try:
-                    reason = ray.get(reference)
+                    yield task, ray.get(reference)
                 except ray.exceptions.RayError as error:
+                    lines = str(error).strip().splitlines() or [type(error).__name__]
                     machine_lost = isinstance(error, ray.exceptions.NodeDiedError)
-                    counts, attempts = (losses, ATTEMPTS_ON_LOST_MACHINES) if machine_lost else (deaths, ATTEMPTS)
-                    counts[task.key] += 1
-                    if timed_out(task):
-                        reason = timeout_reason(timeout_s)
-                    elif counts[task.key] < attempts:
-                        retries.append(task)
-                        continue
-                    else:
-                        what = "machine" if machine_lost else "process"
-                        reason = f"the {what} that worked on it died {attempts} times ({_first_line(error)})"
-                yield task, reason
+                    counted = ("machine", ATTEMPTS_ON_LOST_MACHINES) if machine_lost else ("process", ATTEMPTS)
+                    if reason := queue.died(task, lines[0].strip(), *counted):
+                        yield task, reason
     finally:
         for reference in submitted:
             ray.cancel(reference, force=True)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

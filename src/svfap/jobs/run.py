@@ -46,7 +46,8 @@ def run_jobs(
     `out`. Raises `UserError` for a repeated key, for other settings, and for an engine that does not start.
     """
     make_folder(out)
-    _check_settings(out / SETTINGS, settings or {})
+    if not has_settings(out / SETTINGS, settings or {}, "remove it or choose another folder"):
+        write_atomically(out / SETTINGS, json.dumps(settings or {}, indent=2) + "\n")
     finished = _clean(out)
     failures: dict[str, str] = {}
     with progress_bar() as bar:
@@ -67,12 +68,10 @@ def run_jobs(
                     yield Task(key, payload, target)
 
         num_done, start_s = 0, time.monotonic()
-        if jobs.engine == "ray":
-            outcomes = run_ray(work, unfinished_tasks(), jobs.num_workers, jobs.item_timeout_s, jobs.num_gpus)
-        else:
-            outcomes = run_local(work, unfinished_tasks(), jobs.num_workers, jobs.item_timeout_s)
+        engine = run_ray if jobs.engine == "ray" else run_local
         try:
-            with closing(outcomes):  # the workers end before their unfinished files are removed
+            # Closed first, so that the workers end before their unfinished files are removed.
+            with closing(engine(work, unfinished_tasks(), jobs)) as outcomes:
                 for task, reason in outcomes:
                     if reason is None and not task.target.exists():
                         reason = f"its result is not in {out}; the machines of a cluster must share that folder"
@@ -112,17 +111,18 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()  # file names need not be valid text
 
 
-def _check_settings(file: Path, settings: dict[str, Any]) -> None:
+def has_settings(file: Path, settings: dict[str, Any], fix: str) -> bool:
+    """Whether `file` exists. Raises `UserError` if it exists and contains other settings; fix: what the user can do then."""
     if not file.exists():
-        write_atomically(file, json.dumps(settings, indent=2) + "\n")
-        return
+        return False
     try:
         before = json.loads(file.read_text())
     except ValueError:
         before = None
     if not isinstance(before, dict):
-        raise UserError(f"{file}: is damaged, so its results cannot be used; remove {file.parent}")
-    check_same_settings(file.parent, before, json.loads(json.dumps(settings)), "remove it or choose another folder")
+        raise UserError(f"{file}: is damaged, so the results in its folder cannot be used; {fix}")
+    check_same_settings(file.parent, before, json.loads(json.dumps(settings)), fix)
+    return True
 
 
 def _clean(out: Path) -> set[str]:

@@ -6,6 +6,7 @@ import faulthandler
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,11 +30,35 @@ class EngineError(UserError):
     """The engine cannot run at all, whatever the item."""
 
 
+class Queue:
+    """The tasks that are still to be given out: those whose process has died, then new ones."""
+
+    def __init__(self, tasks: Iterator[Task], timeout_s: float | None) -> None:
+        self._tasks, self._timeout_s = tasks, timeout_s
+        self._again: list[Task] = []
+        self._deaths = Counter[tuple[str, str]]()
+
+    def take(self) -> Task | None:
+        """The next task; None if there is none at present."""
+        return self._again.pop() if self._again else next(self._tasks, None)
+
+    def died(self, task: Task, cause: str, what: str = "process", attempts: int = ATTEMPTS) -> str | None:
+        """Why a task has failed whose process or machine (`what`) has died; None if it is to be tried again."""
+        timeout = _hidden(task, "timeout")
+        if timeout.exists() and timeout.stat().st_size > 0:
+            return f"took longer than {self._timeout_s:g} s"
+        self._deaths[task.key, what] += 1
+        if self._deaths[task.key, what] == attempts:
+            return f"the {what} that worked on it died {attempts} times ({cause})"
+        self._again.append(task)
+        return None
+
+
 def do(work: Work, task: Task, timeout_s: float | None = None) -> str | None:
     """Let `work` write the result under a temporary name, then rename it; returns the reason if that failed.
 
     The temporary name is unique, so that two processes may work on one item: the machine of the first may only seem lost.
-    timeout_s: after so many seconds this process ends, and `timed_out(task)` is true; not for a user's own process.
+    timeout_s: after so many seconds this process ends, as `Queue.died` then finds; not for the user's own process.
     """
     part = _hidden(task, uuid.uuid4().hex)
     try:
@@ -51,21 +76,11 @@ def do(work: Work, task: Task, timeout_s: float | None = None) -> str | None:
     return None
 
 
-def timed_out(task: Task) -> bool:
-    """Whether the process that last worked on a task ended because of its time limit."""
-    file = _hidden(task, "timeout")
-    return file.exists() and file.stat().st_size > 0
-
-
-def timeout_reason(timeout_s: float | None) -> str:
-    return f"took longer than {timeout_s:g} s"
-
-
 @contextmanager
 def _time_limit(task: Task, timeout_s: float | None) -> Iterator[None]:
     """End this process if the block takes longer, even one that is stuck in a library and holds the interpreter's lock.
 
-    faulthandler's watchdog writes the traceback into a file and exits; so the file tells this end from any other.
+    faulthandler's watchdog writes the traceback into a file before it exits, so a non-empty file tells of a time-out.
     """
     if timeout_s is None:
         yield

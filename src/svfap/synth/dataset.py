@@ -19,8 +19,9 @@ from svfap.data.video import write_video
 from svfap.errors import UserError
 from svfap.files import make_folder
 from svfap.jobs.local import run_local
+from svfap.jobs.run import has_settings
 from svfap.jobs.task import Task, remove_unfinished
-from svfap.settings import check_same_settings
+from svfap.settings import JobSettings
 from svfap.synth.behaviour import make_behaviour
 from svfap.synth.camera import render_clip
 from svfap.synth.config import AFFECT, CLASSES, TRAITS, RenderConfig, SynthConfig
@@ -61,7 +62,7 @@ def synthesize(config: SynthConfig) -> Synthesized:
     rendered. Raises `UserError` if the folder holds a dataset of other settings, or something else, and for videos that cannot
     be written.
     """
-    out = Path(config.out)
+    out = config.out
     finished = _is_finished(out, config)
     clips = list(plan(config))
     tasks = [Task(clip.name, clip, out / "videos" / f"{clip.name}.mp4") for clip in clips]
@@ -111,15 +112,7 @@ def describe_dataset(config: SynthConfig) -> PreparedDataset:
 def _is_finished(out: Path, config: SynthConfig) -> bool:
     """Whether this dataset was finished here; False for an empty folder and for an interrupted run."""
     for name in (RECORD, UNFINISHED_RECORD):
-        file = out / name
-        if file.exists():
-            try:
-                before = json.loads(file.read_text())
-            except ValueError:
-                before = None
-            if not isinstance(before, dict):
-                raise UserError(f"{file}: is damaged; delete {out} or choose another folder")
-            check_same_settings(out, before, config.record(), "delete it or choose another folder")
+        if has_settings(out / name, config.record(), "delete it or choose another folder"):
             return name == RECORD
     make_folder(out)
     if any(out.iterdir()):
@@ -128,23 +121,21 @@ def _is_finished(out: Path, config: SynthConfig) -> bool:
 
 
 def _render(config: SynthConfig, tasks: Sequence[Task]) -> None:
-    failures: dict[str, str] = {}
+    jobs = JobSettings(num_workers=config.num_workers)
     try:
-        with closing(run_local(partial(_write_clip, config), iter(tasks), config.num_workers)) as outcomes:
-            for task, reason in track(outcomes, "rendering faces", len(tasks)):
-                if reason is not None:
-                    failures[str(task.target)] = reason
+        with closing(run_local(partial(_write_clip, config), iter(tasks), jobs)) as outcomes:
+            done = track(outcomes, "rendering faces", len(tasks))
+            failures = [f"{task.target}: {reason}" for task, reason in done if reason is not None]
     finally:
-        remove_unfinished(Path(config.out) / "videos")
+        remove_unfinished(config.out / "videos")
     if failures:
-        video, reason = next(iter(failures.items()))
-        raise UserError(f"{len(failures)} of {len(tasks)} videos could not be rendered; the first is {video}: {reason}")
+        raise UserError(f"{len(failures)} of {len(tasks)} videos could not be rendered; the first is {failures[0]}")
 
 
 def _write_clip(config: RenderConfig, clip: ClipPlan, video: Path) -> None:
     cv2.setNumThreads(1)  # the pictures are too small for more
     frames, _ = render_clip(config, clip.identity_seed, clip.clip_seed, clip.label)
-    # The fastest preset has no macroblock tree, whose output varies from run to run.
+    # The fastest preset has no macroblock tree, as the output of that varies from run to run.
     write_video(video, frames, config.fps, preset="ultrafast")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 SHIFT = 4  # OpenCV's sub-pixel bits: coordinates are given in sixteenths of a pixel
 FACE_SCALE = 0.43  # face unit (half a head's height) as a part of the image's side
+AROUND = np.linspace(0.0, 2 * np.pi, 33)[:-1]
 Array = np.ndarray | float
 
 
@@ -35,6 +36,11 @@ class Shape:
 def surface(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Depth of the face at (x, y), towards the camera, in face units: half an ellipsoid."""
     return 0.75 * np.sqrt(np.maximum(0.0, 1.0 - (x / 0.85) ** 2 - (y / 1.2) ** 2))
+
+
+def ellipse(x: Array, y: Array, width: float, height: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of the points of an ellipse about (x, y) with these half axes."""
+    return x + width * np.cos(AROUND), y + height * np.sin(AROUND)
 
 
 def loop(there: np.ndarray, back: np.ndarray) -> np.ndarray:
@@ -71,34 +77,27 @@ class Drawing:
 
     def fill(self, x: Array, y: Array, colour: np.ndarray, z: Array | None = None, show: Array = 1.0) -> None:
         """A filled polygon, on the surface of the face unless `z` is given; hidden in frames where `show` is not positive."""
-        self._add(self.flat, x, y, z, np.asarray(colour), 0, show, 1.0)
+        self.flat.append(self._shape(x, y, z, colour, 0.0, show))
 
     def line(
         self, x: Array, y: Array, colour: np.ndarray, width: float, z: Array | None = None, show: Array = 1.0
     ) -> None:
         """A line `width` face units thick (at least a pixel)."""
-        self._add(self.flat, x, y, z, np.asarray(colour), max(1, round(width * FACE_SCALE * self.size_px)), show, 1.0)
+        self.flat.append(self._shape(x, y, z, colour, width, show))
 
     def shade(self, x: Array, y: Array, amount: Array, width: float = 0.0) -> None:
         """Darken (amount < 0) or lighten (> 0) softly: a polygon, or a line if `width` is given; 1 doubles the light."""
-        grey = np.clip(128.0 + 127.0 * np.reshape(amount, (-1, 1)), 0, 255)
-        width_px = max(1, round(width * FACE_SCALE * self.size_px / 2)) if width else 0
-        self._add(self.soft, x, y, None, grey, width_px, np.abs(np.reshape(amount, (-1, 1))) - 0.01, 0.5)
+        strength = np.reshape(amount, (-1, 1))
+        grey = np.clip(128.0 + 127.0 * strength, 0, 255)
+        self.soft.append(self._shape(x, y, None, grey, width, np.abs(strength) - 0.01, 0.5))
 
-    def _add(
-        self,
-        shapes: list[Shape],
-        x: Array,
-        y: Array,
-        z: Array | None,
-        colour: np.ndarray,
-        width_px: int,
-        show: Array,
-        scale: float,
-    ) -> None:
+    def _shape(
+        self, x: Array, y: Array, z: Array | None, colour: np.ndarray, width: float, show: Array, scale: float = 1.0
+    ) -> Shape:
         x, y = np.broadcast_arrays(x, y)
         pixels = self.to_pixels(x, y, surface(x, y) if z is None else z) * scale
         points = np.round(pixels * (1 << SHIFT)).astype(np.int32)
+        width_px = max(1, round(width * FACE_SCALE * self.size_px * scale)) if width else 0
         visible = np.broadcast_to(np.reshape(show, -1) > 0, (self._num_frames,))
         colours = np.broadcast_to(np.clip(np.atleast_2d(colour), 0, 255), (self._num_frames, colour.shape[-1]))
-        shapes.append(Shape(points, [tuple(c) for c in colours.tolist()], width_px, visible))
+        return Shape(points, [tuple(c) for c in colours.tolist()], width_px, visible)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from svfap.synth.behaviour import ACTION_UNITS, Behaviour
-from svfap.synth.drawing import Drawing, loop, surface
+from svfap.synth.drawing import AROUND, Drawing, ellipse, loop, surface
 from svfap.synth.identity import Identity
 
 SIDES = (-1.0, 1.0)
-AROUND = np.linspace(0.0, 2 * np.pi, 33)[:-1]
 ALONG = np.linspace(-1.0, 1.0, 13)
 INK = np.array((26.0, 20.0, 20.0))
 
@@ -23,9 +22,7 @@ class Face:
 
     def __init__(self, identity: Identity, behaviour: Behaviour, drawing: Drawing) -> None:
         self.identity, self.drawing = identity, drawing
-        self.units = {
-            unit: column[:, None] for unit, column in zip(ACTION_UNITS, behaviour.action_units.T, strict=True)
-        }
+        self.units = dict(zip(ACTION_UNITS, behaviour.action_units.T[:, :, None], strict=True))
         self.blink, self.gaze = behaviour.blink[:, None], behaviour.gaze[:, :, None]
         self.shadow = identity.skin * np.array((0.62, 0.52, 0.50))
 
@@ -50,12 +47,8 @@ class Face:
         face = self.identity
         cos, y = np.cos(angle), np.sin(angle)
         low = np.maximum(y, 0.0)
-        x = (
-            face.head_width
-            * np.sign(cos)
-            * np.abs(cos) ** (1 - (1 - face.jaw_square) * (y > 0))
-            * (1 - face.jaw_taper * low**2)
-        )
+        square = np.abs(cos) ** (1 - (1 - face.jaw_square) * (y > 0))
+        x = face.head_width * np.sign(cos) * square * (1 - face.jaw_taper * low**2)
         y = np.where(y < 0, 0.97 * y, y) + 0.15 * self.units[26] * np.clip((y - 0.2) / 0.8, 0, 1) ** 2
         return x * (1 + grow / face.head_width), y * (1 + grow)
 
@@ -69,8 +62,7 @@ class Face:
     def _head(self) -> None:
         face, drawing = self.identity, self.drawing
         for side in SIDES:
-            x, y = side * (face.head_width + 0.02) + 0.09 * np.cos(AROUND), 0.0 + 0.17 * np.sin(AROUND)
-            drawing.fill(x, y, face.skin * 0.88, z=-0.1)
+            drawing.fill(*ellipse(side * (face.head_width + 0.02), 0.0, 0.09, 0.17), face.skin * 0.88, z=-0.1)
         drawing.fill(*self._outline(AROUND), face.skin, z=0.0)
 
     def _soft_shadows(self) -> None:
@@ -78,16 +70,11 @@ class Face:
         smile, chin = units[12], 0.15 * units[26]
         for side in SIDES:
             x, y = face.eye_x * side, face.eye_y
-            drawing.shade(x + 0.24 * np.cos(AROUND), y - 0.03 + 0.16 * np.sin(AROUND), -0.16)
-            drawing.shade(
-                x + 0.17 * np.array((-1, 0, 1)), y + 0.17 + 0.02 * np.array((-1, 1, -1)), -0.1 - 0.1 * face.age, 0.04
-            )
+            drawing.shade(*ellipse(x, y - 0.03, 0.24, 0.16), -0.16)
+            bag_x, bag_y = x + 0.17 * np.array((-1, 0, 1)), y + 0.17 + 0.02 * np.array((-1, 1, -1))
+            drawing.shade(bag_x, bag_y, -0.1 - 0.1 * face.age, 0.04)
             cheek_x, cheek_y = side * (0.43 + 0.03 * smile), 0.22 - 0.07 * smile - 0.05 * units[6]
-            drawing.shade(
-                cheek_x + 0.15 * np.cos(AROUND),
-                cheek_y + 0.12 * np.sin(AROUND),
-                0.1 + 0.22 * np.maximum(smile, units[6]),
-            )
+            drawing.shade(*ellipse(cheek_x, cheek_y, 0.15, 0.12), 0.1 + 0.22 * np.maximum(smile, units[6]))
             fold = np.linspace(0, 1, 6)
             fold_x = side * (face.nose_width + 0.02 + fold * (0.17 + 0.12 * smile + 0.06 * units[20]))
             fold_y = face.nose_y - 0.03 + fold * (0.30 - 0.05 * smile) - 0.05 * units[9] - 0.06 * smile * fold
@@ -95,15 +82,12 @@ class Face:
             drawing.shade(fold_x, fold_y, np.clip(fold_strength, -0.6, 0), 0.055)
             bridge = np.array([(0.07, -0.22), (0.075, 0.0), (0.11, 0.2)]).T
             drawing.shade(side * bridge[0], bridge[1], -0.13, 0.05)
-        drawing.shade(0.06 * np.cos(AROUND), face.nose_y - 0.06 + 0.06 * np.sin(AROUND), 0.25)
+        drawing.shade(*ellipse(0.0, face.nose_y - 0.06, 0.06, 0.06), 0.25)
         drawing.shade(np.array((-0.1, 0, 0.1)), face.nose_y + 0.09 + np.array((0.0, 0.03, 0.0)), -0.3, 0.06)
-        drawing.shade(
-            np.array((-0.13, 0, 0.13)), face.mouth_y + 0.17 + 0.8 * chin + np.zeros(3), -0.2 - 0.2 * units[17], 0.05
-        )
-        drawing.shade(0.13 * np.cos(AROUND), 0.84 + chin + 0.07 * np.sin(AROUND), 0.12 + 0.1 * units[17])
-        drawing.shade(
-            0.05 * np.cos(AROUND), face.brow_y + 0.06 + 0.1 * np.sin(AROUND), -0.35 * units[4] - 0.3 * units[9]
-        )
+        below = face.mouth_y + 0.17 + 0.8 * chin
+        drawing.shade(np.array((-0.13, 0, 0.13)), below, -0.2 - 0.2 * units[17], 0.05)
+        drawing.shade(*ellipse(0.0, 0.84 + chin, 0.13, 0.07), 0.12 + 0.1 * units[17])
+        drawing.shade(*ellipse(0.0, face.brow_y + 0.06, 0.05, 0.1), -0.35 * units[4] - 0.3 * units[9])
         drawing.shade(np.array((-0.42, 0.0, 0.42)), 1.06 + chin + np.array((-0.13, 0.0, -0.13)), -0.5, 0.12)
 
     def _nose(self) -> None:
@@ -115,12 +99,9 @@ class Face:
         arc = np.linspace(-0.35 * np.pi, 0.6 * np.pi, 6)
         for side in SIDES:
             drawing.line(side * (wide - 0.035 + 0.045 * np.cos(arc)), y + 0.06 * np.sin(arc), self.shadow, 0.022, z=z)
-            drawing.fill(
-                side * 0.5 * wide + 0.032 * np.cos(AROUND), y + 0.05 + 0.018 * np.sin(AROUND), self.shadow * 0.55, z=z
-            )
-        drawing.line(
-            0.35 * wide * np.array((-1.0, 0.0, 1.0)), y + 0.065 + np.array((0.0, 0.02, 0.0)), self.shadow, 0.02, z=z
-        )
+            drawing.fill(*ellipse(side * 0.5 * wide, y + 0.05, 0.032, 0.018), self.shadow * 0.55, z=z)
+        tip = np.array((0.0, 0.02, 0.0))
+        drawing.line(0.35 * wide * np.array((-1.0, 0.0, 1.0)), y + 0.065 + tip, self.shadow, 0.02, z=z)
 
     def _eye(self, side: float) -> None:
         face, drawing, units = self.identity, self.drawing, self.units
@@ -149,9 +130,8 @@ class Face:
             iris_y = np.clip(looking_y + radius * np.sin(AROUND), np.minimum(iris_top, iris_low), iris_low)
             drawing.fill(iris_x, iris_y, colour, show=1 - 1.2 * self.blink)
         glint = np.array((0.02, 0.02, 0.045, 0.045)), np.array((-0.05, -0.025, -0.025, -0.05))
-        drawing.fill(
-            looking_x + glint[0], looking_y + glint[1], np.array((250.0, 250.0, 250.0)), show=top - 0.05 - self.blink
-        )
+        white = np.array((250.0, 250.0, 250.0))
+        drawing.fill(looking_x + glint[0], looking_y + glint[1], white, show=top - 0.05 - self.blink)
         crease = upper - 0.05 - 0.03 * np.clip(top / face.eye_open, 0, 1.5)
         drawing.line(x, crease, face.skin * (0.82, 0.76, 0.74), 0.02)
         lash = upper - 0.036 * np.maximum(1 - u**2, 0) ** 0.5 - 0.006
@@ -166,9 +146,8 @@ class Face:
         drop = units[4] * (0.12 - 0.07 * u) + units[9] * (0.09 - 0.06 * u) + 0.02 * units[7]
         inner = 0.13 - 0.05 * units[4] - 0.02 * units[9]
         x = inner + (0.54 - inner) * u
-        middle = (
-            face.brow_y + face.brow_slope * (u - 0.5) - face.brow_arch * np.sin(np.pi * u**1.3) + 0.04 * u - lift + drop
-        )
+        middle = face.brow_y + face.brow_slope * (u - 0.5) - face.brow_arch * np.sin(np.pi * u**1.3)
+        middle = middle + 0.04 * u - lift + drop
         half = face.brow_thickness * (0.75 + 0.6 * u - 1.15 * u**2)
         colour = 0.8 * face.hair + 0.2 * face.skin * 0.6
         self.drawing.fill(side * loop(x, x), loop(middle - half, middle + half), colour * 0.85)
@@ -176,9 +155,8 @@ class Face:
     def _mouth(self) -> None:
         face, drawing, units = self.identity, self.drawing, self.units
         smile, part, drop = units[12], units[25], units[26]
-        width = face.mouth_width * (
-            1 + 0.32 * smile + 0.34 * units[20] - 0.22 * units[23] - 0.16 * drop - 0.05 * units[17]
-        )
+        stretch = 1 + 0.32 * smile + 0.34 * units[20] - 0.22 * units[23] - 0.16 * drop - 0.05 * units[17]
+        width = face.mouth_width * stretch
         thin = np.clip(1 - 0.6 * units[23] - 0.25 * smile - 0.2 * units[20], 0.25, 1)
         u = ALONG
         corner = face.mouth_curve - 0.15 * smile + 0.13 * units[15] + 0.05 * units[20] + 0.02 * units[9]
@@ -233,11 +211,8 @@ class Face:
             for rise in (-0.07, 0.02):
                 crease(side * (foot + np.array((0.03, 0.12))), face.eye_y + np.array((0.0, rise)), units[6])
             bag = np.linspace(-1, 1, 6)
-            crease(
-                side * face.eye_x + 0.15 * bag,
-                face.eye_y + 0.12 - 0.03 * bag**2 - 0.02 * units[6],
-                np.maximum(units[6], units[7]) * 0.8,
-            )
+            bag_y = face.eye_y + 0.12 - 0.03 * bag**2 - 0.02 * units[6]
+            crease(side * face.eye_x + 0.15 * bag, bag_y, np.maximum(units[6], units[7]) * 0.8)
         raise_brows = np.maximum(units[1], 0.7 * units[2]) * (0.5 + 0.5 * face.age)
         u = np.linspace(-1, 1, 7)
         for row in (0.17, 0.25):
@@ -288,8 +263,8 @@ class Face:
         self.drawing.fill(x, y, face.hair, z=z)
         for strand in (0.3, 0.55, 0.8):
             pick = slice(2, -2)
-            mid_x = inner_x[pick] * (1 - strand) + outer_x[::-1][4:21:1][: len(u)][pick] * strand
-            mid_y = inner_y[pick] * (1 - strand) + outer_y[::-1][4:21:1][: len(u)][pick] * strand
+            mid_x = inner_x[pick] * (1 - strand) + outer_x[::-1][4:21][pick] * strand
+            mid_y = inner_y[pick] * (1 - strand) + outer_y[::-1][4:21][pick] * strand
             self.drawing.line(mid_x, mid_y, face.hair * 0.8 + (18 if strand > 0.5 else 0), 0.02, z=0.4)
 
     def _glasses(self) -> None:
@@ -305,9 +280,7 @@ class Face:
             y = face.eye_y + 0.03 + 0.2 * np.sign(sin) * np.abs(sin) ** power
             self.drawing.line(x, y, frame, 0.03, z=0.72)
             edge = face.eye_x + 0.245
-            z = np.array((0.72, 0.0))
-            self.drawing.line(
-                side * np.array((edge, face.head_width)), face.eye_y + np.array((0.0, 0.02)), frame, 0.03, z=z
-            )
+            x, y = side * np.array((edge, face.head_width)), face.eye_y + np.array((0.0, 0.02))
+            self.drawing.line(x, y, frame, 0.03, z=np.array((0.72, 0.0)))
         gap = face.eye_x - 0.225
         self.drawing.line(gap * np.array((-1, 0, 1)), face.eye_y + np.array((0.0, -0.03, 0.0)), frame, 0.03, z=0.74)
