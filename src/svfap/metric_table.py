@@ -1,4 +1,4 @@
-"""The table of metrics: how each is named, printed and ordered. `svfap.evaluation.metrics` computes them."""
+"""The table of metrics: printed name, percentage or not, order in tables. `svfap.evaluation.metrics` computes the values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of videos with their labels: a CSV with a header, or the published format of `path label` lines."""
+"""Read manifests, lists of videos with their labels: a CSV with a header, or the published format of `path label` lines."""
 
 from __future__ import annotations
 

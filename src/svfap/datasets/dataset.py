@@ -1,4 +1,4 @@
-"""The description of a dataset, and access to the files of its release."""
+"""What a dataset needs: its description (`Dataset`), rows and parts, and access to the files of its release."""
 
 from __future__ import annotations
 

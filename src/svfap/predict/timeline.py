@@ -1,4 +1,4 @@
-"""The predictions of one face track over time: its gaps, how long each label is the most probable, its strongest changes."""
+"""The predictions of one face over time: what is a gap, how long each label is the most probable, the strongest changes."""
 
 from __future__ import annotations
 
