@@ -21,7 +21,7 @@ def say(text: str) -> None:
 
 def show(*tables: RenderableType) -> None:
     """Tables that are a command's result, on standard output."""
-    Console(quiet=console.quiet).print(*tables)
+    Console(quiet=console.quiet, markup=False, highlight=False).print(*tables)
 
 
 def progress_bar() -> Progress:

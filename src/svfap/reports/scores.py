@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.markup import escape
 from rich.table import Table as TerminalTable
 
 from svfap.evaluation.predictions import task_and_names, truth_columns
@@ -58,7 +57,7 @@ def runs_table(runs: Sequence[Run]) -> TerminalTable:
         table.add_column(column, justify="right")
     for run in evaluated:
         cells = _cells(run.metrics, keys).values()
-        table.add_row(escape(run.name), *("" if cell is None else str(cell) for cell in cells))
+        table.add_row(run.name, *("" if cell is None else str(cell) for cell in cells))
     return table
 
 

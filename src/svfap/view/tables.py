@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from svfap.files import write_atomically
 
@@ -35,11 +35,11 @@ def to_latex(table: pd.DataFrame, caption: str = "") -> str:
 
 def to_terminal(table: pd.DataFrame, caption: str = "") -> Table:
     """The table as rich shows it in a terminal."""
-    shown = Table(title=escape(caption) or None, title_justify="left")
+    shown = Table(title=Text(caption) if caption else None, title_justify="left")
     for number, name in enumerate(table.columns):
-        shown.add_column(escape(str(name)), justify="right" if number else "left")
+        shown.add_column(Text(str(name)), justify="right" if number else "left")
     for row in table.itertuples(index=False):
-        shown.add_row(*(escape(str(cell)) for cell in row))
+        shown.add_row(*(Text(str(cell)) for cell in row))
     return shown
 
 
