@@ -75,9 +75,10 @@ def test_folders_import_only_allowed_folders(folder):
 
 
 def test_every_folder_and_leaf_is_listed():
-    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    folders = {path.parent.name for path in PACKAGE.glob("*/*.py")}
     leaves = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
     assert folders == set(MAY_IMPORT) and leaves == LEAVES
+    assert all((PACKAGE / folder / "__init__.py").is_file() for folder in folders)
 
 
 def test_leaves_import_only_leaves():

@@ -11,6 +11,7 @@ import pytest
 
 import svfap
 from svfap.cli.main import main
+from svfap.datasets.dataset import NAMES, get_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").rglob("*.yaml"), ROOT / "Makefile"]
@@ -81,3 +82,16 @@ def test_documented_commands_have_the_options(command, capsys):
 
 def test_documented_commands_cover_most_verbs():
     assert len({command[0] for command in documented_commands()}) >= 12
+
+
+def test_every_dataset_is_listed_and_documented():
+    package = Path(svfap.__file__).parent / "datasets"
+    described = {
+        file.stem for file in package.glob("*.py") if re.search(r"^DATASET = ", file.read_text(), re.MULTILINE)
+    }
+    assert described == set(NAMES)
+    document = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    for name in NAMES:
+        assert get_dataset(name).title in document or f"svfap prepare {name}" in document, (
+            f"docs/datasets.md: no {name}"
+        )

@@ -30,11 +30,13 @@ def summary(file: Path) -> str:
         comment = re.match(r"\s*(?:/\*|//|<!--|\{#|#)(.*?)(?:\*/|-->|#\}|\n\n|\n(?!#|//))", text, re.DOTALL)
         docstring = "" if comment is None else re.sub(r"\n(?:#|//)", " ", comment[1])
     paragraph = " ".join(docstring.split("\n\n")[0].split())
-    return paragraph.split(". ")[0].removesuffix(".")
+    return re.split(r"(?<!Sec)(?<!Eq)(?<!Fig)\. ", paragraph)[0].removesuffix(".")
 
 
 def tree() -> str:
     """The tree as a Markdown code block, folders in `ORDER`, the leaves last."""
+    folders = {folder.name for folder in PACKAGE.iterdir() if any(folder.glob("*.py"))}
+    assert folders == set(ORDER), f"ORDER in {__file__} lacks or has too many: {sorted(folders ^ set(ORDER))}"
     lines = ["src/svfap/"]
     for name in ORDER:
         lines += _folder(PACKAGE / name, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -233,6 +234,11 @@ def test_a_restarted_run_crops_only_what_is_left(tmp_path, worked_on, capsys):
     assert [row for row in rows(out) if "broken" not in row["source"]] == first
     assert not (out / "failures.csv").exists()
     worked_on.clear()
+    assert main(["crop", str(videos), "--out", str(out), *FLAGS]) == 0
+    assert worked_on == []
+    settings = json.loads((out / "clips" / "settings.json").read_text())  # version 0.1 stored some settings twice
+    nested = {name: settings[name] for name in ("size_px", "margin", "align", "border")}
+    (out / "clips" / "settings.json").write_text(json.dumps({**settings, "crop": nested}))
     assert main(["crop", str(videos), "--out", str(out), *FLAGS]) == 0
     assert worked_on == []
     assert main(["crop", str(videos), "--out", str(out), *FLAGS, "--fps", "10"]) == 1

@@ -38,7 +38,7 @@ def test_the_command_reads_every_file(file, capsys):
 
 
 def test_there_is_a_recipe_for_every_result_of_the_paper():
-    assert set(RECIPES) == {*RESULTS, "voxceleb2"}
+    assert {*RESULTS, "voxceleb2"} <= set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RESULTS)

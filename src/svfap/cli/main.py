@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, command in VERBS.items():
         sub = Parser(description=f"{command.summary} Example: {command.example}")
         verbs.add_subcommand(name, sub, help=command.summary.split(":")[0].split(".")[0])
+        sub.prog = f"svfap {name}"
         if name in argv:  # building the parsers of the other verbs takes time
             add_command(sub, command)
             argv = booleans_spelt_out(sub, argv)

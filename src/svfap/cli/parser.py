@@ -25,6 +25,9 @@ BOOLEANS = {"true", "false", "yes", "no", "null"}
 class Parser(ArgumentParser):
     """Reports a user's mistake in one line, with the most similar name if a name is unknown."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, formatter_class=_Formatter, **kwargs)
+
     read_file: Callable[[Path], dict[str, Any]] | None = None
     """How the file of --config becomes names with values; by default as plain YAML."""
 
@@ -92,7 +95,14 @@ class Command(NamedTuple):
     variants: Variants | None = None
 
 
-class _VerbatimFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+class _Formatter(DefaultHelpFormatter):
+    """Help with plain names of types: Path, not <class 'Path'>."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", super()._expand_help(action))
+
+
+class _VerbatimFormatter(argparse.RawDescriptionHelpFormatter, _Formatter):
     """Help that keeps the line breaks of a description."""
 
 

@@ -70,6 +70,7 @@ def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) 
         ((sample.key, sample) for sample in samples),
         out / CLIPS,
         settings={name: value for name, value in asdict(config).items() if name not in FREE},
+        obsolete=("crop",),  # version 0.1 stored some of these settings a second time
         jobs=config,
         description="cropping",
         total=len(samples),

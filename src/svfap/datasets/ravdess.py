@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, cross_validation, expected_per_fold
 
-NAMES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-CLASSES = {f"{code:02d}": name for code, name in enumerate(NAMES, 1)}
+EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+CLASSES = {f"{code:02d}": name for code, name in enumerate(EMOTIONS, 1)}
 FOLDER = re.compile(r"(?:Video_Speech_)?Actor_\d\d")
 # Modality, channel, clip (emotion …, actor).
 NAME = re.compile(r"(\d\d)-(\d\d)-((\d\d)-\d\d-\d\d-\d\d-(\d\d))\.(?:mp4|wav)")
@@ -58,7 +58,7 @@ Actor_01/02-01-01-01-01-01-01.mp4 …     modality, channel, emotion, intensity,
     "are pooled and scored once. Each clip is used once: as video without sound (modality 02) if present, otherwise with sound.",
     checked="Emotion codes 01 to 08, actors, and clips per fold: 240 tested in each. Songs and audio files are ignored.",
     read=read,
-    label_names=NAMES,
+    label_names=EMOTIONS,
     columns=("subject",),
     expected=expected_per_fold([1200] * NUM_FOLDS, [240] * NUM_FOLDS),
     subject_independent=True,

@@ -158,12 +158,14 @@ def flat_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
     Scores of frames have the prefix `frame_`.
     """
     task = "classification" if "confusion" in metrics else "regression"
-    flat = {key: float(metrics[key]) for key in metric_keys(task)}
+    flat = {
+        key: float(metrics[key]) for key in metric_keys(task) if key in metrics
+    }  # stored ones may lack a new metric
     for name, scores in metrics.get("per_class", {}).items():
         if name not in metrics["classes_absent"]:
             flat[f"accuracy_{name}"] = float(scores["accuracy"])
     for name, scores in metrics.get("per_dimension", {}).items():
-        flat |= {f"{key}_{name}": float(scores[key]) for key in metric_keys(task)}
+        flat |= {f"{key}_{name}": float(scores[key]) for key in metric_keys(task) if key in scores}
     if "frames" in metrics:
         flat |= {f"frame_{key}": value for key, value in flat_scores(metrics["frames"]).items()}
     return flat

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Collection, Iterable, Iterator, Sized
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ def run_jobs(
     out: Path,
     *,
     settings: dict[str, Any] | None = None,
+    obsolete: Collection[str] = (),
     jobs: JobSettings = JobSettings(),  # noqa: B008 - frozen
     description: str = "working",
     total: int | None = None,
@@ -41,12 +42,13 @@ def run_jobs(
     longer than `jobs.item_timeout_s` has failed.
 
     work, payloads: must be picklable. settings: what the results depend on besides the items, in JSON's types; a folder with
-    results of other settings is refused. jobs: how the items are distributed; with engine "ray", `out` and all inputs must lie
-    on a file system that the machines share. total: number of items, if `items` has no length. Only one run at a time may use
-    `out`. Raises `UserError` for a repeated key, for other settings, and for an engine that does not start.
+    results of other settings is refused. obsolete: names in stored settings to ignore, which earlier versions wrote. jobs: how
+    the items are distributed; with engine "ray", `out` and all inputs must lie on a file system that the machines share.
+    total: number of items, if `items` has no length. Only one run at a time may use `out`. Raises `UserError` for a repeated
+    key, for other settings, and for an engine that does not start.
     """
     make_folder(out)
-    if not has_settings(out / SETTINGS, settings or {}, "remove it or choose another folder"):
+    if not has_settings(out / SETTINGS, settings or {}, "remove it or choose another folder", obsolete):
         write_atomically(out / SETTINGS, json.dumps(settings or {}, indent=2) + "\n")
     finished = _clean(out)
     failures: dict[str, str] = {}
@@ -111,7 +113,7 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()  # file names need not be valid text
 
 
-def has_settings(file: Path, settings: dict[str, Any], fix: str) -> bool:
+def has_settings(file: Path, settings: dict[str, Any], fix: str, obsolete: Collection[str] = ()) -> bool:
     """Whether `file` exists. Raises `UserError` if it exists and contains other settings; fix: what the user can do then."""
     if not file.exists():
         return False
@@ -121,7 +123,7 @@ def has_settings(file: Path, settings: dict[str, Any], fix: str) -> bool:
         before = None
     if not isinstance(before, dict):
         raise UserError(f"{file}: is damaged, so the results in its folder cannot be used; {fix}")
-    check_same_settings(file.parent, before, json.loads(json.dumps(settings)), fix)
+    check_same_settings(file.parent, before, json.loads(json.dumps(settings)), fix, obsolete)
     return True
 
 
