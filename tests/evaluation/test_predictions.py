@@ -10,7 +10,7 @@ import pytest
 
 from svfap.errors import UserError
 from svfap.evaluation.predictions import (
-    Predictions,
+    EvaluationPredictions,
     group_table,
     labelled_outputs,
     predictions_table,
@@ -115,7 +115,7 @@ def test_videos_groups_and_frames_are_scored():
     outputs, more = [[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]], {"group": ["g", "g", ""]}
     videos = predictions_table(list("abc"), outputs, ["x", "y"], [0, 0, 1], more=more)
     frames = predictions_table(list("aab"), outputs, ["x", "y"], [0, 1, 0], more={"frame": [0, 4, 0]})
-    predictions = Predictions("classification", ["x", "y"], videos, 5, frames)
+    predictions = EvaluationPredictions("classification", ["x", "y"], videos, 5, frames)
     scores = score_predictions(predictions)
     assert (scores["num_expected"], scores["num_evaluated"], scores["num_samples"]) == (5, 3, 3)
     assert scores["confusion"] == [[1, 1], [0, 1]] and "num_groups" not in scores
@@ -131,12 +131,14 @@ def test_frames_of_a_regression_are_scored_over_all_and_per_video():
     truth, outputs = [[0.0], [1.0], [5.0], [7.0]], [[0.0], [2.0], [5.0], [8.0]]
     frames = predictions_table(list("aabb"), outputs, ["v"], truth, "regression", {"frame": [0, 1, 0, 1]})
     videos = predictions_table(list("ab"), [[1.0], [6.5]], ["v"], [[0.5], [6.0]], "regression")
-    scores = score_predictions(Predictions("regression", ["v"], videos, 2, frames))
+    scores = score_predictions(EvaluationPredictions("regression", ["v"], videos, 2, frames))
     assert (scores["mae"], scores["frames"]["mae"], scores["frames"]["num_videos"]) == (0.5, 0.5, 2)
     assert scores["frames"]["video_mean"]["mae"] == 0.5 and scores["frames"]["num_samples"] == 4
 
 
 def test_a_test_set_without_a_readable_video_cannot_be_scored():
-    nothing = Predictions("classification", NAMES, pd.DataFrame(), 2, unreadable={"a.mp4": "no such file", "b": "text"})
+    nothing = EvaluationPredictions(
+        "classification", NAMES, pd.DataFrame(), 2, unreadable={"a.mp4": "no such file", "b": "text"}
+    )
     with pytest.raises(UserError, match=r"none of the 2 videos can be read; the first: a\.mp4: no such file"):
         score_predictions(nothing)

@@ -108,7 +108,7 @@ def test_a_resumed_run_repeats_the_losses_to_the_last_bit(kind, faces, tmp_path,
 def stop_after(monkeypatch, steps: int) -> None:
     """Ask the loop to stop as a signal would, after so many steps."""
     count = 0
-    real = loop.Run._accumulate
+    real = loop.TrainingRun._accumulate
 
     def counting(*args):
         nonlocal count
@@ -117,7 +117,7 @@ def stop_after(monkeypatch, steps: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args)
 
-    monkeypatch.setattr(loop.Run, "_accumulate", counting)
+    monkeypatch.setattr(loop.TrainingRun, "_accumulate", counting)
 
 
 def test_resuming_a_finished_run_changes_nothing(pretrained, faces):

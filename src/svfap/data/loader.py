@@ -231,6 +231,9 @@ def make_loader(
             f"{dataset.manifest.path}: {len(dataset)} samples do not fill one batch of {batch_size}{processes}; "
             "make the batch smaller"
         )
+    if num_workers > 0:
+        # In a forked worker OpenCV would wait for threads that only the parent has, so they end before the fork.
+        cv2.setNumThreads(1)
     labels = dataset.manifest.labels if dataset.balanced else None
     order = (shuffle, seed, epoch, start_batch, rank, world_size, labels)
     return DataLoader(
@@ -246,7 +249,6 @@ def make_loader(
 
 def _init_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     # The main process handles these signals: it saves before it stops, and may need batches until then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -101,7 +101,9 @@ def _test_part(config: EvaluateConfig) -> tuple[Path, Path]:
     return fold.test, config.root or prepared.root
 
 
-def _write_predictions(out: Path, predictions: tables.Predictions, metrics: dict[str, Any], by_group: bool) -> None:
+def _write_predictions(
+    out: Path, predictions: tables.EvaluationPredictions, metrics: dict[str, Any], by_group: bool
+) -> None:
     """Write the tables, the features and the figure; tables and figures of an earlier evaluation are removed."""
     task, names, scored = predictions.task, predictions.names, predictions.videos
     for stale in (tables.GROUPS_FILE, tables.FRAMES_FILE, "confusion.png", "scatter.png"):

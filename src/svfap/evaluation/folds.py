@@ -13,14 +13,20 @@ from svfap.data.prepared import Fold, PreparedDataset
 from svfap.errors import UserError
 from svfap.evaluation import predictions as tables
 from svfap.evaluation.metrics import flat_scores
-from svfap.evaluation.predictions import FRAMES_FILE, PREDICTIONS_FILE, UNREADABLE_FILE, Predictions, score_predictions
+from svfap.evaluation.predictions import (
+    FRAMES_FILE,
+    PREDICTIONS_FILE,
+    UNREADABLE_FILE,
+    EvaluationPredictions,
+    score_predictions,
+)
 
 
 class IncompleteFolds(UserError):
     """Folds that are not evaluated, or not on all their videos."""
 
 
-def read_fold(dataset: PreparedDataset, fold: Fold, folder: Path) -> Predictions:
+def read_fold(dataset: PreparedDataset, fold: Fold, folder: Path) -> EvaluationPredictions:
     """Read `predictions.csv`, and `frames.csv` of a frame-level model, of an evaluation on the test part of a fold.
 
     Groups are those of the manifest. Without `predictions.csv` the table is empty. Raises `UserError` where videos, classes
@@ -46,7 +52,7 @@ def read_fold(dataset: PreparedDataset, fold: Fold, folder: Path) -> Predictions
                 raise UserError(
                     f"{file}: its frames are not, or not once, those of {PREDICTIONS_FILE}; evaluate the fold again"
                 )
-    return Predictions(dataset.task, dataset.label_names, videos, len(groups), frames)
+    return EvaluationPredictions(dataset.task, dataset.label_names, videos, len(groups), frames)
 
 
 def _read(file: Path, dataset: PreparedDataset) -> pd.DataFrame:
@@ -59,7 +65,7 @@ def _read(file: Path, dataset: PreparedDataset) -> pd.DataFrame:
     return table
 
 
-def pool_predictions(folds: Mapping[str, Predictions]) -> dict[str, Any]:
+def pool_predictions(folds: Mapping[str, EvaluationPredictions]) -> dict[str, Any]:
     """Score the predictions of several folds, by name, together: the metrics of `score_predictions`.
 
     Folds without predictions only add to `num_expected`. Where the tables have a column `group` with names, the outputs of
@@ -90,7 +96,7 @@ def pool_predictions(folds: Mapping[str, Predictions]) -> dict[str, Any]:
     one = next(iter(found.values()))
     frames = None if without else pd.concat([fold.frames for fold in found.values()], ignore_index=True)
     num_expected = sum(fold.num_expected for fold in folds.values())
-    pooled = Predictions(one.task, one.names, table, num_expected, frames, source=f"fold {', '.join(found)}")
+    pooled = EvaluationPredictions(one.task, one.names, table, num_expected, frames, source=f"fold {', '.join(found)}")
     return score_predictions(pooled, by_group)
 
 

@@ -45,7 +45,7 @@ class LabelledOutputs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Predictions:
+class EvaluationPredictions:
     """The predictions for a test set of `num_expected` videos.
 
     names: classes or dimensions. videos: as in `predictions.csv`, one row per video that could be read, in the order of the
@@ -63,7 +63,7 @@ class Predictions:
     source: str = "predictions"
 
 
-def score_predictions(predictions: Predictions, by_group: bool = False) -> dict[str, Any]:
+def score_predictions(predictions: EvaluationPredictions, by_group: bool = False) -> dict[str, Any]:
     """The metrics of the task, `num_expected` and `num_evaluated` videos, and `num_groups` if by_group (see `group_table`).
 
     `frames` holds the metrics of the frames of all videos, if there are frames. Raises `UserError`, also if there is no video.
@@ -90,7 +90,7 @@ def score_predictions(predictions: Predictions, by_group: bool = False) -> dict[
     return scores
 
 
-def group_table(predictions: Predictions) -> pd.DataFrame:
+def group_table(predictions: EvaluationPredictions) -> pd.DataFrame:
     """The table of groups, as in `groups.csv`, from videos with a column `group`; see `metrics.average_groups`.
 
     A video without a group ('') forms one by itself, named by its path. Raises `UserError` for several labels in a group.

@@ -18,7 +18,7 @@ from svfap.data.loader import ClipDataset, make_loader
 from svfap.data.manifest import Manifest
 from svfap.errors import UserError
 from svfap.evaluation.metrics import average_views
-from svfap.evaluation.predictions import Predictions, predictions_table
+from svfap.evaluation.predictions import EvaluationPredictions, predictions_table
 from svfap.metric_table import SupervisedTask
 from svfap.model.config import ModelConfig
 
@@ -42,7 +42,7 @@ def predict_views(
     batch_size: int,
     num_workers: int = 0,
     description: str | None = None,
-) -> Predictions:
+) -> EvaluationPredictions:
     """Run all views of a dataset through a model, each video on exactly one process, and average the views of each video.
 
     model: maps clips (B, 3, T, H, W) to outputs (B, K), or (B, T, K) of frame-level models, or to outputs and features
@@ -81,11 +81,13 @@ def predict_views(
     return _average(views, dict(unreadable), dataset.manifest, config)
 
 
-def _average(views: list[View], unreadable: dict[str, str], manifest: Manifest, config: ModelConfig) -> Predictions:
+def _average(
+    views: list[View], unreadable: dict[str, str], manifest: Manifest, config: ModelConfig
+) -> EvaluationPredictions:
     """Average the views of each frame, if the model is frame-level, and then of each video."""
     task, names = cast(SupervisedTask, config.task), config.label_names
     if not views:
-        return Predictions(task, names, pd.DataFrame(), len(manifest), unreadable=unreadable)
+        return EvaluationPredictions(task, names, pd.DataFrame(), len(manifest), unreadable=unreadable)
     views.sort(key=lambda view: view.row)
     rows = np.array([view.row for view in views])
     index = np.unique(rows)
@@ -109,7 +111,7 @@ def _average(views: list[View], unreadable: dict[str, str], manifest: Manifest, 
     columns = {"subject": manifest.subjects, "group": manifest.groups}
     more = {name: texts[index] for name, texts in columns.items() if texts is not None}
     videos = predictions_table(list(key_of.values()), average_views(rows, outputs)[1], names, truth, task, more)
-    return Predictions(task, names, videos, len(manifest), frames, features, unreadable, str(manifest.path))
+    return EvaluationPredictions(task, names, videos, len(manifest), frames, features, unreadable, str(manifest.path))
 
 
 def scored_by_group(manifest: Manifest, config: ModelConfig, by_group: bool | None) -> bool:

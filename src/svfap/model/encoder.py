@@ -1,4 +1,4 @@
-"""TPSBT, the temporal pyramid and spatial bottleneck Transformer (Sec. III-B, Fig. 2; Eq. 4, 5 and 8 to 10)."""
+"""TPSBT, the temporal pyramid and spatial bottleneck Transformer (Sec. III-B, Fig. 2; Eq. 4, 5, 8, 9, 10)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from svfap.files import write_atomically
 from svfap.predict.figure import label_colors
 from svfap.predict.pictures import cut_pictures
 from svfap.predict.table import BOX, PROBABILITY, TIMES, value_columns, value_name
-from svfap.predict.timeline import Change, Timeline, shares, spread, strongest_changes
+from svfap.predict.timeline import AffectChange, Timeline, shares, spread, strongest_changes
 from svfap.predict.windows import Box
 from svfap.view.page import data_uri, package_text, render
 
@@ -36,7 +36,7 @@ class _Face:
     heading: str
     timeline: Timeline
     summary: list[dict[Hashable, Any]]  # the rows of `shares` or `spread`
-    changes: list[Change]
+    changes: list[AffectChange]
     confidence: np.ndarray
     """(N,) or (0,) if the table has none."""
     boxes: np.ndarray | None

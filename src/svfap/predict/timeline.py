@@ -172,7 +172,7 @@ def spread(timeline: Timeline, names: list[str]) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Change:
+class AffectChange:
     """A moment at which the predictions change.
 
     Attributes:
@@ -193,7 +193,7 @@ class Change:
     labels: tuple[int, int]
 
 
-def strongest_changes(timeline: Timeline, number: int, probabilities: bool) -> list[Change]:
+def strongest_changes(timeline: Timeline, number: int, probabilities: bool) -> list[AffectChange]:
     """The `number` moments at which consecutive windows differ most, the strongest first, never across a gap.
 
     The distance is total variation (half the sum of absolute differences) for probabilities, and the mean absolute
@@ -202,17 +202,17 @@ def strongest_changes(timeline: Timeline, number: int, probabilities: bool) -> l
     that are closer to each other than this length, the strongest is kept.
     """
     span = max(MIN_SPAN_S, float(np.median(timeline.end - timeline.start)))
-    found: list[Change] = []
+    found: list[AffectChange] = []
     for piece in timeline.pieces:
         found += _changes(timeline.edges[piece], timeline.values[piece], span, probabilities)
-    kept: list[Change] = []
+    kept: list[AffectChange] = []
     for change in sorted(found, key=lambda change: -change.distance):
         if len(kept) < number and all(abs(change.time_s - other.time_s) > 0.99 * span for other in kept):
             kept.append(change)
     return kept
 
 
-def _changes(edges: Floats, values: Floats, span: float, probabilities: bool) -> list[Change]:
+def _changes(edges: Floats, values: Floats, span: float, probabilities: bool) -> list[AffectChange]:
     """All borders between two rows of a piece without gaps."""
     ends = np.append(edges[0, 0], edges[:, 1])
     integral = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values * np.diff(ends)[:, None], axis=0)])
@@ -232,5 +232,5 @@ def _changes(edges: Floats, values: Floats, span: float, probabilities: bool) ->
         tops = int(before[k].argmax()), int(after[k].argmax())
         labels = tops if probabilities and tops[0] != tops[1] else (most, most)
         middles = float(first[k] + at[k]) / 2, float(at[k] + last[k]) / 2
-        changes.append(Change(float(at[k]), *middles, before[k], after[k], float(distance[k]), labels))
+        changes.append(AffectChange(float(at[k]), *middles, before[k], after[k], float(distance[k]), labels))
     return changes

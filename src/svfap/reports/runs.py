@@ -20,8 +20,8 @@ from svfap.evaluation.folds import pool_predictions
 from svfap.evaluation.predictions import (
     FRAMES_FILE,
     PREDICTIONS_FILE,
+    EvaluationPredictions,
     LabelledOutputs,
-    Predictions,
     labelled_outputs,
     read_features,
     read_predictions,
@@ -149,11 +149,11 @@ def _pool(folder: Path, folds: list[Run]) -> Run:
     return run
 
 
-def _fold_predictions(fold: Run, task: SupervisedTask, names: tuple[str, ...]) -> Predictions:
+def _fold_predictions(fold: Run, task: SupervisedTask, names: tuple[str, ...]) -> EvaluationPredictions:
     """The predictions of a fold, without the column `group` if its videos were scored and not its groups."""
     by_video = fold.frames is not None or ("num_evaluated" in fold.metrics and "num_groups" not in fold.metrics)
     table = fold.predictions.drop(columns="group", errors="ignore") if by_video else fold.predictions
-    return Predictions(task, names, table, fold.metrics.get("num_expected", len(table)), fold.frames)
+    return EvaluationPredictions(task, names, table, fold.metrics.get("num_expected", len(table)), fold.frames)
 
 
 def _dataset_name(config: str, file: Path) -> str:

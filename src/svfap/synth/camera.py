@@ -8,7 +8,7 @@ import numpy as np
 from svfap.synth.behaviour import Behaviour, make_behaviour
 from svfap.synth.config import RenderConfig
 from svfap.synth.drawing import Drawing
-from svfap.synth.face import Face
+from svfap.synth.face import SyntheticFace
 from svfap.synth.identity import make_identity
 
 _TEMPLATE_PX, _TEMPLATE_UNITS = 64, 5.0
@@ -26,7 +26,7 @@ def render_clip(config: RenderConfig, identity_seed: int, clip_seed: int, label:
     size = config.size_px
     canvas_size = size * 2 if size <= 112 else size
     drawing = Drawing(behaviour.pose, canvas_size)
-    Face(identity, behaviour, drawing).draw()
+    SyntheticFace(identity, behaviour, drawing).draw()
 
     light = _light(config.nuisance, rng)
     half = canvas_size // 2

@@ -17,7 +17,7 @@ ALONG = np.linspace(-1.0, 1.0, 13)
 INK = np.array((26.0, 20.0, 20.0))
 
 
-class Face:
+class SyntheticFace:
     """Draws one clip's face into a Drawing, back to front. Arrays are (T, 1) where they change over time."""
 
     def __init__(self, identity: Identity, behaviour: Behaviour, drawing: Drawing) -> None:

@@ -86,10 +86,10 @@ def train(task: Task, config: TrainConfig) -> TrainResult:
     losses as one that was never interrupted. Raises `UserError` for a non-finite loss (before the optimiser step; the last
     checkpoint stays), for too many unreadable videos, and for settings that do not fit.
     """
-    return Run(task, config).train()
+    return TrainingRun(task, config).train()
 
 
-class Run:
+class TrainingRun:
     """One run: its folder, the model with its optimiser, and the progress so far."""
 
     def __init__(self, task: Task, config: TrainConfig) -> None:
