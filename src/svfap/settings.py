@@ -5,16 +5,37 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from svfap.errors import UserError
 
 HUB_TIMEOUT_S = 5.0
 
 
+class Settings:
+    """Base of all settings. In Python a path may be given as text: it becomes a `Path` before the values are checked."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if (check := cls.__dict__.get("__post_init__")) is not None:
+
+            @wraps(check)
+            def convert_and_check(self: Settings) -> None:
+                Settings.__post_init__(self)
+                check(self)
+
+            cls.__post_init__ = convert_and_check  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            if kind in (Path, Path | None) and isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, Path(value))
+
+
 @dataclass(frozen=True, kw_only=True)
-class DeviceSettings:
+class DeviceSettings(Settings):
     """Where a model runs."""
 
     device: str = "auto"
@@ -29,7 +50,7 @@ class DeviceSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceSettings:
+class SourceSettings(Settings):
     """How manifests among the inputs are read."""
 
     root: Path | None = None
@@ -39,7 +60,7 @@ class SourceSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobSettings:
+class JobSettings(Settings):
     """How work on many files is distributed."""
 
     engine: Literal["local", "ray"] = "local"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -317,3 +319,18 @@ def test_too_few_samples_for_one_batch(manifest: Manifest) -> None:
 def test_unknown_mode(manifest: Manifest) -> None:
     with pytest.raises(ValueError, match="mode is 'trian'"):
         dataset(manifest, "trian")
+
+
+def test_workers_load_after_opencv_has_used_its_threads(manifest: Manifest) -> None:
+    """A forked worker that used OpenCV's threads would wait for ever: they exist in the parent only."""
+    code = (
+        "import sys, cv2, numpy as np\n"
+        "from svfap.data.loader import ClipDataset, make_loader\n"
+        "from svfap.data.manifest import read_manifest\n"
+        "cv2.setNumThreads(4)\n"
+        "cv2.warpAffine(np.zeros((2000, 2000, 3), np.uint8), np.eye(2, 3), (2000, 2000))\n"
+        "clips = ClipDataset(read_manifest(sys.argv[1], task='unlabelled'), 'val', 4, 1, 16, 0)\n"
+        "loader = make_loader(clips, 2, shuffle=False, seed=0, num_workers=2)\n"
+        "assert sum(len(batch['clips']) for batch in loader) == len(clips)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(manifest.path)], check=True, timeout=120)

@@ -408,7 +408,11 @@ def test_an_interrupted_run_keeps_its_rows_and_can_be_resumed(suffix, one, folde
     pd.testing.assert_frame_equal(read(out), read(tmp_path / f"whole{suffix}"), rtol=1e-4)
     assert not list(tmp_path.glob("*.part*"))
     assert cli(*arguments, out, "--resume") == 0
-    assert "is complete; there is nothing to resume" in capsys.readouterr().err
+    assert "is complete; there is nothing to resume" in (said := capsys.readouterr().err) and "warning" not in said
+    assert cli(*arguments, out, "--resume", "--report", tmp_path / "page.html") == 0
+    assert "warning: overlay and report are written by the run that predicts" in capsys.readouterr().err
+    assert cli("predict", tmp_path / "another.mp4", *arguments[2:], out, "--resume") == 0
+    assert "another.mp4 has no rows in it" in capsys.readouterr().err
 
 
 def test_rows_are_on_disk_as_they_come(tmp_path):

@@ -18,6 +18,11 @@ def run(config: PredictConfig, videos: list[str]) -> int:
     done = predict_videos(videos, config)
     if done.was_complete:
         say(f"table: {done.out} is complete; there is nothing to resume")
+        for video in done.videos:
+            if done.rows_of(video).empty:
+                say(f"warning: {video} has no rows in it; to predict it, choose another --out or leave --resume out")
+        if config.overlay is not None or config.report is not None:
+            say("warning: overlay and report are written by the run that predicts; leave --resume out to write them")
         return 0
     if done.out is not None:
         say(f"table: {done.out}")

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from svfap.errors import UserError
+from svfap.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
+class PrepareConfig(Settings):
     """Settings of every dataset."""
 
     root: Path

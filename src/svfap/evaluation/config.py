@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from svfap.errors import UserError
-from svfap.settings import SourceSettings, require
+from svfap.settings import Settings, SourceSettings, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
+class EvaluationSettings(Settings):
     """How the videos of a test set are run through a model."""
 
     batch_size: int = 8

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svfap.errors import UserError
-from svfap.settings import require, require_model
+from svfap.settings import Settings, require, require_model
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
+class ExperimentConfig(Settings):
     """Settings of `experiment`.
 
     Raises `UserError` for values out of range, and for a file or folder that does not exist.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from svfap.errors import UserError
-from svfap.settings import require, require_fraction
+from svfap.settings import Settings, require, require_fraction
 
 DetectorName = Literal["auto", "yunet", "haar"]
 Border = Literal["replicate", "reflect"]
@@ -75,7 +75,7 @@ class TrackConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FaceSettings:
+class FaceSettings(Settings):
     """How faces are found and cut out.
 
     Raises `UserError` for values out of range and for a missing file.

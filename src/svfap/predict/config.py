@@ -7,7 +7,7 @@ from pathlib import Path
 
 from svfap.errors import UserError
 from svfap.faces.config import FaceSettings
-from svfap.settings import DeviceSettings, require_file, require_fraction, require_positive
+from svfap.settings import DeviceSettings, Settings, require_file, require_fraction, require_positive
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 OVERLAY_SUFFIXES = (".mp4", ".mov", ".mkv")
@@ -47,7 +47,7 @@ class PredictConfig(FaceSettings, DeviceSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructConfig:
+class ReconstructConfig(Settings):
     """How masked frames are reconstructed and where the result is written.
 
     Raises `UserError` for values that cannot be used.

@@ -65,8 +65,8 @@ class Predictions:
         return self.table[self.table["video"] == video].drop(columns="video")
 
 
-def predict_videos(videos: Sequence[str | Path], config: PredictConfig) -> Predictions:
-    """Predict affect over time for every face in every video.
+def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictConfig) -> Predictions:
+    """Predict affect over time for every face in every video, or in one.
 
     Rows are written as they are computed, so an interrupted run can be continued with `resume`. A video that cannot be
     read is listed in `Predictions.failures`, and the others are done; if all fail without a row, nothing is written.
@@ -81,7 +81,8 @@ def predict_videos(videos: Sequence[str | Path], config: PredictConfig) -> Predi
         UserError: no video exists, the model cannot be loaded, a file cannot be written, an interrupted run is in the
             way, or `resume` finds other settings.
     """
-    names = list(dict.fromkeys(str(video) for video in videos))
+    videos = [videos] if isinstance(videos, str | Path) else videos
+    names = list(dict.fromkeys(map(str, videos)))
     if config.resume and config.out is not None and config.out.exists() and not part_of(config.out).exists():
         return Predictions(tuple(names), read_predictions(config.out), out=config.out, was_complete=True)
     _check_files(names, config)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svfap.errors import UserError
-from svfap.settings import require
+from svfap.settings import Settings, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
+class ReportConfig(Settings):
     """Settings of `report`.
 
     Raises `UserError` for values out of range, and for an `out` that is a folder.

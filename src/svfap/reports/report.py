@@ -24,13 +24,14 @@ PICTURES = {
 }
 
 
-def report(runs: Sequence[str | Path], config: ReportConfig) -> list[Run]:
+def report(runs: str | Path | Sequence[str | Path], config: ReportConfig) -> list[Run]:
     """Write the page of one or several runs to `config.out`, and return the runs as read.
 
     runs: folders with any of `svfap.reports.runs.RUN_FILES`, or with folds (`fold_<name>/`), which count as one run.
     Sections without data are left out. Videos and models are opened where the evaluation found them, never from the network.
     Raises `UserError` for a missing folder or one with none of these files, a damaged file, and a page that cannot be written.
     """
+    runs = [runs] if isinstance(runs, str | Path) else runs
     loaded = [read_run(Path(run)) for run in dict.fromkeys(runs)]
     if not loaded:
         raise UserError("report: no run folder given; name at least one")

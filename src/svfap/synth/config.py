@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from svfap.errors import UserError
-from svfap.settings import require
+from svfap.settings import Settings, require
 
 CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 AFFECT = ("valence", "arousal", "dominance")
@@ -15,7 +15,7 @@ TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neu
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenderConfig:
+class RenderConfig(Settings):
     """How one synthetic face video is made. Raises `UserError` for values out of range."""
 
     size_px: int = 96
