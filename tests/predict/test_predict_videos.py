@@ -64,6 +64,14 @@ def test_without_out_nothing_is_written(folder, tmp_path, config):
     pd.testing.assert_frame_equal(done.table, written.table)
 
 
+def test_a_folder_stands_for_the_videos_in_it_and_one_video_needs_no_list(folder, config):
+    found = predict_videos(folder, config(out=None))
+    assert found.videos == (str(folder / "a.mp4"), str(folder / "b.mp4"))
+    pd.testing.assert_frame_equal(found.table, predict_videos(found.videos, config(out=None)).table)
+    alone = predict_videos(str(folder / "a.mp4"), config(out=None))
+    assert alone.videos == (str(folder / "a.mp4"),) and len(alone.table) == len(found.rows_of(alone.videos[0]))
+
+
 def test_a_page_may_be_written_without_a_table(folder, tmp_path, config):
     done = predict_videos([folder / "a.mp4"], config(out=None, report=tmp_path / "p.html"))
     assert done.written == [tmp_path / "p.html"] == list(tmp_path.iterdir())

@@ -67,7 +67,11 @@ VERBS: dict[str, Command] = {
         "Predict affect over time: a table and a timeline of every face in any video.",
         "svfap predict interview.mp4 --model runs/finetune --out affect.csv --report page.html",
         "svfap.predict.config:PredictConfig",
-        (Positional("videos", "video files, folders of frames, images, webcam numbers, or addresses of streams", "+"),),
+        (
+            Positional(
+                "videos", "videos, images, folders of videos or of frames, webcam numbers, addresses of streams", "+"
+            ),
+        ),
     ),
     "extract": Command(
         "Extract features: a vector for each window, time step or video, as a table.",

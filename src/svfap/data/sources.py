@@ -75,7 +75,7 @@ def _videos_of(source: Path, skip: Path | None) -> list[str]:
         raise UserError(f"{source}: no such file or folder")
     if not source.is_dir():
         return [str(source)]
-    videos = [str(path) for path in _find_videos(source, skip)]
+    videos = [str(path) for path in find_videos(source, skip)]
     if not videos and any(_has_suffix(name, PICTURE_SUFFIXES) for name in os.listdir(source)):
         return [str(source)]
     if not videos:
@@ -84,7 +84,11 @@ def _videos_of(source: Path, skip: Path | None) -> list[str]:
     return videos
 
 
-def _find_videos(folder: Path, skip: Path | None) -> Iterator[Path]:
+def find_videos(folder: Path, skip: Path | None = None) -> Iterator[Path]:
+    """Videos (`VIDEO_SUFFIXES`) below a folder at any depth, in the order of their names, without hidden files.
+
+    skip: a folder that is not searched.
+    """
     skipped = None if skip is None else os.path.abspath(skip)
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if os.path.abspath(Path(place, name)) != skipped)

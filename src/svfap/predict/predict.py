@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from svfap.console import progress_bar, say
+from svfap.data.sources import find_videos
 from svfap.errors import UserError
 from svfap.files import make_folder
 from svfap.predict.config import PredictConfig
@@ -73,7 +74,7 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
     Ctrl-C ends a live source and keeps its rows; otherwise it raises `KeyboardInterrupt`.
 
     Args:
-        videos: files, folders of frames, images, webcam numbers, or addresses of streams.
+        videos: files, folders of videos or of frames, images, webcam numbers, or addresses of streams.
         config: the model, how faces are found, and what is written. With out=None only the table is returned, and
             overlays and page are written if they are asked for.
 
@@ -82,7 +83,7 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
             way, or `resume` finds other settings.
     """
     videos = [videos] if isinstance(videos, str | Path) else videos
-    names = list(dict.fromkeys(map(str, videos)))
+    names = list(dict.fromkeys(name for video in videos for name in _videos_of(video)))
     if config.resume and config.out is not None and config.out.exists() and not part_of(config.out).exists():
         return Predictions(tuple(names), read_predictions(config.out), out=config.out, was_complete=True)
     _check_files(names, config)
@@ -114,6 +115,12 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
                 return Predictions(tuple(names), pd.DataFrame(columns=columns), failures)
             predictions = Predictions(tuple(names), writer.finish(), failures, config.out)
     return _write_pictures(predictions, config, predictor.reader)
+
+
+def _videos_of(video: str | Path) -> list[str]:
+    """The videos below a folder, at any depth; else the name as given, such as that of a folder of frames."""
+    folder = Path(video)
+    return ([str(path) for path in find_videos(folder)] if folder.is_dir() else []) or [str(video)]
 
 
 def _check_files(names: Sequence[str], config: PredictConfig) -> None:
