@@ -477,16 +477,16 @@ def test_misspelt_names_get_a_suggestion(faces, video, tmp_path, fails):
     assert "did you mean 'svfap_base'?" in fails("pretrain", *training, "--preset", "svfap_bsae")
     assert "did you mean 'img_size'?" in fails("pretrain", *training, "--preset", "svfap_debug", "--model.img_sise", 8)
     assert "neither a preset (svfap_base, svfap_small," in fails("info", "svfap_bsae")
-    assert "invalid choice: 'predcit'" in fails("predcit", status=2)
+    assert "Did you mean 'predict'?" in fails("predcit", status=2)
     assert not (tmp_path / "run").exists()
 
 
 def test_missing_and_invalid_settings(faces, video, finetuned, tmp_path, fails):
-    assert "pretrain.out" in fails("pretrain", "--manifest", faces / "pretrain.csv", status=2)
-    assert "predict.videos" in fails("predict", "--model", finetuned, status=2)
+    assert "required: --out" in fails("pretrain", "--manifest", faces / "pretrain.csv", status=2)
+    assert "required: VIDEOS" in fails("predict", "--model", finetuned, status=2)
     training = ["pretrain", "--manifest", faces / "pretrain.csv", "--out", tmp_path / "run"]
-    assert '"batch_size": Expected' in fails(*training, "--batch_size", "many", status=2)
-    assert '"compile": Expected' in fails(*training, "--compile", "perhaps", status=2)
+    assert "--batch_size: Expected int" in fails(*training, "--batch_size", "many", status=2)
+    assert "--compile: Expected bool" in fails(*training, "--compile", "perhaps", status=2)
     (tmp_path / "broken.yaml").write_text("batch_size: [\n")
     assert "broken.yaml: cannot be read as YAML" in fails(*training, "--config", tmp_path / "broken.yaml", status=2)
     assert "File does not exist" in fails(*training, "--config", tmp_path / "none.yaml", status=2)
@@ -496,7 +496,7 @@ def test_missing_and_invalid_settings(faces, video, finetuned, tmp_path, fails):
     table = tmp_path / "table.csv"
     assert "hop_s=-1.0" in fails(*predict, table, "--hop_s", -1)
     assert "batch_size=0" in fails(*predict, table, "--batch_size", 0)
-    assert '"precision": Expected' in fails(*predict, table, "--precision", "fp8", status=2)
+    assert "--precision: Expected one of auto" in fails(*predict, table, "--precision", "fp8", status=2)
     assert "device=abacus" in fails(*predict, table, "--device", "abacus")
     assert not table.exists()
 

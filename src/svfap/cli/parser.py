@@ -41,15 +41,39 @@ class Parser(ArgumentParser):
         return self.parse_string(yaml.safe_dump(settings), str(path), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        text = " ".join(str(message).split())
         parser = getattr(ex, "subcommand_parser", None) or self
-        known = {action.dest for action in parser._actions}
-        for word in re.findall(r"(?:Key |arguments: ?|option |Option |accepted:? ?)['\"]?-{0,2}([\w.]+)", text):
-            if near := difflib.get_close_matches(word, known - {word}, n=1, cutoff=0.5):
+        text = " ".join(str(message).split())
+        if text.startswith(required := "the following arguments are required: "):
+            parser, names = self._required(text.removeprefix(required).split(", "))
+            text = required + ", ".join(names)
+        text = re.sub(r'(?:Parser key )"([\w.]+)": ', r"--\1: ", text)
+        text = re.sub(r"a typing\.Literal\[(.*?)\]", lambda found: f"one of {found[1].replace(chr(39), '')}", text)
+        text = re.sub(r"a <class '(?:\w+\.)*(\w+)'>", r"\1", text)
+        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", text):
+            text, unknown, known = (
+                f"{choice[1]!r} is none of {choice[2]}",
+                [choice[1]],
+                set(re.findall(r"'(.*?)'", choice[2])),
+            )
+        else:
+            unknown = re.findall(r"(?:Key |arguments: ?|option |Option |accepted:? ?)['\"]?-{0,2}([\w.]+)", text)
+            known = {action.dest for action in parser._actions}
+        for name in unknown:
+            if near := difflib.get_close_matches(name, known - {name}, n=1, cutoff=0.5):
                 text = f"{text.removesuffix('.')}. Did you mean {near[0]!r}?"
                 break
         print(f"{parser.prog}: error: {text}", file=sys.stderr)
         raise SystemExit(2)
+
+    def _required(self, keys: list[str]) -> tuple[ArgumentParser, list[str]]:
+        """The subparser that misses arguments, and their names as the user writes them, from keys such as predict.model."""
+        parser: ArgumentParser = self
+        *verbs, _ = keys[0].split(".")
+        for verb in verbs:
+            parser = parser._subcommands_action._name_parser_map[verb]  # type: ignore[union-attr]
+        options = {action.dest for action in parser._actions if action.option_strings}
+        names = [key.rpartition(".")[2] for key in keys]
+        return parser, [f"--{name}" if name in options else name.upper() for name in names]
 
 
 class Positional(NamedTuple):
@@ -115,7 +139,7 @@ def add_command(parser: Parser, command: Command) -> None:
             sub = Parser(description=variant.description)
             _add_options(sub, variant.config)
             subcommands.add_subcommand(choice, sub, help=variant.summary)
-            sub.formatter_class = _VerbatimFormatter  # add_subcommand sets that of the verb
+            sub.prog, sub.formatter_class = f"{parser.prog} {choice}", _VerbatimFormatter  # add_subcommand sets others
         return
     for positional in command.positionals:
         how: dict[str, Any] = {"nargs": positional.nargs} if positional.nargs else {}
