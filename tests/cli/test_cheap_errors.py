@@ -48,6 +48,7 @@ def test_errors_are_reported_without_torch(tmp_path):
         (["info", "svfap_huge"], 1, "is neither a preset"),
         (["report", none], 1, f"{none}: no such run folder"),
         (["pool", none], 1, f"{none}: holds no folds.json"),
+        (["pool", "--models", none, "--dataset", none, "--out", none], 1, "dataset.json"),
         (["experiment", "everything"], 1, "experiment 'everything' is none of"),
         (["prepare", "dfew", "--root", none, "--out", none], 1, f"root={none}: is not a folder"),
         (["crop", none, "--out", str(tmp_path / "faces")], 1, f"{none}: no such file or folder"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svfap.console import say, show
+from svfap.data.prepared import read_dataset
 from svfap.errors import UserError
 from svfap.evaluation.config import PoolConfig
 
@@ -26,6 +27,8 @@ def run(config: PoolConfig, folder: Path | None) -> None:
                 f"{folder}: holds no folds.json; name a folder of `svfap finetune --fold all`, or give models"
             )
         config = replace(config, out=folder)
+    if config.dataset is not None:
+        read_dataset(config.dataset).require_tests(config.dataset)  # before torch is imported
     from svfap.evaluation.pool import pool
 
     assert config.out is not None
