@@ -385,9 +385,9 @@ def test_a_ray_cluster_that_loses_a_machine_loses_no_item_and_doubles_none(tmp_p
     assert results(tmp_path, [f"videos/{k}.mp4" for k in whole]) == [str(k) for k in whole]
     assert everything_below(tmp_path) == {result_of(tmp_path, f"videos/{k}.mp4").name for k in whole}
     kept = next(file for file in tmp_path.glob("begun_*") if file != lost)
-    begun_there, begun_here = set(lost.read_text().split()) - {"5"}, kept.read_text().split()
+    begun_there, begun_here = set(lost.read_text().split()), kept.read_text().split()
     assert begun_there | set(begun_here) == {str(k) for k in range(40)}
-    again = begun_there & set(begun_here)
+    again = (begun_there & set(begun_here)) - {"5"}  # it ends its process, and is tried twice on whichever machine
     assert again == set(stuck.read_text().split())  # the items on the two processors that were lost, and no others
     assert sorted(begun_here.count(k) for k in again) == [1, 1]
 
