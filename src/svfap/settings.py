@@ -125,6 +125,11 @@ def require_file(config: Any, name: str, suffixes: tuple[str, ...]) -> None:
         raise UserError(f"{name}={path}: is a folder; give the name of a file")
 
 
+def is_hub_name(model: str | Path) -> bool:
+    """Whether this has the form of a repository's name on the Hugging Face Hub: owner/name."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)) is not None
+
+
 def require_model(model: str, field: str = "model") -> None:
     """Raise `UserError` unless `model` is an existing path or a repository on the Hub (owner/name), in cache or reachable.
 
@@ -133,7 +138,7 @@ def require_model(model: str, field: str = "model") -> None:
     path = Path(model)
     if path.exists():
         return
-    if path.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+    if path.parent.is_dir() or not is_hub_name(model):
         raise UserError(f"{field}={model}: no such folder or checkpoint")
     import huggingface_hub
 

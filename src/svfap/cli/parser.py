@@ -50,11 +50,8 @@ class Parser(ArgumentParser):
         text = re.sub(r"a typing\.Literal\[(.*?)\]", lambda found: f"one of {found[1].replace(chr(39), '')}", text)
         text = re.sub(r"a <class '(?:\w+\.)*(\w+)'>", r"\1", text)
         if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", text):
-            text, unknown, known = (
-                f"{choice[1]!r} is none of {choice[2]}",
-                [choice[1]],
-                set(re.findall(r"'(.*?)'", choice[2])),
-            )
+            unknown, known = [choice[1]], set(re.findall(r"'(.*?)'", choice[2]))
+            text = f"{choice[1]!r} is none of {choice[2]}"
         else:
             unknown = re.findall(r"(?:Key |arguments: ?|option |Option |accepted:? ?)['\"]?-{0,2}([\w.]+)", text)
             known = {action.dest for action in parser._actions}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from svfap.console import say, show
 from svfap.data.prepared import read_dataset
 from svfap.errors import UserError
-from svfap.evaluation.config import PoolConfig
+from svfap.evaluation.config import PoolConfig, require_folds
 
 if TYPE_CHECKING:
     from svfap.evaluation.pool import PooledResults
@@ -22,10 +22,7 @@ def run(config: PoolConfig, folder: Path | None) -> None:
     if folder is not None:
         if config.out is not None:
             raise UserError("out: goes with models; the table of a run is written into the folder of the run")
-        if not (folder / "folds.json").is_file():
-            raise UserError(
-                f"{folder}: holds no folds.json; name a folder of `svfap finetune --fold all`, or give models"
-            )
+        require_folds(folder)
         config = replace(config, out=folder)
     if config.dataset is not None:
         read_dataset(config.dataset).require_tests(config.dataset)  # before torch is imported

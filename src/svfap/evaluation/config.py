@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from svfap.errors import UserError
-from svfap.settings import Settings, SourceSettings, require
+from svfap.settings import Settings, SourceSettings, is_hub_name, require
+
+FOLDS_FILE = "folds.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +62,21 @@ class EvaluateConfig(EvaluationSettings, SourceSettings):
             raise UserError(f"fold={self.fold}: only a dataset has folds; give dataset in place of manifest")
         if self.manifest is not None and not self.manifest.is_file():
             raise UserError(f"manifest={self.manifest}: no such file")
-        if not Path(self.model).exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.model):
+        if not Path(self.model).exists() and not is_hub_name(self.model):
             raise UserError(f"model={self.model}: no such folder")
 
     @property
     def out_folder(self) -> Path:
         """Where the results go: `out`, or its default."""
         return Path(self.model) / "evaluation" if self.out is None else self.out
+
+
+def require_folds(out: Path) -> Path:
+    """The file in `out` that describes its folds. Raises `UserError` if there is none."""
+    file = out / FOLDS_FILE
+    if not file.is_file():
+        raise UserError(f"{out}: holds no {FOLDS_FILE}; name a folder of `svfap finetune --fold all`, or give models")
+    return file
 
 
 @dataclass(frozen=True, kw_only=True)

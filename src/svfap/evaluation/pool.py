@@ -13,7 +13,7 @@ import pandas as pd
 from svfap.console import say
 from svfap.data.prepared import Fold, PreparedDataset, fold_folder, read_dataset
 from svfap.errors import UserError
-from svfap.evaluation.config import EvaluateConfig, PoolConfig
+from svfap.evaluation.config import FOLDS_FILE, EvaluateConfig, PoolConfig, require_folds
 from svfap.evaluation.evaluate import METRICS_FILE, evaluate
 from svfap.evaluation.folds import score_folds
 from svfap.evaluation.metrics import flat_scores, write_metrics
@@ -24,7 +24,7 @@ from svfap.paper import RESULTS
 from svfap.view.tables import write_table
 from svfap.weights.folder import load_model
 
-FOLDS_FILE, RESULTS_FILE = "folds.json", "results.json"
+RESULTS_FILE = "results.json"
 PAPER_COLUMNS = {"svfap_small": "paper, small", "svfap_base": "paper, base", "released": "released"}
 
 
@@ -63,9 +63,7 @@ def pool_evaluations(out: Path, dataset: Path | None = None, allow_incomplete: b
 
     dataset: folder of `svfap prepare`, if it is no longer where it was. Raises `UserError`.
     """
-    file = out / FOLDS_FILE
-    if not file.is_file():
-        raise UserError(f"{out}: holds no {FOLDS_FILE}; name a folder of `svfap finetune --fold all`, or give models")
+    file = require_folds(out)
     try:
         known = json.loads(file.read_text())
         preset, folder = str(known["preset"]), Path(dataset or known["dataset"])

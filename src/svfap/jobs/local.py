@@ -14,13 +14,13 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from threading import Thread
 
-from svfap.jobs.task import EngineError, Job, Queue, Work, do
+from svfap.jobs.task import EngineError, Queue, Task, Work, do
 from svfap.settings import JobSettings
 
 READY = "ready"
 
 
-def run_local(work: Work, tasks: Iterator[Job], jobs: JobSettings) -> Generator[tuple[Job, str | None]]:
+def run_local(work: Work, tasks: Iterator[Task], jobs: JobSettings) -> Generator[tuple[Task, str | None]]:
     """Run the tasks in `num_workers` processes, or in this one if 0; yields each with None or the reason why it failed.
 
     As this process cannot be interrupted, one worker is started even for 0 workers if there is a time limit. Raises
@@ -75,7 +75,7 @@ class _Worker:
         far_end.close()  # so that the pipe is closed when the process ends
         self.ready = False
 
-    def give(self, task: Job) -> None:
+    def give(self, task: Task) -> None:
         self.task = task
         with suppress(OSError):  # the process has died, as reading from its pipe will show
             self.pipe.send(task)

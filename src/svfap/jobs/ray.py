@@ -11,7 +11,7 @@ import os
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from svfap.jobs.task import ATTEMPTS, EngineError, Job, Queue, Work, do, reason_of
+from svfap.jobs.task import ATTEMPTS, EngineError, Queue, Task, Work, do, reason_of
 from svfap.settings import JobSettings
 
 ATTEMPTS_ON_LOST_MACHINES = 5  # a machine that is lost is hardly the item's fault
@@ -34,14 +34,14 @@ def connect() -> Any:
     return ray
 
 
-def run_ray(work: Work, tasks: Iterator[Job], jobs: JobSettings) -> Generator[tuple[Job, str | None]]:
+def run_ray(work: Work, tasks: Iterator[Task], jobs: JobSettings) -> Generator[tuple[Task, str | None]]:
     """Run the tasks, at most `num_workers` at a time (0: as many as the cluster has processors, and as many waiting).
 
     The time limit of a task starts when it does. Yields each task with None or the reason why it failed. Raises `EngineError`.
     """
     ray = connect()
     remote = ray.remote(num_cpus=1, num_gpus=jobs.num_gpus, max_retries=0)(do)
-    submitted: dict[Any, Job] = {}
+    submitted: dict[Any, Task] = {}
     queue = Queue(tasks, jobs.item_timeout_s)
     try:
         while True:

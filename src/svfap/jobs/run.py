@@ -17,7 +17,7 @@ from svfap.errors import UserError
 from svfap.files import make_folder, write_atomically, writing_atomically
 from svfap.jobs.local import run_local
 from svfap.jobs.ray import run_ray
-from svfap.jobs.task import Job, Work, remove_unfinished
+from svfap.jobs.task import Task, Work, remove_unfinished
 from svfap.settings import JobSettings, check_same_settings
 
 SETTINGS, FAILURES = "settings.json", "failures.csv"
@@ -57,7 +57,7 @@ def run_jobs(
             total = len(items)
         bar_id = bar.add_task(description, total=total, note="")
 
-        def unfinished_tasks() -> Iterator[Job]:
+        def unfinished_tasks() -> Iterator[Task]:
             names: set[str] = set()
             for key, payload in items:
                 target = result_of(out, key)
@@ -67,7 +67,7 @@ def run_jobs(
                 if target.name in finished:
                     bar.advance(bar_id)
                 else:
-                    yield Job(key, payload, target)
+                    yield Task(key, payload, target)
 
         num_done, start_s = 0, time.monotonic()
         engine = run_ray if jobs.engine == "ray" else run_local

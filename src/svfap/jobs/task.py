@@ -18,7 +18,7 @@ Work = Callable[[Any, Path], None]
 ATTEMPTS = 2  # for an item whose process died
 
 
-class Job(NamedTuple):
+class Task(NamedTuple):
     """An item, and the file or folder that its work writes."""
 
     key: str
@@ -33,16 +33,16 @@ class EngineError(UserError):
 class Queue:
     """The tasks that are still to be given out: those whose process has died, then new ones."""
 
-    def __init__(self, tasks: Iterator[Job], timeout_s: float | None) -> None:
+    def __init__(self, tasks: Iterator[Task], timeout_s: float | None) -> None:
         self._tasks, self._timeout_s = tasks, timeout_s
-        self._again: list[Job] = []
+        self._again: list[Task] = []
         self._deaths = Counter[tuple[str, str]]()
 
-    def take(self) -> Job | None:
+    def take(self) -> Task | None:
         """The next task; None if there is none at present."""
         return self._again.pop() if self._again else next(self._tasks, None)
 
-    def died(self, task: Job, cause: str, what: str = "process", attempts: int = ATTEMPTS) -> str | None:
+    def died(self, task: Task, cause: str, what: str = "process", attempts: int = ATTEMPTS) -> str | None:
         """Why a task has failed whose process or machine (`what`) has died; None if it is to be tried again."""
         timeout = _hidden(task, "timeout")
         if timeout.exists() and timeout.stat().st_size > 0:
@@ -54,7 +54,7 @@ class Queue:
         return None
 
 
-def do(work: Work, task: Job, timeout_s: float | None = None) -> str | None:
+def do(work: Work, task: Task, timeout_s: float | None = None) -> str | None:
     """Let `work` write the result under a temporary name, then rename it; returns the reason if that failed.
 
     The temporary name is unique, so that two processes may work on one item: the machine of the first may only seem lost.
@@ -77,7 +77,7 @@ def do(work: Work, task: Job, timeout_s: float | None = None) -> str | None:
 
 
 @contextmanager
-def _time_limit(task: Job, timeout_s: float | None) -> Iterator[None]:
+def _time_limit(task: Task, timeout_s: float | None) -> Iterator[None]:
     """End this process if the block takes longer, even one that is stuck in a library and holds the interpreter's lock.
 
     faulthandler's watchdog writes the traceback into a file before it exits, so a non-empty file tells of a time-out.
@@ -95,7 +95,7 @@ def _time_limit(task: Job, timeout_s: float | None) -> Iterator[None]:
     remove(path)
 
 
-def _hidden(task: Job, name: str) -> Path:
+def _hidden(task: Task, name: str) -> Path:
     """A name beside the result, with its suffix: writers may choose the format by it."""
     return task.target.with_name(f".{task.target.stem}.{name}{task.target.suffix}")
 

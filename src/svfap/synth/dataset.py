@@ -20,7 +20,7 @@ from svfap.errors import UserError
 from svfap.files import make_folder
 from svfap.jobs.local import run_local
 from svfap.jobs.run import has_settings
-from svfap.jobs.task import Job, remove_unfinished
+from svfap.jobs.task import Task, remove_unfinished
 from svfap.settings import JobSettings
 from svfap.synth.behaviour import make_behaviour
 from svfap.synth.camera import render_clip
@@ -65,7 +65,7 @@ def synthesize(config: SynthConfig) -> Synthesized:
     out = config.out
     finished = _is_finished(out, config)
     clips = list(plan(config))
-    tasks = [Job(clip.name, clip, out / "videos" / f"{clip.name}.mp4") for clip in clips]
+    tasks = [Task(clip.name, clip, out / "videos" / f"{clip.name}.mp4") for clip in clips]
     missing = [task for task in tasks if not task.target.exists()]
     if finished and not missing:
         return Synthesized(len(clips), 0)
@@ -120,7 +120,7 @@ def _is_finished(out: Path, config: SynthConfig) -> bool:
     return False
 
 
-def _render(config: SynthConfig, tasks: Sequence[Job]) -> None:
+def _render(config: SynthConfig, tasks: Sequence[Task]) -> None:
     jobs = JobSettings(num_workers=config.num_workers)
     try:
         with closing(run_local(partial(_write_clip, config), iter(tasks), jobs)) as outcomes:

@@ -32,7 +32,7 @@ from svfap.model.base import Model
 from svfap.model.build import create_model
 from svfap.model.config import ModelConfig
 from svfap.train.config import FinetuneConfig
-from svfap.train.loop import Batch, Task, TrainResult, train
+from svfap.train.loop import Batch, TrainingTask, TrainResult, train
 from svfap.train.losses import REGRESSION_LOSSES, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
 from svfap.train.parallel import num_workers, run_all
@@ -41,7 +41,7 @@ from svfap.weights.folder import init_encoder, load_model
 from svfap.weights.published import import_published
 
 
-class FinetuneTask(Task):
+class FinetuneTask(TrainingTask):
     """Model, augmentation (Sec. IV-B), loss and validation of fine-tuning."""
 
     config: FinetuneConfig

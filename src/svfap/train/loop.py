@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]
 
 
-class Task:
+class TrainingTask:
     """What distinguishes pre-training from fine-tuning.
 
     score: the validation metric; best/ is the epoch with its highest value, or the last epoch if None. num_videos: the number
@@ -79,7 +79,7 @@ class TrainResult:
     pooled: PooledResults | None = None
 
 
-def train(task: Task, config: TrainConfig) -> TrainResult:
+def train(task: TrainingTask, config: TrainConfig) -> TrainResult:
     """Train until the last epoch, or until Ctrl-C or SIGTERM; with `config.resume`, from the last complete checkpoint on.
 
     Random draws depend only on (seed, step, process), so a resumed run, in the middle of an epoch too, has the same
@@ -92,7 +92,7 @@ def train(task: Task, config: TrainConfig) -> TrainResult:
 class TrainingRun:
     """One run: its folder, the model with its optimiser, and the progress so far."""
 
-    def __init__(self, task: Task, config: TrainConfig) -> None:
+    def __init__(self, task: TrainingTask, config: TrainConfig) -> None:
         self.task, self.config, self.folder = task, config, RunFolder(config)
         self.accelerator = accelerator = make_accelerator(config.precision)
         with accelerator.main_process_first():

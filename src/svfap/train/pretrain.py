@@ -20,11 +20,11 @@ from svfap.model.build import create_model
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.masking import tube_mask
 from svfap.train.config import PretrainConfig
-from svfap.train.loop import Batch, Task, TrainResult, to_device, train
+from svfap.train.loop import Batch, TrainingTask, TrainResult, to_device, train
 from svfap.train.resolve import check_run, resolve
 
 
-class PretrainTask(Task):
+class PretrainTask(TrainingTask):
     """Model, data and loss of pre-training. There is no validation: best/ is the last epoch.
 
     With `fraction` an epoch still has as many clips as the manifest has videos, so that steps, schedule and cost do not

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from svfap.data.prepared import PreparedDataset, fold_folder, read_dataset
 from svfap.errors import UserError
+from svfap.settings import is_hub_name
 from svfap.train.config import FinetuneConfig, TrainConfig
 from svfap.train.run_folder import RunFolder
 
@@ -37,7 +38,7 @@ def check_run(config: TrainConfig) -> None:
     if config.root is not None and not Path(config.root).is_dir():
         raise UserError(f"root={config.root}: no such folder")
     init = getattr(config, "init", None)
-    if init and not Path(init).exists() and init.count("/") != 1:  # a model on the Hub is named owner/name
+    if init and not Path(init).exists() and not is_hub_name(init):
         raise UserError(f"init={init}: no such folder or file")
     RunFolder(config).check()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.model.build import build_model
 from svfap.model.config import CONFIG_FILE, ModelConfig
+from svfap.settings import is_hub_name
 from svfap.weights.published import import_published
 
 log = logging.getLogger("svfap")
@@ -48,7 +48,7 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
             return _load_folder(candidate)
     if folder.exists():
         raise UserError(f"{folder}: holds no model (no config.json here, nor in best/ or last/)")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path_or_hub_id)):
+    if is_hub_name(path_or_hub_id):
         return _load_hub(str(path_or_hub_id))
     raise UserError(f"{folder}: no such folder")
 
