@@ -92,3 +92,46 @@ def recover_folder(folder: Path) -> None:
     old = folder.with_name(folder.name + ".old")
     if not folder.exists() and old.exists():
         old.rename(folder)
+
+
+@contextmanager
+def only_writer(target: Path) -> Iterator[None]:
+    """Keep other processes from writing `target`, a file or folder, until the block ends; its parent folder must exist.
+
+    The lock is the file `.NAME.lock` beside the target. It ends with the process, however that ends, so a lock that was left
+    behind never blocks. Raises `UserError` if another process has it. Where the file system or the platform has no locks,
+    nothing is checked.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    file = target.with_name(f".{target.name}.lock")
+    while True:
+        try:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(f"{target}: cannot be written ({error.strerror or error}); choose another place") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise UserError(
+                f"{target}: is being written by another run; wait for it, or choose another place"
+            ) from None
+        except OSError:  # a network file system without locks
+            break
+        if file.exists() and file.stat().st_ino == os.fstat(handle).st_ino:
+            break
+        os.close(handle)  # the run before removed the file in the meantime
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def printable(name: object) -> str:
+    """A file name as valid text: bytes that are not UTF-8 become escapes such as \\udce9, so that tables can hold them."""
+    return str(name).encode("utf-8", "backslashreplace").decode()

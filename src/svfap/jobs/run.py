@@ -14,7 +14,7 @@ from typing import Any
 
 from svfap.console import progress_bar, say
 from svfap.errors import UserError
-from svfap.files import make_folder, write_atomically, writing_atomically
+from svfap.files import make_folder, only_writer, printable, write_atomically, writing_atomically
 from svfap.jobs.local import run_local
 from svfap.jobs.ray import run_ray
 from svfap.jobs.task import Task, Work, remove_unfinished
@@ -44,15 +44,15 @@ def run_jobs(
     work, payloads: must be picklable. settings: what the results depend on besides the items, in JSON's types; a folder with
     results of other settings is refused. obsolete: names in stored settings to ignore, which earlier versions wrote. jobs: how
     the items are distributed; with engine "ray", `out` and all inputs must lie on a file system that the machines share.
-    total: number of items, if `items` has no length. Only one run at a time may use `out`. Raises `UserError` for a repeated
-    key, for other settings, and for an engine that does not start.
+    total: number of items, if `items` has no length. Raises `UserError` for a repeated key, for other settings, while another run
+    uses `out`, and for an engine that does not start.
     """
     make_folder(out)
     if not has_settings(out / SETTINGS, settings or {}, "remove it or choose another folder", obsolete):
         write_atomically(out / SETTINGS, json.dumps(settings or {}, indent=2) + "\n")
-    finished = _clean(out)
     failures: dict[str, str] = {}
-    with progress_bar() as bar:
+    with only_writer(out), progress_bar() as bar:
+        finished = _clean(out)
         if total is None and isinstance(items, Sized):
             total = len(items)
         bar_id = bar.add_task(description, total=total, note="")
@@ -105,12 +105,8 @@ def write_failures(path: Path, failures: dict[str, str], columns: tuple[str, str
         path.unlink(missing_ok=True)
         return
     with writing_atomically(path) as file:
-        rows = ([_printable(text) for text in row] for row in [columns, *sorted(failures.items())])
+        rows = ([printable(text) for text in row] for row in [columns, *sorted(failures.items())])
         csv.writer(file, lineterminator="\n").writerows(rows)
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()  # file names need not be valid text
 
 
 def has_settings(file: Path, settings: dict[str, Any], fix: str, obsolete: Collection[str] = ()) -> bool:

@@ -1,0 +1,49 @@
+"""Locks and names: `svfap.files`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from svfap.errors import UserError
+from svfap.files import only_writer, printable
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from svfap.files import only_writer
+with only_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_ends_however_it_ends(tmp_path):
+    target = tmp_path / "table.csv"
+    command = [sys.executable, "-c", HOLD, str(target)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None and first.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="table.csv: is being written by another run"), only_writer(target):
+            pass
+        with only_writer(tmp_path / "other.csv"):
+            pass
+        first.kill()
+    with only_writer(target):
+        assert os.listdir(tmp_path) == [".table.csv.lock"]
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_lock_ends_after_an_error_in_the_block(tmp_path):
+    with pytest.raises(ValueError), only_writer(tmp_path / "out"):
+        raise ValueError
+    with only_writer(tmp_path / "out"):
+        pass
+
+
+def test_names_that_are_not_utf8_become_text():
+    name = os.fsdecode(b"caf\xe9.mp4")
+    assert printable(name) == r"caf\udce9.mp4"
+    assert printable("café 中.mp4") == "café 中.mp4"
