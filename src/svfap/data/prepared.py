@@ -66,6 +66,11 @@ class PreparedDataset:
                 return fold
         raise UserError(f"{self.name} has no fold {name!r}; its folds: {names}")
 
+    def manifests(self) -> dict[str, Path]:
+        """Name, such as fold_1_train -> every manifest there is."""
+        paths = [self.pretrain, *(path for fold in self.folds for path in (fold.train, fold.val, fold.test))]
+        return {path.stem: path for path in paths if path is not None}
+
     def require_tests(self, folder: Path) -> PreparedDataset:
         """The dataset itself, read from `folder`. Raises `UserError` unless it has folds and each has a test part."""
         if not self.folds:
@@ -104,6 +109,21 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
         raise UserError(f"{file}: is not the description of a dataset ({error})") from None
 
 
+def clear_dataset(folder: Path, name: str) -> None:
+    """Remove the description and manifests of the same dataset, so that an interrupted run is not taken for a complete one.
+
+    Raises `UserError` if the folder holds another dataset.
+    """
+    if not (folder / DATASET_FILE).exists():
+        return
+    former = read_dataset(folder)
+    if former.name != name:
+        raise UserError(f"out={folder}: holds the dataset {former.name} already; give another folder")
+    (folder / DATASET_FILE).unlink()
+    for path in former.manifests().values():
+        path.unlink(missing_ok=True)
+
+
 def read_crop(folder: str | Path) -> dict[str, Any] | None:
     """How `svfap crop` cut the clips in a folder: margin, align, border, detector, size_px, fps; None if it did not write it.
 
@@ -126,7 +146,9 @@ def warn_of_whole_frames(folder: str | Path) -> None:
     """Say, once for each folder, that a dataset's clips are whole frames, where models expect faces. Raises `UserError`."""
     dataset = read_dataset(folder)
     if dataset.pictures == "frames":
-        say(f"warning: the clips of {dataset.title} are whole frames, not faces; `svfap crop --dataset {folder}` cuts them")
+        say(
+            f"warning: the clips of {dataset.title} are whole frames, not faces; `svfap crop --dataset {folder}` cuts them"
+        )
 
 
 def _absolute(kwargs: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -26,7 +26,9 @@ FINDINGS = ("missing", "extra", "unknown_label", "repeated", "left_out")  # each
 IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle"}
 FACE_FOLDERS = ("face_aligned", "openface")  # usual names of folders of face frames beside a release's videos
 ALIGNED = "_aligned"  # OpenFace writes the face frames of CLIP into CLIP_aligned
-POINTER = b"version https://git-lfs"  # how a git-lfs placeholder begins; it stands in for a file that was not downloaded
+POINTER = (
+    b"version https://git-lfs"  # how a git-lfs placeholder begins; it stands in for a file that was not downloaded
+)
 POINTER_BYTES = 1024  # a placeholder is smaller
 
 
@@ -149,7 +151,9 @@ class Release:
             return next((name for name in FACE_FOLDERS if find and (self.root / name).is_dir()), None)
         folder = self.root / chosen
         if not folder.is_dir():
-            raise UserError(f"faces={chosen}: no folder of this name in {self.root}; give the folder of the face frames")
+            raise UserError(
+                f"faces={chosen}: no folder of this name in {self.root}; give the folder of the face frames"
+            )
         inside = folder.is_relative_to(self.root) and ".." not in folder.parts
         return (folder.relative_to(self.root) if inside else folder.resolve()).as_posix()
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svfap.console import progress_bar
-from svfap.data.prepared import DATASET_FILE, Fold, PreparedDataset, read_dataset, write_dataset_file
+from svfap.data.prepared import Fold, PreparedDataset, clear_dataset, write_dataset_file
 from svfap.data.split import hold_out
 from svfap.data.suffixes import VIDEO_SUFFIXES
 from svfap.datasets.config import PrepareConfig
@@ -44,7 +44,7 @@ def prepare(dataset: str | Dataset, config: PrepareConfig) -> PreparedDataset:
     release, out = Release(config, find_faces=dataset.pictures is not None), config.out
     make_folder(out)
     dataset = dataset.adapt(dataset, release)
-    _clear(out, dataset.name)
+    clear_dataset(out, dataset.name)
     with progress_bar() as bar:
         task = bar.add_task(dataset.title, total=sum(dataset.expected.values()) or None, note="")
         writer = _Writer(dataset, release, lambda note: bar.update(task, advance=1, note=note))
@@ -93,19 +93,6 @@ def prepare(dataset: str | Dataset, config: PrepareConfig) -> PreparedDataset:
 def is_complete(prepared: PreparedDataset) -> bool:
     """Whether nothing was missing, unknown or repeated, and every count is the official one."""
     return not any(prepared.notes[name] for name in PROBLEMS)
-
-
-def _clear(out: Path, name: str) -> None:
-    """Remove an earlier preparation of the same dataset, so that an interrupted run is not mistaken for a complete one."""
-    if not (out / DATASET_FILE).exists():
-        return
-    former = read_dataset(out)
-    if former.name != name:
-        raise UserError(f"out={out}: holds the dataset {former.name} already; give another folder")
-    (out / DATASET_FILE).unlink()
-    for path in (former.pretrain, *(path for fold in former.folds for path in (fold.train, fold.val, fold.test))):
-        if path is not None:
-            path.unlink(missing_ok=True)
 
 
 class _Writer:
