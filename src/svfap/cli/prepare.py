@@ -38,10 +38,9 @@ def run(config: PrepareConfig, dataset: str) -> int:
     for kind in FINDINGS:
         if prepared.notes[kind]:
             say(f"{kind.replace('_', ' ')}: {prepared.notes[kind]:,}, listed in {config.out / kind}.csv")
-    if prepared.notes["placeholders"]:
+    if count := prepared.notes["placeholders"]:
         say(
-            f"warning: {prepared.notes['placeholders']:,} of the missing are git-lfs pointers, not videos; run `git lfs pull` "
-            "in the release"
+            f"warning: {count:,} of the missing were not downloaded: their files are placeholders, as git-lfs makes them"
         )
     for name, counts in prepared.notes["count_mismatch"].items():
         part, _, what = name.partition(" ")

@@ -14,7 +14,7 @@ import numpy as np
 from svfap.crop.config import CropConfig
 from svfap.data.manifest import Sample
 from svfap.data.sample import frames_between, inside_box, span_of
-from svfap.data.video import Pixels, VideoError, VideoSource, VideoWriter, open_video, write_video
+from svfap.data.video import Pixels, VideoSource, VideoWriter, open_video, write_video
 from svfap.faces.config import DetectorName, TrackConfig
 from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector, make_detector
@@ -111,10 +111,10 @@ def write_one_face(
     """Write the face of a sample as one clip; None, and no file, if it has none.
 
     The face is the track with the largest sum of box areas over its frames. The clip has the frames in which the face is
-    followed, within the sample's time span and box. every_picture: it has every picture of the video instead, so that labels
-    per frame still fit; the face's last box is held where it is not followed, before its start the first one. The sample's
-    time span is then not applied. The video is decoded twice; between, memory holds the boxes of every frame. Raises
-    `VideoError`.
+    followed, within the sample's time span and box, at their times: a gap in which it is not followed stays a gap. every_picture:
+    it has every picture of the video instead, each at its time, so that labels per frame and time spans still fit; the face's
+    last box is held where it is not followed, before its start the first one. The sample's time span is then not applied. The
+    video is decoded twice; between, memory holds the boxes of every frame. Raises `VideoError`.
     """
 
     def frames(source: VideoSource) -> Frames:
@@ -124,15 +124,11 @@ def write_one_face(
 
     tracks: dict[int, dict[int, TrackedFace]] = defaultdict(dict)
     areas: dict[int, float] = defaultdict(float)
-    num_source_frames = 0
+    times_s: list[float] = []
     with open_video(sample.path) as source:
-        fps = config.fps or source.fps
+        fps = source.fps if every_picture else source.grid(config.fps).fps
         for item in track_faces(frames(source), detector, config.tracking(), fps):
-            num_source_frames += 1
-            if every_picture and sample.start_s is not None and abs(item.time_s - item.index / fps) > 0.5 / fps:
-                raise VideoError(
-                    sample.path, "has a variable frame rate, so a time span with labels per frame cannot be kept"
-                )
+            times_s.append(item.time_s)
             for face in item.faces:
                 tracks[face.track][item.index] = face
                 areas[face.track] += face.box[2] * face.box[3]
@@ -140,6 +136,9 @@ def write_one_face(
             return None
         followed = tracks[max(areas, key=lambda track: areas[track])]
         numbers = list(followed)
+        written = range(len(times_s)) if every_picture else numbers
+        shown_s = np.array([times_s[number] for number in written]) - times_s[written[0]]
+        steady = np.abs(shown_s - np.arange(len(written)) / fps).max() < 0.5 / fps
 
         def crops() -> Iterator[Pixels]:
             for number, (_, frame) in enumerate(frames(source)):
@@ -148,10 +147,9 @@ def write_one_face(
                     yield crop_face(frame, face.box, config.cropping(), face.landmarks)
 
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_video(file, crops(), fps, gop=config.gop)
-    num_frames = num_source_frames if every_picture else len(followed)
+        write_video(file, crops(), fps, times_s=None if steady else shown_s.tolist(), gop=config.gop)
     face_px = round(float(np.mean([max(face.box[2:]) for face in followed.values()])), 1)
-    return OneFace(file.stat().st_size, num_frames, num_source_frames, len(tracks), face_px)
+    return OneFace(file.stat().st_size, len(written), len(times_s), len(tracks), face_px)
 
 
 class _FaceCrop(NamedTuple):

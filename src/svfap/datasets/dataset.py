@@ -26,10 +26,7 @@ FINDINGS = ("missing", "extra", "unknown_label", "repeated", "left_out")  # each
 IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle"}
 FACE_FOLDERS = ("face_aligned", "openface")  # usual names of folders of face frames beside a release's videos
 ALIGNED = "_aligned"  # OpenFace writes the face frames of CLIP into CLIP_aligned
-POINTER = (
-    b"version https://git-lfs"  # how a git-lfs placeholder begins; it stands in for a file that was not downloaded
-)
-POINTER_BYTES = 1024  # a placeholder is smaller
+PLACEHOLDER_BYTES = 1024  # a git-lfs pointer is smaller than this, a video is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +136,7 @@ class Release:
         self.watched: list[tuple[str, int]] = []
         # The names in a folder, which is read once, however many clips are looked up in it.
         self.names = cache(lambda folder: frozenset(self._list(folder)))
-        self.is_placeholder, self.face_frames = cache(self._is_placeholder), cache(self._face_frames)
+        self.placeholder, self.face_frames = cache(self._placeholder), cache(self._face_frames)
         self.faces = self._face_folder(find_faces)
         self._clip_of: dict[str, str] = {}  # folder of face frames -> the clip that it belongs to
 
@@ -259,16 +256,16 @@ class Release:
                     return frames
         return None
 
-    def _is_placeholder(self, path: str) -> bool:
-        """Whether a file is a git-lfs pointer."""
+    def _placeholder(self, path: str) -> str | None:
+        """What a small file is, if it stands in place of a video that was not downloaded; None for other and empty files."""
+        from svfap.data.frames import placeholder  # here, since numpy takes long to import
+
+        file = self.root / path
         try:
-            file = self.root / path
-            if not file.is_file() or file.stat().st_size >= POINTER_BYTES:
-                return False
-            with file.open("rb") as stream:
-                return stream.read(len(POINTER)) == POINTER
+            small = file.is_file() and 0 < file.stat().st_size < PLACEHOLDER_BYTES
         except OSError:
-            return False
+            return None
+        return placeholder(file) if small else None
 
     def entries(self, folder: str, depth: int = 1) -> Iterator[str]:
         """Sorted paths `depth` levels below `folder`, without hidden and system files."""

@@ -99,8 +99,8 @@ class _Writer:
     """Writes the manifest of each part as it is read.
 
     advance: called with a part's name for each listed clip. listed: manifest -> clips that the annotations list.
-    written: manifest -> rows. used: paths in the annotations. folds: name -> its manifests. num_placeholders: clips that are
-    git-lfs pointers.
+    written: manifest -> rows. used: paths in the annotations. folds: name -> its manifests. num_placeholders: clips that
+    were not downloaded.
     """
 
     def __init__(self, dataset: Dataset, release: Release, advance: Callable[[str], None]) -> None:
@@ -165,9 +165,9 @@ class _Writer:
             return None if release.face_frames(row.path) else f"no face frames of it in {release.faces}"
         if not part.on_disk and not release.has(row.path):
             return f"listed for {part.name}"
-        if not streams and release.is_placeholder(row.path):
+        if not streams and (reason := release.placeholder(row.path)):
             self.num_placeholders += row.path not in release.findings["missing"]
-            return "is a git-lfs pointer, not the video; run `git lfs pull` in the release"
+            return reason
         return None
 
     def _with_pictures(self, row: ClipRow) -> ClipRow:

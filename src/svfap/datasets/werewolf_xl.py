@@ -74,6 +74,7 @@ def _without_zeros(clip: str) -> str:
 def _labels(release: Release) -> tuple[str, dict[str, dict[str, float]]]:
     """The annotation file, and clip -> dimension -> value; NaN for cells without a number, which are listed as unknown labels."""
     paths = (path for depth in (1, 2) for path in release.entries(".", depth))
+    paths = (path for path in paths if not path.startswith(f"{release.faces}/"))  # OpenFace's own tables
     tables = [path for path in paths if path.lower().endswith((".csv", ".tsv"))]
     if release.config.annotations is None and len(tables) > 1:
         raise UserError(f"{release.root}: holds {', '.join(tables[:6])}; say which has the labels with --annotations")
