@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from svfap.datasets.config import PrepareConfig
 from svfap.datasets.prepare import prepare
 from svfap.datasets.ravdess import DATASET as RAVDESS
 from svfap.errors import UserError
+from svfap.evaluation.pool import results_caption
 
 FLAGS = ["--detect_every", "1", "--size_px", str(SIDE), "--margin", "0"]
+SCORES: dict[str, Any] = {"pooled": {}, "incomplete": [], "notes": []}
 Places = list[list[tuple[int, int]]]
 
 
@@ -385,6 +388,9 @@ def test_from_a_release_through_crop_to_a_trained_and_tested_fold(tmp_path, caps
         == 0
     )
     assert "8 of 8 videos evaluated" in capsys.readouterr().err
+    caption = results_caption(replace(done.dataset, notes={"no_face": 2, "unreadable": 1}), {"folds": ["1"], **SCORES})
+    assert "3 clips of the dataset are left out" in caption
+    assert "left out" not in results_caption(done.dataset, {"folds": ["1"], **SCORES})
     assert main(["finetune", "--dataset", str(tmp_path / "prepared"), "--out", str(tmp_path / "run"), *size]) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "warning: the clips of RAVDESS are whole frames, not faces; `svfap crop --dataset" in said

@@ -37,7 +37,7 @@ class CropConfig(FaceSettings, SourceSettings, JobSettings):
     """Maximum number of frames between keyframes; a small number makes random access fast."""
     size_px: int = 224
     """Side of the clips in pixels."""
-    border: Border = "replicate"
+    border: Border = FaceCropConfig.border
     """What fills a crop beyond the edge of the frame: the edge pixels repeated (replicate) or mirrored (reflect)."""
 
     def __post_init__(self) -> None:

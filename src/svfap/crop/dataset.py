@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -20,12 +20,12 @@ from svfap.console import say
 from svfap.crop.clips import OneFace, write_one_face
 from svfap.crop.config import CropConfig
 from svfap.crop.crop import CLIPS, MANIFEST, NO_FACE, settings_of, use_one_thread, with_detector, write_crop_file
-from svfap.data.manifest import SPAN_COLUMNS, Sample, read_whole_manifest
-from svfap.data.prepared import Fold, PreparedDataset, clear_dataset, read_dataset, write_dataset_file
+from svfap.data.manifest import SPAN_COLUMNS, Manifest, Sample, read_whole_manifest
+from svfap.data.prepared import DATASET_FILE, Fold, PreparedDataset, clear_dataset, read_dataset, write_dataset_file
 from svfap.data.suffixes import VIDEO_SUFFIXES
 from svfap.errors import UserError
 from svfap.faces.detect import make_detector
-from svfap.files import make_folder, write_atomically, writing_atomically
+from svfap.files import make_folder, only_writer, write_atomically, writing_atomically
 from svfap.jobs.run import FAILURES, result_of, run_jobs, write_failures
 
 RECORDS, TABLE = "records", "crops.csv"
@@ -51,11 +51,28 @@ class _Clip:
 
 @dataclass(frozen=True)
 class _Part:
-    """One manifest: its rows as text, and the key of each row's clip."""
+    """One manifest: its samples, its rows as text, and the key of each row's clip."""
 
     name: str
+    samples: Manifest
     text: pd.DataFrame
     keys: list[str]
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """Every clip of a dataset once, made when it is needed, as there may be a million.
+
+    rows: key -> number of a part, and of a row in it. paths: key -> path of its face clip.
+    """
+
+    parts: list[_Part]
+    rows: dict[str, tuple[int, int]]
+    paths: dict[str, str]
+
+    def __iter__(self) -> Iterator[_Clip]:
+        for key, (part, row) in self.rows.items():
+            yield _Clip(key, self.parts[part].samples[row], self.paths[key])
 
 
 def crop_dataset(config: CropConfig) -> CroppedDataset:
@@ -83,12 +100,20 @@ def crop_dataset(config: CropConfig) -> CroppedDataset:
     if source.pictures == "faces":
         say(f"the clips of {source.title} are face crops already; they are cut again")
     config = replace(with_detector(config), out=out)
-    clips, parts = _read(source)
+    clips = _read(source)
     make_folder(out)
+    with only_writer(out / DATASET_FILE):
+        return _crop(source, clips, config)
+
+
+def _crop(source: PreparedDataset, clips: _Clips, config: CropConfig) -> CroppedDataset:
+    out = config.out
     clear_dataset(out, source.name)
-    for clip in clips:
-        record = result_of(out / RECORDS, clip.key)
-        if record.exists() and not _is_complete(record, out / CLIPS, clip.path):
+    for part in (out / CLIPS).rglob(".*.[0-9]*.mp4"):  # left behind by a process that was killed
+        part.unlink()
+    for key, path in clips.paths.items():
+        record = result_of(out / RECORDS, key)
+        if record.exists() and not _is_complete(record, out / CLIPS, path):
             record.unlink()
     failures = run_jobs(
         partial(_crop_clip, config, source.frame_level),
@@ -97,16 +122,18 @@ def crop_dataset(config: CropConfig) -> CroppedDataset:
         settings={**settings_of(config), "videos": str(source.root), "frame_level": source.frame_level},
         jobs=config,
         description="cropping",
-        total=len(clips),
+        total=len(clips.rows),
     )
     (out / RECORDS / FAILURES).unlink(missing_ok=True)  # it is written beside dataset.json instead
     write_failures(out / FAILURES, failures, ("source", "reason"))
-    faces = {clip.key: _face_of(result_of(out / RECORDS, clip.key)) for clip in clips if clip.key not in failures}
+    faces = {key: _face_of(result_of(out / RECORDS, key)) for key in clips.rows if key not in failures}
     no_face = [key for key, face in faces.items() if face is None]
     write_failures(out / NO_FACE, dict.fromkeys(no_face, "no face found"), ("source", "reason"))
-    _write_table(out / TABLE, clips, faces)
-    paths = {clip.key: clip.path for clip in clips if faces.get(clip.key) is not None}
-    counts = {part.name: _write_part(part, out, paths, source) for part in parts}
+    paths = {key: path for key, path in clips.paths.items() if faces.get(key) is not None}
+    rows = ({"path": path, "source": key, **asdict(faces[key])} for key, path in paths.items())  # type: ignore[arg-type]
+    with writing_atomically(out / TABLE) as stream:
+        pd.DataFrame(rows).drop(columns="num_bytes", errors="ignore").to_csv(stream, index=False, lineterminator="\n")
+    counts = {part.name: _write_part(part, out, paths, source) for part in clips.parts}
     write_crop_file(config)
     numbers = {"cropped_from": str(config.dataset), "no_face": len(no_face), "unreadable": len(failures)}
     dataset = replace(
@@ -126,22 +153,23 @@ def _name(manifest: Path | None) -> Path | None:
     return None if manifest is None else Path(manifest.name)
 
 
-def _read(source: PreparedDataset) -> tuple[list[_Clip], list[_Part]]:
-    """Every clip once, and the manifests. Raises `UserError`."""
-    samples: dict[str, tuple[str, Sample]] = {}
-    parts = []
+def _read(source: PreparedDataset) -> _Clips:
+    """The clips and manifests of a dataset. Raises `UserError`."""
+    parts: list[_Part] = []
+    rows: dict[str, tuple[int, int]] = {}
+    written: dict[str, str] = {}
     for name, path in source.manifests().items():
-        manifest, text = read_whole_manifest(path, root=source.root)
+        samples, text = read_whole_manifest(path, root=source.root)
         keys = []
-        for sample, written in zip(manifest, text["path"], strict=True):
+        for row, (sample, cell) in enumerate(zip(samples, text["path"], strict=True)):
             key = sample.key
             if source.frame_level:  # all spans of a video are in one clip
-                key = written + (key[key.rindex("#xywh=") :] if sample.box is not None else "")
-            samples.setdefault(key, (written, sample))
+                key = cell + (key[key.rindex("#xywh=") :] if sample.box is not None else "")
+            rows.setdefault(key, (len(parts), row))
+            written.setdefault(key, cell)
             keys.append(key)
-        parts.append(_Part(name, text, keys))
-    names = clip_names({key: written for key, (written, _) in samples.items()})
-    return [_Clip(key, sample, names[key]) for key, (_, sample) in samples.items()], parts
+        parts.append(_Part(name, samples, text, keys))
+    return _Clips(parts, rows, clip_names(written))
 
 
 def clip_names(sources: dict[str, str]) -> dict[str, str]:
@@ -205,16 +233,6 @@ def _is_complete(record: Path, folder: Path, path: str) -> bool:
         return bool(content["clip"] == path and (folder / path).stat().st_size == content["num_bytes"])
     except (OSError, ValueError, TypeError, KeyError):
         return False
-
-
-def _write_table(file: Path, clips: Iterable[_Clip], faces: dict[str, OneFace | None]) -> None:
-    rows = [
-        {"path": clip.path, "source": clip.key, **asdict(face)}
-        for clip in clips
-        if (face := faces.get(clip.key)) is not None
-    ]
-    with writing_atomically(file) as stream:
-        pd.DataFrame(rows).drop(columns="num_bytes", errors="ignore").to_csv(stream, index=False, lineterminator="\n")
 
 
 def _write_part(part: _Part, out: Path, paths: dict[str, str], source: PreparedDataset) -> int:

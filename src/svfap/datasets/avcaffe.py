@@ -96,7 +96,6 @@ def _clips(release: Release, media: str, subject: str) -> Iterator[tuple[str, st
     """(task, path) of a subject's clips: in subject/task/, in a folder for each task (the archives of face crops), or loose."""
     for path in release.clips(f"{media}/{subject}", 2):
         yield f"{subject}_{PurePosixPath(path).parent.name}", path
-    # Names are looked up in the cached listing; files beside the folders of face frames are no clips.
     for name in sorted(name for name in release.names(media) if name.startswith(f"{subject}_")):
         task, path = TASK.match(name), f"{media}/{name}"
         if task and task[0] == name:
