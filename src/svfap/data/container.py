@@ -44,13 +44,13 @@ class Container(VideoSource):
             self._stated_rates(),
             may_reorder=bool(codec.has_b_frames),
             is_untimed=self._container.format.name in UNTIMED_FORMATS,
-            is_cut=lambda last: self._is_cut(last * tick_s),
+            is_cut=lambda end: self._is_cut(end * tick_s),
             decoded_order=lambda: _decoded_order(path, path.stat().st_mtime_ns),
         )
         if len(table.times_s) == 0:
             self.close()
             raise VideoError(path, "holds no pictures")
-        self.times_s, self.fps = table.times_s, table.fps
+        self.times_s, self.fps, self.start_s = table.times_s, table.fps, table.start_s
         self._packet_of, self._keys, self._key_pictures = table.packet_of, table.keys, table.key_pictures
         self._picture_of = np.full(len(self._packets), -1)
         self._picture_of[self._packet_of] = np.arange(self.num_frames)
@@ -197,11 +197,11 @@ class Container(VideoSource):
         if self._upright.size is None:
             self._upright.learn(next(self._ascending(0))[1])
 
-    def _is_cut(self, last_s: float) -> bool:
-        """Whether the file states more than it holds; last_s: time stamp of its last picture in seconds."""
+    def _is_cut(self, end_s: float) -> bool:
+        """Whether the file states more than it holds; end_s: when its last picture ends at the latest."""
         stated_s = (self._container.duration or 0) / av.time_base
         start_s = (self._container.start_time or 0) / av.time_base
-        return self._ended_badly or self._stream.frames > len(self._packets) or last_s < start_s + stated_s
+        return self._ended_badly or self._stream.frames > len(self._packets) or end_s < start_s + stated_s
 
     def _stated_rates(self) -> list[float]:
         codec_rate = self._stream.codec_context.framerate

@@ -39,11 +39,13 @@ class VideoSource(ABC):
         times_s: (N,) float64, when each picture is shown, in seconds since the first; strictly ascending.
         fps: the usual rate: 1 / the median interval between pictures, or the rate that the file states if both agree to
             within the rounding of time stamps.
+        start_s: the time stamp of the first picture in the file.
     """
 
     path: Path
     fps: float
     times_s: Times
+    start_s: float = 0.0
 
     @abstractmethod
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:

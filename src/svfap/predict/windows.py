@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from svfap.data.timing import longest_step
 from svfap.faces.track import TrackedFace, TrackedFrame
 from svfap.model.config import ModelConfig
 
@@ -110,18 +112,23 @@ def iter_windows(
     stride: int,
     hop: int,
     crop: Callable[[np.ndarray, TrackedFace], np.ndarray],
+    fps: float = 25.0,
 ) -> Iterator[Window]:
     """Cut each track into windows of `clip_length` frames, `stride` frames apart.
 
     A window starts every `hop` frames. The last window ends at the last frame, so it may start less than a hop after the
     one before; fewer frames than a window are padded with the last one. A frame without the face ends the track's windows,
-    and new ones start where it is found again. Memory holds the crops that one window spans for each face in view.
+    and new ones start where it is found again; so does a hole in the times, where the recording paused. Memory holds the crops
+    that one window spans for each face in view.
 
-    crop: cuts a face out of its frame, uint8 RGB (H, W, 3).
+    crop: cuts a face out of its frame, uint8 RGB (H, W, 3). fps: usual frames per second.
     """
     runs: dict[int, _Windower] = {}
+    longest_s, last_s = longest_step(fps), -math.inf
     for item in frames:
-        for track in runs.keys() - {face.track for face in item.faces}:
+        stay = {face.track for face in item.faces} if item.time_s - last_s <= longest_s else set()
+        last_s = item.time_s
+        for track in sorted(runs.keys() - stay):
             yield from runs.pop(track).finish()
         for face in item.faces:
             run = runs.setdefault(face.track, _Windower(clip_length, stride, hop, face.track))
