@@ -113,6 +113,8 @@ def timetable(
     shown = np.flatnonzero(np.frombuffer(packets.is_shown, np.bool_)) if len(packets) else keys
     if len(keys):
         shown = shown[shown >= keys[0]]
+    if len(shown) == 0:
+        return Timetable(np.zeros(0), shown, keys, keys, 0.0, 0.0)
     unsure = codec == "mpeg4" and bool((np.asarray(packets.size)[shown] < SMALLEST_VOP).any())
     order = None if unsure or (is_untimed and may_reorder) else _order(pts[shown], dts[shown], may_reorder)
     if order is not None:

@@ -65,11 +65,12 @@ def remuxed(source: Path, path: Path, change: Callable[[int, av.Packet], list[av
     return path
 
 
-def copied(packet: av.Packet, data: bytes, pts: int | None = None) -> av.Packet:
-    """A packet with other data and the same times."""
+def copied(packet: av.Packet, data: bytes, pts: int | None = None, in_order: bool = False) -> av.Packet:
+    """A packet with other data; in_order: it is decoded when it is shown."""
     other = av.Packet(data)
     other.pts = packet.pts if pts is None else pts
-    other.dts, other.time_base, other.is_keyframe = packet.dts, packet.time_base, packet.is_keyframe
+    other.dts = other.pts if in_order else packet.dts
+    other.time_base, other.is_keyframe = packet.time_base, packet.is_keyframe
     return other
 
 
@@ -124,11 +125,13 @@ def missing_stamp(path: Path) -> Path:
 
 
 def double_stamp(path: Path, bf: str = "0") -> Path:
+    """The picture number 20 has the time stamp of the one before."""
     plain = encode(path.with_suffix(".plain.mkv"), "libx264", bf=bf, **X264)
+    with av.open(str(plain)) as container:
+        stamps = sorted(packet.pts for packet in container.demux(video=0) if packet.pts is not None)
 
-    def change(number: int, packet: av.Packet) -> list[av.Packet]:
-        assert packet.pts is not None
-        return [copied(packet, bytes(packet), packet.pts - 33 * (number == 20))]
+    def change(_: int, packet: av.Packet) -> list[av.Packet]:
+        return [copied(packet, bytes(packet), stamps[19] if packet.pts == stamps[20] else packet.pts, bf == "0")]
 
     return remuxed(plain, path, change)
 
@@ -193,7 +196,9 @@ def changing_size(path: Path) -> Path:
 def joined(path: Path) -> Path:
     """Two transport streams one after the other, whose times both begin at the same point."""
     parts = [
-        encode(path.with_suffix(f".{first}.ts"), "libx264", [moving(n) for n in range(first, first + 18)], bf="2", **X264)
+        encode(
+            path.with_suffix(f".{first}.ts"), "libx264", [moving(n) for n in range(first, first + 18)], bf="2", **X264
+        )
         for first in (0, 18)
     ]
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
