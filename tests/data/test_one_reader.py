@@ -156,3 +156,17 @@ def test_a_smaller_picture_is_scaled_to_the_size_of_the_first(folder: Path) -> N
 def test_a_rotated_video_with_an_edit_list(folder: Path) -> None:
     with open_video(made(folder, "edited.mov")) as source:
         assert (source.width, source.height, source.num_frames) == (48, 64, NUM - 5)
+
+
+def test_no_window_or_clip_spans_a_joint(folder: Path, config: ModelConfig) -> None:
+    path = made(folder, "joined.ts")
+    with open_video(path) as source:
+        assert (list(source.joints), source.grid().stretches) == ([18], [(0, 18), (18, 36)])
+    reader = Reader(config, None, None, FaceCropConfig(size_px=SIZE), TrackConfig(), 10.0)
+    spans = [(window.start_s, window.end_s) for window in reader.windows(path)]
+    np.testing.assert_allclose(spans, [(0, 16 / 30), (2 / 30, 18 / 30), (18 / 30, 34 / 30), (20 / 30, 36 / 30)])
+    (folder / "joined.csv").write_text("path\njoined.ts\n")
+    data = ClipDataset(read_manifest(folder / "joined.csv", task="unlabelled"), "train", 8, 2, SIZE, seed=0, repeats=20)
+    firsts = {int(frames.min()) // 18 for frames in data[0].frames}
+    assert firsts == {0, 1}
+    assert all(frames.max() // 18 == frames.min() // 18 for frames in data[0].frames)

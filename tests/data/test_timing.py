@@ -114,6 +114,9 @@ def test_usual_rate_is_not_the_average() -> None:
     assert usual_rate(stamps(0), 0.001, [25]) == 0
 
 
+JOINED = {(10, 11, 12, 3, 4, 5): [3], (0, 2, 4, 6, 0, 1, 2, 3, 4): [4], (0, 1, 0, 1, 0, 1): [2, 4]}
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -133,16 +136,34 @@ def test_usual_rate_is_not_the_average() -> None:
 )
 def test_time_stamps_are_repaired(given: tuple[float, ...], expected: tuple[float, ...]) -> None:
     # In tenths of a second, as a second between two pictures would be a hole.
-    np.testing.assert_allclose(repaired(stamps(*given) / 10), stamps(*expected) / 10, atol=1e-9)
+    times, joints = repaired(stamps(*given) / 10)
+    np.testing.assert_allclose(times, stamps(*expected) / 10, atol=1e-9)
+    assert joints == JOINED.get(given, [])
+
+
+def test_the_clock_starts_anew_at_a_joint() -> None:
+    times, joints = repaired(np.concatenate([np.arange(75) / 25, np.arange(90) / 30]))
+    assert (joints, times[75], times[-1]) == ([75], pytest.approx(3), pytest.approx(179 / 30))
+    grid = frame_grid(times, 30, joints=joints)
+    assert grid.stretches == [(0, 90), (90, 180)]
+    np.testing.assert_allclose(grid.times_s, np.arange(180) / 30)
+    assert (grid.picture_of[89], grid.picture_of[90]) == (74, 75)
+    assert [grid.parted(a, b) for a, b in ((2.9, 2.96), (2.96, 3.0), (3.0, 3.1), (0, 0), (1.0, 5.0))] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_repeated_stamp_before_a_hole_does_not_move_into_it() -> None:
     given = stamps(0, 0.1, 0.2, 0.2, 60, 60.1)
-    np.testing.assert_allclose(repaired(given), [0, 0.1, 0.2, 0.3, 60, 60.1])
+    np.testing.assert_allclose(repaired(given)[0], [0, 0.1, 0.2, 0.3, 60, 60.1])
 
 
 def test_pictures_without_time_stamps_are_counted() -> None:
-    np.testing.assert_allclose(repaired(np.full(5, NAN), 1 / 30), np.arange(5) / 30)
+    np.testing.assert_allclose(repaired(np.full(5, NAN), 1 / 30)[0], np.arange(5) / 30)
 
 
 def test_repaired_times_ascend_whatever_the_stamps() -> None:
@@ -150,5 +171,5 @@ def test_repaired_times_ascend_whatever_the_stamps() -> None:
     for _ in range(300):
         given = np.cumsum(rng.choice([0, 0.04, 0.04, 0.04, -0.04, -3, 5], 60))
         given[rng.random(60) < rng.choice([0, 0.1, 0.5])] = NAN
-        times = repaired(given)
+        times, _ = repaired(given)
         assert times[0] == 0 and (np.diff(times) > 0).all()

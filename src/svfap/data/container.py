@@ -37,7 +37,7 @@ class Container(VideoSource):
         self._container, self._stream = self._opened()
         status = path.stat()
         table = _remembered((str(path.absolute()), status.st_mtime_ns, status.st_size), self._timetable)
-        self.times_s, self.fps, self.start_s = table.times_s, table.fps, table.start_s
+        self.times_s, self.joints, self.fps, self.start_s = table.times_s, table.joints, table.fps, table.start_s
         self._packet_of, self._keys = table.packet_of, table.keys
         self._picture_of = np.full(table.num_packets, -1)
         self._picture_of[self._packet_of] = np.arange(self.num_frames)

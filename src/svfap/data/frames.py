@@ -40,12 +40,14 @@ class VideoSource(ABC):
         fps: the usual rate: 1 / the median interval between pictures, or the rate that the file states if both agree to
             within the rounding of time stamps.
         start_s: the time stamp of the first picture in the file.
+        joints: numbers of the pictures with which another recording begins, in files that were joined.
     """
 
     path: Path
     fps: float
     times_s: Times
     start_s: float = 0.0
+    joints: Sequence[int] = ()
 
     @abstractmethod
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
@@ -66,8 +68,12 @@ class VideoSource(ABC):
     def grid(self, fps: float | None = None) -> FrameGrid:
         """The regular clock of `fps` frames per second (None: the video's own) and the picture shown at each frame."""
         if fps not in self._grids:
-            self._grids[fps] = frame_grid(self.times_s, self.fps, fps)
+            self._grids[fps] = frame_grid(self.times_s, self.fps, fps, joints=self.joints)
         return self._grids[fps]
+
+    def parted(self, before_s: float, after_s: float) -> bool:
+        """Whether there is a hole or a joint between the frames at these times, so that no clip may have both."""
+        return self.grid().parted(before_s, after_s)
 
     def steady_frames(
         self, fps: float | None = None, first: int = 0, stop: int | None = None

@@ -91,7 +91,7 @@ class Timetable:
 
     times_s: (N,) float64, strictly ascending from 0. packet_of: (N,) int64, the number of each picture's packet; num_packets:
     of the stream. keys: the packets at which decoding can start. fps: the usual rate. start_s: the time stamp of the first
-    picture.
+    picture. joints: the pictures with which another recording begins.
     """
 
     times_s: Times
@@ -100,6 +100,7 @@ class Timetable:
     keys: Keyframes
     fps: float
     start_s: float
+    joints: list[int]
 
 
 def timetable(
@@ -145,10 +146,10 @@ def timetable(
     known = bool(np.isfinite(stamps).any())
     # Of a raw stream without time stamps the average rate is the demuxer's default.
     stated = next((rate for rate in (stated_rates if known else stated_rates[::-1]) if rate > 0), PICTURE_FPS)
-    times_s = repaired(stamps * tick_s, None if known else 1 / stated)
+    times_s, joints = repaired(stamps * tick_s, None if known else 1 / stated)
     fps = (usual_rate(times_s, tick_s, stated_rates) if known else 0.0) or stated
     start_s = float(np.nan_to_num(stamps[0]) * tick_s)
-    return Timetable(times_s, order, len(packets), _keyframes(packets, keys, order), fps, start_s)
+    return Timetable(times_s, order, len(packets), _keyframes(packets, keys, order), fps, start_s, joints)
 
 
 def _as_float(column: array[int]) -> Times:

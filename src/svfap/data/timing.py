@@ -31,7 +31,7 @@ class FrameGrid:
         fps: frames of the clock per second.
         picture_of: (F,) int64, the ordinal of the picture that is shown at each frame.
         times_s: (F,) float64, the time of each frame in seconds since the video's first picture.
-        stretches: (first, stop) of the frames first, ..., stop - 1 without a hole, in order; they cover all frames.
+        stretches: (first, stop) of the frames first, ..., stop - 1 without a hole or a joint, in order; they cover all frames.
     """
 
     fps: float
@@ -48,6 +48,14 @@ class FrameGrid:
         first = 0 if start_s is None else int(np.searchsorted(self.times_s, start_s - 1e-6))
         stop = self.num_frames if end_s is None else int(np.searchsorted(self.times_s, end_s - 1e-6))
         return first, stop
+
+    def parted(self, before_s: float, after_s: float) -> bool:
+        """Whether a stretch begins after the frame at before_s and not after that at after_s."""
+        if len(self.stretches) == 1:
+            return False
+        starts_s = self.times_s[[first for first, _ in self.stretches]]
+        before, after = np.searchsorted(starts_s, np.array([before_s, after_s]) + SAME_S, side="right")
+        return bool(before < after)
 
     def parts(self, first: int, stop: int) -> list[tuple[int, int]]:
         """The stretches, as far as they lie within the frames first, ..., stop - 1."""
@@ -66,21 +74,27 @@ def longest_step(fps: float, max_hole_s: float = MAX_HOLE_S) -> float:
 
 
 def frame_grid(
-    times_s: Sequence[float] | Times, fps_of_video: float, fps: float | None = None, max_hole_s: float = MAX_HOLE_S
+    times_s: Sequence[float] | Times,
+    fps_of_video: float,
+    fps: float | None = None,
+    max_hole_s: float = MAX_HOLE_S,
+    joints: Iterable[int] = (),
 ) -> FrameGrid:
     """The clock of a video whose N pictures are shown at `times_s`, strictly ascending.
 
     fps_of_video: the usual rate of the pictures. fps: of the clock; see `clock_rate`. At each frame the latest picture is
     shown; at a constant rate and its own clock these are all the pictures, each once. max_hole_s: a longer interval between
     two pictures is a hole in which there are no frames, if it is also longer than 1.5 usual intervals; after it the clock
-    starts anew with the next picture.
+    starts anew with the next picture. joints: numbers of the pictures with which another recording begins; there it starts anew
+    as well.
     """
     times, usual_s, rate = np.asarray(times_s, np.float64), 1 / fps_of_video, clock_rate(fps_of_video, fps)
     rounding_s = _rounding(usual_s, rate)
     holes = np.flatnonzero(np.diff(times) > longest_step(fps_of_video, max_hole_s)) + 1
+    starts = sorted({0, *holes.tolist(), *joints})
     pictures: list[NDArray[np.int64]] = []
     shown_s: list[Times] = []
-    for first, stop in pairwise([0, *holes.tolist(), len(times)]):
+    for first, stop in pairwise([*starts, len(times)]):
         since_s = times[first:stop] - times[first]
         due_s = np.arange(stop - first) / rate
         if rate == fps_of_video and np.abs(since_s - due_s).max() < 0.5 * usual_s:
@@ -137,29 +151,33 @@ def usual_rate(times_s: Times, tick_s: float, stated: Iterable[float]) -> float:
     return next((rate for rate in stated if rate > 0 and abs(1 / rate - usual_s) <= error_s), 1 / usual_s)
 
 
-def repaired(stamps_s: Times, usual_s: float | None = None) -> Times:
+def repaired(stamps_s: Times, usual_s: float | None = None) -> tuple[Times, list[int]]:
     """Strictly ascending times (N,) in seconds since the first, from the time stamps of pictures in order of presentation.
 
     A stamp that is missing (NaN), repeated or out of line is replaced by one between its neighbours. Where the stamps jump
-    back for good, as in files that were joined, the pictures follow on one interval later. usual_s: the interval between
-    pictures where nothing else tells; None: the median in the file.
+    back for good, as in files that were joined, the pictures follow on one interval later; the numbers of the pictures with
+    which that begins are the second result. usual_s: the interval between pictures where nothing else tells; None: the median
+    in the file.
     """
     stamps = np.array(stamps_s, np.float64)
     known = np.flatnonzero(np.isfinite(stamps))
     steps = np.diff(stamps[known])
+    joints: list[int] = []
     if usual_s is None:
         usual_s = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1 / 25
     if len(known) == 0:
-        return np.arange(len(stamps), dtype=np.float64) * usual_s
+        return np.arange(len(stamps), dtype=np.float64) * usual_s, joints
     if len(known) < len(stamps) or (steps < SAME_S).any():
-        stamps = _filled(_lined_up(stamps, known, usual_s), usual_s)
-    return np.asarray(stamps - stamps[0], np.float64)
+        stamps, joints = _lined_up(stamps, known, usual_s)
+        stamps = _filled(stamps, usual_s)
+    return np.asarray(stamps - stamps[0], np.float64), joints
 
 
-def _lined_up(stamps: Times, known: NDArray[np.int64], usual_s: float) -> Times:
-    """Ascending stamps: those out of line become NaN, and those after a jump back are shifted to follow on."""
+def _lined_up(stamps: Times, known: NDArray[np.int64], usual_s: float) -> tuple[Times, list[int]]:
+    """Ascending stamps: those out of line become NaN, and those after a jump back are shifted to follow on; the jumps."""
     out = np.full(len(stamps), np.nan)
     shift_s = 0.0
+    joints: list[int] = []
     kept: list[int] = []  # places of the last two stamps that are in line
     for number, place in enumerate(known.tolist()):
         stamp = float(stamps[place]) + shift_s
@@ -173,11 +191,12 @@ def _lined_up(stamps: Times, known: NDArray[np.int64], usual_s: float) -> Times:
                 follows_s = float(out[kept[-1]]) + min(interval_s, MAX_HOLE_S) * (place - kept[-1])
                 shift_s += follows_s - stamp
                 stamp = follows_s
+                joints.append(place)
             else:
                 continue
         out[place] = stamp
         kept = [*kept[-1:], place]
-    return out
+    return out, joints
 
 
 def _filled(stamps: Times, usual_s: float) -> Times:

@@ -13,13 +13,13 @@ from typing import TypeVar
 import numpy as np
 
 from svfap.data.augment import center_crop
-from svfap.data.video import VideoError
+from svfap.data.video import VideoError, VideoSource
 from svfap.faces.config import FaceCropConfig, TrackConfig
 from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector
 from svfap.faces.track import TrackedFace, TrackedFrame, track_faces
 from svfap.model.config import ModelConfig
-from svfap.predict.source import LiveSource, open_source
+from svfap.predict.source import open_source
 from svfap.predict.windows import Window, hop_frames, iter_windows, whole_pictures
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Reader:
         """
         errors: list[VideoError] = []
         with open_source(video, self.timeout_s) as source:
-            num_frames = None if isinstance(source, LiveSource) else source.grid().num_frames
+            num_frames = source.grid().num_frames if isinstance(source, VideoSource) else None
 
             def frames() -> Iterator[tuple[float, np.ndarray]]:
                 try:
@@ -66,7 +66,7 @@ class Reader:
                 hop = hop_frames(self.config, self.hop_s, source.fps)
                 tracked = self.tracks(decoded, source.fps)
                 shape = (self.config.num_frames, self.config.sampling_stride, hop)
-                yield from iter_windows(tracked, *shape, self._crop, source.fps)
+                yield from iter_windows(tracked, *shape, self._crop, source.parted)
         if errors:
             raise errors[0]
 
