@@ -60,8 +60,9 @@ class FaceClip:
 def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Detector) -> list[FaceClip]:
     """Write a clip of each face of a sample into `folder`, which must exist; returns them sorted by track and time.
 
-    Consecutive frames of a track become one clip, or several clips if they last longer than `config.max_clip_s`. A
-    frame without a box ends the clip. Memory does not grow with the video. Raises `VideoError`.
+    Consecutive frames of a track become one clip, or several clips if they last longer than `config.max_clip_s`. A frame
+    without a box, a pause of the recording, or the joint of two recordings ends the clip. Memory does not grow with the
+    video. Raises `VideoError`.
     """
     clips: list[FaceClip] = []
     runs: dict[int, _TrackRun] = {}
@@ -70,8 +71,11 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
     try:
         with open_video(sample.path) as source:
             fps = source.grid(config.fps).fps
+            last_s = 0.0
             for item in track_faces(_frames(source, sample, config), detector, config.tracking(), fps):
-                for track in sorted(runs.keys() - {face.track for face in item.faces}):
+                stay = set() if source.parted(last_s, item.time_s) else {face.track for face in item.faces}
+                last_s = item.time_s
+                for track in sorted(runs.keys() - stay):
                     clips.append(runs.pop(track).finish())
                 for face in item.faces:
                     run = runs.setdefault(face.track, _TrackRun(folder, face.track, fps, config))

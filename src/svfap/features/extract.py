@@ -158,7 +158,7 @@ class Extractor:
             hop = hop_frames(config, self.config.hop_s, video.fps)
             windows = iter_windows(
                 frames, config.num_frames, config.sampling_stride, hop,
-                lambda frame, _: center_crop(inside_box(frame[None], sample), config.img_size)[0],
+                lambda frame, _: center_crop(inside_box(frame[None], sample), config.img_size)[0], video.parted,
             )  # fmt: skip
             while batch := list(islice(windows, self.config.batch_size)):
                 clips = np.stack([window.frames for window in batch])
