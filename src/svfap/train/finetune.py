@@ -23,7 +23,7 @@ from svfap.data.targets import all_targets
 from svfap.errors import UserError
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
-from svfap.evaluation.pool import is_evaluated, pool_evaluations, write_folds_file
+from svfap.evaluation.pool import has_evaluation, is_evaluated, pool_evaluations, write_folds_file
 from svfap.evaluation.predictions import score_predictions
 from svfap.evaluation.views import predict_views, scored_by_group
 from svfap.files import make_folder
@@ -194,7 +194,7 @@ def finetune_folds(config: FinetuneConfig) -> TrainResult:
     make_folder(out)
     write_folds_file(out, config.dataset, config.preset)
     if not run_all(run_fold, configs, config.parallel):
-        done = sum(is_evaluated(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
+        done = sum(has_evaluation(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
         say(f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on")
         return TrainResult(finished=False)
     pooled = pool_evaluations(out)
@@ -210,6 +210,6 @@ def run_fold(config: FinetuneConfig) -> bool:
         model=str(config.out), dataset=config.dataset, fold=config.fold, root=config.root,
         num_workers=config.num_workers or 0, precision=config.precision,
     )  # fmt: skip
-    if not is_evaluated(test.out_folder, read_dataset(config.dataset).fold(config.fold)):
+    if not is_evaluated(test):
         evaluate(test)
     return True

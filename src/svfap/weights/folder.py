@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -45,14 +48,24 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
     if overrides:
         raise UserError(f"{path_or_hub_id}: to change {', '.join(overrides)} give task as well")
     folder = Path(path_or_hub_id)
-    for candidate in (folder, folder / "best", folder / "last"):
-        if (candidate / CONFIG_FILE).is_file():
-            return _load_folder(candidate)
+    if (holder := _holder(folder)) is not None:
+        return _load_folder(holder)
     if folder.exists():
         raise UserError(f"{folder}: holds no model (no config.json here, nor in best/ or last/)")
     if is_hub_name(path_or_hub_id):
         return _load_hub(str(path_or_hub_id))
     raise UserError(f"{folder}: no such folder")
+
+
+def has_model(path: Path) -> bool:
+    """Whether `load_model` finds a file or a folder of a model here."""
+    return path.is_file() or _holder(path) is not None
+
+
+def _holder(folder: Path) -> Path | None:
+    """The folder of the model: itself, or its best/ or last/ if it is a run; None if it holds none."""
+    candidates = (folder, folder / "best", folder / "last")
+    return next((each for each in candidates if (each / CONFIG_FILE).is_file()), None)
 
 
 def _load_folder(folder: Path) -> Model:
@@ -102,6 +115,24 @@ def _load_hub(repository: str) -> Model:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{repository}: no such folder here, and cannot be loaded from the Hub: {reason}") from None
     return _load_folder(Path(files[0]).parent)
+
+
+def fingerprint(model: Model) -> str:
+    """Digest of a model's weights and of the settings that decide its outputs: 16 hexadecimal digits.
+
+    Settings that have their default value do not count, so that a new one leaves it as it is; nor does `provenance`.
+    """
+    default, settings = ModelConfig(), asdict(model.config)
+    given = {
+        name: value
+        for name, value in settings.items()
+        if name != "provenance" and value != getattr(default, name, None)
+    }
+    digest = hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def init_encoder(model: Model, source: Model) -> list[str]:
