@@ -24,7 +24,7 @@ MULTIPLES = {
     **{"decoder_embed_dim": "decoder_num_heads"},
 }  # each is a multiple of the other
 
-MAX_SIZE, MAX_TOKENS = 65_536, 100_000  # beyond every use; a damaged file shall not take all memory
+MAX_SIZE, MAX_TOKENS, MAX_STAGES = 65_536, 100_000, 32  # beyond every use; a damaged file shall not take all memory
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -116,6 +116,7 @@ class ModelConfig:
             _require(value % divisor == 0, f"{name}={value} is not a multiple of {part}={divisor}")
         depths, tokens = self.stage_depths, self.num_bottleneck_tokens
         _require(len(depths) >= 1, "stage_depths is empty; give the number of blocks of each stage")
+        _require(len(depths) <= MAX_STAGES, f"stage_depths has {len(depths)} stages; at most {MAX_STAGES} are possible")
         _require(min(depths) >= 1, f"stage_depths={depths}: every stage needs a block")
         num_later = len(depths) - 1
         _require(
@@ -212,6 +213,8 @@ class ModelConfig:
             return cls(**settings)
         except TypeError as error:  # a number where there should be a list, and the like
             raise UserError(f"{file}: not a model config ({error})") from None
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
 
     @classmethod
     def read(cls, file: Path) -> ModelConfig:

@@ -10,7 +10,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
-MAX_INSTRUCTIONS = 4_000_000  # some seconds; a checkpoint of 1000 tensors with the state of its optimizer has 100,000
+MAX_INSTRUCTIONS = 1_000_000  # some seconds; 1000 tensors with the state of their optimizer take 100,000
 MAX_INTEGER_KEY = 2**31
 # What these modules define acts on the machine; data has no use for it. The data types among their names are exempt.
 ACTING = {

@@ -94,7 +94,10 @@ def _config(checkpoint: Checkpoint, task: str, overrides: dict[str, Any]) -> Mod
         listed = ", ".join(f"{name} (taken: {value})" for name, value in guessed.items())
         log.warning("%s does not store %s; if these are wrong, give the right ones", checkpoint.source, listed)
         provenance["guessed"] = sorted(guessed)
-    return ModelConfig(**{**settings, "provenance": provenance})
+    try:
+        return ModelConfig(**{**settings, "provenance": provenance})
+    except UserError as error:
+        raise UserError(f"{checkpoint.source}: {error}") from None
 
 
 def _num_outputs(checkpoint: Checkpoint, settings: dict[str, Any], overrides: dict[str, Any]) -> int:
@@ -103,7 +106,7 @@ def _num_outputs(checkpoint: Checkpoint, settings: dict[str, Any], overrides: di
     wanted: int = overrides.get("num_outputs") or len(names)
     found = 0 if checkpoint.pretrained else checkpoint.num_outputs
     if found and wanted and wanted != found:
-        listed = f" ({', '.join(names)})" if names else ""
+        listed = f" ({_listed(list(names), 20)})" if names else ""
         raise UserError(
             f"{checkpoint.source}: its head has {found} outputs, not {wanted}{listed}; was it fine-tuned on another dataset?"
         )
@@ -198,11 +201,16 @@ def _filled(config: ModelConfig, tensors: dict[str, Tensor], new_head: bool, sou
         ],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{problem}: {', '.join(found)}" for problem, found in problems.items() if found)
+        listed = "; ".join(f"{problem}: {_listed(found)}" for problem, found in problems.items() if found)
         raise UserError(f"{source}: does not fit the model. {listed}")
     model = build_model(config)
     model.load_state_dict(model.state_dict() | {names[name]: tensor for name, tensor in tensors.items()})
     return model, new
+
+
+def _listed(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def export_published(model: Model) -> dict[str, Tensor]:
