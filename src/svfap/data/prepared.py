@@ -100,6 +100,18 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
         raise UserError(f"{file}: is not the description of a dataset ({error})") from None
 
 
+def dataset_terms(dataset: Path | None, manifest: Path | None) -> dict[str, str]:
+    """`dataset` and `licence`, the title and terms in `dataset.json` of a folder, or beside a manifest; empty where unknown."""
+    folder = dataset or (manifest.parent if manifest is not None else None)
+    if folder is None or not (folder / DATASET_FILE).is_file():
+        return {}
+    try:
+        described = read_dataset(folder)
+    except UserError:  # a file of the same name beside a manifest
+        return {}
+    return {"dataset": described.title, **({"licence": described.licence} if described.licence else {})}
+
+
 def _absolute(kwargs: dict[str, Any], folder: Path) -> dict[str, Any]:
     paths = {
         name: kwargs[name] for name in ("root", "pretrain", "train", "test", "val") if kwargs.get(name) is not None

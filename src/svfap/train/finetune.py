@@ -17,7 +17,7 @@ from svfap.console import say
 from svfap.data import augment
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
-from svfap.data.prepared import fold_folder, read_dataset
+from svfap.data.prepared import dataset_terms, fold_folder, read_dataset
 from svfap.data.split import carve_validation, take_fraction
 from svfap.data.targets import all_targets
 from svfap.errors import UserError
@@ -66,7 +66,8 @@ class FinetuneTask(TrainingTask):
             scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
             settings["output_scale"], settings["output_offset"] = scaling
         provenance = {"finetuned_on": str(config.manifest), "init": config.init, "num_videos": len(training)}
-        settings["provenance"] = provenance | {"fraction": config.fraction, "seed": config.seed}
+        terms = dataset_terms(config.dataset, config.manifest)
+        settings["provenance"] = provenance | {"fraction": config.fraction, "seed": config.seed, **terms}
         torch.manual_seed(config.seed)
         self.model = create_model(config.preset, config.task, **{**settings, **config.model})
         if config.init:
