@@ -1,4 +1,4 @@
-"""Files of `torch.save`, in its zip format and the one before it, as tensors and inert data; and what a file is instead."""
+"""Files of `torch.save`, in its zip format and the one before it, as tensors and inert data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from svfap.errors import UserError
 from svfap.weights.pickled import Damaged, Name, Record, Refused, load
 
 MAX_PICKLE_BYTES = 64 * 2**20
-PICKLES = (b"PK", b"\x80", b"L119547037146038801333356L")  # a zip archive; a pickle; the magic number in protocol 0
 # Keys of weights in what is saved: of the published code, DeepSpeed, Lightning and others, and its moving average.
 WEIGHTS = ("model", "module", "state_dict", "model_ema")
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -50,30 +49,6 @@ class StoredTensor:
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
-
-
-def describe(path: Path) -> str | None:
-    """What a file is instead of a checkpoint, and what to do, for a message; None if it may be one."""
-    with path.open("rb") as file:
-        start = file.read(4096)
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not any(start):
-        return (
-            "zero bytes; the download or the copy broke off, get it again" if start else "an empty file; get it again"
-        )
-    if start.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer; run `git lfs pull` in its repository"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<script")):
-        title = re.search(rb"<title[^>]*>([^<]{1,80})", start, re.IGNORECASE)
-        said = f" ({' '.join(title[1].decode(errors='replace').split())!r})" if title else ""
-        return f"a web page{said}; open its address in a browser, and download the file itself"
-    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")):
-        return "a compressed file; unpack it first"
-    if start[257:262] == b"ustar":
-        return "a tar archive; unpack it first"
-    if not start.startswith(PICKLES) and all(byte >= 32 or byte in b"\t\r\n\f" for byte in start):
-        return "a text file"
-    return None
 
 
 def read_archive(path: Path) -> Any:

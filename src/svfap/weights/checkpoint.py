@@ -17,7 +17,8 @@ from torch import Tensor
 from svfap.errors import UserError
 from svfap.model.config import ModelConfig
 from svfap.model.layers import sincos_positions
-from svfap.weights.archive import PICKLES, WEIGHTS, describe, read_archive
+from svfap.weights.archive import WEIGHTS, read_archive
+from svfap.weights.filetype import PICKLES, require_checkpoint
 from svfap.weights.names import POSITION_NAMES, from_transformers, is_transformers
 from svfap.weights.pickled import Record
 
@@ -161,14 +162,9 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    try:
-        found = describe(path)
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if found is not None:
-        raise UserError(f"{path}: not a checkpoint but {found}")
+    require_checkpoint(path)
+    with path.open("rb") as file:
+        start = file.read(9)
     if path.suffix == ".safetensors" or (start[8:] == b"{" and not start.startswith(PICKLES)):
         try:
             return load_file(path)

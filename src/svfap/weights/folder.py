@@ -18,7 +18,7 @@ from svfap.model.base import Model
 from svfap.model.build import build_model, model_shapes
 from svfap.model.config import CONFIG_FILE, ModelConfig
 from svfap.settings import is_hub_name
-from svfap.weights.archive import describe
+from svfap.weights.filetype import describe
 from svfap.weights.published import import_published
 
 log = logging.getLogger("svfap")
