@@ -495,3 +495,30 @@ def test_blocks_with_absurd_numbers(model, tmp_path):
         torch.save({"model": {**export_published(model), name: torch.zeros(2)}}, tmp_path / "a.pth")
         with pytest.raises(UserError):
             svfap.import_published(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DEEP,
+        '{"model_type": "videomae", "id2label": {"a": "b"}}',
+        '{"model_type": "videomae", "id2label": 3}',
+        '{"model_type": "videomae", "num_frames": 1000000000, "image_size": 1000000000}',
+        "\x00",
+    ],
+)
+def test_files_of_transformers(config, tmp_path):
+    stem = "videomae.encoder.layer.0.attention.attention."
+    torch.save(
+        {
+            "videomae.embeddings.patch_embeddings.projection.weight": torch.zeros(8, 3, 2, 4, 4),
+            **{f"{stem}{part}.weight": torch.zeros(2, 3 + n) for n, part in enumerate(("query", "key", "value"))},
+        },
+        tmp_path / "wrong.bin",
+    )
+    torch.save(
+        {"videomae.embeddings.patch_embeddings.projection.weight": torch.zeros(8, 3, 2, 4, 4)}, tmp_path / "a.bin"
+    )
+    (tmp_path / "config.json").write_text(config)
+    assert "does not fit the model" in refused(tmp_path / "wrong.bin")
+    refused(tmp_path / "a.bin")

@@ -93,7 +93,10 @@ def read_published(path_or_state_dict: str | Path | Mapping[str, Any], ema: bool
     settings, naming = {}, "published"
     if is_transformers(tensors):
         settings, naming = _transformers_settings(Path(source).with_name("config.json")), "transformers"
-        tensors = from_transformers(tensors)
+        try:
+            tensors = from_transformers(tensors)
+        except RuntimeError as error:  # of query, key and value that cannot be joined
+            raise UserError(f"{source}: does not fit the model: {str(error).splitlines()[0]}") from None
     args = _as_mapping(contents.get("args"))
     settings |= {name: args[key] for key, name in ARGUMENTS.items() if _is_plain(args.get(key))}
     config = args.get("svfap")
@@ -185,14 +188,16 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
 def _transformers_settings(file: Path) -> dict[str, Any]:
     """Fields of `ModelConfig` from transformers' `config.json` beside the weights; empty without one."""
     try:
-        stored = json.loads(file.read_text())
-    except (OSError, ValueError):
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(stored, dict) or stored.get("model_type") != "videomae":
         return {}
     settings = {name: stored[key] for key, name in TRANSFORMERS_SETTINGS.items() if isinstance(stored.get(key), int)}
     labels = stored.get("id2label")
-    if isinstance(labels, dict) and not all(str(name).startswith("LABEL_") for name in labels.values()):
+    labels = labels if isinstance(labels, dict) else {}
+    numbered = labels and all(str(key).isdecimal() and len(str(key)) < 10 for key in labels)
+    if numbered and not all(str(name).startswith("LABEL_") for name in labels.values()):
         settings["label_names"] = [str(labels[key]) for key in sorted(labels, key=int)]
     return settings
 
