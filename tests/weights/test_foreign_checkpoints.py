@@ -145,6 +145,7 @@ def test_tensors_are_read_as_torch_reads_them(form, tmp_path):
         assert read[name].stride() == tensor.stride(), name
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_whole_model_is_told_from_its_tensors(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pth")
     with pytest.raises(
