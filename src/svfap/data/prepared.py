@@ -109,6 +109,18 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
         raise UserError(f"{file}: is not the description of a dataset ({error})") from None
 
 
+def dataset_terms(dataset: Path | None, manifest: Path | None) -> dict[str, str]:
+    """`dataset` and `licence`, the title and terms in `dataset.json` of a folder, or beside a manifest; empty where unknown."""
+    folder = dataset or (manifest.parent if manifest is not None else None)
+    if folder is None or not (folder / DATASET_FILE).is_file():
+        return {}
+    try:
+        described = read_dataset(folder)
+    except UserError:  # a file of the same name beside a manifest
+        return {}
+    return {"dataset": described.title, **({"licence": described.licence} if described.licence else {})}
+
+
 def clear_dataset(folder: Path, name: str) -> None:
     """Remove the description and manifests of the same dataset, so that an interrupted run is not taken for a complete one.
 
