@@ -24,6 +24,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from svfap.data.find import missing, on_disk
 from svfap.data.suffixes import PICTURE_SUFFIXES
 from svfap.errors import UserError
 
@@ -58,6 +59,7 @@ class VideoSource(ABC):
     path: Path
     fps: float
     num_frames: int
+    picture_names: Sequence[str] | None = None  # of the files, in order, if the video is a folder of frames
 
     @abstractmethod
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
@@ -108,13 +110,13 @@ def open_video(path: str | Path) -> VideoSource:
     Folders and images have 25 frames per second. A truncated file has the frames that are still there. Raises `VideoError`
     if the file or folder is missing or empty, is not a video, or contains no pictures.
     """
-    path = Path(path)
+    path = on_disk(Path(path))
     if path.is_dir():
         names = [entry.name for entry in os.scandir(path) if entry.name.lower().endswith(PICTURE_SUFFIXES)]
         names = sorted((name for name in names if not name.startswith(".")), key=natural_key)
         return _Pictures(path, [path / name for name in names])
     if not path.is_file():
-        raise VideoError(path, "no such file or folder")
+        raise VideoError(path, missing(path))
     if path.stat().st_size == 0:
         raise VideoError(path, "the file is empty")
     if path.suffix.lower() in PICTURE_SUFFIXES:
@@ -134,6 +136,7 @@ class _Pictures(VideoSource):
         if not files:
             raise VideoError(path, f"the folder holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
         self.path, self._files = path, files
+        self.picture_names = [file.name for file in files] if path.is_dir() else None
         self.fps, self.num_frames = PICTURE_FPS, len(files)
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
