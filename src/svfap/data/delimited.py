@@ -9,9 +9,9 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
 def separator_of(header: str, columns: Collection[str]) -> str:
-    """The separator under which most of `columns` are in a header line: comma, semicolon or tab; a comma if none is."""
-    names = {separator: set(split_line(header, separator)) for separator in SEPARATORS}
-    return max(SEPARATORS, key=lambda separator: len(names[separator].intersection(columns)))  # the first of equals
+    """The separator of a header line, a comma, semicolon or tab: the one that gives most of `columns`, then most cells."""
+    cells = {separator: split_line(header, separator) for separator in SEPARATORS}
+    return max(SEPARATORS, key=lambda sep: (len(set(cells[sep]).intersection(columns)), len(cells[sep])))  # the first
 
 
 def split_line(line: str, separator: str) -> list[str]:

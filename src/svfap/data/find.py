@@ -23,26 +23,37 @@ def is_left_out(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+def walk(folder: Path, within: Path | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield (folder, names of its folders, names of its files) of a folder and all below it, like `os.walk`.
 
     Names are sorted, without those that `is_left_out`. A name removed from the list of folders is not searched. Links to
-    folders are followed, but each folder is searched once: links that lead back are passed over. Raises `UserError` for a
-    folder that cannot be read.
+    folders elsewhere are followed, each folder once. Links that lead back, or to a folder below `within` (default: the folder
+    itself) that has been or will be found in its own place, are passed over. Raises `UserError` for a folder that cannot be
+    read.
     """
+    root = os.path.realpath(within or folder)
     seen: set[str] = set()
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{printable(error.filename or folder)}: cannot be read ({error.strerror or error})") from None
 
+    def has_own_place(real: str) -> bool:
+        inside = os.path.relpath(real, root).split(os.sep)
+        return _contains(real, root) or (_contains(root, real) and not any(map(is_left_out, inside)))
+
     for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         real = os.path.realpath(place)
-        if real in seen:
+        back = Path(place) != Path(folder) and os.path.islink(place) and has_own_place(real)
+        if back or real in seen:
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not is_left_out(name))
         yield Path(place), folders, sorted(name for name in files if not is_left_out(name))
+
+
+def _contains(folder: str, other: str) -> bool:
+    return os.path.commonpath([folder, other]) == folder
 
 
 def same_text(name: str) -> str:

@@ -170,11 +170,12 @@ def read_manifest(
 ) -> Manifest:
     """Read a manifest.
 
-    The CSV, with commas, semicolons or tabs, has a header with these columns: path (of a video, a folder of frames or an image, relative to `root`, by
-    default to the manifest's folder); label (a class name, or an integer from 0) or one column per dimension; and
-    optionally start_s, end_s, subject, split, group, box ("x y w h" in pixels) and frame_values (a CSV with one row per
-    frame). With frame_level a value column may have a number per frame, separated by spaces, and the column label is not
-    needed if every row has frame_values. Lines `path label` or `path number_of_frames label` without a header are read, too.
+    The CSV, with commas, semicolons or tabs, has a header with these columns: path (of a video, a folder of frames or an
+    image, relative to `root`, by default to the manifest's folder); label (a class name, or an integer from 0) or one column
+    per dimension; and optionally start_s, end_s, subject, split, group, source, box ("x y w h" in pixels) and frame_values (a
+    CSV with one row per frame). With frame_level a value column may have a number per frame, separated by spaces, and the
+    column label is not needed if every row has frame_values. Lines `path label` or `path number_of_frames label` without a
+    header are read, too.
 
     label_names: the classes in order; default: the sorted names found, or 0 to the largest integer.
     dimensions: the value columns; default: every other column whose first or most entries are numbers.
@@ -306,7 +307,7 @@ class _Parser:
         label_range: tuple[float, float] | None = None,
     ) -> None:
         self.path, self.root = path, Path(root) if root is not None else path.parent
-        self.invalid_marks, self.label_range = invalid_marks, label_range
+        self.validity = invalid_marks, label_range
         self.text = _read_table(path, self.root)
         self.text["path"] = self.text["path"].str.removeprefix("./")
         self._refuse(self.text["path"] == "", "path", "is empty; give a file or remove the row")
@@ -372,7 +373,9 @@ class _Parser:
 
     def _say_alike(self, names: Iterable[str]) -> None:
         for alike in same_up_to_case(names):
-            say_once(f"{self.path}: classes {', '.join(alike)} differ only in case; correct the labels if they are one class")
+            say_once(
+                f"{self.path}: classes {', '.join(alike)} differ only in case; correct the labels if they are one class"
+            )
 
     def _say_holes(self, numbers: set[int]) -> None:
         if holes := sorted(set(range(max(numbers) + 1)) - numbers):
@@ -408,13 +411,12 @@ class _Parser:
             values = self.table[name]
             chosen = self.chosen & whole
             self._refuse(values.isna() & chosen, name, "is missing; give a number or remove the row")
-            invalid = chosen & is_invalid(values.to_numpy(np.float64), self.invalid_marks, self.label_range)
+            invalid = chosen & pd.Series(is_invalid(values.to_numpy(np.float64), *self.validity), values.index)
             if invalid.any():
                 value = values[invalid].iloc[0]
-                marked = value in self.invalid_marks
-                reason = "a mark of what is not annotated" if marked else "outside label_range {:g} to {:g}".format(
-                    *(self.label_range or ())
-                )
+                reason = f"outside label_range {self.validity[1]}"
+                if value in self.validity[0]:
+                    reason = "a mark of what is not annotated"
                 self._refuse(invalid, name, f"{value:g} is {reason}; correct it or remove the row")
         return names
 
@@ -430,11 +432,13 @@ class _Parser:
         rows = [np.stack(np.broadcast_arrays(*row), axis=1) for row in cells.itertuples(index=False, name=None)]
         per_frame = [row if len(row) > 1 else None for row in rows]
         self.table["frame_numbers"] = pd.Series(per_frame, cells.index, dtype=object)
-        self.table[list(names)] = [self._valid_mean(row) if len(row) > 1 else row[0] for row in rows]
+        means = np.stack([self._valid_mean(row) if len(row) > 1 else row[0] for row in rows])
+        for name, column in zip(names, means.T, strict=True):
+            self.table[name] = column
 
     def _valid_mean(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """Mean of the frames (F, dimensions) that are annotated; NaN if none is."""
-        valid = ~is_invalid(numbers, self.invalid_marks, self.label_range).any(axis=1)
+        valid = ~is_invalid(numbers, *self.validity).any(axis=1)
         return numbers[valid].mean(axis=0) if valid.any() else np.full(numbers.shape[1], np.nan)
 
     def _read_spans(self) -> None:

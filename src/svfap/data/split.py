@@ -163,6 +163,4 @@ def _distance(
     off = np.maximum(np.abs(held - wanted_classes) - 1, 0)
     absent = int(((held == 0) & (wanted_classes >= 1)).sum())
     dominated = max(sizes.max() / sizes.sum() - 0.5, 0)
-    return float(
-        ((sizes.sum() - wanted) / wanted) ** 2 + (off**2 / wanted_classes).sum() / wanted + absent + dominated
-    )
+    return float(((sizes.sum() - wanted) / wanted) ** 2 + (off**2 / wanted_classes).sum() / wanted + absent + dominated)
