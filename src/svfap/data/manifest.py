@@ -248,7 +248,7 @@ def _read_table(path: Path, root: Path) -> pd.DataFrame:
                     skip_blank_lines=False,  # so that rows keep their line numbers
                     index_col=False,
                 ).rename(columns=lambda name: str(name).strip())
-        elif len(first.split()) > 1 and (len(header) == 1 or first.split()[-1].isdecimal()):
+        elif len(first.split()) > 1 and (len(split_line(first, ",")) == 1 or first.split()[-1].isdecimal()):
             first_row, table = 1, _read_list(path, root)
         else:
             found = f"no column 'path' among {_listed(header)}"
@@ -424,6 +424,7 @@ class _Parser:
         """Add the column `frame_numbers`, and for each dimension the mean of its valid frames, the value of the clip."""
         cells = self.text[list(names)].map(_floats)
         for name in names:
+            self._refuse(self._missing(name), name, "is missing; give a number or remove the row")
             wrong = cells[name].map(lambda cell: not np.isfinite(cell).all()) & (self.text[name] != "")
             self._refuse(wrong, name, "is not made of finite numbers; give one per frame, separated by spaces")
         lengths = cells.map(len)

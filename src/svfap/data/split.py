@@ -14,7 +14,7 @@ from svfap.data.find import same_text
 from svfap.data.manifest import Manifest, ManifestError
 
 UNITS = {"subject": "subject", "group": "group", "source": "source", "path": "file"}  # column -> what it names
-MAX_DRAWS = 200
+MAX_DRAWS, MAX_SWAPS, MAX_COMPARED = 50, 100, 200
 
 
 class Units(NamedTuple):
@@ -88,9 +88,9 @@ def hold_out(
     """Choose about `fraction` of `num` samples: (num,) bool. Whole units, each class in its share as far as possible.
 
     If every sample is a unit by itself, or units is None, the number of samples is exact and so is each class's share.
-    Otherwise units are drawn at random, up to 200 times, and of the draws that one is taken whose number of samples and
-    classes are nearest to the fraction. A unit larger than the part asked for stays in the other part, unless there is no
-    smaller one; a message says so where the part is far from what was asked for.
+    Otherwise units are drawn at random, several times; of the draws that one is taken whose number of samples and classes are
+    nearest to the fraction, and swaps with other units bring it nearer. A unit larger than the part asked for stays in the
+    other part, unless there is no smaller one; a message says so where the part is far from what was asked for.
     labels: (num,) int64. All or no samples are chosen if they cannot be divided.
     """
     if units is not None and units.num < num:
@@ -115,22 +115,24 @@ def _whole_units(units: Units, fraction: float, seed: int, labels: NDArray[np.in
     if units.num < 2:
         return np.zeros(len(units.of), bool)
     rng, sizes = np.random.default_rng(seed), np.bincount(units.of)
-    wanted = fraction * len(units.of)
     classes = np.zeros(len(units.of), np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
     counts = np.zeros((units.num, classes.max() + 1), np.int64)
     np.add.at(counts, (units.of, classes), 1)
+    wanted = fraction * counts.sum(axis=0)
     best, least = np.empty(0, np.int64), np.inf
     for _ in range(MAX_DRAWS):
-        drawn = _fill(rng.permutation(units.num), sizes, wanted)
-        distance = _distance(counts[drawn], sizes[drawn], wanted, fraction * counts.sum(axis=0))
+        drawn = _fill(rng.permutation(units.num), sizes, wanted.sum())
+        # A part that a single unit dominates is worse: it says little about others.
+        distance = _distance(counts[drawn].sum(axis=0), wanted) + max(sizes[drawn].max() / sizes[drawn].sum() - 0.5, 0)
         if distance < least:
             best, least = drawn, distance
         if least == 0:
             break
-    held = int(sizes[best].sum())
-    if not wanted / 1.5 <= held <= wanted * 1.5 and abs(held - wanted) > 1:
+    best = _swapped(best, counts, wanted, rng)
+    held, due = int(sizes[best].sum()), wanted.sum()
+    if not due / 1.5 <= held <= due * 1.5 and abs(held - due) > 1:
         say(
-            f"{held} of {len(units.of)} samples are set aside, in place of {wanted:.0f}: no {units.kind} is divided, and the "
+            f"{held} of {len(units.of)} samples are set aside, in place of {due:.0f}: no {units.kind} is divided, and the "
             f"largest has {sizes.max()}"
         )
     return np.isin(units.of, best)
@@ -151,16 +153,31 @@ def _fill(order: NDArray[np.int64], sizes: NDArray[np.int64], wanted: float) -> 
     return np.append(drawn, nearer[0]) if len(nearer) and len(others) > 1 else drawn
 
 
-def _distance(
-    counts: NDArray[np.int64], sizes: NDArray[np.int64], wanted: float, wanted_classes: NDArray[np.float64]
-) -> float:
-    """How far drawn units, (units, classes) counts, are from the number of samples and of each class that are wanted.
+def _swapped(
+    drawn: NDArray[np.int64], counts: NDArray[np.int64], wanted: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The drawn units after swaps with others that bring the classes nearer, and the number of samples no further away."""
+    drawn = drawn.copy()
+    for _ in range(MAX_SWAPS):
+        held = counts[drawn].sum(axis=0)
+        inside = rng.permutation(len(drawn))[:MAX_COMPARED]  # places in `drawn`
+        outside = rng.permutation(np.setdiff1d(np.arange(len(counts)), drawn))[:MAX_COMPARED]
+        swapped = held + counts[outside][None] - counts[drawn[inside]][:, None]  # (inside, outside, classes)
+        distance = _distance(swapped, wanted)
+        distance[np.abs(swapped.sum(axis=-1) - wanted.sum()) > abs(held.sum() - wanted.sum())] = np.inf
+        row, column = np.unravel_index(distance.argmin(), distance.shape)
+        if distance[row, column] >= _distance(held, wanted):
+            break
+        drawn[inside[row]] = outside[column]
+    return drawn
 
-    A class may be off by one sample, as a number of whole samples must be, but not absent if one is due. A part that a
-    single unit dominates is worse: it says little about others.
+
+def _distance(held: NDArray[np.int64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far numbers of samples of each class, (..., classes), are from those that are wanted, (classes,).
+
+    A class may be off by one sample, as a number of whole samples must be, but not absent if one is due.
     """
-    held = counts.sum(axis=0)
-    off = np.maximum(np.abs(held - wanted_classes) - 1, 0)
-    absent = int(((held == 0) & (wanted_classes >= 1)).sum())
-    dominated = max(sizes.max() / sizes.sum() - 0.5, 0)
-    return float(((sizes.sum() - wanted) / wanted) ** 2 + (off**2 / wanted_classes).sum() / wanted + absent + dominated)
+    total = (held.sum(axis=-1) / wanted.sum() - 1) ** 2
+    off = np.maximum(np.abs(held - wanted) - 1, 0)
+    absent = ((held == 0) & (wanted >= 1)).sum(axis=-1)
+    return np.asarray(total + (off**2 / wanted).sum(axis=-1) / wanted.sum() + absent)
