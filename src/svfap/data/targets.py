@@ -152,7 +152,7 @@ def require_values(manifest: Manifest, values: NDArray[np.float32], bounds: tupl
 def _unlike_the_rest(values: NDArray[np.float32]) -> float | None:
     """The least or the greatest value if it looks like a mark; see `require_values`."""
     for mark in (float(values.min()), float(values.max())):
-        marked: NDArray[np.bool_] = np.isclose(values, mark, rtol=0, atol=0).all(axis=1)
+        marked = np.asarray(values == mark).all(axis=1)
         rest = values[~marked]
         # One value of a single dimension may be an outlier.
         enough = marked.sum() >= (2 if values.shape[1] == 1 else 1)

@@ -193,7 +193,7 @@ def _split(release: Release, rows: Sequence[ClipRow], splits: Sequence[str] | No
     units = units_of_rows(rows)
     labels = np.unique([row.label or "" for row in rows], return_inverse=True)[1]
     if config.folds is not None:
-        fold_of = _folds(labels.tolist(), *units, config.folds, config.seed)
+        fold_of = _folds(labels.tolist(), units.of.tolist(), units.kind, config.folds, config.seed)
         yield from cross_validation([*zip(rows, fold_of, strict=True)], map(str, range(1, config.folds + 1)))
         return
     tested = np.zeros(len(rows), bool)
