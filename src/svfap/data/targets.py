@@ -163,7 +163,7 @@ def _unlike_the_rest(values: NDArray[np.float32]) -> float | None:
 
 def _annotated(manifest: Manifest, values: NDArray[np.float64]) -> NDArray[np.float32]:
     """Values (R, K) float32, NaN in all dimensions of a row in which one is invalid."""
-    invalid = is_invalid(values, manifest.invalid_marks, manifest.label_range).any(axis=1)
+    invalid = np.asarray(is_invalid(values, manifest.invalid_marks, manifest.label_range).any(axis=1))
     return np.where(invalid[:, None], np.nan, values).astype(np.float32)
 
 
