@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sized
+from functools import cache
 from typing import TypeVar
 
 from rich.console import Console, RenderableType
@@ -17,6 +18,12 @@ console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 def say(text: str) -> None:
     """One message to the user, on standard error, as it stands: brackets in a path are no markup."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@cache
+def say_once(text: str) -> None:
+    """A message that comes once in a process, however often what it is about is read."""
+    say(text)
 
 
 def show(*tables: RenderableType) -> None:

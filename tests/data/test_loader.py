@@ -185,8 +185,10 @@ def test_broken_frame_values_are_listed(folder: Path, tmp_path: Path) -> None:
         dataset(manifest, "val")
     batch = one_batch(dataset(manifest, "val", frame_level=True))
     reasons = [reason for _, _, reason in batch["unreadable"]]
-    assert batch["values"].shape == (0, 8, 2)
-    for name, reason, part in zip(names, reasons, ("1 rows", "arousal", "missing", "No such file"), strict=True):
+    assert batch["index"].tolist() == [2]  # no frame of it is annotated
+    assert batch["values"].isnan().all() and batch["values"].shape == (1, 8, 2)
+    parts = (f"1 rows, {NUM_FRAMES} pictures", "no column 'arousal'", "No such file")
+    for name, reason, part in zip(("short", "other", "absent"), reasons, parts, strict=True):
         assert f"{name}.csv" in reason
         assert part in reason
         assert "\n" not in reason

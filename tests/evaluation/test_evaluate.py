@@ -344,9 +344,14 @@ def test_two_processes_give_the_same_results_as_one(damaged, classifier, tmp_pat
 
 
 def test_no_readable_video_at_all(damaged, classifier, tmp_path):
-    table = pd.read_csv(damaged / "test.csv").iloc[[8]]
-    table.to_csv(damaged / "gone.csv", index=False)
-    with pytest.raises(UserError, match=r"none of the 1 videos can be read; the first: videos/\S+: no such file"):
+    table = pd.read_csv(damaged / "test.csv")
+    table.iloc[[3]].to_csv(damaged / "text.csv", index=False)
+    with pytest.raises(
+        UserError, match=r"none of the 1 videos can be read; the first: videos/\S+: not a readable video"
+    ):
+        evaluate(classifier, damaged / "text.csv", tmp_path / "out")
+    table.iloc[[8]].to_csv(damaged / "gone.csv", index=False)
+    with pytest.raises(UserError, match=r"gone\.csv: \S+\.mp4: no such file or folder\. Paths are relative to"):
         evaluate(classifier, damaged / "gone.csv", tmp_path / "out")
 
 

@@ -162,9 +162,13 @@ def random_erase(clips: Tensor, rate: float, generator: torch.Generator) -> Tens
 
 
 def smooth_one_hot(labels: Tensor, num_classes: int, smoothing: float = 0.1) -> Tensor:
-    """(B,) int64 labels -> (B, num_classes) float32: smoothing / num_classes everywhere, plus 1 - smoothing at the label."""
+    """(B,) int64 labels -> (B, num_classes) float32: smoothing / num_classes everywhere, plus 1 - smoothing at the label.
+
+    NaN everywhere for the label -1, which means that there is none.
+    """
     targets = torch.full((len(labels), num_classes), smoothing / num_classes, device=labels.device)
-    return targets.scatter_(1, labels[:, None], 1 - smoothing + smoothing / num_classes)
+    targets.scatter_(1, labels.clamp(min=0)[:, None], 1 - smoothing + smoothing / num_classes)
+    return targets.masked_fill_(labels[:, None] < 0, math.nan)
 
 
 def mix(

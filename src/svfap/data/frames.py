@@ -41,6 +41,7 @@ class VideoSource(ABC):
             within the rounding of time stamps.
         start_s: the time stamp of the first picture in the file.
         joints: numbers of the pictures with which another recording begins, in files that were joined.
+        picture_names: names of the files of the pictures, of a folder of frames; else None.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class VideoSource(ABC):
     times_s: Times
     start_s: float = 0.0
     joints: Sequence[int] = ()
+    picture_names: Sequence[str] | None = None
 
     @abstractmethod
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:

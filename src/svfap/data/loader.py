@@ -6,8 +6,8 @@ A batch is a dict. Each row is a clip; in mode "test" it is one view of a video,
   clips       uint8 (B, T, H, W, 3), RGB
   index       int64 (B,), position of the sample in the manifest
   frames      int64 (B, T), frame numbers on the video's clock (`VideoSource.grid`)
-  label       int64 (B,), or (B, T) with `frame_level` (classification)
-  values      float32 (B, K), or (B, T, K) with `frame_level` (regression)
+  label       int64 (B,), or (B, T) with `frame_level` (classification); -1 for a frame that is not annotated
+  values      float32 (B, K), or (B, T, K) with `frame_level` (regression); NaN for a frame that is not annotated
   keys        list of B sample keys
   unreadable  list of (index, key, reason) of the samples of this batch that could not be read; they have no row
 Without labels in the manifest there is neither `label` nor `values`. If no sample of a batch can be read, B = 0.
@@ -31,7 +31,7 @@ from svfap.data import clips as sampling
 from svfap.data.clips import Indices
 from svfap.data.manifest import Manifest, Sample
 from svfap.data.sample import inside_box, span_of
-from svfap.data.targets import Targets, target_of
+from svfap.data.targets import Targets, picture_targets, target_of
 from svfap.data.video import Pixels, VideoError, open_video
 from svfap.errors import UserError
 
@@ -110,6 +110,9 @@ class ClipDataset(Dataset[Item]):
         rng = np.random.RandomState(np.random.MT19937(seeds))
         try:
             with open_video(sample.path) as video:
+                labels = None
+                if self.target is not None and self.frame_level:
+                    labels = picture_targets(self.manifest, sample, video)
                 grid = video.grid(self.fps)
                 rows = self._sample(grid.parts(*span_of(video, sample, self.fps)), rng)
                 shown = [grid.picture_of[row] for row in rows]
@@ -121,12 +124,18 @@ class ClipDataset(Dataset[Item]):
                 item.clips += crops
                 item.frames += [row] * len(crops)
                 if self.target is not None:
-                    targets = target_of(self.manifest, sample, numbers if self.frame_level else None)
-                    item.targets += [targets] * len(crops)
+                    item.targets += [self._target(sample, labels, numbers)] * len(crops)
             return item
         except (VideoError, OSError) as error:
             reason = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
             return Item(index % len(self), sample, reason)
+
+    def _target(self, sample: Sample, labels: Targets | None, pictures: Indices) -> Targets:
+        """Of a clip that shows these pictures of the video. labels: of all its pictures; None: one for the whole video."""
+        if labels is not None:
+            return np.asarray(labels[pictures])
+        target = target_of(self.manifest, sample)
+        return np.repeat(target[None], len(pictures), axis=0) if self.frame_level else target
 
     def _sample(self, stretches: Sequence[tuple[int, int]], rng: np.random.RandomState) -> Sequence[Indices]:
         """Frame numbers of each clip, within one of the stretches (first, stop)."""

@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from svfap.data.delimited import separator_of
+from svfap.data.find import is_left_out, on_disk, walk
 from svfap.data.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from svfap.datasets.config import PrepareConfig
 from svfap.errors import UserError
@@ -23,7 +25,6 @@ NAMES = (
     *("werewolf_xl", "avcaffe", "chalearn", "voxceleb2", "folder"),
 )
 FINDINGS = ("missing", "extra", "unknown_label", "repeated", "left_out")  # each a CSV of this name beside the manifests
-IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle"}
 FACE_FOLDERS = ("face_aligned", "openface")  # usual names of folders of face frames beside a release's videos
 ALIGNED = "_aligned"  # OpenFace writes the face frames of CLIP into CLIP_aligned
 PLACEHOLDER_BYTES = 1024  # a git-lfs pointer is smaller than this, a video is not
@@ -207,13 +208,15 @@ class Release:
     def has(self, path: str) -> bool:
         """Whether `path` exists."""
         folder, _, name = path.rpartition("/")
-        return name in self.names(folder or ".")
+        if name in self.names(folder or "."):
+            return True
+        return not path.isascii() and on_disk(self.root / path).exists()  # in another Unicode form
 
     def scan(self, folder: str) -> dict[str, bool]:
         """Path -> whether it is a folder, of what is directly in `folder`: sorted, without hidden and system files."""
         prefix = "" if folder == "." else f"{folder}/"
         names = sorted(self._list(folder).items())  # not cached, so that memory stays flat
-        return {prefix + name: is_dir for name, is_dir in names if name[0] != "." and name.lower() not in IGNORED}
+        return {prefix + name: is_dir for name, is_dir in names if not is_left_out(name)}
 
     def clips(self, folder: str, depth: int = 1) -> Iterator[str]:
         """The same as `entries`, for clips: of the face frames only folders, as OpenFace leaves other files beside them."""
@@ -293,12 +296,16 @@ class Release:
 
     def paths_below(self, folder: str, clip: re.Pattern[str]) -> Iterator[tuple[str, bool]]:
         """(path, whether it is a folder) of all below `folder`, except `faces` and what is in folders named like a clip."""
-        for path, is_dir in self.scan(folder).items():
-            if path == self.faces:
-                continue
-            yield path, is_dir
-            if is_dir and not clip.fullmatch(PurePosixPath(path).name):
-                yield from self.paths_below(path, clip)
+        for place, folders, files in self.walk(folder):
+            folders[:] = [name for name in folders if place + name != self.faces]
+            yield from sorted([*((place + name, True) for name in folders), *((place + name, False) for name in files)])
+            folders[:] = [name for name in folders if not clip.fullmatch(name)]
+
+    def walk(self, folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Prefix of the paths in a folder, names of its folders and files, then of those below; see `svfap.data.find.walk`."""
+        for place, folders, files in walk(self.root / folder, within=self.root):
+            path = place.relative_to(self.root).as_posix()
+            yield "" if path == "." else f"{path}/", folders, files
 
     def watch(self, folder: str, depth: int = 1) -> None:
         """Every path `depth` levels below `folder` should be a clip of some manifest: others are listed as extra."""
@@ -312,11 +319,12 @@ class Release:
                 yield number, line.strip()
 
     def table(self, file: str, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
-        """(line number, column -> text) of a CSV or TSV file with a header.
+        """(line number, column -> text) of a file with a header, and with commas, semicolons or tabs.
 
         Raises `UserError` where one of `columns` is missing or a line has another number of cells than the header.
         """
-        reader = csv.reader(self._text(file).splitlines(), delimiter="\t" if file.lower().endswith(".tsv") else ",")
+        lines = self._text(file).splitlines()
+        reader = csv.reader(lines, delimiter=separator_of(lines[0] if lines else "", columns))
         header = [name.strip() for name in next(reader, [])]
         if missing := [name for name in columns if name not in header]:
             raise UserError(f"{self.root / file}: no column '{missing[0]}'; there are {', '.join(header) or 'none'}")

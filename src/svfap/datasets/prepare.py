@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from svfap.console import progress_bar
 from svfap.data.prepared import Fold, PreparedDataset, clear_dataset, write_dataset_file
-from svfap.data.split import hold_out
+from svfap.data.split import Units, hold_out, units_of
 from svfap.data.suffixes import VIDEO_SUFFIXES
 from svfap.datasets.config import PrepareConfig
 from svfap.datasets.dataset import ALIGNED, ClipRow, Dataset, Part, Pictures, Release, get_dataset
@@ -93,6 +94,13 @@ def prepare(dataset: str | Dataset, config: PrepareConfig) -> PreparedDataset:
 def is_complete(prepared: PreparedDataset) -> bool:
     """Whether nothing was missing, unknown or repeated, and every count is the official one."""
     return not any(prepared.notes[name] for name in PROBLEMS)
+
+
+def units_of_rows(rows: Sequence[ClipRow], *, ignore_subjects: bool = False) -> Units:
+    """The units that a split of these rows may not tear apart; see `svfap.data.split.units_of`."""
+    columns = {name: [getattr(row, name) or "" for row in rows] for name in ("path", "subject", "group")}
+    table = pd.DataFrame(columns | {"source": [row.extra.get("source", "") for row in rows]}, dtype=object)
+    return units_of(table, ignore_subjects=ignore_subjects)
 
 
 class _Writer:
@@ -217,18 +225,18 @@ class _Writer:
     def _hold_out(self, part: Part, rows: Sequence[ClipRow]) -> NDArray[np.bool_]:
         """(rows,) bool, true for those that become validation."""
         config = self.config
-        subjects = np.array([row.subject or "" for row in rows], object)
-        known = any(subjects)
+        known = any(row.subject for row in rows)
         if config.validation == "subject" and not known:
             raise UserError(f"validation=subject: {self.dataset.title} names no subjects; use stratified or none")
         number_of = {name: number for number, name in enumerate(self.dataset.label_names)}
         labels = np.array([number_of.get(row.label or "", 0) for row in rows], np.int64)
-        by_subject = known and config.validation != "stratified"
-        held_out = hold_out(len(rows), config.val_fraction, config.seed, subjects if by_subject else None, labels)
+        units = units_of_rows(rows, ignore_subjects=config.validation == "stratified")
+        whole = units.num < len(rows)
+        held_out = hold_out(len(rows), config.val_fraction, config.seed, units, labels)
         if not held_out.any() or held_out.all():
-            few = "only one subject is" if by_subject else f"{len(rows)} clips are"
+            few = f"only one {units.kind} is" if whole else f"{len(rows)} clips are"
             raise UserError(f"{part.name}: {few} too few to split off a validation part; use --validation none")
-        self._validation_kinds.add("by subject" if by_subject else "stratified")
+        self._validation_kinds.add(f"by {units.kind}" if whole else "stratified")
         return held_out
 
     def _write(self, part: Part, rows: Iterable[ClipRow]) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.data.prepared import read_dataset
+from svfap.data.targets import all_targets, require_values
 from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.evaluation import predictions as tables
@@ -24,7 +25,7 @@ from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import confusion_matrix, regression_scatter
 from svfap.weights.folder import fingerprint, load_model
 
-METRICS_FILE = "metrics.json"
+METRICS_FILE = tables.METRICS_FILE
 
 
 class Evaluation(NamedTuple):
@@ -40,7 +41,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
     Views that coincide are computed once. Under torchrun every video is evaluated by exactly one process. Writes into
     `config.out_folder`:
-      metrics.json     scores, `num_expected` and `num_evaluated` videos, and `num_groups` where groups are scored
+      metrics.json     scores, `num_expected` and `num_evaluated` videos, `num_groups` where groups are scored, and
+                       `num_unannotated`: videos without an annotated frame among those shown, which are not expected
       predictions.csv  one row per video; groups.csv: one per group; frames.csv: one per frame shown to a frame-level model
                        (see `svfap.evaluation.predictions`)
       features.npz     for each video the head's input, averaged over views
@@ -51,7 +53,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         UserError: a model, manifest or dataset that cannot be used, labels that the model does not know, a folder that
             cannot be written; no video that can be read.
     """
-    manifest, root = (config.manifest, config.root) if config.dataset is None else _test_part(config)
+    manifest, root, label_range = config.manifest, config.root, config.label_range
+    if config.dataset is not None:
+        manifest, root, label_range = _test_part(config)
     assert manifest is not None
     accelerator = make_accelerator(config.precision)
     perceiver = load_model(config.model).to(accelerator.device).eval()
@@ -66,7 +70,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         )
     names: dict[str, Any] = {"label_names" if shape.task == "classification" else "dimensions": shape.label_names}
     task = cast(SupervisedTask, shape.task)
+    names |= {"invalid_marks": config.invalid_marks, "label_range": label_range}
     videos = read_manifest(manifest, root=root, task=task, split=config.split, frame_level=shape.frame_level, **names)
+    videos.require_files()
+    if shape.task == "regression":
+        require_values(videos, all_targets(videos, shape.frame_level))
     by_group = scored_by_group(videos, shape, config.by_group)
     sampling = (shape.num_frames, shape.sampling_stride, shape.img_size)
     views: dict[str, Any] = {"num_segments": config.num_segments, "num_crops": config.num_crops}
@@ -98,18 +106,20 @@ def provenance(config: EvaluateConfig, weights: str, manifest: Path) -> dict[str
 
     weights: of `svfap.weights.folder.fingerprint`.
     """
-    settings = {name: getattr(config, name) for name in ("num_segments", "num_crops", "precision")}
+    settings: dict[str, Any] = {name: getattr(config, name) for name in ("num_segments", "num_crops", "precision")}
+    settings["invalid_marks"] = list(config.invalid_marks)
+    settings["label_range"] = config.label_range and list(config.label_range)
     return {"weights": weights, "manifest_digest": file_digest(manifest), "settings": settings}
 
 
-def _test_part(config: EvaluateConfig) -> tuple[Path, Path]:
-    """Manifest and root of the test part of the fold."""
+def _test_part(config: EvaluateConfig) -> tuple[Path, Path, tuple[float, float] | None]:
+    """Manifest and root of the test part of the fold, and the range of its labels."""
     assert config.dataset is not None
     prepared = read_dataset(config.dataset)
     fold = prepared.fold(config.fold)
     if fold.test is None:
         raise UserError(f"{config.dataset}: fold {fold.name} has no test part; give manifest instead")
-    return fold.test, config.root or prepared.root
+    return fold.test, config.root or prepared.root, config.label_range or prepared.label_range
 
 
 def _write_predictions(

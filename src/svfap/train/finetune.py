@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -18,8 +17,8 @@ from svfap.data import augment
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.prepared import dataset_terms, fold_folder, read_dataset
-from svfap.data.split import carve_validation, take_fraction
-from svfap.data.targets import all_targets
+from svfap.data.split import carve_validation, take_fraction, units_of
+from svfap.data.targets import all_targets, read_frame_values, require_values
 from svfap.errors import UserError
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
@@ -33,7 +32,7 @@ from svfap.model.build import create_model
 from svfap.model.config import ModelConfig
 from svfap.train.config import FinetuneConfig
 from svfap.train.loop import Batch, TrainingTask, TrainResult, train
-from svfap.train.losses import REGRESSION_LOSSES, balanced_weights, label_scale
+from svfap.train.losses import ACTIVATION_RANGES, REGRESSION_LOSSES, annotated_only, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
 from svfap.train.parallel import num_workers, run_all
 from svfap.train.resolve import check_run, fold_configs, resolve
@@ -61,10 +60,18 @@ class FinetuneTask(TrainingTask):
         settings: dict[str, Any] = {"num_outputs": len(names), "label_names": names}
         for name in ("output_activation", "frame_level", "drop_path_rate", "sampling_stride"):
             settings[name] = getattr(config, name)
-        if config.label_scaling != "none":
+        for part in (everything, self.validation):
+            if part is not None:
+                part.require_files()
+        if config.task == "regression":
             values, activation = all_targets(training, config.frame_level), config.output_activation or "none"
-            scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
-            settings["output_scale"], settings["output_offset"] = scaling
+            bounded = activation != "none" and config.label_scaling == "none"
+            require_values(training, values, ACTIVATION_RANGES[activation] if bounded else None)
+            if self.validation is not None:
+                require_values(self.validation, all_targets(self.validation, config.frame_level))
+            if config.label_scaling != "none":
+                scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
+                settings["output_scale"], settings["output_offset"] = scaling
         provenance = {"finetuned_on": str(config.manifest), "init": config.init, "num_videos": len(training)}
         terms = dataset_terms(config.dataset, config.manifest)
         settings["provenance"] = provenance | {"fraction": config.fraction, "seed": config.seed, **terms}
@@ -93,7 +100,8 @@ class FinetuneTask(TrainingTask):
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """Cross-entropy with soft targets (Eq. 12), or a regression loss (Eq. 13, 14), on augmented clips.
 
-        Of frame-level models, over all frames. Regression losses are in units of the model's `output_scale`, so that
+        Of frame-level models, over all frames that are annotated (mixed with another clip: in both); zero if there is none.
+        Regression losses are in units of the model's `output_scale`, so that
         gradients do not depend on the labels' units. CCC and PCC are computed over this micro-batch, and averaged over
         micro-batches and processes; a micro-batch with one readable clip has no gradient.
         """
@@ -111,6 +119,10 @@ class FinetuneTask(TrainingTask):
         assert config.mixup is not None and config.cutmix is not None  # resolved
         clips, targets = augment.mix(clips, targets, config.mixup, config.cutmix, config.mix_switch, generator)
         outputs, targets = (x.flatten(0, -2) for x in (model(clips).float(), targets))  # (clips or frames, outputs)
+        if config.frame_level:
+            outputs, targets = annotated_only(outputs, targets)
+            if not len(targets):
+                return outputs.sum()  # zero, with gradients that are zero
         if config.task == "regression":
             scale = outputs.new_tensor(shape.output_scale or (1.0,))
             return REGRESSION_LOSSES[config.loss](outputs / scale, targets / scale)  # Eq. 13, 14
@@ -137,6 +149,7 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
     assert config.manifest is not None
     columns: dict[str, Any] = dict(root=config.root, task=config.task, frame_level=config.frame_level)
     columns |= dict(label_names=config.label_names, dimensions=config.dimensions)
+    columns |= dict(invalid_marks=config.invalid_marks, label_range=config.label_range)
     if config.frame_level and config.task == "regression" and not config.dimensions:
         columns["dimensions"] = _frame_dimensions(read_manifest(config.manifest, **columns, split=config.split))
     training = read_manifest(config.manifest, **columns, split=config.split)
@@ -146,8 +159,10 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
         if config.val_fraction <= 0:
             say("no validation videos (val_fraction=0): best/ is the last epoch")
             return training, None
+        units = units_of(training.table)
         training, validation = carve_validation(training, config.val_fraction, config.seed)
-        say(f"validation: {len(validation)} videos carved from training's {len(training) + len(validation)}")
+        how = f"validation: {len(validation)} videos carved from training's {len(training) + len(validation)}"
+        say(f"{how}, by {units.kind}" if units.num < len(training) + len(validation) else how)
         return training, validation
     if config.val_manifest is None and config.split is None:
         raise UserError("val_split without split: training would hold the validation videos; give split as well")
@@ -161,7 +176,7 @@ def _frame_dimensions(manifest: Manifest) -> list[str]:
     if file is None:
         return list(manifest.dimensions or ())
     try:
-        columns = pd.read_csv(file, nrows=0).columns
+        columns = read_frame_values(file, manifest.dimensions or ()).columns
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: values per frame cannot be read ({error})") from None
     return [name for name in columns if name in (manifest.dimensions or columns)]
@@ -209,7 +224,8 @@ def run_fold(config: FinetuneConfig) -> bool:
         return False
     test = EvaluateConfig(
         model=str(config.out), dataset=config.dataset, fold=config.fold, root=config.root,
-        num_workers=config.num_workers or 0, precision=config.precision,
+        num_workers=config.num_workers or 0, precision=config.precision, invalid_marks=config.invalid_marks,
+        label_range=config.label_range,
     )  # fmt: skip
     if not is_evaluated(test):
         evaluate(test)

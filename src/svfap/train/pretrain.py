@@ -39,6 +39,7 @@ class PretrainTask(TrainingTask):
         self.config = config = resolve(config)
         assert config.manifest is not None and config.sampling_stride is not None
         everything = read_manifest(config.manifest, root=config.root, task="unlabelled", split=config.split)
+        everything.require_files()
         self.manifest = take_fraction(everything, config.fraction, config.seed)
         self.num_videos = len(self.manifest)
         if config.fraction < 1:
