@@ -66,6 +66,8 @@ class ClipDataset(Dataset[Item]):
     repeats: number of clips per item in the two training modes, in "pretrain" one from each of as many equal parts of the
     video; the video is decoded once for all of them.
     frame_level: targets of the sampled frames (see `svfap.data.targets`) instead of the target of the clip.
+    fps: rate at which all videos are sampled, by time; None: each video's own frames. frames_fps: pictures per second of
+    folders of frames; None: 25.
     balanced: an epoch of the loader has as many samples as the manifest, but all classes equally often.
     Random draws depend on (seed, epoch, index) only. Index i + k * len(self) is sample i again, with different draws.
     Raises `UserError` if the manifest lacks the targets that frame_level or balanced need.
@@ -84,6 +86,8 @@ class ClipDataset(Dataset[Item]):
     crop_scales: Sequence[float] = augment.MULTI_SCALES
     frame_level: bool = False
     balanced: bool = False
+    fps: float | None = None
+    frames_fps: float | None = None
     epoch: int = 0
 
     def __post_init__(self) -> None:
