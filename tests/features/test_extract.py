@@ -23,7 +23,7 @@ from svfap.model.base import Model
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 WIDTH = 32  # of svfap_debug's features
-CPU = {"device": "cpu", "precision": "fp32"}
+CPU = {"device": "cpu", "precision": "fp32", "faces": "none"}  # for faces see test_extract_faces.py
 
 
 def to_file(sources: object, model: Path, out: Path, **settings: Any) -> Extracted:

@@ -175,7 +175,7 @@ class ModelConfig:
     def contract(self) -> dict[str, str]:
         """`frame_rate` and `face_crop` in words, for people."""
         rate = self.frame_rate
-        crop = (f"{name} {value}".lower() for name, value in self.face_crop.items())
+        crop = (f"{name} {self.face_crop[name]}".lower() for name in FACE_CROP if name in self.face_crop)
         return {
             "trained at, pictures per second": "not known" if rate is None else f"{rate:g}",
             "a clip lasts, s": "not known" if rate is None else f"{self.span / rate:.2f}",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -12,11 +11,8 @@ from typing import Any, Self
 import av
 import numpy as np
 
-from svfap.data.rates import alike
 from svfap.data.video import PICTURE_FPS, Pixels, VideoError, VideoSource, open_video, upright
 
-MAX_HOLE_S = 0.5  # a longer time without a picture is a hole of a stream
-ROUNDING_S = 1e-6
 WEBCAMS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation"), "win32": ("video={}", "dshow")}
 
 
@@ -32,28 +28,11 @@ def open_source(
     """Open a file, folder or image (`svfap.data.video.open_video`), a webcam's number or a stream's address.
 
     timeout_s: stop reading a stream after this many seconds without data. frames_fps: pictures per second of a folder of
-    frames. Raises `VideoError`.
+    frames; None: 25. Raises `VideoError`.
     """
     if is_live(video):
         return LiveSource(str(video), timeout_s)
-    return open_video(video) if frames_fps is None else open_video(video, frames_fps=frames_fps)
-
-
-def at_ticks(frames: Iterable[tuple[float, Pixels]], fps: float) -> Iterator[tuple[float, Pixels]]:
-    """The pictures of a stream (seconds, picture) that are shown at every 1 / fps seconds, each as soon as the next one is
-    there. Where none arrives for more than `MAX_HOLE_S` seconds, times jump."""
-    shown: tuple[float, Pixels] | None = None
-    tick = 0
-    for time_s, picture in frames:
-        if shown is not None:
-            until_s = time_s if time_s - shown[0] <= MAX_HOLE_S else shown[0] + 1 / fps
-            while tick / fps < until_s - ROUNDING_S:
-                yield tick / fps, shown[1]
-                tick += 1
-            tick = max(tick, math.ceil((time_s - ROUNDING_S) * fps)) if until_s < time_s else tick
-        shown = time_s, picture
-    if shown is not None and tick / fps <= shown[0] + ROUNDING_S:
-        yield tick / fps, shown[1]
+    return open_video(video, frames_fps or PICTURE_FPS)
 
 
 class StreamError(VideoError):
@@ -85,14 +64,8 @@ class LiveSource:
         self._stream.thread_type = "SLICE"  # threads per frame would delay several frames
         self.fps = float(self._stream.average_rate or self._stream.guessed_rate or PICTURE_FPS)
 
-    def steady_frames(self, fps: float | None = None) -> Iterator[tuple[float, Pixels]]:
-        """(seconds from the first picture, uint8 RGB (H, W, 3)) as they arrive; times increase. Raises `StreamError`.
-
-        fps: take the picture shown at each tick of a clock with this rate, unless the source has about that rate.
-        """
-        return self._pictures() if fps is None or alike(fps, self.fps) else at_ticks(self._pictures(), fps)
-
-    def _pictures(self) -> Iterator[tuple[float, Pixels]]:
+    def steady_frames(self) -> Iterator[tuple[float, Pixels]]:
+        """(seconds from the first picture, uint8 RGB (H, W, 3)) as they arrive; times increase. Raises `StreamError`."""
         first: float | None = None
         last = -np.inf
         for count, frame in enumerate(self._decoded()):
