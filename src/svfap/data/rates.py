@@ -12,10 +12,10 @@ import numpy as np
 from svfap.console import say, track
 from svfap.data.manifest import Manifest
 from svfap.data.suffixes import PICTURE_SUFFIXES
+from svfap.data.timing import RATE_TOLERANCE, clock_rate
 from svfap.data.video import PICTURE_FPS, VideoError, open_video
 from svfap.settings import Fps
 
-TOLERANCE = 0.05  # rates that differ by less are the same
 SHARE = 0.9  # of the training videos that must have a rate for it to be the model's
 NUM_LOOKED_AT = 64
 USUAL_FPS = (20.0, 35.0)  # of cameras and films
@@ -23,8 +23,8 @@ FRAMES_NOTE = f"folders of frames are read as {PICTURE_FPS:g} pictures per secon
 
 
 def alike(rate: float, other: float) -> bool:
-    """Whether two frame rates count as the same."""
-    return abs(rate - other) <= TOLERANCE * other
+    """Whether a frame rate is close to another, so that it counts as the same."""
+    return abs(rate / other - 1) <= RATE_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Clock:
 
     def rate(self, video: float) -> float:
         """Frames per second that are taken of a video of this many pictures per second."""
-        return video if self.fps is None or alike(self.fps, video) else self.fps
+        return clock_rate(video, self.fps)
 
     def note(self, rate: float) -> str | None:
         """What a user must know of a video of `rate` pictures per second, in one line; None: nothing."""

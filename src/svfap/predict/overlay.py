@@ -25,6 +25,7 @@ from svfap.faces.track import TrackedFrame
 from svfap.files import replacing_file
 from svfap.predict.draw import FaceValues, Painter
 from svfap.predict.reader import DECODED_AHEAD, Reader, prefetched
+from svfap.predict.source import LiveSource
 from svfap.predict.table import value_columns
 from svfap.predict.timeline import Timeline
 
@@ -48,7 +49,7 @@ def write_overlay(video: str | Path, table: pd.DataFrame, reader: Reader, out: P
             av.open(f"file:{part}", "w") as target,
         ):
             fps = reader.clock.rate(source.fps)
-            total = None if source.num_frames is None else round(source.num_frames * fps / source.fps)
+            total = None if isinstance(source, LiveSource) else source.grid(reader.clock.fps).num_frames
             tracked = reader.tracks(track(frames, f"overlay {video.name[:16]}", total), fps)
             pictures = _encoded(_painted(tracked, table, 0.5 / fps), fps, target)
             # Sorted by time, so that FFmpeg does not buffer packets.

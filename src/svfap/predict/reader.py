@@ -72,7 +72,7 @@ class Reader:
         errors: list[VideoError] = []
         with self.open(name) as source:
             fps = self.clock.rate(source.fps)
-            total = None if isinstance(source, LiveSource) else round(source.duration_s * fps)
+            total = None if isinstance(source, LiveSource) else source.grid(self.clock.fps).num_frames
 
             def frames() -> Iterator[tuple[float, np.ndarray]]:
                 try:
