@@ -55,6 +55,7 @@ def test_manifests_bring_their_columns_and_others_have_none(folder, monkeypatch)
     (folder / "two.csv").write_text("path,note,split\nd.mp4,NA,test\nmissing.mp4,x,train\n")
     monkeypatch.chdir(folder)
     samples, columns, listed = read_sources(["one.csv", "a.MKV"])
+    assert listed == [True, True, False]
     assert [sample.key for sample in samples] == [
         f"{folder}/b.mp4#t=1,",
         f"{folder}/b.mp4#xywh=0,0,8,8",

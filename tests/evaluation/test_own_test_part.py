@@ -45,7 +45,11 @@ def run(folder: Path, model: dict[str, Any] | None = None, **settings: Any) -> P
     """A folder as training leaves it, as far as evaluation reads it."""
     torch.manual_seed(0)
     names = {"label_names": ("calm", "joy"), "sampling_stride": 1, **(model or {})}
-    svfap.create_model("svfap_debug", "classification", **names).save_pretrained(folder / "best")
+    made = svfap.create_model("svfap_debug", "classification", **names)
+    for parameter in made.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.25)
+    made.save_pretrained(folder / "best")
     (folder / "config.yaml").write_text(yaml.safe_dump({"format_version": 1, **settings}))
     return folder
 

@@ -347,11 +347,11 @@ def test_an_interrupted_run_continues(folder, saved, tmp_path, monkeypatch):
     done: list[str] = []
     whole = extract.Extractor.__call__
 
-    def counted(self, sample):
+    def counted(self, sample, searched):
         done.append(sample.path.name)
         if sample.path.name == "a.mp4" and done.count("a.mp4") == 1:
             raise KeyboardInterrupt
-        return whole(self, sample)
+        return whole(self, sample, searched)
 
     monkeypatch.setattr(extract.Extractor, "__call__", counted)
     arguments = ([folder / "all.csv"], saved, tmp_path / "x.parquet")

@@ -25,7 +25,7 @@ FACES = ["track", *BOX, "confidence"]
 @pytest.fixture(autouse=True)
 def spots(monkeypatch) -> None:
     """Every detector finds red squares."""
-    monkeypatch.setattr("svfap.predict.contract.make_detector", lambda *given: Spots())
+    monkeypatch.setattr("svfap.predict.predictor.make_detector", lambda *given: Spots())
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,9 @@ def stacked(table: pd.DataFrame) -> np.ndarray:
 def test_a_video_has_a_row_for_each_window_of_each_face(folder, capsys):
     """As in prediction: the same windows and boxes, and features of the same crops."""
     table = extract(folder, folder / "two.mp4")
-    assert "faces: 1 videos are searched for faces (--faces chooses otherwise)" in " ".join(capsys.readouterr().err.split())
+    assert "faces: 1 videos are searched for faces (--faces chooses otherwise)" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert list(table.columns) == ["path", "track", "start_s", "end_s", *BOX, "confidence", "feature"]
     classifier = model("classification")
     torch.nn.init.zeros_(classifier.head.bias)

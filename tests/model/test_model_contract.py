@@ -54,15 +54,16 @@ def test_values_that_mean_nothing_are_refused(settings, message):
         ModelConfig(**settings)
 
 
-def test_people_are_shown_it(saved, capsys):
+def test_people_are_shown_it(saved, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["info", str(saved)]) == 0
     shown = capsys.readouterr().out
     card = (saved / "README.md").read_text()
     crop = "margin 0.3, align true, border reflect, detector yunet"
     for words in (" ".join(shown.replace("│", " ").split()), card.replace("|", "").replace("  ", " ")):
-        assert "trained at, pictures per second 25" in words
-        assert "a clip lasts, s 2.44" in words
-        assert "faces cut out with margin 0.3" in words
+        assert "frames a second in training 25" in words
+        assert "seconds of a clip 2.44" in words
+        assert "face crops of training margin 0.3" in words
     assert crop in card
     assert main(["info", "svfap_debug"]) == 0
-    assert "trained at" not in capsys.readouterr().out, "a preset is not trained"
+    assert "in training" not in capsys.readouterr().out, "a preset is not trained"

@@ -14,8 +14,7 @@ from fake_faces import Spots, film, frames, model
 from svfap.cli.main import main
 from svfap.data.video import write_video
 from svfap.faces.config import FaceCropConfig
-from svfap.predict import contract
-from svfap.predict.predictor import Predictor
+from svfap.predict.predictor import Predictor, detector_of
 
 STRIDE = 4  # windows of 61 frames: 2.03 s at 30 a second
 
@@ -158,11 +157,11 @@ def test_the_detector_is_that_of_the_training_where_it_is_there(faces, trained, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("svfap.faces.detect.MODEL_URL", "http://localhost:1/none")
     net = model(face_crop={"detector": trained} if trained else {})
-    detector = contract.detector_of(net.config, faces, None)
+    detector = detector_of(net.config, faces, None)
     assert detector is not None and detector.name == used
     differs = trained not in (None, used)
     assert ("while the model's training had those of" in said(capsys)) == differs
-    assert contract.detector_of(net.config, "none", None) is None
+    assert detector_of(net.config, "none", None) is None
 
 
 def test_the_command_takes_the_same_settings(videos, tmp_path, capsys):

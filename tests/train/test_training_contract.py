@@ -104,4 +104,3 @@ def test_validation_and_evaluation_see_the_same_frames(videos, tmp_path):
 
     assert tested()["mae"] == pytest.approx(validation["mae"], abs=1e-6)
     assert tested(fps="own")["mae"] != pytest.approx(validation["mae"], abs=1e-6)
-

@@ -220,7 +220,8 @@ def test_convert_from_python(official, classifier, tmp_path):
         ("ferv39k", None, {}),
     ],
 )
-def test_what_is_known_of_the_authors_clips_is_written(tmp_path, capsys, dataset, rate, crop):
+def test_what_is_known_of_the_authors_clips_is_written(tmp_path, capsys, monkeypatch, dataset, rate, crop):
+    monkeypatch.setenv("COLUMNS", "200")
     names = get_dataset(dataset).label_names
     save = svfap.create_model("svfap_debug", "classification", num_outputs=len(names))
     torch.save({"model": export_published(save)}, tmp_path / "official.pth")
@@ -228,7 +229,7 @@ def test_what_is_known_of_the_authors_clips_is_written(tmp_path, capsys, dataset
     config = svfap.load_model(tmp_path / "out").config
     assert (config.frame_rate, config.face_crop, config.label_names) == (rate, crop, names)
     shown = " ".join(capsys.readouterr().out.split())
-    assert (f"per second {rate:g}" if rate else "per second │ not known").replace("│ ", "") in shown.replace("│ ", "")
+    assert f"frames a second in training {f'{rate:g}' if rate else 'not known'}" in shown.replace("│ ", "")
     more = ["--dataset", dataset, "--frame_rate", "12", "--face_crop", '{"margin": 0.2}']
     assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "given"), *more]) == 0
     config = svfap.load_model(tmp_path / "given").config
@@ -239,9 +240,7 @@ def test_what_is_known_of_the_authors_clips_is_written(tmp_path, capsys, dataset
 
 
 def test_of_a_pretrained_checkpoint_the_dataset_gives_rate_and_crop(tmp_path, capsys):
-    torch.save(
-        {"model": export_published(svfap.create_model("svfap_debug", "pretraining"))}, tmp_path / "official.pth"
-    )
+    torch.save({"model": export_published(svfap.create_model("svfap_debug", "pretraining"))}, tmp_path / "official.pth")
     assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "out"), "--dataset", "voxceleb2"]) == 0
     assert svfap.load_model(tmp_path / "out").config.frame_rate == 25
     assert "of dataset only frame rate and face crop are used" in " ".join(capsys.readouterr().err.split())

@@ -68,7 +68,9 @@ class Clock:
         if self.trained_at is not None:
             if alike(rate, self.trained_at):
                 return None
-            return f"{rate:.4g}/s in the file, all used, while {known}: {lasts}, not {self.span / self.trained_at:.2g} s"
+            return (
+                f"{rate:.4g}/s in the file, all used, while {known}: {lasts}, not {self.span / self.trained_at:.2g} s"
+            )
         if self.own or USUAL_FPS[0] <= rate <= USUAL_FPS[1]:
             return None
         return f"{rate:.4g}/s in the file; the model does not say its frame rate; {lasts}; --fps 30 samples by time"

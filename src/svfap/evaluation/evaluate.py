@@ -143,7 +143,9 @@ def _say_contract(clock: Clock, config: EvaluateConfig, videos: Manifest, model:
             continue
         for name, value in model.face_crop.items():
             if crop.get(name, value) != value:
-                say(f"{folder}: the faces were cut out with {name} {crop[name]}, those of the model's training with {value}")
+                say(
+                    f"{folder}: the faces were cut out with {name} {crop[name]}, those of the model's training with {value}"
+                )
         return
 
 

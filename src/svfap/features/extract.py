@@ -34,8 +34,7 @@ from svfap.model.base import Model
 from svfap.model.build import create_model
 from svfap.model.perceiver import Perceiver
 from svfap.model.presets import list_presets
-from svfap.predict.contract import crop_of, detector_of
-from svfap.predict.predictor import run_clips
+from svfap.predict.predictor import crop_of, detector_of, run_clips
 from svfap.predict.reader import Reader
 from svfap.predict.table import BOX
 from svfap.weights.folder import load_model
@@ -43,6 +42,7 @@ from svfap.weights.folder import load_model
 # Names in the table for columns of manifests; there, start_s and end_s are those of a window.
 SPAN = {"start_s": "sample_start_s", "end_s": "sample_end_s"}
 CHUNK_ROWS = 4096
+PART_FORMAT = 2  # of the file of one sample: with track, box and confidence
 FACE_COLUMNS = ("track", *BOX, "confidence")
 TIMEOUT_S = 10.0  # of streams, which have no features
 # To continue an interrupted run.
@@ -108,7 +108,7 @@ def extract_features(
         config = replace(config, model=str(Path(config.model).absolute()))
     extractor = _extractor(config) if model is None else Extractor(config, model)
     settings = {name: getattr(config, name) for name in SAME_SETTINGS}
-    settings["weights"] = _fingerprint(extractor.model)
+    settings |= {"weights": _fingerprint(extractor.model), "part_format": PART_FORMAT}
     with (
         TemporaryDirectory(prefix="svfap-extract-")
         if config.out is None

@@ -19,7 +19,12 @@ CHOICES = {
     "output_activation": ("none", "sigmoid", "tanh"),
     "temporal_downsample": ("conv", "avg", "max"),
 }
-FACE_CROP: dict[str, Any] = {"margin": (int, float), "align": bool, "border": str, "detector": str}  # names and types in face_crop
+FACE_CROP: dict[str, Any] = {
+    "margin": (int, float),
+    "align": bool,
+    "border": str,
+    "detector": str,
+}  # names and types in face_crop
 MULTIPLES = {
     **{"img_size": "patch_size", "num_frames": "tubelet_size", "embed_dim": "num_heads"},
     **{"decoder_embed_dim": "decoder_num_heads"},
@@ -177,9 +182,9 @@ class ModelConfig:
         rate = self.frame_rate
         crop = (f"{name} {self.face_crop[name]}".lower() for name in FACE_CROP if name in self.face_crop)
         return {
-            "trained at, pictures per second": "not known" if rate is None else f"{rate:g}",
-            "a clip lasts, s": "not known" if rate is None else f"{self.span / rate:.2f}",
-            "faces cut out with": ", ".join(crop) or "not known",
+            "frames a second in training": "not known" if rate is None else f"{rate:g}",
+            "seconds of a clip": "not known" if rate is None else f"{self.span / rate:.2f}",
+            "face crops of training": ", ".join(crop) or "not known",
         }
 
     @property

@@ -25,7 +25,6 @@ from svfap.faces.track import TrackedFrame
 from svfap.files import replacing_file
 from svfap.predict.draw import FaceValues, Painter
 from svfap.predict.reader import DECODED_AHEAD, Reader, prefetched
-from svfap.predict.source import LiveSource
 from svfap.predict.table import value_columns
 from svfap.predict.timeline import Timeline
 
@@ -48,9 +47,8 @@ def write_overlay(video: str | Path, table: pd.DataFrame, reader: Reader, out: P
             closing(prefetched(reader.frames(source), DECODED_AHEAD)) as frames,
             av.open(f"file:{part}", "w") as target,
         ):
-            fps = reader.clock.rate(source.fps)
-            total = None if isinstance(source, LiveSource) else source.grid(reader.clock.fps).num_frames
-            tracked = reader.tracks(track(frames, f"overlay {video.name[:16]}", total), fps)
+            fps = reader.rate(source)
+            tracked = reader.tracks(track(frames, f"overlay {video.name[:16]}", reader.num_frames(source)), fps)
             pictures = _encoded(_painted(tracked, table, 0.5 / fps), fps, target)
             # Sorted by time, so that FFmpeg does not buffer packets.
             for packet in heapq.merge(pictures, _sound(video, target), key=_time):

@@ -30,9 +30,7 @@ PREDICTOR_SETTINGS = (
     *("device", "precision", "hop_s", "batch_size", "faces", "face_model", "timeout_s", "fps", "frames_fps"),
 )
 # To resume a run.
-SAME_SETTINGS = (
-    *("model", "hop_s", "faces", "margin", "align", "border", "detect_every", "fps", "frames_fps"),
-)
+SAME_SETTINGS = (*("model", "hop_s", "faces", "margin", "align", "border", "detect_every", "fps", "frames_fps"),)
 
 
 @dataclass(frozen=True)

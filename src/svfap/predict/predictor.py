@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 
+from svfap.console import say
 from svfap.data.augment import normalize
 from svfap.data.video import VideoError
 from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.errors import UserError
-from svfap.faces.config import FaceCropConfig, Faces, TrackConfig
-from svfap.faces.detect import Detector
+from svfap.faces.config import CROP_FIELDS, DetectorName, FaceCropConfig, Faces, TrackConfig
+from svfap.faces.detect import Detector, make_detector
 from svfap.model.base import Model
 from svfap.model.config import ModelConfig
 from svfap.predict.config import PredictConfig
-from svfap.predict.contract import crop_of, detector_of
 from svfap.predict.reader import OnFrame, Reader, prefetched
 from svfap.predict.source import is_live
 from svfap.predict.table import BOX, PROBABILITY, TIMES
@@ -156,6 +157,45 @@ class Predictor:
         """(B, T, H, W, 3) uint8 -> (B, K) or (B, T, K): probabilities or values."""
         outputs = run_clips(self.model, clips, self.config, self.device, self.dtype)
         return (outputs.softmax(dim=-1) if self.config.task == "classification" else outputs).cpu().numpy()
+
+
+def crop_of(model: ModelConfig, given: FaceCropConfig | Mapping[str, Any] | None = None) -> FaceCropConfig:
+    """How faces are cut out for a model: as `given`, else as in its training, else by the general defaults.
+
+    given: all fields, or some of them. The size is the model's. Says which fields differ from those of the training.
+    """
+    chosen = asdict(given) if isinstance(given, FaceCropConfig) else given or {}
+    chosen = {name: chosen[name] for name in CROP_FIELDS if chosen.get(name) is not None}
+    trained = {name: model.face_crop[name] for name in CROP_FIELDS if name in model.face_crop}
+    for name, value in chosen.items():
+        if trained.get(name, value) != value:
+            say(f"{name}={value}, while the model's training had {trained[name]}")
+    return FaceCropConfig(size_px=model.img_size, **{**trained, **chosen})
+
+
+def detector_of(model: ModelConfig, faces: Faces | Detector | None, face_model: str | Path | None) -> Detector | None:
+    """The detector that a model's faces are found with: `faces` if given, else that of its training, else the best one.
+
+    None: no faces are searched for (faces="none"). face_model: YuNet's file. Says if it is not that of the training. Raises
+    `UserError`.
+    """
+    if faces == "none":
+        return None
+    trained: Any = model.face_crop.get("detector")
+    if isinstance(faces, str):
+        detector = make_detector(faces, face_model)
+    elif faces is not None:
+        detector = faces
+    elif trained in get_args(DetectorName) and face_model is None:
+        try:
+            detector = make_detector(trained, None)
+        except UserError:
+            detector = make_detector("auto", None)
+    else:
+        detector = make_detector("auto", face_model)
+    if trained is not None and detector.name != trained:
+        say(f"faces are found by {detector.name}, while the model's training had those of {trained}")
+    return detector
 
 
 @torch.inference_mode()

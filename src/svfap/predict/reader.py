@@ -59,9 +59,7 @@ class Reader:
         """When the model's frames are taken."""
         return Clock.of(self.fps, self.config.frame_rate, self.config.span)
 
-    def windows(
-        self, video: str | Path | Sample, on_frame: OnFrame | None = None
-    ) -> Generator[Window, None, None]:
+    def windows(self, video: str | Path | Sample, on_frame: OnFrame | None = None) -> Generator[Window, None, None]:
         """The windows of every face in a video, or in a sample: within its time span, inside its box.
 
         Times are those of the video, and boxes lie in its picture. Memory does not grow with its length. Raises `VideoError`
@@ -71,8 +69,7 @@ class Reader:
         name = video if isinstance(video, str | Path) else video.path
         errors: list[VideoError] = []
         with self.open(name) as source:
-            fps = self.clock.rate(source.fps)
-            total = None if isinstance(source, LiveSource) else source.grid(self.clock.fps).num_frames
+            fps, total = self.rate(source), self.num_frames(source)
 
             def frames() -> Iterator[tuple[float, np.ndarray]]:
                 try:
@@ -86,7 +83,7 @@ class Reader:
             with closing(prefetched(frames(), DECODED_AHEAD)) as decoded:
                 hop = hop_frames(self.config, self.hop_s, fps)
                 hole_s = HOLE_FRAMES / fps
-                if isinstance(source, LiveSource):  # its pictures come at irregular times
+                if source.num_frames is None:  # live: its pictures come at irregular times
                     hole_s = max(hole_s, self.tracking.max_gap_s)
                 tracked = self.tracks(decoded, fps)
                 shape = (self.config.num_frames, self.config.sampling_stride)
@@ -99,20 +96,29 @@ class Reader:
         """Open a video; says what is to be known of its frame rate, each message once. Raises `VideoError`."""
         source = open_source(video, self.timeout_s, self.frames_fps)
         note = self.clock.note(source.fps)
-        if states_no_rate(Path(video)) and self.frames_fps is None and not isinstance(source, LiveSource):
+        if states_no_rate(Path(video)) and self.frames_fps is None and source.num_frames is not None:
             note = None if source.num_frames == 1 else FRAMES_NOTE
         if note is not None and note not in self._said:
             self._said.add(note)
             say(note if note == FRAMES_NOTE else f"{video}: {note}")
         return source
 
+    def rate(self, source: VideoSource | LiveSource) -> float:
+        """Frames per second of the clock at which a video's frames are taken; of a single picture its own."""
+        return source.fps if source.num_frames == 1 else self.clock.rate(source.fps)
+
+    def num_frames(self, source: VideoSource | LiveSource) -> int | None:
+        """Frames that are taken of a video; None: a live source."""
+        return None if source.num_frames is None else source.grid(self.rate(source)).num_frames
+
     def frames(
         self, source: VideoSource | LiveSource, sample: Sample | None = None
     ) -> Iterator[tuple[float, np.ndarray]]:
         """The frames of a video or of a sample that are shown at the ticks of the clock: (seconds, uint8 RGB (H, W, 3))."""
+        fps = self.rate(source)
         if sample is None or isinstance(source, LiveSource):
-            return source.steady_frames(self.clock.fps)
-        return frames_of(source, sample, self.clock.fps)
+            return source.steady_frames(fps)
+        return frames_of(source, sample, fps)
 
     def tracks(self, frames: Iterable[tuple[float, np.ndarray]], fps: float) -> Iterator[TrackedFrame]:
         """Frames (time in seconds, uint8 RGB (H, W, 3)) with their faces; without a detector, see `whole_pictures`."""
