@@ -76,7 +76,7 @@ class FramesSettings(Settings):
 class ClockSettings(FramesSettings):
     """When the frames that a trained model gets are taken."""
 
-    fps: Fps = None
+    fps: float | Literal["own"] | None = None
     """Frames per second at which videos are sampled, by time: pictures are left out or repeated. A model counts frames, so
     at another rate than in its training it sees movements slower or faster than it has learned. Default: the rate of its
     training (`svfap info MODEL` shows it), or where that is not known each video's own; own: each video's own frames."""

@@ -83,7 +83,7 @@ class FaceSettings(Settings):
     Raises `UserError` for values out of range and for a missing file.
     """
 
-    faces: Faces | None = None
+    faces: Literal["auto", "yunet", "haar", "none"] | None = None
     """Face detector; auto: YuNet if its model file is available, else Haar; none: the video is a face crop already, of which
     the centre square is used. Default: the detector of the model's training (`svfap info MODEL` shows it), else auto."""
     face_model: Path | None = None
@@ -96,7 +96,7 @@ class FaceSettings(Settings):
     align: bool | None = None
     """Rotate each crop so that the eyes are level, if the detector gives landmarks. Default: as in the model's training,
     else not."""
-    border: Border | None = None
+    border: Literal["replicate", "reflect"] | None = None
     """What fills a crop beyond the edge of the frame: the edge pixels repeated (replicate) or mirrored (reflect). Default: as
     in the model's training, else replicate."""
 

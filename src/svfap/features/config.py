@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from svfap.errors import UserError
-from svfap.faces.config import Faces, FaceSettings
+from svfap.faces.config import FaceSettings
 from svfap.settings import ClockSettings, DeviceSettings, JobSettings, SourceSettings, require_file, require_positive
 
 Per = Literal["window", "video"]
@@ -26,7 +26,7 @@ class ExtractConfig(FaceSettings, ClockSettings, DeviceSettings, SourceSettings,
     """Run or model folder, or Hub name, of a pre-trained, fine-tuned or converted model; see random_weights."""
     out: Path | None = None
     """Table to write: .parquet, .npz or .h5; default: features.parquet for the command, in memory for the Python function."""
-    faces: Faces | None = None
+    faces: Literal["auto", "yunet", "haar", "none"] | None = None
     """How faces are found: auto (YuNet if its model file is available, else Haar), yunet, haar, or none: the picture is a face
     crop, of which the centre square is used. Default: none for the rows of manifests, which are read as in training, and
     for clips of `svfap crop`; for videos, folders and images the detector of the model's training, else auto."""
