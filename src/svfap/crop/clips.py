@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from svfap.crop.config import CropConfig
 from svfap.data.manifest import Sample
 from svfap.data.sample import frames_between, inside_box, span_of
+from svfap.data.timing import longest_step
 from svfap.data.video import Pixels, VideoSource, VideoWriter, open_video
 from svfap.faces.config import DetectorName, TrackConfig
 from svfap.faces.crop import crop_face
@@ -60,7 +62,7 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
     """Write a clip of each face of a sample into `folder`, which must exist; returns them sorted by track and time.
 
     Consecutive frames of a track become one clip, or several clips if they last longer than `config.max_clip_s`. A
-    frame without a box ends the clip. Memory does not grow with the video. Raises `VideoError`.
+    frame without a box ends the clip, and so does a hole in the times. Memory does not grow with the video. Raises `VideoError`.
     """
     clips: list[FaceClip] = []
     runs: dict[int, _TrackRun] = {}
@@ -69,8 +71,11 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
     try:
         with open_video(sample.path) as source:
             fps = source.grid(config.fps).fps
+            longest_s, last_s = longest_step(fps), -math.inf
             for item in track_faces(_frames(source, sample, config), detector, config.tracking(), fps):
-                for track in sorted(runs.keys() - {face.track for face in item.faces}):
+                stay = {face.track for face in item.faces} if item.time_s - last_s <= longest_s else set()
+                last_s = item.time_s
+                for track in sorted(runs.keys() - stay):
                     clips.append(runs.pop(track).finish())
                 for face in item.faces:
                     run = runs.setdefault(face.track, _TrackRun(folder, face.track, fps, config))

@@ -32,7 +32,7 @@ class Container(VideoSource):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._ended_badly = False
+        self._ended_badly, self._turn = False, 0
         self._container, self._stream = self._opened()
         codec = self._stream.codec_context
         self._packets = list_packets(self._demuxed(), codec.name)
@@ -44,13 +44,13 @@ class Container(VideoSource):
             self._stated_rates(),
             may_reorder=bool(codec.has_b_frames),
             is_untimed=self._container.format.name in UNTIMED_FORMATS,
-            is_cut=lambda last: self._is_cut(last * tick_s),
+            is_cut=lambda end: self._is_cut(end * tick_s),
             decoded_order=lambda: _decoded_order(path, path.stat().st_mtime_ns),
         )
         if len(table.times_s) == 0:
             self.close()
             raise VideoError(path, "holds no pictures")
-        self.times_s, self.fps = table.times_s, table.fps
+        self.times_s, self.fps, self.start_s = table.times_s, table.fps, table.start_s
         self._packet_of, self._keys, self._key_pictures = table.packet_of, table.keys, table.key_pictures
         self._picture_of = np.full(len(self._packets), -1)
         self._picture_of[self._packet_of] = np.arange(self.num_frames)
@@ -85,32 +85,33 @@ class Container(VideoSource):
     def _read_run(self, key: int, run: list[int]) -> Iterator[Pixels]:
         """Pictures that can all be decoded from keyframe number `key` on."""
         decoded = self._decoded(key, frozenset(self._packet_of[run].tolist()))
-        done = 0
+        remaining, last = run[::-1], -1
         for number, frame in decoded:
-            if number == run[done]:
-                yield self._upright(frame)
-                done += 1
-            if done == len(run) or number > run[done]:
+            if frame is None or frame.is_corrupt or number < last or number > remaining[-1]:
                 break
-        if done == len(run):
-            return
-        # Damaged or wrongly marked: read as a whole, for which the pictures between the wanted ones are needed.
-        remaining = run[done:]
-        for number, picture in self._all_from(remaining[0]):
-            if number == remaining[0]:
+            last = number
+            if number == remaining[-1]:
+                yield self._upright(frame)
+                remaining.pop()
+            if not remaining:
+                return
+        # Damaged: what is shown depends on all pictures before it, those that were left out and the group before.
+        for number, picture in self._all_from(remaining[-1], 1):
+            if number == remaining[-1]:
                 yield picture
-                remaining.pop(0)
+                remaining.pop()
             if not remaining:
                 return
 
-    def _all_from(self, first: int) -> Iterator[tuple[int, Pixels]]:
+    def _all_from(self, first: int, back: int = 0) -> Iterator[tuple[int, Pixels]]:
         """Yield (number, picture) of all pictures from `first` on; a damaged one is replaced by the one before it.
 
-        Damaged ones at the start of the file are replaced by the first that can be decoded.
+        Damaged ones at the start of the file are replaced by the first that can be decoded. back: start decoding this many
+        keyframes before the one that is needed.
         """
         shown: av.VideoFrame | None = None
         due = first
-        for number, frame in self._ascending(first):
+        for number, frame in self._ascending(first, back):
             for missing in range(due, number):
                 yield missing, self._upright(shown or frame)
             if number >= first:
@@ -119,31 +120,34 @@ class Container(VideoSource):
         if due < self.num_frames:
             raise VideoError(self.path, f"damaged: picture {due + 1} of {self.num_frames} cannot be decoded")
 
-    def _ascending(self, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _ascending(self, first: int, back: int = 0) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield (number, frame) in ascending order, from number `first`, or an earlier one, on."""
-        key, back = int(np.searchsorted(self._key_pictures, first, side="right")) - 1, 1
+        key = max(int(np.searchsorted(self._key_pictures, first, side="right")) - 1 - back, -1)
         while True:
-            decoded = self._decoded(key)
+            decoded = ((number, frame) for number, frame in self._decoded(key) if frame is not None)
             # What is shown before the keyframe needs the pictures before it.
             sound = -1 if key < 0 else int(self._key_pictures[key])
             start = next((item for item in decoded if item[0] >= sound), None)
             if key < 0 or (start is not None and start[0] <= first):
                 break
-            key, back = max(key - back, -1), 2 * back
+            back = 2 * back + 1
+            key = max(key - back, -1)
         last = -1
         for number, frame in chain([] if start is None else [start], decoded):
             if number > last:
                 yield number, frame
                 last = number
 
-    def _decoded(self, key: int, wanted: frozenset[int] | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decoded(self, key: int, wanted: frozenset[int] | None = None) -> Iterator[tuple[int, av.VideoFrame | None]]:
         """Yield (number, frame) as decoded from keyframe number `key`, or an earlier one, on; -1: from the file's start.
 
-        wanted: numbers of packets; pictures that neither these nor others need are left out.
+        wanted: numbers of packets; pictures that neither these nor others need are left out. A packet that cannot be
+        decoded gives None.
         """
+        sound = -1 if key < 0 else int(self._key_pictures[key])
         for packet, frame in decoded_frames(self._packets_from(key), self._stream.codec_context, wanted):
             number = int(self._picture_of[packet])
-            if number >= 0:
+            if number >= sound and (number >= 0 or frame is None):
                 yield number, frame
 
     def _packets_from(self, key: int) -> Iterator[tuple[int, av.Packet[av.VideoStream]]]:
@@ -187,21 +191,31 @@ class Container(VideoSource):
 
     def _demuxed(self) -> Iterator[av.Packet[av.VideoStream]]:
         """Packets from the current position to the end of the file, or to where it is cut off."""
+        self._turn += 1
+        turn = self._turn
         try:
-            # An empty packet would signal the end of the stream to the decoder.
-            yield from (packet for packet in self._container.demux(self._stream) if packet.size)
+            for packet in self._container.demux(self._stream):
+                if turn != self._turn:
+                    raise RuntimeError(f"{self.path}: was read elsewhere before these frames had ended; open it twice")
+                if packet.size:  # an empty packet would signal the end of the stream to the decoder
+                    yield packet
         except (av.FFmpegError, OSError):
             self._ended_badly = True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        self._learn_size()
+        return self._upright.shape
 
     def _learn_size(self) -> None:
         if self._upright.size is None:
             self._upright.learn(next(self._ascending(0))[1])
 
-    def _is_cut(self, last_s: float) -> bool:
-        """Whether the file states more than it holds; last_s: time stamp of its last picture in seconds."""
+    def _is_cut(self, end_s: float) -> bool:
+        """Whether the file states more than it holds; end_s: when its last picture ends at the latest."""
         stated_s = (self._container.duration or 0) / av.time_base
         start_s = (self._container.start_time or 0) / av.time_base
-        return self._ended_badly or self._stream.frames > len(self._packets) or last_s < start_s + stated_s
+        return self._ended_badly or self._stream.frames > len(self._packets) or end_s < start_s + stated_s
 
     def _stated_rates(self) -> list[float]:
         codec_rate = self._stream.codec_context.framerate
@@ -221,17 +235,25 @@ def decoded_frames(
     packets: Iterable[tuple[int, av.Packet[av.VideoStream]]],
     decoder: av.VideoCodecContext,
     wanted: frozenset[int] | None = None,
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Yield (number of its packet, frame) as the decoder gives them, from (number, packet); damaged packets are skipped."""
+) -> Iterator[tuple[int, av.VideoFrame | None]]:
+    """Yield (number of its packet, frame) as the decoder gives them, from (number, packet).
+
+    None comes in place of the frame for a packet that cannot be decoded.
+    """
     for number, packet in chain(packets, [(-1, None)]):
         skippable = packet is not None and wanted is not None and number not in wanted
         decoder.skip_frame = "NONREF" if skippable else "DEFAULT"
         if packet is not None:
             packet.pts = number
-        with suppress(av.FFmpegError):
-            for frame in decoder.decode(packet):
-                if frame.pts is not None:
-                    yield frame.pts, frame
+        try:
+            frames = decoder.decode(packet)
+        except av.FFmpegError:
+            if packet is not None:
+                yield number, None
+            continue
+        for frame in frames:
+            if frame.pts is not None:
+                yield frame.pts, frame
 
 
 def _identity(packet: av.Packet[av.VideoStream]) -> tuple[int, int]:
@@ -249,5 +271,5 @@ def _decoded_order(path: Path, changed_ns: int) -> Numbers:
         packets: list[int] = []
         with suppress(av.FFmpegError, OSError):
             whole = enumerate(packet for packet in container.demux(stream) if packet.size)
-            packets += (number for number, _ in decoded_frames(whole, stream.codec_context))
+            packets += (number for number, frame in decoded_frames(whole, stream.codec_context) if frame is not None)
     return np.asarray(list(dict.fromkeys(packets)), np.int64)

@@ -39,11 +39,13 @@ class VideoSource(ABC):
         times_s: (N,) float64, when each picture is shown, in seconds since the first; strictly ascending.
         fps: the usual rate: 1 / the median interval between pictures, or the rate that the file states if both agree to
             within the rounding of time stamps.
+        start_s: the time stamp of the first picture in the file.
     """
 
     path: Path
     fps: float
     times_s: Times
+    start_s: float = 0.0
 
     @abstractmethod
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
@@ -103,13 +105,19 @@ class VideoSource(ABC):
         shown = np.searchsorted(self.times_s, np.asarray(times_s, np.float64) + 1e-6, side="right") - 1
         return np.clip(shown, 0, self.num_frames - 1)
 
-    @cached_property
-    def height(self) -> int:  # in pixels, upright; decodes the first picture
-        return self.read([0]).shape[1]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels, upright; decodes the first picture."""
+        height, width = self.read([0]).shape[1:3]
+        return height, width
 
-    @cached_property
+    @property
+    def height(self) -> int:
+        return self.shape[0]
+
+    @property
     def width(self) -> int:
-        return self.read([0]).shape[2]
+        return self.shape[1]
 
     @cached_property
     def _grids(self) -> dict[float | None, FrameGrid]:

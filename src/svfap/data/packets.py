@@ -76,7 +76,7 @@ class Timetable:
 
     times_s: (N,) float64, strictly ascending from 0. packet_of: (N,) int64 number of each picture's packet. keys: (K,) int64
     packets at which decoding can start. key_pictures: (K,) int64, ascending: the first picture that needs nothing before that
-    packet. fps: the usual rate.
+    packet. fps: the usual rate. start_s: the time stamp of the first picture.
     """
 
     times_s: Times
@@ -84,6 +84,7 @@ class Timetable:
     keys: Numbers
     key_pictures: Numbers
     fps: float
+    start_s: float
 
 
 def timetable(
@@ -98,11 +99,11 @@ def timetable(
 ) -> Timetable:
     """Put the pictures of a stream in order.
 
-    stated_rates: pictures per second that the file states, the likelier ones first. may_reorder: the codec shows pictures in
-    another order than it decodes them. is_untimed: the time stamps are only decoding times. is_cut: whether a file whose
-    last picture is shown at this time in ticks is known to be cut off. decoded_order: the numbers of the packets whose
-    pictures the decoder gives, in its order; this decodes the whole file, so it is only asked for where time stamps do not
-    tell.
+    stated_rates: pictures per second, the average that the file states and the rate that its stream states. may_reorder: the
+    codec shows pictures in another order than it decodes them. is_untimed: the time stamps are only decoding times. is_cut:
+    whether a file with pictures up to this time in ticks is known to be cut off. decoded_order: the numbers of
+    the packets whose pictures the decoder gives, in its order; this decodes the whole file, so it is only asked for where
+    time stamps do not tell.
     """
     pts, dts = (_as_float(column) for column in (packets.pts, packets.dts))
     if not may_reorder:
@@ -112,6 +113,8 @@ def timetable(
     shown = np.flatnonzero(np.frombuffer(packets.is_shown, np.bool_)) if len(packets) else keys
     if len(keys):
         shown = shown[shown >= keys[0]]
+    if len(shown) == 0:
+        return Timetable(np.zeros(0), shown, keys, keys, 0.0, 0.0)
     unsure = codec == "mpeg4" and bool((np.asarray(packets.size)[shown] < SMALLEST_VOP).any())
     order = None if unsure or (is_untimed and may_reorder) else _order(pts[shown], dts[shown], may_reorder)
     if order is not None:
@@ -124,14 +127,16 @@ def timetable(
         order = decoded_order()
         stamps = np.sort(dts[order]) if is_untimed or np.isnan(pts[order]).all() else pts[order]
     if len(order) == 0:
-        return Timetable(np.zeros(0), order, keys, keys, 0.0)
+        return Timetable(np.zeros(0), order, keys, keys, 0.0, 0.0)
     known = bool(np.isfinite(stamps).any())
-    stated = next((rate for rate in stated_rates if rate > 0), PICTURE_FPS)
+    # Of a raw stream without time stamps the average rate is the demuxer's default.
+    stated = next((rate for rate in (stated_rates if known else stated_rates[::-1]) if rate > 0), PICTURE_FPS)
     times_s = repaired(stamps * tick_s, None if known else 1 / stated)
     fps = (usual_rate(times_s, tick_s, stated_rates) if known else 0.0) or stated
     place = np.full(len(packets), -1)
     place[order] = np.arange(len(order))
-    return Timetable(times_s, order, keys, _key_pictures(keys, place), fps)
+    start_s = float(np.nan_to_num(stamps[0]) * tick_s)
+    return Timetable(times_s, order, keys, _key_pictures(keys, place), fps, start_s)
 
 
 def _as_float(column: array[int]) -> Times:
@@ -174,11 +179,13 @@ def _not_before(pts: Times, order: Numbers, key: int) -> int:
 
 def _whole(stamps: Times, dts: Times, is_cut: Callable[[float], bool]) -> int:
     """How many pictures a file holds without a gap: the B-frames before the last ones are missing if it was cut off."""
-    if len(stamps) < 3 or not np.isfinite(dts).any() or not is_cut(float(np.nanmax(stamps))):
-        return len(stamps)
     steps = np.diff(stamps)
-    gaps = np.flatnonzero((steps > 1.5 * np.nanmedian(steps)) & (stamps[1:] > np.nanmax(dts)))
-    return int(gaps[0]) + 1 if len(gaps) else len(stamps)
+    if len(steps) < 2 or not np.isfinite(dts).any() or not is_cut(float(stamps[-1] + 1.5 * steps[-3:].max())):
+        return len(stamps)
+    for last in np.flatnonzero(stamps[1:] > np.nanmax(dts)).tolist():
+        if steps[last] > 1.5 * np.median(steps[max(last - 8, 0) : last] if last else steps):
+            return int(last) + 1
+    return len(stamps)
 
 
 def _key_pictures(keys: Numbers, place: Numbers) -> Numbers:

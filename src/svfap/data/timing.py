@@ -59,6 +59,11 @@ def clock_rate(fps_of_video: float, fps: float | None) -> float:
     return fps_of_video if fps is None or abs(fps / fps_of_video - 1) <= RATE_TOLERANCE else fps
 
 
+def longest_step(fps: float, max_hole_s: float = MAX_HOLE_S) -> float:
+    """The longest time in seconds from one picture to the next, of `fps` per second, that is no hole."""
+    return max(max_hole_s, 1.5 / fps) + 1e-6
+
+
 def frame_grid(
     times_s: Sequence[float] | Times, fps_of_video: float, fps: float | None = None, max_hole_s: float = MAX_HOLE_S
 ) -> FrameGrid:
@@ -71,7 +76,7 @@ def frame_grid(
     """
     times, usual_s, rate = np.asarray(times_s, np.float64), 1 / fps_of_video, clock_rate(fps_of_video, fps)
     rounding_s = ROUNDING * min(usual_s, 1 / rate)
-    holes = np.flatnonzero(np.diff(times) > max(max_hole_s, 1.5 * usual_s) + 1e-6) + 1
+    holes = np.flatnonzero(np.diff(times) > longest_step(fps_of_video, max_hole_s)) + 1
     pictures: list[NDArray[np.int64]] = []
     shown_s: list[Times] = []
     for first, stop in pairwise([0, *holes.tolist(), len(times)]):
@@ -93,7 +98,7 @@ def steady(
 ) -> Iterator[tuple[float, T]]:
     """As `frame_grid`, for (time_s, picture) of a live source, whose later times are not known yet."""
     usual_s = 1 / fps_of_video
-    rounding_s, hole_s = ROUNDING * min(usual_s, 1 / fps), max(max_hole_s, 1.5 * usual_s) + 1e-6
+    rounding_s, hole_s = ROUNDING * min(usual_s, 1 / fps), longest_step(fps_of_video, max_hole_s)
     start_s, number = 0.0, 0
     shown: tuple[float, T] | None = None
     for time_s, picture in frames:
@@ -120,7 +125,7 @@ def usual_rate(times_s: Times, tick_s: float, stated: Iterable[float]) -> float:
         return 0.0
     intervals = np.diff(times_s)
     median = float(np.median(intervals))
-    is_usual = np.abs(intervals - median) <= max(1.001 * tick_s, 0.2 * median)
+    is_usual = np.abs(intervals - median) <= max(1.001 * tick_s, 0.1 * median)
     usual_s = float(intervals[is_usual].mean()) if is_usual.any() else median
     num_runs = 1 + int(np.count_nonzero(np.diff(np.flatnonzero(is_usual)) > 1))
     error_s = (1.001 * tick_s * num_runs + 1e-9) / max(int(is_usual.sum()), 1)
@@ -179,7 +184,7 @@ def _filled(stamps: Times, usual_s: float) -> Times:
     for before, after in pairwise(known.tolist()):
         if after - before > 1:
             step_s = (stamps[after] - stamps[before]) / (after - before)
-            if step_s > max(MAX_HOLE_S, 1.5 * usual_s):
+            if step_s > longest_step(1 / usual_s):
                 step_s = usual_s
             stamps[before + 1 : after] = stamps[before] + step_s * np.arange(1, after - before)
     return stamps

@@ -18,6 +18,7 @@ from svfap.data.augment import center_crop
 from svfap.data.manifest import Sample
 from svfap.data.rates import FRAMES_NOTE, Clock, states_no_rate
 from svfap.data.sample import frames_of, left_top
+from svfap.data.timing import longest_step
 from svfap.data.video import VideoError, VideoSource
 from svfap.faces.config import FaceCropConfig, TrackConfig
 from svfap.faces.crop import crop_face
@@ -82,9 +83,8 @@ class Reader:
 
             with closing(prefetched(frames(), DECODED_AHEAD)) as decoded:
                 hop = hop_frames(self.config, self.hop_s, fps)
-                hole_s = HOLE_FRAMES / fps
-                if source.num_frames is None:  # live: its pictures come at irregular times
-                    hole_s = max(hole_s, self.tracking.max_gap_s)
+                # Frames of a file are regular within a stretch; a live source's own pictures come at irregular times.
+                hole_s = longest_step(fps) if source.num_frames is None else HOLE_FRAMES / fps
                 tracked = self.tracks(decoded, fps)
                 shape = (self.config.num_frames, self.config.sampling_stride)
                 for window in iter_windows(tracked, *shape, hop, self._crop, hole_s):
