@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from odd_videos import encode
 
 import svfap
 from svfap.cli.main import main
@@ -439,3 +440,15 @@ def test_iter_tracks_takes_a_detector_object(tmp_path):
     table = pd.DataFrame([{"time_s": frame.time_s, "track": frame.faces[0].track} for frame in frames])
     assert table["time_s"].tolist() == pytest.approx([i / FPS for i in range(30)])
     assert set(table["track"]) == {1}
+
+
+def test_a_pause_of_the_recording_ends_the_clip(tmp_path):
+    """30 frames, a minute without any, 40 frames: two clips, none of which holds both."""
+    pictures = film(tmp_path / "still.mp4", still, 70)
+    with open_video(pictures) as source:
+        ticks = [*range(30), *range(1500, 1540)]
+        encode(tmp_path / "v.mkv", "libx264", source.read(range(70)), ticks=ticks, rate=FPS, crf="5")
+    crop_videos([tmp_path / "v.mkv"], plain(tmp_path / "out"))
+    found = [(row["source_start_s"], row["source_end_s"]) for row in rows(tmp_path / "out")]
+    seconds = 1500 / FPS
+    assert found == [("0.0", str(30 / FPS)), (str(seconds), str(seconds + 40 / FPS))]

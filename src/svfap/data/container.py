@@ -7,9 +7,9 @@ a time stamp, so that pictures are known by it whatever the time stamps of the f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from svfap.data.ffmpeg import Upright, open_container, video_stream
 from svfap.data.frames import Pixels, VideoError, VideoSource
-from svfap.data.packets import NO_TIME, Numbers, list_packets, timetable
+from svfap.data.packets import NO_TIME, Numbers, Timetable, list_packets, timetable
 
 UNTIMED_FORMATS = ("avi", "mpeg")  # their time stamps are decoding times, or guessed between packs: wrong with B-frames
 SOUGHT_BY_BYTE = ("mpegts", "mpeg")  # and streams without time stamps
+MOST_PICTURES, MOST_FILES = 1_000_000, 200  # of which timetables are kept: 16 MB
 SEQUENTIAL_CODECS = ("gif", "apng")  # their keyframes do not stand alone
 
 
@@ -34,27 +35,31 @@ class Container(VideoSource):
         self.path = path
         self._ended_badly, self._turn = False, 0
         self._container, self._stream = self._opened()
-        codec = self._stream.codec_context
-        self._packets = list_packets(self._demuxed(), codec.name)
-        tick_s = float(self._stream.time_base or 1)
-        table = timetable(
-            self._packets,
-            codec.codec.canonical_name,
-            tick_s,
-            self._stated_rates(),
-            may_reorder=bool(codec.has_b_frames),
-            is_untimed=self._container.format.name in UNTIMED_FORMATS,
-            is_cut=lambda end: self._is_cut(end * tick_s),
-            decoded_order=lambda: _decoded_order(path, path.stat().st_mtime_ns),
-        )
-        if len(table.times_s) == 0:
-            self.close()
-            raise VideoError(path, "holds no pictures")
+        status = path.stat()
+        table = _remembered((str(path.absolute()), status.st_mtime_ns, status.st_size), self._timetable)
         self.times_s, self.fps, self.start_s = table.times_s, table.fps, table.start_s
-        self._packet_of, self._keys, self._key_pictures = table.packet_of, table.keys, table.key_pictures
-        self._picture_of = np.full(len(self._packets), -1)
+        self._packet_of, self._keys = table.packet_of, table.keys
+        self._picture_of = np.full(table.num_packets, -1)
         self._picture_of[self._packet_of] = np.arange(self.num_frames)
         self._upright = Upright(path, self._stream)
+
+    def _timetable(self) -> Timetable:
+        codec, tick_s = self._stream.codec_context, float(self._stream.time_base or 1)
+        packets = list_packets(self._demuxed(), codec.codec.canonical_name)
+        try:
+            return timetable(
+                packets,
+                codec.codec.canonical_name,
+                tick_s,
+                self._stated_rates(),
+                may_reorder=bool(codec.has_b_frames),
+                is_untimed=self._container.format.name in UNTIMED_FORMATS,
+                is_cut=lambda end: self._is_cut(end * tick_s, len(packets)),
+                decoded_order=lambda: _decoded_order(self.path),
+            )
+        except ValueError:
+            self.close()
+            raise VideoError(self.path, "holds no pictures") from None
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
         wanted, places = np.unique(self._checked(indices), return_inverse=True)
@@ -78,7 +83,7 @@ class Container(VideoSource):
 
     def _read(self, wanted: Numbers) -> Iterator[Pixels]:
         """Pictures of these ascending numbers."""
-        key_of = np.searchsorted(self._key_pictures, wanted, side="right") - 1
+        key_of = np.searchsorted(self._keys.pictures, wanted, side="right") - 1
         for key in np.unique(key_of).tolist():
             yield from self._read_run(key, wanted[key_of == key].tolist())
 
@@ -122,11 +127,11 @@ class Container(VideoSource):
 
     def _ascending(self, first: int, back: int = 0) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield (number, frame) in ascending order, from number `first`, or an earlier one, on."""
-        key = max(int(np.searchsorted(self._key_pictures, first, side="right")) - 1 - back, -1)
+        key = max(int(np.searchsorted(self._keys.pictures, first, side="right")) - 1 - back, -1)
         while True:
             decoded = ((number, frame) for number, frame in self._decoded(key) if frame is not None)
             # What is shown before the keyframe needs the pictures before it.
-            sound = -1 if key < 0 else int(self._key_pictures[key])
+            sound = -1 if key < 0 else int(self._keys.pictures[key])
             start = next((item for item in decoded if item[0] >= sound), None)
             if key < 0 or (start is not None and start[0] <= first):
                 break
@@ -144,7 +149,7 @@ class Container(VideoSource):
         wanted: numbers of packets; pictures that neither these nor others need are left out. A packet that cannot be
         decoded gives None.
         """
-        sound = -1 if key < 0 else int(self._key_pictures[key])
+        sound = -1 if key < 0 else int(self._keys.pictures[key])
         for packet, frame in decoded_frames(self._packets_from(key), self._stream.codec_context, wanted):
             number = int(self._picture_of[packet])
             if number >= sound and (number >= 0 or frame is None):
@@ -152,12 +157,12 @@ class Container(VideoSource):
 
     def _packets_from(self, key: int) -> Iterator[tuple[int, av.Packet[av.VideoStream]]]:
         """Yield (number, packet) from a keyframe on that is not later than number `key`."""
-        end = len(self._packets)
+        end = len(self._picture_of)
         for earlier in range(key, max(key - 2, -1), -1):  # seeking may end up after the keyframe
             packets = self._sought(earlier)
             start = next((packet for packet in packets if packet.is_keyframe), None)
             number = None if start is None else self._key_packets.get(_identity(start))
-            if start is not None and number is not None and number <= self._keys[key]:
+            if start is not None and number is not None and number <= self._keys.packets[key]:
                 return zip(range(number, end), chain([start], packets), strict=False)
         self._container.close()
         self._container, self._stream = self._opened()
@@ -165,16 +170,13 @@ class Container(VideoSource):
 
     def _sought(self, key: int) -> Iterator[av.Packet[av.VideoStream]]:
         """Packets from about keyframe number `key` on; none where a file cannot be sought."""
-        place = int(self._keys[key])
-        times, pos = (self._packets.pts[place], self._packets.dts[place]), self._packets.pos[place]
-        time = next((time for time in times if time != NO_TIME), None)
-        by_byte = time is None or self._container.format.name in SOUGHT_BY_BYTE
+        time, pos = int(self._keys.times[key]), int(self._keys.pos[key])
+        by_byte = time == NO_TIME or self._container.format.name in SOUGHT_BY_BYTE
         if self._stream.codec_context.name in SEQUENTIAL_CODECS or (by_byte and pos < 0):
             return iter(())
         try:
-            self._container.seek(
-                pos if by_byte or time is None else time, stream=self._stream, unsupported_byte_offset=by_byte
-            )
+            offset = pos if by_byte else time
+            self._container.seek(offset, stream=self._stream, unsupported_byte_offset=by_byte)
         except av.FFmpegError:
             return iter(())
         return self._demuxed()
@@ -183,10 +185,10 @@ class Container(VideoSource):
     def _key_packets(self) -> dict[tuple[int, int], int | None]:
         """The number of each keyframe's packet, by its identity; None where two have the same one."""
         numbers: dict[tuple[int, int], int | None] = {}
-        listed = self._packets
-        for place in self._keys.tolist():
-            identity = (listed.pos[place] if listed.pos[place] >= 0 else listed.pts[place], listed.size[place])
-            numbers[identity] = None if identity in numbers else place
+        keys = self._keys
+        places = np.where(keys.pos < 0, keys.times, keys.pos)
+        for number, place, size in zip(keys.packets.tolist(), places.tolist(), keys.sizes.tolist(), strict=True):
+            numbers[place, size] = None if (place, size) in numbers else number
         return numbers
 
     def _demuxed(self) -> Iterator[av.Packet[av.VideoStream]]:
@@ -211,11 +213,11 @@ class Container(VideoSource):
         if self._upright.size is None:
             self._upright.learn(next(self._ascending(0))[1])
 
-    def _is_cut(self, end_s: float) -> bool:
+    def _is_cut(self, end_s: float, num_packets: int) -> bool:
         """Whether the file states more than it holds; end_s: when its last picture ends at the latest."""
         stated_s = (self._container.duration or 0) / av.time_base
         start_s = (self._container.start_time or 0) / av.time_base
-        return self._ended_badly or self._stream.frames > len(self._packets) or end_s < start_s + stated_s
+        return self._ended_badly or self._stream.frames > num_packets or end_s < start_s + stated_s
 
     def _stated_rates(self) -> list[float]:
         codec_rate = self._stream.codec_context.framerate
@@ -257,13 +259,13 @@ def decoded_frames(
 
 
 def _identity(packet: av.Packet[av.VideoStream]) -> tuple[int, int]:
-    place = packet.pts if packet.pos is None or packet.pos < 0 else packet.pos
+    time = packet.dts if packet.pts is None else packet.pts
+    place = time if packet.pos is None or packet.pos < 0 else packet.pos
     return NO_TIME if place is None else place, packet.size
 
 
-@lru_cache(maxsize=256)
-def _decoded_order(path: Path, changed_ns: int) -> Numbers:
-    """The numbers of the packets whose pictures are shown, in order, by decoding a file that was last changed then."""
+def _decoded_order(path: Path) -> Numbers:
+    """The numbers of the packets whose pictures are shown, in order, by decoding a file."""
     with open_container(path) as container:
         stream = video_stream(container)
         assert stream is not None
@@ -271,5 +273,21 @@ def _decoded_order(path: Path, changed_ns: int) -> Numbers:
         packets: list[int] = []
         with suppress(av.FFmpegError, OSError):
             whole = enumerate(packet for packet in container.demux(stream) if packet.size)
-            packets += (number for number, frame in decoded_frames(whole, stream.codec_context) if frame is not None)
+            for number, frame in decoded_frames(whole, stream.codec_context):
+                packets += [] if frame is None else [number]
     return np.asarray(list(dict.fromkeys(packets)), np.int64)
+
+
+_TABLES: dict[tuple[str, int, int], Timetable] = {}  # the least recently used first
+
+
+def _remembered(key: tuple[str, int, int], make: Callable[[], Timetable]) -> Timetable:
+    """The timetable of a file, which is the same as long as its name, its time of change and its size are."""
+    table = _TABLES.pop(key, None) or make()
+    _TABLES[key] = table
+    num_pictures = sum(len(other.times_s) for other in _TABLES.values())
+    for oldest in list(_TABLES)[:-1]:
+        if num_pictures <= MOST_PICTURES and len(_TABLES) <= MOST_FILES:
+            break
+        num_pictures -= len(_TABLES.pop(oldest).times_s)
+    return table

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 RATE_TOLERANCE = 0.05  # a rate asked for that is this close to the video's own means the video's own
 MAX_HOLE_S = 0.5  # the tracker's max_gap_s
-ROUNDING = 0.15  # of the interval between frames: how far time stamps may be off, as in containers that count in 10 ms
+ROUNDING_S = 0.0006  # a little more than time stamps are off in containers that count milliseconds
+SAME_S = 1e-7  # times closer than this are the same
 
 Times = NDArray[np.float64]
 T = TypeVar("T")
@@ -75,7 +76,7 @@ def frame_grid(
     starts anew with the next picture.
     """
     times, usual_s, rate = np.asarray(times_s, np.float64), 1 / fps_of_video, clock_rate(fps_of_video, fps)
-    rounding_s = ROUNDING * min(usual_s, 1 / rate)
+    rounding_s = _rounding(usual_s, rate)
     holes = np.flatnonzero(np.diff(times) > longest_step(fps_of_video, max_hole_s)) + 1
     pictures: list[NDArray[np.int64]] = []
     shown_s: list[Times] = []
@@ -98,7 +99,7 @@ def steady(
 ) -> Iterator[tuple[float, T]]:
     """As `frame_grid`, for (time_s, picture) of a live source, whose later times are not known yet."""
     usual_s = 1 / fps_of_video
-    rounding_s, hole_s = ROUNDING * min(usual_s, 1 / fps), longest_step(fps_of_video, max_hole_s)
+    rounding_s, hole_s = _rounding(usual_s, fps), longest_step(fps_of_video, max_hole_s)
     start_s, number = 0.0, 0
     shown: tuple[float, T] | None = None
     for time_s, picture in frames:
@@ -113,6 +114,10 @@ def steady(
     while shown is not None and (due_s := start_s + number / fps) < shown[0] + usual_s - rounding_s:
         yield due_s, shown[1]
         number += 1
+
+
+def _rounding(usual_s: float, fps: float) -> float:
+    return min(ROUNDING_S, 0.1 * usual_s, 0.1 / fps)
 
 
 def usual_rate(times_s: Times, tick_s: float, stated: Iterable[float]) -> float:
@@ -146,7 +151,7 @@ def repaired(stamps_s: Times, usual_s: float | None = None) -> Times:
         usual_s = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1 / 25
     if len(known) == 0:
         return np.arange(len(stamps), dtype=np.float64) * usual_s
-    if len(known) < len(stamps) or (steps <= 0).any():
+    if len(known) < len(stamps) or (steps < SAME_S).any():
         stamps = _filled(_lined_up(stamps, known, usual_s), usual_s)
     return np.asarray(stamps - stamps[0], np.float64)
 
@@ -158,10 +163,10 @@ def _lined_up(stamps: Times, known: NDArray[np.int64], usual_s: float) -> Times:
     kept: list[int] = []  # places of the last two stamps that are in line
     for number, place in enumerate(known.tolist()):
         stamp = float(stamps[place]) + shift_s
-        if kept and stamp <= out[kept[-1]]:
+        if kept and stamp < out[kept[-1]] + SAME_S:
             later = known[number + 1] if number + 1 < len(known) else None
-            goes_on = later is not None and stamp < stamps[later] + shift_s <= out[kept[-1]]
-            if goes_on and len(kept) > 1 and out[kept[-2]] < stamp:
+            goes_on = later is not None and stamp + SAME_S < stamps[later] + shift_s <= out[kept[-1]]
+            if goes_on and len(kept) > 1 and out[kept[-2]] + SAME_S < stamp:
                 out[kept.pop()] = np.nan  # the one before was too late
             elif goes_on:
                 interval_s = float(out[kept[-1]] - out[kept[0]]) / max(kept[-1] - kept[0], 1) or usual_s
