@@ -56,7 +56,7 @@ def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) 
     out = Path(os.path.abspath(config.out))
     if config.dataset is not None:
         raise UserError("dataset: is in place of sources; give one or the other")
-    samples, columns = read_sources(sources, root=config.root, split=config.split, skip=out)
+    samples, columns, _ = read_sources(sources, root=config.root, split=config.split, skip=out)
     carried = columns.drop(columns=["path", "box", *SPAN_COLUMNS], errors="ignore")
     _check_columns(carried)
     if (out / DATASET_FILE).exists():

@@ -62,6 +62,8 @@ face_aligned/1001_DFA_ANG_XX/*.jpg … (optional)     face frames, used in place
     "does not name the clip; that it is this one is inferred).",
     checked="The emotion in each name, its actor, and clips per fold: 7,437 tested in all.",
     read=read,
+    frame_rate=29.97,
+    face_crop={"align": True, "detector": "openface"},
     label_names=("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"),
     columns=("subject",),
     pictures="frames",

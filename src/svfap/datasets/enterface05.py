@@ -71,6 +71,8 @@ face_aligned/s1_an_1/*.jpg … (optional)      face frames, used in place of the
     + "; predictions of all folds are pooled and scored once.",
     checked="Folders of emotions, subjects' numbers, a folder for each of the 44. The paper gives no counts to compare with.",
     read=read,
+    frame_rate=25.0,
+    face_crop={"align": True, "detector": "openface"},
     label_names=("anger", "disgust", "fear", "happiness", "sadness", "surprise"),
     columns=("subject",),
     pictures="frames",

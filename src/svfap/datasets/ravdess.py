@@ -63,6 +63,8 @@ face_aligned/02-01-01-01-01-01-01/*.jpg … (optional)    face frames, used in p
     "are pooled and scored once. Each clip is used once: as video without sound (modality 02) if present, otherwise with sound.",
     checked="Emotion codes 01 to 08, actors, and clips per fold: 240 tested in each. Songs and audio files are ignored.",
     read=read,
+    frame_rate=29.97,
+    face_crop={"align": True, "detector": "openface"},
     label_names=EMOTIONS,
     columns=("subject",),
     pictures="frames",

@@ -75,6 +75,7 @@ DATASET = Dataset(
     "out: the 283 clips that the authors of SVFAP could not read, from their published list; see --exclude.",
     checked="The number of clips. Files are not opened: training skips and lists unreadable ones.",
     read=read,
+    frame_rate=25.0,
     task="unlabelled",
     metrics=(),
     columns=("subject", "box"),

@@ -89,7 +89,10 @@ class Model(
         lines = [f"{what}: {' '.join(str(value).split())}" for what, value in said.items() if value]
         if not licence:
             lines.append("Licence of these weights: not stated. See to the terms of the data before passing them on.")
-        return ModelCard.from_template(card_data=data, template_str=CARD, config=self.config, lines=lines)
+        card = ModelCard.from_template(card_data=data, template_str=CARD, config=self.config, lines=lines)
+        rows = "".join(f"| {name} | {value} |\n" for name, value in self.config.contract.items())
+        card.text += f"\n\n## Videos like those of the training\n\n| | |\n| --- | --- |\n{rows}"
+        return card
 
     def denormalize(self, clip: Tensor) -> Tensor:
         """Pixels in [0, 1] of normalised ones: (B, 3, T, H, W) float -> the same shape and dtype."""

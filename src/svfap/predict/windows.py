@@ -125,9 +125,9 @@ def iter_windows(
     last_s: float | None = None
     for item in frames:
         is_parted = parted is not None and last_s is not None and parted(last_s, item.time_s)
-        stay = set() if is_parted else {face.track for face in item.faces}
+        in_view = set() if is_parted else {face.track for face in item.faces}
         last_s = item.time_s
-        for track in sorted(runs.keys() - stay):
+        for track in sorted(runs.keys() - in_view):
             yield from runs.pop(track).finish()
         for face in item.faces:
             run = runs.setdefault(face.track, _Windower(clip_length, stride, hop, face.track))
@@ -144,5 +144,5 @@ def whole_pictures(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[Track
 
 
 def hop_frames(config: ModelConfig, hop_s: float | None, fps: float) -> int:
-    """Frames from the start of one window to the next; hop_s=None: no overlap."""
+    """Frames from the start of one window to the next; hop_s=None: no overlap. fps: of the frames that windows are cut from."""
     return config.num_frames * config.sampling_stride if hop_s is None else max(round(hop_s * fps), 1)
