@@ -106,9 +106,11 @@ def test_corrected_labels_are_scored(config, capsys):
 
 def test_other_settings_are_evaluated_again(config, capsys):
     pool(config)
+    before = evaluated(config)["settings"]
+    assert before["num_segments"] == before["num_crops"] == 2
     pool(PoolConfig(models=config.models, dataset=config.dataset, out=config.out, precision="bf16"))
     assert "is of other settings; it is done again" in " ".join(capsys.readouterr().err.split())
-    assert evaluated(config)["settings"] == {"num_segments": 2, "num_crops": 2, "precision": "bf16"}
+    assert evaluated(config)["settings"] == {**before, "precision": "bf16"}
 
 
 def test_predictions_of_a_former_model_are_not_pooled(config, tmp_path):
