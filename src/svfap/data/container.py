@@ -211,7 +211,10 @@ class Container(VideoSource):
 
     def _learn_size(self) -> None:
         if self._upright.size is None:
-            self._upright.learn(next(self._ascending(0))[1])
+            first = next(self._ascending(0), None)
+            if first is None:
+                raise VideoError(self.path, "damaged: none of its pictures can be decoded")
+            self._upright.learn(first[1])
 
     def _is_cut(self, end_s: float, num_packets: int) -> bool:
         """Whether the file states more than it holds; end_s: when its last picture ends at the latest."""
