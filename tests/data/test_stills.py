@@ -5,21 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from flat_videos import flat, numbers_of
 
 from svfap.data.video import VideoError, natural_key, open_video
-
-
-def grey(number: int) -> int:
-    return 5 * number + 8
-
-
-def flat(number: int, height: int = 32, width: int = 48) -> np.ndarray:
-    return np.full((height, width, 3), grey(number), np.uint8)
-
-
-def numbers_of(frames: np.ndarray) -> list[int]:
-    """Which of the flat frames these are."""
-    return [round((float(frame.mean()) - 8) / 5) for frame in frames]
 
 
 def test_folder_of_frames_is_sorted_naturally(tmp_path: Path) -> None:

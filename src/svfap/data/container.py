@@ -46,20 +46,20 @@ class Container(VideoSource):
     def _timetable(self) -> Timetable:
         codec, tick_s = self._stream.codec_context, float(self._stream.time_base or 1)
         packets = list_packets(self._demuxed(), codec.codec.canonical_name)
-        try:
-            return timetable(
-                packets,
-                codec.codec.canonical_name,
-                tick_s,
-                self._stated_rates(),
-                may_reorder=bool(codec.has_b_frames),
-                is_untimed=self._container.format.name in UNTIMED_FORMATS,
-                is_cut=lambda end: self._is_cut(end * tick_s, len(packets)),
-                decoded_order=lambda: _decoded_order(self.path),
-            )
-        except ValueError:
+        table = timetable(
+            packets,
+            codec.codec.canonical_name,
+            tick_s,
+            self._stated_rates(),
+            may_reorder=bool(codec.has_b_frames),
+            is_untimed=self._container.format.name in UNTIMED_FORMATS,
+            is_cut=lambda end: self._is_cut(end * tick_s, len(packets)),
+            decoded_order=lambda: _decoded_order(self.path),
+        )
+        if table is None:
             self.close()
-            raise VideoError(self.path, "holds no pictures") from None
+            raise VideoError(self.path, "holds no pictures")
+        return table
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
         wanted, places = np.unique(self._checked(indices), return_inverse=True)
@@ -211,7 +211,10 @@ class Container(VideoSource):
 
     def _learn_size(self) -> None:
         if self._upright.size is None:
-            self._upright.learn(next(self._ascending(0))[1])
+            first = next(self._ascending(0), None)
+            if first is None:
+                raise VideoError(self.path, "damaged: none of its pictures can be decoded")
+            self._upright.learn(first[1])
 
     def _is_cut(self, end_s: float, num_packets: int) -> bool:
         """Whether the file states more than it holds; end_s: when its last picture ends at the latest."""

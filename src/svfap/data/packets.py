@@ -112,14 +112,14 @@ def timetable(
     is_untimed: bool,
     is_cut: Callable[[float], bool],
     decoded_order: Callable[[], Numbers],
-) -> Timetable:
-    """Put the pictures of a stream in order.
+) -> Timetable | None:
+    """Put the pictures of a stream in order; None if there are none.
 
     stated_rates: pictures per second, the average that the file states and the rate that its stream states. may_reorder: the
     codec shows pictures in another order than it decodes them. is_untimed: the time stamps are only decoding times. is_cut:
     whether a file with pictures up to this time in ticks is known to be cut off. decoded_order: the numbers of
     the packets whose pictures the decoder gives, in its order; this decodes the whole file, so it is only asked for where
-    time stamps do not tell. Raises ValueError if there are no pictures.
+    time stamps do not tell.
     """
     pts, dts = (_as_float(column) for column in (packets.pts, packets.dts))
     if not may_reorder:
@@ -128,7 +128,7 @@ def timetable(
     shown = np.flatnonzero(np.asarray(packets.is_shown))
     shown = shown[shown >= keys[0]] if len(keys) else shown
     if len(shown) == 0:
-        raise ValueError("no packet holds a picture")
+        return None
     unsure = codec == "mpeg4" and bool((np.asarray(packets.size)[shown] < SMALLEST_VOP).any())
     order = None if unsure or (is_untimed and may_reorder) else _order(pts[shown], dts[shown], may_reorder)
     if order is not None:
@@ -141,7 +141,7 @@ def timetable(
         order = decoded_order()
         order = order[order < len(packets)]
         if len(order) == 0:
-            raise ValueError("no packet can be decoded")
+            return None
         stamps = np.sort(dts[order]) if is_untimed or np.isnan(pts[order]).all() else pts[order]
     known = bool(np.isfinite(stamps).any())
     # Of a raw stream without time stamps the average rate is the demuxer's default.
