@@ -30,6 +30,7 @@ class View(NamedTuple):
     outputs: np.ndarray  # (K,) or (T, K)
     targets: np.ndarray  # () or (K,); (T,) or (T, K)
     frames: np.ndarray  # (T,) numbers of the frames in the video
+    weight: int  # the number of views that coincide in this one
     features: np.ndarray | None  # (D,)
 
 
@@ -44,6 +45,8 @@ def predict_views(
     description: str | None = None,
 ) -> EvaluationPredictions:
     """Run all views of a dataset through a model, each video on exactly one process, and average the views of each video.
+
+    A view stands for all that coincide with it, and counts as many times.
 
     model: maps clips (B, 3, T, H, W) to outputs (B, K), or (B, T, K) of frame-level models, or to outputs and features
     (B, D). Classification outputs are averaged after the softmax. The output of a frame-level model for a video is the mean
@@ -73,7 +76,7 @@ def predict_views(
         outputs, features = result if isinstance(result, tuple) else (result, None)
         outputs = outputs.float().softmax(dim=-1) if config.task == "classification" else outputs.float()
         targets = batch["label"] if config.task == "classification" else batch["values"]
-        arrays = (outputs.double().cpu().numpy(), targets.numpy(), batch["frames"].numpy())
+        arrays = (outputs.double().cpu().numpy(), targets.numpy(), batch["frames"].numpy(), batch["views"].tolist())
         vectors = [None] * len(clips) if features is None else features.float().cpu().numpy()
         views += [View(*view) for view in zip(batch["index"].tolist(), *arrays, vectors, strict=True)]
     if accelerator.num_processes > 1:
@@ -89,17 +92,20 @@ def _average(
     if not views:
         return EvaluationPredictions(task, names, pd.DataFrame(), len(manifest), unreadable=unreadable)
     views.sort(key=lambda view: view.row)
-    rows = np.array([view.row for view in views])
+    rows, weights = (np.array([getattr(view, name) for view in views]) for name in ("row", "weight"))
     index = np.unique(rows)
     key_of = {row: manifest[row].key for row in index.tolist()}
     features = None
     if views[0].features is not None:
-        features = average_views(rows, np.array([view.features for view in views]))[1].astype(np.float32)
+        features = average_views(rows, np.array([view.features for view in views]), weights)[1].astype(np.float32)
     frames = None
     if config.frame_level:
-        shown = np.stack([np.repeat(rows, [len(v.frames) for v in views]), np.concatenate([v.frames for v in views])])
+        lengths = [len(view.frames) for view in views]
+        shown = np.stack([np.repeat(rows, lengths), np.concatenate([view.frames for view in views])])
         (rows, numbers), first, view_of = np.unique(shown, axis=1, return_index=True, return_inverse=True)
-        outputs = average_views(view_of.ravel(), np.concatenate([view.outputs for view in views]))[1]
+        weights = np.repeat(weights, lengths)
+        outputs = average_views(view_of.ravel(), np.concatenate([view.outputs for view in views]), weights)[1]
+        weights = np.ones_like(rows)  # every frame counts alike
         targets = np.concatenate([view.targets for view in views])[first]
         frames = predictions_table(
             [key_of[row] for row in rows.tolist()], outputs, names, targets, task, {"frame": numbers}
@@ -110,7 +116,7 @@ def _average(
     truth = average_views(rows, targets)[1] if most_frequent is None else most_frequent.to_numpy()
     columns = {"subject": manifest.subjects, "group": manifest.groups}
     more = {name: texts[index] for name, texts in columns.items() if texts is not None}
-    videos = predictions_table(list(key_of.values()), average_views(rows, outputs)[1], names, truth, task, more)
+    videos = predictions_table(list(key_of.values()), average_views(rows, outputs, weights)[1], names, truth, task, more)
     return EvaluationPredictions(task, names, videos, len(manifest), frames, features, unreadable, str(manifest.path))
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from svfap.console import say
-from svfap.data.augment import center_crop
+from svfap.data.augment import fit_frames
 from svfap.data.manifest import TEXT_COLUMNS, Manifest, Sample
 from svfap.data.sample import frames_between, inside_box, span_of
 from svfap.data.sources import read_sources
@@ -158,7 +158,7 @@ class Extractor:
             hop = hop_frames(config, self.config.hop_s, video.fps)
             windows = iter_windows(
                 frames, config.num_frames, config.sampling_stride, hop,
-                lambda frame, _: center_crop(inside_box(frame[None], sample), config.img_size)[0],
+                lambda frame, _: fit_frames(inside_box(frame[None], sample), config.img_size, config.frame_fit)[0],
             )  # fmt: skip
             while batch := list(islice(windows, self.config.batch_size)):
                 clips = np.stack([window.frames for window in batch])

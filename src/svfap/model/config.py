@@ -18,6 +18,7 @@ CHOICES = {
     "task": TASKS,
     "output_activation": ("none", "sigmoid", "tanh"),
     "temporal_downsample": ("conv", "avg", "max"),
+    "frame_fit": ("squash", "centre"),
 }
 MULTIPLES = {
     **{"img_size": "patch_size", "num_frames": "tubelet_size", "embed_dim": "num_heads"},
@@ -35,7 +36,8 @@ class ModelConfig:
     The encoder has `len(stage_depths)` stages. The first holds ordinary Transformer blocks; every later one down-samples
     time by `temporal_kernel_size` and works through `num_bottleneck_tokens` tokens per time step. The variants of Table 3
     omit the down-sampling (`temporal_pyramid`) or the bottleneck (`spatial_bottleneck`; the stage then holds ordinary
-    blocks). With one stage the encoder is a plain video ViT. Dimensions are channels, sizes are pixels, `num_frames` and
+    blocks). Frames that are not square are squashed, as published, or cut to their central square (`frame_fit`). With one
+    stage the encoder is a plain video ViT. Dimensions are channels, sizes are pixels, `num_frames` and
     `sampling_stride` are frames of the video. Outputs are the head's values × `output_scale` + `output_offset`, one of
     each per output.
 
@@ -76,6 +78,7 @@ class ModelConfig:
     # What a user of the weights needs.
     label_names: tuple[str, ...] = ()
     sampling_stride: int = 4
+    frame_fit: str = "squash"
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
     provenance: dict[str, Any] = field(default_factory=dict)

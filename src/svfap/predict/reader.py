@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from svfap.data.augment import center_crop
+from svfap.data.augment import fit_frames
 from svfap.data.video import VideoError
 from svfap.faces.config import FaceCropConfig, TrackConfig
 from svfap.faces.crop import crop_face
@@ -76,7 +76,7 @@ class Reader:
 
     def _crop(self, frame: np.ndarray, face: TrackedFace) -> np.ndarray:
         if self.detector is None:
-            return center_crop(frame[None], self.config.img_size)[0]
+            return fit_frames(frame[None], self.config.img_size, self.config.frame_fit)[0]
         return crop_face(frame, face.box, self.crop, face.landmarks)
 
 
