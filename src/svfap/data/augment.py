@@ -1,6 +1,7 @@
-"""Frames to clips, and augmentation, as in the published code: the same for all frames of a clip (Sec. IV-B).
+"""Augmentation, the same for all frames of a clip (Sec. IV-B).
 
-Resizing runs in the loader's workers on uint8 frames, so that little data is copied to the device. Fine-tuning then
+Resizing, crops and augmentation are those of the published code; `docs/paper_map.md` lists the differences. Resizing
+runs in the loader's workers on uint8 frames, so that little data is copied to the device. Fine-tuning then
 augments whole batches on the device, in place, in the published order: `RandAugment` on the frames at the model's size,
 `standardize`, `random_resized_crop`, `flip`, `random_erase`, `mix`.
 """
@@ -28,7 +29,7 @@ FILL = 128.0  # grey that geometric operations show beyond the picture
 def _crop_resize(frames: np.ndarray, left: int, top: int, width: int, height: int, size: int) -> np.ndarray:
     """Crop the same box from every frame and resize it: (T, H, W, 3) uint8 -> (T, size, size, 3) uint8.
 
-    Bilinear with antialiasing, as in Pillow: equal where the picture grows, within 1 of 255 levels where it shrinks.
+    Bilinear with antialiasing, as in Pillow: equal where the picture grows, rarely 1 of 255 levels off where it shrinks.
     """
     box = np.ascontiguousarray(frames[:, top : top + height, left : left + width])
     if width == height == size:

@@ -116,7 +116,9 @@ def _average(
     truth = average_views(rows, targets)[1] if most_frequent is None else most_frequent.to_numpy()
     columns = {"subject": manifest.subjects, "group": manifest.groups}
     more = {name: texts[index] for name, texts in columns.items() if texts is not None}
-    videos = predictions_table(list(key_of.values()), average_views(rows, outputs, weights)[1], names, truth, task, more)
+    videos = predictions_table(
+        list(key_of.values()), average_views(rows, outputs, weights)[1], names, truth, task, more
+    )
     return EvaluationPredictions(task, names, videos, len(manifest), frames, features, unreadable, str(manifest.path))
 
 

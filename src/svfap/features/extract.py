@@ -131,7 +131,8 @@ def unreadable_list(out: Path) -> Path:
 
 
 class Extractor:
-    """Computes the features of one sample. The frame is taken as a face crop: its centre square, inside the sample's box.
+    """Computes the features of one sample. The frame, inside the sample's box, is taken as a face crop: the model's `frame_fit`
+    says whether all of it is seen or its central square.
 
     A pre-trained model gives the features of its encoder's last stage, a fine-tuned one the input of its head. model: used
     instead of the one that config.model names. Raises `UserError`.

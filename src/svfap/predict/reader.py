@@ -33,8 +33,8 @@ OnFrame = Callable[[str, int, int | None, float], None]
 class Reader:
     """Reads a video as windows of a model's input.
 
-    config: the model's. detector: None: the video is a face crop, of which the centre square is used. crop: how faces are
-    cut out, in the model's size. hop_s, tracking, timeout_s: as in `svfap.predict.predictor.Predictor`.
+    config: the model's. detector: None: the video is a face crop, made square as the model's `frame_fit` says. crop: how
+    faces are cut out, in the model's size. hop_s, tracking, timeout_s: as in `svfap.predict.predictor.Predictor`.
     """
 
     config: ModelConfig
