@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -279,6 +280,19 @@ def test_folders_are_searched_and_equal_names_kept_apart(tmp_path, worked_on):
     assert sources == ["a/one.mp4", "a/deep/er/one.MOV", "b/one.mp4"]
     assert [shows(c, pictures(out, row)) for row, c in zip(found, ("red", "green", "green"), strict=True)] == [True] * 3
     assert len(worked_on) == 3
+
+
+def test_names_that_are_not_utf_8_are_cropped_like_all_others(tmp_path):
+    film(tmp_path / "videos" / "a.mp4", still, 24)
+    folder = os.fsencode(tmp_path / "videos")
+    shutil.copy(folder + b"/a.mp4", folder + b"/caf\xe9.mp4")
+    Path(os.fsdecode(folder + b"/broken\xe9.mp4")).write_text("no video")
+    done = crop_videos([tmp_path / "videos"], plain(tmp_path / "out"))
+    assert (done.num_sources, done.num_clips, len(done.failures)) == (3, 2, 1)
+    assert [Path(row["source"]).name for row in rows(tmp_path / "out")] == ["a.mp4", "caf\\udce9.mp4"]
+    for row in rows(tmp_path / "out"):
+        assert shows("green", pictures(tmp_path / "out", row))
+    assert "broken\\udce9.mp4,not a readable video" in (tmp_path / "out" / "failures.csv").read_text()
 
 
 def test_a_folder_of_frames_is_one_video(tmp_path):

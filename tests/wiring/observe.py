@@ -18,6 +18,7 @@ from torch.nn.modules import module as torch_module
 import svfap.console
 from svfap.data.video import write_video
 from svfap.model.base import Model
+from svfap.model.encoder import TPSBT
 
 LABELS = ("happy", "neutral", "sad")
 SIZE = (32, 48)  # height, width
@@ -65,7 +66,8 @@ def weights_of(model: torch.nn.Module) -> str:
 
 @dataclass
 class Watch:
-    """The forward passes of our models within `watching`: inputs and outputs (digests), training mode, weights at the first."""
+    """The forward passes within `watching`: clips that enter the encoder and outputs of the model (digests), whether in training,
+    and the weights at the first."""
 
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
@@ -75,16 +77,17 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watching(keep: int = 2) -> Iterator[Watch]:
+def watching(keep: int = 100) -> Iterator[Watch]:
     """Note every forward pass of a model within the block; the first `keep` inputs are kept whole."""
     watch = Watch()
 
     def note(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        if isinstance(module, Model):
-            clips = next((arg for arg in args if isinstance(arg, torch.Tensor)), torch.zeros(0))
+        if isinstance(module, Model | TPSBT):
+            watch.first_weights = watch.first_weights or weights_of(module)
+        if isinstance(module, TPSBT):
+            clips = args[0]
             watch.inputs.append(digest(clips))
             watch.training.append(module.training)
-            watch.first_weights = watch.first_weights or weights_of(module)
             if len(watch.tensors) < keep:
                 watch.tensors.append(clips.detach().clone())
 

@@ -78,7 +78,7 @@ class Positional(NamedTuple):
 
     name: str
     help: str
-    nargs: Literal["+", "?"] | None = None
+    nargs: Literal["+", "?", "*"] | None = None
     type: Any = str
 
 

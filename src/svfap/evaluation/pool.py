@@ -185,6 +185,10 @@ def results_caption(dataset: PreparedDataset, scores: Mapping[str, Any]) -> str:
         parts.append(
             "the output for a video is the mean over its frames; rows of frames score every frame that the model was shown once"
         )
+    if left_out := dataset.notes.get("no_face", 0) + dataset.notes.get("unreadable", 0):
+        parts.append(
+            f"{left_out} clips of the dataset are left out, as `svfap crop` found no face or could not read them"
+        )
     if scores["incomplete"]:
         parts.append(f"INCOMPLETE: {'; '.join(scores['incomplete'])}")
     return " ".join(f"{part[0].upper()}{part[1:]}." for part in [*parts, *scores["notes"]])
