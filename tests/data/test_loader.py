@@ -15,7 +15,7 @@ import torch
 from odd_videos import encode
 
 from svfap.data import clips as sampling
-from svfap.data.augment import multi_scale_crop
+from svfap.data.augment import fit_frames, multi_scale_crop
 from svfap.data.loader import ClipDataset, make_loader, sharded_batches
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.video import write_video
@@ -129,17 +129,18 @@ def test_epochs_and_samples_differ_and_repeat_themselves(folder: Path, manifest:
         assert np.abs(numbers - frames.numpy()).max() <= 1  # small crops, lossy colours
 
 
-def test_scale_of_training_crops(manifest: Manifest) -> None:
-    whole = dataset(manifest, "train", crop_scale=(0.98, 1.0), repeats=4)[7].clips
-    parts = dataset(manifest, "train", crop_scale=(0.01, 0.02), repeats=12)[7].clips
-    assert all(clip[..., 2].std() > 80 for clip in whole)  # both halves seen
-    assert sum(clip[..., 2].std() < 40 for clip in parts) > 6
+def test_training_shows_whole_frames_and_leaves_the_crop_to_the_device(folder: Path, manifest: Manifest) -> None:
+    for fit, number in (("squash", 0), ("centre", 0), ("squash", 7)):
+        item = dataset(manifest, "train", frame_fit=fit)[number]
+        frames = decoded(folder / f"{number}.mp4")[item.frames[0]]
+        np.testing.assert_array_equal(item.clips[0], fit_frames(frames, 24, fit))
 
 
-def test_views_in_testing_come_once(folder: Path, manifest: Manifest) -> None:
-    batch = one_batch(dataset(manifest, "test"))
+def test_views_in_testing_come_once_with_their_number(folder: Path, manifest: Manifest) -> None:
+    batch = one_batch(dataset(manifest, "test", frame_fit="centre"))
     # 2 segments x 2 crops; the square video has one crop a segment, the short one one segment.
     assert batch["index"].tolist() == [i for i in range(7) for _ in range(4)] + [7, 7, 8, 8]
+    assert batch["views"].tolist() == [1] * 28 + [2] * 4
     assert batch["label"].tolist() == [i % 3 for i in batch["index"].tolist()]
     segments = sampling.test_indices(NUM_FRAMES, 8, 2, 2).tolist()
     assert batch["frames"][:4].tolist() == [segments[0], segments[0], segments[1], segments[1]]
@@ -147,8 +148,14 @@ def test_views_in_testing_come_once(folder: Path, manifest: Manifest) -> None:
         assert frame_numbers(clip, folder / f"{index}.mp4") == frames.tolist()
     left, right = batch["clips"][0][..., 2].float().mean(), batch["clips"][1][..., 2].float().mean()
     assert left < 80 < 120 < right
-    single = one_batch(dataset(manifest, "test", num_segments=1, num_crops=1))
+    single = one_batch(dataset(manifest, "test", frame_fit="centre", num_segments=1, num_crops=1))
     assert single["index"].tolist() == list(range(9))
+    # Squashed frames are square: all crops of a segment coincide. Of 4 segments of a short video so do all.
+    squashed = one_batch(dataset(manifest, "test", num_segments=4))
+    assert squashed["index"].tolist() == [i for i in range(8) for _ in range(4)] + [8]
+    assert squashed["views"].tolist() == [1] * 32 + [4]
+    whole = decoded(folder / "0.mp4")[squashed["frames"][0]]
+    np.testing.assert_array_equal(squashed["clips"][0], fit_frames(whole, 24))
 
 
 def test_values_of_clips_and_of_frames(folder: Path) -> None:
@@ -157,7 +164,7 @@ def test_values_of_clips_and_of_frames(folder: Path) -> None:
     assert batch["values"].dtype == torch.float32
     assert "label" not in batch
     assert batch["values"].tolist() == [pytest.approx([i / 10, -i / 10]) for i in range(9)]
-    views = one_batch(dataset(manifest, "test", frame_level=True))
+    views = one_batch(dataset(manifest, "test", frame_level=True, frame_fit="centre"))
     assert views["values"].shape == (32, 8, 2)
     frames, index = views["frames"].float(), views["index"].float()
     assert torch.equal(views["values"][..., 0], frames + 100 * index[:, None])
@@ -197,7 +204,7 @@ def test_broken_frame_values_are_listed(folder: Path, tmp_path: Path) -> None:
 def test_unlabelled_batches_have_no_targets(folder: Path) -> None:
     batch = one_batch(dataset(read_manifest(folder / "list.csv", task="unlabelled"), "pretrain", repeats=2))
     assert batch["clips"].shape == (18, 8, 24, 24, 3)
-    assert set(batch) == {"clips", "index", "frames", "keys", "unreadable"}
+    assert set(batch) == {"clips", "index", "frames", "views", "keys", "unreadable"}
 
 
 def test_span_and_box_restrict_what_is_seen(folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from odd_videos import NUM, VIDEOS, without
 
-from svfap.data.augment import center_crop
+from svfap.data.augment import fit_frames
 from svfap.data.ffmpeg import Upright, video_stream
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
@@ -78,7 +78,7 @@ def check_loader_and_windows(path: Path, picture_of: np.ndarray, pictures: np.nd
         item = ClipDataset(manifest, mode, 8, 2, SIZE, seed=0, num_crops=1)[0]
         assert item.reason is None
         for clip, frames in zip(item.clips, item.frames, strict=True):
-            np.testing.assert_array_equal(clip, center_crop(pictures[picture_of[frames]], SIZE))
+            np.testing.assert_array_equal(clip, fit_frames(pictures[picture_of[frames]], SIZE, "squash"))
     with open_video(path) as source:
         first, stop = span_of(source, manifest[1])
         part = np.stack([picture for _, picture in frames_between(source, first, stop)])
@@ -87,7 +87,7 @@ def check_loader_and_windows(path: Path, picture_of: np.ndarray, pictures: np.nd
     reader = Reader(config, None, None, FaceCropConfig(size_px=SIZE), TrackConfig(), 10.0)
     for window in reader.windows(path):
         frames = np.searchsorted(times_s, window.times_s)
-        np.testing.assert_array_equal(window.frames, center_crop(pictures[picture_of[frames]], SIZE))
+        np.testing.assert_array_equal(window.frames, fit_frames(pictures[picture_of[frames]], SIZE, "squash"))
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,8 @@ Targets = NDArray[Any]  # float32 values or int64 labels
 def frame_targets(manifest: Manifest, sample: Sample) -> Targets | None:
     """Targets of all R rows of a video, in order of presentation.
 
-
-    They are values (R, K) float32, NaN if not annotated, or labels (R,) int64, -1 if not annotated. They are taken from the manifest's
-    cells if these have a number per frame, else from the sample's `frame_values` file: its columns named after the
+    They are values (R, K) float32, NaN if not annotated, or labels (R,) int64, -1 if not annotated. They are taken from the
+    manifest's cells if these have a number per frame, else from the sample's `frame_values` file: its columns named after the
     dimensions, or its column `label`. None if the sample has one target for all its frames. Raises `VideoError` if the file
     cannot be read or has other columns.
     """

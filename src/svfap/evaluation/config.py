@@ -58,7 +58,8 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
     num_segments: int = 2
     """Temporal views of each video."""
     num_crops: int = 2
-    """Spatial views of each segment, along the longer side of the frame."""
+    """Spatial views of each segment, along the longer side of the frame. For models with frame_fit=squash, the default, they
+    coincide, as published: frames are resized to squares."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

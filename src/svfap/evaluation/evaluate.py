@@ -45,8 +45,8 @@ class Evaluation(NamedTuple):
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Evaluate with the outputs averaged over `num_segments` temporal × `num_crops` spatial views of every video.
 
-    Views that coincide are computed once. Under torchrun every video is evaluated by exactly one process. Writes into
-    `config.out_folder`:
+    Views that coincide are computed once, and count as often as they occur. Under torchrun every video is
+    evaluated by exactly one process. Writes into `config.out_folder`:
       metrics.json     scores, `num_expected` and `num_evaluated` videos, `num_groups` where groups are scored, and
                        `num_unannotated`: videos without an annotated frame among those shown, which are not expected
       predictions.csv  one row per video; groups.csv: one per group; frames.csv: one per frame shown to a frame-level model
@@ -86,7 +86,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     sampling = (shape.num_frames, shape.sampling_stride, shape.img_size)
     views: dict[str, Any] = {"num_segments": config.num_segments, "num_crops": config.num_crops}
     clock = Clock.of(config.fps, shape.frame_rate, shape.span)
-    views |= {"fps": clock.fps, "frames_fps": config.frames_fps}
+    views |= {"fps": clock.fps, "frames_fps": config.frames_fps, "frame_fit": shape.frame_fit}
     clips = ClipDataset(videos, "test", *sampling, seed=0, frame_level=shape.frame_level, **views)
     _say_contract(clock, config, videos, shape)
     out = config.out_folder

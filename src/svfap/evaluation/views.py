@@ -31,6 +31,7 @@ class View(NamedTuple):
     outputs: np.ndarray  # (K,) or (T, K)
     targets: np.ndarray  # () or (K,); (T,) or (T, K)
     frames: np.ndarray  # (T,) numbers of the frames in the video
+    weight: int  # the number of views that coincide in this one
     features: np.ndarray | None  # (D,)
 
 
@@ -45,6 +46,8 @@ def predict_views(
     description: str | None = None,
 ) -> EvaluationPredictions:
     """Run all views of a dataset through a model, each video on exactly one process, and average the views of each video.
+
+    A view stands for all that coincide with it, and counts as many times.
 
     model: maps clips (B, 3, T, H, W) to outputs (B, K), or (B, T, K) of frame-level models, or to outputs and features
     (B, D). Classification outputs are averaged after the softmax. The output of a frame-level model for a video is the mean
@@ -75,7 +78,7 @@ def predict_views(
         outputs, features = result if isinstance(result, tuple) else (result, None)
         outputs = outputs.float().softmax(dim=-1) if config.task == "classification" else outputs.float()
         targets = batch["label"] if config.task == "classification" else batch["values"]
-        arrays = (outputs.double().cpu().numpy(), targets.numpy(), batch["frames"].numpy())
+        arrays = (outputs.double().cpu().numpy(), targets.numpy(), batch["frames"].numpy(), batch["views"].tolist())
         vectors = [None] * len(clips) if features is None else features.float().cpu().numpy()
         views += [View(*view) for view in zip(batch["index"].tolist(), *arrays, vectors, strict=True)]
     if accelerator.num_processes > 1:
@@ -101,20 +104,22 @@ def _average(
     if not views:
         return EvaluationPredictions(task, names, pd.DataFrame(), num_expected, **left_out)
     views.sort(key=lambda view: view.row)
-    rows = np.array([view.row for view in views])
+    rows, weights = (np.array([getattr(view, name) for view in views]) for name in ("row", "weight"))
     index = np.unique(rows)
     key_of = {row: manifest[row].key for row in index.tolist()}
     features = None
     if views[0].features is not None:
-        features = average_views(rows, np.array([view.features for view in views]))[1].astype(np.float32)
+        features = average_views(rows, np.array([view.features for view in views]), weights)[1].astype(np.float32)
     frames = None
     if config.frame_level:
-        shown = np.stack([np.repeat(rows, [len(v.frames) for v in views]), np.concatenate([v.frames for v in views])])
+        lengths = [len(view.frames) for view in views]
+        shown = np.stack([np.repeat(rows, lengths), np.concatenate([view.frames for view in views])])
         outputs, targets = (np.concatenate([getattr(view, name) for view in views]) for name in ("outputs", "targets"))
         known = is_annotated(targets)
         shown, outputs, targets = shown[:, known], outputs[known], targets[known]
         (rows, numbers), first, view_of = np.unique(shown, axis=1, return_index=True, return_inverse=True)
-        outputs, targets = average_views(view_of.ravel(), outputs)[1], targets[first]
+        outputs = average_views(view_of.ravel(), outputs, np.repeat(weights, lengths)[known])[1]
+        weights, targets = np.ones_like(rows), targets[first]  # every frame counts alike
         frames = predictions_table(
             [key_of[row] for row in rows.tolist()], outputs, names, targets, task, {"frame": numbers}
         )
@@ -124,7 +129,8 @@ def _average(
     truth = average_views(rows, targets)[1] if most_frequent is None else most_frequent.to_numpy()
     columns = {"subject": manifest.subjects, "group": manifest.groups}
     more = {name: texts[index] for name, texts in columns.items() if texts is not None}
-    videos = predictions_table(list(key_of.values()), average_views(rows, outputs)[1], names, truth, task, more)
+    outputs = average_views(rows, outputs, weights)[1]
+    videos = predictions_table(list(key_of.values()), outputs, names, truth, task, more)
     return EvaluationPredictions(task, names, videos, num_expected, frames, features, **left_out)
 
 

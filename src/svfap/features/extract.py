@@ -160,8 +160,8 @@ def _searched(samples: Manifest, listed: list[bool], config: ExtractConfig) -> l
 
 
 class Extractor:
-    """Computes the features of one sample: of the faces that are found in it, or taking it as a face crop, of which the centre
-    square inside the sample's box is used.
+    """Computes the features of one sample: of the faces that are found in it, or taking it, inside the sample's box, as a face
+    crop, of which the model's `frame_fit` says whether all of it is seen or its central square.
 
     A pre-trained model gives the features of its encoder's last stage, a fine-tuned one the input of its head. model: used
     instead of the one that config.model names. Raises `UserError`.

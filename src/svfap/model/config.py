@@ -18,6 +18,7 @@ CHOICES = {
     "task": TASKS,
     "output_activation": ("none", "sigmoid", "tanh"),
     "temporal_downsample": ("conv", "avg", "max"),
+    "frame_fit": ("squash", "centre"),
 }
 FACE_CROP: dict[str, Any] = {
     "margin": (int, float),
@@ -42,9 +43,10 @@ class ModelConfig:
     The encoder has `len(stage_depths)` stages. The first holds ordinary Transformer blocks; every later one down-samples
     time by `temporal_kernel_size` and works through `num_bottleneck_tokens` tokens per time step. The variants of Table 3
     omit the down-sampling (`temporal_pyramid`) or the bottleneck (`spatial_bottleneck`; the stage then holds ordinary
-    blocks). With one stage the encoder is a plain video ViT. Dimensions are channels, sizes are pixels, `num_frames` and
-    `sampling_stride` are frames of the video, `frame_rate` to the second. Outputs are the head's values × `output_scale` +
-    `output_offset`, one of each per output.
+    blocks). Frames that are not square are squashed, as published, or cut to their central square (`frame_fit`). With one
+    stage the encoder is a plain video ViT. Dimensions are channels, sizes are pixels, `num_frames` and `sampling_stride` are
+    frames of the video, `frame_rate` to the second. Outputs are the head's values × `output_scale` + `output_offset`, one
+    of each per output.
 
     `frame_rate` and `face_crop` are the contract of a trained model: pictures per second of its training videos (None: not
     known), and how faces were cut out of them, with the keys margin, align, border and detector as far as they are known
@@ -89,6 +91,7 @@ class ModelConfig:
     sampling_stride: int = 4
     frame_rate: float | None = None
     face_crop: dict[str, Any] = field(default_factory=dict)
+    frame_fit: str = "squash"
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
     provenance: dict[str, Any] = field(default_factory=dict)

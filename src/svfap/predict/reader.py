@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from svfap.console import say
-from svfap.data.augment import center_crop
+from svfap.data.augment import fit_frames
 from svfap.data.manifest import Sample
 from svfap.data.rates import FRAMES_NOTE, Clock, states_no_rate
 from svfap.data.sample import frames_of, left_top
@@ -39,8 +39,9 @@ OnFrame = Callable[[str, int, int | None, float], None]
 class Reader:
     """Reads a video as windows of a model's input.
 
-    config: the model's. detector: None: the video is a face crop, of which the centre square is used. crop: how faces are cut
-    out, in the model's size. hop_s, tracking, timeout_s, fps, frames_fps: as in `svfap.predict.predictor.Predictor`.
+    config: the model's. detector: None: the video is a face crop, made square as the model's `frame_fit` says. crop: how
+    faces are cut out, in the model's size. hop_s, tracking, timeout_s, fps, frames_fps: as in
+    `svfap.predict.predictor.Predictor`.
     """
 
     config: ModelConfig
@@ -124,7 +125,7 @@ class Reader:
 
     def _crop(self, frame: np.ndarray, face: TrackedFace) -> np.ndarray:
         if self.detector is None:
-            return center_crop(frame[None], self.config.img_size)[0]
+            return fit_frames(frame[None], self.config.img_size, self.config.frame_fit)[0]
         return crop_face(frame, face.box, self.crop, face.landmarks)
 
 

@@ -172,7 +172,7 @@ class FinetuneConfig(TrainConfig):
     mix_switch: float = 0.5
     """Probability of CutMix rather than mixup where both are on."""
     rand_augment: bool = True
-    """RandAugment: 4 operations, magnitude 7, deviation 0.5."""
+    """RandAugment, before the crop: 4 operations, magnitude 7, deviation 0.5."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Area of the random resized crop, as fractions of the frame."""
     flip_rate: float = 0.5

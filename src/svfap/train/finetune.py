@@ -86,7 +86,7 @@ class FinetuneTask(TrainingTask):
         self._clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
         self._rates: dict[str, Any] = {"fps": shape.frame_rate, "frames_fps": config.frames_fps}
         self.dataset = ClipDataset(
-            training, "train", *self._clips, repeats=config.repeats, crop_scale=config.crop_scale,
+            training, "train", *self._clips, repeats=config.repeats, frame_fit=shape.frame_fit,
             frame_level=config.frame_level, balanced=config.balanced_sampling, **self._rates,
         )  # fmt: skip
         self.class_weights = None
@@ -109,10 +109,11 @@ class FinetuneTask(TrainingTask):
         micro-batches and processes; a micro-batch with one readable clip has no gradient.
         """
         config, shape = self.config, self.model.config
-        clips = augment.to_unit(batch["clips"])
+        clips = augment.to_levels(batch["clips"])
         if self.rand_augment:
             clips = self.rand_augment(clips, generator)
         clips = augment.standardize(clips, shape.pixel_mean, shape.pixel_std)
+        clips = augment.random_resized_crop(clips, config.crop_scale, generator)
         clips = augment.flip(clips, config.flip_rate, generator)
         clips = augment.random_erase(clips, config.erase_rate, generator)
         targets = batch["values" if config.task == "regression" else "label"]
@@ -137,7 +138,8 @@ class FinetuneTask(TrainingTask):
         if self.validation is None:
             return {}
         config, shape = self.config, self.model.config
-        dataset = ClipDataset(self.validation, "val", *self._clips, frame_level=shape.frame_level, **self._rates)
+        frames: dict[str, Any] = {"frame_level": shape.frame_level, "frame_fit": shape.frame_fit, **self._rates}
+        dataset = ClipDataset(self.validation, "val", *self._clips, **frames)
         workers = num_workers(config.num_workers, accelerator.num_processes)
         predictions = predict_views(model, shape, dataset, accelerator, config.batch_size, workers)
         scores = score_predictions(predictions, self.by_group)
