@@ -21,6 +21,7 @@ import svfap.console
 from svfap.data.video import open_video, write_video
 from svfap.model.base import Model
 from svfap.model.encoder import TPSBT
+from svfap.settings import JobSettings
 
 LABELS = ("happy", "neutral", "sad")
 SIZE = (32, 48)  # height, width
@@ -117,6 +118,16 @@ def messages() -> Iterator[io.StringIO]:
         yield text
     finally:
         console.file = before
+
+
+def noting_jobs(run_jobs: Any, given: list[dict[str, Any]]) -> Any:
+    """In place of `run_jobs`: note the settings of jobs that get to it, and do the jobs in this process."""
+
+    def run(*args: Any, jobs: JobSettings, **more: Any) -> Any:
+        given.append({name: getattr(jobs, name) for name in sorted(names_of(JobSettings))})
+        return run_jobs(*args, **more)
+
+    return run
 
 
 def observe_training(train: Any, config: Any) -> dict[str, Any]:
