@@ -14,6 +14,36 @@ from svfap.errors import UserError
 HUB_TIMEOUT_S = 5.0
 
 
+def read_yaml(file: Path) -> Any:
+    """The content of a YAML file. Raises `UserError`."""
+    import yaml
+    from jsonargparse import get_loader
+
+    try:
+        return get_loader("yaml")(
+            file.read_text(encoding="utf-8")
+        )  # reads 1e-3 as a number, as yaml.safe_load does not
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not UTF-8 text; save it in UTF-8") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+
+
+def numbers_as_text(config: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with text for numbers where fields of `config` are text: YAML reads `fold: 1` as a number."""
+
+    def text(value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    hints, result = get_type_hints(config), dict(settings)
+    for name, value in settings.items():
+        if hints.get(name) in (str, str | None):
+            result[name] = text(value)
+        elif hints.get(name) in (list[str], list[str] | None) and isinstance(value, list):
+            result[name] = [text(each) for each in value]
+    return result
+
+
 class Settings:
     """Base of all settings. In Python a path may be given as text: it becomes a `Path` before the values are checked."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -227,9 +228,9 @@ def test_scratch_against_pretrained_and_reconstructions(tmp_path, faces, configs
 
 
 def test_no_runs_are_interrupted_silently(tmp_path, faces, configs, monkeypatch, capsys):
-    monkeypatch.setattr(runs_module, "train_one", lambda config: False)
+    monkeypatch.setattr(runs_module, "train_one", lambda config: signal.SIGTERM)
     arguments = ["--dataset", str(faces), *(f"--{name}={value}" for name, value in configs.items())]
-    assert main(["experiment", "scratch", "--out", str(tmp_path), *arguments]) == 1
+    assert main(["experiment", "scratch", "--out", str(tmp_path), *arguments]) == 128 + signal.SIGTERM
     assert "interrupted and saved; the same command continues it" in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ import difflib
 import importlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from svfap.errors import UserError
+from svfap.settings import numbers_as_text, read_yaml
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -28,17 +29,32 @@ class Parser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, formatter_class=_Formatter, **kwargs)
 
-    read_file: Callable[[Path], dict[str, Any]] | None = None
-    """How the file of --config becomes names with values; by default as plain YAML."""
+    config: type | None = None
+    """The dataclass of the settings. Its `read_file`, if it has one, reads the file of --config; else that is plain YAML."""
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.read_file is None:
-            return super().parse_path(path, *args, **kwargs)
+        read: Callable[[Path], Any] = getattr(self.config, "read_file", read_yaml)
         try:
-            settings = self.read_file(Path(path))
+            settings = read(Path(path))
         except UserError as error:
             raise TypeError(str(error)) from None  # which the parser reports
+        if isinstance(settings, dict):
+            settings = numbers_as_text(self.config or object, settings)
+            if len(errors := [*self._errors_of(settings)]) > 1:
+                raise TypeError("; ".join(errors))
         return self.parse_string(yaml.safe_dump(settings), str(path), *args, **kwargs)
+
+    def _errors_of(self, settings: dict[str, Any]) -> Iterator[str]:
+        """What is wrong with each setting of a file; parsing names the first one only."""
+        actions = {action.dest: action for action in self._actions}
+        for name, value in settings.items():
+            if (action := actions.get(str(name).partition(".")[0])) is None:
+                yield f"Key {name!r} is not expected"
+            elif value is not None and action.dest == name:
+                try:
+                    self._check_value_key(action, value, name, None)
+                except (TypeError, ValueError) as error:
+                    yield str(error)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", None) or self
@@ -146,7 +162,7 @@ def add_command(parser: Parser, command: Command) -> None:
 
 
 def _add_options(parser: Parser, config: type, skip: set[str] | None = None) -> None:
-    parser.read_file = getattr(config, "read_file", None)
+    parser.config = config
     parser.add_argument("--config", action="config", help="YAML file with any of these settings; flags override it")
     add_settings(parser, config, skip)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from svfap.console import track
 from svfap.data.augment import normalize
-from svfap.data.loader import ClipDataset, make_loader
+from svfap.data.loader import BatchLoader, ClipDataset, make_loader
 from svfap.data.manifest import Manifest
 from svfap.errors import UserError
 from svfap.evaluation.metrics import average_views
@@ -42,27 +42,26 @@ def predict_views(
     batch_size: int,
     num_workers: int = 0,
     description: str | None = None,
+    loader: BatchLoader | None = None,
 ) -> EvaluationPredictions:
     """Run all views of a dataset through a model, each video on exactly one process, and average the views of each video.
 
     model: maps clips (B, 3, T, H, W) to outputs (B, K), or (B, T, K) of frame-level models, or to outputs and features
     (B, D). Classification outputs are averaged after the softmax. The output of a frame-level model for a video is the mean
     over its frames; its truth is the most frequent label or the mean of the values. batch_size: videos over all processes.
-    description: of the progress bar; None shows none.
+    description: of the progress bar; None shows none. loader: has workers for this dataset; in place of num_workers.
     """
-    loader = make_loader(
-        dataset,
-        max(batch_size // accelerator.num_processes, 1),
-        shuffle=False,
-        seed=0,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        num_workers=num_workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
+    size = max(batch_size // accelerator.num_processes, 1)
+    order: dict[str, Any] = dict(shuffle=False, seed=0)
+    order |= dict(rank=accelerator.process_index, world_size=accelerator.num_processes)
+    if loader is not None:
+        loaded = loader.batches(dataset, size, **order)
+    else:
+        pin_memory = accelerator.device.type == "cuda"
+        loaded = make_loader(dataset, size, num_workers=num_workers, pin_memory=pin_memory, **order)
     views: list[View] = []
     unreadable: list[tuple[str, str]] = []
-    batches = track(loader, description) if description and accelerator.is_main_process else loader
+    batches = track(loaded, description) if description and accelerator.is_main_process else loaded
     for batch in batches:
         unreadable += [(key, reason) for _, key, reason in batch["unreadable"]]
         if not len(batch["clips"]):

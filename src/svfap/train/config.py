@@ -11,7 +11,7 @@ from typing import Any, Literal
 from svfap.errors import UserError
 from svfap.formats import upgrade
 from svfap.model.presets import check_model, model_config
-from svfap.settings import SourceSettings, require, require_fraction
+from svfap.settings import SourceSettings, read_yaml, require, require_fraction
 
 
 def read_settings_file(file: Path, known: Collection[str] | None = None) -> dict[str, Any]:
@@ -19,16 +19,7 @@ def read_settings_file(file: Path, known: Collection[str] | None = None) -> dict
 
     known: names that are allowed; None: all. Raises `UserError` naming the file.
     """
-    import yaml
-    from jsonargparse import get_loader
-
-    try:
-        settings = get_loader("yaml")(
-            file.read_text(encoding="utf-8")
-        )  # reads 1e-3 as a number, as yaml.safe_load does not
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    return upgrade("training settings", settings, file, known)
+    return upgrade("training settings", read_yaml(file), file, known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +85,11 @@ class TrainConfig(SourceSettings):
         require(self, 0, "num_workers", "seed", "base_lr", "min_lr", "weight_decay", "warmup_epochs", "max_unreadable")
         require_fraction(self, "ema_decay")
         check_model(self.preset, self.model)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Clips of a micro-batch of one process."""
+        return self.batch_size // (self.accumulate_steps * int(os.environ.get("WORLD_SIZE", "1")))  # of torchrun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +200,5 @@ class FinetuneConfig(TrainConfig):
             raise UserError(f"val_fraction={self.val_fraction}: must be from 0 to less than 1")
         if self.label_range is not None and not self.label_range[0] < self.label_range[1]:
             raise UserError(f"label_range={self.label_range}: must be two numbers, the smaller one first")
-        parts = self.accumulate_steps * int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's number of processes
-        if self.loss != "mse" and not self.frame_level and self.batch_size // parts < 2:
+        if self.loss != "mse" and not self.frame_level and self.micro_batch_size < 2:
             raise UserError(f"loss={self.loss}: needs at least 2 clips in a micro-batch; make batch_size larger")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from svfap.console import say
 from svfap.data import augment
-from svfap.data.loader import ClipDataset
+from svfap.data.loader import BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.prepared import fold_folder, read_dataset
 from svfap.data.split import carve_validation, take_fraction
@@ -26,7 +26,7 @@ from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.pool import is_evaluated, pool_evaluations, write_folds_file
 from svfap.evaluation.predictions import score_predictions
 from svfap.evaluation.views import predict_views, scored_by_group
-from svfap.files import make_folder
+from svfap.files import make_folder, only_writer
 from svfap.metric_table import main_metric, metric_keys
 from svfap.model.base import Model
 from svfap.model.build import create_model
@@ -35,7 +35,7 @@ from svfap.train.config import FinetuneConfig
 from svfap.train.loop import Batch, TrainingTask, TrainResult, train
 from svfap.train.losses import REGRESSION_LOSSES, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
-from svfap.train.parallel import num_workers, run_all
+from svfap.train.parallel import run_all
 from svfap.train.resolve import check_run, fold_configs, resolve
 from svfap.weights.folder import init_encoder, load_model
 from svfap.weights.published import import_published
@@ -73,17 +73,21 @@ class FinetuneTask(TrainingTask):
             new = init_encoder(self.model, _read_init(config.init, self.model.config))
             say(f"encoder from {config.init}; new: {', '.join(new)}")
         shape = self.model.config
-        self._clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
+        clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
         self.dataset = ClipDataset(
-            training, "train", *self._clips, repeats=config.repeats, crop_scale=config.crop_scale,
+            training, "train", *clips, repeats=config.repeats, crop_scale=config.crop_scale,
             frame_level=config.frame_level, balanced=config.balanced_sampling,
         )  # fmt: skip
         self.class_weights = None
         if config.class_weights == "balanced":
             labels = all_targets(training, config.frame_level)
             self.class_weights = torch.from_numpy(balanced_weights(labels, len(names)))
+        if self.validation is not None:
+            self.validation_clips = ClipDataset(self.validation, "val", *clips, frame_level=config.frame_level)
         self.by_group = self.validation is not None and scored_by_group(self.validation, shape, config.by_group)
         self.rand_augment = augment.RandAugment() if config.rand_augment else None
+        if (config.mixup or config.cutmix) and config.micro_batch_size == 1:
+            say("mixup and cutmix need two clips in a micro-batch; with one clip, nothing is mixed")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         config = self.config
@@ -92,9 +96,9 @@ class FinetuneTask(TrainingTask):
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """Cross-entropy with soft targets (Eq. 12), or a regression loss (Eq. 13, 14), on augmented clips.
 
-        Of frame-level models, over all frames. Regression losses are in units of the model's `output_scale`, so that
-        gradients do not depend on the labels' units. CCC and PCC are computed over this micro-batch, and averaged over
-        micro-batches and processes; a micro-batch with one readable clip has no gradient.
+        Of frame-level models, over all frames that have a label. Regression losses are in units of the model's
+        `output_scale`, so that gradients do not depend on the labels' units. CCC and PCC are computed over this micro-batch,
+        and averaged over micro-batches and processes; a micro-batch with one readable clip has no gradient.
         """
         config, shape = self.config, self.model.config
         clips = augment.to_unit(batch["clips"])
@@ -103,27 +107,51 @@ class FinetuneTask(TrainingTask):
         clips = augment.standardize(clips, shape.pixel_mean, shape.pixel_std)
         clips = augment.flip(clips, config.flip_rate, generator)
         clips = augment.random_erase(clips, config.erase_rate, generator)
-        targets = batch["values" if config.task == "regression" else "label"]
+        targets, known = self._targets(batch), self._known(batch)
         if config.task == "classification":
-            one_hot = augment.smooth_one_hot(targets.flatten(), shape.num_outputs, config.smoothing)
+            one_hot = augment.smooth_one_hot(targets.clamp(min=0).flatten(), shape.num_outputs, config.smoothing)
             targets = one_hot.unflatten(0, targets.shape)
+        masked = config.frame_level and not bool(known.all())
+        if masked:  # the weight of a frame is mixed as its target is
+            known = known.unsqueeze(-1)
+            targets = torch.cat([targets.masked_fill(~known, 0), known.to(targets.dtype)], dim=-1)
         assert config.mixup is not None and config.cutmix is not None  # resolved
         clips, targets = augment.mix(clips, targets, config.mixup, config.cutmix, config.mix_switch, generator)
         outputs, targets = (x.flatten(0, -2) for x in (model(clips).float(), targets))  # (clips or frames, outputs)
+        share = outputs.new_ones(len(outputs))
+        if masked:
+            targets, share = targets[:, :-1], targets[:, -1]
+            outputs, targets, share = outputs[share > 0], targets[share > 0] / share[share > 0, None], share[share > 0]
         if config.task == "regression":
             scale = outputs.new_tensor(shape.output_scale or (1.0,))
-            return REGRESSION_LOSSES[config.loss](outputs / scale, targets / scale)  # Eq. 13, 14
+            outputs, targets = outputs / scale, targets / scale
+            if masked and config.loss == "mse":
+                return ((outputs - targets).square().mean(dim=1) * share).sum() / share.sum()
+            return REGRESSION_LOSSES[config.loss](outputs, targets)  # Eq. 13, 14
         weights = None if self.class_weights is None else self.class_weights.to(outputs.device)
+        if masked:
+            return (F.cross_entropy(outputs, targets, weights, reduction="none") * share).sum() / share.sum()
         return F.cross_entropy(outputs, targets, weights)  # Eq. 12
 
-    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]:
+    def count(self, batch: Batch) -> int:
+        """The number of clips, or of frames that have a label."""
+        return int(self._known(batch).sum()) if self.config.frame_level else len(batch["clips"])
+
+    def _targets(self, batch: Batch) -> Tensor:
+        targets: Tensor = batch["values" if self.config.task == "regression" else "label"]
+        return targets
+
+    def _known(self, batch: Batch) -> Tensor:
+        """(B,) or (B, T) bool: clips or frames that have a label, or all of their values."""
+        targets = self._targets(batch)
+        return targets >= 0 if self.config.task == "classification" else targets.isfinite().all(dim=-1)
+
+    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor], loader: BatchLoader) -> dict[str, Any]:
         """Metrics on the validation videos; empty without any."""
-        if self.validation is None:
+        if self.validation_clips is None:
             return {}
         config, shape = self.config, self.model.config
-        dataset = ClipDataset(self.validation, "val", *self._clips, frame_level=shape.frame_level)
-        workers = num_workers(config.num_workers, accelerator.num_processes)
-        predictions = predict_views(model, shape, dataset, accelerator, config.batch_size, workers)
+        predictions = predict_views(model, shape, self.validation_clips, accelerator, config.batch_size, loader=loader)
         scores = score_predictions(predictions, self.by_group)
         if shape.frame_level:
             shown = metric_keys(config.task, summary=True)
@@ -192,24 +220,30 @@ def finetune_folds(config: FinetuneConfig) -> TrainResult:
     assert config.dataset is not None
     dataset, out = read_dataset(config.dataset), Path(config.out)
     make_folder(out)
-    write_folds_file(out, config.dataset, config.preset)
-    if not run_all(run_fold, configs, config.parallel):
-        done = sum(is_evaluated(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
-        say(f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on")
-        return TrainResult(finished=False)
-    pooled = pool_evaluations(out)
+    with only_writer(out):
+        write_folds_file(out, config.dataset, config.preset)
+        if stopped_by := run_all(run_fold, configs, config.parallel):
+            done = sum(is_evaluated(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
+            say(
+                f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on"
+            )
+            return TrainResult(finished=False, stopped_by=stopped_by)
+        pooled = pool_evaluations(out)
     return TrainResult(finished=True, metrics={"caption": pooled.caption, **pooled.numbers}, pooled=pooled)
 
 
-def run_fold(config: FinetuneConfig) -> bool:
-    """Train one fold, or continue it, and test its best/ model; False if it was interrupted. Raises `UserError`."""
+def run_fold(config: FinetuneConfig) -> int:
+    """Train one fold, or continue it, and test its best/ model. Raises `UserError`.
+
+    Returns the number of the signal that interrupted it, else 0.
+    """
     assert config.dataset is not None and config.fold is not None
-    if not finetune(replace(config, resume=True)).finished:
-        return False
+    if stopped_by := finetune(replace(config, resume=True)).stopped_by:
+        return stopped_by
     test = EvaluateConfig(
         model=str(config.out), dataset=config.dataset, fold=config.fold, root=config.root,
         num_workers=config.num_workers or 0, precision=config.precision,
     )  # fmt: skip
     if not is_evaluated(test.out_folder, read_dataset(config.dataset).fold(config.fold)):
         evaluate(test)
-    return True
+    return 0
