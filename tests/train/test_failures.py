@@ -217,8 +217,8 @@ def test_a_signal_while_waiting_for_a_batch_stops_at_once(number, faces, tmp_pat
         return real(self, index)
 
     monkeypatch.setattr(ClipDataset, "__getitem__", slow)
-    main = os.getpid()
-    killer = threading.Thread(target=lambda: waits.wait(60) and os.kill(main, number))
+    main = threading.main_thread().ident  # which the system prefers for signals from outside
+    killer = threading.Thread(target=lambda: waits.wait(60) and signal.pthread_kill(main, number))
     killer.start()
     began = time.monotonic()
     result = pretrain(pretraining(faces, tmp_path / "run", previews=0))

@@ -32,7 +32,10 @@ def data(faces, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copy(data, tmp_path) -> Path:
-    return shutil.copytree(data, tmp_path / "copy")
+    folder = shutil.copytree(data, tmp_path / "copy")
+    config = folder / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(str(data), str(folder)))
+    return folder
 
 
 def resume(folder: Path, **settings):
@@ -55,8 +58,8 @@ CHANGES = {
     "fewer rows": ("train.csv", lambda t: t.iloc[:-4], "training videos: 28 then, 24 now"),
     "a class renamed": (
         "train.csv",
-        lambda t: t.assign(label=t["label"].replace("happiness", "zeal")),
-        r"classes or dimensions: .*happiness.* then, .*zeal now.*row \d+ of the training videos",
+        lambda t: t.assign(label=t["label"].replace("happy", "zeal")),
+        r"classes or dimensions: .*happy.* then, .*zeal now.*row \d+ of the training videos",
     ),
     "another label": (
         "train.csv",
@@ -73,7 +76,7 @@ CHANGES = {
 def test_other_rows_are_refused(name, copy):
     file, change, message = CHANGES[name]
     names = sorted(pd.read_csv(copy / "faces" / "train.csv")["label"].unique())
-    assert "happiness" in names
+    assert "happy" in names
     if name == "a class renamed":
         for part in ("train.csv", "val.csv"):
             edit(copy / "faces" / part, change)
@@ -111,7 +114,7 @@ def test_a_run_without_stored_rows_goes_on_with_a_note_unless_its_model_differs(
     assert "that they are the same is not checked" in capsys.readouterr().err
     assert (copy / "run" / "data.json").exists()
     for part in ("train.csv", "val.csv"):
-        edit(copy / "faces" / part, lambda t: t[t["label"] != "happiness"])
+        edit(copy / "faces" / part, lambda t: t[t["label"] != "happy"])
     (copy / "run" / "data.json").unlink()
     with pytest.raises(UserError, match="classes or dimensions: .*; training videos: 28 then, 24 now"):
         resume(copy)
@@ -120,7 +123,7 @@ def test_a_run_without_stored_rows_goes_on_with_a_note_unless_its_model_differs(
 def test_a_checkpoint_with_another_head_is_one_line(copy, monkeypatch):
     monkeypatch.setattr(RunFolder, "_check_data", lambda *_: None)
     for part in ("train.csv", "val.csv"):
-        edit(copy / "faces" / part, lambda t: t[t["label"] != "happiness"])
+        edit(copy / "faces" / part, lambda t: t[t["label"] != "happy"])
     with pytest.raises(
         UserError, match=r"last: this checkpoint does not fit the run \(size mismatch for .*head"
     ) as error:

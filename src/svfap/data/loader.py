@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import atexit
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -356,6 +358,12 @@ class _Loading(Dataset[Batch]):
         return dataset.collate([dataset[request.sample] for request in requests])
 
 
+def _say_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The `sys.excepthook` of a worker: a main process that stops while it takes over a batch is no error."""
+    if not isinstance(error, ConnectionError):
+        sys.__excepthook__(kind, error, trace)
+
+
 def _end_workers(batches: object) -> None:
     if isinstance(batches, _MultiProcessingDataLoaderIter):
         batches._shutdown_workers()  # waits some seconds for each
@@ -365,6 +373,7 @@ def _end_workers(batches: object) -> None:
 
 def _init_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    sys.excepthook = _say_error
     # The main process handles these signals: it saves before it stops, and may need batches until then.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
