@@ -7,41 +7,26 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from svfap.errors import UserError
 
 HUB_TIMEOUT_S = 5.0
 
 
-def read_yaml(file: Path) -> Any:
-    """The content of a YAML file. Raises `UserError`."""
-    import yaml
-    from jsonargparse import get_loader
-
-    try:
-        return get_loader("yaml")(
-            file.read_text(encoding="utf-8")
-        )  # reads 1e-3 as a number, as yaml.safe_load does not
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: is not UTF-8 text; save it in UTF-8") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-
-
-def numbers_as_text(config: type, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with text for numbers where fields of `config` are text: YAML reads `fold: 1` as a number."""
-
-    def text(value: Any) -> Any:
-        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-    hints, result = get_type_hints(config), dict(settings)
-    for name, value in settings.items():
-        if hints.get(name) in (str, str | None):
-            result[name] = text(value)
-        elif hints.get(name) in (list[str], list[str] | None) and isinstance(value, list):
-            result[name] = [text(each) for each in value]
-    return result
+def as_text(value: Any, hint: Any) -> Any:
+    """A number of YAML as text where the setting is text: `fold: 1` is the fold named 1. hint: type of the setting."""
+    parts = (hint, *get_args(hint))
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and str in parts
+        and not {int, float} & set(parts)
+    ):
+        return str(value)
+    if isinstance(value, list) and list[str] in parts:
+        return [as_text(part, str) for part in value]
+    return value
 
 
 class Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,12 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from odd_videos import encode
 
 import svfap
 from svfap.cli.main import main
 from svfap.crop import clips as face_clips
 from svfap.crop import crop as cropping
-from svfap.crop.clips import at_rate
 from svfap.crop.config import CropConfig
 from svfap.crop.crop import crop_videos
 from svfap.data.manifest import read_manifest
@@ -158,16 +159,6 @@ def test_long_tracks_are_cut_without_losing_a_frame_or_leaving_a_short_clip(tmp_
     assert [len(pictures(tmp_path / "more", row)) for row in rows(tmp_path / "more")] == [25, 25, 10]
 
 
-@pytest.mark.parametrize("fps", [10.0, 12.5, 20.0, 48.0])
-def test_frames_at_another_rate_are_those_shown_then(fps):
-    frames = [(3 + i / FPS, np.full((1, 1, 3), i, np.uint8)) for i in range(30)]
-    resampled = list(at_rate(iter(frames), FPS, fps))
-    assert len(resampled) == round(30 * fps / FPS)
-    for number, (time_s, frame) in enumerate(resampled):
-        assert time_s == pytest.approx(3 + number / fps)
-        assert frame[0, 0, 0] == int(number * FPS / fps + 1e-6)
-
-
 def test_fps_sets_that_of_the_clips(tmp_path):
     video = film(tmp_path / "v.mp4", walking, 60)
     crop_videos([video], plain(tmp_path / "out", fps=10))
@@ -290,6 +281,19 @@ def test_folders_are_searched_and_equal_names_kept_apart(tmp_path, worked_on):
     assert sources == ["a/one.mp4", "a/deep/er/one.MOV", "b/one.mp4"]
     assert [shows(c, pictures(out, row)) for row, c in zip(found, ("red", "green", "green"), strict=True)] == [True] * 3
     assert len(worked_on) == 3
+
+
+def test_names_that_are_not_utf_8_are_cropped_like_all_others(tmp_path):
+    film(tmp_path / "videos" / "a.mp4", still, 24)
+    folder = os.fsencode(tmp_path / "videos")
+    shutil.copy(folder + b"/a.mp4", folder + b"/caf\xe9.mp4")
+    Path(os.fsdecode(folder + b"/broken\xe9.mp4")).write_text("no video")
+    done = crop_videos([tmp_path / "videos"], plain(tmp_path / "out"))
+    assert (done.num_sources, done.num_clips, len(done.failures)) == (3, 2, 1)
+    assert [Path(row["source"]).name for row in rows(tmp_path / "out")] == ["a.mp4", "caf\\udce9.mp4"]
+    for row in rows(tmp_path / "out"):
+        assert shows("green", pictures(tmp_path / "out", row))
+    assert "broken\\udce9.mp4,not a readable video" in (tmp_path / "out" / "failures.csv").read_text()
 
 
 def test_a_folder_of_frames_is_one_video(tmp_path):
@@ -450,3 +454,15 @@ def test_iter_tracks_takes_a_detector_object(tmp_path):
     table = pd.DataFrame([{"time_s": frame.time_s, "track": frame.faces[0].track} for frame in frames])
     assert table["time_s"].tolist() == pytest.approx([i / FPS for i in range(30)])
     assert set(table["track"]) == {1}
+
+
+def test_a_pause_of_the_recording_ends_the_clip(tmp_path):
+    """30 frames, a minute without any, 40 frames: two clips, none of which holds both."""
+    pictures = film(tmp_path / "still.mp4", still, 70)
+    with open_video(pictures) as source:
+        ticks = [*range(30), *range(1500, 1540)]
+        encode(tmp_path / "v.mkv", "libx264", source.read(range(70)), ticks=ticks, rate=FPS, crf="5")
+    crop_videos([tmp_path / "v.mkv"], plain(tmp_path / "out"))
+    found = [(row["source_start_s"], row["source_end_s"]) for row in rows(tmp_path / "out")]
+    seconds = 1500 / FPS
+    assert found == [("0.0", str(30 / FPS)), (str(seconds), str(seconds + 40 / FPS))]

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from odd_videos import encode
 
 from svfap.data import clips as sampling
 from svfap.data.augment import multi_scale_crop
@@ -334,3 +335,91 @@ def test_workers_load_after_opencv_has_used_its_threads(manifest: Manifest) -> N
         "assert sum(len(batch['clips']) for batch in loader) == len(clips)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(manifest.path)], check=True, timeout=120)
+
+
+# time ----------------------------------------------------------------------------------------------------------------
+
+
+def timed(path: Path, ticks: list[int]) -> Path:
+    """Pictures of grey levels 0, 3, 6, ..., shown at multiples of 1/30 s."""
+    return encode(
+        path, "libx264", [np.full((32, 32, 3), 3 * n, np.uint8) for n in range(len(ticks))], ticks=ticks, crf="1"
+    )
+
+
+def shown_in(clip: torch.Tensor) -> list[int]:
+    return [round(float(level) / 3) for level in clip.float().mean(dim=(1, 2, 3))]
+
+
+@pytest.fixture(scope="module")
+def odd_times(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """vfr.mp4: 40 pictures at 30, 20 at 6 a second; pause.mkv: 20 pictures, a minute's pause, 60 pictures."""
+    folder = tmp_path_factory.mktemp("times")
+    timed(folder / "vfr.mp4", [*range(40), *range(40, 140, 5)])
+    timed(folder / "pause.mkv", [*range(20), *range(1800, 1860)])
+    for name, length in (("vfr", 60), ("pause", 80)):
+        pd.DataFrame({"valence": np.arange(length, dtype=float)}).to_csv(folder / f"{name}.csv", index=False)
+    (folder / "list.csv").write_text("path,frame_values\nvfr.mp4,vfr.csv\npause.mkv,pause.csv\n")
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["train", "val", "test"])
+def test_the_target_of_a_frame_is_that_of_the_picture_shown(odd_times: Path, mode: str) -> None:
+    manifest = read_manifest(odd_times / "list.csv", task="regression", dimensions=["valence"], frame_level=True)
+    batch = one_batch(dataset(manifest, mode, frame_level=True))
+    assert batch["unreadable"] == []
+    for clip, targets in zip(batch["clips"], batch["values"], strict=True):
+        assert shown_in(clip) == [int(value) for value in targets[:, 0]]
+    assert {int(n) for n in batch["values"][batch["index"] == 0].flatten()} - set(range(40)) or mode == "train"
+
+
+def test_a_variable_rate_is_sampled_by_time(odd_times: Path) -> None:
+    manifest = read_manifest(odd_times / "list.csv", task="unlabelled")
+    item = ClipDataset(manifest, "test", 28, 5, 24, 0, num_segments=1, num_crops=1)[0]
+    assert item.frames[0].tolist() == list(range(0, 140, 5))
+    assert shown_in(torch.from_numpy(item.clips[0])) == [*range(0, 40, 5), *range(40, 60)]
+
+
+def test_fps_samples_all_videos_at_one_rate(odd_times: Path) -> None:
+    manifest = read_manifest(odd_times / "list.csv", task="unlabelled")
+    item = ClipDataset(manifest, "test", 14, 1, 24, 0, num_segments=1, num_crops=1, fps=3.0)[0]
+    assert item.frames[0].tolist() == list(range(14))  # 140 thirtieths of a second
+    assert shown_in(torch.from_numpy(item.clips[0])) == [0, 10, 20, 30, *range(40, 60, 2)]
+    same = ClipDataset(manifest, "test", 14, 1, 24, 0, num_segments=1, num_crops=1, fps=29.0)[0]
+    assert shown_in(torch.from_numpy(same.clips[0])) == list(range(14))  # as good as the video's own rate
+
+
+def test_no_clip_spans_a_hole(odd_times: Path) -> None:
+    """Random clips come from both sides of the pause, in proportion to their lengths; the others from the longer side."""
+    manifest = read_manifest(odd_times / "list.csv", task="unlabelled")
+    for mode in ("train", "pretrain"):
+        data = dataset(manifest, mode)
+        first = 0
+        for epoch in range(120):
+            data.epoch = epoch
+            (frames,) = data[1].frames
+            assert frames.max() < 20 or frames.min() >= 20
+            first += bool(frames.max() < 20)
+        assert 15 < first < 48  # a quarter of 120
+    several = dataset(manifest, "train", repeats=12)[1].frames
+    assert {bool(frames.max() < 20) for frames in several} == {True, False}
+    for mode in ("val", "test"):
+        for clip, frames in zip((item := dataset(manifest, mode)[1]).clips, item.frames, strict=True):
+            assert frames.min() >= 20
+            assert shown_in(torch.from_numpy(clip)) == frames.tolist()
+
+
+def test_a_span_is_cut_at_a_hole(odd_times: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("path,start_s,end_s\npause.mkv,0.2,60.4\npause.mkv,1,59\n")
+    data = dataset(read_manifest(path, root=odd_times, task="unlabelled"), "test", num_segments=1, num_crops=1)
+    assert data[0].frames[0].tolist() == [6, 8, 10, 12, 14, 16, 18, 18]  # 14 frames before the pause, 12 after it
+    assert data[1].reason == "no frame from start_s to end_s; the video lasts 62.00 s"
+
+
+def test_one_stretch_draws_nothing_more(manifest: Manifest) -> None:
+    """Clips of ordinary videos are those of `svfap.data.clips` with the same generator, whatever `fps` is close to."""
+    for fps in (None, 20.5):
+        rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([1, 0, 3])))
+        expected = sampling.train_indices(NUM_FRAMES, 8, 2, rng)
+        assert dataset(manifest, "train", fps=fps)[3].frames[0].tolist() == expected.tolist()

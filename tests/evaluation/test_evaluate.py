@@ -378,11 +378,11 @@ def test_mistakes_are_found_before_torch_is_loaded(tmp_path):
     (tmp_path / "test.csv").write_text("path,label\na.mp4,sad\n")
     there, gone = str(tmp_path / "test.csv"), str(tmp_path / "gone")
     mistakes = {
-        f"model={gone}: no such folder": ["--model", gone, "--manifest", there],
-        f"manifest={gone}: no such file": ["--model", str(tmp_path), "--manifest", gone],
+        f"--model={gone}: no such folder": ["--model", gone, "--manifest", there],
+        f"--manifest={gone}: no such file": ["--model", str(tmp_path), "--manifest", gone],
         "give either manifest": ["--model", str(tmp_path)],
-        "fold=2: only a dataset has folds": ["--model", str(tmp_path), "--manifest", there, "--fold", "2"],
-        "num_crops=0: must be at least 1": ["--model", str(tmp_path), "--manifest", there, "--num_crops", "0"],
+        "--fold=2: only a dataset has folds": ["--model", str(tmp_path), "--manifest", there, "--fold", "2"],
+        "--num_crops=0: must be at least 1": ["--model", str(tmp_path), "--manifest", there, "--num_crops", "0"],
     }
     code = (
         "import sys; from svfap.cli.main import main\nfor arguments in {}: assert main(['evaluate', *arguments]) == 1\n"

@@ -15,9 +15,10 @@ import svfap.experiments.runs as runs_module
 from svfap.cli.main import main
 from svfap.errors import UserError
 from svfap.experiments.config import ExperimentConfig
-from svfap.experiments.experiment import SYNTHETIC, experiment, experiment_runs
+from svfap.experiments.experiment import SYNTHETIC, experiment, experiment_runs, read_settings
 from svfap.experiments.runs import BASELINE, ExperimentRuns
 from svfap.experiments.studies import EXPERIMENTS, STUDIES, StudyRow
+from svfap.train.config import FinetuneConfig
 from svfap.train.loop import TrainResult
 from svfap.weights.folder import load_model
 
@@ -319,3 +320,9 @@ def test_figures_show_rows_seeds_and_the_papers_numbers():
         assert list(heights) == pytest.approx([30, 50])
         drawn = [tuple(point) for c in axes.collections for point in c.get_offsets().tolist()]
         assert (1, 60) in [(x, round(y)) for x, y in drawn]
+
+
+def test_a_number_in_a_settings_file_names_a_fold(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("fold: 1\nlabel_names: [0, 1]\n")
+    settings = read_settings(FinetuneConfig, tmp_path / "recipe.yaml")
+    assert (settings["fold"], settings["label_names"]) == ("1", ["0", "1"])

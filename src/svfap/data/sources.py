@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,18 +51,23 @@ def read_sources(
     for source in sources:
         if source in manifests:
             manifest, text = read_whole_manifest(source, root=root, split=split)
-            tables.append(manifest.table.assign(path=[str(manifest.root / path) for path in text["path"]]))
+            tables.append(manifest.table.assign(path=_texts(str(manifest.root / path) for path in text["path"])))
         else:
-            text = pd.DataFrame({"path": _videos_of(Path(source), skip)})
+            text = pd.DataFrame({"path": _texts(_videos_of(Path(source), skip))})
             tables.append(text)
         columns.append(text)
     table = pd.concat(tables, ignore_index=True)
-    table["path"] = table["path"].map(os.path.abspath)
+    table["path"] = _texts(os.path.abspath(path) for path in table["path"])
     table = table[[name for name in ("path", *SPAN_COLUMNS, *BOX_COLUMNS) if name in table]]
     repeated = table.duplicated().to_numpy()
     if repeated.any():
         raise UserError(f"{table['path'][repeated].iloc[0]}: comes twice; give every video or sample once")
     return Sources(Manifest(Path(sources[0]), Path(), table), pd.concat(columns, ignore_index=True).fillna(""))
+
+
+def _texts(names: Iterable[str]) -> pd.Series:
+    """A column of Python's own strings: pandas' strings are UTF-8, and the names of files need not be."""
+    return pd.Series(list(names), dtype=object)
 
 
 def _is_manifest(source: Path) -> bool:

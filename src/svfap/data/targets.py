@@ -17,7 +17,7 @@ Targets = NDArray[Any]  # float32 values or int64 labels
 
 
 def frame_targets(manifest: Manifest, sample: Sample) -> Targets | None:
-    """Targets of all F frames of a video: values (F, K) float32, NaN if missing, or labels (F,) int64, -1 if missing.
+    """Targets of all F pictures of a video, in order of presentation: values (F, K) float32, NaN if missing, or labels (F,) int64, -1 if missing.
 
     They are taken from the manifest's cells if these have a number per frame, else from the sample's `frame_values` file: its
     columns named after the dimensions, or its column `label`. None if the sample has one target for all its frames. Raises
@@ -52,7 +52,7 @@ def frame_targets(manifest: Manifest, sample: Sample) -> Targets | None:
 def target_of(manifest: Manifest, sample: Sample, frames: NDArray[np.int64] | None = None) -> Targets:
     """Target of a whole clip, values (K,) float32 or a label () int64; with frames (T,) their targets, (T, K) or (T,).
 
-    A sample with one target for all its frames has it repeated. Raises `VideoError` if a frame has no target.
+    frames: numbers of pictures, as in `VideoSource.read`. A sample with one target for all of them has it repeated. Raises `VideoError` if a frame has no target.
     """
     targets = None if frames is None else frame_targets(manifest, sample)
     if frames is None or targets is None:

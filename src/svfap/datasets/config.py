@@ -18,6 +18,10 @@ class PrepareConfig(Settings):
     """Folder of the release, laid out as above; it is only read."""
     out: Path
     """Folder to write the manifests and dataset.json into."""
+    faces: str | None = None
+    """Folder of face frames to use in place of the release's clips, relative to root: OpenFace's output (CLIP/CLIP_aligned or
+    CLIP_aligned) or folders named like the clips (CLIP/*.jpg); default: face_aligned or openface in root, if there is one;
+    none: use the release's clips."""
     validation: Literal["auto", "subject", "stratified", "none"] = "auto"
     """How to split a validation part from training: by subject (auto: where subjects are known), stratified by class, or none
     (the paper's protocol: train on all of it and keep the last epoch). An official validation part is used as it is."""

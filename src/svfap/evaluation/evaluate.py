@@ -17,12 +17,12 @@ from svfap.evaluation import predictions as tables
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.metrics import write_metrics
 from svfap.evaluation.views import predict_views, scored_by_group
-from svfap.files import make_folder
+from svfap.files import file_digest, make_folder
 from svfap.metric_table import SupervisedTask
 from svfap.model.perceiver import Perceiver
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import confusion_matrix, regression_scatter
-from svfap.weights.folder import load_model
+from svfap.weights.folder import fingerprint, load_model
 
 METRICS_FILE = "metrics.json"
 
@@ -59,6 +59,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if shape.task not in ("classification", "regression"):
         raise UserError(f"{config.model}: is a {shape.task} model; only classification and regression can be evaluated")
     assert isinstance(perceiver, Perceiver)
+    weights = fingerprint(perceiver)
     if not shape.label_names:
         raise UserError(
             f"{config.model}: its config.json has no label_names; the manifest's labels cannot be matched to outputs"
@@ -84,11 +85,21 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         sources = {"model": config.model, "manifest": manifest, "root": videos.root}
         sources |= {"split": config.split, "fold": config.fold}
         known = {key: str(value) for key, value in sources.items() if value is not None}
+        known |= provenance(config, weights, manifest)
         write_metrics(out / METRICS_FILE, {**known, **metrics})
         _write_predictions(out, predictions, metrics, by_group)
         _write_unreadable(out, predictions.unreadable)
     accelerator.wait_for_everyone()
     return Evaluation(out, metrics, dict(predictions.unreadable))
+
+
+def provenance(config: EvaluateConfig, weights: str, manifest: Path) -> dict[str, Any]:
+    """What an evaluation's results depend on, as `metrics.json` holds it: digests of weights and manifest, and settings.
+
+    weights: of `svfap.weights.folder.fingerprint`.
+    """
+    settings = {name: getattr(config, name) for name in ("num_segments", "num_crops", "precision")}
+    return {"weights": weights, "manifest_digest": file_digest(manifest), "settings": settings}
 
 
 def _test_part(config: EvaluateConfig) -> tuple[Path, Path]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -36,7 +34,7 @@ from svfap.model.perceiver import Perceiver
 from svfap.model.presets import list_presets
 from svfap.predict.predictor import run_clips
 from svfap.predict.windows import hop_frames, iter_windows, whole_pictures
-from svfap.weights.folder import load_model
+from svfap.weights.folder import fingerprint, load_model
 
 # Names in the table for columns of manifests; there, start_s and end_s are those of a window.
 SPAN = {"start_s": "sample_start_s", "end_s": "sample_end_s"}
@@ -92,7 +90,7 @@ def extract_features(
         config = replace(config, model=str(Path(config.model).absolute()))
     extractor = _extractor(config) if model is None else Extractor(config, model)
     settings = {name: getattr(config, name) for name in ("per", "pool", "hop_s", "precision")}
-    settings["weights"] = _fingerprint(extractor.model)
+    settings["weights"] = fingerprint(extractor.model)
     with (
         TemporaryDirectory(prefix="svfap-extract-")
         if config.out is None
@@ -158,7 +156,7 @@ class Extractor:
             hop = hop_frames(config, self.config.hop_s, video.fps)
             windows = iter_windows(
                 frames, config.num_frames, config.sampling_stride, hop,
-                lambda frame, _: center_crop(inside_box(frame[None], sample), config.img_size)[0],
+                lambda frame, _: center_crop(inside_box(frame[None], sample), config.img_size)[0], video.parted,
             )  # fmt: skip
             while batch := list(islice(windows, self.config.batch_size)):
                 clips = np.stack([window.frames for window in batch])
@@ -227,12 +225,3 @@ def _extractor(config: ExtractConfig) -> Extractor:
     if multiprocessing.parent_process() is not None and config.num_workers > 0:
         torch.set_num_threads(1)  # several processes share the cores
     return Extractor(config)
-
-
-def _fingerprint(model: Model) -> str:
-    """Hash of a model's configuration and weights."""
-    digest = hashlib.sha256(json.dumps(asdict(model.config), sort_keys=True, default=str).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]

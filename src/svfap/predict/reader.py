@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from svfap.data.augment import center_crop
-from svfap.data.video import VideoError
+from svfap.data.video import VideoError, VideoSource
 from svfap.faces.config import FaceCropConfig, TrackConfig
 from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector
@@ -51,20 +51,22 @@ class Reader:
         """
         errors: list[VideoError] = []
         with open_source(video, self.timeout_s) as source:
+            num_frames = source.grid().num_frames if isinstance(source, VideoSource) else None
 
             def frames() -> Iterator[tuple[float, np.ndarray]]:
                 try:
                     for count, frame in enumerate(source.steady_frames(), 1):
                         yield frame
                         if on_frame is not None:
-                            on_frame(str(video), count, source.num_frames, source.fps)
+                            on_frame(str(video), count, num_frames, source.fps)
                 except VideoError as error:  # raised later: the frames before it are still used
                     errors.append(error)
 
             with closing(prefetched(frames(), DECODED_AHEAD)) as decoded:
                 hop = hop_frames(self.config, self.hop_s, source.fps)
                 tracked = self.tracks(decoded, source.fps)
-                yield from iter_windows(tracked, self.config.num_frames, self.config.sampling_stride, hop, self._crop)
+                shape = (self.config.num_frames, self.config.sampling_stride, hop)
+                yield from iter_windows(tracked, *shape, self._crop, source.parted)
         if errors:
             raise errors[0]
 

@@ -110,6 +110,7 @@ def iter_windows(
     stride: int,
     hop: int,
     crop: Callable[[np.ndarray, TrackedFace], np.ndarray],
+    parted: Callable[[float, float], bool] | None = None,
 ) -> Iterator[Window]:
     """Cut each track into windows of `clip_length` frames, `stride` frames apart.
 
@@ -117,11 +118,16 @@ def iter_windows(
     one before; fewer frames than a window are padded with the last one. A frame without the face ends the track's windows,
     and new ones start where it is found again. Memory holds the crops that one window spans for each face in view.
 
-    crop: cuts a face out of its frame, uint8 RGB (H, W, 3).
+    crop: cuts a face out of its frame, uint8 RGB (H, W, 3). parted: whether windows must end between frames at
+    these two times, as in a pause of the recording (`VideoSource.parted`).
     """
     runs: dict[int, _Windower] = {}
+    last_s: float | None = None
     for item in frames:
-        for track in runs.keys() - {face.track for face in item.faces}:
+        is_parted = parted is not None and last_s is not None and parted(last_s, item.time_s)
+        stay = set() if is_parted else {face.track for face in item.faces}
+        last_s = item.time_s
+        for track in sorted(runs.keys() - stay):
             yield from runs.pop(track).finish()
         for face in item.faces:
             run = runs.setdefault(face.track, _Windower(clip_length, stride, hop, face.track))

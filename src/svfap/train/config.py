@@ -11,7 +11,7 @@ from typing import Any, Literal
 from svfap.errors import UserError
 from svfap.formats import upgrade
 from svfap.model.presets import check_model, model_config
-from svfap.settings import SourceSettings, read_yaml, require, require_fraction
+from svfap.settings import SourceSettings, require, require_fraction
 
 
 def read_settings_file(file: Path, known: Collection[str] | None = None) -> dict[str, Any]:
@@ -19,7 +19,17 @@ def read_settings_file(file: Path, known: Collection[str] | None = None) -> dict
 
     known: names that are allowed; None: all. Raises `UserError` naming the file.
     """
-    return upgrade("training settings", read_yaml(file), file, known)
+    import yaml
+    from jsonargparse import get_loader
+
+    try:
+        # reads 1e-3 as a number, as yaml.safe_load does not
+        settings = get_loader("yaml")(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    return upgrade("training settings", settings, file, known)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,13 @@ from svfap.console import say
 from svfap.data import augment
 from svfap.data.loader import BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
-from svfap.data.prepared import fold_folder, read_dataset
+from svfap.data.prepared import dataset_terms, fold_folder, read_dataset
 from svfap.data.split import carve_validation, take_fraction
 from svfap.data.targets import all_targets
 from svfap.errors import UserError
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
-from svfap.evaluation.pool import is_evaluated, pool_evaluations, write_folds_file
+from svfap.evaluation.pool import has_evaluation, is_evaluated, pool_evaluations, write_folds_file
 from svfap.evaluation.predictions import score_predictions
 from svfap.evaluation.views import predict_views, scored_by_group
 from svfap.files import make_folder, only_writer
@@ -66,7 +66,8 @@ class FinetuneTask(TrainingTask):
             scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
             settings["output_scale"], settings["output_offset"] = scaling
         provenance = {"finetuned_on": str(config.manifest), "init": config.init, "num_videos": len(training)}
-        settings["provenance"] = provenance | {"fraction": config.fraction, "seed": config.seed}
+        terms = dataset_terms(config.dataset, config.manifest)
+        settings["provenance"] = provenance | {"fraction": config.fraction, "seed": config.seed, **terms}
         torch.manual_seed(config.seed)
         self.model = create_model(config.preset, config.task, **{**settings, **config.model})
         if config.init:
@@ -223,7 +224,7 @@ def finetune_folds(config: FinetuneConfig) -> TrainResult:
     with only_writer(out):
         write_folds_file(out, config.dataset, config.preset)
         if stopped_by := run_all(run_fold, configs, config.parallel):
-            done = sum(is_evaluated(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
+            done = sum(has_evaluation(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
             say(
                 f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on"
             )
@@ -244,6 +245,6 @@ def run_fold(config: FinetuneConfig) -> int:
         model=str(config.out), dataset=config.dataset, fold=config.fold, root=config.root,
         num_workers=config.num_workers or 0, precision=config.precision,
     )  # fmt: skip
-    if not is_evaluated(test.out_folder, read_dataset(config.dataset).fold(config.fold)):
+    if not is_evaluated(test):
         evaluate(test)
     return 0
