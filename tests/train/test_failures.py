@@ -218,7 +218,13 @@ def test_a_signal_while_waiting_for_a_batch_stops_at_once(number, faces, tmp_pat
 
     monkeypatch.setattr(ClipDataset, "__getitem__", slow)
     main = threading.main_thread().ident  # which the system prefers for signals from outside
-    killer = threading.Thread(target=lambda: waits.wait(60) and signal.pthread_kill(main, number))
+
+    def kill() -> None:
+        assert waits.wait(60)
+        time.sleep(0.5)  # until it sleeps; a signal just before would be noticed after it
+        signal.pthread_kill(main, number)
+
+    killer = threading.Thread(target=kill)
     killer.start()
     began = time.monotonic()
     result = pretrain(pretraining(faces, tmp_path / "run", previews=0))
