@@ -61,7 +61,9 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self._metrics_file, self._log_file = self.path / "metrics.json", self.path / "log.jsonl"
         self._config = config
-        settings = json.loads(json.dumps(asdict(config), default=str))  # paths as text, tuples as lists
+        defaults = type(config)(out=config.out)
+        # Paths as text, tuples as lists.
+        settings, self._defaults = (json.loads(json.dumps(asdict(c), default=str)) for c in (config, defaults))
         self._settings = {name: value for name, value in settings.items() if name not in NOT_STORED}
 
     def locked(self) -> AbstractContextManager[None]:
@@ -76,7 +78,9 @@ class RunFolder:
         if not self._config.resume:
             raise UserError(f"out={self.path}: holds a run already; --resume continues it, or choose another folder")
         if self._config_file.exists():
-            before = read_settings_file(self._config_file, self._settings)
+            # A setting that is newer than the run had its default.
+            defaults = {name: self._defaults[name] for name in self._settings}
+            before = {**defaults, **read_settings_file(self._config_file, self._settings)}
             fix = "resume it with those, or choose another folder"
             if (epochs := before.get("epochs")) != self._config.epochs:
                 fix += f". Its learning rates are a schedule of {epochs} epochs, which cannot be made longer or shorter"
