@@ -412,7 +412,7 @@ def test_mistakes_are_named_before_anything_is_done(tmp_path):
         ({"gop": 0}, "gop=0: must be at least 1"),
         ({"detect_every": 0}, "detect_every=0"),
         ({"size_px": 0}, "size_px=0"),
-        ({"border": "black"}, "border='black' is none of replicate, reflect"),
+        ({"border": "black"}, "border='black' is none of grey, replicate, reflect"),
         ({"num_workers": -1}, "num_workers=-1: must be at least 0"),
         ({"face_model": Path("missing.onnx")}, "face_model=missing.onnx: no such file"),
     ],

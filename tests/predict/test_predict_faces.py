@@ -447,3 +447,13 @@ def test_real_clips(clips, tmp_path):
     table = Predictor(model(), "cpu", "fp32", faces="haar")(clips / "single_face.mp4")
     assert table["track"].unique().tolist() == [1]
     assert table["end_s"].max() > 2
+
+
+def test_small_faces_are_dropped_with_a_note(folder, tmp_path, cli, capsys):
+    video = film(folder / "small.mp4", frames(STILL))
+    assert cli(video, "--out", tmp_path / "t.csv", "--min_face_px", SIDE + 8) == 0
+    said = capsys.readouterr().err
+    assert f"{video}: dropped 1 face smaller than {SIDE + 8} px (min_face_px)\n" in said and "no face found" in said
+    assert len(pd.read_csv(tmp_path / "t.csv")) == 0
+    assert cli(video, "--out", tmp_path / "u.csv") == 0
+    assert "dropped" not in capsys.readouterr().err and len(pd.read_csv(tmp_path / "u.csv")) == 4

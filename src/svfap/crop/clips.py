@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from svfap.console import say
 from svfap.crop.config import CropConfig
 from svfap.data.manifest import Sample
 from svfap.data.sample import frames_between, inside_box, span_of
@@ -17,7 +18,8 @@ from svfap.data.video import Pixels, VideoSource, VideoWriter, open_video
 from svfap.faces.config import DetectorName, TrackConfig
 from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector, make_detector
-from svfap.faces.track import TrackedFrame, track_faces
+from svfap.faces.track import Dropped, TrackedFrame, track_faces
+from svfap.files import printable
 from svfap.predict.source import open_source
 
 Frames = Iterable[tuple[float, Pixels]]
@@ -60,16 +62,17 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
     """Write a clip of each face of a sample into `folder`, which must exist; returns them sorted by track and time.
 
     Consecutive frames of a track become one clip, or several clips if they last longer than `config.max_clip_s`. A
-    frame without a box ends the clip. Memory does not grow with the video. Raises `VideoError`.
+    frame without a box ends the clip. Memory does not grow with the video. Says how many faces were dropped. Raises
+    `VideoError`.
     """
     clips: list[FaceClip] = []
     runs: dict[int, _TrackRun] = {}
     areas: dict[int, float] = defaultdict(float)
-    cropping = config.cropping()
+    cropping, tracking, dropped = config.cropping(), config.tracking(), Dropped()
     try:
         with open_video(sample.path) as source:
             fps = config.fps or source.fps
-            for item in track_faces(_frames(source, sample, config), detector, config.tracking(), fps):
+            for item in track_faces(_frames(source, sample, config), detector, tracking, fps, dropped):
                 for track in sorted(runs.keys() - {face.track for face in item.faces}):
                     clips.append(runs.pop(track).finish())
                 for face in item.faces:
@@ -81,6 +84,8 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
     finally:
         for run in runs.values():
             run.close()
+    if note := dropped.note(tracking.min_face_px):
+        say(f"{printable(sample.path)}: {note}")
     kept = {max(areas, key=lambda track: areas[track])} if config.largest and areas else set(areas)
     for clip in clips:
         if clip.track not in kept:

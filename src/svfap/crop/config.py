@@ -34,8 +34,8 @@ class CropConfig(FaceSettings, SourceSettings, JobSettings):
     """Maximum number of frames between keyframes; a small number makes random access fast."""
     size_px: int = 224
     """Side of the clips in pixels."""
-    border: Border = "replicate"
-    """What fills a crop beyond the edge of the frame: the edge pixels repeated (replicate) or mirrored (reflect)."""
+    border: Border = "grey"
+    """What fills a crop beyond the edge of the frame: grey, the edge pixels repeated (replicate) or mirrored (reflect)."""
 
     def __post_init__(self) -> None:
         FaceSettings.__post_init__(self)  # checks cropping() and tracking()

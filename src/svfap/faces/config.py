@@ -10,7 +10,7 @@ from svfap.errors import UserError
 from svfap.settings import Settings, require, require_fraction
 
 DetectorName = Literal["auto", "yunet", "haar"]
-Border = Literal["replicate", "reflect"]
+Border = Literal["grey", "replicate", "reflect"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,9 @@ class FaceCropConfig:
     """Space added on every side of the box, as a fraction of its longer side."""
     align: bool = False
     """Rotate the crop so that the eyes are level, if the detector gives landmarks."""
-    border: Border = "replicate"
-    """Pixels beyond the picture's edge: the edge repeated (replicate) or the picture mirrored (reflect)."""
+    border: Border = "grey"
+    """Pixels beyond the picture's edge: grey (128), the edge repeated (replicate: streaks beside a face at the edge) or the
+    picture mirrored (reflect: may show the face a second time)."""
 
     def __post_init__(self) -> None:
         require(self, 1, "size_px")
@@ -42,14 +43,19 @@ class TrackConfig:
     """Frames from one run of the detector to the next; default: about 8 runs per second. It also runs on the first and
     the last frame of every shot."""
     max_gap_s: float = 0.5
-    """Longest time in seconds over which a missed face is interpolated; a longer time is a gap without boxes."""
+    """Longest time in seconds over which a missed face is interpolated; a longer time is a gap without boxes. A step from
+    one frame to the next that is longer than this, and than 1.5 usual ones, is a hole in the recording, which is a gap too."""
     resume_s: float = 2.0
     """After a gap of at most this many seconds, a face near its former place in the same shot keeps its track number."""
     min_track_s: float = 0.5
     """Shortest track in seconds. Shorter ones are dropped, and so are those found in less than half of the detector's
-    runs. In a stream shorter than this, such as a single picture, a face found in half of all runs is kept."""
+    runs, and those in whose crops the detector does not find the face again in at least half of the cases. In a stream
+    shorter than this, such as a single picture, a face found in half of all runs is kept."""
     smooth_s: float = 0.3
     """Boxes and landmarks are smoothed over this many seconds before and after; 0: only interpolated."""
+    min_face_px: int = 32
+    """Smallest face in pixels of the frame, longer side of its box. A track begins when its face is this large; where it is
+    smaller than three quarters of it, the track has a gap."""
     min_confidence: float = 0.0
     """Detections with less confidence are ignored, in addition to the detector's own threshold."""
     min_overlap: float = 0.2
@@ -61,7 +67,7 @@ class TrackConfig:
 
     def __post_init__(self) -> None:
         require(self, 1, "detect_every")
-        require(self, 0, "max_gap_s", "resume_s", "min_track_s", "smooth_s", "shot_threshold", "flash_s")
+        require(self, 0, "max_gap_s", "resume_s", "min_track_s", "smooth_s", "shot_threshold", "flash_s", "min_face_px")
         require_fraction(self, "min_confidence", "min_overlap")
 
     @property
@@ -87,6 +93,8 @@ class FaceSettings(Settings):
     """YuNet's .onnx file; default: see docs/faces.md."""
     detect_every: int | None = None
     """Frames from one run of the detector to the next; default: about 8 runs per second."""
+    min_face_px: int = 32
+    """Smallest face in pixels of the video, longer side of its box; smaller ones are dropped, and their number is said."""
     margin: float = 0.3
     """Space added on every side of the face box, as a fraction of its longer side; must match training."""
     align: bool = False
@@ -104,4 +112,4 @@ class FaceSettings(Settings):
 
     def tracking(self, **more: Any) -> TrackConfig:
         """How faces are tracked; more: other fields of `TrackConfig`."""
-        return TrackConfig(detect_every=self.detect_every, **more)
+        return TrackConfig(detect_every=self.detect_every, min_face_px=self.min_face_px, **more)

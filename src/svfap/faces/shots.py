@@ -14,6 +14,7 @@ MIN_CONTRAST = 0.05  # so that noise on a uniform picture is no change
 CHANGED_PART = 0.7  # of the picture, at least, changes with the shot; a hand before the camera hides less
 LEAST_CHANGE = 0.12  # of that part, relative to the contrast
 BLACK = 0.06  # of 1; bars beside or above a picture are darker
+LEAST_LIT = 0.25  # of the picture; where less is lit, the scene is dark and has no bars
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,9 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
     bars beside, above or below both pictures do not count.
     """
     lit = np.maximum(a, b) > BLACK
-    if not lit.any():
-        return 0.0
-    inside = np.ix_(lit.any(axis=1), lit.any(axis=0))
-    a, b = a[inside], b[inside]
+    rows, columns = lit.any(axis=1), lit.any(axis=0)
+    if rows.mean() * columns.mean() >= LEAST_LIT:
+        a, b = a[rows][:, columns], b[rows][:, columns]
     change, contrast = np.abs(a - b), (a.std() + b.std()) / 2 + MIN_CONTRAST
     if np.quantile(change, 1 - CHANGED_PART) < LEAST_CHANGE * contrast:
         return 0.0

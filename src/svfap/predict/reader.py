@@ -12,12 +12,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from svfap.console import say
 from svfap.data.augment import center_crop
 from svfap.data.video import VideoError
 from svfap.faces.config import FaceCropConfig, TrackConfig
 from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector
-from svfap.faces.track import TrackedFace, TrackedFrame, track_faces
+from svfap.faces.track import Dropped, TrackedFace, TrackedFrame, track_faces
+from svfap.files import printable
 from svfap.model.config import ModelConfig
 from svfap.predict.source import open_source
 from svfap.predict.windows import Window, hop_frames, iter_windows, whole_pictures
@@ -45,11 +47,12 @@ class Reader:
     timeout_s: float
 
     def windows(self, video: str | Path, on_frame: OnFrame | None = None) -> Iterator[Window]:
-        """The windows of every face in a video; memory does not grow with its length.
+        """The windows of every face in a video; memory does not grow with its length. Says how many faces were dropped.
 
         Raises `VideoError` if the video cannot be read to its end, after the windows of the part that could be read.
         """
         errors: list[VideoError] = []
+        dropped = Dropped()
         with open_source(video, self.timeout_s) as source:
 
             def frames() -> Iterator[tuple[float, np.ndarray]]:
@@ -63,16 +66,20 @@ class Reader:
 
             with closing(prefetched(frames(), DECODED_AHEAD)) as decoded:
                 hop = hop_frames(self.config, self.hop_s, source.fps)
-                tracked = self.tracks(decoded, source.fps)
+                tracked = self.tracks(decoded, source.fps, dropped)
                 yield from iter_windows(tracked, self.config.num_frames, self.config.sampling_stride, hop, self._crop)
+        if note := dropped.note(self.tracking.min_face_px):
+            say(f"{printable(video)}: {note}")
         if errors:
             raise errors[0]
 
-    def tracks(self, frames: Iterable[tuple[float, np.ndarray]], fps: float) -> Iterator[TrackedFrame]:
+    def tracks(
+        self, frames: Iterable[tuple[float, np.ndarray]], fps: float, dropped: Dropped | None = None
+    ) -> Iterator[TrackedFrame]:
         """Frames (time in seconds, uint8 RGB (H, W, 3)) with their faces; without a detector, see `whole_pictures`."""
         if self.detector is None:
             return whole_pictures(frames)
-        return track_faces(frames, self.detector, self.tracking, fps)
+        return track_faces(frames, self.detector, self.tracking, fps, dropped)
 
     def _crop(self, frame: np.ndarray, face: TrackedFace) -> np.ndarray:
         if self.detector is None:
