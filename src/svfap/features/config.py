@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from svfap.errors import UserError
 from svfap.settings import DeviceSettings, JobSettings, SourceSettings, require_file, require_positive
@@ -37,9 +37,6 @@ class ExtractConfig(DeviceSettings, SourceSettings, JobSettings):
     def __post_init__(self) -> None:
         DeviceSettings.__post_init__(self)
         JobSettings.__post_init__(self)
-        for name, known in (("per", get_args(Per)), ("pool", get_args(Pool))):
-            if getattr(self, name) not in known:
-                raise UserError(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")
         if self.per == "video" and self.pool == "none":
             raise UserError("pool=none with per=video: a video's time steps are those of its windows; use per=window")
         require_positive(self, "hop_s")
