@@ -11,16 +11,19 @@ import pytest
 from svfap.model.presets import model_config
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ("common", "plain"))
+FOLDERS = (BENCHMARKS, BENCHMARKS / "faults")
+SHARED = {"common", "plain", "workbench"}
+SCRIPTS = sorted(path.stem for folder in FOLDERS for path in folder.glob("*.py") if path.stem not in SHARED)
 
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
     """Imports as from a script in the folder; its modules are forgotten afterwards."""
     before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for folder in FOLDERS:
+        monkeypatch.syspath_prepend(str(folder))
     yield
-    for name in {"common", "plain", *SCRIPTS} & (set(sys.modules) - before):
+    for name in {*SHARED, *SCRIPTS} & (set(sys.modules) - before):
         del sys.modules[name]
 
 
@@ -36,7 +39,7 @@ def test_benchmarks_start(script, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("leak", "misplaced"), [(False, False), (True, False), (False, True), (True, True)])
 def test_hidden_pixels_influence_the_encoder_only_with_the_leak(leak, misplaced):
-    benchmark = importlib.import_module("faults")
+    benchmark = importlib.import_module("published_faults")
     config = model_config("svfap_debug", "pretraining", mask_ratio=0.75)
     with benchmark.faults(leak, misplaced):
         influence = benchmark.influence_of_hidden_pixels(config)
@@ -47,7 +50,7 @@ def test_hidden_pixels_influence_the_encoder_only_with_the_leak(leak, misplaced)
 def test_the_misplaced_fusion_changes_the_output():
     import torch
 
-    benchmark = importlib.import_module("faults")
+    benchmark = importlib.import_module("published_faults")
     tokens = torch.arange(2 * 4 * 6 * 3.0).view(2, 4, 6, 3)
     expected = tokens.repeat_interleave(2, dim=1)
     found = benchmark.misplaced_upsample(tokens, 8)

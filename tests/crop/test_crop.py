@@ -19,7 +19,6 @@ import svfap
 from svfap.cli.main import main
 from svfap.crop import clips as face_clips
 from svfap.crop import crop as cropping
-from svfap.crop.clips import at_rate
 from svfap.crop.config import CropConfig
 from svfap.crop.crop import crop_videos
 from svfap.data.manifest import read_manifest
@@ -156,16 +155,6 @@ def test_long_tracks_are_cut_without_losing_a_frame_or_leaving_a_short_clip(tmp_
     assert times == [(0.0, 1.3), (1.3, 3.0)]
     crop_videos(tmp_path / "long.mp4", plain(tmp_path / "more", max_clip_s=1.25))
     assert [len(pictures(tmp_path / "more", row)) for row in rows(tmp_path / "more")] == [25, 25, 10]
-
-
-@pytest.mark.parametrize("fps", [10.0, 12.5, 20.0, 48.0])
-def test_frames_at_another_rate_are_those_shown_then(fps):
-    frames = [(3 + i / FPS, np.full((1, 1, 3), i, np.uint8)) for i in range(30)]
-    resampled = list(at_rate(iter(frames), FPS, fps))
-    assert len(resampled) == round(30 * fps / FPS)
-    for number, (time_s, frame) in enumerate(resampled):
-        assert time_s == pytest.approx(3 + number / fps)
-        assert frame[0, 0, 0] == int(number * FPS / fps + 1e-6)
 
 
 def test_fps_sets_that_of_the_clips(tmp_path):

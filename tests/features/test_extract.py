@@ -186,13 +186,6 @@ def test_spans_and_boxes_of_a_manifest_are_respected(folder):
     np.testing.assert_array_equal(table["sample_end_s"], [np.nan, np.nan, 1.3, np.nan])
 
 
-def test_a_late_span_is_sought_in_pieces(folder, monkeypatch):
-    monkeypatch.setattr("svfap.data.sample.READ_BYTES", 5 * 32 * 44 * 3)
-    net = model()
-    table = in_memory(folder / "parts.csv", net)
-    close(stacked(table)[:2], by_hand(net, folder / "a.mp4", 38))
-
-
 def test_a_fine_tuned_model_gives_what_its_head_gets_and_a_pretrained_one_its_encoder(folder, saved):
     net = svfap.load_model(saved)
     torch.nn.init.normal_(net.norm.weight)  # as training would leave it

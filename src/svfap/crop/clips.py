@@ -71,7 +71,7 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
     cropping, tracking, dropped = config.cropping(), config.tracking(), Dropped()
     try:
         with open_video(sample.path) as source:
-            fps = config.fps or source.fps
+            fps = source.grid(config.fps).fps
             for item in track_faces(_frames(source, sample, config), detector, tracking, fps, dropped):
                 for track in sorted(runs.keys() - {face.track for face in item.faces}):
                     clips.append(runs.pop(track).finish())
@@ -155,30 +155,7 @@ class _TrackRun:
 
 def _frames(source: VideoSource, sample: Sample, config: CropConfig) -> Frames:
     """(time_s, frame) of a sample: within its time span, inside its box, at the frame rate of the clips."""
-    frames: Frames = source.steady_frames()
-    if sample.start_s is not None or sample.end_s is not None:
-        frames = frames_between(source, *span_of(source, sample))
+    frames: Frames = frames_between(source, *span_of(source, sample, config.fps), config.fps)
     if sample.box is not None:
         frames = ((time_s, inside_box(frame[None], sample)[0]) for time_s, frame in frames)
-    return at_rate(frames, source.fps, config.fps) if config.fps else frames
-
-
-def at_rate(frames: Frames, source_fps: float, fps: float) -> Iterator[tuple[float, Pixels]]:
-    """Resample (time_s, frame) to `fps`: at every 1 / fps seconds from the first frame on, the frame shown at that time.
-
-    source_fps: of the input; its last frame is shown for 1 / source_fps seconds.
-    """
-    start_s: float | None = None
-    shown: tuple[float, Pixels] | None = None
-    number = 0
-    for time_s, frame in frames:
-        start_s = time_s if start_s is None else start_s
-        while shown is not None and (due := start_s + number / fps) < time_s - 1e-6:
-            yield due, shown[1]
-            number += 1
-        shown = time_s, frame
-    if shown is None or start_s is None:
-        return
-    while (due := start_s + number / fps) < shown[0] + 1 / source_fps - 1e-6:
-        yield due, shown[1]
-        number += 1
+    return frames

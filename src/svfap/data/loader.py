@@ -5,7 +5,7 @@ Frames are sampled, decoded and cropped in worker processes; their number does n
 A batch is a dict. Each row is a clip; in mode "test" it is one view of a video, so a video may have several rows:
   clips       uint8 (B, T, H, W, 3), RGB
   index       int64 (B,), position of the sample in the manifest
-  frames      int64 (B, T), frame numbers in the video
+  frames      int64 (B, T), frame numbers on the video's clock (`VideoSource.grid`)
   label       int64 (B,), or (B, T) with `frame_level` (classification)
   values      float32 (B, K), or (B, T, K) with `frame_level` (regression)
   keys        list of B sample keys
@@ -66,7 +66,10 @@ class ClipDataset(Dataset[Item]):
     repeats: number of clips per item in the two training modes, in "pretrain" one from each of as many equal parts of the
     video; the video is decoded once for all of them.
     frame_level: targets of the sampled frames (see `svfap.data.targets`) instead of the target of the clip.
+    fps: sample all videos on a clock of this many frames per second; None: each on the clock of its own rate.
     balanced: an epoch of the loader has as many samples as the manifest, but all classes equally often.
+    A clip never spans a hole in the video's time stamps: random clips are drawn from its stretches in proportion to their
+    length, the others come from the longest one.
     Random draws depend on (seed, epoch, index) only. Index i + k * len(self) is sample i again, with different draws.
     Raises `UserError` if the manifest lacks the targets that frame_level or balanced need.
     """
@@ -84,6 +87,7 @@ class ClipDataset(Dataset[Item]):
     crop_scales: Sequence[float] = augment.MULTI_SCALES
     frame_level: bool = False
     balanced: bool = False
+    fps: float | None = None
     epoch: int = 0
 
     def __post_init__(self) -> None:
@@ -106,32 +110,42 @@ class ClipDataset(Dataset[Item]):
         rng = np.random.RandomState(np.random.MT19937(seeds))
         try:
             with open_video(sample.path) as video:
-                first, stop = span_of(video, sample)
-                rows = [first + row for row in self._sample(stop - first, rng)]
-                wanted, places = np.unique(np.concatenate(rows), return_inverse=True)
+                grid = video.grid(self.fps)
+                rows = self._sample(grid.parts(*span_of(video, sample, self.fps)), rng)
+                shown = [grid.picture_of[row] for row in rows]
+                wanted, places = np.unique(np.concatenate(shown), return_inverse=True)
                 pictures = inside_box(video.read(wanted), sample)
             item = Item(index % len(self), sample)
-            for row, where in zip(rows, places.reshape(len(rows), -1), strict=True):
+            for row, numbers, where in zip(rows, shown, places.reshape(len(rows), -1), strict=True):
                 crops = self._crop(pictures[where], rng)
                 item.clips += crops
                 item.frames += [row] * len(crops)
                 if self.target is not None:
-                    frames = row if self.frame_level else None
-                    item.targets += [target_of(self.manifest, sample, frames)] * len(crops)
+                    targets = target_of(self.manifest, sample, numbers if self.frame_level else None)
+                    item.targets += [targets] * len(crops)
             return item
         except (VideoError, OSError) as error:
             reason = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
             return Item(index % len(self), sample, reason)
 
-    def _sample(self, num_frames: int, rng: np.random.RandomState) -> Sequence[Indices]:
-        shape = (num_frames, self.clip_length, self.stride)
-        if self.mode == "test":
-            return list(np.unique(sampling.test_indices(*shape, self.num_segments), axis=0))
-        if self.mode == "val":
-            return [sampling.validation_indices(*shape)]
+    def _sample(self, stretches: Sequence[tuple[int, int]], rng: np.random.RandomState) -> Sequence[Indices]:
+        """Frame numbers of each clip, within one of the stretches (first, stop)."""
+        lengths = np.array([stop - first for first, stop in stretches])
+        if self.mode in ("val", "test"):
+            longest = int(np.argmax(lengths))
+            first, shape = stretches[longest][0], (int(lengths[longest]), self.clip_length, self.stride)
+            if self.mode == "val":
+                return [first + sampling.validation_indices(*shape)]
+            return [first + row for row in np.unique(sampling.test_indices(*shape, self.num_segments), axis=0)]
         if self.mode == "pretrain":
-            return list(sampling.pretrain_indices(*shape, self.repeats, rng))
-        return [sampling.train_indices(*shape, rng) for _ in range(self.repeats)]
+            first, stop = _drawn(stretches, lengths, rng)
+            shape = (stop - first, self.clip_length, self.stride)
+            return list(first + sampling.pretrain_indices(*shape, self.repeats, rng))
+        clips = []
+        for _ in range(self.repeats):
+            first, stop = _drawn(stretches, lengths, rng)
+            clips.append(first + sampling.train_indices(stop - first, self.clip_length, self.stride, rng))
+        return clips
 
     def _crop(self, pictures: Pixels, rng: np.random.RandomState) -> list[Pixels]:
         if self.mode == "test":
@@ -162,6 +176,15 @@ class ClipDataset(Dataset[Item]):
             array = np.array(targets, np.int64 if dimensions is None else np.float32)
             batch[self.target] = torch.from_numpy(array.reshape(len(clips), *per_clip))
         return batch
+
+
+def _drawn(
+    stretches: Sequence[tuple[int, int]], lengths: NDArray[np.int64], rng: np.random.RandomState
+) -> tuple[int, int]:
+    """A stretch, drawn in proportion to its length; nothing is drawn from `rng` if there is only one."""
+    if len(stretches) == 1:
+        return stretches[0]
+    return stretches[int(np.searchsorted(np.cumsum(lengths), rng.randint(lengths.sum()), side="right"))]
 
 
 def sharded_batches(

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from itertools import islice
 
 from svfap.data.manifest import Sample
 from svfap.data.video import Pixels, VideoError, VideoSource
 
-READ_BYTES = 256 * 2**20  # size of the blocks of frames that are read from the middle of a video
 
-
-def span_of(video: VideoSource, sample: Sample) -> tuple[int, int]:
-    """(first, stop): the frames first, ..., stop - 1 are shown at or after start_s and before end_s.
+def span_of(video: VideoSource, sample: Sample, fps: float | None = None) -> tuple[int, int]:
+    """(first, stop): the frames first, ..., stop - 1 of `video.grid(fps)` are shown at or after start_s and before end_s.
 
     Raises `VideoError` if there is none.
     """
-    first = math.ceil((sample.start_s or 0.0) * video.fps - 1e-6)
-    end = video.num_frames if sample.end_s is None else math.ceil(sample.end_s * video.fps - 1e-6)
-    stop = min(end, video.num_frames)
+    first, stop = video.grid(fps).between(sample.start_s, sample.end_s)
     if first >= stop:
         raise VideoError(sample.path, f"no frame from start_s to end_s; the video lasts {video.duration_s:.2f} s")
     return first, stop
 
 
-def frames_between(video: VideoSource, first: int, stop: int) -> Iterator[tuple[float, Pixels]]:
-    """Yield (time in seconds, frame (H, W, 3) uint8) of the frames first, ..., stop - 1, in constant memory.
+def frames_between(
+    video: VideoSource, first: int, stop: int, fps: float | None = None
+) -> Iterator[tuple[float, Pixels]]:
+    """Yield (time in seconds, frame (H, W, 3) uint8) of the frames first, ..., stop - 1 of `video.grid(fps)`.
 
-    If `first` is not 0 the video is sought to, not decoded from its start. Raises `VideoError`.
+    Constant memory; the video is sought to, not decoded from its start. Raises `VideoError`.
     """
-    if first == 0:
-        yield from islice(video.steady_frames(), stop)
-        return
-    block = max(READ_BYTES // (video.width * video.height * 3), 1)
-    for start in range(first, stop, block):
-        numbers = range(start, min(start + block, stop))
-        yield from zip((number / video.fps for number in numbers), video.read(numbers), strict=True)
+    return video.steady_frames(fps, first, stop)
 
 
 def inside_box(pictures: Pixels, sample: Sample) -> Pixels:

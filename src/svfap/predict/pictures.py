@@ -30,7 +30,7 @@ def cut_pictures(path: Path, wanted: Sequence[tuple[float, Box | None]]) -> tupl
     reason = ""
     try:
         with open_video(path) as video:
-            frames = [min(max(int(time_s * video.fps + 1e-6), 0), video.num_frames - 1) for time_s, _ in wanted]
+            frames = video.picture_at([time_s for time_s, _ in wanted]).tolist()
             order = sorted(range(len(wanted)), key=lambda k: frames[k])
             for first in track(range(0, len(order), MAX_FRAMES), f"Pictures of {path.name}"):
                 some = order[first : first + MAX_FRAMES]

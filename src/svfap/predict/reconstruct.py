@@ -62,8 +62,10 @@ def reconstruct_video(
     """As `reconstruct`, with a loaded model and without writing files."""
     config = model.config
     with open_video(video) as source:
-        indices = validation_indices(source.num_frames, config.num_frames, config.sampling_stride)
-        frames, fps = source.read(indices), source.fps / config.sampling_stride
+        grid = source.grid()
+        first, stop = max(grid.stretches, key=lambda stretch: stretch[1] - stretch[0])
+        indices = first + validation_indices(stop - first, config.num_frames, config.sampling_stride)
+        frames, fps = source.read(grid.picture_of[indices]), grid.fps / config.sampling_stride
     return reconstruct_clip(center_crop(frames, config.img_size), model, mask_ratio, seed, fps)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import av
-import numpy as np
 
-from svfap.data.video import PICTURE_FPS, Pixels, VideoError, VideoSource, open_video, upright
+from svfap.data.ffmpeg import Upright, video_stream
+from svfap.data.timing import clock_rate, steady
+from svfap.data.video import PICTURE_FPS, Pixels, VideoError, VideoSource, open_video
 
 WEBCAMS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation"), "win32": ("video={}", "dshow")}
 
@@ -52,26 +54,34 @@ class LiveSource:
             self._container = av.open(address, format=kind, timeout=timeout_s, metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error, "cannot be opened") from None
-        if not self._container.streams.video:
+        stream = video_stream(self._container)
+        if stream is None:
             self._container.close()
             raise StreamError(name, "holds no video stream")
-        self._stream = self._container.streams.video[0]
+        self._stream = stream
         self._stream.thread_type = "SLICE"  # threads per frame would delay several frames
         self.fps = float(self._stream.average_rate or self._stream.guessed_rate or PICTURE_FPS)
 
-    def steady_frames(self) -> Iterator[tuple[float, Pixels]]:
-        """(seconds from the first picture, uint8 RGB (H, W, 3)) as they arrive; times increase. Raises `StreamError`."""
+    def steady_frames(self, fps: float | None = None) -> Iterator[tuple[float, Pixels]]:
+        """(seconds from the first picture, uint8 RGB (H, W, 3)) as they arrive, all of the size of the first one.
+
+        fps: repeat and leave out pictures for this rate, as `svfap.data.timing.steady`. Times increase. Raises `StreamError`.
+        """
+        if fps is None or clock_rate(self.fps, fps) == self.fps:
+            return self._pictures()
+        return steady(self._pictures(), self.fps, fps)
+
+    def _pictures(self) -> Iterator[tuple[float, Pixels]]:
         first: float | None = None
-        last = -np.inf
+        last = -math.inf
+        upright = Upright(self.name, self._stream)
         for count, frame in enumerate(self._decoded()):
             time = count / self.fps if frame.time is None else float(frame.time)
             first = time if first is None else first
             if time <= last:  # sent twice or out of order
                 continue
             last = time
-            data: Any = frame.side_data.get("DISPLAYMATRIX")
-            matrix = (1, 0, 0, 0, 1) if data is None else np.frombuffer(data, np.int32).tolist()
-            yield time - first, upright(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), matrix)
+            yield time - first, upright(frame)
         if first is None:
             raise StreamError(self.name, "ended without a picture")
 

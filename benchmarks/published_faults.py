@@ -7,7 +7,7 @@
 Pre-training runs with these faults, fine-tuning with the package's encoder, on synthetic faces with the settings of
 `svfap experiment`; with the same `--out` the runs of `svfap experiment` are reused. Prints and writes a Markdown table.
 
-    python benchmarks/faults.py --out runs/experiments --seeds 3
+    python benchmarks/published_faults.py --out runs/experiments --seeds 3
 """
 
 from __future__ import annotations

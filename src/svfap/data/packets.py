@@ -1,0 +1,190 @@
+"""The packets of a video stream, listed without decoding: which of them are pictures, in which order, shown when."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from svfap.data.timing import Times, repaired, usual_rate
+
+PICTURE_FPS = 25.0  # of folders of frames and images, and of streams that state no rate
+DEEPEST_REORDERING = 20  # packets between decoding and showing a picture; codecs allow 16 pictures
+SMALLEST_VOP = 20  # bytes; MPEG-4 packets below this may hold no picture
+
+Numbers = NDArray[np.int64]
+NO_TIME = np.iinfo(np.int64).min
+
+
+@dataclass
+class Packets:
+    """The packets of a stream with data in them, in the order of the file.
+
+    pts, dts: time stamps in ticks, NO_TIME if missing. pos: place in the file, -1 if not known. is_key: decoding can start
+    there. is_shown: it gives a picture, as far as can be seen without decoding.
+    """
+
+    pts: array[int] = field(default_factory=lambda: array("q"))
+    dts: array[int] = field(default_factory=lambda: array("q"))
+    pos: array[int] = field(default_factory=lambda: array("q"))
+    size: array[int] = field(default_factory=lambda: array("q"))
+    is_key: bytearray = field(default_factory=bytearray)
+    is_shown: bytearray = field(default_factory=bytearray)
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+
+def list_packets(packets: Iterable[av.Packet[av.VideoStream]], codec: str) -> Packets:
+    """List all packets; incomplete ones at the end of a file that was cut off are left out."""
+    listed = Packets()
+    num_whole = 0
+    for packet in packets:
+        listed.pts.append(NO_TIME if packet.pts is None else packet.pts)
+        listed.dts.append(NO_TIME if packet.dts is None else packet.dts)
+        listed.pos.append(-1 if packet.pos is None else packet.pos)
+        listed.size.append(packet.size)
+        listed.is_key.append(packet.is_keyframe)
+        # Pictures outside the edit list of an MP4 are decoded but not shown.
+        listed.is_shown.append(not packet.is_discard and not _is_hidden(packet, codec))
+        if not packet.is_corrupt:
+            num_whole = len(listed)
+    for column in (listed.pts, listed.dts, listed.pos, listed.size, listed.is_key, listed.is_shown):
+        del column[num_whole:]
+    return listed
+
+
+def _is_hidden(packet: av.Packet[av.VideoStream], codec: str) -> bool:
+    """Whether a packet only holds a reference for later pictures, by the bits show_frame and show_existing_frame."""
+    if codec not in ("vp8", "vp9"):
+        return False
+    data = memoryview(packet)
+    if codec == "vp8":
+        return not data[0] >> 4 & 1
+    is_superframe = data[-1] >> 5 == 0b110  # which ends with a picture that is shown
+    last = 0 if data[0] >> 4 & 0b11 == 0b11 else 1  # profile 3 has a bit more before these
+    return not (is_superframe or data[0] >> last & 1 or data[0] >> (last + 2) & 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Timetable:
+    """The N pictures of a stream in order of presentation.
+
+    times_s: (N,) float64, strictly ascending from 0. packet_of: (N,) int64 number of each picture's packet. keys: (K,) int64
+    packets at which decoding can start. key_pictures: (K,) int64, ascending: the first picture that needs nothing before that
+    packet. fps: the usual rate.
+    """
+
+    times_s: Times
+    packet_of: Numbers
+    keys: Numbers
+    key_pictures: Numbers
+    fps: float
+
+
+def timetable(
+    packets: Packets,
+    codec: str,
+    tick_s: float,
+    stated_rates: list[float],
+    may_reorder: bool,
+    is_untimed: bool,
+    is_cut: Callable[[float], bool],
+    decoded_order: Callable[[], Numbers],
+) -> Timetable:
+    """Put the pictures of a stream in order.
+
+    stated_rates: pictures per second that the file states, the likelier ones first. may_reorder: the codec shows pictures in
+    another order than it decodes them. is_untimed: the time stamps are only decoding times. is_cut: whether a file whose
+    last picture is shown at this time in ticks is known to be cut off. decoded_order: the numbers of the packets whose
+    pictures the decoder gives, in its order; this decodes the whole file, so it is only asked for where time stamps do not
+    tell.
+    """
+    pts, dts = (_as_float(column) for column in (packets.pts, packets.dts))
+    if not may_reorder:
+        pts = np.where(np.isnan(pts), dts, pts)
+    is_key = np.frombuffer(packets.is_key, np.bool_) if len(packets) else np.zeros(0, np.bool_)
+    keys = np.flatnonzero(is_key)
+    shown = np.flatnonzero(np.frombuffer(packets.is_shown, np.bool_)) if len(packets) else keys
+    if len(keys):
+        shown = shown[shown >= keys[0]]
+    unsure = codec == "mpeg4" and bool((np.asarray(packets.size)[shown] < SMALLEST_VOP).any())
+    order = None if unsure or (is_untimed and may_reorder) else _order(pts[shown], dts[shown], may_reorder)
+    if order is not None:
+        order = shown[order]
+        if len(keys):  # pictures that are shown before the first keyframe cannot be decoded
+            order = order[_not_before(pts, order, int(keys[0])) :]
+        order = order[: _whole(pts[order], dts, is_cut)]
+        stamps = pts[order]
+    else:
+        order = decoded_order()
+        stamps = np.sort(dts[order]) if is_untimed or np.isnan(pts[order]).all() else pts[order]
+    if len(order) == 0:
+        return Timetable(np.zeros(0), order, keys, keys, 0.0)
+    known = bool(np.isfinite(stamps).any())
+    stated = next((rate for rate in stated_rates if rate > 0), PICTURE_FPS)
+    times_s = repaired(stamps * tick_s, None if known else 1 / stated)
+    fps = (usual_rate(times_s, tick_s, stated_rates) if known else 0.0) or stated
+    place = np.full(len(packets), -1)
+    place[order] = np.arange(len(order))
+    return Timetable(times_s, order, keys, _key_pictures(keys, place), fps)
+
+
+def _as_float(column: array[int]) -> Times:
+    ticks = np.asarray(column, np.int64)
+    return np.where(ticks == NO_TIME, np.nan, ticks.astype(np.float64))
+
+
+def _order(pts: Times, dts: Times, may_reorder: bool) -> Numbers | None:
+    """The order of presentation of packets in the order of decoding; None if their time stamps do not tell it."""
+    num_back = int(np.count_nonzero(np.diff(pts[np.isfinite(pts)]) < 0))
+    if not may_reorder and num_back <= max(1, len(pts) // 100):
+        return np.arange(len(pts))  # stamps that jump back are an error or a joint
+    order: list[Numbers] = []
+    starts = _joints(dts)
+    for first, stop in zip(starts, [*starts[1:], len(pts)], strict=True):
+        part = pts[first:stop]
+        ranks = np.argsort(part, kind="stable")
+        repeated = np.isnan(part).any() or (np.diff(part[ranks]) == 0).any()
+        if repeated or np.abs(ranks - np.arange(len(part))).max() > DEEPEST_REORDERING:
+            return None
+        order.append(first + ranks)
+    return np.concatenate(order)
+
+
+def _joints(dts: Times) -> list[int]:
+    """Where the decoding times jump back for good: the first packets of the parts that were joined, beginning with 0."""
+    known = np.flatnonzero(np.isfinite(dts))
+    times = dts[known]
+    back = np.flatnonzero(np.diff(times) < 0) + 1
+    return [0, *(int(known[k]) for k in back if k + 1 < len(times) and times[k + 1] < times[k - 1])]
+
+
+def _not_before(pts: Times, order: Numbers, key: int) -> int:
+    """The place in `order` of the first picture that is not shown before the keyframe that the file begins with."""
+    at = np.flatnonzero(order == key)
+    if len(at):
+        return int(at[0])
+    return int(np.argmax(pts[order] >= pts[key])) if np.isfinite(pts[key]) and (pts[order] >= pts[key]).any() else 0
+
+
+def _whole(stamps: Times, dts: Times, is_cut: Callable[[float], bool]) -> int:
+    """How many pictures a file holds without a gap: the B-frames before the last ones are missing if it was cut off."""
+    if len(stamps) < 3 or not np.isfinite(dts).any() or not is_cut(float(np.nanmax(stamps))):
+        return len(stamps)
+    steps = np.diff(stamps)
+    gaps = np.flatnonzero((steps > 1.5 * np.nanmedian(steps)) & (stamps[1:] > np.nanmax(dts)))
+    return int(gaps[0]) + 1 if len(gaps) else len(stamps)
+
+
+def _key_pictures(keys: Numbers, place: Numbers) -> Numbers:
+    """For each keyframe the number of its picture; of the first picture after it if it is not shown itself.
+
+    place: for each packet the number of its picture, -1 if it is not shown.
+    """
+    later = np.minimum.accumulate(np.where(place < 0, len(place), place)[::-1])[::-1]
+    return np.maximum.accumulate(np.where(place[keys] < 0, later[keys], place[keys]))

@@ -1,0 +1,70 @@
+"""Write H.264 videos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import closing
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from svfap.data.frames import Pixels, VideoError
+
+
+def write_video(
+    path: str | Path, frames: Iterable[Pixels], fps: float, *, gop: int = 12, crf: float = 18, preset: str = "veryfast"
+) -> None:
+    """Write uint8 RGB frames (H, W, 3) of equal size as H.264 in yuv420p; the suffix selects the container.
+
+    gop: maximum distance of keyframes in frames; a small number makes random access fast. crf: quality, 0 (best) to 51.
+    preset: of x264. H.264 requires even sizes: an odd side is extended by repeating its last row or column. The file is
+    complete or absent. Raises `VideoError` if it cannot be written, ValueError for no frames or frames of different size.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        with closing(VideoWriter(part, fps, gop=gop, crf=crf, preset=preset)) as writer:
+            for picture in frames:
+                writer.write(picture)
+            writer.finish()
+        os.replace(part, path)
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(path, f"cannot be written ({error.strerror or error})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class VideoWriter:
+    """Writes a video like `write_video`, frame by frame; the file is complete after `finish`."""
+
+    def __init__(self, path: Path, fps: float, *, gop: int = 12, crf: float = 18, preset: str = "veryfast") -> None:
+        self._container = av.open(f"file:{path}", "w")
+        options = {"crf": str(crf), "preset": preset}
+        self._stream = self._container.add_stream("libx264", Fraction(fps).limit_denominator(10_000), options=options)
+        self._stream.pix_fmt, self._stream.gop_size, self._stream.codec_context.thread_count = "yuv420p", gop, 1
+        self._shape: tuple[int, ...] | None = None
+
+    def write(self, picture: Pixels) -> None:
+        """Add a frame, uint8 RGB (H, W, 3). Raises ValueError if its size is not that of the first one, FFmpegError."""
+        height, width = picture.shape[:2]
+        if self._shape is None:
+            self._shape = (height, width, 3)
+            self._stream.width, self._stream.height = width + width % 2, height + height % 2
+        if picture.shape != self._shape or picture.dtype != np.uint8:
+            raise ValueError(f"frames must be uint8 {self._shape}, got {picture.dtype} {picture.shape}")
+        even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+
+    def finish(self) -> None:
+        """Flush the encoder and close the file. Raises FFmpegError, ValueError if there are no frames."""
+        if self._shape is None:
+            raise ValueError("there are no frames to write")
+        self._container.mux(self._stream.encode(None))
+        self.close()
+
+    def close(self) -> None:
+        """Close the file without finishing it."""
+        self._container.close()

@@ -1,0 +1,158 @@
+"""Every setting of `svfap evaluate` and `svfap pool` has its effect on scores, predictions or files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from observe import LABELS, Effect, check, messages, names_of, watching, write_material
+
+from svfap.data.loader import ClipDataset
+from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
+from svfap.errors import UserError
+from svfap.evaluation.config import EvaluateConfig, PoolConfig
+from svfap.evaluation.evaluate import evaluate
+from svfap.evaluation.pool import pool
+from svfap.model.build import create_model
+
+EFFECTS: dict[str, Effect] = {
+    "model": Effect({}, {"model": "other"}, ("outputs",), ("paths", "first_clips")),
+    "manifest": Effect({}, {"manifest": "few.csv"}, ("paths",)),
+    "root": Effect({}, {"root": "elsewhere"}, ("first_clips", "outputs"), ("paths",)),
+    "split": Effect({}, {"split": "train"}, ("paths",)),
+    "batch_size": Effect({"batch_size": 1}, {"batch_size": 4}, ("first_batch_size",), ("paths", "rounded")),
+    "precision": Effect({}, {"precision": "bf16"}, ("outputs",), ("paths", "first_clips")),
+    "by_group": Effect({"by_group": False}, {"by_group": True}, ("files", "scores"), ("outputs",)),
+    "num_segments": Effect({"num_segments": 1}, {"num_segments": 3}, ("num_views", "outputs"), ("paths",)),
+    "num_crops": Effect({"num_crops": 1}, {"num_crops": 3}, ("num_views", "outputs"), ("paths",)),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wiring_evaluation")
+    lines = write_material(folder).read_text().splitlines()
+    (folder / "few.csv").write_text("\n".join([lines[0], *lines[-2:]]) + "\n")
+    (folder / "elsewhere").mkdir()
+    for n in range(18):
+        (folder / "elsewhere" / f"v{n:02d}.mp4").symlink_to(folder / f"v{(n + 1) % 18:02d}.mp4")
+    for seed, name in enumerate(("model", "other", "models/fold_a", "models/fold_b", "again/fold_a", "again/fold_b")):
+        torch.manual_seed(seed)
+        model = create_model("svfap_debug", "classification", label_names=LABELS, sampling_stride=1)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        (folder / name).mkdir(parents=True)
+        model.save_pretrained(folder / name)
+    for part, rows in (("a", lines[1:7]), ("b", lines[7:13])):
+        (folder / f"{part}.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+    folds = tuple(Fold(name, Path("m.csv"), Path(f"{name}.csv")) for name in "ab")
+    described = PreparedDataset("own", "Own", "classification", Path("."), LABELS, folds, metrics=("uar", "war"))
+    write_dataset_file(folder, described)
+    return folder
+
+
+def observed(folder: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    chosen = {"model": "model", "manifest": "m.csv", "split": "val", "precision": "fp32", **settings}
+    if "few.csv" in chosen.values() or chosen.get("manifest") is None:
+        chosen.pop("split")
+    chosen["model"] = str(folder / chosen["model"])
+    for name in ("manifest", "root", "dataset"):
+        if chosen.get(name):
+            chosen[name] = folder / chosen[name]
+    with watching() as watch, messages() as said:
+        result = evaluate(EvaluateConfig(out=out, **chosen))
+    predictions = pd.read_csv(out / "predictions.csv")
+    columns = [name for name in predictions if predictions[name].dtype.kind == "f"]
+    return {
+        "paths": predictions["path"].tolist(),
+        "outputs": predictions[columns].to_numpy().tolist(),
+        "rounded": predictions[columns].round(4).to_numpy().tolist(),
+        "scores": {name: value for name, value in result.metrics.items() if isinstance(value, int | float | list)},
+        "first_clips": watch.inputs[0],
+        "first_batch_size": len(watch.tensors[0]),
+        "num_views": sum(len(tensor) for tensor in watch.tensors) if len(watch.tensors) < 50 else None,
+        "files": sorted(path.name for path in out.iterdir()),
+        "messages": said.getvalue(),
+    }
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_a_setting_of_evaluation_has_its_effect(name, folder, tmp_path):
+    effect = EFFECTS[name]
+    check(effect, observed(folder, tmp_path / "a", effect.a), observed(folder, tmp_path / "b", effect.b))
+
+
+def test_dataset_and_fold(folder, tmp_path):
+    dataset = {"manifest": None, "dataset": "."}
+    shown = {fold: observed(folder, tmp_path / fold, {**dataset, "fold": fold}) for fold in "ab"}
+    assert [path[:3] for path in shown["a"]["paths"]] == [f"v{n:02d}" for n in range(6)]
+    assert [path[:3] for path in shown["b"]["paths"]] == [f"v{n:02d}" for n in range(6, 12)]
+
+
+def test_out(folder, tmp_path):
+    assert (
+        EvaluateConfig(model=str(folder / "model"), manifest=folder / "m.csv").out_folder
+        == folder / "model" / "evaluation"
+    )
+    assert "predictions.csv" in observed(folder, tmp_path / "here", {})["files"]
+
+
+def test_num_workers(folder, tmp_path, monkeypatch):
+    assert processes_used(folder, tmp_path, monkeypatch, 0) == 0
+    assert processes_used(folder, tmp_path, monkeypatch, 2) == 2
+
+
+def processes_used(folder, tmp_path, monkeypatch, number: int) -> int:
+    """How many other processes decode with that many workers."""
+    import os
+
+    real, notes = ClipDataset.__getitem__, tmp_path / f"notes_{number}"
+    notes.mkdir()
+    monkeypatch.setattr(
+        ClipDataset, "__getitem__", lambda self, i: ((notes / str(os.getpid())).touch(), real(self, i))[1]
+    )
+    observed(folder, tmp_path / f"out_{number}", {"num_workers": number, "batch_size": 1})
+    monkeypatch.undo()
+    return len({path.name for path in notes.iterdir()} - {str(os.getpid())})
+
+
+POOLED = ("out", "models", "dataset", "allow_incomplete", "batch_size", "num_workers", "precision")
+
+
+def pooled(folder: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    models = settings.pop("models", "models")
+    with watching() as watch:
+        result = pool(PoolConfig(out=out, models=str(folder / models / "fold_{fold}"), dataset=folder, **settings))
+    return {"numbers": result.numbers, "first_batch_size": len(watch.tensors[0]), "inputs": watch.inputs}
+
+
+def test_settings_of_pool(folder, tmp_path, monkeypatch):
+    first = pooled(folder, tmp_path / "a", precision="fp32", batch_size=1)
+    assert json.loads((tmp_path / "a" / "results.json").read_text())["caption"]
+    assert pooled(folder, tmp_path / "b", models="again", precision="fp32", batch_size=1)["numbers"] != first["numbers"]
+    assert (
+        pooled(folder, tmp_path / "c", precision="fp32", batch_size=3)["first_batch_size"]
+        == 3 * first["first_batch_size"]
+    )
+    given = []
+    monkeypatch.setattr("svfap.evaluation.pool.evaluate", lambda config: given.append(config) or evaluate(config))
+    pooled(folder, tmp_path / "d", precision="bf16", num_workers=1)
+    assert {(config.precision, config.num_workers) for config in given} == {("bf16", 1)}
+
+
+def test_allow_incomplete(folder, tmp_path):
+    pooled(folder, tmp_path / "a")
+    (tmp_path / "a" / "fold_b" / "evaluation" / "predictions.csv").unlink()
+    with pytest.raises(UserError, match="fold b|fold_b"):
+        pool(PoolConfig(out=tmp_path / "a", dataset=folder))
+    result = pool(PoolConfig(out=tmp_path / "a", dataset=folder, allow_incomplete=True))
+    assert "fold" in result.caption
+
+
+def test_every_setting_has_a_test():
+    assert names_of(EvaluateConfig) == {*EFFECTS, "dataset", "fold", "out", "num_workers"}
+    assert names_of(PoolConfig) == set(POOLED)

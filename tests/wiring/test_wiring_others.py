@@ -1,0 +1,126 @@
+"""Every setting of `svfap synth`, `reconstruct`, `report` and `info` has its effect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from observe import LABELS, Effect, check, digest, names_of, write_material
+
+from svfap.data.video import open_video
+from svfap.evaluation.config import EvaluateConfig
+from svfap.evaluation.evaluate import evaluate
+from svfap.model.build import create_model
+from svfap.predict.config import ReconstructConfig
+from svfap.predict.reconstruct import reconstruct
+from svfap.reports.config import ReportConfig
+from svfap.reports.report import report
+from svfap.synth.config import SynthConfig
+from svfap.synth.dataset import synthesize
+
+SYNTH: dict[str, Effect] = {
+    "size_px": Effect({}, {"size_px": 48}, ("size", "first_picture"), ("counts", "labels")),
+    "fps": Effect({}, {"fps": 50}, ("fps", "first_video"), ("counts", "labels")),
+    "num_frames": Effect({}, {"num_frames": 14}, ("num_frames",), ("counts", "labels", "size")),
+    "nuisance": Effect({}, {"nuisance": 0.0}, ("first_picture",), ("counts", "labels", "size")),
+    "expression_gain": Effect({}, {"expression_gain": 0.0}, ("first_video",), ("counts", "labels", "size")),
+    "num_pretrain": Effect({}, {"num_pretrain": 3}, ("counts",), ("size",)),
+    "num_train": Effect({}, {"num_train": 3}, ("counts",), ("size",)),
+    "num_val": Effect({}, {"num_val": 2}, ("counts",), ("size",)),
+    "num_test": Effect({}, {"num_test": 2}, ("counts",), ("size",)),
+    "clips_per_identity": Effect({}, {"clips_per_identity": 1}, ("subjects",), ("counts", "size")),
+    "seed": Effect({}, {"seed": 1}, ("first_picture", "first_video"), ("counts", "size", "labels")),
+}
+
+
+def synthesized(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    chosen = dict(size_px=32, num_frames=12, num_pretrain=1, num_train=2, num_val=1, num_test=1, **{}) | settings
+    synthesize(SynthConfig(out=out, **chosen))
+    tables = {part: pd.read_csv(out / f"{part}.csv") for part in ("pretrain", "train", "val", "test")}
+    with open_video(out / tables["train"]["path"][0]) as video:
+        pictures = video.read(range(video.num_frames))
+        shown = {"size": (video.width, video.height), "fps": video.fps, "num_frames": video.num_frames}
+    return shown | {
+        "counts": {part: len(table) for part, table in tables.items()},
+        "labels": tables["train"]["label"].tolist()[:2],
+        "subjects": tables["train"]["subject"].nunique(),
+        "first_picture": digest(pictures[0]),
+        "first_video": digest(pictures),
+    }
+
+
+@pytest.mark.parametrize("name", SYNTH)
+def test_a_setting_of_synth_has_its_effect(name, tmp_path):
+    effect = SYNTH[name]
+    check(effect, synthesized(tmp_path / "a", effect.a), synthesized(tmp_path / "b", effect.b))
+
+
+def test_workers_of_synth_change_nothing(tmp_path, monkeypatch):
+    import svfap.synth.dataset as module
+
+    given = []
+    real = module.run_local
+    monkeypatch.setattr(
+        module, "run_local", lambda work, tasks, jobs: given.append(jobs.num_workers) or real(work, tasks, jobs)
+    )
+    assert synthesized(tmp_path / "a", {}) == synthesized(tmp_path / "b", {"num_workers": 2})
+    assert given == [0, 2]
+
+
+def test_every_setting_of_synth_has_a_test():
+    assert names_of(SynthConfig) == {*SYNTH, "out", "num_workers"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wiring_others")
+    write_material(folder)
+    for seed, name in enumerate(("mae", "other")):
+        torch.manual_seed(seed)
+        (folder / name).mkdir()
+        create_model("svfap_debug", "pretraining", mask_ratio=0.75, sampling_stride=1).save_pretrained(folder / name)
+    return folder
+
+
+def test_settings_of_reconstruct(folder, tmp_path):
+    video, model = folder / "v00.mp4", str(folder / "mae")
+    first = reconstruct(video, ReconstructConfig(model=model, out=tmp_path / "out"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["reconstruction.mp4", "reconstruction.png"]
+    assert reconstruct(video, ReconstructConfig(model=model, out=None)).written == ()
+    other = reconstruct(video, ReconstructConfig(model=str(folder / "other"), out=None))
+    assert not np.array_equal(other.reconstruction, first.reconstruction)
+    assert np.array_equal(other.masked, first.masked)
+    seeded = reconstruct(video, ReconstructConfig(model=model, out=None, seed=1))
+    assert not np.array_equal(seeded.masked, first.masked)
+    less = reconstruct(video, ReconstructConfig(model=model, out=None, mask_ratio=0.25))
+    grey = [(np.abs(result.masked.astype(int) - result.original) > 0).mean() for result in (less, first)]
+    assert grey[0] < 0.5 < grey[1]
+    assert names_of(ReconstructConfig) == {"model", "out", "mask_ratio", "seed"}
+
+
+def test_settings_of_report(folder, tmp_path):
+    torch.manual_seed(0)
+    run = tmp_path / "run"
+    run.mkdir()
+    create_model("svfap_debug", "classification", label_names=LABELS, sampling_stride=1).save_pretrained(run)
+    evaluate(EvaluateConfig(model=str(run), manifest=folder / "m.csv", split="val"))
+    pages = {}
+    for name, settings in {
+        "all": {},
+        "no_maps": {"maps": False},
+        "videos": {"videos": 1},
+        "title": {"title": "Mine"},
+    }.items():
+        out = tmp_path / f"{name}.html"
+        report([run], ReportConfig(out=out, **settings))
+        pages[name] = out.read_text()
+    assert len(pages["no_maps"]) < len(pages["all"])
+    assert pages["videos"].count("<img") < pages["all"].count("<img")
+    assert "<title>Mine</title>" in pages["title"] and "<title>Mine</title>" not in pages["all"]
+    assert names_of(ReportConfig) == {"out", "title", "videos", "maps"}
+    assert json.loads((run / "evaluation" / "metrics.json").read_text())["num_evaluated"] == 6

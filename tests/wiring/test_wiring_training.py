@@ -1,0 +1,341 @@
+"""Every setting of `svfap pretrain` and `svfap finetune` has its effect on a run, and none that it should not have."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from observe import Effect, check, names_of, observe_training, watching, write_material
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import svfap
+from svfap.data.loader import ClipDataset
+from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
+from svfap.errors import UserError
+from svfap.train.config import FinetuneConfig, PretrainConfig
+from svfap.train.finetune import FinetuneTask, finetune
+from svfap.train.pretrain import pretrain
+from svfap.train.run_folder import RunFolder
+
+SHARED = dict(preset="svfap_debug", precision="fp32", num_workers=0, sampling_stride=1, epochs=2, warmup_epochs=1)
+FINETUNE = {**SHARED, "split": "train", "val_split": "val", "batch_size": 4}
+PRETRAIN = {**SHARED, "split": "train", "batch_size": 6, "base_lr": 0.05, "previews": 0}
+REGRESSION = {"task": "regression", "dimensions": ["valence", "arousal"]}
+FRAMES = {**REGRESSION, "frame_level": True}
+# The same clips for every step of training, before augmentation is random.
+PLAIN = dict(
+    rand_augment=False, erase_rate=0.0, flip_rate=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0, drop_path_rate=0.0
+)
+
+FINETUNE_EFFECTS: dict[str, Effect] = {
+    "manifest": Effect({}, {"manifest": "other.csv"}, ("losses",)),
+    "root": Effect({}, {"root": "elsewhere"}, ("first_clips", "losses"), ("first_weights",)),
+    "split": Effect({}, {"split": "val", "val_split": "train"}, ("num_steps", "first_clips")),
+    "fraction": Effect({}, {"fraction": 0.5}, ("num_steps", "messages")),
+    "preset": Effect({}, {"preset": "svfap_tiny", "epochs": 1}, ("model", "first_weights")),
+    "model": Effect({}, {"model": {"embed_dim": 16}}, ("model", "first_weights"), ("rates",)),
+    "sampling_stride": Effect(PLAIN, {**PLAIN, "sampling_stride": 2}, ("first_clips", "model"), ("first_weights",)),
+    "epochs": Effect({}, {"epochs": 3}, ("num_steps", "rates"), ("first_clips", "first_loss")),
+    "warmup_epochs": Effect({}, {"warmup_epochs": 0.0}, ("rates", "weights"), ("first_loss", "num_steps")),
+    "batch_size": Effect({}, {"batch_size": 6}, ("num_steps", "rates", "first_batch_size")),
+    "repeats": Effect({}, {"repeats": 2}, ("num_steps", "losses"), ("first_batch_size",)),
+    "accumulate_steps": Effect(
+        {}, {"accumulate_steps": 2}, ("num_forwards", "first_batch_size"), ("num_steps", "rates", "first_weights")
+    ),
+    "base_lr": Effect({}, {"base_lr": 2e-3}, ("rates", "weights"), ("first_loss", "first_norm")),
+    "min_lr": Effect({}, {"min_lr": 5e-4}, ("rates", "last_weights"), ("first_loss", "first_norm")),
+    "weight_decay": Effect({}, {"weight_decay": 0.5}, ("decay", "weights"), ("first_loss", "first_norm", "rates")),
+    "betas": Effect({}, {"betas": (0.5, 0.9)}, ("betas", "weights"), ("first_loss", "first_norm", "rates")),
+    "clip_grad": Effect({}, {"clip_grad": 0.01}, ("last_weights",), ("first_loss", "first_norm", "rates")),
+    "ema_decay": Effect({}, {"ema_decay": 0.9}, ("weights", "validated"), ("losses", "last_weights")),
+    "precision": Effect({}, {"precision": "bf16"}, ("losses",), ("first_weights", "first_clips", "rates")),
+    "seed": Effect({}, {"seed": 1}, ("first_clips", "first_weights", "losses"), ("rates",)),
+    "task": Effect({}, {"task": "regression"}, ("model", "losses", "validation")),
+    "label_names": Effect({}, {"label_names": ["sad", "neutral", "happy"]}, ("model", "losses"), ("first_clips",)),
+    "dimensions": Effect(REGRESSION, {**REGRESSION, "dimensions": ["arousal"]}, ("model", "losses")),
+    "output_activation": Effect(
+        REGRESSION, {**REGRESSION, "output_activation": "sigmoid"}, ("model", "losses"), ("first_clips", "first_weights")
+    ),
+    "frame_level": Effect(REGRESSION, FRAMES, ("model", "losses", "validation"), ("first_clips",)),
+    "by_group": Effect({"by_group": True}, {"by_group": False}, ("validation",), ("losses", "last_weights")),
+    "val_manifest": Effect(
+        {"val_split": None, "val_manifest": "val.csv"},
+        {"val_split": None, "val_manifest": "val_of_two.csv"},
+        ("validation",),
+        ("losses", "last_weights"),
+    ),
+    "val_split": Effect({}, {"val_split": "train"}, ("validation",), ("losses", "last_weights")),
+    "val_fraction": Effect(
+        {"val_split": None, "val_fraction": 0.2}, {"val_split": None, "val_fraction": 0.5}, ("num_steps", "messages")
+    ),
+    "layer_decay": Effect({}, {"layer_decay": 0.5}, ("scales", "weights"), ("first_loss", "rates")),
+    "layer_decay_rule": Effect({}, {"layer_decay_rule": "depth"}, ("scales", "weights"), ("first_loss", "rates")),
+    "drop_path_rate": Effect({}, {"drop_path_rate": 0.6}, ("losses", "model"), ("first_clips", "first_weights")),
+    "smoothing": Effect({}, {"smoothing": 0.4}, ("losses",), ("first_clips", "first_weights", "model")),
+    "mixup": Effect(PLAIN, {**PLAIN, "mixup": 0.8}, ("first_clips", "losses"), ("first_weights", "model")),
+    "cutmix": Effect(PLAIN, {**PLAIN, "cutmix": 1.0}, ("first_clips", "losses"), ("first_weights", "model")),
+    "mix_switch": Effect(
+        {**PLAIN, "mixup": 0.8, "cutmix": 1.0, "mix_switch": 0.0},
+        {**PLAIN, "mixup": 0.8, "cutmix": 1.0, "mix_switch": 1.0},
+        ("first_clips", "losses"),
+        ("first_weights", "model"),
+    ),
+    "rand_augment": Effect(PLAIN, {**PLAIN, "rand_augment": True}, ("first_clips", "losses"), ("first_weights", "model")),
+    "crop_scale": Effect(
+        PLAIN, {**PLAIN, "crop_scale": (0.9, 1.0)}, ("first_clips", "losses"), ("first_weights", "validated_clips")
+    ),
+    "flip_rate": Effect(PLAIN, {**PLAIN, "flip_rate": 1.0}, ("first_clips", "losses"), ("first_weights", "model")),
+    "erase_rate": Effect(PLAIN, {**PLAIN, "erase_rate": 1.0}, ("first_clips", "losses"), ("first_weights", "model")),
+    "loss": Effect(REGRESSION, {**REGRESSION, "loss": "ccc"}, ("losses",), ("first_clips", "first_weights", "model")),
+    "label_scaling": Effect(
+        REGRESSION, {**REGRESSION, "label_scaling": "standardize"}, ("losses", "model"), ("first_clips",)
+    ),
+    "label_range": Effect(
+        {**REGRESSION, "label_scaling": "range", "output_activation": "sigmoid", "label_range": (0.0, 1.0)},
+        {**REGRESSION, "label_scaling": "range", "output_activation": "sigmoid", "label_range": (-1.0, 2.0)},
+        ("losses", "model"),
+        ("first_clips",),
+    ),
+    "balanced_sampling": Effect({}, {"balanced_sampling": True}, ("losses",), ("first_weights", "num_steps")),
+    "class_weights": Effect({}, {"class_weights": "balanced"}, ("losses",), ("first_clips", "first_weights")),
+}  # fmt: skip
+
+PRETRAIN_EFFECTS: dict[str, Effect] = {
+    **{
+        name: FINETUNE_EFFECTS[name]
+        for name in (
+            *("manifest", "root", "preset", "epochs", "warmup_epochs", "base_lr", "min_lr", "weight_decay", "betas"),
+            *("clip_grad", "precision", "seed"),
+        )
+    },
+    "split": Effect({}, {"split": "val"}, ("num_steps", "first_clips")),
+    "fraction": Effect({}, {"fraction": 0.3}, ("losses", "messages"), ("num_steps", "rates")),
+    "model": Effect({}, {"model": {"decoder_depth": 2}}, ("model", "first_weights"), ("rates",)),
+    "sampling_stride": Effect({}, {"sampling_stride": 2}, ("first_clips", "model"), ("first_weights",)),
+    "batch_size": Effect({}, {"batch_size": 9}, ("num_steps", "rates", "first_batch_size")),
+    "repeats": Effect({}, {"repeats": 2}, ("num_steps", "losses"), ("first_batch_size",)),
+    "accumulate_steps": Effect({}, {"accumulate_steps": 2}, ("num_forwards",), ("num_steps", "rates", "first_weights")),
+    "ema_decay": Effect({}, {"ema_decay": 0.9}, ("weights",), ("losses", "last_weights")),
+    "mask_ratio": Effect({}, {"mask_ratio": 0.5}, ("losses", "model"), ("first_weights", "first_clips")),
+    "crop_scales": Effect({}, {"crop_scales": (0.5,)}, ("first_clips", "losses"), ("first_weights", "model")),
+}
+
+
+class Runs:
+    """Runs by their settings; each is done once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._done: dict[str, dict[str, Any]] = {}
+        self._number = count()
+        manifest = write_material(folder)
+        lines = manifest.read_text().splitlines()
+        (folder / "other.csv").write_text("\n".join([lines[0], *(lines[2:] + lines[1:2])]) + "\n")
+        (folder / "val.csv").write_text("\n".join([lines[0], *lines[13:]]) + "\n")
+        (folder / "val_of_two.csv").write_text("\n".join([lines[0], *lines[-4:]]) + "\n")
+        (folder / "elsewhere").mkdir()
+        (folder / "elsewhere" / "frames").symlink_to(folder / "frames")
+        for n in range(18):
+            (folder / "elsewhere" / f"v{n:02d}.mp4").symlink_to(folder / f"v{(n + 1) % 18:02d}.mp4")
+
+    def config(self, kind: type, settings: dict[str, Any]) -> Any:
+        shared = FINETUNE if kind is FinetuneConfig else PRETRAIN
+        chosen = {"manifest": "m.csv", **shared, **settings}
+        for name in ("manifest", "val_manifest", "root"):
+            if name in chosen:
+                chosen[name] = self.folder / chosen[name]
+        return kind(out=self.folder / f"run_{next(self._number)}", **chosen)
+
+    def __call__(self, kind: type, settings: dict[str, Any]) -> dict[str, Any]:
+        key = f"{kind.__name__} {sorted(settings.items(), key=str)}"
+        if key not in self._done:
+            train = finetune if kind is FinetuneConfig else pretrain
+            self._done[key] = observe_training(train, self.config(kind, settings))
+        return self._done[key]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("wiring"))
+
+
+def test_equal_settings_show_the_same(runs):
+    first = runs(FinetuneConfig, {})
+    again = observe_training(finetune, runs.config(FinetuneConfig, {}))
+    for name, value in first.items():
+        assert again[name] == value, name
+
+
+@pytest.mark.parametrize("name", FINETUNE_EFFECTS)
+def test_a_setting_of_fine_tuning_has_its_effect(name, runs):
+    effect = FINETUNE_EFFECTS[name]
+    check(effect, *(runs(FinetuneConfig, settings) for settings in (effect.a, effect.b)))
+
+
+@pytest.mark.parametrize("name", PRETRAIN_EFFECTS)
+def test_a_setting_of_pre_training_has_its_effect(name, runs):
+    effect = PRETRAIN_EFFECTS[name]
+    check(effect, *(runs(PretrainConfig, settings) for settings in (effect.a, effect.b)))
+
+
+# Settings whose effect is not on the numbers of a run, with a test of their own.
+
+
+BOTH = pytest.mark.parametrize(("kind", "train"), [(FinetuneConfig, finetune), (PretrainConfig, pretrain)])
+
+
+@BOTH
+def test_out_and_resume(kind, train, runs):
+    config = runs.config(kind, {"epochs": 1})
+    first = train(config)
+    assert (config.out / "best" / "model.safetensors").is_file()
+    with pytest.raises(UserError, match="holds a run already"):
+        train(config)
+    assert train(replace(config, resume=True)).metrics == first.metrics
+
+
+def prepared(runs: Runs, stride: int = 2) -> Path:
+    """A dataset of two folds over the material, with the classes in another order."""
+    folder = runs.folder / f"prepared_{stride}"
+    folder.mkdir(exist_ok=True)
+    lines = (runs.folder / "m.csv").read_text().splitlines()
+    for name, rows in {"a": lines[1:9], "b": lines[5:13], "test": lines[13:]}.items():
+        (folder / f"{name}.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+    folds = tuple(Fold(name, Path(f"{name}.csv"), Path("test.csv"), Path("test.csv")) for name in "ab")
+    names = ("sad", "happy", "neutral")
+    described = PreparedDataset(
+        "own", "Own", "classification", Path(".."), names, folds, Path("a.csv"), ("uar", "war"), stride
+    )
+    write_dataset_file(folder, described)
+    return folder
+
+
+def test_dataset_and_fold(runs):
+    open_settings = {"manifest": None, "split": None, "val_split": None, "sampling_stride": None, "epochs": 1}
+    shown = {}
+    for fold in "ab":
+        config = replace(runs.config(FinetuneConfig, {}), **open_settings, dataset=prepared(runs), fold=fold)
+        shown[fold] = observe_training(finetune, config)
+        assert shown[fold]["model"]["label_names"] == ["sad", "happy", "neutral"]
+        assert shown[fold]["model"]["sampling_stride"] == 2
+    check(Effect({}, {}, ("first_clips", "losses"), ("first_weights", "validated_clips")), shown["a"], shown["b"])
+
+
+def test_dataset_of_pre_training(runs):
+    config = replace(runs.config(PretrainConfig, {}), manifest=None, split=None, sampling_stride=None, epochs=1)
+    shown = observe_training(pretrain, replace(config, dataset=prepared(runs)))
+    assert shown["model"]["sampling_stride"] == 2
+    assert shown["num_steps"] == 1
+
+
+def test_parallel(runs, monkeypatch):
+    given = []
+    monkeypatch.setattr("svfap.train.finetune.run_all", lambda work, configs, parallel: given.append(parallel) or False)
+    for parallel in (1, 2):
+        config = replace(runs.config(FinetuneConfig, {}), manifest=None, split=None, val_split=None, fold="all")
+        finetune(replace(config, dataset=prepared(runs), parallel=parallel))
+    assert given == [1, 2]
+
+
+def test_init(runs):
+    config = runs.config(PretrainConfig, {"epochs": 1})
+    pretrain(config)
+    scratch = runs(FinetuneConfig, {})
+    shown = observe_training(finetune, runs.config(FinetuneConfig, {"init": str(config.out)}))
+    check(Effect({}, {}, ("first_weights", "losses", "provenance"), ("first_clips", "rates")), scratch, shown)
+    encoder = svfap.load_model(config.out).encoder.state_dict()
+    with watching() as watch:
+        started = FinetuneTask(runs.config(FinetuneConfig, {"init": str(config.out)})).model.encoder.state_dict()
+    assert not watch.inputs
+    assert all(torch.equal(started[name], encoder[name]) for name in started)
+
+
+@BOTH
+def test_compile(kind, train, runs, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *args, **kwargs: compiled.append(type(self).__name__))
+    train(runs.config(kind, {"epochs": 1}))
+    assert compiled == []
+    train(runs.config(kind, {"epochs": 1, "compile": True}))
+    assert compiled
+
+
+@BOTH
+def test_num_workers(kind, train, runs, monkeypatch, tmp_path):
+    real = ClipDataset.__getitem__
+
+    def noting(self, index):
+        (tmp_path / str(os.getpid())).touch()
+        return real(self, index)
+
+    monkeypatch.setattr(ClipDataset, "__getitem__", noting)
+    shown = {}
+    for number in (0, 2):
+        settings = {
+            "epochs": 1,
+            "num_workers": number,
+            **({"val_split": None, "val_fraction": 0.0} if kind is FinetuneConfig else {}),
+        }
+        shown[number] = observe_training(train, runs.config(kind, settings))
+        processes = {int(path.name) for path in tmp_path.iterdir()}
+        assert len(processes - {os.getpid()}) == number
+        for path in tmp_path.iterdir():
+            path.unlink()
+    assert shown[0]["losses"] == shown[2]["losses"]
+
+
+@BOTH
+def test_max_unreadable(kind, train, runs):
+    lines = (runs.folder / "m.csv").read_text().splitlines()
+    (runs.folder / "broken.mp4").write_bytes(b"no video")
+    lines[1] = lines[1].replace("v00.mp4", "broken.mp4")
+    (runs.folder / "broken.csv").write_text("\n".join(lines) + "\n")
+    assert train(runs.config(kind, {"manifest": "broken.csv", "epochs": 1, "max_unreadable": 0.1})).finished
+    with pytest.raises(UserError, match="more than max_unreadable=0.05 allows"):
+        train(runs.config(kind, {"manifest": "broken.csv", "epochs": 1, "max_unreadable": 0.05}))
+
+
+@BOTH
+def test_save_every_steps(kind, train, runs, monkeypatch):
+    steps = []
+    real = RunFolder.save_last
+    monkeypatch.setattr(
+        RunFolder, "save_last", lambda self, state, *more: (steps.append(state.step), real(self, state, *more))
+    )
+    train(runs.config(kind, {"epochs": 2, "batch_size": 2}))
+    assert steps == [6, 12]
+    steps.clear()
+    train(runs.config(kind, {"epochs": 2, "batch_size": 2, "save_every_steps": 4}))
+    assert steps == [4, 6, 8, 12]
+
+
+def test_previews(runs):
+    shown = {}
+    for number in (0, 2):
+        config = runs.config(PretrainConfig, {"previews": number, "epochs": 1})
+        pretrain(config)
+        events = EventAccumulator(str(config.out / "tensorboard")).Reload()
+        shown[number] = [events.Images(tag)[0].width for tag in events.Tags()["images"]]
+    assert (shown[0], shown[2]) == ([], [2 * 32])  # side by side
+
+
+OWN_TESTS = {
+    kind: {"out", "resume", "dataset", "compile", "num_workers", "max_unreadable", "save_every_steps"}
+    for kind in (FinetuneConfig, PretrainConfig)
+}
+OWN_TESTS[FinetuneConfig] |= {"fold", "parallel", "init"}
+OWN_TESTS[PretrainConfig] |= {"previews"}
+
+
+@pytest.mark.parametrize(
+    ("config", "effects"), [(FinetuneConfig, FINETUNE_EFFECTS), (PretrainConfig, PRETRAIN_EFFECTS)]
+)
+def test_every_setting_has_a_test(config, effects):
+    tested = {*effects, *OWN_TESTS[config]}
+    assert names_of(config) - tested == set(), "settings without a test of their effect"
+    assert tested - names_of(config) == set(), "tests of settings that there are not"
