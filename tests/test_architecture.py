@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "train": {"model", "weights", "data", "evaluation", "view"},
     "predict": {"model", "weights", "data", "faces", "view"},
     "crop": {"data", "faces", "jobs", "predict"},
-    "features": {"model", "weights", "data", "jobs", "predict"},
+    "features": {"model", "weights", "data", "faces", "jobs", "predict"},
     "reports": {"model", "weights", "data", "evaluation", "view"},
     "experiments": {"model", "weights", "data", "synth", "evaluation", "train", "predict", "view"},
 }

@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from svfap.errors import UserError
 
 HUB_TIMEOUT_S = 5.0
+MAX_FPS = 1000.0
+Fps = float | Literal["own"] | None
 
 
 class Settings:
@@ -81,6 +83,31 @@ class SourceSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FramesSettings(Settings):
+    """How folders of frames are read."""
+
+    frames_fps: float | None = None
+    """Pictures per second of folders of frames, which have no frame rate of their own; default: 25, which is said."""
+
+    def __post_init__(self) -> None:
+        require_rate(self, "frames_fps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClockSettings(FramesSettings):
+    """When the frames that a trained model gets are taken."""
+
+    fps: float | Literal["own"] | None = None
+    """Frames per second at which videos are sampled, by time: pictures are left out or repeated. A model counts frames, so
+    at another rate than in its training it sees movements slower or faster than it has learned. Default: the rate of its
+    training (`svfap info MODEL` shows it), or where that is not known each video's own; own: each video's own frames."""
+
+    def __post_init__(self) -> None:
+        FramesSettings.__post_init__(self)
+        require_rate(self, "fps")
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobSettings(Settings):
     """How work on many files is distributed."""
 
@@ -133,6 +160,14 @@ def require_positive(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not value > 0:
             raise UserError(f"{name}={value}: must be more than 0")
+
+
+def require_rate(config: Any, *names: str) -> None:
+    """Raise `UserError` for a field that is given and is no number of pictures per second."""
+    for name in names:
+        value = getattr(config, name)
+        if value not in (None, "own") and not 0 < value <= MAX_FPS:
+            raise UserError(f"{name}={value:g}: must be above 0 and at most {MAX_FPS:g} pictures per second")
 
 
 def require_file(config: Any, name: str, suffixes: tuple[str, ...]) -> None:

@@ -54,7 +54,8 @@ def test_manifests_bring_their_columns_and_others_have_none(folder, monkeypatch)
     (folder / "one.csv").write_text("path,label,start_s,box\nb.mp4,joy,1,\nout/../b.mp4,calm,,0 0 8 8\n")
     (folder / "two.csv").write_text("path,note,split\nd.mp4,NA,test\nmissing.mp4,x,train\n")
     monkeypatch.chdir(folder)
-    samples, columns = read_sources(["one.csv", "a.MKV"])
+    samples, columns, listed = read_sources(["one.csv", "a.MKV"])
+    assert listed == [True, True, False]
     assert [sample.key for sample in samples] == [
         f"{folder}/b.mp4#t=1,",
         f"{folder}/b.mp4#xywh=0,0,8,8",
@@ -66,7 +67,7 @@ def test_manifests_bring_their_columns_and_others_have_none(folder, monkeypatch)
         "start_s": ["1", "", ""],
         "box": ["", "0 0 8 8", ""],
     }
-    samples, columns = read_sources("two.csv", root="out", split="test")
+    samples, columns, _ = read_sources("two.csv", root="out", split="test")
     assert [sample.path for sample in samples] == [folder / "out" / "d.mp4"]
     assert columns.to_dict("list") == {"path": ["d.mp4"], "note": ["NA"], "split": ["test"]}
 

@@ -23,7 +23,7 @@ from svfap.model.base import Model
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 WIDTH = 32  # of svfap_debug's features
-CPU = {"device": "cpu", "precision": "fp32"}
+CPU = {"device": "cpu", "precision": "fp32", "faces": "none"}  # for faces see test_extract_faces.py
 
 
 def to_file(sources: object, model: Path, out: Path, **settings: Any) -> Extracted:
@@ -347,11 +347,11 @@ def test_an_interrupted_run_continues(folder, saved, tmp_path, monkeypatch):
     done: list[str] = []
     whole = extract.Extractor.__call__
 
-    def counted(self, sample):
+    def counted(self, sample, searched):
         done.append(sample.path.name)
         if sample.path.name == "a.mp4" and done.count("a.mp4") == 1:
             raise KeyboardInterrupt
-        return whole(self, sample)
+        return whole(self, sample, searched)
 
     monkeypatch.setattr(extract.Extractor, "__call__", counted)
     arguments = ([folder / "all.csv"], saved, tmp_path / "x.parquet")

@@ -228,7 +228,7 @@ def test_memory_does_not_grow_with_length(monkeypatch):
         def __init__(self, length: int) -> None:
             self.length = length
 
-        def steady_frames(self):
+        def steady_frames(self, fps):
             two = list(frames([[(30, 20)], [(31, 20)]]))
             for number in range(self.length):
                 yield number / 25, two[number % 2].copy()
@@ -239,7 +239,7 @@ def test_memory_does_not_grow_with_length(monkeypatch):
         def __exit__(self, *error):
             pass
 
-    monkeypatch.setattr(pipeline, "open_source", lambda video, timeout_s: Endless(int(video)))
+    monkeypatch.setattr(pipeline, "open_source", lambda video, timeout_s, frames_fps: Endless(int(video)))
     reader = Reader(
         model().config, None, Spots(), FaceCropConfig(size_px=32), TrackConfig(detect_every=8, smooth_s=0), 10
     )

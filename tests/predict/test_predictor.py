@@ -172,8 +172,8 @@ def test_rows_come_while_the_video_is_still_being_decoded(video, monkeypatch):
 
     real = type(open_video(video)).steady_frames
 
-    def counting(source):
-        for time, frame in real(source):
+    def counting(source, fps):
+        for time, frame in real(source, fps):
             decoded.append(time)
             yield time, frame
 

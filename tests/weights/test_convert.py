@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import svfap
 from svfap.cli.main import main
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
+from svfap.datasets.dataset import get_dataset
 from svfap.errors import UserError
 from svfap.model.config import ModelConfig
 from svfap.weights.checkpoint import read_checkpoint, read_published
@@ -206,6 +207,43 @@ def test_convert_from_python(official, classifier, tmp_path):
     back = convert(tmp_path / "model", tmp_path / "back.pth")
     assert back.checkpoint is None
     assert torch.equal(svfap.load_model(tmp_path / "back.pth").head.weight, classifier.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "rate", "crop"),
+    [
+        ("ravdess", 29.97, {"align": True, "detector": "openface"}),
+        ("crema_d", 29.97, {"align": True, "detector": "openface"}),
+        ("enterface05", 25, {"align": True, "detector": "openface"}),
+        ("mafw", None, {}),
+        ("dfew", None, {}),
+        ("ferv39k", None, {}),
+    ],
+)
+def test_what_is_known_of_the_authors_clips_is_written(tmp_path, capsys, monkeypatch, dataset, rate, crop):
+    monkeypatch.setenv("COLUMNS", "200")
+    names = get_dataset(dataset).label_names
+    save = svfap.create_model("svfap_debug", "classification", num_outputs=len(names))
+    torch.save({"model": export_published(save)}, tmp_path / "official.pth")
+    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "out"), "--dataset", dataset]) == 0
+    config = svfap.load_model(tmp_path / "out").config
+    assert (config.frame_rate, config.face_crop, config.label_names) == (rate, crop, names)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"frames a second in training {f'{rate:g}' if rate else 'not known'}" in shown.replace("│ ", "")
+    more = ["--dataset", dataset, "--frame_rate", "12", "--face_crop", '{"margin": 0.2}']
+    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "given"), *more]) == 0
+    config = svfap.load_model(tmp_path / "given").config
+    assert (config.frame_rate, config.face_crop) == (12, {"margin": 0.2})
+    assert main(["convert", str(tmp_path / "given"), str(tmp_path / "ours.pth")]) == 0
+    assert main(["convert", str(tmp_path / "ours.pth"), str(tmp_path / "back"), "--dataset", dataset]) == 0
+    assert svfap.load_model(tmp_path / "back").config.frame_rate == 12, "what a checkpoint says of itself stays"
+
+
+def test_of_a_pretrained_checkpoint_the_dataset_gives_rate_and_crop(tmp_path, capsys):
+    torch.save({"model": export_published(svfap.create_model("svfap_debug", "pretraining"))}, tmp_path / "official.pth")
+    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "out"), "--dataset", "voxceleb2"]) == 0
+    assert svfap.load_model(tmp_path / "out").config.frame_rate == 25
+    assert "of dataset only frame rate and face crop are used" in " ".join(capsys.readouterr().err.split())
 
 
 def test_every_setting_of_a_model_can_be_given():

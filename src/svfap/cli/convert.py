@@ -39,6 +39,7 @@ def _table(checkpoint: Checkpoint, config: ModelConfig) -> Table:
         "encoder": f"width {config.embed_dim}, {config.num_heads} heads, {'+'.join(map(str, config.stage_depths))} blocks",
         "clip": f"{config.num_frames}×{config.img_size}×{config.img_size}, every {config.sampling_stride} frames",
     }
+    rows |= config.contract
     if config.task == "pretraining":
         width, heads, depth = config.decoder_embed_dim, config.decoder_num_heads, config.decoder_depth
         rows["decoder"] = f"width {width}, {heads} heads, {depth} blocks"

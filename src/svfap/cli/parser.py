@@ -117,10 +117,11 @@ class Command(NamedTuple):
 
 
 class _Formatter(DefaultHelpFormatter):
-    """Help with plain names of types: Path, not <class 'Path'>."""
+    """Help with plain names of types: Path, not <class 'Path'>; own, not Literal['own']."""
 
     def _expand_help(self, action: argparse.Action) -> str:
-        return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", super()._expand_help(action))
+        text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", super()._expand_help(action))
+        return re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace("'", ""), text)
 
 
 class _VerbatimFormatter(argparse.RawDescriptionHelpFormatter, _Formatter):

@@ -47,7 +47,8 @@ VERBS: dict[str, Command] = {
         "svfap.train.config:FinetuneConfig",
     ),
     "evaluate": Command(
-        "Evaluate a model on a test set: multi-view testing, UAR, WAR, F1, CCC, PCC and MAE.",
+        "Evaluate a model on a test set: multi-view testing, UAR, WAR, F1, CCC, PCC and MAE. Without --manifest and "
+        "--dataset a run is evaluated on its own test part.",
         "svfap evaluate --model runs/finetune --manifest test.csv",
         "svfap.evaluation.config:EvaluateConfig",
     ),

@@ -34,6 +34,11 @@ class CropConfig(FaceSettings, SourceSettings, JobSettings):
     """Maximum number of frames between keyframes; a small number makes random access fast."""
     size_px: int = 224
     """Side of the clips in pixels."""
+    margin: float = 0.3
+    """Space added on every side of the face box, as a fraction of its longer side. Models that are trained on the clips keep
+    it, as well as align and border, and crop other videos alike."""
+    align: bool = False
+    """Rotate each crop so that the eyes are level, if the detector gives landmarks."""
     border: Border = "grey"
     """What fills a crop beyond the edge of the frame: grey, the edge pixels repeated (replicate) or mirrored (reflect)."""
 
@@ -47,7 +52,7 @@ class CropConfig(FaceSettings, SourceSettings, JobSettings):
             raise UserError(f"max_clip_s={self.max_clip_s:g}: must be at least min_track_s={self.min_track_s:g}")
 
     def cropping(self, **more: Any) -> FaceCropConfig:
-        return super().cropping(size_px=self.size_px, border=self.border, **more)
+        return super().cropping(size_px=self.size_px, **more)
 
     def tracking(self, **more: Any) -> TrackConfig:
         return super().tracking(min_track_s=self.min_track_s, **more)

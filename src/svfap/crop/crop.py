@@ -53,7 +53,7 @@ def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) 
     again, and samples that failed are tried again. Raises `UserError`, also for clips of other settings in `config.out`.
     """
     out = Path(os.path.abspath(config.out))
-    samples, columns = read_sources(sources, root=config.root, split=config.split, skip=out)
+    samples, columns, _ = read_sources(sources, root=config.root, split=config.split, skip=out)
     carried = columns.drop(columns=["path", "box", *SPAN_COLUMNS], errors="ignore")
     _check_columns(carried)
     # Choose the detector once, here: worker processes need not resolve `auto`, and all videos get the same detector.

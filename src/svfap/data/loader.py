@@ -32,7 +32,7 @@ from svfap.data.clips import Indices
 from svfap.data.manifest import Manifest, Sample
 from svfap.data.sample import inside_box, span_of
 from svfap.data.targets import Targets, target_of
-from svfap.data.video import Pixels, VideoError, open_video
+from svfap.data.video import PICTURE_FPS, Pixels, VideoError, open_video
 from svfap.errors import UserError
 
 Mode = Literal["pretrain", "train", "val", "test"]
@@ -66,7 +66,8 @@ class ClipDataset(Dataset[Item]):
     repeats: number of clips per item in the two training modes, in "pretrain" one from each of as many equal parts of the
     video; the video is decoded once for all of them.
     frame_level: targets of the sampled frames (see `svfap.data.targets`) instead of the target of the clip.
-    fps: sample all videos on a clock of this many frames per second; None: each on the clock of its own rate.
+    fps: sample all videos on a clock of this many frames per second; None: each on the clock of its own rate. frames_fps:
+    pictures per second of folders of frames; None: 25.
     balanced: an epoch of the loader has as many samples as the manifest, but all classes equally often.
     A clip never spans a hole in the video's time stamps: random clips are drawn from its stretches in proportion to their
     length, the others come from the longest one.
@@ -88,6 +89,7 @@ class ClipDataset(Dataset[Item]):
     frame_level: bool = False
     balanced: bool = False
     fps: float | None = None
+    frames_fps: float | None = None
     epoch: int = 0
 
     def __post_init__(self) -> None:
@@ -109,7 +111,7 @@ class ClipDataset(Dataset[Item]):
         seeds = np.random.SeedSequence([self.seed, self.epoch, index])
         rng = np.random.RandomState(np.random.MT19937(seeds))
         try:
-            with open_video(sample.path) as video:
+            with open_video(sample.path, self.frames_fps or PICTURE_FPS) as video:
                 grid = video.grid(self.fps)
                 rows = self._sample(grid.parts(*span_of(video, sample, self.fps)), rng)
                 shown = [grid.picture_of[row] for row in rows]

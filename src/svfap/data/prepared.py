@@ -13,6 +13,7 @@ from svfap.files import write_atomically
 from svfap.formats import stamped, upgrade
 
 DATASET_FILE = "dataset.json"
+CROP_FILE = "crop.json"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,21 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
         return PreparedDataset(folds=folds, **_absolute(kwargs, file.parent))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: is not the description of a dataset ({error})") from None
+
+
+def read_crop(folder: str | Path) -> dict[str, Any] | None:
+    """How `svfap crop` cut out the faces in its folder: margin, align, border, detector, size_px and fps, as it wrote into
+    `crop.json`; None if there is no such file. Raises `UserError`."""
+    file = Path(folder) / CROP_FILE
+    try:
+        crop = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
+    if not isinstance(crop, dict):
+        raise UserError(f"{file}: is not what `svfap crop` writes")
+    return crop
 
 
 def _absolute(kwargs: dict[str, Any], folder: Path) -> dict[str, Any]:

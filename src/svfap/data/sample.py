@@ -29,6 +29,19 @@ def frames_between(
     return video.steady_frames(fps, first, stop)
 
 
+def frames_of(video: VideoSource, sample: Sample, fps: float | None) -> Iterator[tuple[float, Pixels]]:
+    """Yield (time in seconds, frame (H, W, 3) uint8) of a sample: the frames of `video.grid(fps)` within its time span, inside
+    its box. Raises `VideoError`."""
+    for time_s, picture in frames_between(video, *span_of(video, sample, fps), fps):
+        yield time_s, inside_box(picture[None], sample)[0]
+
+
+def left_top(sample: Sample) -> tuple[int, int]:
+    """The first column and row of the picture that are inside the sample's box."""
+    x, y = (0.0, 0.0) if sample.box is None else sample.box[:2]
+    return max(round(x), 0), max(round(y), 0)
+
+
 def inside_box(pictures: Pixels, sample: Sample) -> Pixels:
     """Crop pictures (T, H, W, 3) to the sample's box, as far as it lies inside the picture; all of them without a box.
 
@@ -38,7 +51,7 @@ def inside_box(pictures: Pixels, sample: Sample) -> Pixels:
         return pictures
     x, y, w, h = sample.box
     height, width = pictures.shape[1:3]
-    left, top = max(round(x), 0), max(round(y), 0)
+    left, top = left_top(sample)
     inside = pictures[:, top : max(round(y + h), 0), left : max(round(x + w), 0)]
     if inside.size == 0:
         raise VideoError(sample.path, f"the box {x:g} {y:g} {w:g} {h:g} lies outside the {width}x{height} px picture")

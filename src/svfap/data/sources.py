@@ -18,10 +18,12 @@ class Sources(NamedTuple):
     """Samples without labels, with absolute paths, and as many rows of columns.
 
     columns: `path` as the user wrote it, and every other column of the manifests, as text, '' where a source has none.
+    listed: for each sample, whether it is a row of a manifest.
     """
 
     samples: Manifest
     columns: pd.DataFrame
+    listed: list[bool]
 
 
 def read_sources(
@@ -48,6 +50,7 @@ def read_sources(
     if not manifests and (root is not None or split is not None):
         raise UserError("root and split are for manifests, and none is given")
     tables, columns = [], []
+    listed: list[bool] = []
     for source in sources:
         if source in manifests:
             manifest, text = read_whole_manifest(source, root=root, split=split)
@@ -56,13 +59,15 @@ def read_sources(
             text = pd.DataFrame({"path": _videos_of(Path(source), skip)})
             tables.append(text)
         columns.append(text)
+        listed += [source in manifests] * len(text)
     table = pd.concat(tables, ignore_index=True)
     table["path"] = table["path"].map(os.path.abspath)
     table = table[[name for name in ("path", *SPAN_COLUMNS, *BOX_COLUMNS) if name in table]]
     repeated = table.duplicated().to_numpy()
     if repeated.any():
         raise UserError(f"{table['path'][repeated].iloc[0]}: comes twice; give every video or sample once")
-    return Sources(Manifest(Path(sources[0]), Path(), table), pd.concat(columns, ignore_index=True).fillna(""))
+    text = pd.concat(columns, ignore_index=True).fillna("")
+    return Sources(Manifest(Path(sources[0]), Path(), table), text, listed)
 
 
 def _is_manifest(source: Path) -> bool:

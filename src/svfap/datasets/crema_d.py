@@ -61,6 +61,8 @@ DATASET = Dataset(
     "the paper leaves out is inferred from its counts and the release's misnamed sound file).",
     checked="The emotion in each name, its actor, and clips per fold: 7,437 tested in all.",
     read=read,
+    frame_rate=29.97,
+    face_crop={"align": True, "detector": "openface"},
     label_names=("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"),
     columns=("subject",),
     expected=expected_per_fold([sum(TEST) - count for count in TEST], TEST),

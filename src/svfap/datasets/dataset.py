@@ -71,6 +71,8 @@ class Dataset:
     has_validation: the protocol has an official validation part (every fold yields a `val`), so none is split off.
     subject_independent: no subject may be in both training and test of a fold.
     config: its settings; the fields become options of `svfap prepare NAME`.
+    frame_rate, face_crop: of the clips that the authors of SVFAP trained on, as in `ModelConfig`, for their checkpoints.
+    Only what is documented stands there; see docs/checkpoints.md.
     adapt: (description, release) -> the final description, where it depends on settings or on files.
     """
 
@@ -96,6 +98,8 @@ class Dataset:
     has_validation: bool = False
     subject_independent: bool = False
     config: type[PrepareConfig] = PrepareConfig
+    frame_rate: float | None = None
+    face_crop: Mapping[str, Any] = field(default_factory=dict)
     adapt: Callable[[Dataset, Release], Dataset] = lambda dataset, release: dataset
 
 

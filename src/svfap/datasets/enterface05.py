@@ -68,6 +68,8 @@ subject 6/anger/*.avi                        subject 6 has no folders of sentenc
     + "; predictions of all folds are pooled and scored once.",
     checked="Folders of emotions, subjects' numbers, a folder for each of the 44. The paper gives no counts to compare with.",
     read=read,
+    frame_rate=25.0,
+    face_crop={"align": True, "detector": "openface"},
     label_names=("anger", "disgust", "fear", "happiness", "sadness", "surprise"),
     columns=("subject",),
     subject_independent=True,

@@ -72,6 +72,7 @@ DATASET = Dataset(
     "paper leaves out 283 broken clips.",
     checked="The number of clips. Files are not opened: training skips and lists unreadable ones.",
     read=read,
+    frame_rate=25.0,
     task="unlabelled",
     metrics=(),
     columns=("subject", "box"),

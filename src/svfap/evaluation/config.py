@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from svfap.errors import UserError
-from svfap.settings import Settings, SourceSettings, is_hub_name, require
+from svfap.settings import ClockSettings, Settings, SourceSettings, is_hub_name, require
 
 FOLDS_FILE = "folds.json"
+RUN_CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class EvaluationSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(EvaluationSettings, SourceSettings):
-    """Settings of `evaluate`; give either `manifest` or `dataset`.
+class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
+    """Settings of `evaluate`; without `manifest` and `dataset` a run is evaluated on its own test part.
 
     Raises `UserError` for a file or folder that is not there, and for values out of range.
     """
@@ -38,7 +39,7 @@ class EvaluateConfig(EvaluationSettings, SourceSettings):
     model: str
     """Run folder, model folder, or the name of a repository on the Hugging Face Hub."""
     manifest: Path | None = None
-    """CSV of test videos with their labels or values."""
+    """CSV of test videos with their labels or values; default: the test part of what the run was trained on."""
     dataset: Path | None = None
     """Folder of `svfap prepare`, in place of a manifest: the test part of one of its folds is evaluated."""
     fold: str | None = None
@@ -55,15 +56,27 @@ class EvaluateConfig(EvaluationSettings, SourceSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        ClockSettings.__post_init__(self)
         require(self, 1, "num_segments", "num_crops")
-        if (self.manifest is None) == (self.dataset is None):
+        if self.manifest is not None and self.dataset is not None:
             raise UserError("give either manifest (a CSV of test videos) or dataset (a folder of `svfap prepare`)")
-        if self.fold is not None and self.dataset is None:
+        if self.fold is not None and self.manifest is not None:
             raise UserError(f"fold={self.fold}: only a dataset has folds; give dataset in place of manifest")
         if self.manifest is not None and not self.manifest.is_file():
             raise UserError(f"manifest={self.manifest}: no such file")
         if not Path(self.model).exists() and not is_hub_name(self.model):
             raise UserError(f"model={self.model}: no such folder")
+        if self.manifest is None and self.dataset is None and self.run_config is None:
+            raise UserError(
+                "give either manifest (a CSV of test videos) or dataset (a folder of `svfap prepare`): "
+                f"{self.model} is not the folder of a run, whose own test part would be known"
+            )
+
+    @property
+    def run_config(self) -> Path | None:
+        """The settings of the run that the model is from, where it is the folder of a run or its best/ or last/."""
+        files = (folder / RUN_CONFIG for folder in (Path(self.model), Path(self.model).absolute().parent))
+        return next((file for file in files if file.is_file()), None)
 
     @property
     def out_folder(self) -> Path:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pandas as pd
+import yaml
 
+from svfap.console import say
 from svfap.data.loader import ClipDataset
-from svfap.data.manifest import read_manifest
-from svfap.data.prepared import read_dataset
+from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.prepared import read_crop, read_dataset
+from svfap.data.rates import FRAMES_NOTE, Clock, look_at_rates
 from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.evaluation import predictions as tables
@@ -18,7 +22,9 @@ from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.metrics import write_metrics
 from svfap.evaluation.views import predict_views, scored_by_group
 from svfap.files import make_folder
+from svfap.formats import upgrade
 from svfap.metric_table import SupervisedTask
+from svfap.model.config import ModelConfig
 from svfap.model.perceiver import Perceiver
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import confusion_matrix, regression_scatter
@@ -51,6 +57,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         UserError: a model, manifest or dataset that cannot be used, labels that the model does not know, a folder that
             cannot be written; no video that can be read.
     """
+    config = with_test_part(config)
     manifest, root = (config.manifest, config.root) if config.dataset is None else _test_part(config)
     assert manifest is not None
     accelerator = make_accelerator(config.precision)
@@ -69,7 +76,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     by_group = scored_by_group(videos, shape, config.by_group)
     sampling = (shape.num_frames, shape.sampling_stride, shape.img_size)
     views: dict[str, Any] = {"num_segments": config.num_segments, "num_crops": config.num_crops}
+    clock = Clock.of(config.fps, shape.frame_rate, shape.span)
+    views |= {"fps": clock.fps, "frames_fps": config.frames_fps}
     clips = ClipDataset(videos, "test", *sampling, seed=0, frame_level=shape.frame_level, **views)
+    _say_contract(clock, config, videos, shape)
     out = config.out_folder
     make_folder(out)
     if accelerator.is_main_process:
@@ -83,12 +93,60 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if accelerator.is_main_process:
         sources = {"model": config.model, "manifest": manifest, "root": videos.root}
         sources |= {"split": config.split, "fold": config.fold}
+        sources |= {"fps": clock.fps, "frames_fps": config.frames_fps}
         known = {key: str(value) for key, value in sources.items() if value is not None}
         write_metrics(out / METRICS_FILE, {**known, **metrics})
         _write_predictions(out, predictions, metrics, by_group)
         _write_unreadable(out, predictions.unreadable)
     accelerator.wait_for_everyone()
     return Evaluation(out, metrics, dict(predictions.unreadable))
+
+
+def with_test_part(config: EvaluateConfig) -> EvaluateConfig:
+    """The settings with the run's own test part, which is said, if neither `manifest` nor `dataset` is given.
+
+    It is the test part of the fold that the run was trained on, or of its manifest the rows whose `split` is test, if it was
+    trained on another split. Raises `UserError` if there is none.
+    """
+    if config.manifest is not None or config.dataset is not None:
+        return config
+    assert config.run_config is not None
+    try:
+        run = upgrade("training settings", yaml.safe_load(config.run_config.read_text("utf-8")), config.run_config)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{config.run_config}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    trained_on, dataset = run.get("split"), run.get("dataset")
+    root = config.root or (Path(run["root"]) if run.get("root") else None)
+    if dataset is not None:
+        fold = config.fold or run.get("fold")
+        own = replace(config, dataset=Path(dataset), fold=fold, root=root)
+        say(f"evaluating on the run's own test part: {dataset}{f', fold {fold}' if fold else ''}")
+        return own
+    if trained_on is None or run.get("manifest") is None or config.fold is not None:
+        raise UserError(
+            f"{config.run_config}: the run knows no test part, as it was trained on "
+            f"{'all rows of ' if trained_on is None else ''}{run.get('manifest')}; give manifest or dataset"
+        )
+    split = config.split or "test"
+    say(f"evaluating on the run's own test part: {run['manifest']}, split {split}")
+    return replace(config, manifest=Path(run["manifest"]), split=split, root=root)
+
+
+def _say_contract(clock: Clock, config: EvaluateConfig, videos: Manifest, model: ModelConfig) -> None:
+    """Say where the test videos are not like those of the model's training."""
+    rates, num_unknown = look_at_rates(videos, config.frames_fps)
+    clock.say_notes(rates)
+    if num_unknown and clock.fps is not None:
+        say(FRAMES_NOTE)
+    for folder in (config.dataset, config.manifest and config.manifest.parent, videos.root):
+        if folder is None or (crop := read_crop(folder)) is None:
+            continue
+        for name, value in model.face_crop.items():
+            if crop.get(name, value) != value:
+                say(
+                    f"{folder}: the faces were cut out with {name} {crop[name]}, those of the model's training with {value}"
+                )
+        return
 
 
 def _test_part(config: EvaluateConfig) -> tuple[Path, Path]:

@@ -10,7 +10,9 @@ from svfap.errors import UserError
 from svfap.settings import Settings, require, require_fraction
 
 DetectorName = Literal["auto", "yunet", "haar"]
+Faces = Literal["auto", "yunet", "haar", "none"]
 Border = Literal["grey", "replicate", "reflect"]
+CROP_FIELDS = ("margin", "align", "border")  # of FaceSettings and FaceCropConfig
 
 
 @dataclass(frozen=True)
@@ -85,18 +87,24 @@ class FaceSettings(Settings):
     Raises `UserError` for values out of range and for a missing file.
     """
 
-    faces: Literal["auto", "yunet", "haar", "none"] = "auto"
-    """Face detector; auto: YuNet if its model file is available, else Haar; none: the video is a face crop already."""
+    faces: Literal["auto", "yunet", "haar", "none"] | None = None
+    """Face detector; auto: YuNet if its model file is available, else Haar; none: the video is a face crop already, of which
+    the centre square is used. Default: the detector of the model's training (`svfap info MODEL` shows it), else auto."""
     face_model: Path | None = None
     """YuNet's .onnx file; default: see docs/faces.md."""
     detect_every: int | None = None
     """Frames from one run of the detector to the next; default: about 8 runs per second."""
     min_face_px: int = 32
     """Smallest face in pixels of the video, longer side of its box; smaller ones are dropped, and their number is said."""
-    margin: float = 0.3
-    """Space added on every side of the face box, as a fraction of its longer side; must match training."""
-    align: bool = False
-    """Rotate each crop so that the eyes are level, if the detector gives landmarks; must match training."""
+    margin: float | None = None
+    """Space added on every side of the face box, as a fraction of its longer side. Default: as in the model's training,
+    else 0.3."""
+    align: bool | None = None
+    """Rotate each crop so that the eyes are level, if the detector gives landmarks. Default: as in the model's training,
+    else not."""
+    border: Literal["grey", "replicate", "reflect"] | None = None
+    """What fills a crop beyond the edge of the frame: grey, the edge pixels repeated (replicate) or mirrored (reflect).
+    Default: as in the model's training, else grey."""
 
     def __post_init__(self) -> None:
         if self.face_model is not None and not self.face_model.is_file():
@@ -104,9 +112,10 @@ class FaceSettings(Settings):
         self.cropping()
         self.tracking()
 
-    def cropping(self, **more: Any) -> FaceCropConfig:
-        """How faces are cut out; more: `size_px`, `border`."""
-        return FaceCropConfig(margin=self.margin, align=self.align, **more)
+    def cropping(self, **known: Any) -> FaceCropConfig:
+        """How faces are cut out. known: other fields of `FaceCropConfig`, and those used where a setting is None."""
+        given = {name: getattr(self, name) for name in CROP_FIELDS if getattr(self, name) is not None}
+        return FaceCropConfig(**{**known, **given})
 
     def tracking(self, **more: Any) -> TrackConfig:
         """How faces are tracked; more: other fields of `TrackConfig`."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from svfap.errors import UserError
-from svfap.settings import DeviceSettings, JobSettings, SourceSettings, require_file, require_positive
+from svfap.faces.config import FaceSettings
+from svfap.settings import ClockSettings, DeviceSettings, JobSettings, SourceSettings, require_file, require_positive
 
 Per = Literal["window", "video"]
 Pool = Literal["mean", "none"]
@@ -15,7 +16,7 @@ TABLE_SUFFIXES = (".parquet", ".npz", ".h5")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractConfig(DeviceSettings, SourceSettings, JobSettings):
+class ExtractConfig(FaceSettings, ClockSettings, DeviceSettings, SourceSettings, JobSettings):
     """How features are extracted.
 
     Raises `UserError` for values that are out of range or do not go together.
@@ -25,8 +26,12 @@ class ExtractConfig(DeviceSettings, SourceSettings, JobSettings):
     """Run or model folder, or Hub name, of a pre-trained, fine-tuned or converted model; see random_weights."""
     out: Path | None = None
     """Table to write: .parquet, .npz or .h5; default: features.parquet for the command, in memory for the Python function."""
+    faces: Literal["auto", "yunet", "haar", "none"] | None = None
+    """How faces are found: auto (YuNet if its model file is available, else Haar), yunet, haar, or none: the picture is a face
+    crop, of which the centre square is used. Default: none for the rows of manifests, which are read as in training, and
+    for clips of `svfap crop`; for videos, folders and images the detector of the model's training, else auto."""
     per: Per = "window"
-    """A row for each window, or for each video: the mean of its windows."""
+    """A row for each window, or for each video, of each face: the mean of its windows."""
     pool: Pool = "mean"
     """mean: average over all tokens of a window; none: a row for each time step of the encoder's output."""
     hop_s: float | None = None
@@ -35,6 +40,8 @@ class ExtractConfig(DeviceSettings, SourceSettings, JobSettings):
     """Accept the name of a preset as the model, with random weights, as a baseline."""
 
     def __post_init__(self) -> None:
+        FaceSettings.__post_init__(self)
+        ClockSettings.__post_init__(self)
         DeviceSettings.__post_init__(self)
         JobSettings.__post_init__(self)
         if self.per == "video" and self.pool == "none":

@@ -7,26 +7,26 @@ import json
 import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
-from functools import lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
 from svfap.console import say
-from svfap.data.augment import center_crop
 from svfap.data.manifest import TEXT_COLUMNS, Manifest, Sample
-from svfap.data.sample import frames_between, inside_box, span_of
+from svfap.data.prepared import read_crop
 from svfap.data.sources import read_sources
-from svfap.data.video import open_video
+from svfap.data.video import VideoError
 from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.errors import UserError
+from svfap.faces.config import CROP_FIELDS, FaceCropConfig
 from svfap.features.config import ExtractConfig
 from svfap.features.tables import Chunk, check_table, write_table
 from svfap.jobs.run import result_of, run_jobs, write_failures
@@ -34,29 +34,44 @@ from svfap.model.base import Model
 from svfap.model.build import create_model
 from svfap.model.perceiver import Perceiver
 from svfap.model.presets import list_presets
-from svfap.predict.predictor import run_clips
-from svfap.predict.windows import hop_frames, iter_windows, whole_pictures
+from svfap.predict.predictor import crop_of, detector_of, run_clips
+from svfap.predict.reader import Reader
+from svfap.predict.table import BOX
 from svfap.weights.folder import load_model
 
 # Names in the table for columns of manifests; there, start_s and end_s are those of a window.
 SPAN = {"start_s": "sample_start_s", "end_s": "sample_end_s"}
 CHUNK_ROWS = 4096
+PART_FORMAT = 2  # of the file of one sample: with track, box and confidence
+FACE_COLUMNS = ("track", *BOX, "confidence")
+TIMEOUT_S = 10.0  # of streams, which have no features
+# To continue an interrupted run.
+SAME_SETTINGS = (
+    *("per", "pool", "hop_s", "precision", "fps", "frames_fps"),
+    *("faces", "detect_every", *CROP_FIELDS),
+)
 
 
 class Features(NamedTuple):
-    """Rows in order of time: start_s and end_s (R,) float64 in seconds of the video, feature (R, D) float32."""
+    """Rows in the order in which their windows end: start_s and end_s (R,) float64 in seconds of the video, feature (R, D)
+    float32; track (R,) int64, box (R, 4) and confidence (R,) float64 as `svfap.Predictor` gives them, track 0 for the whole
+    picture."""
 
     start_s: np.ndarray
     end_s: np.ndarray
     feature: np.ndarray
+    track: np.ndarray
+    box: np.ndarray
+    confidence: np.ndarray
 
 
 class Extracted(NamedTuple):
     """The features of several videos.
 
     table: the rows, if no file was asked for, else None. Columns: path, start_s and end_s (seconds of the video), those of
-    the manifests, and feature, an array (D,) float32 in each row. num_rows: in the table or file. num_videos: samples given.
-    unreadable: absolute path -> reason of the samples that could not be read, which have no rows.
+    the manifests, and feature, an array (D,) float32 in each row; where faces were searched for also track, box_x, box_y,
+    box_w, box_h and confidence, as `svfap.Predictor` gives them. num_rows: in the table or file. num_videos: samples given.
+    unreadable: absolute path -> reason of the samples that could not be read or show no face, which have no rows.
     """
 
     table: pd.DataFrame | None
@@ -84,15 +99,16 @@ def extract_features(
         raise UserError(f"model: a loaded model runs in this process; use {needed}, or name a folder")
     if config.out is not None:
         check_table(config.out)
-    samples, columns = read_sources(sources, root=config.root, split=config.split)
-    if reserved := {"feature", *SPAN.values()} & set(columns):
+    samples, columns, listed = read_sources(sources, root=config.root, split=config.split)
+    searched = _searched(samples, listed, config)
+    if reserved := {"feature", *SPAN.values(), *(FACE_COLUMNS if any(searched) else ())} & set(columns):
         raise UserError(f"column '{min(reserved)}' of a manifest: the table has a column of this name; rename it")
     columns = columns.rename(columns=SPAN).apply(_as_numbers)
     if Path(config.model).exists():  # other processes may run in another folder
         config = replace(config, model=str(Path(config.model).absolute()))
     extractor = _extractor(config) if model is None else Extractor(config, model)
-    settings = {name: getattr(config, name) for name in ("per", "pool", "hop_s", "precision")}
-    settings["weights"] = _fingerprint(extractor.model)
+    settings = {name: getattr(config, name) for name in SAME_SETTINGS}
+    settings |= {"weights": _fingerprint(extractor.model), "part_format": PART_FORMAT}
     with (
         TemporaryDirectory(prefix="svfap-extract-")
         if config.out is None
@@ -101,7 +117,7 @@ def extract_features(
         parts = Path(folder)
         unreadable = run_jobs(
             partial(_write_part, config if model is None else extractor),
-            ((sample.key, sample) for sample in samples),
+            ((sample.key, item) for sample, item in zip(samples, zip(samples, searched, strict=True), strict=True)),
             parts,
             settings=settings,
             jobs=config,
@@ -113,7 +129,7 @@ def extract_features(
         if len(unreadable) == len(samples):
             key, reason = next(iter(unreadable.items()))
             raise UserError(f"none of {len(samples)} videos could be read; the first is {key}: {reason}")
-        chunks = _chunks(parts, samples, unreadable, columns)
+        chunks = _chunks(parts, samples, unreadable, columns, any(searched))
         if config.out is not None:
             num_rows = write_table(config.out, chunks)
             if not unreadable:
@@ -130,8 +146,24 @@ def unreadable_list(out: Path) -> Path:
     return out.with_name(f"{out.stem}.unreadable.csv")
 
 
+def _searched(samples: Manifest, listed: list[bool], config: ExtractConfig) -> list[bool]:
+    """For each sample, whether faces are searched for in it, which is said; else it is a face crop."""
+    if config.faces is not None:
+        return [config.faces != "none"] * len(samples)
+    cropped = cache(lambda folder: any(read_crop(parent) is not None for parent in (folder, *folder.parents)))
+    searched = [not (row or cropped(sample.path.parent)) for sample, row in zip(samples, listed, strict=True)]
+    where = {
+        "rows of manifests are read as in training, as face crops": sum(listed),
+        "clips of `svfap crop` are face crops": len(samples) - sum(listed) - sum(searched),
+        "videos are searched for faces": sum(searched),
+    }
+    say(f"faces: {'; '.join(f'{count} {what}' for what, count in where.items() if count)} (--faces chooses otherwise)")
+    return searched
+
+
 class Extractor:
-    """Computes the features of one sample. The frame is taken as a face crop: its centre square, inside the sample's box.
+    """Computes the features of one sample: of the faces that are found in it, or taking it as a face crop, of which the centre
+    square inside the sample's box is used.
 
     A pre-trained model gives the features of its encoder's last stage, a fine-tuned one the input of its head. model: used
     instead of the one that config.model names. Raises `UserError`.
@@ -148,30 +180,50 @@ class Extractor:
         self.model.to(self.device).eval()
         self._run = model.features if config.pool == "mean" else model.step_features
 
-    def __call__(self, sample: Sample) -> Features:
-        """Rows of one sample. Raises `VideoError` if it cannot be read."""
-        config = self.model.config
-        spans: list[tuple[float, float]] = []
-        vectors: list[np.ndarray] = []
-        with open_video(sample.path) as video:
-            frames = whole_pictures(frames_between(video, *span_of(video, sample)))
-            hop = hop_frames(config, self.config.hop_s, video.fps)
-            windows = iter_windows(
-                frames, config.num_frames, config.sampling_stride, hop,
-                lambda frame, _: center_crop(inside_box(frame[None], sample), config.img_size)[0],
-            )  # fmt: skip
+    @cached_property
+    def _crops(self) -> Reader:
+        """Reads face crops."""
+        config, model = self.config, self.model.config
+        crop, tracking = FaceCropConfig(size_px=model.img_size), config.tracking()
+        return Reader(model, config.hop_s, None, crop, tracking, TIMEOUT_S, config.fps, config.frames_fps)
+
+    @cached_property
+    def _videos(self) -> Reader:
+        """Reads videos, in which faces are searched for."""
+        config, model = self.config, self.model.config
+        crop = crop_of(model, {name: getattr(config, name) for name in CROP_FIELDS})
+        return replace(self._crops, detector=detector_of(model, config.faces, config.face_model), crop=crop)
+
+    def __call__(self, sample: Sample, searched: bool = False) -> Features:
+        """Rows of one sample; searched: find faces in it. Raises `VideoError` if it cannot be read or shows no face."""
+        windows = (self._videos if searched else self._crops).windows(sample)
+        rows: list[tuple[Any, ...]] = []
+        with closing(windows):
             while batch := list(islice(windows, self.config.batch_size)):
                 clips = np.stack([window.frames for window in batch])
-                outputs = run_clips(self._run, clips, config, self.device, self.dtype).cpu().numpy()
+                outputs = run_clips(self._run, clips, self.model.config, self.device, self.dtype).cpu().numpy()
                 for window, output in zip(batch, outputs, strict=True):
                     steps = output if self.config.pool == "none" else output[None]
-                    parts = [(start_s, end_s) for _, start_s, end_s in window.spans(len(steps))]
-                    spans += parts
-                    vectors += list(steps[: len(parts)])
-        if self.config.per == "video":
-            spans, vectors = [(spans[0][0], spans[-1][1])], [np.mean(vectors, axis=0)]
-        start_s, end_s = np.array(spans).T
-        return Features(start_s, end_s, np.stack(vectors))
+                    for step, (first, start_s, end_s) in zip(steps, window.spans(len(steps)), strict=False):
+                        box = window.boxes[first] if self.config.pool == "none" else window.box
+                        rows.append((start_s, end_s, step, window.track, box, window.confidence))
+        if not rows:
+            raise VideoError(sample.path, "no face found; --faces none takes the picture's centre square")
+        features = Features(*(np.array(column) for column in zip(*rows, strict=True)))
+        return _means(features) if self.config.per == "video" else features
+
+
+def _means(rows: Features) -> Features:
+    """A row for each face, in order of appearance: the mean of its rows, from the start of the first to the end of the last."""
+    parts = [Features(*(column[rows.track == track] for column in rows)) for track in np.unique(rows.track)]
+    return Features(
+        np.array([part.start_s.min() for part in parts]),
+        np.array([part.end_s.max() for part in parts]),
+        np.array([part.feature.mean(axis=0) for part in parts]),
+        np.unique(rows.track),
+        np.array([part.box.mean(axis=0) for part in parts]),
+        np.array([part.confidence.mean() for part in parts]),
+    )
 
 
 def _load(config: ExtractConfig) -> Model:
@@ -196,8 +248,10 @@ def _as_numbers(column: pd.Series) -> pd.Series:
     return numbers if (numbers.notna() | (column == "")).all() else column
 
 
-def _chunks(parts: Path, samples: Manifest, unreadable: dict[str, str], columns: pd.DataFrame) -> Iterator[Chunk]:
-    """The rows of all samples, about CHUNK_ROWS at a time; columns: a row for each sample."""
+def _chunks(
+    parts: Path, samples: Manifest, unreadable: dict[str, str], columns: pd.DataFrame, faces: bool
+) -> Iterator[Chunk]:
+    """The rows of all samples, about CHUNK_ROWS at a time; columns: a row for each sample. faces: with `FACE_COLUMNS`."""
     held: list[Features] = []
     places: list[int] = []  # number of the sample of each row
     for place, sample in enumerate(samples):
@@ -206,20 +260,25 @@ def _chunks(parts: Path, samples: Manifest, unreadable: dict[str, str], columns:
                 held.append(Features(**arrays))
             places += [place] * len(held[-1].start_s)
         if held and (len(places) >= CHUNK_ROWS or place == len(samples) - 1):
-            start_s, end_s, feature = (np.concatenate(arrays) for arrays in zip(*held, strict=True))
+            rows = Features(*(np.concatenate(arrays) for arrays in zip(*held, strict=True)))
+            more: dict[str, np.ndarray] = {"start_s": rows.start_s, "end_s": rows.end_s}
+            if faces:
+                more = {"track": rows.track, **more, **dict(zip(BOX, rows.box.T, strict=True))}
+                more["confidence"] = rows.confidence
             meta = columns.iloc[places].reset_index(drop=True)
-            meta.insert(1, "start_s", start_s)
-            meta.insert(2, "end_s", end_s)
-            yield meta, feature
+            for number, (name, values) in enumerate(more.items(), 1):
+                meta.insert(number, name, values)
+            yield meta, rows.feature
             held, places = [], []
 
 
-def _write_part(extractor: Extractor | ExtractConfig, sample: Sample, target: Path) -> None:
-    """The job of one sample: write its features to a file. extractor: or the settings, from which any process loads it."""
+def _write_part(extractor: Extractor | ExtractConfig, item: tuple[Sample, bool], target: Path) -> None:
+    """The job of one sample: write its features to a file. extractor: or the settings, from which any process loads it.
+    item: the sample, and whether faces are searched for in it."""
     if isinstance(extractor, ExtractConfig):
         extractor = _extractor(extractor)
     with target.open("wb") as file:
-        np.savez(file, **extractor(sample)._asdict())
+        np.savez(file, **extractor(*item)._asdict())
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -58,6 +58,13 @@ class Model(
         """Weights, and the config in the current version of its format."""
         super()._save_pretrained(save_directory)
         self.config.write(save_directory)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The README.md of a saved model, with what its config says of the training videos."""
+        card = super().generate_model_card(*args, **kwargs)
+        rows = "".join(f"| {name} | {value} |\n" for name, value in self.config.contract.items())
+        card.text += f"\n\n## Videos like those of the training\n\n| | |\n| --- | --- |\n{rows}"
+        return card
 
     def denormalize(self, clip: Tensor) -> Tensor:
         """Pixels in [0, 1] of normalised ones: (B, 3, T, H, W) float -> the same shape and dtype."""

@@ -19,6 +19,12 @@ CHOICES = {
     "output_activation": ("none", "sigmoid", "tanh"),
     "temporal_downsample": ("conv", "avg", "max"),
 }
+FACE_CROP: dict[str, Any] = {
+    "margin": (int, float),
+    "align": bool,
+    "border": str,
+    "detector": str,
+}  # names and types in face_crop
 MULTIPLES = {
     **{"img_size": "patch_size", "num_frames": "tubelet_size", "embed_dim": "num_heads"},
     **{"decoder_embed_dim": "decoder_num_heads"},
@@ -36,8 +42,12 @@ class ModelConfig:
     time by `temporal_kernel_size` and works through `num_bottleneck_tokens` tokens per time step. The variants of Table 3
     omit the down-sampling (`temporal_pyramid`) or the bottleneck (`spatial_bottleneck`; the stage then holds ordinary
     blocks). With one stage the encoder is a plain video ViT. Dimensions are channels, sizes are pixels, `num_frames` and
-    `sampling_stride` are frames of the video. Outputs are the head's values × `output_scale` + `output_offset`, one of
-    each per output.
+    `sampling_stride` are frames of the video, `frame_rate` to the second. Outputs are the head's values × `output_scale` +
+    `output_offset`, one of each per output.
+
+    `frame_rate` and `face_crop` are the contract of a trained model: pictures per second of its training videos (None: not
+    known), and how faces were cut out of them, with the keys margin, align, border and detector as far as they are known
+    (see `svfap.faces.config.FaceCropConfig`). Videos that the model is applied to are sampled and cropped like that.
 
     Raises `UserError` naming the settings that do not fit together.
     """
@@ -76,6 +86,8 @@ class ModelConfig:
     # What a user of the weights needs.
     label_names: tuple[str, ...] = ()
     sampling_stride: int = 4
+    frame_rate: float | None = None
+    face_crop: dict[str, Any] = field(default_factory=dict)
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -94,6 +106,7 @@ class ModelConfig:
             object.__setattr__(self, "num_bottleneck_tokens", tokens[:1] * num_later)
         self._check_numbers()
         self._check_outputs()
+        self._check_contract()
 
     def _check_numbers(self) -> None:
         for name in (
@@ -147,6 +160,32 @@ class ModelConfig:
             _require(number >= 1, f"task={self.task!r} needs num_outputs of at least 1")
             _require(len(names) in (0, number), f"{len(names)} label_names for num_outputs={number}")
         _require(len(set(names)) == len(names), f"label_names: a name occurs twice in {', '.join(names)}")
+
+    def _check_contract(self) -> None:
+        rate, crop = self.frame_rate, self.face_crop
+        fits = rate is None or (isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < math.inf)
+        _require(fits, f"frame_rate={rate!r} must be pictures per second, above 0")
+        _require(isinstance(crop, dict), f"face_crop={crop!r} must be names with values")
+        for name, value in crop.items():
+            _require(name in FACE_CROP, f"face_crop: {name!r} is none of {', '.join(FACE_CROP)}")
+            fits = isinstance(value, FACE_CROP[name]) and isinstance(value, bool) == (name == "align")
+            _require(fits, f"face_crop: {name}={value!r} is of the wrong type")
+
+    @property
+    def span(self) -> int:
+        """Frames from the first to the last of a clip, both included."""
+        return (self.num_frames - 1) * self.sampling_stride + 1
+
+    @property
+    def contract(self) -> dict[str, str]:
+        """`frame_rate` and `face_crop` in words, for people."""
+        rate = self.frame_rate
+        crop = (f"{name} {self.face_crop[name]}".lower() for name in FACE_CROP if name in self.face_crop)
+        return {
+            "frames a second in training": "not known" if rate is None else f"{rate:g}",
+            "seconds of a clip": "not known" if rate is None else f"{self.span / rate:.2f}",
+            "face crops of training": ", ".join(crop) or "not known",
+        }
 
     @property
     def num_time_steps(self) -> int:

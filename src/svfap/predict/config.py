@@ -7,14 +7,14 @@ from pathlib import Path
 
 from svfap.errors import UserError
 from svfap.faces.config import FaceSettings
-from svfap.settings import DeviceSettings, Settings, require_file, require_fraction, require_positive
+from svfap.settings import ClockSettings, DeviceSettings, Settings, require_file, require_fraction, require_positive
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 OVERLAY_SUFFIXES = (".mp4", ".mov", ".mkv")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(FaceSettings, DeviceSettings):
+class PredictConfig(FaceSettings, DeviceSettings, ClockSettings):
     """How affect is predicted and what is written.
 
     Raises `UserError` for values that cannot be used.
@@ -38,6 +38,7 @@ class PredictConfig(FaceSettings, DeviceSettings):
     def __post_init__(self) -> None:
         FaceSettings.__post_init__(self)
         DeviceSettings.__post_init__(self)
+        ClockSettings.__post_init__(self)
         require_positive(self, "hop_s", "timeout_s")
         require_file(self, "out", TABLE_SUFFIXES)
         require_file(self, "overlay", OVERLAY_SUFFIXES)

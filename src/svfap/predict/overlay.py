@@ -19,7 +19,7 @@ import pandas as pd
 from av.container import OutputContainer
 
 from svfap.console import track
-from svfap.data.video import Pixels, open_video
+from svfap.data.video import Pixels
 from svfap.errors import UserError
 from svfap.faces.track import TrackedFrame
 from svfap.files import replacing_file
@@ -43,12 +43,13 @@ def write_overlay(video: str | Path, table: pd.DataFrame, reader: Reader, out: P
     try:
         with (
             replacing_file(out) as part,
-            open_video(video) as source,
-            closing(prefetched(source.steady_frames(), DECODED_AHEAD)) as frames,
+            reader.open(video) as source,
+            closing(prefetched(reader.frames(source), DECODED_AHEAD)) as frames,
             av.open(f"file:{part}", "w") as target,
         ):
-            tracked = reader.tracks(track(frames, f"overlay {video.name[:16]}", source.num_frames), source.fps)
-            pictures = _encoded(_painted(tracked, table, 0.5 / source.fps), source.fps, target)
+            fps = reader.rate(source)
+            tracked = reader.tracks(track(frames, f"overlay {video.name[:16]}", reader.num_frames(source)), fps)
+            pictures = _encoded(_painted(tracked, table, 0.5 / fps), fps, target)
             # Sorted by time, so that FFmpeg does not buffer packets.
             for packet in heapq.merge(pictures, _sound(video, target), key=_time):
                 target.mux(packet)

@@ -15,6 +15,7 @@ import pandas as pd
 from svfap.console import progress_bar, say
 from svfap.data.sources import find_videos
 from svfap.errors import UserError
+from svfap.faces.config import CROP_FIELDS
 from svfap.files import make_folder
 from svfap.predict.config import PredictConfig
 from svfap.predict.source import is_live
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
     from svfap.predict.predictor import Predictor
     from svfap.predict.reader import Reader
 
-PREDICTOR_SETTINGS = ("device", "precision", "hop_s", "batch_size", "faces", "face_model", "timeout_s")
-SAME_SETTINGS = ("model", "hop_s", "faces", "margin", "align", "detect_every")  # to resume a run
+PREDICTOR_SETTINGS = (
+    *("device", "precision", "hop_s", "batch_size", "faces", "face_model", "timeout_s", "fps", "frames_fps"),
+)
+# To resume a run.
+SAME_SETTINGS = (*("model", "hop_s", "faces", "margin", "align", "border", "detect_every", "fps", "frames_fps"),)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
     predictor = Predictor(
         config.model,
         **{name: getattr(config, name) for name in PREDICTOR_SETTINGS},
-        crop=config.cropping(),
+        crop={name: getattr(config, name) for name in CROP_FIELDS},
         tracking=config.tracking(),
     )
     columns = ["video", *predictor.columns]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 
+from svfap.console import say
 from svfap.data.augment import normalize
 from svfap.data.video import VideoError
 from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.errors import UserError
-from svfap.faces.config import FaceCropConfig, TrackConfig
+from svfap.faces.config import CROP_FIELDS, DetectorName, FaceCropConfig, Faces, TrackConfig
 from svfap.faces.detect import Detector, make_detector
 from svfap.model.base import Model
 from svfap.model.config import ModelConfig
@@ -25,6 +26,7 @@ from svfap.predict.reader import OnFrame, Reader, prefetched
 from svfap.predict.source import is_live
 from svfap.predict.table import BOX, PROBABILITY, TIMES
 from svfap.predict.windows import Window
+from svfap.settings import Fps
 from svfap.weights.folder import load_model
 
 Video = str | Path
@@ -38,9 +40,10 @@ class Predictor:
 
     Args:
         model: a fine-tuned model, or what `svfap.load_model` takes. It is moved to the device and set to eval mode.
-        device, precision, hop_s, batch_size, face_model, timeout_s: as in `PredictConfig`.
+        device, precision, hop_s, batch_size, face_model, timeout_s, fps, frames_fps: as in `PredictConfig`.
         faces: as in `PredictConfig`, or a `Detector`.
-        crop: how faces are cut out, which must match training; `size_px` is always the model's.
+        crop: how faces are cut out, or some of margin, align and border, by name; default: as in the model's training.
+            `size_px` is always the model's.
         tracking: how faces are tracked.
 
     Raises:
@@ -57,25 +60,28 @@ class Predictor:
         precision: str = "auto",
         hop_s: float | None = None,
         batch_size: int = 8,
-        faces: Literal["auto", "yunet", "haar", "none"] | Detector = "auto",
+        faces: Faces | Detector | None = None,
         face_model: str | Path | None = None,
-        crop: FaceCropConfig | None = None,
+        crop: FaceCropConfig | Mapping[str, Any] | None = None,
         tracking: TrackConfig | None = None,
         timeout_s: float = 10.0,
+        fps: Fps = None,
+        frames_fps: float | None = None,
     ) -> None:
         self.model = model if isinstance(model, Model) else load_model(model)
         self.config = self.model.config
         if self.config.task not in ("classification", "regression"):
             task = self.config.task
             raise UserError(f"the model is for {task}, not for prediction; fine-tune it first (svfap finetune)")
-        PredictConfig(model="", out=None, hop_s=hop_s, batch_size=batch_size, timeout_s=timeout_s)  # checks the values
-        detector = None if faces == "none" else make_detector(faces, face_model) if isinstance(faces, str) else faces
+        rates: dict[str, Any] = {"fps": fps, "frames_fps": frames_fps}
+        PredictConfig(model="", out=None, hop_s=hop_s, batch_size=batch_size, timeout_s=timeout_s, **rates)  # checks
+        detector = detector_of(self.config, faces, face_model)
         self.device = pick_device(device)
         self.dtype = PRECISIONS[pick_precision(precision, self.device)]
         self.batch_size = batch_size
         self.model.to(self.device).eval()
-        crop = replace(crop or FaceCropConfig(), size_px=self.config.img_size)
-        self.reader = Reader(self.config, hop_s, detector, crop, tracking or TrackConfig(), timeout_s)
+        cropping = crop_of(self.config, crop if detector is not None else None)
+        self.reader = Reader(self.config, hop_s, detector, cropping, tracking or TrackConfig(), timeout_s, **rates)
         names = self.config.label_names or [f"output_{i}" for i in range(self.config.num_outputs)]
         self.values = [PROBABILITY + name if self.config.task == "classification" else name for name in names]
         self.columns = [*TIMES, *self.values]
@@ -151,6 +157,45 @@ class Predictor:
         """(B, T, H, W, 3) uint8 -> (B, K) or (B, T, K): probabilities or values."""
         outputs = run_clips(self.model, clips, self.config, self.device, self.dtype)
         return (outputs.softmax(dim=-1) if self.config.task == "classification" else outputs).cpu().numpy()
+
+
+def crop_of(model: ModelConfig, given: FaceCropConfig | Mapping[str, Any] | None = None) -> FaceCropConfig:
+    """How faces are cut out for a model: as `given`, else as in its training, else by the general defaults.
+
+    given: all fields, or some of them. The size is the model's. Says which fields differ from those of the training.
+    """
+    chosen = asdict(given) if isinstance(given, FaceCropConfig) else given or {}
+    chosen = {name: chosen[name] for name in CROP_FIELDS if chosen.get(name) is not None}
+    trained = {name: model.face_crop[name] for name in CROP_FIELDS if name in model.face_crop}
+    for name, value in chosen.items():
+        if trained.get(name, value) != value:
+            say(f"{name}={value}, while the model's training had {trained[name]}")
+    return FaceCropConfig(size_px=model.img_size, **{**trained, **chosen})
+
+
+def detector_of(model: ModelConfig, faces: Faces | Detector | None, face_model: str | Path | None) -> Detector | None:
+    """The detector that a model's faces are found with: `faces` if given, else that of its training, else the best one.
+
+    None: no faces are searched for (faces="none"). face_model: YuNet's file. Says if it is not that of the training. Raises
+    `UserError`.
+    """
+    if faces == "none":
+        return None
+    trained: Any = model.face_crop.get("detector")
+    if isinstance(faces, str):
+        detector = make_detector(faces, face_model)
+    elif faces is not None:
+        detector = faces
+    elif trained in get_args(DetectorName) and face_model is None:
+        try:
+            detector = make_detector(trained, None)
+        except UserError:
+            detector = make_detector("auto", None)
+    else:
+        detector = make_detector("auto", face_model)
+    if trained is not None and detector.name != trained:
+        say(f"faces are found by {detector.name}, while the model's training had those of {trained}")
+    return detector
 
 
 @torch.inference_mode()

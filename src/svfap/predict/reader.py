@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,18 +15,23 @@ import numpy as np
 
 from svfap.console import say
 from svfap.data.augment import center_crop
-from svfap.data.video import VideoError
+from svfap.data.manifest import Sample
+from svfap.data.rates import FRAMES_NOTE, Clock, states_no_rate
+from svfap.data.sample import frames_of, left_top
+from svfap.data.video import VideoError, VideoSource
 from svfap.faces.config import FaceCropConfig, TrackConfig
 from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector
 from svfap.faces.track import Dropped, TrackedFace, TrackedFrame, track_faces
 from svfap.files import printable
 from svfap.model.config import ModelConfig
-from svfap.predict.source import open_source
-from svfap.predict.windows import Window, hop_frames, iter_windows, whole_pictures
+from svfap.predict.source import LiveSource, open_source
+from svfap.predict.windows import Box, Window, hop_frames, iter_windows, whole_pictures
+from svfap.settings import Fps
 
 T = TypeVar("T")
 DECODED_AHEAD = 4  # frames, enough to keep the decoder busy while the detector runs
+HOLE_FRAMES = 1.5  # a longer step from one frame to the next is a hole of the recording
 
 OnFrame = Callable[[str, int, int | None, float], None]
 """Called for every frame read: the video, frames read so far, frames in all (None: a live source), frames per second."""
@@ -35,8 +41,8 @@ OnFrame = Callable[[str, int, int | None, float], None]
 class Reader:
     """Reads a video as windows of a model's input.
 
-    config: the model's. detector: None: the video is a face crop, of which the centre square is used. crop: how faces are
-    cut out, in the model's size. hop_s, tracking, timeout_s: as in `svfap.predict.predictor.Predictor`.
+    config: the model's. detector: None: the video is a face crop, of which the centre square is used. crop: how faces are cut
+    out, in the model's size. hop_s, tracking, timeout_s, fps, frames_fps: as in `svfap.predict.predictor.Predictor`.
     """
 
     config: ModelConfig
@@ -45,33 +51,78 @@ class Reader:
     crop: FaceCropConfig
     tracking: TrackConfig
     timeout_s: float
+    fps: Fps = None
+    frames_fps: float | None = None
+    _said: set[str] = field(default_factory=set, compare=False, repr=False)
 
-    def windows(self, video: str | Path, on_frame: OnFrame | None = None) -> Iterator[Window]:
-        """The windows of every face in a video; memory does not grow with its length. Says how many faces were dropped.
+    @cached_property
+    def clock(self) -> Clock:
+        """When the model's frames are taken."""
+        return Clock.of(self.fps, self.config.frame_rate, self.config.span)
 
-        Raises `VideoError` if the video cannot be read to its end, after the windows of the part that could be read.
+    def windows(self, video: str | Path | Sample, on_frame: OnFrame | None = None) -> Generator[Window, None, None]:
+        """The windows of every face in a video, or in a sample: within its time span, inside its box.
+
+        Times are those of the video, and boxes lie in its picture. Memory does not grow with its length. Raises `VideoError`
+        if it cannot be read to its end, after the windows of the part that could be read. Says how many faces were dropped.
         """
+        sample = video if isinstance(video, Sample) else None
+        name = video if isinstance(video, str | Path) else video.path
         errors: list[VideoError] = []
         dropped = Dropped()
-        with open_source(video, self.timeout_s) as source:
+        with self.open(name) as source:
+            fps, total = self.rate(source), self.num_frames(source)
 
             def frames() -> Iterator[tuple[float, np.ndarray]]:
                 try:
-                    for count, frame in enumerate(source.steady_frames(), 1):
+                    for count, frame in enumerate(self.frames(source, sample), 1):
                         yield frame
                         if on_frame is not None:
-                            on_frame(str(video), count, source.num_frames, source.fps)
+                            on_frame(str(name), count, total, fps)
                 except VideoError as error:  # raised later: the frames before it are still used
                     errors.append(error)
 
             with closing(prefetched(frames(), DECODED_AHEAD)) as decoded:
-                hop = hop_frames(self.config, self.hop_s, source.fps)
-                tracked = self.tracks(decoded, source.fps, dropped)
-                yield from iter_windows(tracked, self.config.num_frames, self.config.sampling_stride, hop, self._crop)
+                hop = hop_frames(self.config, self.hop_s, fps)
+                hole_s = HOLE_FRAMES / fps
+                if source.num_frames is None:  # live: its pictures come at irregular times
+                    hole_s = max(hole_s, self.tracking.max_gap_s)
+                tracked = self.tracks(decoded, fps, dropped)
+                shape = (self.config.num_frames, self.config.sampling_stride)
+                for window in iter_windows(tracked, *shape, hop, self._crop, hole_s):
+                    yield window if sample is None or sample.box is None else _moved(window, *left_top(sample))
         if note := dropped.note(self.tracking.min_face_px):
-            say(f"{printable(video)}: {note}")
+            say(f"{printable(name)}: {note}")
         if errors:
             raise errors[0]
+
+    def open(self, video: str | Path) -> VideoSource | LiveSource:
+        """Open a video; says what is to be known of its frame rate, each message once. Raises `VideoError`."""
+        source = open_source(video, self.timeout_s, self.frames_fps)
+        note = self.clock.note(source.fps)
+        if states_no_rate(Path(video)) and self.frames_fps is None and source.num_frames is not None:
+            note = None if source.num_frames == 1 else FRAMES_NOTE
+        if note is not None and note not in self._said:
+            self._said.add(note)
+            say(note if note == FRAMES_NOTE else f"{video}: {note}")
+        return source
+
+    def rate(self, source: VideoSource | LiveSource) -> float:
+        """Frames per second of the clock at which a video's frames are taken; of a single picture its own."""
+        return source.fps if source.num_frames == 1 else self.clock.rate(source.fps)
+
+    def num_frames(self, source: VideoSource | LiveSource) -> int | None:
+        """Frames that are taken of a video; None: a live source."""
+        return None if source.num_frames is None else source.grid(self.rate(source)).num_frames
+
+    def frames(
+        self, source: VideoSource | LiveSource, sample: Sample | None = None
+    ) -> Iterator[tuple[float, np.ndarray]]:
+        """The frames of a video or of a sample that are shown at the ticks of the clock: (seconds, uint8 RGB (H, W, 3))."""
+        fps = self.rate(source)
+        if sample is None or isinstance(source, LiveSource):
+            return source.steady_frames(fps)
+        return frames_of(source, sample, fps)
 
     def tracks(
         self, frames: Iterable[tuple[float, np.ndarray]], fps: float, dropped: Dropped | None = None
@@ -85,6 +136,15 @@ class Reader:
         if self.detector is None:
             return center_crop(frame[None], self.config.img_size)[0]
         return crop_face(frame, face.box, self.crop, face.landmarks)
+
+
+def _moved(window: Window, left: float, top: float) -> Window:
+    """The window with its boxes in the picture, of which a part was read."""
+
+    def moved(box: Box) -> Box:
+        return box[0] + left, box[1] + top, box[2], box[3]
+
+    return replace(window, box=moved(window.box), boxes=[moved(box) for box in window.boxes])
 
 
 def prefetched(items: Iterator[T], size: int) -> Generator[T, None, None]:

@@ -62,7 +62,7 @@ def reconstruct_video(
     """As `reconstruct`, with a loaded model and without writing files."""
     config = model.config
     with open_video(video) as source:
-        grid = source.grid()
+        grid = source.grid(config.frame_rate)
         first, stop = max(grid.stretches, key=lambda stretch: stretch[1] - stretch[0])
         indices = first + validation_indices(stop - first, config.num_frames, config.sampling_stride)
         frames, fps = source.read(grid.picture_of[indices]), grid.fps / config.sampling_stride

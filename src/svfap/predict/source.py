@@ -24,12 +24,17 @@ def is_live(video: str | Path) -> bool:
     return not Path(name).exists() and (name.isdecimal() or "://" in name)
 
 
-def open_source(video: str | Path, timeout_s: float = 10.0) -> VideoSource | LiveSource:
+def open_source(
+    video: str | Path, timeout_s: float = 10.0, frames_fps: float | None = None
+) -> VideoSource | LiveSource:
     """Open a file, folder or image (`svfap.data.video.open_video`), a webcam's number or a stream's address.
 
-    timeout_s: stop reading a stream after this many seconds without data. Raises `VideoError`.
+    timeout_s: stop reading a stream after this many seconds without data. frames_fps: pictures per second of a folder of
+    frames; None: 25. Raises `VideoError`.
     """
-    return LiveSource(str(video), timeout_s) if is_live(video) else open_video(video)
+    if is_live(video):
+        return LiveSource(str(video), timeout_s)
+    return open_video(video, frames_fps or PICTURE_FPS)
 
 
 class StreamError(VideoError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -110,18 +111,23 @@ def iter_windows(
     stride: int,
     hop: int,
     crop: Callable[[np.ndarray, TrackedFace], np.ndarray],
+    hole_s: float = math.inf,
 ) -> Iterator[Window]:
     """Cut each track into windows of `clip_length` frames, `stride` frames apart.
 
     A window starts every `hop` frames. The last window ends at the last frame, so it may start less than a hop after the
     one before; fewer frames than a window are padded with the last one. A frame without the face ends the track's windows,
-    and new ones start where it is found again. Memory holds the crops that one window spans for each face in view.
+    and new ones start where it is found again. Times that jump by more than `hole_s` seconds, where the recording has a hole,
+    end the windows of all tracks. Memory holds the crops that one window spans for each face in view.
 
     crop: cuts a face out of its frame, uint8 RGB (H, W, 3).
     """
     runs: dict[int, _Windower] = {}
+    last_s = math.inf
     for item in frames:
-        for track in runs.keys() - {face.track for face in item.faces}:
+        in_view = {face.track for face in item.faces} if item.time_s - last_s <= hole_s else set()
+        last_s = item.time_s
+        for track in sorted(runs.keys() - in_view):
             yield from runs.pop(track).finish()
         for face in item.faces:
             run = runs.setdefault(face.track, _Windower(clip_length, stride, hop, face.track))
@@ -138,5 +144,5 @@ def whole_pictures(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[Track
 
 
 def hop_frames(config: ModelConfig, hop_s: float | None, fps: float) -> int:
-    """Frames from the start of one window to the next; hop_s=None: no overlap."""
+    """Frames from the start of one window to the next; hop_s=None: no overlap. fps: of the frames that windows are cut from."""
     return config.num_frames * config.sampling_stride if hop_s is None else max(round(hop_s * fps), 1)

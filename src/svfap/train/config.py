@@ -11,7 +11,7 @@ from typing import Any, Literal
 from svfap.errors import UserError
 from svfap.formats import upgrade
 from svfap.model.presets import check_model, model_config
-from svfap.settings import SourceSettings, require, require_fraction
+from svfap.settings import FramesSettings, SourceSettings, require, require_fraction, require_rate
 
 
 def read_settings_file(file: Path, known: Collection[str] | None = None) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def read_settings_file(file: Path, known: Collection[str] | None = None) -> dict
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(SourceSettings):
+class TrainConfig(SourceSettings, FramesSettings):
     """Settings that pre-training and fine-tuning share."""
 
     read_file = staticmethod(read_settings_file)  # how --config reads YAML
@@ -55,6 +55,10 @@ class TrainConfig(SourceSettings):
     """Settings of the model that differ from the preset, such as img_size, num_frames, stage_depths."""
     sampling_stride: int | None = None
     """Distance between sampled frames, in frames of the video; default: the dataset's, else 4."""
+    fps: float | None = None
+    """Frames per second at which all videos are sampled, by time, so that clips span the same time in each of them and in
+    every video that the model is applied to later: the model's config.json keeps the rate. Default: the rate that at least
+    90% of the videos share; if none is shared, each video's own frames, and the model will not say its rate."""
 
     epochs: int = 100
     warmup_epochs: float = 5
@@ -93,6 +97,7 @@ class TrainConfig(SourceSettings):
         require(self, 1, "epochs", "batch_size", "repeats", "accumulate_steps", "sampling_stride", "save_every_steps")
         require(self, 0, "num_workers", "seed", "base_lr", "min_lr", "weight_decay", "warmup_epochs", "max_unreadable")
         require_fraction(self, "ema_decay")
+        require_rate(self, "fps", "frames_fps")
         check_model(self.preset, self.model)
 
 

@@ -32,6 +32,7 @@ from svfap.model.base import Model
 from svfap.model.build import create_model
 from svfap.model.config import ModelConfig
 from svfap.train.config import FinetuneConfig
+from svfap.train.contract import contract
 from svfap.train.loop import Batch, TrainingTask, TrainResult, train
 from svfap.train.losses import REGRESSION_LOSSES, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
@@ -67,6 +68,7 @@ class FinetuneTask(TrainingTask):
             settings["output_scale"], settings["output_offset"] = scaling
         provenance = {"finetuned_on": str(config.manifest), "init": config.init, "num_videos": len(training)}
         settings["provenance"] = provenance | {"fraction": config.fraction, "seed": config.seed}
+        settings |= contract(config, training)
         torch.manual_seed(config.seed)
         self.model = create_model(config.preset, config.task, **{**settings, **config.model})
         if config.init:
@@ -74,9 +76,10 @@ class FinetuneTask(TrainingTask):
             say(f"encoder from {config.init}; new: {', '.join(new)}")
         shape = self.model.config
         self._clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
+        self._rates: dict[str, Any] = {"fps": shape.frame_rate, "frames_fps": config.frames_fps}
         self.dataset = ClipDataset(
             training, "train", *self._clips, repeats=config.repeats, crop_scale=config.crop_scale,
-            frame_level=config.frame_level, balanced=config.balanced_sampling,
+            frame_level=config.frame_level, balanced=config.balanced_sampling, **self._rates,
         )  # fmt: skip
         self.class_weights = None
         if config.class_weights == "balanced":
@@ -121,7 +124,7 @@ class FinetuneTask(TrainingTask):
         if self.validation is None:
             return {}
         config, shape = self.config, self.model.config
-        dataset = ClipDataset(self.validation, "val", *self._clips, frame_level=shape.frame_level)
+        dataset = ClipDataset(self.validation, "val", *self._clips, frame_level=shape.frame_level, **self._rates)
         workers = num_workers(config.num_workers, accelerator.num_processes)
         predictions = predict_views(model, shape, dataset, accelerator, config.batch_size, workers)
         scores = score_predictions(predictions, self.by_group)
@@ -208,7 +211,7 @@ def run_fold(config: FinetuneConfig) -> bool:
         return False
     test = EvaluateConfig(
         model=str(config.out), dataset=config.dataset, fold=config.fold, root=config.root,
-        num_workers=config.num_workers or 0, precision=config.precision,
+        num_workers=config.num_workers or 0, precision=config.precision, frames_fps=config.frames_fps,
     )  # fmt: skip
     if not is_evaluated(test.out_folder, read_dataset(config.dataset).fold(config.fold)):
         evaluate(test)

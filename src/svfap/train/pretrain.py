@@ -20,6 +20,7 @@ from svfap.model.build import create_model
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.masking import tube_mask
 from svfap.train.config import PretrainConfig
+from svfap.train.contract import contract
 from svfap.train.loop import Batch, TrainingTask, TrainResult, to_device, train
 from svfap.train.resolve import check_run, resolve
 
@@ -46,12 +47,16 @@ class PretrainTask(TrainingTask):
         provenance = {"pretrained_on": str(config.manifest), "num_videos": self.num_videos, "epochs": config.epochs}
         provenance |= {"fraction": config.fraction, "seed": config.seed}
         settings = dict(sampling_stride=config.sampling_stride, mask_ratio=config.mask_ratio, provenance=provenance)
+        settings |= contract(config, self.manifest)
         model = create_model(config.preset, "pretraining", **{**settings, **config.model})
         assert isinstance(model, MaskedAutoencoder)
         self.model, shape = model, model.config
         repeated = self.manifest.subset(np.resize(np.arange(self.num_videos), len(everything)))
         clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
-        self.dataset = ClipDataset(repeated, "pretrain", *clips, repeats=config.repeats, crop_scales=config.crop_scales)
+        self.dataset = ClipDataset(
+            repeated, "pretrain", *clips, repeats=config.repeats, crop_scales=config.crop_scales,
+            fps=shape.frame_rate, frames_fps=config.frames_fps,
+        )  # fmt: skip
         self._preview: Batch | None = None
 
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:

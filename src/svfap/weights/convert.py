@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from svfap.console import say
 from svfap.data.prepared import PreparedDataset, read_dataset
-from svfap.datasets.dataset import Dataset, get_dataset
+from svfap.datasets.dataset import NAMES, Dataset, get_dataset
 from svfap.errors import UserError
 from svfap.files import make_folder, replacing_folder
 from svfap.model.base import Model
@@ -64,13 +64,15 @@ def _build(checkpoint: Checkpoint, config: ConvertConfig) -> Model:
     if config.dataset is not None:
         if checkpoint.pretrained and task not in ("classification", "regression"):
             say(
-                f"warning: {checkpoint.source} is pre-trained and has no head, so dataset is ignored; "
-                "for a new head give --task too"
+                f"warning: {checkpoint.source} is pre-trained and has no head, so of dataset only frame rate and face crop "
+                "are used; for a new head give --task too"
             )
+            settings = {**_contract(config.dataset, checkpoint), **settings}
         else:
             dataset = _find_dataset(config.dataset)
             task = task or dataset.task
-            settings = {**_dataset_settings(dataset, task, checkpoint.settings.get("sampling_stride")), **settings}
+            known = _dataset_settings(dataset, task, checkpoint.settings.get("sampling_stride"))
+            settings = {**_contract(dataset.name, checkpoint), **known, **settings}
     model = build_published(checkpoint, task, **settings)
     if model.config.task in ("classification", "regression") and not model.config.label_names:
         say("warning: the outputs have no names; give --dataset or --label_names")
@@ -90,6 +92,17 @@ def _dataset_settings(dataset: PreparedDataset | Dataset, task: str, stored_stri
         stride = dataset.sampling_stride
         say(f"warning: sampling stride {stored_stride} as the checkpoint says; that of {dataset.title} is {stride}")
     return {name: getattr(dataset, name) for name in names}
+
+
+def _contract(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What is known of the clips of a dataset, by name or as a prepared folder, that the authors' models were trained on;
+    nothing for a checkpoint that says it itself."""
+    if Path(name).is_dir():
+        name = read_dataset(name).name
+    if name not in NAMES or checkpoint.complete:
+        return {}
+    dataset = get_dataset(name)
+    return {"frame_rate": dataset.frame_rate, "face_crop": dict(dataset.face_crop)}
 
 
 def _find_dataset(name: str) -> PreparedDataset | Dataset:

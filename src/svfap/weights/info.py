@@ -68,6 +68,10 @@ def _model_table(name: str, config: ModelConfig) -> Table:
     totals["activations kept for training, float32, MB a clip"] = f"{(cost.activation_bytes or 0) / 1e6:.0f}"
     for label, value in totals.items():
         table.add_row(label, "", value)
+    if name not in PRESETS:
+        table.add_section()
+        for label, value in config.contract.items():
+            table.add_row(label, "", value)
     return table
 
 

@@ -1,0 +1,130 @@
+"""`svfap evaluate --model RUN`: the test part of what the run was trained on; and its test videos against the contract."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+import svfap
+from svfap.cli.main import main
+from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
+from svfap.data.video import write_video
+from svfap.errors import UserError
+from svfap.evaluation.config import EvaluateConfig
+from svfap.evaluation.evaluate import evaluate
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Two folds of 2 and 4 test videos of 25 and 50 pictures a second, one manifest with a split, and a run's model."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        frames = rng.integers(0, 255, (2, 4, 4, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+        write_video(folder / f"{number}.mp4", [frames[k // 8 % 2] for k in range(40)], 50 if number == 5 else 25)
+    rows = pd.DataFrame({"path": [f"{k}.mp4" for k in range(6)], "label": ["joy", "calm"] * 3})
+    for name, numbers in (("1", [0, 1]), ("2", [2, 3, 4, 5])):
+        rows.drop(index=numbers).to_csv(folder / f"fold_{name}_train.csv", index=False)
+        rows.loc[numbers].to_csv(folder / f"fold_{name}_test.csv", index=False)
+    folds = tuple(Fold(name, Path(f"fold_{name}_train.csv"), Path(f"fold_{name}_test.csv")) for name in "12")
+    names: dict[str, Any] = {"title": "Own", "task": "classification", "label_names": ("calm", "joy")}
+    write_dataset_file(folder, PreparedDataset("folder", root=Path("."), folds=folds, **names))
+    rows.assign(split=["train"] * 3 + ["test"] * 3).to_csv(folder / "all.csv", index=False)
+    return folder
+
+
+def run(folder: Path, model: dict[str, Any] | None = None, **settings: Any) -> Path:
+    """A folder as training leaves it, as far as evaluation reads it."""
+    torch.manual_seed(0)
+    names = {"label_names": ("calm", "joy"), "sampling_stride": 1, **(model or {})}
+    made = svfap.create_model("svfap_debug", "classification", **names)
+    for parameter in made.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.25)
+    made.save_pretrained(folder / "best")
+    (folder / "config.yaml").write_text(yaml.safe_dump({"format_version": 1, **settings}))
+    return folder
+
+
+def names_in(folder: Path) -> list[str]:
+    return pd.read_csv(folder / "predictions.csv")["path"].tolist()
+
+
+def test_a_run_is_evaluated_on_the_test_part_of_its_fold(data, tmp_path, capsys):
+    here = run(tmp_path / "run", dataset=str(data), fold="1", manifest=str(data / "fold_1_train.csv"), root=str(data))
+    assert main(["evaluate", "--model", str(here), "--precision", "fp32"]) == 0
+    assert f"evaluating on the run's own test part: {data}, fold 1" in capsys.readouterr().err.replace("\n", "")
+    assert names_in(here / "evaluation") == ["0.mp4", "1.mp4"]
+    assert json.loads((here / "evaluation" / "metrics.json").read_text())["fold"] == "1"
+    other = evaluate(EvaluateConfig(model=str(here / "best"), fold="2", out=tmp_path / "out"))
+    assert names_in(other.out) == ["2.mp4", "3.mp4", "4.mp4", "5.mp4"]
+
+
+def test_of_a_manifest_with_a_split_the_rows_for_testing_are_taken(data, tmp_path):
+    here = run(tmp_path / "run", manifest=str(data / "all.csv"), split="train", root=None)
+    assert names_in(evaluate(EvaluateConfig(model=str(here))).out) == ["3.mp4", "4.mp4", "5.mp4"]
+
+
+def test_a_run_without_a_test_part_is_refused(data, tmp_path):
+    here = run(tmp_path / "run", manifest=str(data / "fold_1_train.csv"), dataset=None, split=None)
+    with pytest.raises(UserError, match=r"knows no test part, as it was trained on all rows of \S+; give manifest"):
+        evaluate(EvaluateConfig(model=str(here)))
+    (here / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"give either manifest .* is not the folder of a run"):
+        EvaluateConfig(model=str(here))
+    (tmp_path / "gone").mkdir()
+    shutil.copy(data / "dataset.json", tmp_path / "gone")
+    here = run(tmp_path / "moved", dataset=str(tmp_path / "elsewhere"), fold="1")
+    with pytest.raises(UserError, match=r"elsewhere: holds no dataset\.json"):
+        evaluate(EvaluateConfig(model=str(here)))
+
+
+# the contract ------------------------------------------------------------------------------------------------------------
+
+
+def scores(folder: Path, manifest: Path, capsys, **settings: Any) -> tuple[np.ndarray, str]:
+    """Probabilities of an evaluation, and what was said."""
+    out = evaluate(EvaluateConfig(model=str(folder), manifest=manifest, precision="fp32", **settings)).out
+    return pd.read_csv(out / "predictions.csv").filter(like="prob_").to_numpy(), " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_videos_are_sampled_at_the_rate_of_the_training(data, tmp_path, capsys):
+    manifest = data / "fold_2_test.csv"
+    trained = run(tmp_path / "trained", {"frame_rate": 25.0})
+    unknown = run(tmp_path / "unknown")
+    by_time, told = scores(trained, manifest, capsys)
+    assert "1 of 4 videos looked at: 50/s in the file, sampled at 25/s as in the model's training" in told
+    own, told = scores(trained, manifest, capsys, fps="own")
+    assert "50/s in the file, all used, while the model's training had 25/s" in told
+    np.testing.assert_array_equal(own[:3], by_time[:3])
+    assert np.abs(own[3] - by_time[3]).max() > 1e-6
+    frames, told = scores(unknown, manifest, capsys)
+    assert "50/s in the file; the model does not say its frame rate; a window here lasts 0.32 s" in told
+    np.testing.assert_array_equal(frames, own)
+    chosen, _ = scores(unknown, manifest, capsys, fps=25.0)
+    np.testing.assert_array_equal(chosen, by_time)
+    metrics = json.loads((unknown / "evaluation" / "metrics.json").read_text())
+    assert metrics["fps"] == "25.0"
+
+
+def test_test_clips_that_were_cut_out_otherwise_are_told(data, tmp_path, capsys):
+    manifest = data / "fold_1_test.csv"
+    here = run(tmp_path / "run", {"face_crop": {"margin": 0.3, "align": False}})
+    assert "cut out" not in scores(here, manifest, capsys)[1]
+    (data / "crop.json").write_text(json.dumps({"margin": 0.6, "align": False, "border": "reflect"}))
+    try:
+        told = scores(here, manifest, capsys)[1]
+    finally:
+        (data / "crop.json").unlink()
+    assert f"{data}: the faces were cut out with margin 0.6, those of the model's training with 0.3" in told
+    assert told.count("cut out with") == 1

@@ -1,0 +1,106 @@
+"""What a model keeps of its training videos: their frame rate and how faces were cut out, and that training samples alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import svfap
+from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
+from svfap.data.video import write_video
+from svfap.evaluation.config import EvaluateConfig
+from svfap.evaluation.evaluate import evaluate
+from svfap.train.config import FinetuneConfig, PretrainConfig
+from svfap.train.finetune import FinetuneTask, finetune
+from svfap.train.pretrain import PretrainTask
+
+CROP = {"margin": 0.5, "align": True, "border": "reflect", "detector": "haar", "size_px": 32, "fps": None}
+KEPT = {"margin": 0.5, "align": True, "border": "reflect", "detector": "haar"}
+
+
+def clock_face(path: Path, fps: float, duration_s: float = 2.0, start: float = 0.0) -> None:
+    """A video whose brightness shows the time: 60 levels a second."""
+    times = start + np.arange(round(fps * duration_s)) / fps
+    levels = np.clip(40 + 60 * times, 0, 255).astype(np.uint8)
+    write_video(path, [np.full((32, 32, 3), level, np.uint8) for level in levels], fps, crf=1)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Eight videos of 8 pictures a second, and two of 24 and 40, all of 2 s: one clip at 8 a second."""
+    folder = tmp_path_factory.mktemp("videos")
+    rates = {**{f"slow{number}": 8 for number in range(8)}, "fast": 24, "faster": 40}
+    for number, (name, fps) in enumerate(rates.items()):
+        clock_face(folder / f"{name}.mp4", fps, start=0.1 * number)
+    rows = [{"path": f"{name}.mp4", "valence": 0.1 * number} for number, name in enumerate(rates)]
+    pd.DataFrame(rows).to_csv(folder / "all.csv", index=False)
+    pd.DataFrame(rows[:8]).to_csv(folder / "slow.csv", index=False)
+    pd.DataFrame(rows[7:]).to_csv(folder / "mixed.csv", index=False)
+    return folder
+
+
+def settings(videos: Path, out: Path, manifest: str = "slow", **more: Any) -> dict[str, Any]:
+    small = {"preset": "svfap_debug", "sampling_stride": 1, "batch_size": 4, "num_workers": 0, "precision": "fp32"}
+    return {"manifest": videos / f"{manifest}.csv", "out": out, "epochs": 1, "warmup_epochs": 0, **small, **more}
+
+
+def finetuning(videos: Path, out: Path, manifest: str = "slow", **more: Any) -> FinetuneConfig:
+    return FinetuneConfig(task="regression", **settings(videos, out, manifest, **{"val_fraction": 0, **more}))
+
+
+@pytest.mark.parametrize("pretraining", [True, False])
+def test_the_model_says_what_its_videos_were_like(videos, tmp_path, pretraining):
+    def task(manifest: str, **more: Any) -> FinetuneTask | PretrainTask:
+        if pretraining:
+            return PretrainTask(PretrainConfig(**settings(videos, tmp_path / "run", manifest, **more)))
+        return FinetuneTask(finetuning(videos, tmp_path / "run", manifest, **more))
+
+    shared, several, asked = task("slow"), task("mixed"), task("mixed", fps=12)
+    assert [made.model.config.frame_rate for made in (shared, several, asked)] == [8, None, 12]
+    assert [made.dataset.fps for made in (shared, several, asked)] == [8, None, 12]
+    assert shared.model.config.face_crop == {}
+    (videos / "crop.json").write_text(json.dumps(CROP))
+    try:
+        assert task("slow").model.config.face_crop == KEPT
+    finally:
+        (videos / "crop.json").unlink()
+
+
+def test_the_crop_of_a_dataset_is_found_in_its_folder(videos, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "crop.json").write_text(json.dumps(CROP))
+    (tmp_path / "data" / "train.csv").write_text((videos / "slow.csv").read_text())
+    folds = (Fold("1", Path("train.csv"), Path("train.csv")),)
+    names: dict[str, Any] = {"name": "folder", "title": "Own", "task": "regression", "label_names": ("valence",)}
+    write_dataset_file(tmp_path / "data", PreparedDataset(root=videos, folds=folds, sampling_stride=1, **names))
+    config = finetuning(videos, tmp_path / "run", dataset=tmp_path / "data")
+    task = FinetuneTask(FinetuneConfig(**{**vars(config), "manifest": None}))
+    assert task.model.config.face_crop == KEPT
+
+
+def test_clips_of_all_videos_span_the_same_time(videos, tmp_path):
+    """At 8 frames a second, 16 frames of a video of 2 s are all of them: the brightness rises by 60 x 15 / 8 levels."""
+    task = FinetuneTask(finetuning(videos, tmp_path / "run", "mixed", fps=8, rand_augment=False, flip_rate=0))
+    for index in range(3):
+        levels = task.dataset[index].clips[0].mean(axis=(1, 2, 3))
+        assert levels[-1] - levels[0] == pytest.approx(60 * 15 / 8, abs=6)
+        assert np.diff(levels) == pytest.approx(60 / 8, abs=4)
+
+
+def test_validation_and_evaluation_see_the_same_frames(videos, tmp_path):
+    """Of videos as long as a clip both take the one clip that there is, whatever the rate of the file."""
+    config = finetuning(videos, tmp_path / "run", fps=8, val_manifest=videos / "mixed.csv", base_lr=0.5)
+    validation = finetune(config).metrics["last_validation"]
+    assert svfap.load_model(tmp_path / "run").config.frame_rate == 8
+
+    def tested(**more: Any) -> dict[str, Any]:
+        test = EvaluateConfig(model=str(tmp_path / "run"), manifest=videos / "mixed.csv", precision="fp32", **more)
+        return evaluate(test).metrics
+
+    assert tested()["mae"] == pytest.approx(validation["mae"], abs=1e-6)
+    assert tested(fps="own")["mae"] != pytest.approx(validation["mae"], abs=1e-6)
