@@ -39,9 +39,9 @@ class Settings:
             value = getattr(self, name)
             if kind in (Path, Path | None) and isinstance(value, str):
                 object.__setattr__(self, name, Path(value))
-            if (choices := _choices(kind)) and value is not None and not isinstance(value, _others(kind)):
-                if value not in choices:
-                    raise UserError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")
+            choices = _choices(kind)
+            if choices and value is not None and not isinstance(value, _others(kind)) and value not in choices:
+                raise UserError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:

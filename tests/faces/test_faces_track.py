@@ -16,7 +16,7 @@ from svfap.faces.boxes import overlap, predicted, smoothed
 from svfap.faces.config import TrackConfig
 from svfap.faces.detect import Face
 from svfap.faces.shots import iter_shots
-from svfap.faces.track import CHECK, Dropped, TrackedFrame, track_faces
+from svfap.faces.track import CHECK, TrackedFrame, track_faces
 
 FPS = 25.0
 WIDTH, HEIGHT = 640, 360

@@ -90,9 +90,7 @@ def test_a_covered_face_in_a_real_video_is_no_track(clips):
     x, y, w, h = detector.detect(frame)[0].box
     covered = frame.copy()
     skin = frame[int(y + 0.55 * h) : int(y + 0.7 * h), int(x + 0.1 * w) : int(x + 0.3 * w)].mean(axis=(0, 1))
-    cv2.ellipse(
-        covered, (int(x + w / 2), int(y + h / 2)), (int(0.52 * w), int(0.56 * h)), 0, 0, 360, skin.tolist(), -1
-    )
+    cv2.ellipse(covered, (int(x + w / 2), int(y + h / 2)), (int(0.52 * w), int(0.56 * h)), 0, 0, 360, skin.tolist(), -1)
     for picture, number in ((frame, 1), (covered, 0)):
         tracked = list(track_faces([(i / FPS, picture) for i in range(20)], detector))
         assert [len(item.faces) for item in tracked] == [number] * 20

@@ -33,8 +33,8 @@ def iter_shots(
     """Number the shots of a stream of (time_s, uint8 RGB (H, W, 3)); every frame is yielded once and in order.
 
     A new shot begins where two successive frames differ by more than `threshold` (see `difference`), unless within
-    `flash_s` seconds the picture is as before: a flash. A hand that covers a face is no change of shot. To decide this, up to `flash_s` seconds of frames are held back
-    after a change, and none otherwise. Slow fades are no change of shot.
+    `flash_s` seconds the picture is as before: a flash. A hand that covers a face is no change of shot. To decide this, up
+    to `flash_s` seconds of frames are held back after a change, and none otherwise. Slow fades are no change of shot.
     """
     waiting: deque[tuple[int, float, np.ndarray, np.ndarray]] = deque()
     before: np.ndarray | None = None  # the picture that the next frame is compared with

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from svfap.errors import UserError
@@ -74,6 +77,24 @@ def _load_hub(repository: str) -> Model:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{repository}: no such folder here, and cannot be loaded from the Hub: {reason}") from None
     return _load_folder(Path(files[0]).parent)
+
+
+def fingerprint(model: Model) -> str:
+    """Digest of a model's weights and of the settings that decide its outputs: 16 hexadecimal digits.
+
+    Settings that have their default value do not count, so that a new one leaves it as it is; nor does `provenance`.
+    """
+    default, settings = ModelConfig(), asdict(model.config)
+    given = {
+        name: value
+        for name, value in settings.items()
+        if name != "provenance" and value != getattr(default, name, None)
+    }
+    digest = hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def init_encoder(model: Model, source: Model) -> list[str]:
