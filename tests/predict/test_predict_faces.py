@@ -373,7 +373,7 @@ def test_two_videos_with_one_name_are_kept_apart(tmp_path, cli):
     table = pd.DataFrame(json.loads((tmp_path / "t.json").read_text()))
     assert dict(table.groupby("video")["box_x"].mean().round(-1)) == {str(videos[0]): 10, str(videos[1]): 50}
     written = {path.name for path in tmp_path.iterdir()} - {"a", "b", "model"}
-    assert written == {"t.json", "t_1_x.png", "t_2_x.png", "o_1_x.mp4", "o_2_x.mp4"}
+    assert written == {"t.json", "t.json.about.json", "t_1_x.png", "t_2_x.png", "o_1_x.mp4", "o_2_x.mp4"}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -401,7 +401,7 @@ def test_an_interrupted_run_keeps_its_rows_and_can_be_resumed(suffix, one, folde
     assert cli(*arguments, out) == 1
     assert "holds the rows of an interrupted run; continue it with --resume" in capsys.readouterr().err
     assert cli(*arguments, out, "--resume", "--margin", 0.5) == 1
-    assert "was made with other settings (margin: 0.3 then, 0.5 now)" in capsys.readouterr().err
+    assert "was made with other settings (margin: None then, 0.5 now)" in capsys.readouterr().err
     assert cli(*arguments, out, "--resume") == 0
     assert ran[-1] == [str(one), str(videos[1])]  # the first was finished
     read = {".csv": pd.read_csv, ".jsonl": lambda p: pd.read_json(p, lines=True), ".parquet": pd.read_parquet}[suffix]
@@ -411,8 +411,12 @@ def test_an_interrupted_run_keeps_its_rows_and_can_be_resumed(suffix, one, folde
     assert "is complete; there is nothing to resume" in (said := capsys.readouterr().err) and "warning" not in said
     assert cli(*arguments, out, "--resume", "--report", tmp_path / "page.html") == 0
     assert "warning: overlay and report are written by the run that predicts" in capsys.readouterr().err
-    assert cli("predict", tmp_path / "another.mp4", *arguments[2:], out, "--resume") == 0
-    assert "another.mp4 has no rows in it" in capsys.readouterr().err
+    table = out.read_bytes()
+    assert cli(videos[0], folder / "another.mp4", "--out", out, "--resume") == 1
+    assert f"{out}: is complete, and was made of other videos, without {folder / 'another.mp4'}" in capsys.readouterr().err
+    assert cli(*arguments, out) == 1
+    assert f"{out}: exists; choose another --out, or --overwrite to replace it" in capsys.readouterr().err
+    assert out.read_bytes() == table
 
 
 def test_rows_are_on_disk_as_they_come(tmp_path):
