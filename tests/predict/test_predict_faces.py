@@ -413,7 +413,9 @@ def test_an_interrupted_run_keeps_its_rows_and_can_be_resumed(suffix, one, folde
     assert "warning: overlay and report are written by the run that predicts" in capsys.readouterr().err
     table = out.read_bytes()
     assert cli(videos[0], folder / "another.mp4", "--out", out, "--resume") == 1
-    assert f"{out}: is complete, and was made of other videos, without {folder / 'another.mp4'}" in capsys.readouterr().err
+    assert (
+        f"{out}: is complete, and was made of other videos, without {folder / 'another.mp4'}" in capsys.readouterr().err
+    )
     assert cli(*arguments, out) == 1
     assert f"{out}: exists; choose another --out, or --overwrite to replace it" in capsys.readouterr().err
     assert out.read_bytes() == table

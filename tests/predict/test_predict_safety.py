@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from fake_faces import SIDE, Spots, film, frames, model
+from PIL import Image
 
 import svfap
 from svfap.cli.main import main
@@ -246,6 +248,7 @@ def test_a_table_says_how_it_was_made(folder, tmp_path, config):
     assert (about["window_frames"], about["window_stride"], about["settings"]["hop_s"]) == (16, 1, 0.2)
     assert about["crop"] == {"size_px": 32, "margin": 0.5, "align": False, "border": "grey"}
     assert about["detector"] == "spots" and about["tracking"]["min_face_px"] == 32
+    assert about["videos"] == [str(folder / "a.mp4"), str(tmp_path / "text.mp4")]
     assert about["rates"] == {str(folder / "a.mp4"): 25.0} and list(about["failures"]) == [str(tmp_path / "text.mp4")]
     sentence = (
         f"Affect was predicted with SVFAP {svfap.__version__} (Sun et al., 2024; model {folder / 'model'}, weights "
@@ -272,6 +275,16 @@ def test_without_faces_and_at_several_rates(folder, tmp_path, config):
         "in windows of 16 frames, consecutive frames at 12.5 to 25 frames per second (0.64 to 1.28 s), without overlap. "
         "Each whole picture was used as a face, its centre square scaled to the model's input."
     )
+
+
+def test_of_a_picture_no_frame_rate_is_said(tmp_path, config):
+    image = np.ascontiguousarray(next(frames([[(30, 20)]])))
+    Image.fromarray(image).save(tmp_path / "face.png")
+    done = predict_videos(tmp_path / "face.png", config(out=tmp_path / "t.csv"))
+    about = made(done)
+    assert about["videos"] == [str(tmp_path / "face.png")] and about["rates"] == {}
+    assert "in windows of 16 frames, consecutive frames, without overlap." in about["methods"]
+    assert predict_videos(tmp_path / "face.png", config(out=tmp_path / "t.csv", resume=True)).was_complete
 
 
 # sources -------------------------------------------------------------------------------------------------------------
@@ -305,5 +318,5 @@ def test_a_pause_of_the_recorder_is_a_gap(pause_s, faces, tracks, pieces, tmp_pa
 
 def test_boxes_are_those_of_large_spots(folder, config):
     """The fake faces are larger than the least size that a face must have by default."""
-    assert SIDE > PredictConfig(model="m").min_face_px
+    assert PredictConfig(model="m").min_face_px < SIDE
     assert predict_videos(folder / "a.mp4", config(out=None)).table["track"].nunique() == 1

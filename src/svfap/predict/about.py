@@ -24,7 +24,8 @@ class About:
         crop: `FaceCropConfig` as a dict, or {} if the whole picture was used. detector: its name, "" if none was used.
         tracking: `TrackConfig` as a dict, or {}.
         settings: those of `PredictConfig` that decide the results, as given; None: the default.
-        rates: video -> frames per second that were used of it. failures: video -> why it is missing or incomplete.
+        videos: all that were asked for. rates: video -> frames per second that were used of it, except of single pictures.
+        failures: video -> why it is missing or incomplete.
         date: when it was complete, in UTC, as ISO 8601. svfap: the version.
     """
 
@@ -36,6 +37,7 @@ class About:
     detector: str
     tracking: dict[str, Any]
     settings: dict[str, Any]
+    videos: list[str]
     rates: dict[str, float]
     failures: dict[str, str]
     date: str
@@ -109,7 +111,7 @@ def read_about(out: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text("utf-8"))
-        return {"settings": dict(content["settings"]), "videos": [*content["rates"], *content["failures"]]}
+        return {"settings": dict(content["settings"]), "videos": list(content["videos"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: does not say how a table was made ({error}); delete it") from None
 

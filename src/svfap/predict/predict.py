@@ -221,6 +221,7 @@ def _about(predictor: Predictor, config: PredictConfig, weights: str, writer: Ta
         detector="" if reader.detector is None else reader.detector.name,
         tracking={} if reader.detector is None else asdict(reader.tracking),
         settings=_same_settings(config),
+        videos=list(writer.ended),
         rates=writer.rates,
         failures={name: error for name, error in writer.ended.items() if error},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -237,7 +238,8 @@ def _add_rows(predictor: Predictor, names: Sequence[str], writer: TableWriter) -
 
         def on_frame(video: str, count: int, total: int | None, fps: float) -> None:
             nonlocal current, began
-            rates[video] = fps
+            if total != 1:  # a picture has no rate
+                rates[video] = fps
             if video != current:
                 current, began = video, time.perf_counter() - 1e-6
                 bar.reset(task, total=total, description=printable(Path(video).name)[:24], visible=True)
@@ -257,7 +259,7 @@ def _add_rows(predictor: Predictor, names: Sequence[str], writer: TableWriter) -
         except KeyboardInterrupt:
             if not is_live(current):
                 raise
-            writer.end_video(current, fps=rates[current])  # Ctrl-C is how a live source is ended
+            writer.end_video(current, fps=rates.get(current))  # Ctrl-C is how a live source is ended
 
 
 def _write_pictures(predictions: Predictions, config: PredictConfig, reader: Reader, about: About) -> Predictions:
