@@ -30,6 +30,8 @@ class ExtractConfig(FaceSettings, ClockSettings, DeviceSettings, SourceSettings,
     """How faces are found: auto (YuNet if its model file is available, else Haar), yunet, haar, or none: the picture is a face
     crop, of which the centre square is used. Default: none for the rows of manifests, which are read as in training, and
     for clips of `svfap crop`; for videos, folders and images the detector of the model's training, else auto."""
+    overwrite: bool = False
+    """Replace a table that is complete already."""
     per: Per = "window"
     """A row for each window, or for each video, of each face: the mean of its windows."""
     pool: Pool = "mean"

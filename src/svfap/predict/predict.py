@@ -19,7 +19,7 @@ from svfap.data.sources import find_videos, read_sources
 from svfap.data.suffixes import MANIFEST_SUFFIXES
 from svfap.errors import UserError
 from svfap.faces.config import CROP_FIELDS
-from svfap.files import make_folder, only_writer, printable
+from svfap.files import check_new, make_folder, only_writer, printable
 from svfap.predict.about import About, about_of, read_about, write_about
 from svfap.predict.config import PredictConfig
 from svfap.predict.source import is_live
@@ -110,7 +110,8 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
             make_folder(path.absolute().parent)
             locks.enter_context(only_writer(path))
         if config.out is not None and not config.resume:
-            _check_free(config.out, config.overwrite)
+            check_no_part(config.out)
+            check_new(config.out, config.overwrite)
         return _predict(names, config)
 
 
@@ -175,15 +176,6 @@ def _check_videos(names: Sequence[str], config: PredictConfig) -> None:
 def _is_complete(out: Path) -> bool:
     """Whether there is a table, and no rows of an interrupted run beside it."""
     return out.exists() and out.stat().st_size > 0 and not part_of(out).exists()
-
-
-def _check_free(out: Path, overwrite: bool) -> None:
-    """Raise `UserError` if there are rows that a new run would lose."""
-    check_no_part(out)
-    if _is_complete(out) and not overwrite:
-        raise UserError(
-            f"{out}: exists; choose another --out, or --overwrite to replace it (in Python: out=…, overwrite=True)"
-        )
 
 
 def _check_same_run(out: Path, names: Sequence[str], config: PredictConfig) -> None:
