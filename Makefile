@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || python3 -m venv $(VENV)
@@ -14,6 +14,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+
+# The slow tests too.
+test-all: $(STAMP) lint
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term -m ''
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks docs

@@ -112,8 +112,15 @@ def test_a_stopped_run_is_resumed(old):
     assert yaml.safe_load((run / "config.yaml").read_text())["format_version"] == current_version("training settings")
     assert json.loads((run / "metrics.json").read_text())["finished"]
     now = svfap.load_model(run / "last")
+    assert model.config.frame_fit == "centre", "what version 1 did"
     assert (model.config.frame_rate, now.config.frame_rate) == (None, 25), "the contract is written from now on"
-    assert replace(now.config, frame_rate=None) == model.config
+    kept = {"provenance": model.config.provenance, "frame_rate": None, "frame_fit": "centre"}
+    assert replace(now.config, **kept) == model.config, "steps from now on are those of today"
+    assert now.config.provenance == {
+        **model.config.provenance,
+        "dataset": "Own data",  # which this version adds, with the terms in dataset.json
+        "licence": "your own: see that the people in the videos agreed to this use",
+    }
     assert main(["report", str(run), "--out", str(old / "report.html")]) == 0
 
 

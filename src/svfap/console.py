@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sized
+from functools import cache
 from typing import TypeVar
 
 from rich.console import Console, RenderableType
@@ -22,6 +23,12 @@ def say(text: str) -> None:
     Bytes of file names that are not UTF-8 are shown as escapes.
     """
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+@cache
+def say_once(text: str) -> None:
+    """A message that comes once in a process, however often what it is about is read."""
+    say(text)
 
 
 def show(*tables: RenderableType) -> None:

@@ -31,7 +31,9 @@ class Change:
 
 # Version 1 is a file without `format_version` or with 1; entry i of a list leads from version i + 1 to i + 2.
 CHANGES: dict[str, list[Change]] = {
-    "model config": [],  # config.json of a saved model: fields of ModelConfig
+    "model config": [  # config.json of a saved model: fields of ModelConfig
+        Change(added={"frame_fit": "centre"}),  # version 1 knew nothing else
+    ],
     "dataset description": [],  # dataset.json of a prepared dataset: fields of PreparedDataset
     "training settings": [],  # config.yaml of a run, and the files of --config: fields of TrainConfig
 }

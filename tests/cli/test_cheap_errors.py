@@ -28,6 +28,8 @@ def test_errors_are_reported_without_torch(tmp_path):
     (tmp_path / "run" / "log.jsonl").touch()
     (tmp_path / "clip.png").touch()
     (tmp_path / "videos.csv").write_text("path\nclip.png\n")
+    (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aaaa\nsize 310000000\n")
+    lfs = str(tmp_path / "lfs.pth")
     none, videos = str(tmp_path / "none"), str(tmp_path / "videos.csv")
     training = ["--manifest", videos, "--preset", "svfap_debug", "--out"]
     cases = [
@@ -41,10 +43,19 @@ def test_errors_are_reported_without_torch(tmp_path):
         (["predict", none, "--model", str(tmp_path / "run")], 1, f"{none}: no such file or folder"),
         (["predict", none, "--model", none, "--out", "a.xlsx"], 1, "out=a.xlsx: the suffix must be one of .csv"),
         (["predict", none, "--model", none, "--report", "a.pdf"], 1, "report=a.pdf: the suffix must be one of .html"),
-        (["extract", videos, "--model", none], 1, f"model={none}: no such folder"),
+        (["extract", videos, "--model", none], 1, f"--model={none}: no such folder"),
+        (["extract", none, "--model", str(tmp_path / "run")], 1, f"{none}: no such file or folder"),
         (["extract", videos, "--model", none, "--out", "a.csv"], 1, "out=a.csv: the suffix must be one of .parquet"),
         (["reconstruct", str(tmp_path / "clip.png"), "--model", none], 1, f"model={none}: no such folder"),
         (["convert", none, str(tmp_path / "out")], 1, f"{none}: no such file or folder"),
+        (["convert", videos, str(tmp_path / "out")], 1, f"{videos}: not a checkpoint but a text file"),
+        (["convert", str(tmp_path / "run"), str(tmp_path / "run")], 1, f"{tmp_path / 'run'}: exists already"),
+        (
+            ["convert", lfs, str(tmp_path / "out")],
+            1,
+            f"{lfs}: not a checkpoint but a git-lfs pointer; run `git lfs pull`",
+        ),
+        (["info", lfs], 1, f"{lfs}: not a checkpoint but a git-lfs pointer; run `git lfs pull`"),
         (["info", "svfap_huge"], 1, "is neither a preset"),
         (["report", none], 1, f"{none}: no such run folder"),
         (["pool", none], 1, f"{none}: holds no folds.json"),

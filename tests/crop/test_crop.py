@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from odd_videos import encode
 
 import svfap
 from svfap.cli.main import main
@@ -289,6 +291,19 @@ def test_folders_are_searched_and_equal_names_kept_apart(tmp_path, worked_on):
     assert len(worked_on) == 3
 
 
+def test_names_that_are_not_utf_8_are_cropped_like_all_others(tmp_path):
+    film(tmp_path / "videos" / "a.mp4", still, 24)
+    folder = os.fsencode(tmp_path / "videos")
+    shutil.copy(folder + b"/a.mp4", folder + b"/caf\xe9.mp4")
+    Path(os.fsdecode(folder + b"/broken\xe9.mp4")).write_text("no video")
+    done = crop_videos([tmp_path / "videos"], plain(tmp_path / "out"))
+    assert (done.num_sources, done.num_clips, len(done.failures)) == (3, 2, 1)
+    assert [Path(row["source"]).name for row in rows(tmp_path / "out")] == ["a.mp4", "caf\\udce9.mp4"]
+    for row in rows(tmp_path / "out"):
+        assert shows("green", pictures(tmp_path / "out", row))
+    assert "broken\\udce9.mp4,not a readable video" in (tmp_path / "out" / "failures.csv").read_text()
+
+
 def test_a_folder_of_frames_is_one_video(tmp_path):
     with open_video(film(tmp_path / "v.mp4", still, 24)) as video:
         for number, (_, frame) in enumerate(video.frames()):
@@ -447,3 +462,15 @@ def test_iter_tracks_takes_a_detector_object(tmp_path):
     table = pd.DataFrame([{"time_s": frame.time_s, "track": frame.faces[0].track} for frame in frames])
     assert table["time_s"].tolist() == pytest.approx([i / FPS for i in range(30)])
     assert set(table["track"]) == {1}
+
+
+def test_a_pause_of_the_recording_ends_the_clip(tmp_path):
+    """30 frames, a minute without any, 40 frames: two clips, none of which holds both."""
+    pictures = film(tmp_path / "still.mp4", still, 70)
+    with open_video(pictures) as source:
+        ticks = [*range(30), *range(1500, 1540)]
+        encode(tmp_path / "v.mkv", "libx264", source.read(range(70)), ticks=ticks, rate=FPS, crf="5")
+    crop_videos([tmp_path / "v.mkv"], plain(tmp_path / "out"))
+    found = [(row["source_start_s"], row["source_end_s"]) for row in rows(tmp_path / "out")]
+    seconds = 1500 / FPS
+    assert found == [("0.0", str(30 / FPS)), (str(seconds), str(seconds + 40 / FPS))]

@@ -1,4 +1,4 @@
-"""Crops, normalisation, RandAugment against Pillow, erasing and mixing."""
+"""Crops, normalisation, RandAugment against Pillow, erasing and mixing; stored numbers: test_augment_published.py."""
 
 from __future__ import annotations
 
@@ -59,7 +59,26 @@ def test_crop_resize_keeps_place_and_time(width: int, height: int) -> None:
 def test_strong_shrinking_averages() -> None:
     checkerboard = np.indices((80, 80)).sum(0) % 2 * 200
     frames = np.repeat(checkerboard[None, ..., None], 3, axis=-1).astype(np.uint8)
-    assert np.abs(augment.center_crop(frames, 10).astype(int) - 100).max() <= 1
+    assert np.abs(augment.fit_frames(frames, 10).astype(int) - 100).max() <= 2
+
+
+@pytest.mark.parametrize("height, width, size", [(224, 224, 160), (90, 120, 64), (48, 40, 64), (33, 70, 48)])
+def test_resizing_is_that_of_pillow(height: int, width: int, size: int) -> None:
+    frames = np.random.RandomState(height).randint(0, 256, (2, height, width, 3)).astype(np.uint8)
+    expected = [Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR) for frame in frames]
+    error = np.abs(augment.fit_frames(frames, size).astype(int) - np.stack([np.asarray(e) for e in expected]))
+    assert error.max() <= (0 if size > max(height, width) else 1) and (error > 0).mean() < 0.06
+
+
+def test_fit_frames_squashes_or_cuts() -> None:
+    wide = coordinates(40, 100)
+    squashed, centre = augment.fit_frames(wide, 40), augment.fit_frames(wide, 40, "centre")
+    assert squashed[0, 0, :2, 1].tolist() == [1, 3] and squashed[0, 0, -1, 1] == 98 and squashed[0, -1, 0, 0] == 39
+    assert (centre == wide[:, :, 30:70]).all()
+    tall = coordinates(100, 40)
+    assert (augment.fit_frames(tall, 40, "centre") == tall[:, 30:70]).all()
+    square = coordinates(50, 50)
+    assert (augment.fit_frames(square, 40) == augment.fit_frames(square, 40, "centre")).all()
 
 
 def test_multi_scale_crop_takes_10_shapes_and_13_positions(boxes: list[tuple[int, int, int, int]]) -> None:
@@ -76,48 +95,65 @@ def test_multi_scale_crop_takes_10_shapes_and_13_positions(boxes: list[tuple[int
     assert positions == {(across[i], down[j]) for i, j in grid}
 
 
-def test_random_resized_crop_covers_its_ranges(boxes: list[tuple[int, int, int, int]]) -> None:
-    rng = np.random.RandomState(0)
-    frames = coordinates(200, 240, num_frames=1)
-    for _ in range(2000):
-        augment.random_resized_crop(frames, 32, rng)
-    left, top, width, height = np.array(boxes).T
-    assert ((left >= 0) & (top >= 0) & (left + width <= 240) & (top + height <= 200)).all()
-    share, ratio = width * height / (200 * 240), width / height
-    assert 0.075 < share.min() < 0.1 and 0.93 < share.max() <= 1
-    assert 0.73 < ratio.min() < 0.77 and 1.29 < ratio.max() < 1.36
+def crop_boxes(number: int, height: int, width: int, scale: tuple[float, float] = (0.08, 1.0)) -> np.ndarray:
+    """Left, top, width and height, (number, 4), of the boxes that `random_resized_crop` takes, read from its results."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    clips = torch.stack((y, x, y)).view(1, 3, 1, height, width).repeat(number, 1, 1, 1, 1)
+    clips = augment.random_resized_crop(clips, scale, seeded()).numpy()
+    # Enlarged linearly: the middle half has the box's own slope; the ends show its first and last pixel.
+    boxes = []
+    for row, column in zip(clips[:, 0, 0, :, 0], clips[:, 1, 0, 0], strict=True):
+        (top, bottom), (left, right) = ((line[0] - 0.5, line[-1] + 0.5) for line in (row, column))
+        boxes.append((left, top, right - left, bottom - top))
+    return np.array(boxes).round(3)
+
+
+def test_random_resized_crop_covers_its_ranges() -> None:
+    left, top, width, height = crop_boxes(2000, 40, 48).T
+    assert ((left >= 0) & (top >= 0) & (left + width <= 48) & (top + height <= 40)).all()
+    share, ratio = width * height / (40 * 48), width / height
+    assert 0.065 < share.min() < 0.1 and 0.93 < share.max() <= 1
+    assert 0.7 < ratio.min() < 0.8 and 1.25 < ratio.max() < 1.42
     assert abs(np.log(ratio).mean()) < 0.04
-    assert {left.min(), top.min()} == {0} and (left + width).max() == 240 and (top + height).max() == 200
+    counts = [((low < share) & (share < low + 0.15)).sum() for low in (0.1, 0.25, 0.4)]
+    assert min(counts) > 0.85 * max(counts), "uniform in area, where all boxes fit"
+    assert {left.min(), top.min()} == {0} and (left + width).max() == 48 and (top + height).max() == 40
+
+
+def test_random_resized_crop_is_bilinear_and_the_same_in_all_frames() -> None:
+    clips = torch.rand(12, 3, 1, 20, 20, generator=seeded(1)).repeat(1, 1, 4, 1, 1)
+    before = clips.clone()
+    cropped = augment.random_resized_crop(clips, (0.2, 0.9), seeded(3))
+    assert cropped is clips and torch.equal(clips, clips[:, :, :1].expand_as(clips))
+    assert torch.equal(augment.random_resized_crop(before.clone(), (0.2, 0.9), seeded(3)), clips)
+    assert not torch.equal(augment.random_resized_crop(before.clone(), (0.2, 0.9), seeded(4)), clips)
+    assert torch.equal(augment.random_resized_crop(before.clone()[..., :18], (1.0, 1.0), seeded()), before[..., :18])
 
 
 @pytest.mark.parametrize(
     "height, width, box", [(10, 100, (43, 0, 13, 10)), (100, 10, (0, 43, 10, 13)), (1, 1, (0, 0, 1, 1))]
 )
-def test_random_resized_crop_falls_back_to_the_centre(
-    boxes: list[tuple[int, int, int, int]], height: int, width: int, box: tuple[int, ...]
-) -> None:
-    rng = np.random.RandomState(0)
-    augment.random_resized_crop(coordinates(height, width), 16, rng, scale=(1.0, 1.0))
-    assert boxes == [box]
+def test_random_resized_crop_falls_back_to_the_centre(height: int, width: int, box: tuple[int, ...]) -> None:
+    assert crop_boxes(1, height, width, (1.0, 1.0)).tolist() == [list(box)]
 
 
-def test_crops_follow_their_generator_and_treat_frames_alike() -> None:
+def test_multi_scale_crop_follows_its_generator_and_treats_frames_alike() -> None:
     frames = np.repeat(np.random.RandomState(1).randint(0, 256, (1, 90, 120, 3)), 4, axis=0).astype(np.uint8)
-    for crop in (augment.multi_scale_crop, augment.random_resized_crop):
-        first, again, other = (crop(frames, 48, np.random.RandomState(seed)) for seed in (3, 3, 4))
-        assert (first == again).all() and not (first == other).all()
-        assert (first == first[:1]).all()
+    first, again, other = (augment.multi_scale_crop(frames, 48, np.random.RandomState(seed)) for seed in (3, 3, 4))
+    assert (first == again).all() and not (first == other).all()
+    assert (first == first[:1]).all()
 
 
 def test_side_crops_run_from_end_to_end() -> None:
-    wide = coordinates(40, 100)
-    assert [crop[0, 0, 0, 1] for crop in augment.side_crops(wide, 40, 3)] == [0, 30, 60]
-    assert [crop[0, 0, 0, 1] for crop in augment.side_crops(wide, 40, 2)] == [0, 60]
-    tall = coordinates(100, 40)
-    assert [crop[0, 0, 0, 0] for crop in augment.side_crops(tall, 40, 2)] == [0, 60]
-    assert len(augment.side_crops(coordinates(40, 40), 20, 3)) == 1
-    assert (augment.center_crop(wide, 40) == wide[:, :, 30:70]).all()
-    assert (augment.center_crop(tall, 40) == tall[:, 30:70]).all()
+    wide, tall = coordinates(40, 100), coordinates(100, 40)
+    assert [(crop[0, 0, 0, 1], count) for crop, count in augment.side_crops(wide, 40, 3)] == [(0, 1), (30, 1), (60, 1)]
+    assert [crop[0, 0, 0, 1] for crop, _ in augment.side_crops(wide, 40, 2)] == [0, 60]
+    assert [crop[0, 0, 0, 0] for crop, _ in augment.side_crops(tall, 40, 2)] == [0, 60]
+    assert [count for _, count in augment.side_crops(coordinates(40, 40), 20, 3)] == [3]
+    assert [(crop[0, 0, 0, 1], count) for crop, count in augment.side_crops(coordinates(40, 41), 40, 4)] == [
+        (0, 3),
+        (1, 1),
+    ]
 
 
 # ---------------------------------------------------------------- pixels
@@ -129,10 +165,10 @@ def test_normalize_in_one_step_or_two() -> None:
     normal = augment.normalize(frames, MEAN, STD)
     assert normal.dtype == torch.float32 and normal.is_contiguous()
     np.testing.assert_allclose(normal.permute(0, 2, 3, 4, 1).numpy(), expected, atol=2e-6)
-    unit = augment.to_unit(frames)
-    assert unit.min() >= 0 and unit.max() <= 1
-    np.testing.assert_allclose(unit.permute(0, 2, 3, 4, 1).numpy(), frames.numpy() / 255, atol=1e-6)
-    torch.testing.assert_close(augment.standardize(unit, MEAN, STD), normal, atol=2e-6, rtol=0)
+    levels = augment.to_levels(frames)
+    assert levels.is_contiguous()
+    np.testing.assert_array_equal(levels.permute(0, 2, 3, 4, 1).numpy(), frames.numpy())
+    assert torch.equal(augment.standardize(levels, MEAN, STD), normal)
 
 
 def test_flip_mirrors_whole_clips() -> None:
@@ -158,6 +194,7 @@ def test_random_erase_puts_one_box_of_noise_in_the_same_place_of_all_frames() ->
     noise = clips[changed]
     assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
     assert not torch.equal(clips[0, :, 0], clips[0, :, 1]), "noise is not repeated over time"
+    assert changed.flatten(1).any(1).all(), "boxes are drawn until one fits"
     tops = changed[:, 0, 0].any(2).int().argmax(1)
     assert tops.min() == 0 and tops.max() > 20
 
@@ -231,9 +268,13 @@ def picture(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
 
 
 def apply(name: str, frames: np.ndarray, argument: float) -> np.ndarray:
-    """One operation on (T, H, W, 3) uint8, back as (T, H, W, 3) float levels of 0 to 255."""
-    clip = augment.to_unit(torch.from_numpy(frames)[None])[0]
-    return OPERATIONS[name][0](clip, argument).permute(1, 2, 3, 0).numpy() * 255
+    """One operation on (T, H, W, 3) uint8, back in the same shape as float levels."""
+    clip = augment.to_levels(torch.from_numpy(frames)[None])[0]
+    return OPERATIONS[name][0](clip, argument).permute(1, 2, 3, 0).numpy()
+
+
+def differences(ours: np.ndarray, expected: Any) -> np.ndarray:
+    return np.abs(ours - np.asarray(expected, dtype=float))
 
 
 ENHANCERS = {
@@ -246,11 +287,11 @@ ENHANCERS = {
 
 @pytest.mark.parametrize("name", ENHANCERS)
 @pytest.mark.parametrize("factor", [0.1, 0.37, 1.0, 1.63, 1.9])
-def test_enhancement_agrees_with_pillow(name: str, factor: float) -> None:
+def test_enhancement_is_that_of_pillow(name: str, factor: float) -> None:
     frame = picture()
-    expected = np.asarray(ENHANCERS[name](Image.fromarray(frame)).enhance(factor), dtype=float)
-    # Pillow rounds the smoothed and the blended picture: at most 1 level, plus the factor times a half.
-    assert np.abs(apply(name, frame[None], factor)[0] - expected).max() <= 1.5
+    expected = ENHANCERS[name](Image.fromarray(frame)).enhance(factor)
+    error = differences(apply(name, frame[None], factor)[0], expected)
+    assert error.max() <= 1 and (error > 0).mean() < 1e-3
 
 
 def solarize_add(image: Image.Image, amount: float) -> Image.Image:
@@ -258,75 +299,72 @@ def solarize_add(image: Image.Image, amount: float) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    "name, argument, reference, tolerance",
+    "name, argument, reference",
     [
-        ("Invert", 0, lambda image, _: ImageOps.invert(image), 1e-3),
-        ("Equalize", 0, lambda image, _: ImageOps.equalize(image), 1e-3),
-        ("AutoContrast", 0, lambda image, _: ImageOps.autocontrast(image), 1.001),  # Pillow cuts off decimals
-        *[("PosterizeIncreasing", bits, ImageOps.posterize, 1e-3) for bits in (1, 2, 3, 4)],
-        *[("SolarizeIncreasing", t, ImageOps.solarize, 1e-3) for t in (0, 51, 77, 128, 256)],
-        *[("SolarizeAdd", amount, solarize_add, 1e-3) for amount in (0, 77, 110)],
+        ("Invert", 0, lambda image, _: ImageOps.invert(image)),
+        ("Equalize", 0, lambda image, _: ImageOps.equalize(image)),
+        *[("PosterizeIncreasing", bits, ImageOps.posterize) for bits in (1, 2, 3, 4)],
+        *[("SolarizeIncreasing", t, ImageOps.solarize) for t in (0, 51, 77, 128, 256)],
+        *[("SolarizeAdd", amount, solarize_add) for amount in (0, 77, 110)],
     ],
 )
-def test_level_operation_agrees_with_pillow(name: str, argument: int, reference: Any, tolerance: float) -> None:
+def test_level_operation_is_that_of_pillow(name: str, argument: int, reference: Any) -> None:
     ramp = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
     for frame in (picture(), ramp):
-        expected = np.asarray(reference(Image.fromarray(frame), argument), dtype=float)
-        assert np.abs(apply(name, frame[None], argument)[0] - expected).max() <= tolerance
+        np.testing.assert_array_equal(
+            apply(name, frame[None], argument)[0], reference(Image.fromarray(frame), argument)
+        )
+
+
+def test_autocontrast_is_that_of_pillow_to_one_level() -> None:
+    frame = picture()
+    error = differences(apply("AutoContrast", frame[None], 0)[0], ImageOps.autocontrast(Image.fromarray(frame)))
+    assert (
+        error.max() <= 1 and (error > 0).mean() < 0.02
+    )  # Pillow cuts off decimals of products that are not quite whole
+
+
+GREY = (128, 128, 128)
+BICUBIC = Image.Resampling.BICUBIC
 
 
 def affine(*coefficients: float) -> Any:
-    def transform(image: Image.Image) -> Image.Image:
-        return image.transform(image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
-
-    return transform
+    return lambda image: image.transform(image.size, Image.Transform.AFFINE, coefficients, BICUBIC, fillcolor=GREY)
 
 
 @pytest.mark.parametrize(
     "name, argument, reference",
     [
-        ("Rotate", 21.0, lambda image: image.rotate(21.0, Image.Resampling.BILINEAR)),
-        ("Rotate", -9.0, lambda image: image.rotate(-9.0, Image.Resampling.BILINEAR)),
+        ("Rotate", 21.0, lambda image: image.rotate(21.0, BICUBIC, fillcolor=GREY)),
+        ("Rotate", -9.0, lambda image: image.rotate(-9.0, BICUBIC, fillcolor=GREY)),
         ("ShearX", 0.21, affine(1, 0.21, 0, 0, 1, 0)),
         ("ShearY", -0.3, affine(1, 0, 0, -0.3, 1, 0)),
-        ("TranslateXRel", 0.3, affine(1, 0, 0.3 * 64, 0, 1, 0)),
-        ("TranslateYRel", -0.45, affine(1, 0, 0, 0, 1, -0.45 * 48)),
+        ("TranslateXRel", 0.301, affine(1, 0, 0.301 * 64, 0, 1, 0)),
+        ("TranslateYRel", -0.443, affine(1, 0, 0, 0, 1, -0.443 * 48)),
+        ("TranslateXRel", 1.5, affine(1, 0, 1.5 * 64, 0, 1, 0)),
     ],
 )
-def test_geometry_agrees_with_pillow(name: str, argument: float, reference: Any) -> None:
-    frame = picture()
-    expected = np.asarray(reference(Image.fromarray(frame)), dtype=float)
-    ours = apply(name, frame[None], argument)[0]
-    # Pixels that come from well inside, found by moving a frame of ones with a black rim.
-    inner = np.zeros_like(frame)
-    inner[2:-2, 2:-2] = 255
-    inside = np.asarray(reference(Image.fromarray(inner)))[..., 0] == 255
-    assert inside.mean() > 0.4
-    assert np.abs(ours - expected)[inside].max() <= 1.01
-    # Beyond the picture: the fill, over most of the rest (a rim of two pixels is neither).
-    filled = np.abs(ours - np.array(augment.FILL) * 255).max(-1) < 1e-2
-    beyond = np.asarray(reference(Image.fromarray(np.full_like(frame, 255))))[..., 0] == 0
-    assert beyond.sum() > 50 and filled[beyond].mean() > 0.7
+def test_geometry_is_that_of_pillow_with_grey_beyond_the_picture(name: str, argument: float, reference: Any) -> None:
+    frames = np.stack([picture(seed=seed) for seed in range(2)])
+    for ours, frame in zip(apply(name, frames, argument), frames, strict=True):
+        expected = np.asarray(reference(Image.fromarray(frame)))
+        error = differences(ours, expected)
+        assert error.max() <= 1 and (error > 0).mean() < 1e-3
+        assert (expected == 128).all(-1).mean() > 0.04
 
 
 @pytest.mark.parametrize("name", ["Equalize", "AutoContrast", "ContrastIncreasing"])
-def test_statistics_are_those_of_the_whole_clip(name: str) -> None:
-    """All frames change as one: the same as Pillow on the frames glued into one picture."""
+def test_statistics_are_those_of_each_frame(name: str) -> None:
     frames = np.stack([picture(seed=seed) // (seed + 1) for seed in range(3)])
-    glued = Image.fromarray(frames.reshape(-1, *frames.shape[2:]))
-    expected = {
-        "Equalize": lambda: ImageOps.equalize(glued),
-        "AutoContrast": lambda: ImageOps.autocontrast(glued),
-        "ContrastIncreasing": lambda: ImageEnhance.Contrast(glued).enhance(0.4),
-    }[name]()
-    assert np.abs(apply(name, frames, 0.4) - np.asarray(expected).reshape(frames.shape)).max() <= 1.2
+    together = apply(name, frames, 0.4)
+    np.testing.assert_array_equal(together, np.concatenate([apply(name, frame[None], 0.4) for frame in frames]))
 
 
 @pytest.mark.parametrize("name", ["Equalize", "AutoContrast"])
 def test_a_flat_channel_stays(name: str) -> None:
     frames = np.stack([picture()] * 2)
     frames[..., 1] = 77
-    assert np.allclose(apply(name, frames, 0)[..., 1], 77, atol=1e-3)
+    assert (apply(name, frames, 0)[..., 1] == 77).all()
 
 
 def test_arguments_grow_with_the_magnitude() -> None:
@@ -369,15 +407,15 @@ def test_draws_follow_the_recipe() -> None:
 
 def test_randaugment_changes_clips_apart_and_frames_alike() -> None:
     frames = torch.from_numpy(np.stack([np.stack([picture(seed=1)] * 3)] * 24))
-    clips = augment.to_unit(frames)
+    clips = augment.to_levels(frames)
     before = clips.clone()
     changed = RandAugment()(clips, seeded(3))
-    assert changed is clips and clips.isfinite().all()
-    assert clips.min() >= -1e-6 and clips.max() <= 1 + 1e-6
-    torch.testing.assert_close(clips, clips[:, :, :1].expand_as(clips), atol=1e-6, rtol=0)
-    touched = (clips - before).abs().flatten(1).amax(1) > 1e-3
+    assert changed is clips
+    assert clips.min() >= 0 and clips.max() <= 255 and torch.equal(clips, clips.round()), "whole levels"
+    assert torch.equal(clips, clips[:, :, :1].expand_as(clips))
+    touched = (clips != before).flatten(1).any(1)
     assert 16 <= touched.sum() <= 24, "1 clip in 16 is left as it is"
-    assert len({round(float(clip.mean()), 5) for clip in clips}) > 15, "each clip has operations of its own"
+    assert len({round(float(clip.mean()), 3) for clip in clips}) > 15, "each clip has operations of its own"
     assert torch.equal(RandAugment()(before.clone(), seeded(3)), clips)
     assert not torch.equal(RandAugment()(before.clone(), seeded(4)), clips)
 
@@ -387,7 +425,7 @@ def test_every_operation_takes_extremes_and_tiny_frames() -> None:
         for magnitude in (0.0, 10.0):
             for sign in (1, -1):
                 for shape in ((3, 1, 1, 1), (3, 2, 2, 5)):
-                    clip = torch.rand(shape, generator=seeded(5))
+                    clip = torch.randint(256, shape, generator=seeded(5)).float()
                     result = operation(clip.clone(), argument(magnitude, sign))
-                    assert result.shape == shape and result.isfinite().all(), name
-                    assert result.min() >= -1e-6 and result.max() <= 1 + 1e-6, name
+                    assert result.shape == shape and torch.equal(result, result.round()), name
+                    assert result.min() >= 0 and result.max() <= 255, name

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from odd_videos import encode
 
 from svfap.data import clips as sampling
-from svfap.data.augment import multi_scale_crop
+from svfap.data.augment import fit_frames, multi_scale_crop
 from svfap.data.loader import ClipDataset, make_loader, sharded_batches
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.video import write_video
@@ -128,17 +129,18 @@ def test_epochs_and_samples_differ_and_repeat_themselves(folder: Path, manifest:
         assert np.abs(numbers - frames.numpy()).max() <= 1  # small crops, lossy colours
 
 
-def test_scale_of_training_crops(manifest: Manifest) -> None:
-    whole = dataset(manifest, "train", crop_scale=(0.98, 1.0), repeats=4)[7].clips
-    parts = dataset(manifest, "train", crop_scale=(0.01, 0.02), repeats=12)[7].clips
-    assert all(clip[..., 2].std() > 80 for clip in whole)  # both halves seen
-    assert sum(clip[..., 2].std() < 40 for clip in parts) > 6
+def test_training_shows_whole_frames_and_leaves_the_crop_to_the_device(folder: Path, manifest: Manifest) -> None:
+    for fit, number in (("squash", 0), ("centre", 0), ("squash", 7)):
+        item = dataset(manifest, "train", frame_fit=fit)[number]
+        frames = decoded(folder / f"{number}.mp4")[item.frames[0]]
+        np.testing.assert_array_equal(item.clips[0], fit_frames(frames, 24, fit))
 
 
-def test_views_in_testing_come_once(folder: Path, manifest: Manifest) -> None:
-    batch = one_batch(dataset(manifest, "test"))
+def test_views_in_testing_come_once_with_their_number(folder: Path, manifest: Manifest) -> None:
+    batch = one_batch(dataset(manifest, "test", frame_fit="centre"))
     # 2 segments x 2 crops; the square video has one crop a segment, the short one one segment.
     assert batch["index"].tolist() == [i for i in range(7) for _ in range(4)] + [7, 7, 8, 8]
+    assert batch["views"].tolist() == [1] * 28 + [2] * 4
     assert batch["label"].tolist() == [i % 3 for i in batch["index"].tolist()]
     segments = sampling.test_indices(NUM_FRAMES, 8, 2, 2).tolist()
     assert batch["frames"][:4].tolist() == [segments[0], segments[0], segments[1], segments[1]]
@@ -146,8 +148,14 @@ def test_views_in_testing_come_once(folder: Path, manifest: Manifest) -> None:
         assert frame_numbers(clip, folder / f"{index}.mp4") == frames.tolist()
     left, right = batch["clips"][0][..., 2].float().mean(), batch["clips"][1][..., 2].float().mean()
     assert left < 80 < 120 < right
-    single = one_batch(dataset(manifest, "test", num_segments=1, num_crops=1))
+    single = one_batch(dataset(manifest, "test", frame_fit="centre", num_segments=1, num_crops=1))
     assert single["index"].tolist() == list(range(9))
+    # Squashed frames are square: all crops of a segment coincide. Of 4 segments of a short video so do all.
+    squashed = one_batch(dataset(manifest, "test", num_segments=4))
+    assert squashed["index"].tolist() == [i for i in range(8) for _ in range(4)] + [8]
+    assert squashed["views"].tolist() == [1] * 32 + [4]
+    whole = decoded(folder / "0.mp4")[squashed["frames"][0]]
+    np.testing.assert_array_equal(squashed["clips"][0], fit_frames(whole, 24))
 
 
 def test_values_of_clips_and_of_frames(folder: Path) -> None:
@@ -156,7 +164,7 @@ def test_values_of_clips_and_of_frames(folder: Path) -> None:
     assert batch["values"].dtype == torch.float32
     assert "label" not in batch
     assert batch["values"].tolist() == [pytest.approx([i / 10, -i / 10]) for i in range(9)]
-    views = one_batch(dataset(manifest, "test", frame_level=True))
+    views = one_batch(dataset(manifest, "test", frame_level=True, frame_fit="centre"))
     assert views["values"].shape == (32, 8, 2)
     frames, index = views["frames"].float(), views["index"].float()
     assert torch.equal(views["values"][..., 0], frames + 100 * index[:, None])
@@ -184,8 +192,10 @@ def test_broken_frame_values_are_listed(folder: Path, tmp_path: Path) -> None:
         dataset(manifest, "val")
     batch = one_batch(dataset(manifest, "val", frame_level=True))
     reasons = [reason for _, _, reason in batch["unreadable"]]
-    assert batch["values"].shape == (0, 8, 2)
-    for name, reason, part in zip(names, reasons, ("1 rows", "arousal", "missing", "No such file"), strict=True):
+    assert batch["index"].tolist() == [2]  # no frame of it is annotated
+    assert batch["values"].isnan().all() and batch["values"].shape == (1, 8, 2)
+    parts = (f"1 rows, {NUM_FRAMES} pictures", "no column 'arousal'", "No such file")
+    for name, reason, part in zip(("short", "other", "absent"), reasons, parts, strict=True):
         assert f"{name}.csv" in reason
         assert part in reason
         assert "\n" not in reason
@@ -194,7 +204,7 @@ def test_broken_frame_values_are_listed(folder: Path, tmp_path: Path) -> None:
 def test_unlabelled_batches_have_no_targets(folder: Path) -> None:
     batch = one_batch(dataset(read_manifest(folder / "list.csv", task="unlabelled"), "pretrain", repeats=2))
     assert batch["clips"].shape == (18, 8, 24, 24, 3)
-    assert set(batch) == {"clips", "index", "frames", "keys", "unreadable"}
+    assert set(batch) == {"clips", "index", "frames", "views", "keys", "unreadable"}
 
 
 def test_span_and_box_restrict_what_is_seen(folder: Path, tmp_path: Path) -> None:
@@ -334,3 +344,91 @@ def test_workers_load_after_opencv_has_used_its_threads(manifest: Manifest) -> N
         "assert sum(len(batch['clips']) for batch in loader) == len(clips)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(manifest.path)], check=True, timeout=120)
+
+
+# time ----------------------------------------------------------------------------------------------------------------
+
+
+def timed(path: Path, ticks: list[int]) -> Path:
+    """Pictures of grey levels 0, 3, 6, ..., shown at multiples of 1/30 s."""
+    return encode(
+        path, "libx264", [np.full((32, 32, 3), 3 * n, np.uint8) for n in range(len(ticks))], ticks=ticks, crf="1"
+    )
+
+
+def shown_in(clip: torch.Tensor) -> list[int]:
+    return [round(float(level) / 3) for level in clip.float().mean(dim=(1, 2, 3))]
+
+
+@pytest.fixture(scope="module")
+def odd_times(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """vfr.mp4: 40 pictures at 30, 20 at 6 a second; pause.mkv: 20 pictures, a minute's pause, 60 pictures."""
+    folder = tmp_path_factory.mktemp("times")
+    timed(folder / "vfr.mp4", [*range(40), *range(40, 140, 5)])
+    timed(folder / "pause.mkv", [*range(20), *range(1800, 1860)])
+    for name, length in (("vfr", 60), ("pause", 80)):
+        pd.DataFrame({"valence": np.arange(length, dtype=float)}).to_csv(folder / f"{name}.csv", index=False)
+    (folder / "list.csv").write_text("path,frame_values\nvfr.mp4,vfr.csv\npause.mkv,pause.csv\n")
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["train", "val", "test"])
+def test_the_target_of_a_frame_is_that_of_the_picture_shown(odd_times: Path, mode: str) -> None:
+    manifest = read_manifest(odd_times / "list.csv", task="regression", dimensions=["valence"], frame_level=True)
+    batch = one_batch(dataset(manifest, mode, frame_level=True))
+    assert batch["unreadable"] == []
+    for clip, targets in zip(batch["clips"], batch["values"], strict=True):
+        assert shown_in(clip) == [int(value) for value in targets[:, 0]]
+    assert {int(n) for n in batch["values"][batch["index"] == 0].flatten()} - set(range(40)) or mode == "train"
+
+
+def test_a_variable_rate_is_sampled_by_time(odd_times: Path) -> None:
+    manifest = read_manifest(odd_times / "list.csv", task="unlabelled")
+    item = ClipDataset(manifest, "test", 28, 5, 24, 0, num_segments=1, num_crops=1)[0]
+    assert item.frames[0].tolist() == list(range(0, 140, 5))
+    assert shown_in(torch.from_numpy(item.clips[0])) == [*range(0, 40, 5), *range(40, 60)]
+
+
+def test_fps_samples_all_videos_at_one_rate(odd_times: Path) -> None:
+    manifest = read_manifest(odd_times / "list.csv", task="unlabelled")
+    item = ClipDataset(manifest, "test", 14, 1, 24, 0, num_segments=1, num_crops=1, fps=3.0)[0]
+    assert item.frames[0].tolist() == list(range(14))  # 140 thirtieths of a second
+    assert shown_in(torch.from_numpy(item.clips[0])) == [0, 10, 20, 30, *range(40, 60, 2)]
+    same = ClipDataset(manifest, "test", 14, 1, 24, 0, num_segments=1, num_crops=1, fps=29.0)[0]
+    assert shown_in(torch.from_numpy(same.clips[0])) == list(range(14))  # as good as the video's own rate
+
+
+def test_no_clip_spans_a_hole(odd_times: Path) -> None:
+    """Random clips come from both sides of the pause, in proportion to their lengths; the others from the longer side."""
+    manifest = read_manifest(odd_times / "list.csv", task="unlabelled")
+    for mode in ("train", "pretrain"):
+        data = dataset(manifest, mode)
+        first = 0
+        for epoch in range(120):
+            data.epoch = epoch
+            (frames,) = data[1].frames
+            assert frames.max() < 20 or frames.min() >= 20
+            first += bool(frames.max() < 20)
+        assert 15 < first < 48  # a quarter of 120
+    several = dataset(manifest, "train", repeats=12)[1].frames
+    assert {bool(frames.max() < 20) for frames in several} == {True, False}
+    for mode in ("val", "test"):
+        for clip, frames in zip((item := dataset(manifest, mode)[1]).clips, item.frames, strict=True):
+            assert frames.min() >= 20
+            assert shown_in(torch.from_numpy(clip)) == frames.tolist()
+
+
+def test_a_span_is_cut_at_a_hole(odd_times: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("path,start_s,end_s\npause.mkv,0.2,60.4\npause.mkv,1,59\n")
+    data = dataset(read_manifest(path, root=odd_times, task="unlabelled"), "test", num_segments=1, num_crops=1)
+    assert data[0].frames[0].tolist() == [6, 8, 10, 12, 14, 16, 18, 18]  # 14 frames before the pause, 12 after it
+    assert data[1].reason == "no frame from start_s to end_s; the video lasts 62.00 s"
+
+
+def test_one_stretch_draws_nothing_more(manifest: Manifest) -> None:
+    """Clips of ordinary videos are those of `svfap.data.clips` with the same generator, whatever `fps` is close to."""
+    for fps in (None, 20.5):
+        rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([1, 0, 3])))
+        expected = sampling.train_indices(NUM_FRAMES, 8, 2, rng)
+        assert dataset(manifest, "train", fps=fps)[3].frames[0].tolist() == expected.tolist()

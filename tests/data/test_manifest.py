@@ -260,3 +260,108 @@ def test_many_rows_stay_a_table(tmp_path: Path) -> None:
     assert manifest[99_999].subject == "s999"
     assert manifest[99_999].label == 0
     assert manifest.table.memory_usage(deep=True).sum() < 100 * len(manifest)
+
+
+# What may be wrong in a file without being noticed
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_the_separator_is_that_of_the_header(tmp_path: Path, separator: str) -> None:
+    rows = [("path", "label", "valence", "note"), ("a.mp4", "happy", "0.5", "x y"), ("b.mp4", "sad", "-1.25", "")]
+    path = write(tmp_path, "".join(separator.join(row) + "\n" for row in rows))
+    manifest = read_manifest(path)
+    assert [(sample.key, sample.label) for sample in manifest] == [("a.mp4", 0), ("b.mp4", 1)]
+    assert manifest.label_names == ("happy", "sad")
+    values = read_manifest(path, task="regression")
+    assert (values.dimensions, [sample.values for sample in values]) == (("valence",), [(0.5,), (-1.25,)])
+
+
+def test_semicolons_come_with_decimal_commas(tmp_path: Path) -> None:
+    path = write(tmp_path, "path;valence;start_s;subject\na, b.mp4;0,5;1,5;p 1,2\nb.mp4;-1;;p 3\n")
+    first, second = read_manifest(path, task="regression")
+    assert (first.key, first.values, first.start_s, first.subject) == ("a, b.mp4#t=1.5,", (0.5,), 1.5, "p 1,2")
+    assert second.values == (-1.0,)
+    frames = write(tmp_path, "path;x\na.mp4;0,5 1,5 2\n", "frames.csv")
+    manifest = read_manifest(frames, task="regression", frame_level=True)
+    assert manifest[0].frame_numbers.tolist() == [[0.5], [1.5], [2]]
+
+
+@pytest.mark.parametrize("header", ["file\tlabel", "path label", "Video emotion", "name class"])
+def test_a_header_is_not_the_first_row_of_a_list(tmp_path: Path, header: str) -> None:
+    message = refused(write(tmp_path, f"{header}\na.mp4 happy\nb.mp4 sad\n", "list.txt"))
+    assert f"the first line, '{header}', is a header without a column 'path'" in message
+    assert "write it as path,label" in message
+
+
+def test_lists_with_the_number_of_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, "clips/v 00 20 1\nclips/v01 7 0\n\nclips/v02 20 1\n", "raw.txt")
+    found = [(sample.key, sample.label) for sample in read_manifest(path)]
+    assert found == [("clips/v 00", 1), ("clips/v01", 0), ("clips/v02", 1)]
+    text = capsys.readouterr().err
+    assert f"{path}: lines of three columns; read as path, number of frames (ignored), label" in text
+    (tmp_path / "clip 1").mkdir()  # a name of two words is there
+    path = write(tmp_path, "clip 1 0\nclip 2 1\n", "two.txt")
+    assert [sample.key for sample in read_manifest(path)] == ["clip 1", "clip 2"]
+    path = write(tmp_path, "a 1 0\nb 1\n", "mixed.txt")
+    assert [sample.key for sample in read_manifest(path)] == ["a 1", "b"]
+    assert capsys.readouterr().err == ""
+
+
+def test_classes_counted_from_one_and_holes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, "path,label\n" + "".join(f"{n}.mp4,{n}\n" for n in range(1, 8)))
+    assert read_manifest(path).label_names == tuple("01234567")
+    text = capsys.readouterr().err
+    assert f"{path}: no row has label 0: 8 outputs for 7 classes; if classes are counted from 1, subtract 1" in text
+    assert "labels are 0 to 6, not counted from 1" in refused(path, label_names=list("abcdefg"))
+    path = write(tmp_path, "path,label\na,0\nb,1\nc,4\n", "holes.csv")
+    assert len(read_manifest(path).label_names or ()) == 5
+    assert "no row has label 2, 3: 5 outputs for 3 classes\n" in capsys.readouterr().err
+    read_manifest(write(tmp_path, "path,label\na,0\nb,1\n", "whole.csv"))
+    assert capsys.readouterr().err == ""
+
+
+def test_codes_with_leading_zeros_are_names(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,label\na,01\nb,02\nc,08\n")
+    manifest = read_manifest(path)
+    assert manifest.label_names == ("01", "02", "08")
+    assert manifest.labels is not None
+    assert manifest.labels.tolist() == [0, 1, 2]
+    assert "'01' is not a known label; known are x, y, z" in refused(path, label_names=["x", "y", "z"])
+    assert "'1' is a number among names" in refused(write(tmp_path, "path,label\na,01\nb,1\n", "both.csv"))
+
+
+def test_classes_that_differ_only_in_case_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, "path,label\na,Happy\nb,happy\nc,HAPPY\nd,sad\n")
+    assert read_manifest(path).label_names == ("HAPPY", "Happy", "happy", "sad")
+    assert f"{path}: classes HAPPY, Happy, happy differ only in case" in capsys.readouterr().err
+
+
+def test_a_class_in_two_unicode_forms_is_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,label\na,fro\u0308hlich\nb,fr\u00f6hlich\n")
+    assert read_manifest(path).label_names == ("fr\u00f6hlich",)
+    assert [sample.label for sample in read_manifest(path, label_names=["x", "fro\u0308hlich"])] == [1, 1]
+
+
+def test_files_that_are_all_missing_are_one_error(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "77.mp4").touch()
+    path = write(tmp_path, "path,label\n" + "".join(f"videos\\{n}.mp4,0\n" for n in range(100)))
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path).require_files()
+    message = str(caught.value)
+    assert f"none of the 20 paths looked at exists, such as {tmp_path}/videos\\0.mp4: no such file" in message
+    assert f"Paths are relative to {tmp_path}; correct them or give root" in message
+    path = write(tmp_path, "path,label\n" + "".join(f"videos/{n}.mp4,0\n" for n in range(60, 79)))
+    read_manifest(path).require_files()  # one of them exists
+    with pytest.raises(ManifestError, match="relative to /elsewhere"):
+        read_manifest(path, root="/elsewhere").require_files()
+
+
+def test_values_of_clips_that_are_marks_or_out_of_range(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,x,y\na,0.5,1\nb,-5,-5\nc,1.5,0\n")
+    options = {"task": "regression", "invalid_marks": [-5]}
+    assert "row 3, column 'x': -5 is a mark of what is not annotated; correct it or" in refused(path, **options)
+    message = refused(path, task="regression", label_range=(-5, 1))
+    assert "row 4, column 'x': 1.5 is outside label_range (-5, 1)" in message
+    rounded = write(tmp_path, "path,x\na,1.0000001\nb,0\n", "rounded.csv")
+    assert len(read_manifest(rounded, task="regression", label_range=(0, 1))) == 2

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.rates import Clock, look_at_rates, training_rate
 from svfap.data.video import write_video
@@ -130,6 +131,18 @@ def test_a_few_of_many_videos_are_looked_at(tmp_path):
     rates, num_unknown = look_at_rates(many, None)
     assert (set(rates), num_unknown) == ({25}, 0)
     assert 40 <= len(rates) <= 50  # of 64 evenly spaced rows those that are there
+
+
+@pytest.mark.parametrize(("fps", "frames_fps", "step"), [(None, None, 1), (10, 20, 2), (10, 10, 1), (5, None, 5)])
+def test_clips_of_folders_of_frames_span_the_time_that_their_rate_means(tmp_path, fps, frames_fps, step):
+    (tmp_path / "clip").mkdir()
+    for number in range(90):
+        cv2.imwrite(str(tmp_path / "clip" / f"{number}.png"), np.full((16, 16, 3), 2 * number, np.uint8))
+    (tmp_path / "list.csv").write_text("path\nclip\n")
+    videos = read_manifest(tmp_path / "list.csv", task="unlabelled")
+    dataset = ClipDataset(videos, "test", 16, 1, 16, seed=0, num_segments=1, fps=fps, frames_fps=frames_fps)
+    levels = dataset[0].clips[0].mean(axis=(1, 2, 3)) / 2
+    np.testing.assert_array_equal(np.diff(levels), step)
 
 
 def said(capsys) -> str:

@@ -4,56 +4,15 @@ import pickle
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
+from flat_videos import NUM, encode, flat, numbers_of
 
-from svfap.data.video import VideoError, natural_key, open_video, upright, write_video
-
-NUM = 48
-B_FRAMES = {"crf": "5", "x264-params": "bframes=3:b-adapt=0:scenecut=0"}
-
-
-def grey(number: int) -> int:
-    return 5 * number + 8
-
-
-def flat(number: int, height: int = 32, width: int = 48) -> np.ndarray:
-    return np.full((height, width, 3), grey(number), np.uint8)
-
-
-def numbers_of(frames: np.ndarray) -> list[int]:
-    """Which of the flat frames these are."""
-    return [round((float(frame.mean()) - 8) / 5) for frame in frames]
-
-
-def encode(
-    path: Path,
-    pictures: Sequence[np.ndarray],
-    *,
-    codec: str = "libx264",
-    pix_fmt: str = "yuv420p",
-    gop: int = 12,
-    ticks: Sequence[int] | None = None,
-    **options: str,
-) -> Path:
-    """A video with presentation times in 1/30 s `ticks`, by default one each."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=30, options=options)
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt, stream.gop_size = pix_fmt, gop
-        stream.codec_context.time_base = Fraction(1, 30)
-        for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = ticks[number] if ticks else number, Fraction(1, 30)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
+from svfap.data.video import VideoError, open_video, upright, write_video
 
 
 @pytest.fixture(scope="module")
@@ -206,75 +165,6 @@ def test_upright_follows_the_definition_of_the_matrix() -> None:
                 assert turned[b * x + d * y - top, a * x + c * y - left].tolist() == picture[y, x].tolist()
 
 
-def test_video_cut_short_is_as_long_as_what_is_there(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    pictures = [np.clip(flat(i) + rng.integers(-6, 7, (32, 48, 3)), 0, 255).astype(np.uint8) for i in range(NUM)]
-    whole = encode(folder / "whole.mkv", pictures, **B_FRAMES).read_bytes()
-    for keep in np.linspace(0.3, 0.9, 20):
-        path = folder / "cut.mkv"
-        path.write_bytes(whole[: int(len(whole) * keep)])
-        with open_video(path) as source:
-            assert 0.15 * NUM < source.num_frames < NUM
-            assert numbers_of(source.read(range(source.num_frames))) == list(range(source.num_frames))
-            assert len(list(source.frames())) == source.num_frames
-
-
-def test_mp4_with_its_index_in_front_cut_short(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    pictures = [np.clip(flat(i) + rng.integers(-6, 7, (32, 48, 3)), 0, 255).astype(np.uint8) for i in range(NUM)]
-    path = folder / "front.mp4"
-    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=30, options=B_FRAMES)
-        stream.height, stream.width, stream.pix_fmt, stream.gop_size = 32, 48, "yuv420p", 12
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-    whole = path.read_bytes()
-    lengths = []
-    for keep in np.linspace(0.4, 0.98, 40):  # between a picture and the one shown before it, and inside of them
-        path.write_bytes(whole[: int(len(whole) * keep)])
-        with open_video(path) as source:
-            lengths.append(source.num_frames)
-            assert source.fps == pytest.approx(30)
-            assert numbers_of(source.read(range(source.num_frames))) == list(range(source.num_frames))
-            assert len(list(source.frames())) == source.num_frames
-    assert lengths == sorted(lengths)
-    assert 8 < lengths[0] < lengths[-1] < NUM
-
-
-def test_tail_that_does_not_decode_is_not_invented(folder: Path) -> None:
-    path = encode(folder / "tail.mp4", [flat(i) for i in range(NUM)], bf="0", gop=NUM)
-    with av.open(str(path)) as container:
-        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
-    data = bytearray(path.read_bytes())
-    for position, size in packets[40:]:
-        assert position is not None
-        data[position + 4 : position + size] = b"\xff" * (size - 4)
-    path.write_bytes(data)
-    with open_video(path) as source:
-        assert numbers_of(source.read([0, 20, 39])) == [0, 20, 39]
-        with pytest.raises(VideoError, match=r"tail\.mp4: damaged: picture 4\d of 48 cannot be decoded"):
-            source.read([0, 47])
-        streamed = []
-        with pytest.raises(VideoError, match=r"tail\.mp4: damaged: picture 41 of 48 cannot be decoded"):
-            for _, frame in source.frames():
-                streamed.append(frame)
-        assert numbers_of(np.stack(streamed)) == list(range(len(streamed)))
-
-
-def test_picture_lost_in_mid_file_is_the_one_before(folder: Path) -> None:
-    path = encode(folder / "hole.mp4", [flat(i) for i in range(NUM)], bf="0")
-    with av.open(str(path)) as container:
-        position, size = next((p.pos, p.size) for p in container.demux(video=0) if p.pts == 20 * 512)
-    data = bytearray(path.read_bytes())
-    assert position is not None
-    data[position + 4 : position + size] = b"\xff" * (size - 4)
-    path.write_bytes(data)
-    with open_video(path) as source:
-        assert numbers_of(source.read([20, 19, 18, 24])) == [19, 19, 18, 24]
-        assert numbers_of(np.stack([frame for _, frame in source.frames()])) == [n - (n == 20) for n in range(NUM)]
-
-
 def test_pictures_before_the_first_keyframe_do_not_count(video: Path, folder: Path) -> None:
     path = folder / "headless.mkv"
     with av.open(str(video)) as source, av.open(str(path), "w") as target:
@@ -294,6 +184,17 @@ def test_pictures_before_the_first_keyframe_do_not_count(video: Path, folder: Pa
     [
         ("empty.mp4", b"", "the file is empty"),
         ("text.mp4", b"This is not a video.\n" * 50, "not a readable video"),
+        (
+            "lfs.mp4",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n",
+            "is a git-lfs pointer, not the vid",
+        ),
+        (
+            "page.mp4",
+            b"\n<!DOCTYPE html>\n<html><body>404</body></html>",
+            r"is a web page \(HTML\), not the video; downlo",
+        ),
+        ("zeros.mp4", bytes(9000), "begins with zeros only: a placeholder or a download that was broken off"),
         ("broken.jpg", b"\xff\xd8\xff\xe0 and nothing more", "broken.jpg cannot be decoded as a picture"),
     ],
 )
@@ -357,46 +258,6 @@ def test_nothing_is_printed_about_broken_files(video: Path, tmp_path: Path) -> N
     assert len(done.stdout.splitlines()) >= 3
 
 
-def test_folder_of_frames_is_sorted_naturally(tmp_path: Path) -> None:
-    for number in (1, 2, 10, 9, 30):
-        cv2.imwrite(str(tmp_path / f"{number}.png"), flat(number))
-    (tmp_path / "notes.txt").write_text("not a picture")
-    (tmp_path / ".3.png").write_text("hidden")
-    with open_video(tmp_path) as source:
-        assert (source.num_frames, source.fps, source.height, source.width) == (5, 25.0, 32, 48)
-        assert numbers_of(source.read(range(5))) == [1, 2, 9, 10, 30]
-        assert numbers_of(source.read([4, 0, 4])) == [30, 1, 30]
-        assert [round(time, 2) for time, _ in source.frames()] == [0.0, 0.04, 0.08, 0.12, 0.16]
-    names = ["b2", "a10", "a9", "a", "10", "9"]
-    assert sorted(names, key=natural_key) == ["9", "10", "a", "a9", "a10", "b2"]
-
-
-def test_folders_that_are_no_videos(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("not a picture")
-    with pytest.raises(VideoError, match="holds no pictures"):
-        open_video(tmp_path)
-    cv2.imwrite(str(tmp_path / "1.jpg"), flat(1))
-    cv2.imwrite(str(tmp_path / "2.jpg"), flat(2, 30, 40))
-    (tmp_path / "3.jpg").write_bytes((tmp_path / "1.jpg").read_bytes()[:-30])
-    with open_video(tmp_path) as source:
-        assert numbers_of(source.read([0])) == [1]
-        assert source.read([1, 0]).shape == (2, 32, 48, 3)
-        assert numbers_of(source.read([1, 0])) == [2, 1]
-        with pytest.raises(VideoError, match=r"3\.jpg cannot be decoded"):
-            source.read([2])
-
-
-def test_an_image_is_a_video_of_one_frame_in_rgb(tmp_path: Path) -> None:
-    colours = np.zeros((1, 3, 4), np.uint8)
-    colours[0, 0], colours[0, 1], colours[0, 2] = (0, 0, 255, 255), (0, 255, 0, 9), (255, 0, 0, 128)  # BGRA
-    cv2.imwrite(str(tmp_path / "alpha.png"), colours)
-    cv2.imwrite(str(tmp_path / "grey.png"), np.array([[77]], np.uint8))
-    with open_video(tmp_path / "alpha.png") as source:
-        assert source.read([0])[0].tolist() == [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]
-        assert (source.num_frames, source.width, source.height) == (1, 3, 1)
-    assert open_video(tmp_path / "grey.png").read([0, 0]).tolist() == [[[[77, 77, 77]]]] * 2
-
-
 @pytest.mark.parametrize(
     ("size", "codec", "pix_fmt", "name"),
     [
@@ -424,50 +285,6 @@ def test_colours_come_out_as_red_green_blue(folder: Path) -> None:
     with open_video(folder / "colours.mp4") as source:
         frame = source.read([2])[0]
     assert np.abs(frame[8:24, [8, 24, 40]].mean(0) - [[230, 0, 0], [0, 210, 0], [0, 0, 240]]).max() < 6
-
-
-def test_writing_keeps_rate_count_and_keyframes(tmp_path: Path) -> None:
-    path = tmp_path / "out.mp4"
-    write_video(path, (flat(i) for i in range(30)), 30000 / 1001, gop=5)
-    with open_video(path) as source:
-        assert source.fps == pytest.approx(30000 / 1001)
-        assert numbers_of(source.read(range(30))) == list(range(30))
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        keyframes = [packet.pts // packet.duration for packet in packets if packet.is_keyframe]
-    assert np.diff([*keyframes, 30]).max() <= 5
-    assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
-
-
-@pytest.mark.parametrize("size", [(1, 1), (5, 7), (30, 4001)])
-def test_odd_sizes_grow_by_their_last_row_and_column(tmp_path: Path, size: tuple[int, int]) -> None:
-    write_video(tmp_path / "odd.mp4", [flat(20, *size)] * 3, 25)
-    with open_video(tmp_path / "odd.mp4") as source:
-        frame = source.read([1])[0]
-    assert frame.shape == (size[0] + size[0] % 2, size[1] + size[1] % 2, 3)
-    assert np.abs(frame.astype(int) - grey(20)).max() < 5  # coarse conversions are off by 2; black would be by 100
-
-
-def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "out.mp4"
-    path.write_bytes(b"what was there")
-
-    def failing() -> Iterator[np.ndarray]:
-        yield flat(0)
-        raise RuntimeError("the source broke")
-
-    with pytest.raises(RuntimeError, match="the source broke"):
-        write_video(path, failing(), 25)
-    with pytest.raises(ValueError, match="no frames"):
-        write_video(path, [], 25)
-    with pytest.raises(ValueError, match="frames must be uint8"):
-        write_video(path, [flat(0), flat(0, 16, 16)], 25)
-    assert path.read_bytes() == b"what was there"
-    assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
-    with pytest.raises(VideoError, match="cannot be written"):
-        write_video(tmp_path / "absent" / "out.mp4", [flat(0)], 25)
 
 
 def test_names_that_look_like_patterns_or_protocols(
@@ -527,3 +344,53 @@ def _retitle(path: Path) -> bytes:
     content = path.read_bytes()
     place = content.rindex(b"name")  # the title's text, not the box of that name
     return content[:place] + b"n\xe9\xff\xfe" + content[place + 4 :]
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, video: Path) -> None:
+    path = tmp_path / "caf\udce9.mp4"
+    path.write_bytes(video.read_bytes())
+    with open_video(path) as source:
+        assert numbers_of(source.read([47, 0, 20])) == [47, 0, 20]
+        assert numbers_of(np.stack([frame for _, frame in source.frames(40)])) == list(range(40, NUM))
+
+
+def test_a_second_reader_does_not_disturb_the_first(video: Path) -> None:
+    with open_video(video) as source:
+        frames = source.frames()
+        next(frames)
+        assert (source.height, source.width) == (32, 48)
+        next(frames)
+        source.read([30])
+        with pytest.raises(RuntimeError, match="open it twice"):
+            next(frames)
+
+
+def test_a_file_that_changes_is_listed_anew(tmp_path: Path) -> None:
+    for number in (5, 9):
+        path = encode(tmp_path / "v.mp4", [flat(i) for i in range(number)])
+        for _ in range(2):
+            with open_video(path) as source:
+                assert source.num_frames == number
+                assert numbers_of(source.read([number - 1])) == [number - 1]
+
+
+def test_far_pictures_cost_no_more(folder: Path) -> None:
+    """Decoding starts near the wanted pictures, also of files that must be sought by byte."""
+    for name in ("near.mp4", "near.mkv", "near.ts", "near.avi", "near.h264", "near.mpg"):
+        codec = "mpeg2video" if name.endswith("mpg") else "libx264"
+        path = encode(folder / name, [flat(i % 40) for i in range(400)], codec=codec, bf="2", gop=10)
+        with open_video(path) as source:
+            source.read([0])
+            decoded: list[int] = []
+            original = source._decoded  # type: ignore[attr-defined]
+
+            def counting(*arguments, original=original, decoded=decoded):  # type: ignore[no-untyped-def]
+                for item in original(*arguments):
+                    decoded.append(item[0])
+                    yield item
+
+            source._decoded = counting  # type: ignore[attr-defined]
+            np.testing.assert_allclose(numbers_of(source.read(range(383, 386))), [23, 24, 25], atol=1)
+            assert len(decoded) < 40, name
+            np.testing.assert_allclose(numbers_of(next(source.frames(385))[1][None]), [25], atol=1)
+            assert len(decoded) < 80, name

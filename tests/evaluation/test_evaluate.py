@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, mean_absolute_error
 
 import svfap
@@ -152,7 +153,7 @@ def views_of(folder: Path) -> list[list[np.ndarray]]:
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_views_are_averaged_after_the_softmax(wide, tmp_path, batch_size):
-    folder = model(tmp_path / "model", sampling_stride=2)
+    folder = model(tmp_path / "model", sampling_stride=2, frame_fit="centre")
     net = svfap.load_model(folder)
     with torch.inference_mode():
         by_view = [torch.cat([net(normalised(view)) for view in views]).softmax(-1) for views in views_of(wide)]
@@ -164,7 +165,7 @@ def test_views_are_averaged_after_the_softmax(wide, tmp_path, batch_size):
 
 
 def test_a_single_view_is_the_first_segment_and_the_centre(wide, tmp_path):
-    folder = model(tmp_path / "model", sampling_stride=2)
+    folder = model(tmp_path / "model", sampling_stride=2, frame_fit="centre")
     evaluate(folder, wide / "test.csv", tmp_path / "out", num_segments=1, num_crops=1, precision="fp32")
     view = all_frames(wide / "wide.mp4")[::2][:16, :, 10:42]
     with torch.inference_mode():
@@ -173,8 +174,26 @@ def test_a_single_view_is_the_first_segment_and_the_centre(wide, tmp_path):
     np.testing.assert_allclose(table.filter(like="prob_").iloc[0], expected, atol=1e-5)
 
 
-def test_features_are_the_heads_input_averaged_over_views(wide, tmp_path):
+def test_squashed_frames_have_one_crop_and_coinciding_segments_their_weight(wide, tmp_path):
+    """By hand: all views of the published test, one by one, with Pillow."""
     folder = model(tmp_path / "model", sampling_stride=2)
+    evaluate(folder, wide / "test.csv", tmp_path / "out", num_segments=7, precision="fp32")
+    net = svfap.load_model(folder)
+    starts = [int(segment * 4 / 6) for segment in range(7)]  # 20 frames of stride 2, 16 of them in each segment
+    assert starts == [0, 0, 1, 2, 2, 3, 4]
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv").filter(like="prob_")
+    for row, name in enumerate(("wide.mp4", "tall.mp4")):
+        pictures = (Image.fromarray(frame) for frame in all_frames(wide / name)[::2])
+        squashed = np.stack([np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR)) for picture in pictures])
+        with torch.inference_mode():
+            views = torch.cat([net(normalised(squashed[start:][:16])) for start in starts]).softmax(-1)
+        np.testing.assert_allclose(table.iloc[row], views.mean(dim=0), atol=2e-3)  # Pillow rounds some pixels otherwise
+        once = views[[0, 2, 3, 5, 6]].mean(dim=0)
+        assert (once - views.mean(dim=0)).abs().max() > 4e-3, "weights matter here"
+
+
+def test_features_are_the_heads_input_averaged_over_views(wide, tmp_path):
+    folder = model(tmp_path / "model", sampling_stride=2, frame_fit="centre")
     evaluate(folder, wide / "test.csv", tmp_path / "out", precision="fp32")
     net = svfap.load_model(folder)
     with torch.inference_mode():
@@ -344,9 +363,14 @@ def test_two_processes_give_the_same_results_as_one(damaged, classifier, tmp_pat
 
 
 def test_no_readable_video_at_all(damaged, classifier, tmp_path):
-    table = pd.read_csv(damaged / "test.csv").iloc[[8]]
-    table.to_csv(damaged / "gone.csv", index=False)
-    with pytest.raises(UserError, match=r"none of the 1 videos can be read; the first: videos/\S+: no such file"):
+    table = pd.read_csv(damaged / "test.csv")
+    table.iloc[[3]].to_csv(damaged / "text.csv", index=False)
+    with pytest.raises(
+        UserError, match=r"none of the 1 videos can be read; the first: videos/\S+: not a readable video"
+    ):
+        evaluate(classifier, damaged / "text.csv", tmp_path / "out")
+    table.iloc[[8]].to_csv(damaged / "gone.csv", index=False)
+    with pytest.raises(UserError, match=r"gone\.csv: \S+\.mp4: no such file or folder\. Paths are relative to"):
         evaluate(classifier, damaged / "gone.csv", tmp_path / "out")
 
 
@@ -378,11 +402,11 @@ def test_mistakes_are_found_before_torch_is_loaded(tmp_path):
     (tmp_path / "test.csv").write_text("path,label\na.mp4,sad\n")
     there, gone = str(tmp_path / "test.csv"), str(tmp_path / "gone")
     mistakes = {
-        f"model={gone}: no such folder": ["--model", gone, "--manifest", there],
-        f"manifest={gone}: no such file": ["--model", str(tmp_path), "--manifest", gone],
+        f"--model={gone}: no such folder": ["--model", gone, "--manifest", there],
+        f"--manifest={gone}: no such file": ["--model", str(tmp_path), "--manifest", gone],
         "give either manifest": ["--model", str(tmp_path)],
-        "fold=2: only a dataset has folds": ["--model", str(tmp_path), "--manifest", there, "--fold", "2"],
-        "num_crops=0: must be at least 1": ["--model", str(tmp_path), "--manifest", there, "--num_crops", "0"],
+        "--fold=2: only a dataset has folds": ["--model", str(tmp_path), "--manifest", there, "--fold", "2"],
+        "--num_crops=0: must be at least 1": ["--model", str(tmp_path), "--manifest", there, "--num_crops", "0"],
     }
     code = (
         "import sys; from svfap.cli.main import main\nfor arguments in {}: assert main(['evaluate', *arguments]) == 1\n"

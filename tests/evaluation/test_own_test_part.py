@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -115,6 +116,21 @@ def test_videos_are_sampled_at_the_rate_of_the_training(data, tmp_path, capsys):
     np.testing.assert_array_equal(chosen, by_time)
     metrics = json.loads((unknown / "evaluation" / "metrics.json").read_text())
     assert metrics["fps"] == "25.0"
+
+
+def test_folders_of_frames_have_the_rate_that_the_user_states(data, tmp_path, capsys):
+    (tmp_path / "clip").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        cv2.imwrite(str(tmp_path / "clip" / f"{number}.png"), rng.integers(0, 255, (32, 32, 3), np.uint8))
+    (tmp_path / "test.csv").write_text("path,label\nclip,joy\n")
+    trained = run(tmp_path / "trained", {"frame_rate": 10.0})
+    as_25, told = scores(trained, tmp_path / "test.csv", capsys)
+    assert "folders of frames are read as 25 pictures per second; --frames_fps says otherwise" in told
+    as_20, told = scores(trained, tmp_path / "test.csv", capsys, frames_fps=20)
+    assert "read as 25" not in told
+    assert "20/s in the file, sampled at 10/s" in told
+    assert np.abs(as_20 - as_25).max() > 1e-6
 
 
 def test_test_clips_that_were_cut_out_otherwise_are_told(data, tmp_path, capsys):

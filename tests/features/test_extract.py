@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from expected_windows import window_indices
+from PIL import Image
 
 import svfap
 from svfap.cli.main import main
@@ -40,9 +41,9 @@ def in_memory(sources: object, model: Model | Path | str, **settings: Any) -> pd
 
 
 def model(task: str = "features", **overrides) -> Model:
-    """Fresh weights, large enough that features differ from clip to clip."""
+    """Fresh weights, large enough that features differ from clip to clip; of the pictures, the central square is read."""
     torch.manual_seed(0)
-    made = svfap.create_model("svfap_debug", task, sampling_stride=2, **overrides).eval()
+    made = svfap.create_model("svfap_debug", task, **{"sampling_stride": 2, "frame_fit": "centre", **overrides}).eval()
     for parameter in made.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.25)
@@ -173,9 +174,9 @@ def test_spans_and_boxes_of_a_manifest_are_respected(folder):
     with open_video(folder / "a.mp4") as source:
         inside = source.read(range(13, 33))[:, 2:30, 4:30]
     # Of the box (26 x 28 px) the central square, brought to 32 px, as a manifest with these frames alone would have it.
-    from svfap.data.augment import center_crop
+    from svfap.data.augment import fit_frames
 
-    frames = center_crop(inside, 32)[np.minimum(np.arange(0, 32, 2), 19)]
+    frames = fit_frames(inside, 32, "centre")[np.minimum(np.arange(0, 32, 2), 19)]
     with torch.inference_mode():
         close(table["feature"][2], net.features(prepared(frames))[0])
     close(table.loc[2, ["start_s", "end_s"]].to_numpy(float), [13 / 25, 33 / 25])
@@ -184,6 +185,19 @@ def test_spans_and_boxes_of_a_manifest_are_respected(folder):
     assert list(table["box"]) == ["", "", "4 2 26 28", ""]
     np.testing.assert_array_equal(table["sample_start_s"], [1.5, 1.5, 0.5, np.nan])
     np.testing.assert_array_equal(table["sample_end_s"], [np.nan, np.nan, 1.3, np.nan])
+
+
+def test_whole_pictures_are_squashed_by_default(folder):
+    net = model(frame_fit="squash")
+    table = in_memory(folder / "b.mp4", net)
+    with open_video(folder / "b.mp4") as source:
+        frames = source.read(np.minimum(np.arange(0, 32, 2), 19))
+    squashed = np.stack(
+        [np.asarray(Image.fromarray(frame).resize((32, 32), Image.Resampling.BILINEAR)) for frame in frames]
+    )
+    with torch.inference_mode():  # Pillow rounds some pixels the other way
+        np.testing.assert_allclose(table["feature"][0], net.features(prepared(squashed))[0], atol=0.02)
+        assert (net.features(prepared(squashed)) - net.features(prepared(frames))).abs().max() > 0.2
 
 
 def test_a_fine_tuned_model_gives_what_its_head_gets_and_a_pretrained_one_its_encoder(folder, saved):

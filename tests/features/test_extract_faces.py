@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -167,6 +168,16 @@ def test_settings_of_faces_and_rates_matter(folder):
     assert np.abs(stacked(wide) - stacked(mirrored)).max() > 1e-4
     late = extract(folder, folder / "two.mp4", detect_every=25)
     assert not np.allclose(late[BOX].to_numpy()[0], base[BOX].to_numpy()[0])
+
+
+def test_folders_of_frames_have_the_rate_that_the_user_states(folder, tmp_path, capsys):
+    (tmp_path / "clip").mkdir()
+    for number, frame in enumerate(frames([[(20, 20)]] * 40)):
+        cv2.imwrite(str(tmp_path / "clip" / f"{number}.png"), frame[..., ::-1])
+    for frames_fps, lasts in ((None, 16 / 25), (20.0, 16 / 20)):
+        table = extract(folder, tmp_path / "clip", faces="none", frames_fps=frames_fps)
+        assert table["end_s"][0] - table["start_s"][0] == pytest.approx(lasts)
+        assert ("read as 25 pictures per second" in " ".join(capsys.readouterr().err.split())) == (frames_fps is None)
 
 
 def test_frames_are_taken_at_the_rate_of_the_training(folder, tmp_path):

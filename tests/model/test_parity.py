@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from golden_inputs import weight
 from torch.testing import assert_close
 
 import svfap
+from svfap.model.build import create_model
 from svfap.weights.checkpoint import read_checkpoint
 from svfap.weights.names import published_name
 from svfap.weights.published import export_published
@@ -105,3 +107,37 @@ def test_published_names_round_trip_exactly(checkpoints, kind):
     ours = export_published(svfap.import_published(path, **(HEADS if kind == "finetune" else DECODER_HEADS)))
     assert ours.keys() == published.keys()
     assert all(torch.equal(ours[name], published[name]) for name in ours)
+
+
+TINY = dict(img_size=64, num_frames=16, patch_size=16, embed_dim=48, num_heads=4, stage_depths=(2, 2, 2))
+TINY |= dict(num_bottleneck_tokens=4, decoder_embed_dim=24, decoder_num_heads=2, decoder_depth=2)
+NUM_DRAWN = 12  # models, so that a parameter with few values has a deviation
+
+
+@pytest.mark.parametrize("kind", ["finetune", "pretrain"])
+def test_every_parameter_starts_with_the_published_distribution(golden, kind):
+    expected = json.loads((golden / "initial_weights.json").read_text())[kind]
+    task = "pretraining" if kind == "pretrain" else "classification"
+    torch.manual_seed(0)
+    made = [create_model("svfap_base", task, num_outputs=7 * (kind == "finetune"), **TINY) for _ in range(NUM_DRAWN)]
+    config = made[0].config
+    names = {published_name(name, config): name for name, _ in made[0].named_parameters()}
+    assert names.keys() == expected.keys()
+    states = [model.state_dict() for model in made]
+    for name, how in expected.items():
+        values = torch.cat([state[names[name]].flatten() for state in states])
+        if "constant" in how:
+            assert (values == how["constant"]).all(), name
+            continue
+        if "uniform" in how:
+            largest, deviation = how["uniform"], how["uniform"] / 3**0.5
+        else:
+            largest, cut = how["cut"], how["cut"] / how["normal"]
+            density, inside = 2 * cut * math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi), math.erf(cut / math.sqrt(2))
+            deviation = how["normal"] * math.sqrt(1 - density / inside)
+        error = 4 / math.sqrt(2 * len(values))  # four standard errors of a deviation, or more
+        assert values.std().item() == pytest.approx(deviation, rel=error), name
+        assert abs(values.mean()) < 4 * deviation / math.sqrt(len(values)), name
+        assert values.abs().max() <= largest * 1.0001, name
+        if largest < 2 * deviation:  # a uniform distribution or one cut at its deviation reaches its end
+            assert values.abs().max() > 0.9 * largest, name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_faces import SIDE, Spots, film, frames, model
+from odd_videos import NUM, encode, two_streams
 
 from svfap.cli.main import main
 from svfap.data.video import open_video
@@ -182,3 +184,43 @@ def test_names_of_outputs_are_checked_first(arguments, message, tmp_path, monkey
     assert main(["predict", *arguments, "--model", "none"]) == 1
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_and_sound_stay_together_over_a_pause(predict, tmp_path):
+    """30 pictures, 4 s without any while the sound goes on, 30 pictures: the overlay has them at the same times."""
+    ticks = [*range(30), *range(130, 160)]
+    video = film(tmp_path / "in.mkv", frames(PLACES[:60], EVEN), ticks=ticks, sound="pcm_s16le")
+    overlay(predict, video, tmp_path / "out.mp4")
+    with open_video(tmp_path / "out.mp4") as drawn, open_video(video) as source:
+        assert source.num_frames == drawn.num_frames == 60
+        np.testing.assert_allclose(drawn.times_s, source.times_s, atol=0.002)
+
+
+def test_the_stream_that_is_drawn_on_is_the_one_that_is_read(predict, tmp_path):
+    video = two_streams(tmp_path / "in.mkv")
+    overlay(predict, video, tmp_path / "out.mp4", rows().iloc[:0])
+    with open_video(tmp_path / "out.mp4") as drawn:
+        assert (drawn.num_frames, drawn.width, drawn.height) == (NUM, 64, 48)
+
+
+def test_an_overlay_has_square_pixels(predict, tmp_path):
+    video = encode(tmp_path / "in.mp4", "libx264", sar=Fraction(3, 2))
+    overlay(predict, video, tmp_path / "out.mp4", rows().iloc[:0])
+    with open_video(tmp_path / "out.mp4") as drawn:
+        assert (drawn.num_frames, drawn.width, drawn.height) == (NUM, 96, 48)
+
+
+@pytest.mark.parametrize("sound", ["aac", "pcm_s16le"])
+def test_sound_of_joined_recordings_follows_on(sound, predict, tmp_path):
+    """Two transport streams in one file, whose times both begin at 0: pictures and sound follow on."""
+    codec = "aac" if sound == "aac" else "mp2"
+    part = film(tmp_path / "part.ts", frames(PLACES[:30], EVEN), sound=codec)
+    video = tmp_path / "in.ts"
+    video.write_bytes(part.read_bytes() * 2)
+    overlay(predict, video, tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        samples = sum(frame.samples for frame in container.decode(audio=0))
+    with open_video(tmp_path / "out.mp4") as drawn:
+        assert drawn.num_frames == 60
+        assert drawn.times_s[-1] == pytest.approx(59 / 25, abs=0.01)
+    assert samples / 16000 == pytest.approx(2.4, abs=0.25)

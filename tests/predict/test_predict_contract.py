@@ -14,6 +14,9 @@ from fake_faces import Spots, film, frames, model
 from svfap.cli.main import main
 from svfap.data.video import write_video
 from svfap.faces.config import FaceCropConfig
+from svfap.faces.detect import Face
+from svfap.predict.config import PredictConfig
+from svfap.predict.predict import predict_videos
 from svfap.predict.predictor import Predictor, detector_of
 
 STRIDE = 4  # windows of 61 frames: 2.03 s at 30 a second
@@ -140,6 +143,36 @@ def test_crop_settings_override_those_of_the_training_and_are_told(videos, capsy
 def test_another_detector_is_told(videos, capsys):
     predict(videos / "x30.mp4", 30.0, Spots(), face_crop={"detector": "openface"})
     assert "faces are found by spots, while the model's training had those of openface" in said(capsys)
+
+
+class TiltedSpots(Spots):
+    """Faces whose eyes stand at 45 degrees."""
+
+    def detect(self, frame: np.ndarray) -> list[Face]:
+        return [
+            Face(face.box, face.confidence, np.array([[0, 0], [9, 9], [5, 9], [2, 12], [9, 12]], np.float32))
+            for face in super().detect(frame)
+        ]
+
+
+def test_every_crop_setting_reaches_the_crops(videos, tmp_path, monkeypatch):
+    """From the model, and from the settings of the verb, which are the same."""
+    monkeypatch.setattr("svfap.predict.predictor.make_detector", lambda name, face_model: TiltedSpots())
+
+    def table(contract: dict[str, Any], **settings: Any) -> np.ndarray:
+        model(sampling_stride=STRIDE, frame_rate=30.0, face_crop=contract).save_pretrained(tmp_path / "model")
+        fast: dict[str, Any] = {"device": "cpu", "precision": "fp32", "out": None}
+        config = PredictConfig(model=str(tmp_path / "model"), **fast, **settings)
+        return predict_videos(videos / "x30.mp4", config).table.filter(like="prob_").to_numpy()
+
+    base = {"margin": 1.0, "align": False, "border": "replicate"}
+    plain = table(base)
+    np.testing.assert_array_equal(table({}, **base), plain)
+    for name, value in (("margin", 0.2), ("align", True), ("border", "reflect")):
+        other = table({**base, name: value})
+        assert np.abs(other - plain).max() > 1e-4, name
+        np.testing.assert_array_equal(table(base, **{name: value}), other, err_msg=name)
+    np.testing.assert_array_equal(table({"detector": "haar"}, **base), plain)
 
 
 @pytest.mark.parametrize(

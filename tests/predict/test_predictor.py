@@ -32,7 +32,7 @@ def model(task: str = "classification", **kwargs) -> Model:
     """Fresh weights, large enough that outputs differ from clip to clip."""
     torch.manual_seed(0)
     kwargs = {"label_names": LABELS, "sampling_stride": 1, **kwargs} if task != "pretraining" else kwargs
-    made = svfap.create_model("svfap_debug", task, **kwargs).eval()
+    made = svfap.create_model("svfap_debug", task, **{"frame_fit": "centre", **kwargs}).eval()
     if task != "pretraining":
         for parameter in made.parameters():
             if parameter.ndim > 1:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pages import read_page
 
-from svfap.data.augment import center_crop, normalize
+from svfap.data.augment import fit_frames, normalize
 from svfap.data.clips import validation_indices
 from svfap.data.video import open_video
 from svfap.errors import UserError
@@ -237,7 +237,7 @@ def test_a_clip_is_the_middle_of_the_video_in_a_central_crop(evaluated, faces):
     path = pd.read_csv(faces / "test.csv")["path"][4]
     clip = RunVideos(read_run(evaluated)).clip(path, 16, 1, 32)
     with open_video(faces / path) as video:
-        expected = center_crop(video.read(validation_indices(video.num_frames, 16, 1)), 32)
+        expected = fit_frames(video.read(validation_indices(video.num_frames, 16, 1)), 32, "centre")
     np.testing.assert_array_equal(clip, expected)
 
 

@@ -144,10 +144,13 @@ def test_files_of_classes_that_do_not_fit(labelled, faces, tmp_path):
         "path,start_s,frame_values\n" + "".join(f"{video},0.0{i},{name}.csv\n" for i, name in enumerate(names))
     )
     manifest = read_manifest(tmp_path / "list.csv", label_names=NAMES, frame_level=True)
-    reasons = [reason for _, _, reason in first_frames(manifest, 4)["unreadable"]]
-    parts = ("'frown' is not a known label; known are smile, rest", "some are missing", "1 rows", "no column 'label'")
-    assert len(reasons) == 4
-    for name, reason, part in zip(names, reasons, parts, strict=True):
+    batch = first_frames(manifest, 4)
+    reasons = [reason for _, _, reason in batch["unreadable"]]
+    assert batch["keys"] == [f"{video}#t=0.01,"]
+    assert [label == -1 for label in batch["label"][0]] == [frame == 8 for frame in batch["frames"][0]]
+    parts = ("'frown' is not a known label; known are smile, rest", "1 rows, 24 pictures", "no column 'label'")
+    assert len(reasons) == 3
+    for name, reason, part in zip(("stray", "short", "other"), reasons, parts, strict=True):
         assert f"{name}.csv" in reason
         assert part in reason
     with pytest.raises(ManifestError, match="name them with label_names"):

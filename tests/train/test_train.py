@@ -152,6 +152,7 @@ PLAIN = dict(
     mixup=0,
     cutmix=0,
     rand_augment=False,
+    crop_scale=(1.0, 1.0),
     erase_rate=0,
     flip_rate=0,
     drop_path_rate=0,

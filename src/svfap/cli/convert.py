@@ -9,7 +9,8 @@ from rich.table import Table
 
 from svfap.console import say, show
 from svfap.errors import UserError
-from svfap.weights.config import ConvertConfig
+from svfap.weights.config import ConvertConfig, require_new
+from svfap.weights.filetype import require_checkpoint
 
 if TYPE_CHECKING:
     from svfap.model.config import ModelConfig
@@ -20,6 +21,9 @@ def run(config: ConvertConfig, model: str, out: Path) -> None:
     """Convert, and show what a published checkpoint contained."""
     if not Path(model).exists():
         raise UserError(f"{model}: no such file or folder; give a checkpoint file, or the folder of a model or run")
+    if Path(model).is_file():
+        require_checkpoint(Path(model))
+    require_new(out)
     from svfap.weights.convert import convert
 
     converted = convert(model, out, config)

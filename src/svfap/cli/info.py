@@ -9,6 +9,7 @@ from svfap.errors import UserError
 from svfap.model.presets import list_presets
 from svfap.settings import require_model
 from svfap.weights.config import InfoConfig
+from svfap.weights.filetype import require_checkpoint
 
 
 def run(config: InfoConfig, model: str | None) -> None:
@@ -17,6 +18,8 @@ def run(config: InfoConfig, model: str | None) -> None:
         if not Path(model).exists() and "/" not in model:
             raise UserError(f"{model!r} is neither a preset ({', '.join(list_presets())}) nor a folder")
         require_model(model)
+        if Path(model).is_file():
+            require_checkpoint(Path(model))
     from svfap.weights import info
 
     show(*([info.preset_table()] if model is None else info.model_tables(model, config.mask_ratio)))

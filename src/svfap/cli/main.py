@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import svfap
-from svfap.cli.parser import Parser, add_command, booleans_spelt_out, run_command
+from svfap.cli.parser import Parser, add_command, booleans_spelt_out, run_command, with_flags
 from svfap.cli.verbs import VERBS
 from svfap.console import say
 from svfap.errors import UserError
@@ -25,6 +26,9 @@ def main(argv: list[str] | None = None) -> int:
         description="Self-supervised video facial affect perceiver: from face videos to affect.",
     )
     verbs = parser.add_subcommands(dest="verb", metavar="VERB", description="`svfap VERB --help` explains a verb.")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets ? for what it cannot show
     argv = sys.argv[1:] if argv is None else argv
     for name, command in VERBS.items():
         sub = Parser(description=f"{command.summary} Example: {command.example}")
@@ -37,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run_command(args.verb, VERBS[args.verb], args[args.verb])
     except UserError as error:
-        print(f"svfap {args.verb}: error: {error}", file=sys.stderr)
+        print(f"svfap {args.verb}: error: {with_flags(VERBS[args.verb], args[args.verb], str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         say(f"svfap {args.verb}: interrupted")

@@ -8,12 +8,11 @@ import difflib
 import importlib
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader, set_parsing_settings
 
 from svfap.errors import UserError
 
@@ -28,17 +27,40 @@ class Parser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, formatter_class=_Formatter, **kwargs)
 
-    read_file: Callable[[Path], dict[str, Any]] | None = None
-    """How the file of --config becomes names with values; by default as plain YAML."""
+    settings_class: Any = None
+    """The dataclass whose fields are the settings."""
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.read_file is None:
-            return super().parse_path(path, *args, **kwargs)
+        """The settings in a file of --config. Everything that is wrong in it is reported at once."""
+        read_file = getattr(self.settings_class, "read_file", _read_yaml)
         try:
-            settings = self.read_file(Path(path))
+            _require_text(Path(path))
+            settings = read_file(Path(path))
         except UserError as error:
             raise TypeError(str(error)) from None  # which the parser reports
+        settings = {name: _as_text(value, self._hints().get(name)) for name, value in settings.items()}
+        if problems := self._problems(settings):
+            raise TypeError(f"{path}: {'; '.join(problems)}")
         return self.parse_string(yaml.safe_dump(settings), str(path), *args, **kwargs)
+
+    def _hints(self) -> dict[str, Any]:
+        return get_type_hints(self.settings_class)
+
+    def _problems(self, settings: dict[str, Any]) -> list[str]:
+        """What is wrong with names and types of values, one text for each."""
+        hints, problems = self._hints(), []
+        for name, value in settings.items():
+            if name not in hints:
+                near = difflib.get_close_matches(str(name), hints, n=1, cutoff=0.5)
+                problems.append(f"{name} is no setting" + (f". Did you mean {near[0]!r}?" if near else ""))
+                continue
+            one = ArgumentParser(exit_on_error=False)
+            one.add_argument(f"--{name}", type=hints[name])
+            try:
+                one.parse_object({name: value})
+            except argparse.ArgumentError as error:
+                problems.append(_plain_words(str(error)))
+        return problems
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", None) or self
@@ -46,9 +68,7 @@ class Parser(ArgumentParser):
         if text.startswith(required := "the following arguments are required: "):
             parser, names = self._required(text.removeprefix(required).split(", "))
             text = required + ", ".join(names)
-        text = re.sub(r'(?:Parser key )"([\w.]+)": ', r"--\1: ", text)
-        text = re.sub(r"a typing\.Literal\[(.*?)\]", lambda found: f"one of {found[1].replace(chr(39), '')}", text)
-        text = re.sub(r"a <class '(?:\w+\.)*(\w+)'>", r"\1", text)
+        text = _plain_words(text)
         if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", text):
             unknown, known = [choice[1]], set(re.findall(r"'(.*?)'", choice[2]))
             text = f"{choice[1]!r} is none of {choice[2]}"
@@ -78,7 +98,7 @@ class Positional(NamedTuple):
 
     name: str
     help: str
-    nargs: Literal["+", "?"] | None = None
+    nargs: Literal["+", "?", "*"] | None = None
     type: Any = str
 
 
@@ -147,7 +167,7 @@ def add_command(parser: Parser, command: Command) -> None:
 
 
 def _add_options(parser: Parser, config: type, skip: set[str] | None = None) -> None:
-    parser.read_file = getattr(config, "read_file", None)
+    parser.settings_class = config
     parser.add_argument("--config", action="config", help="YAML file with any of these settings; flags override it")
     add_settings(parser, config, skip)
 
@@ -162,6 +182,14 @@ def run_command(name: str, command: Command, args: Namespace) -> int:
     config = config_of(load(command.config), args)
     names = [positional.name for positional in command.positionals if not hasattr(config, positional.name)]
     return load(run)(config, *(args[name] for name in names)) or 0
+
+
+def with_flags(command: Command, args: Namespace, message: str) -> str:
+    """A message that begins with the name of an option, as `model=x: …` does, with that option as it is typed."""
+    positionals = {positional.name for positional in command.positionals}
+    name = re.match(r"(\w+)(?==|: )", message)
+    options = args[args[command.variants.name]] if command.variants else args
+    return f"--{message}" if name and name[1] in options and name[1] not in positionals else message
 
 
 def add_settings(parser: Parser, config: type, skip: set[str] | None = None) -> None:
@@ -191,6 +219,51 @@ def booleans_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
         f"{word}=true" if word in flags and after.lower() not in BOOLEANS else word
         for word, after in zip(argv, following, strict=True)
     ]
+
+
+def _plain_words(message: str) -> str:
+    """A message of the parser in one line, with options and types as users write them."""
+    text = " ".join(message.split())
+    text = re.sub(r'(?:Parser key )"([\w.]+)": ', r"--\1: ", text)
+    text = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.*), <class 'NoneType'>\] Errors: .*"
+        r" Given value type: .* Given value: (.*)",
+        r"Expected a \1 or null. Got value: \2", text,
+    )  # fmt: skip
+    text = re.sub(r"a typing\.Literal\[(.*?)\]", lambda found: f"one of {found[1].replace(chr(39), '')}", text)
+    return re.sub(r"Expected a (?:<class '(?:\w+\.)*(\w+)'>|(?=list|tuple|dict))", r"Expected \1", text)
+
+
+def _require_text(file: Path) -> None:
+    """Raise `UserError` for a file that is not UTF-8."""
+    try:
+        file.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
+
+
+def _as_text(value: Any, hint: Any) -> Any:
+    """A number of YAML as text where the setting is text: `fold: 1` is the fold named 1."""
+    parts = (hint, *get_args(hint))
+    if isinstance(value, int) and not isinstance(value, bool) and str in parts and int not in parts:
+        return str(value)
+    if isinstance(value, list) and list[str] in parts:
+        return [_as_text(part, str) for part in value]
+    return value
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    """The names with values in a YAML file. Raises `UserError`."""
+    try:
+        settings = get_loader("yaml")(file.read_text(encoding="utf-8"))  # reads 1e-3 as a number
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    settings = {} if settings is None else settings
+    if not isinstance(settings, dict):
+        raise UserError(f"{file}: holds a {type(settings).__name__}, not names with values")
+    return settings
 
 
 def config_of(cls: Any, args: Namespace) -> Any:

@@ -20,10 +20,11 @@ def datasets() -> dict[str, Variant]:
 def describe(dataset: Dataset) -> str:
     """The description of a dataset in its `--help`."""
     layout = "\n".join(f"    {line}" for line in dataset.layout.splitlines())
+    fed = f"\nThe authors of SVFAP fed: {dataset.authors_fed}." if dataset.authors_fed else ""
     source = f"Where to get it: {dataset.source}\n" if dataset.source else ""
     return (
         f"{dataset.title}: {dataset.summary}.\n\n{source}Licence: {dataset.licence}\n\n"
-        f"What --root must contain:\n{layout}\n\nProtocol: {dataset.protocol}\nChecked: {dataset.checked}"
+        f"What --root must contain:\n{layout}\n\nProtocol: {dataset.protocol}\nChecked: {dataset.checked}{fed}"
     )
 
 
@@ -37,9 +38,21 @@ def run(config: PrepareConfig, dataset: str) -> int:
     for kind in FINDINGS:
         if prepared.notes[kind]:
             say(f"{kind.replace('_', ' ')}: {prepared.notes[kind]:,}, listed in {config.out / kind}.csv")
+    if count := prepared.notes["placeholders"]:
+        say(
+            f"warning: {count:,} of the missing were not downloaded: their files are placeholders, as git-lfs makes them"
+        )
     for name, counts in prepared.notes["count_mismatch"].items():
         part, _, what = name.partition(" ")
         say(f"warning: {part} has {counts['found']:,} {what or 'clips'}; the official number is {counts['official']:,}")
+    fed = get_dataset(dataset).authors_fed
+    if prepared.notes["faces"]:
+        say(f"clips: face frames in {prepared.notes['faces']}")
+    elif prepared.pictures == "frames":
+        say(
+            f"warning: whole frames; the authors fed {fed}: run `svfap crop --dataset {config.out} --out FOLDER` next, or give "
+            "face frames with --faces"
+        )
     if is_complete(prepared) or config.allow_missing:
         return 0
     say("the dataset is incomplete: add what is missing, or accept it as it is with --allow_missing true")

@@ -30,10 +30,11 @@ VERBS: dict[str, Command] = {
         (Positional("out", "folder that videos and manifests are written into", type=Path),),
     ),
     "crop": Command(
-        "Crop faces: raw videos to clips of every face, without sound, and a manifest to pre-train on.",
+        "Crop faces: raw videos to clips of every face, without sound, and a manifest to pre-train on. With --dataset, one "
+        "face of each clip of a prepared dataset, which stays the same in all else.",
         "svfap crop videos/ --out faces && svfap pretrain --manifest faces/manifest.csv --out runs/pretrain",
         "svfap.crop.config:CropConfig",
-        (SOURCES,),
+        (SOURCES._replace(nargs="*"),),
     ),
     "pretrain": Command(
         "Pre-train by masked autoencoding: hide 90% of each clip and predict the hidden pixels.",

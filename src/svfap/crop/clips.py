@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from svfap.console import say
 from svfap.crop.config import CropConfig
 from svfap.data.manifest import Sample
 from svfap.data.sample import frames_between, inside_box, span_of
-from svfap.data.video import Pixels, VideoSource, VideoWriter, open_video
+from svfap.data.video import Pixels, VideoSource, VideoWriter, open_video, write_video
 from svfap.faces.config import DetectorName, TrackConfig
 from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector, make_detector
-from svfap.faces.track import Dropped, TrackedFrame, track_faces
+from svfap.faces.track import Dropped, TrackedFace, TrackedFrame, track_faces
 from svfap.files import printable
 from svfap.predict.source import open_source
 
@@ -61,9 +62,9 @@ class FaceClip:
 def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Detector) -> list[FaceClip]:
     """Write a clip of each face of a sample into `folder`, which must exist; returns them sorted by track and time.
 
-    Consecutive frames of a track become one clip, or several clips if they last longer than `config.max_clip_s`. A
-    frame without a box ends the clip. Memory does not grow with the video. Says how many faces were dropped. Raises
-    `VideoError`.
+    Consecutive frames of a track become one clip, or several clips if they last longer than `config.max_clip_s`. A frame
+    without a box, a pause of the recording, or the joint of two recordings ends the clip. Memory does not grow with the
+    video. Says how many faces were dropped. Raises `VideoError`.
     """
     clips: list[FaceClip] = []
     runs: dict[int, _TrackRun] = {}
@@ -72,8 +73,11 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
     try:
         with open_video(sample.path) as source:
             fps = source.grid(config.fps).fps
+            last_s = 0.0
             for item in track_faces(_frames(source, sample, config), detector, tracking, fps, dropped):
-                for track in sorted(runs.keys() - {face.track for face in item.faces}):
+                stay = set() if source.parted(last_s, item.time_s) else {face.track for face in item.faces}
+                last_s = item.time_s
+                for track in sorted(runs.keys() - stay):
                     clips.append(runs.pop(track).finish())
                 for face in item.faces:
                     run = runs.setdefault(face.track, _TrackRun(folder, face.track, fps, config))
@@ -92,6 +96,68 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
             (folder / clip.name).unlink()
     kept_clips = [clip for clip in clips if clip.track in kept]
     return sorted(kept_clips, key=lambda clip: (clip.track, clip.source_start_s))
+
+
+@dataclass(frozen=True)
+class OneFace:
+    """The clip of the one face of a sample as it was written.
+
+    num_bytes: size of the file. num_frames: frames of the clip; num_source_frames: frames of the sample. num_tracks: tracks
+    found, of which this is the largest. face_px: as in `FaceClip`.
+    """
+
+    num_bytes: int
+    num_frames: int
+    num_source_frames: int
+    num_tracks: int
+    face_px: float
+
+
+def write_one_face(
+    sample: Sample, file: Path, config: CropConfig, detector: Detector, every_picture: bool = False
+) -> OneFace | None:
+    """Write the face of a sample as one clip; None, and no file, if it has none.
+
+    The face is the track with the largest sum of box areas over its frames. The clip has the frames in which the face is
+    followed, within the sample's time span and box, at their times: a gap in which it is not followed stays a gap. every_picture:
+    it has every picture of the video instead, each at its time, so that labels per frame and time spans still fit; the face's
+    last box is held where it is not followed, before its start the first one. The sample's time span is then not applied. The
+    video is decoded twice; between, memory holds the boxes of every frame. Raises `VideoError`.
+    """
+
+    def frames(source: VideoSource) -> Frames:
+        if not every_picture:
+            return _frames(source, sample, config)
+        return ((time_s, inside_box(frame[None], sample)[0]) for time_s, frame in source.frames())
+
+    tracks: dict[int, dict[int, TrackedFace]] = defaultdict(dict)
+    areas: dict[int, float] = defaultdict(float)
+    times_s: list[float] = []
+    with open_video(sample.path) as source:
+        fps = source.fps if every_picture else source.grid(config.fps).fps
+        for item in track_faces(frames(source), detector, config.tracking(), fps):
+            times_s.append(item.time_s)
+            for face in item.faces:
+                tracks[face.track][item.index] = face
+                areas[face.track] += face.box[2] * face.box[3]
+        if not tracks:
+            return None
+        followed = tracks[max(areas, key=lambda track: areas[track])]
+        numbers = list(followed)
+        written = range(len(times_s)) if every_picture else numbers
+        shown_s = np.array([times_s[number] for number in written]) - times_s[written[0]]
+        steady = np.abs(shown_s - np.arange(len(written)) / fps).max() < 0.5 / fps
+
+        def crops() -> Iterator[Pixels]:
+            for number, (_, frame) in enumerate(frames(source)):
+                if every_picture or number in followed:
+                    face = followed[numbers[max(bisect_right(numbers, number) - 1, 0)]]
+                    yield crop_face(frame, face.box, config.cropping(), face.landmarks)
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_video(file, crops(), fps, times_s=None if steady else shown_s.tolist(), gop=config.gop)
+    face_px = round(float(np.mean([max(face.box[2:]) for face in followed.values()])), 1)
+    return OneFace(file.stat().st_size, len(written), len(times_s), len(tracks), face_px)
 
 
 class _FaceCrop(NamedTuple):

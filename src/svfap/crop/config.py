@@ -19,7 +19,10 @@ class CropConfig(FaceSettings, SourceSettings, JobSettings):
     """
 
     out: Path
-    """Folder that clips/ and manifest.csv are written into."""
+    """Folder that clips/ and manifest.csv, or dataset.json, are written into."""
+    dataset: Path | None = None
+    """Folder that `svfap prepare` wrote, in place of sources: cut one face of each of its clips, and write the same dataset
+    with the face clips: names, folds, labels, subjects and groups stay."""
     faces: DetectorName = "auto"
     """Face detector; auto: YuNet if its model file is available, else Haar."""
     fps: float | None = None
@@ -29,7 +32,7 @@ class CropConfig(FaceSettings, SourceSettings, JobSettings):
     max_clip_s: float = 10.0
     """Split tracks longer than this into several clips; a remainder shorter than min_track_s stays with the clip before."""
     largest: bool = False
-    """Keep one track per video: the one with the largest sum of box areas over its frames."""
+    """Keep one track per video: the one with the largest sum of box areas over its frames. With dataset always so."""
     gop: int = 10
     """Maximum number of frames between keyframes; a small number makes random access fast."""
     size_px: int = 224
@@ -39,7 +42,7 @@ class CropConfig(FaceSettings, SourceSettings, JobSettings):
     it, as well as align and border, and crop other videos alike."""
     align: bool = False
     """Rotate each crop so that the eyes are level, if the detector gives landmarks."""
-    border: Border = "grey"
+    border: Border = FaceCropConfig.border
     """What fills a crop beyond the edge of the frame: grey, the edge pixels repeated (replicate) or mirrored (reflect)."""
 
     def __post_init__(self) -> None:
@@ -50,6 +53,12 @@ class CropConfig(FaceSettings, SourceSettings, JobSettings):
             raise UserError(f"fps={self.fps:g}: must be above 0 and at most 1000")
         if not self.max_clip_s >= self.min_track_s:
             raise UserError(f"max_clip_s={self.max_clip_s:g}: must be at least min_track_s={self.min_track_s:g}")
+        if self.dataset is not None:
+            for name in ("root", "split", "max_clip_s"):
+                if getattr(self, name) != getattr(CropConfig, name):
+                    raise UserError(
+                        f"{name}: is not for dataset, of which every clip is cut, as one clip; leave it out"
+                    )
 
     def cropping(self, **more: Any) -> FaceCropConfig:
         return super().cropping(size_px=self.size_px, **more)

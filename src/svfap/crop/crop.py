@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import pandas as pd
@@ -17,16 +17,17 @@ import pandas as pd
 from svfap.crop.clips import FaceClip, write_clips
 from svfap.crop.config import CropConfig
 from svfap.data.manifest import CLIP_COLUMNS, SPAN_COLUMNS, Manifest, Sample
+from svfap.data.prepared import CROP_FILE, DATASET_FILE
 from svfap.data.sources import read_sources
 from svfap.errors import UserError
 from svfap.faces.detect import MODEL_VARIABLE, make_detector
-from svfap.files import make_folder, writing_atomically
+from svfap.files import make_folder, printable, write_atomically, writing_atomically
 from svfap.jobs.run import FAILURES, result_of, run_jobs, write_failures
 from svfap.jobs.task import remove
 
 CLIPS, MANIFEST, NO_FACE, LIST = "clips", "manifest.csv", "no_face.csv", "clips.json"
 # Settings that may change when a run is resumed.
-FREE = ("out", "face_model", "root", "split", "engine", "num_workers", "num_gpus", "item_timeout_s")
+FREE = ("out", "dataset", "face_model", "root", "split", "engine", "num_workers", "num_gpus", "item_timeout_s")
 
 
 class Cropped(NamedTuple):
@@ -53,13 +54,14 @@ def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) 
     again, and samples that failed are tried again. Raises `UserError`, also for clips of other settings in `config.out`.
     """
     out = Path(os.path.abspath(config.out))
+    if config.dataset is not None:
+        raise UserError("dataset: is in place of sources; give one or the other")
     samples, columns, _ = read_sources(sources, root=config.root, split=config.split, skip=out)
     carried = columns.drop(columns=["path", "box", *SPAN_COLUMNS], errors="ignore")
     _check_columns(carried)
-    # Choose the detector once, here: worker processes need not resolve `auto`, and all videos get the same detector.
-    model = config.face_model or os.environ.get(MODEL_VARIABLE)
-    config = replace(config, face_model=Path(os.path.abspath(model)) if model else None)
-    config = replace(config, faces=make_detector(config.faces, config.face_model).name)  # type: ignore[arg-type]
+    if (out / DATASET_FILE).exists():
+        raise UserError(f"out={config.out}: holds a dataset already; choose another folder")
+    config = with_detector(config)
     make_folder(out)
     folders = [result_of(out / CLIPS, sample.key) for sample in samples]
     for folder in folders:
@@ -69,7 +71,7 @@ def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) 
         partial(crop_video, config),
         ((sample.key, sample) for sample in samples),
         out / CLIPS,
-        settings={name: value for name, value in asdict(config).items() if name not in FREE},
+        settings=settings_of(config),
         obsolete=("crop",),  # version 0.1 stored some of these settings a second time
         jobs=config,
         description="cropping",
@@ -79,13 +81,37 @@ def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) 
     write_failures(out / FAILURES, failures, ("source", "reason"))
     cropped = _write_manifest(out, samples, folders, carried, failures)
     write_failures(out / NO_FACE, dict.fromkeys(cropped.no_face, "no face found"), ("source", "reason"))
+    write_crop_file(config)
     return cropped
+
+
+def with_detector(config: CropConfig) -> CropConfig:
+    """The config with the detector chosen: worker processes need not resolve `auto`, and all videos get the same one."""
+    model = config.face_model or os.environ.get(MODEL_VARIABLE)
+    config = replace(config, face_model=Path(os.path.abspath(model)) if model else None)
+    return replace(config, faces=make_detector(config.faces, config.face_model).name)  # type: ignore[arg-type]
+
+
+def settings_of(config: CropConfig) -> dict[str, Any]:
+    """The settings that clips depend on, as stored beside them."""
+    return {name: value for name, value in asdict(config).items() if name not in FREE}
+
+
+def write_crop_file(config: CropConfig) -> None:
+    """Write `config.out`/crop.json, which says how the faces were cut; see `svfap.data.prepared.read_crop`."""
+    crop = {name: getattr(config, name) for name in ("margin", "align", "border", "size_px", "fps")}
+    write_atomically(config.out / CROP_FILE, json.dumps({**crop, "detector": config.faces}, indent=2) + "\n")
+
+
+def use_one_thread(config: CropConfig) -> None:
+    """In a worker process, as several share the cores."""
+    if config.num_workers > 0 or config.engine == "ray":
+        cv2.setNumThreads(1)
 
 
 def crop_video(config: CropConfig, sample: Sample, folder: Path) -> None:
     """The job of one sample: write its clips and the list of them into a new folder."""
-    if config.num_workers > 0 or config.engine == "ray":
-        cv2.setNumThreads(1)  # several processes share the cores
+    use_one_thread(config)
     folder.mkdir()
     clips = write_clips(sample, folder, config, make_detector(config.faces, config.face_model))
     (folder / LIST).write_text(json.dumps([asdict(clip) for clip in clips], indent=1) + "\n")
@@ -126,7 +152,7 @@ def _write_manifest(
             clips = clips_of(folder)
             if clips == []:
                 no_face.append(sample.key)
-            source = str(sample.path).encode("utf-8", "backslashreplace").decode()  # a file name need not be valid text
+            source = printable(sample.path)
             for clip in clips or ():
                 path = (folder / clip.name).relative_to(out).as_posix()
                 values = [clip.track, clip.source_start_s, clip.source_end_s, clip.face_px]

@@ -1,9 +1,9 @@
 """Augmentation, the same for all frames of a clip (Sec. IV-B).
 
-Crops and resizing run in the loader's workers on uint8 frames, so that little data is copied to the device; pixel
-operations run on the device on the whole batch, in place if a function says so. The order of the fine-tuning recipe:
-`to_unit`, `RandAugment`, `flip`, `standardize`, `random_erase`, `mix`. (The published code augments before it crops;
-here the crop comes first, so that only the pixels that are kept are augmented.)
+Resizing, crops and augmentation are those of the published code; `docs/paper_map.md` lists the differences. Resizing
+runs in the loader's workers on uint8 frames, so that little data is copied to the device. Fine-tuning then
+augments whole batches on the device, in place, in the published order: `RandAugment` on the frames at the model's size,
+`standardize`, `random_resized_crop`, `flip`, `random_erase`, `mix`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,24 +22,37 @@ Range = tuple[float, float]
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
 # (x, y) in quarters of the free space: corners, middles of the edges, centre, quarter points.
 CROP_POSITIONS = np.array([(0, 4, 0, 4, 2, 0, 4, 2, 2, 1, 3, 1, 3), (0, 0, 4, 4, 0, 2, 2, 4, 2, 1, 1, 3, 3)]).T
-# Fill colour of geometric operations: ImageNet's mean, which is 0 after normalisation (timm's default is the grey 128).
-FILL = (0.485, 0.456, 0.406)
+CROP_RATIO = (0.75, 1.3333)  # width / height
+FILL = 128.0  # grey that geometric operations show beyond the picture
 
 
 def _crop_resize(frames: np.ndarray, left: int, top: int, width: int, height: int, size: int) -> np.ndarray:
-    """Crop the same box from every frame and resize it: (T, H, W, 3) uint8 -> (T, size, size, 3) uint8."""
-    box = frames[:, top : top + height, left : left + width]
+    """Crop the same box from every frame and resize it: (T, H, W, 3) uint8 -> (T, size, size, 3) uint8.
+
+    Bilinear with antialiasing, as in Pillow: equal where the picture grows, at most 2 of 255 levels off, and
+    0.05 on average, where it shrinks.
+    """
+    box = np.ascontiguousarray(frames[:, top : top + height, left : left + width])
     if width == height == size:
-        return np.ascontiguousarray(box)
-    # Bilinear interpolation skips pixels when it shrinks by more than a factor of two; area averaging does not.
-    shrinks = min(width, height) > 2 * size
-    resized = np.empty((len(frames), size, size, 3), np.uint8)
-    for source, target in zip(box, resized, strict=True):
-        cv2.resize(source, (size, size), dst=target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return resized
+        return box
+    pixels = torch.from_numpy(box).permute(0, 3, 1, 2)
+    resized = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    return resized.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _draw_sides(rng: RandomState | np.random.Generator, area: float, scale: Range, ratio: Range) -> tuple[int, int]:
+def fit_frames(frames: np.ndarray, size: int, fit: str = "squash") -> np.ndarray:
+    """Frames of any shape as squares: (T, H, W, 3) uint8 -> (T, size, size, 3) uint8.
+
+    fit: "squash" resizes the whole frame, whatever its proportions, as the published code does; "centre" keeps the
+    proportions of the central square of the short side and drops the rest. Square frames come out alike.
+    """
+    height, width = frames.shape[1:3]
+    if fit == "squash":
+        return _crop_resize(frames, 0, 0, width, height, size)
+    return side_crops(frames, size, 1)[0][0]
+
+
+def _draw_sides(rng: np.random.Generator, area: float, scale: Range, ratio: Range) -> tuple[int, int]:
     """Sides (a, b) of a box of `scale` times `area`, with a / b log-uniform in `ratio`."""
     area = rng.uniform(*scale) * area
     shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -53,7 +65,8 @@ def multi_scale_crop(
     """The pre-training crop (Fig. 3), as in VideoMAE and TSN: a few scales and 13 fixed positions, no flip.
 
     Width and height are `scales` (in descending order) times the short side, at most one step of the list apart, and are set
-    to `size` if they differ from it by less than 3 px. (T, H, W, 3) uint8 -> (T, size, size, 3) uint8.
+    to `size` if they differ from it by less than 3 px and the frame is large enough (the published code pads it with
+    black). (T, H, W, 3) uint8 -> (T, size, size, 3) uint8.
     """
     frame_height, frame_width = frames.shape[1:3]
     short = min(frame_height, frame_width)
@@ -62,45 +75,23 @@ def multi_scale_crop(
     pairs = [(w, h) for i, w in enumerate(sides) for j, h in enumerate(sides) if abs(i - j) <= 1]
     width, height = pairs[rng.randint(len(pairs))]
     across, down = CROP_POSITIONS[rng.randint(len(CROP_POSITIONS))]
-    left, top = across * (frame_width - width) // 4, down * (frame_height - height) // 4
+    # A quarter is rounded down to whole pixels before it is multiplied, as published.
+    left, top = across * ((frame_width - width) // 4), down * ((frame_height - height) // 4)
     return _crop_resize(frames, left, top, width, height, size)
 
 
-def random_resized_crop(
-    frames: np.ndarray, size: int, rng: RandomState, scale: Range = (0.08, 1.0), ratio: Range = (3 / 4, 4 / 3)
-) -> np.ndarray:
-    """The fine-tuning crop: a box of `scale` times the frame's area, with width / height log-uniform in `ratio`.
-
-    After 10 draws that do not fit into the frame: the largest centred box whose ratio lies within `ratio`.
-    (T, H, W, 3) uint8 -> (T, size, size, 3) uint8.
-    """
-    frame_height, frame_width = frames.shape[1:3]
-    for _ in range(10):
-        width, height = _draw_sides(rng, frame_width * frame_height, scale, ratio)
-        if 0 < width <= frame_width and 0 < height <= frame_height:
-            left, top = rng.randint(frame_width - width + 1), rng.randint(frame_height - height + 1)
-            return _crop_resize(frames, left, top, width, height, size)
-    width = min(frame_width, max(1, round(frame_height * ratio[1])))
-    height = min(frame_height, max(1, round(frame_width / ratio[0])))
-    return _crop_resize(frames, (frame_width - width) // 2, (frame_height - height) // 2, width, height, size)
-
-
-def side_crops(frames: np.ndarray, size: int, num_crops: int) -> list[np.ndarray]:
+def side_crops(frames: np.ndarray, size: int, num_crops: int) -> list[tuple[np.ndarray, int]]:
     """`num_crops` squares of the short side, evenly spaced along the longer side from end to end; one crop: the centre.
 
-    Coinciding squares, as in a square frame, are returned once. (T, H, W, 3) uint8 -> list of (T, size, size, 3) uint8.
-    Cropping before resizing saves work, and differs from the published order by a fraction of a pixel.
+    Coinciding squares, as in a square frame, are returned once, with their number.
+    (T, H, W, 3) uint8 -> list of ((T, size, size, 3) uint8, number). Cropping before resizing saves work, and differs from
+    resizing first by a fraction of a pixel.
     """
     height, width = frames.shape[1:3]
     short, free = min(height, width), abs(width - height)
-    starts = [free // 2] if num_crops == 1 else sorted({i * free // (num_crops - 1) for i in range(num_crops)})
-    boxes = [(start, 0) if width > height else (0, start) for start in starts]
-    return [_crop_resize(frames, left, top, short, short, size) for left, top in boxes]
-
-
-def center_crop(frames: np.ndarray, size: int) -> np.ndarray:
-    """The central square of the short side: (T, H, W, 3) uint8 -> (T, size, size, 3) uint8."""
-    return side_crops(frames, size, 1)[0]
+    starts = [free // 2] if num_crops == 1 else [i * free // (num_crops - 1) for i in range(num_crops)]
+    boxes = [((start, 0) if width > height else (0, start), starts.count(start)) for start in sorted(set(starts))]
+    return [(_crop_resize(frames, left, top, short, short, size), count) for (left, top), count in boxes]
 
 
 # ---------------------------------------------------------------- on the device, in batch
@@ -111,24 +102,50 @@ def _decisions(generator: torch.Generator) -> np.random.Generator:
     return np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
 
 
-def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(pixel / 255 - mean) / std, channels first: (B, T, H, W, 3) uint8 -> (B, 3, T, H, W) float32, contiguous."""
-    pixels = clips.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
-    for channel, m, s in zip(pixels.unbind(1), mean, std, strict=True):
-        channel.sub_(255 * m).mul_(1 / (255 * s))
-    return pixels
-
-
-def to_unit(clips: Tensor) -> Tensor:
-    """(B, T, H, W, 3) uint8 -> (B, 3, T, H, W) float32 in [0, 1], contiguous."""
-    return normalize(clips, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+def to_levels(clips: Tensor) -> Tensor:
+    """Channels first: (B, T, H, W, 3) uint8 -> (B, 3, T, H, W) float32, levels of 0 to 255, contiguous."""
+    return clips.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def standardize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(clips - mean) / std in place, for (B, 3, T, H, W) float in [0, 1]; `normalize` is `to_unit` and this in one step."""
+    """(level / 255 - mean) / std in place, for (B, 3, T, H, W) float levels of 0 to 255."""
     for channel, m, s in zip(clips.unbind(1), mean, std, strict=True):
-        channel.sub_(m).mul_(1 / s)
+        channel.sub_(255 * m).mul_(1 / (255 * s))
     return clips
+
+
+def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """`to_levels`, then `standardize`: (B, T, H, W, 3) uint8 -> (B, 3, T, H, W) float32, contiguous."""
+    return standardize(to_levels(clips), mean, std)
+
+
+def random_resized_crop(clips: Tensor, scale: Range, generator: torch.Generator, ratio: Range = CROP_RATIO) -> Tensor:
+    """The fine-tuning crop, in place: a random box of each clip, enlarged to the whole frame. (B, 3, T, H, W) float.
+
+    The box has `scale` times the frame's area and width / height log-uniform in `ratio`. After 10 draws that do not fit:
+    the largest centred box whose ratio lies within `ratio`. Bilinear.
+    """
+    rng = _decisions(generator)
+    for clip in clips:
+        left, top, width, height = _draw_crop(rng, clip.shape[-1], clip.shape[-2], scale, ratio)
+        box = clip[..., top : top + height, left : left + width]
+        if box.shape != clip.shape:
+            clip.copy_(F.interpolate(box, clip.shape[-2:], mode="bilinear", align_corners=False))
+    return clips
+
+
+def _draw_crop(
+    rng: np.random.Generator, frame_width: int, frame_height: int, scale: Range, ratio: Range
+) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of a box."""
+    for _ in range(10):
+        width, height = _draw_sides(rng, frame_width * frame_height, scale, ratio)
+        if 0 < width <= frame_width and 0 < height <= frame_height:
+            left, top = rng.integers(frame_width - width + 1), rng.integers(frame_height - height + 1)
+            return int(left), int(top), width, height
+    width = min(frame_width, max(1, round(frame_height * ratio[1])))
+    height = min(frame_height, max(1, round(frame_width / ratio[0])))
+    return (frame_width - width) // 2, (frame_height - height) // 2, width, height
 
 
 def flip(clips: Tensor, rate: float, generator: torch.Generator) -> Tensor:
@@ -143,7 +160,8 @@ def random_erase(clips: Tensor, rate: float, generator: torch.Generator) -> Tens
     """Random erasing (Zhong et al. 2020), in place: with probability `rate` a box of a clip is replaced by N(0, 1) noise.
 
     The box has 0.02 to 1/3 of the frame's area and height / width log-uniform in 0.3 to 1 / 0.3; it is the same in all
-    frames, and the noise is drawn for each pixel. For normalised clips (B, 3, T, H, W) float.
+    frames, and the noise is drawn for each pixel of each frame. Of up to 100 boxes drawn, the first that fits is taken.
+    For normalised clips (B, 3, T, H, W) float.
     """
     rng = _decisions(generator)
     # The noise is drawn on the device: unlike the decisions, it differs between kinds of devices.
@@ -152,7 +170,7 @@ def random_erase(clips: Tensor, rate: float, generator: torch.Generator) -> Tens
     for clip in clips:
         if rng.random() >= rate:
             continue
-        for _ in range(10):
+        for _ in range(100):
             height, width = _draw_sides(rng, frame_width * frame_height, (0.02, 1 / 3), (0.3, 1 / 0.3))
             if height < frame_height and width < frame_width:
                 top, left = rng.integers(frame_height - height + 1), rng.integers(frame_width - width + 1)
@@ -162,9 +180,13 @@ def random_erase(clips: Tensor, rate: float, generator: torch.Generator) -> Tens
 
 
 def smooth_one_hot(labels: Tensor, num_classes: int, smoothing: float = 0.1) -> Tensor:
-    """(B,) int64 labels -> (B, num_classes) float32: smoothing / num_classes everywhere, plus 1 - smoothing at the label."""
+    """(B,) int64 labels -> (B, num_classes) float32: smoothing / num_classes everywhere, plus 1 - smoothing at the label.
+
+    NaN everywhere for the label -1, which means that there is none.
+    """
     targets = torch.full((len(labels), num_classes), smoothing / num_classes, device=labels.device)
-    return targets.scatter_(1, labels[:, None], 1 - smoothing + smoothing / num_classes)
+    targets.scatter_(1, labels.clamp(min=0)[:, None], 1 - smoothing + smoothing / num_classes)
+    return targets.masked_fill_(labels[:, None] < 0, math.nan)
 
 
 def mix(
@@ -200,82 +222,115 @@ def mix(
 
 
 # ---------------------------------------------------------------- RandAugment
-# Operations on one clip, (3, T, H, W) float in [0, 1]. They may work in place; use the returned tensor.
-# Statistics (extremes, mean, histogram) are those of the clip, not of each frame, so that nothing flickers.
+# Operations on one clip, (3, T, H, W) float32 that holds whole levels of 0 to 255. They may work in place; use the returned
+# tensor. Results are whole levels too, rounded as Pillow does: the published code runs Pillow on each frame, so extremes,
+# means and histograms are those of a frame.
 
 
 def _autocontrast(clip: Tensor, _: float) -> Tensor:
-    """Stretch each channel to [0, 1]; a constant channel is unchanged."""
-    low, high = clip.amin((1, 2, 3), keepdim=True), clip.amax((1, 2, 3), keepdim=True)
+    """Stretch each channel of each frame to 0..255; a constant channel is unchanged."""
+    low, high = clip.amin((2, 3), keepdim=True), clip.amax((2, 3), keepdim=True)
     flat = high <= low
-    return clip.sub_(low.masked_fill(flat, 0)).div_((high - low).masked_fill(flat, 1))
+    low, span = low.masked_fill(flat, 0), (high - low).masked_fill(flat, 255)
+    return clip.sub_(low).mul_(255).div_(span).floor_()
 
 
 def _equalize(clip: Tensor, _: float) -> Tensor:
-    """Equalise each channel's histogram of 256 levels, as Pillow does; a constant channel is unchanged."""
-    levels = clip.mul_(255).add_(0.5).to(torch.int32)
-    levels.add_(torch.arange(0, 768, 256, dtype=torch.int32, device=clip.device).view(3, 1, 1, 1))
-    counts = torch.bincount(levels.view(-1), minlength=768).view(3, 256)
+    """Equalise the histogram of each channel of each frame; a constant channel is unchanged."""
+    num_pictures = clip.shape[0] * clip.shape[1]
+    levels = clip.to(torch.int32).view(num_pictures, -1)
+    levels.add_(torch.arange(0, num_pictures * 256, 256, dtype=torch.int32, device=clip.device).view(-1, 1))
+    counts = torch.bincount(levels.view(-1), minlength=num_pictures * 256).view(num_pictures, 256)
     below = counts.cumsum(1) - counts
     # Pixels per output level, without those of the brightest level that occurs.
     brightest = counts.gather(1, 255 - (counts > 0).flip(1).int().argmax(1, keepdim=True))
     step = (counts.sum(1, keepdim=True) - brightest) // 255
-    identity = torch.arange(256, device=clip.device).expand(3, 256)
+    identity = torch.arange(256, device=clip.device).expand(num_pictures, 256)
     table = torch.where(step > 0, (step // 2 + below) // step.clamp(min=1), identity).clamp_(max=255)
-    return table.div(255).view(-1).index_select(0, levels.view(-1)).view_as(clip)
+    return table.float().view(-1).index_select(0, levels.view(-1)).view_as(clip)
 
 
 def _posterize(clip: Tensor, num_bits: float) -> Tensor:
     """Keep the `num_bits` most significant of 8 bits."""
     step = 2.0 ** (8 - num_bits)
-    return clip.mul_(255 / step).add_(0.5 / step).floor_().mul_(step / 255)
+    return clip.div_(step).floor_().mul_(step)
 
 
 def _solarize(clip: Tensor, threshold: float) -> Tensor:
-    """Invert the pixels at or above `threshold` (of 0 to 255)."""
-    return clip.add_(clip >= (threshold - 0.5) / 255, alpha=-1).abs_()
+    """Invert the pixels at or above `threshold`."""
+    return torch.where(clip < threshold, clip, 255 - clip)
 
 
 def _solarize_add(clip: Tensor, amount: float) -> Tensor:
-    """Add `amount` (of 0 to 255) to the pixels below 128."""
-    return clip.add_(clip < 127.5 / 255, alpha=amount / 255).clamp_(max=1)
+    """Add `amount` to the pixels below 128."""
+    return clip.add_(clip < 128, alpha=amount).clamp_(max=255)
 
 
 def _grey(clip: Tensor) -> Tensor:
-    """ITU-R 601-2 luma, (3, T, H, W) -> (T, H, W)."""
-    grey: Tensor = clip[0] * 0.299
-    return grey.add_(clip[1], alpha=0.587).add_(clip[2], alpha=0.114)
+    """ITU-R 601-2 luma, (3, T, H, W) -> (T, H, W); Pillow's whole numbers, which float32 holds exactly."""
+    luma: Tensor = clip[0] * 19595 + clip[1] * 38470 + clip[2] * 7471
+    return luma.add_(32768).div_(65536).floor_()
 
 
-def _blend(clip: Tensor, other: Tensor, factor: float) -> Tensor:
-    """Move away from (factor > 1) or towards (< 1) another clip or colour."""
-    return clip.mul_(factor).add_(other * (1 - factor)).clamp_(0, 1)
+def _blend(clip: Tensor, other: Tensor | float, factor: float) -> Tensor:
+    """Move away from (factor > 1) or towards (< 1) another clip or level."""
+    return clip.sub_(other).mul_(factor).add_(other).clamp_(0, 255).floor_()
+
+
+def _contrast(clip: Tensor, factor: float) -> Tensor:
+    """Blend with the mean grey of each frame."""
+    return _blend(clip, _grey(clip).mean((1, 2), keepdim=True).add_(0.5).floor_(), factor)
 
 
 def _sharpness(clip: Tensor, factor: float) -> Tensor:
-    """Move away from or towards the clip smoothed by a 3 x 3 kernel (ones, 5 in the middle, over 13); edges are unchanged."""
+    """Blend with the clip smoothed by a 3 x 3 kernel (ones, 5 in the middle, over 13); edges are unchanged."""
     rows = clip[..., :-2, :] + clip[..., 1:-1, :]
     rows.add_(clip[..., 2:, :])
-    box = rows[..., :-2] + rows[..., 1:-1]
-    box.add_(rows[..., 2:])
+    smooth = rows[..., :-2] + rows[..., 1:-1]
+    smooth.add_(rows[..., 2:])
     inner = clip[..., 1:-1, 1:-1]
-    inner.mul_(factor + (1 - factor) * 4 / 13).add_(box, alpha=(1 - factor) / 13)
-    return clip.clamp_(0, 1)
+    smooth.add_(inner, alpha=4).div_(13).add_(0.5).floor_()
+    _blend(inner, smooth, factor)
+    return clip
+
+
+def _cubic_weights(offset: Tensor) -> Tensor:
+    """Weights of four neighbours for points `offset` (H, W) of the way from the second to the third: (H, W, 4).
+
+    Cubic convolution with a = -1, as in Pillow's transforms.
+    """
+    square, cube = offset**2, offset**3
+    weights = (2 * square - cube - offset, 1 - 2 * square + cube, offset + square - cube, cube - square)
+    return torch.stack(weights, -1)
 
 
 def _affine(clip: Tensor, xx: float, xy: float, x0: float, yx: float, yy: float, y0: float) -> Tensor:
-    """Sample output point (x, y) at (xx x + xy y + x0, yx x + yy y + y0), in px from the top left corner; bilinear."""
+    """Sample output point (x, y) at (xx x + xy y + x0, yx x + yy y + y0), in px from the top left corner; bicubic.
+
+    Neighbours beyond the edge repeat the edge; points outside the picture are `FILL`.
+    """
     height, width = clip.shape[-2:]
+    # The coefficients stay scalars: copying a small tensor would stall a GPU.
     x = torch.arange(width, device=clip.device) + 0.5
     y = torch.arange(height, device=clip.device)[:, None] + 0.5
-    # grid_sample uses -1 to 1, edge to edge. The coefficients stay scalars: copying a small tensor would stall a GPU.
-    across, down = (xx * x + xy * y + x0) * (2 / width) - 1, (yx * x + yy * y + y0) * (2 / height) - 1
-    grid = torch.stack((across, down), -1)[None]
-    moved = F.grid_sample(clip.reshape(1, -1, height, width), grid, align_corners=False).view_as(clip)
-    outside = 1 - F.grid_sample(clip.new_ones(1, 1, height, width), grid, align_corners=False).view(height, width)
-    for channel, value in zip(moved, FILL, strict=True):
-        channel.add_(outside, alpha=value)
-    return moved
+    across, down = xx * x + xy * y + x0, yx * x + yy * y + y0
+    outside = (across < 0) | (across >= width) | (down < 0) | (down >= height)
+    across, down = across - 0.5, down - 0.5
+    near = torch.arange(-1, 3, device=clip.device)
+    columns = (across.floor()[..., None] + near).clamp_(0, width - 1)
+    rows = (down.floor()[..., None] + near).clamp_(0, height - 1)
+    wide, high = _cubic_weights(across - across.floor()), _cubic_weights(down - down.floor())
+    if (xx, xy, x0) == (1, 0, 0):  # a shift along one axis needs no neighbours along the other
+        columns, wide = columns[..., 1:2], wide[..., 1:2]
+    if (yx, yy, y0) == (0, 1, 0):
+        rows, high = rows[..., 1:2], high[..., 1:2]
+    places = (rows[..., :, None] * width + columns[..., None, :]).flatten(2).flatten(0, 1).long()
+    weights = (high[..., :, None] * wide[..., None, :]).flatten(2).flatten(0, 1)
+    pixels = clip.reshape(-1, height * width).t().contiguous()  # (places, channels x frames)
+    moved = F.embedding_bag(places, pixels, mode="sum", per_sample_weights=weights)
+    # Pillow cuts off decimals; weights that sum to 0.9999999 must not take a level away.
+    moved = moved.add_(1e-4).clamp_(0, 255).floor_()
+    return moved.masked_fill_(outside.view(-1, 1), FILL).t().contiguous().view(clip.shape)
 
 
 def _rotate(clip: Tensor, degrees: float) -> Tensor:
@@ -309,14 +364,14 @@ def _factor(m: float, sign: int) -> float:
 OPERATIONS: dict[str, tuple[Operation, Argument]] = {
     "AutoContrast": (_autocontrast, _none),
     "Equalize": (_equalize, _none),
-    "Invert": (lambda clip, _: clip.neg_().add_(1), _none),
+    "Invert": (lambda clip, _: clip.neg_().add_(255), _none),
     "Rotate": (_rotate, _signed(30)),  # degrees
     "PosterizeIncreasing": (_posterize, lambda m, sign: 4 - int(m / 10 * 4)),  # bits kept, 4 to 0
     "SolarizeIncreasing": (_solarize, lambda m, sign: 256 - int(m / 10 * 256)),  # threshold, 256 to 0
     "SolarizeAdd": (_solarize_add, lambda m, sign: int(m / 10 * 110)),  # added below 128, 0 to 110
     "ColorIncreasing": (lambda clip, factor: _blend(clip, _grey(clip), factor), _factor),
-    "ContrastIncreasing": (lambda clip, factor: _blend(clip, _grey(clip).mean(), factor), _factor),
-    "BrightnessIncreasing": (lambda clip, factor: clip.mul_(factor).clamp_(max=1), _factor),
+    "ContrastIncreasing": (_contrast, _factor),
+    "BrightnessIncreasing": (lambda clip, factor: _blend(clip, 0.0, factor), _factor),
     "SharpnessIncreasing": (_sharpness, _factor),
     "ShearX": (lambda clip, s: _affine(clip, 1, s, 0, 0, 1, 0), _signed(0.3)),
     "ShearY": (lambda clip, s: _affine(clip, 1, 0, 0, s, 1, 0), _signed(0.3)),
@@ -328,7 +383,7 @@ OPERATIONS: dict[str, tuple[Operation, Argument]] = {
 
 @dataclass(frozen=True)
 class RandAugment:
-    """RandAugment (Cubuk et al. 2020) with the recipe's 'rand-m7-n4-mstd0.5-inc1', before normalisation.
+    """RandAugment (Cubuk et al. 2020) with the recipe's 'rand-m7-n4-mstd0.5-inc1', before the crop and normalisation.
 
     `num_ops` operations are drawn for each clip, with replacement, and each is applied with probability `rate`. Its
     magnitude is drawn from Normal(magnitude, std), clipped to 0..10, and converted to an argument by `OPERATIONS`.
@@ -350,7 +405,7 @@ class RandAugment:
         return drawn
 
     def __call__(self, clips: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, 3, T, H, W) float32 in [0, 1], changed in place."""
+        """(B, 3, T, H, W) float32 of whole levels, 0 to 255, changed in place."""
         rng = _decisions(generator)
         for clip in clips:
             changed = clip

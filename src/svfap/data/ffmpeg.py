@@ -14,7 +14,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from svfap.data.frames import Pixels, VideoError, placeholder
 
-NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
 SQUARE = 0.01  # pixels whose sides differ by less than this count as square
 LONGEST_PIXEL = 5.0  # a pixel's sides differ by this factor at most; what states more is an error in the file
 
@@ -38,10 +38,12 @@ def open_container(path: Path) -> InputContainer:
 
 
 def video_stream(container: InputContainer) -> av.VideoStream | None:
-    """The stream that players show: the one marked as default, the largest of several; never a cover picture."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & NOT_SHOWN]
-    streams = streams or [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    return max(streams, key=_rank, default=None)
+    """The stream that players show: the one marked as default, the largest of several; never a cover picture.
+
+    None if there is none that can be decoded.
+    """
+    streams = [stream for stream in container.streams.video if stream.codec_context is not None]
+    return max((stream for stream in streams if not stream.disposition & NOT_SHOWN), key=_rank, default=None)
 
 
 def _rank(stream: av.VideoStream) -> tuple[bool, int, int]:
@@ -70,6 +72,13 @@ class Upright:
         self.size = max(round(frame.width * wide), 1), max(round(frame.height * tall), 1)
         data: Any = frame.side_data.get("DISPLAYMATRIX")
         self._matrix = None if data is None else np.frombuffer(data, np.int32).tolist()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the upright pictures, once the first one is known."""
+        assert self.size is not None
+        is_turned = self._matrix is not None and abs(self._matrix[1]) > abs(self._matrix[0])
+        return self.size if is_turned else self.size[::-1]
 
     def __call__(self, frame: av.VideoFrame) -> Pixels:
         """uint8 RGB (H, W, 3). Raises `VideoError` for pixel formats that cannot be converted."""

@@ -39,11 +39,17 @@ class VideoSource(ABC):
         times_s: (N,) float64, when each picture is shown, in seconds since the first; strictly ascending.
         fps: the usual rate: 1 / the median interval between pictures, or the rate that the file states if both agree to
             within the rounding of time stamps.
+        start_s: the time stamp of the first picture in the file.
+        joints: numbers of the pictures with which another recording begins, in files that were joined.
+        picture_names: names of the files of the pictures, of a folder of frames; else None.
     """
 
     path: Path
     fps: float
     times_s: Times
+    start_s: float = 0.0
+    joints: Sequence[int] = ()
+    picture_names: Sequence[str] | None = None
 
     @abstractmethod
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> Pixels:
@@ -64,8 +70,12 @@ class VideoSource(ABC):
     def grid(self, fps: float | None = None) -> FrameGrid:
         """The regular clock of `fps` frames per second (None: the video's own) and the picture shown at each frame."""
         if fps not in self._grids:
-            self._grids[fps] = frame_grid(self.times_s, self.fps, fps)
+            self._grids[fps] = frame_grid(self.times_s, self.fps, fps, joints=self.joints)
         return self._grids[fps]
+
+    def parted(self, before_s: float, after_s: float) -> bool:
+        """Whether there is a hole or a joint between the frames at these times, so that no clip may have both."""
+        return self.grid().parted(before_s, after_s)
 
     def steady_frames(
         self, fps: float | None = None, first: int = 0, stop: int | None = None
@@ -103,13 +113,19 @@ class VideoSource(ABC):
         shown = np.searchsorted(self.times_s, np.asarray(times_s, np.float64) + 1e-6, side="right") - 1
         return np.clip(shown, 0, self.num_frames - 1)
 
-    @cached_property
-    def height(self) -> int:  # in pixels, upright; decodes the first picture
-        return self.read([0]).shape[1]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels, upright; decodes the first picture."""
+        height, width = self.read([0]).shape[1:3]
+        return height, width
 
-    @cached_property
+    @property
+    def height(self) -> int:
+        return self.shape[0]
+
+    @property
     def width(self) -> int:
-        return self.read([0]).shape[2]
+        return self.shape[1]
 
     @cached_property
     def _grids(self) -> dict[float | None, FrameGrid]:

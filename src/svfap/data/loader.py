@@ -6,8 +6,9 @@ A batch is a dict. Each row is a clip; in mode "test" it is one view of a video,
   clips       uint8 (B, T, H, W, 3), RGB
   index       int64 (B,), position of the sample in the manifest
   frames      int64 (B, T), frame numbers on the video's clock (`VideoSource.grid`)
-  label       int64 (B,), or (B, T) with `frame_level` (classification)
-  values      float32 (B, K), or (B, T, K) with `frame_level` (regression)
+  views       int64 (B,), the number of views that coincide in this row; 1 except in mode "test"
+  label       int64 (B,), or (B, T) with `frame_level` (classification); -1 for a frame that is not annotated
+  values      float32 (B, K), or (B, T, K) with `frame_level` (regression); NaN for a frame that is not annotated
   keys        list of B sample keys
   unreadable  list of (index, key, reason) of the samples of this batch that could not be read; they have no row
 Without labels in the manifest there is neither `label` nor `values`. If no sample of a batch can be read, B = 0.
@@ -31,7 +32,7 @@ from svfap.data import clips as sampling
 from svfap.data.clips import Indices
 from svfap.data.manifest import Manifest, Sample
 from svfap.data.sample import inside_box, span_of
-from svfap.data.targets import Targets, target_of
+from svfap.data.targets import Targets, picture_targets, target_of
 from svfap.data.video import PICTURE_FPS, Pixels, VideoError, open_video
 from svfap.errors import UserError
 
@@ -43,7 +44,8 @@ Batch = dict[str, Any]
 class Item:
     """One decoded sample, or the reason it could not be decoded.
 
-    For each clip: pixels (T, size, size, 3), frame numbers (T,), and target, () or (K,), with frame_level (T,) or (T, K).
+    For each clip: pixels (T, size, size, 3), frame numbers (T,), the number of coinciding views, and target, () or (K,),
+    with frame_level (T,) or (T, K).
     """
 
     index: int
@@ -51,6 +53,7 @@ class Item:
     reason: str | None = None
     clips: list[Pixels] = field(default_factory=list)
     frames: list[Indices] = field(default_factory=list)
+    views: list[int] = field(default_factory=list)
     targets: list[Targets] = field(default_factory=list)
 
 
@@ -58,10 +61,10 @@ class Item:
 class ClipDataset(Dataset[Item]):
     """The samples of a manifest as clips of `clip_length` frames, `stride` frames apart, of `size` x `size` pixels.
 
-    mode: "pretrain" (random clips by `pretrain_indices`, multi-scale crop), "train" (random clips by `train_indices`, random
-    resized crop), "val" (middle clip, central crop), "test" (`num_segments` in time x `num_crops` along the longer side;
-    coinciding views are returned once).
-    crop_scale: range of the area of the random resized crop, as a fraction of the frame's area. crop_scales: sides of the
+    mode: "pretrain" (random clips by `pretrain_indices`, multi-scale crop), "train" (random clips by `train_indices`), "val"
+    (middle clip), "test" (`num_segments` in time; with frame_fit "centre" x `num_crops` along the longer side; coinciding
+    views are returned once).
+    frame_fit: how frames that are not square become so, except in "pretrain" (see `fit_frames`). crop_scales: sides of the
     multi-scale crop, as fractions of the frame's short side.
     repeats: number of clips per item in the two training modes, in "pretrain" one from each of as many equal parts of the
     video; the video is decoded once for all of them.
@@ -84,7 +87,7 @@ class ClipDataset(Dataset[Item]):
     num_segments: int = 2
     num_crops: int = 2
     repeats: int = 1
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    frame_fit: str = "squash"
     crop_scales: Sequence[float] = augment.MULTI_SCALES
     frame_level: bool = False
     balanced: bool = False
@@ -112,23 +115,34 @@ class ClipDataset(Dataset[Item]):
         rng = np.random.RandomState(np.random.MT19937(seeds))
         try:
             with open_video(sample.path, self.frames_fps or PICTURE_FPS) as video:
+                labels = None
+                if self.target is not None and self.frame_level:
+                    labels = picture_targets(self.manifest, sample, video)
                 grid = video.grid(self.fps)
-                rows = self._sample(grid.parts(*span_of(video, sample, self.fps)), rng)
+                drawn = self._sample(grid.parts(*span_of(video, sample, self.fps)), rng)
+                rows, counts = _distinct(drawn) if self.mode == "test" else (drawn, [1] * len(drawn))
                 shown = [grid.picture_of[row] for row in rows]
                 wanted, places = np.unique(np.concatenate(shown), return_inverse=True)
                 pictures = inside_box(video.read(wanted), sample)
             item = Item(index % len(self), sample)
-            for row, numbers, where in zip(rows, shown, places.reshape(len(rows), -1), strict=True):
+            for row, numbers, where, count in zip(rows, shown, places.reshape(len(rows), -1), counts, strict=True):
                 crops = self._crop(pictures[where], rng)
-                item.clips += crops
+                item.clips += [crop for crop, _ in crops]
                 item.frames += [row] * len(crops)
+                item.views += [count * coinciding for _, coinciding in crops]
                 if self.target is not None:
-                    targets = target_of(self.manifest, sample, numbers if self.frame_level else None)
-                    item.targets += [targets] * len(crops)
+                    item.targets += [self._target(sample, labels, numbers)] * len(crops)
             return item
         except (VideoError, OSError) as error:
             reason = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
             return Item(index % len(self), sample, reason)
+
+    def _target(self, sample: Sample, labels: Targets | None, pictures: Indices) -> Targets:
+        """Of a clip that shows these pictures of the video. labels: of all its pictures; None: one for the whole video."""
+        if labels is not None:
+            return np.asarray(labels[pictures])
+        target = target_of(self.manifest, sample)
+        return np.repeat(target[None], len(pictures), axis=0) if self.frame_level else target
 
     def _sample(self, stretches: Sequence[tuple[int, int]], rng: np.random.RandomState) -> Sequence[Indices]:
         """Frame numbers of each clip, within one of the stretches (first, stop)."""
@@ -138,7 +152,7 @@ class ClipDataset(Dataset[Item]):
             first, shape = stretches[longest][0], (int(lengths[longest]), self.clip_length, self.stride)
             if self.mode == "val":
                 return [first + sampling.validation_indices(*shape)]
-            return [first + row for row in np.unique(sampling.test_indices(*shape, self.num_segments), axis=0)]
+            return list(first + sampling.test_indices(*shape, self.num_segments))
         if self.mode == "pretrain":
             first, stop = _drawn(stretches, lengths, rng)
             shape = (stop - first, self.clip_length, self.stride)
@@ -149,14 +163,13 @@ class ClipDataset(Dataset[Item]):
             clips.append(first + sampling.train_indices(stop - first, self.clip_length, self.stride, rng))
         return clips
 
-    def _crop(self, pictures: Pixels, rng: np.random.RandomState) -> list[Pixels]:
-        if self.mode == "test":
-            return augment.side_crops(pictures, self.size, self.num_crops)
-        if self.mode == "val":
-            return [augment.center_crop(pictures, self.size)]
+    def _crop(self, pictures: Pixels, rng: np.random.RandomState) -> list[tuple[Pixels, int]]:
+        """The clips that show these frames, each with the number of coinciding crops."""
         if self.mode == "pretrain":
-            return [augment.multi_scale_crop(pictures, self.size, rng, self.crop_scales)]
-        return [augment.random_resized_crop(pictures, self.size, rng, scale=self.crop_scale)]
+            return [(augment.multi_scale_crop(pictures, self.size, rng, self.crop_scales), 1)]
+        if self.mode == "test" and self.frame_fit == "centre":
+            return augment.side_crops(pictures, self.size, self.num_crops)
+        return [(augment.fit_frames(pictures, self.size, self.frame_fit), 1)]
 
     def collate(self, items: list[Item]) -> Batch:
         """Combine items into a batch, as described at the top of this module."""
@@ -167,6 +180,7 @@ class ClipDataset(Dataset[Item]):
             "clips": torch.from_numpy(np.stack(clips) if clips else no_clips),
             "index": torch.tensor([item.index for item in items for _ in item.clips], dtype=torch.int64),
             "frames": torch.from_numpy(np.array(frames, np.int64).reshape(len(clips), self.clip_length)),
+            "views": torch.tensor([count for item in items for count in item.views], dtype=torch.int64),
             "keys": [item.sample.key for item in items for _ in item.clips],
             "unreadable": [(item.index, item.sample.key, item.reason) for item in items if item.reason is not None],
         }
@@ -187,6 +201,12 @@ def _drawn(
     if len(stretches) == 1:
         return stretches[0]
     return stretches[int(np.searchsorted(np.cumsum(lengths), rng.randint(lengths.sum()), side="right"))]
+
+
+def _distinct(rows: Sequence[Indices]) -> tuple[Sequence[Indices], list[int]]:
+    """Rows that coincide, as the segments of a short video do, once, and how often each occurs."""
+    distinct, counts = np.unique(rows, axis=0, return_counts=True)
+    return list(distinct), counts.tolist()
 
 
 def sharded_batches(

@@ -1,4 +1,4 @@
-"""Read manifests, lists of videos with their labels: a CSV with a header, or the published format of `path label` lines."""
+"""Read manifests, lists of videos with their labels: a CSV with a header, or the published formats of `path label` lines."""
 
 from __future__ import annotations
 
@@ -14,16 +14,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from svfap.console import say_once
+from svfap.data.delimited import SEPARATORS, separator_of, split_line
+from svfap.data.find import missing, on_disk, same_text
 from svfap.errors import UserError
+from svfap.files import printable
 
 Task = Literal["classification", "regression", "unlabelled"]
 
-TEXT_COLUMNS = ("subject", "split", "group", "frame_values")
+TEXT_COLUMNS = ("subject", "split", "group", "frame_values", "source")
 SPAN_COLUMNS = ("start_s", "end_s")
 BOX_COLUMNS = ("box_x", "box_y", "box_w", "box_h")
 CLIP_COLUMNS = ("source", "track", "source_start_s", "source_end_s", "face_px")  # written by `svfap crop`
 RESERVED = ("path", "label", "box", *SPAN_COLUMNS, *TEXT_COLUMNS, *CLIP_COLUMNS)
 MAX_INFERRED_CLASSES = 10_000
+NUM_LOOKED_FOR = 20  # paths that must not all be missing
+# First lines of lists such as "file label" are headers: these words name no class and no video.
+LABEL_WORDS = {"label", "labels", "class", "emotion", "expression", "category", "target"}
+PATH_WORDS = {"path", "paths", "file", "files", "filename", "file_name", "video", "video_name", "clip", "name"}
 
 
 class ManifestError(UserError):
@@ -56,6 +64,7 @@ class Manifest(Sequence[Sample]):
     written), `label` (int64), the dimensions (float64), and those of start_s, end_s, subject, split, group, frame_values,
     box_x, ..., box_h that the file has. If value columns have a number per frame, `frame_numbers` has an array (frames,
     dimensions) or None, and the dimensions have the means.
+    invalid_marks, label_range: which values per frame are none, as in `read_manifest`.
     """
 
     def __init__(
@@ -65,9 +74,12 @@ class Manifest(Sequence[Sample]):
         table: pd.DataFrame,
         label_names: tuple[str, ...] | None = None,
         dimensions: tuple[str, ...] | None = None,
+        invalid_marks: tuple[float, ...] = (),
+        label_range: tuple[float, float] | None = None,
     ) -> None:
         self.path, self.root, self.table = path, root, table
         self.label_names, self.dimensions = label_names, dimensions
+        self.invalid_marks, self.label_range = invalid_marks, label_range
         self._columns = {str(name): table[name].array for name in table.columns}
 
     def __len__(self) -> int:
@@ -109,7 +121,8 @@ class Manifest(Sequence[Sample]):
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Manifest:
         """The samples at these positions, in this order."""
         table = self.table.take(np.asarray(indices, np.int64)).reset_index(drop=True)
-        return Manifest(self.path, self.root, table, self.label_names, self.dimensions)
+        validity = self.invalid_marks, self.label_range
+        return Manifest(self.path, self.root, table, self.label_names, self.dimensions, *validity)
 
     @property
     def subjects(self) -> NDArray[np.object_] | None:
@@ -125,6 +138,16 @@ class Manifest(Sequence[Sample]):
     def labels(self) -> NDArray[np.int64] | None:
         """Label of each sample, (N,) int64; None without labels."""
         return self.table["label"].to_numpy(np.int64) if "label" in self.table else None
+
+    def require_files(self) -> None:
+        """Raise `ManifestError` if none of up to 20 paths, spread over the rows, exists: then all are written wrongly."""
+        rows = np.unique(np.linspace(0, len(self) - 1, NUM_LOOKED_FOR).astype(int)).tolist() if len(self) else []
+        if rows and not any(on_disk(self[row].path).exists() for row in rows):
+            how = "" if len(rows) == 1 else f"none of the {len(rows)} paths looked at exists, such as "
+            first, why = printable(self[0].path), missing(self[0].path)
+            raise ManifestError(
+                f"{self.path}: {how}{first}: {why}. Paths are relative to {printable(self.root)}; correct them or give root"
+            )
 
     def _texts(self, column: str) -> NDArray[np.object_] | None:
         if column not in self.table:
@@ -142,21 +165,29 @@ def read_manifest(
     dimensions: Sequence[str] | None = None,
     split: str | None = None,
     frame_level: bool = False,
+    invalid_marks: Sequence[float] = (),
+    label_range: tuple[float, float] | None = None,
 ) -> Manifest:
     """Read a manifest.
 
-    The CSV has a header with these columns: path (of a video, a folder of frames or an image, relative to `root`, by
-    default to the manifest's folder); label (a class name, or an integer from 0) or one column per dimension; and
-    optionally start_s, end_s, subject, split, group, box ("x y w h" in pixels) and frame_values (a CSV with one row per
-    frame). With frame_level a value column may have a number per frame, separated by spaces, and the column label is not
-    needed if every row has frame_values. Lines `path label` without a header are read, too.
+    The CSV, with commas, semicolons or tabs, has a header with these columns: path (of a video, a folder of frames or an
+    image, relative to `root`, by default to the manifest's folder); label (a class name, or an integer from 0) or one column
+    per dimension; and optionally start_s, end_s, subject, split, group, source, box ("x y w h" in pixels) and frame_values (a
+    CSV with one row per frame). With frame_level a value column may have a number per frame, separated by spaces, and the
+    column label is not needed if every row has frame_values. Lines `path label` or `path number_of_frames label` without a
+    header are read, too.
 
     label_names: the classes in order; default: the sorted names found, or 0 to the largest integer.
     dimensions: the value columns; default: every other column whose first or most entries are numbers.
     split: keep only the rows whose column `split` has this value.
-    Raises `ManifestError`. Whether the videos exist is not checked.
+    invalid_marks: numbers that mean "not annotated"; frames with one are left out (see `svfap.data.targets`).
+    label_range: least and greatest value (regression); frames with a value outside are left out.
+    Raises `ManifestError`, also for a clip's own value that is such a mark or outside the range. Says where classes look
+    wrong: counted from 1, with holes, or the same up to case. Whether the videos exist is not checked; see
+    `Manifest.require_files`.
     """
-    parser = _Parser(Path(path))
+    marks = tuple(float(mark) for mark in invalid_marks)
+    parser = _Parser(Path(path), root, marks, label_range)
     parser.choose(split)
     names = dims = None
     if task == "classification":
@@ -164,7 +195,19 @@ def read_manifest(
     elif task == "regression":
         dims = parser.read_values(dimensions, frame_level)
     table = parser.table[parser.chosen].reset_index(drop=True)
-    return Manifest(parser.path, Path(root) if root is not None else parser.path.parent, table, names, dims)
+    return Manifest(parser.path, parser.root, table, names, dims, marks, label_range)
+
+
+def is_invalid(
+    values: NDArray[np.float64], invalid_marks: Sequence[float], label_range: tuple[float, float] | None
+) -> NDArray[np.bool_]:
+    """Which values, of any shape, are no annotation: missing, infinite, a mark, or outside label_range."""
+    invalid = ~np.isfinite(values) | np.isin(values, np.asarray(invalid_marks, np.float64))
+    if label_range is not None:
+        low, high = label_range
+        rounding = 1e-6 * (high - low)  # of values that were stored as float32 or as text
+        invalid |= (values < low - rounding) | (values > high + rounding)
+    return invalid
 
 
 def read_whole_manifest(
@@ -174,27 +217,29 @@ def read_whole_manifest(
 
     split: keep only the rows whose column `split` has this value; default: all rows. Raises `ManifestError`.
     """
-    parser = _Parser(Path(path))
+    parser = _Parser(Path(path), root)
     if split is not None:
         parser.choose(split)
     table, text = (rows[parser.chosen].reset_index(drop=True) for rows in (parser.table, parser.text))
-    return Manifest(parser.path, Path(root) if root is not None else parser.path.parent, table), text
+    return Manifest(parser.path, parser.root, table), text
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _read_table(path: Path, root: Path) -> pd.DataFrame:
     """All columns as text, '' if empty; the index has the line numbers of the file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             num_blank, first = next(((n, line) for n, line in enumerate(file) if line.strip()), (0, ""))
         if not first:
             raise ManifestError(f"{path}: the file is empty; expected a header with a column 'path'")
-        header = [name.strip() for name in next(csv.reader([first]))]
+        separator = separator_of(first, ["path"])
+        header = split_line(first, separator)
         if "path" in header:
             first_row = num_blank + 2
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # otherwise surplus fields are dropped
                 table = pd.read_csv(
                     path,
+                    sep=separator,
                     header=num_blank,
                     dtype=str,
                     encoding="utf-8-sig",
@@ -203,12 +248,11 @@ def _read_table(path: Path) -> pd.DataFrame:
                     skip_blank_lines=False,  # so that rows keep their line numbers
                     index_col=False,
                 ).rename(columns=lambda name: str(name).strip())
-        elif len(first.split()) > 1 and (len(header) == 1 or first.split()[-1].isdecimal()):
-            first_row = 1
-            lines = pd.Series(path.read_text(encoding="utf-8-sig").splitlines(), dtype=str).str.strip()
-            table = lines.str.rsplit(n=1, expand=True).rename(columns={0: "path", 1: "label"})
+        elif len(first.split()) > 1 and (len(split_line(first, ",")) == 1 or first.split()[-1].isdecimal()):
+            first_row, table = 1, _read_list(path, root)
         else:
-            raise ManifestError(f"{path}: no column 'path' among {_listed(header)}; rename the column of files")
+            found = f"no column 'path' among {_listed(header)}"
+            raise ManifestError(f"{path}: {found}; rename the column of files, or add a header path,label")
     except (FileNotFoundError, IsADirectoryError):
         raise ManifestError(f"{path}: no such file; give the path of a manifest") from None
     except PermissionError:
@@ -216,14 +260,35 @@ def _read_table(path: Path) -> pd.DataFrame:
     except UnicodeError:
         raise ManifestError(f"{path}: is not UTF-8 text; save it as CSV in UTF-8") from None
     except pd.errors.ParserWarning:
-        raise ManifestError(f"{path}: rows have more fields than the header; quote names with commas") from None
+        what = SEPARATORS[separator]
+        raise ManifestError(f"{path}: rows have more fields than the header; quote names with {what}") from None
     except (pd.errors.ParserError, csv.Error) as error:
         raise ManifestError(f"{path}: is not a CSV table ({' '.join(str(error).split())}); correct that line") from None
     table = table.fillna("").apply(lambda column: column.str.strip())
+    if separator == ";":  # and a comma for the decimal point
+        for name in table.columns.difference(["path", "label", *TEXT_COLUMNS]):
+            table[name] = table[name].str.replace(r"(?<=\d),(?=\d)", ".", regex=True)
     table.index = pd.RangeIndex(first_row, first_row + len(table))
     table = table[(table != "").any(axis=1)]
     if table.empty:
         raise ManifestError(f"{path}: holds a header and no rows; add one row per video")
+    return table
+
+
+def _read_list(path: Path, root: Path) -> pd.DataFrame:
+    """The columns path and label of a file without a header: lines `path label`, or `path number_of_frames label`."""
+    lines = pd.Series(path.read_text(encoding="utf-8-sig").splitlines(), dtype=str).str.strip()
+    given = lines[lines != ""]
+    words = given.iloc[0].lower().split()
+    if not words[-1].isdecimal() and (words[0] in PATH_WORDS or words[-1] in LABEL_WORDS):
+        what = "is a header without a column 'path' that commas, semicolons or tabs separate"
+        raise ManifestError(f"{path}: the first line, '{given.iloc[0]}', {what}; write it as path,label")
+    table = lines.str.rsplit(n=1, expand=True).rename(columns={0: "path", 1: "label"})
+    three = given.str.fullmatch(r".*\S\s+[0-9]+\s+[0-9]+")
+    paths = table["path"][three[three].index]
+    if three.all() and not any(on_disk(root / text).exists() for text in paths[:NUM_LOOKED_FOR]):
+        say_once(f"{path}: lines of three columns; read as path, number of frames (ignored), label")
+        table["path"] = table["path"].str.replace(r"\s+[0-9]+$", "", regex=True)
     return table
 
 
@@ -234,8 +299,16 @@ class _Parser:
     `Manifest`), with the same index. chosen: (rows,) bool; the other rows need no targets.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.text = path, _read_table(path)
+    def __init__(
+        self,
+        path: Path,
+        root: str | Path | None,
+        invalid_marks: tuple[float, ...] = (),
+        label_range: tuple[float, float] | None = None,
+    ) -> None:
+        self.path, self.root = path, Path(root) if root is not None else path.parent
+        self.validity = invalid_marks, label_range
+        self.text = _read_table(path, self.root)
         self.text["path"] = self.text["path"].str.removeprefix("./")
         self._refuse(self.text["path"] == "", "path", "is empty; give a file or remove the row")
         self.table = self.text[["path", *(name for name in TEXT_COLUMNS if name in self.text)]].copy()
@@ -271,18 +344,23 @@ class _Parser:
         if "label" not in self.text:
             raise ManifestError(f"{path}: no column 'label'; add one with a class name or an integer from 0")
         self._refuse(self._missing("label"), "label", "is missing; give a class or remove the row")
-        labels = self.text["label"]
+        labels = self.text["label"].map(same_text)
         given = [str(text) for text in labels.unique() if text.lower() not in ("", "nan")]
-        numbers = {text: number for text in given if (number := _integer(text)) is not None}
+        numbers = {text: number for text in given if (number := integer(text)) is not None}
         if not numbers and not known:
             known = tuple(sorted(given))
-        class_of = {name: number for number, name in enumerate(known)}
+            self._say_alike(known)
+        class_of = {same_text(name): number for number, name in enumerate(known)}
         if unknown := [text for text in given if text not in class_of]:
             if len(numbers) == len(given):
                 limit = len(known) or MAX_INFERRED_CLASSES
                 for text, number in numbers.items():
                     if not 0 <= number < limit:
-                        self._refuse(labels == text, "label", f"{text} is out of range; labels are 0 to {limit - 1}")
+                        what = f"{text} is out of range; labels are 0 to {limit - 1}"
+                        what += ", not counted from 1" if number == limit and 0 not in numbers.values() else ""
+                        self._refuse(labels == text, "label", what)
+                if not known:
+                    self._say_holes(set(numbers.values()))
                 known, class_of = known or tuple(str(number) for number in range(max(numbers.values()) + 1)), numbers
             elif known:
                 what = f"'{unknown[0]}' is not a known label; known are {_listed(known)}"
@@ -292,6 +370,20 @@ class _Parser:
                 self._refuse(labels == text, "label", f"'{text}' is a number among names; use one or the other")
         self.table["label"] = labels.map(class_of).fillna(-1).astype(np.int64)
         return known
+
+    def _say_alike(self, names: Iterable[str]) -> None:
+        for alike in same_up_to_case(names):
+            say_once(
+                f"{self.path}: classes {', '.join(alike)} differ only in case; correct the labels if they are one class"
+            )
+
+    def _say_holes(self, numbers: set[int]) -> None:
+        if holes := sorted(set(range(max(numbers) + 1)) - numbers):
+            counted = "; if classes are counted from 1, subtract 1 or write names" if holes[0] == 0 else ""
+            say_once(
+                f"{self.path}: no row has label {_listed(map(str, holes))}: {max(numbers) + 1} outputs for {len(numbers)} "
+                f"classes{counted}"
+            )
 
     def read_values(self, dimensions: Sequence[str] | None, frame_level: bool) -> tuple[str, ...]:
         """Add a float64 column per dimension, and `frame_numbers` if cells have numbers per frame; return the dimensions."""
@@ -314,15 +406,25 @@ class _Parser:
         else:
             for name in names:
                 self.table[name] = self._numbers(name)
+        whole = self.table["frame_numbers"].isna() if "frame_numbers" in self.table else True  # one value for the clip
         for name in names:
-            missing_here = self.table[name].isna() & self.chosen
-            self._refuse(missing_here, name, "is missing; give a number or remove the row")
+            values = self.table[name]
+            chosen = self.chosen & whole
+            self._refuse(values.isna() & chosen, name, "is missing; give a number or remove the row")
+            invalid = chosen & pd.Series(is_invalid(values.to_numpy(np.float64), *self.validity), values.index)
+            if invalid.any():
+                value = values[invalid].iloc[0]
+                reason = f"outside label_range {self.validity[1]}"
+                if value in self.validity[0]:
+                    reason = "a mark of what is not annotated"
+                self._refuse(invalid, name, f"{value:g} is {reason}; correct it or remove the row")
         return names
 
     def _read_frame_numbers(self, names: tuple[str, ...]) -> None:
-        """Add the column `frame_numbers`, and for each dimension the mean of its cell, the value of the whole clip."""
+        """Add the column `frame_numbers`, and for each dimension the mean of its valid frames, the value of the clip."""
         cells = self.text[list(names)].map(_floats)
         for name in names:
+            self._refuse(self._missing(name), name, "is missing; give a number or remove the row")
             wrong = cells[name].map(lambda cell: not np.isfinite(cell).all()) & (self.text[name] != "")
             self._refuse(wrong, name, "is not made of finite numbers; give one per frame, separated by spaces")
         lengths = cells.map(len)
@@ -331,7 +433,14 @@ class _Parser:
         rows = [np.stack(np.broadcast_arrays(*row), axis=1) for row in cells.itertuples(index=False, name=None)]
         per_frame = [row if len(row) > 1 else None for row in rows]
         self.table["frame_numbers"] = pd.Series(per_frame, cells.index, dtype=object)
-        self.table[list(names)] = cells.map(np.mean).astype(np.float64)
+        means = np.stack([self._valid_mean(row) if len(row) > 1 else row[0] for row in rows])
+        for name, column in zip(names, means.T, strict=True):
+            self.table[name] = column
+
+    def _valid_mean(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean of the frames (F, dimensions) that are annotated; NaN if none is."""
+        valid = ~is_invalid(numbers, *self.validity).any(axis=1)
+        return numbers[valid].mean(axis=0) if valid.any() else np.full(numbers.shape[1], np.nan)
 
     def _read_spans(self) -> None:
         for name in SPAN_COLUMNS:
@@ -391,9 +500,17 @@ def _floats(text: str) -> NDArray[np.float64]:
         return np.array([np.nan])
 
 
-def _integer(text: str) -> int | None:
-    """1 for '1' and '1.0' (integers are written like this in tables with gaps); None for other texts."""
-    return int(text.removesuffix(".0")) if re.fullmatch(r"-?[0-9]+(\.0)?", text) else None
+def integer(text: str) -> int | None:
+    """1 for '1' and '1.0' (integers are written like this in tables with gaps); None for other texts and codes as '01'."""
+    return int(text.removesuffix(".0")) if re.fullmatch(r"-?(0|[1-9][0-9]*)(\.0)?", text) else None
+
+
+def same_up_to_case(names: Iterable[str]) -> list[list[str]]:
+    """Names that differ from others only in their case, together with those."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+    return [found for found in alike.values() if len(found) > 1]
 
 
 def _listed(names: Iterable[str], limit: int = 20) -> str:

@@ -71,19 +71,36 @@ def _is_hidden(packet: av.Packet[av.VideoStream], codec: str) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
+class Keyframes:
+    """The K packets at which decoding can start, all (K,) int64.
+
+    packets: their numbers. pictures: ascending, the first picture that needs nothing before that packet. times: their time
+    stamps in ticks, NO_TIME if missing. pos: their places in the file, -1 if not known. sizes: in bytes.
+    """
+
+    packets: Numbers
+    pictures: Numbers
+    times: Numbers
+    pos: Numbers
+    sizes: Numbers
+
+
+@dataclass(frozen=True, eq=False)
 class Timetable:
     """The N pictures of a stream in order of presentation.
 
-    times_s: (N,) float64, strictly ascending from 0. packet_of: (N,) int64 number of each picture's packet. keys: (K,) int64
-    packets at which decoding can start. key_pictures: (K,) int64, ascending: the first picture that needs nothing before that
-    packet. fps: the usual rate.
+    times_s: (N,) float64, strictly ascending from 0. packet_of: (N,) int64, the number of each picture's packet; num_packets:
+    of the stream. keys: the packets at which decoding can start. fps: the usual rate. start_s: the time stamp of the first
+    picture. joints: the pictures with which another recording begins.
     """
 
     times_s: Times
     packet_of: Numbers
-    keys: Numbers
-    key_pictures: Numbers
+    num_packets: int
+    keys: Keyframes
     fps: float
+    start_s: float
+    joints: list[int]
 
 
 def timetable(
@@ -95,23 +112,23 @@ def timetable(
     is_untimed: bool,
     is_cut: Callable[[float], bool],
     decoded_order: Callable[[], Numbers],
-) -> Timetable:
-    """Put the pictures of a stream in order.
+) -> Timetable | None:
+    """Put the pictures of a stream in order; None if there are none.
 
-    stated_rates: pictures per second that the file states, the likelier ones first. may_reorder: the codec shows pictures in
-    another order than it decodes them. is_untimed: the time stamps are only decoding times. is_cut: whether a file whose
-    last picture is shown at this time in ticks is known to be cut off. decoded_order: the numbers of the packets whose
-    pictures the decoder gives, in its order; this decodes the whole file, so it is only asked for where time stamps do not
-    tell.
+    stated_rates: pictures per second, the average that the file states and the rate that its stream states. may_reorder: the
+    codec shows pictures in another order than it decodes them. is_untimed: the time stamps are only decoding times. is_cut:
+    whether a file with pictures up to this time in ticks is known to be cut off. decoded_order: the numbers of
+    the packets whose pictures the decoder gives, in its order; this decodes the whole file, so it is only asked for where
+    time stamps do not tell.
     """
     pts, dts = (_as_float(column) for column in (packets.pts, packets.dts))
     if not may_reorder:
         pts = np.where(np.isnan(pts), dts, pts)
-    is_key = np.frombuffer(packets.is_key, np.bool_) if len(packets) else np.zeros(0, np.bool_)
-    keys = np.flatnonzero(is_key)
-    shown = np.flatnonzero(np.frombuffer(packets.is_shown, np.bool_)) if len(packets) else keys
-    if len(keys):
-        shown = shown[shown >= keys[0]]
+    keys = np.flatnonzero(np.asarray(packets.is_key))
+    shown = np.flatnonzero(np.asarray(packets.is_shown))
+    shown = shown[shown >= keys[0]] if len(keys) else shown
+    if len(shown) == 0:
+        return None
     unsure = codec == "mpeg4" and bool((np.asarray(packets.size)[shown] < SMALLEST_VOP).any())
     order = None if unsure or (is_untimed and may_reorder) else _order(pts[shown], dts[shown], may_reorder)
     if order is not None:
@@ -122,16 +139,17 @@ def timetable(
         stamps = pts[order]
     else:
         order = decoded_order()
+        order = order[order < len(packets)]
+        if len(order) == 0:
+            return None
         stamps = np.sort(dts[order]) if is_untimed or np.isnan(pts[order]).all() else pts[order]
-    if len(order) == 0:
-        return Timetable(np.zeros(0), order, keys, keys, 0.0)
     known = bool(np.isfinite(stamps).any())
-    stated = next((rate for rate in stated_rates if rate > 0), PICTURE_FPS)
-    times_s = repaired(stamps * tick_s, None if known else 1 / stated)
+    # Of a raw stream without time stamps the average rate is the demuxer's default.
+    stated = next((rate for rate in (stated_rates if known else stated_rates[::-1]) if rate > 0), PICTURE_FPS)
+    times_s, joints = repaired(stamps * tick_s, None if known else 1 / stated)
     fps = (usual_rate(times_s, tick_s, stated_rates) if known else 0.0) or stated
-    place = np.full(len(packets), -1)
-    place[order] = np.arange(len(order))
-    return Timetable(times_s, order, keys, _key_pictures(keys, place), fps)
+    start_s = float(np.nan_to_num(stamps[0]) * tick_s)
+    return Timetable(times_s, order, len(packets), _keyframes(packets, keys, order), fps, start_s, joints)
 
 
 def _as_float(column: array[int]) -> Times:
@@ -174,17 +192,24 @@ def _not_before(pts: Times, order: Numbers, key: int) -> int:
 
 def _whole(stamps: Times, dts: Times, is_cut: Callable[[float], bool]) -> int:
     """How many pictures a file holds without a gap: the B-frames before the last ones are missing if it was cut off."""
-    if len(stamps) < 3 or not np.isfinite(dts).any() or not is_cut(float(np.nanmax(stamps))):
-        return len(stamps)
     steps = np.diff(stamps)
-    gaps = np.flatnonzero((steps > 1.5 * np.nanmedian(steps)) & (stamps[1:] > np.nanmax(dts)))
-    return int(gaps[0]) + 1 if len(gaps) else len(stamps)
+    if len(steps) < 2 or not np.isfinite(dts).any() or not is_cut(float(stamps[-1] + 1.5 * steps[-3:].max())):
+        return len(stamps)
+    for last in np.flatnonzero(stamps[1:] > np.nanmax(dts)).tolist():
+        if steps[last] > 1.5 * np.median(steps[max(last - 8, 0) : last] if last else steps):
+            return int(last) + 1
+    return len(stamps)
 
 
-def _key_pictures(keys: Numbers, place: Numbers) -> Numbers:
-    """For each keyframe the number of its picture; of the first picture after it if it is not shown itself.
-
-    place: for each packet the number of its picture, -1 if it is not shown.
-    """
-    later = np.minimum.accumulate(np.where(place < 0, len(place), place)[::-1])[::-1]
-    return np.maximum.accumulate(np.where(place[keys] < 0, later[keys], place[keys]))
+def _keyframes(packets: Packets, keys: Numbers, order: Numbers) -> Keyframes:
+    """order: the packets of all pictures. A keyframe that is not shown itself stands for the first picture after it."""
+    num_packets = len(packets)
+    place = np.full(num_packets, num_packets)
+    place[order] = np.arange(len(order))
+    later = np.minimum.accumulate(place[::-1])[::-1]
+    pictures = np.where(place[keys] == num_packets, later[keys], place[keys])
+    pts, dts, pos, sizes = (
+        np.asarray(column, np.int64)[keys] for column in (packets.pts, packets.dts, packets.pos, packets.size)
+    )
+    times = np.where(pts == NO_TIME, dts, pts)
+    return Keyframes(keys, np.maximum.accumulate(pictures), times, pos, sizes)

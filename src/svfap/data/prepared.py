@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from svfap.console import say
 from svfap.errors import UserError
 from svfap.files import write_atomically
 from svfap.formats import stamped, upgrade
 
-DATASET_FILE = "dataset.json"
-CROP_FILE = "crop.json"
+DATASET_FILE, CROP_FILE = "dataset.json", "crop.json"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class PreparedDataset:
     label_names: classes in order, or the dimensions of a regression. root: folder that the manifests' paths are relative
     to. folds: of the official protocol; their predictions are pooled and scored once. pretrain: unlabelled videos.
     metrics: those the protocol reports, by the names in `svfap.evaluation.metrics`. label_range: least and greatest value of
-    the labels (regression). counts: number of rows of each manifest. notes: anything else worth keeping (what was missing,
+    the labels (regression). pictures: what the clips show, face crops ("faces") or whole frames ("frames"); None: not known.
+    counts: number of rows of each manifest. notes: anything else worth keeping (what was missing,
     how validation was carved, …).
     """
 
@@ -49,6 +51,7 @@ class PreparedDataset:
     output_activation: str = "none"
     label_range: tuple[float, float] | None = None
     frame_level: bool = False
+    pictures: Literal["faces", "frames"] | None = None
     licence: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -62,6 +65,11 @@ class PreparedDataset:
             if name in (None, fold.name):
                 return fold
         raise UserError(f"{self.name} has no fold {name!r}; its folds: {names}")
+
+    def manifests(self) -> dict[str, Path]:
+        """Name, such as fold_1_train -> every manifest there is."""
+        paths = [self.pretrain, *(path for fold in self.folds for path in (fold.train, fold.val, fold.test))]
+        return {path.stem: path for path in paths if path is not None}
 
     def require_tests(self, folder: Path) -> PreparedDataset:
         """The dataset itself, read from `folder`. Raises `UserError` unless it has folds and each has a test part."""
@@ -101,19 +109,58 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
         raise UserError(f"{file}: is not the description of a dataset ({error})") from None
 
 
+def dataset_terms(dataset: Path | None, manifest: Path | None) -> dict[str, str]:
+    """`dataset` and `licence`, the title and terms in `dataset.json` of a folder, or beside a manifest; empty where unknown."""
+    folder = dataset or (manifest.parent if manifest is not None else None)
+    if folder is None or not (folder / DATASET_FILE).is_file():
+        return {}
+    try:
+        described = read_dataset(folder)
+    except UserError:  # a file of the same name beside a manifest
+        return {}
+    return {"dataset": described.title, **({"licence": described.licence} if described.licence else {})}
+
+
+def clear_dataset(folder: Path, name: str) -> None:
+    """Remove the description and manifests of the same dataset, so that an interrupted run is not taken for a complete one.
+
+    Raises `UserError` if the folder holds another dataset.
+    """
+    if not (folder / DATASET_FILE).exists():
+        return
+    former = read_dataset(folder)
+    if former.name != name:
+        raise UserError(f"out={folder}: holds the dataset {former.name} already; give another folder")
+    (folder / DATASET_FILE).unlink()
+    for path in former.manifests().values():
+        path.unlink(missing_ok=True)
+
+
 def read_crop(folder: str | Path) -> dict[str, Any] | None:
-    """How `svfap crop` cut out the faces in its folder: margin, align, border, detector, size_px and fps, as it wrote into
-    `crop.json`; None if there is no such file. Raises `UserError`."""
+    """How `svfap crop` cut the clips in a folder: margin, align, border, detector, size_px, fps; None if it did not write it.
+
+    Raises `UserError` for a damaged file.
+    """
     file = Path(folder) / CROP_FILE
+    if not file.is_file():
+        return None
     try:
         crop = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
     if not isinstance(crop, dict):
-        raise UserError(f"{file}: is not what `svfap crop` writes")
+        raise UserError(f"{file}: is not what `svfap crop` writes; crop again, or remove it")
     return crop
+
+
+@cache
+def warn_of_whole_frames(folder: str | Path) -> None:
+    """Say, once for each folder, that a dataset's clips are whole frames, where models expect faces. Raises `UserError`."""
+    dataset = read_dataset(folder)
+    if dataset.pictures == "frames":
+        say(
+            f"warning: the clips of {dataset.title} are whole frames, not faces; `svfap crop --dataset {folder}` cuts them"
+        )
 
 
 def _absolute(kwargs: dict[str, Any], folder: Path) -> dict[str, Any]:

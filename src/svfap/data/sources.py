@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from svfap.data.find import is_left_out, missing, on_disk, walk
 from svfap.data.manifest import BOX_COLUMNS, SPAN_COLUMNS, Manifest, read_whole_manifest
 from svfap.data.suffixes import MANIFEST_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from svfap.errors import UserError
@@ -36,8 +37,8 @@ def read_sources(
     """Collect the samples of one or several sources, in the order given.
 
     A source is a video file, an image, a manifest (.csv, .txt), or a folder. A folder is searched for videos
-    (`VIDEO_SUFFIXES`) at any depth, in the order of their names, without hidden files; if it contains none, the images
-    directly in it are the frames of one video.
+    (`VIDEO_SUFFIXES`) at any depth, in the order of their names, without hidden files and those of systems (`@eaDir`,
+    `Thumbs.db`, …); if it contains none, the images directly in it are the frames of one video.
 
     root, split: how manifests are read, as in `svfap.data.manifest.read_manifest`. skip: a folder that is not searched.
     Raises `UserError` for a source that does not exist, a folder without videos and images, a sample that is given
@@ -54,14 +55,14 @@ def read_sources(
     for source in sources:
         if source in manifests:
             manifest, text = read_whole_manifest(source, root=root, split=split)
-            tables.append(manifest.table.assign(path=[str(manifest.root / path) for path in text["path"]]))
+            tables.append(manifest.table.assign(path=_texts(str(manifest.root / path) for path in text["path"])))
         else:
-            text = pd.DataFrame({"path": _videos_of(Path(source), skip)})
+            text = pd.DataFrame({"path": _texts(_videos_of(Path(source), skip))})
             tables.append(text)
         columns.append(text)
         listed += [source in manifests] * len(text)
     table = pd.concat(tables, ignore_index=True)
-    table["path"] = table["path"].map(os.path.abspath)
+    table["path"] = _texts(os.path.abspath(path) for path in table["path"])
     table = table[[name for name in ("path", *SPAN_COLUMNS, *BOX_COLUMNS) if name in table]]
     repeated = table.duplicated().to_numpy()
     if repeated.any():
@@ -70,18 +71,24 @@ def read_sources(
     return Sources(Manifest(Path(sources[0]), Path(), table), text, listed)
 
 
+def _texts(names: Iterable[str]) -> pd.Series:
+    """A column of Python's own strings: pandas' strings are UTF-8, and the names of files need not be."""
+    return pd.Series(list(names), dtype=object)
+
+
 def _is_manifest(source: Path) -> bool:
     return source.suffix.lower() in MANIFEST_SUFFIXES and not source.is_dir()
 
 
 def _videos_of(source: Path, skip: Path | None) -> list[str]:
     """Paths of the videos of a source that is not a manifest, at least one."""
-    if not source.exists():
-        raise UserError(f"{source}: no such file or folder")
-    if not source.is_dir():
+    if not (found := on_disk(source)).exists():
+        raise UserError(f"{source}: {missing(source)}")
+    if not found.is_dir():
         return [str(source)]
-    videos = [str(path) for path in find_videos(source, skip)]
-    if not videos and any(_has_suffix(name, PICTURE_SUFFIXES) for name in os.listdir(source)):
+    videos = [str(path) for path in find_videos(found, skip)]
+    names = [name for name in os.listdir(found) if not is_left_out(name)]
+    if not videos and any(name.lower().endswith(PICTURE_SUFFIXES) for name in names):
         return [str(source)]
     if not videos:
         suffixes = ", ".join(VIDEO_SUFFIXES)
@@ -90,15 +97,11 @@ def _videos_of(source: Path, skip: Path | None) -> list[str]:
 
 
 def find_videos(folder: Path, skip: Path | None = None) -> Iterator[Path]:
-    """Videos (`VIDEO_SUFFIXES`) below a folder at any depth, in the order of their names, without hidden files.
+    """Videos (`VIDEO_SUFFIXES`) below a folder at any depth, in the order of their names; see `svfap.data.find.walk`.
 
     skip: a folder that is not searched.
     """
     skipped = None if skip is None else os.path.abspath(skip)
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if os.path.abspath(Path(place, name)) != skipped)
-        yield from (Path(place, name) for name in sorted(names) if _has_suffix(name, VIDEO_SUFFIXES))
-
-
-def _has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
-    return name.lower().endswith(suffixes) and not name.startswith(".")
+    for place, folders, names in walk(folder):
+        folders[:] = [name for name in folders if os.path.abspath(place / name) != skipped]
+        yield from (place / name for name in names if name.lower().endswith(VIDEO_SUFFIXES))

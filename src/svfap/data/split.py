@@ -1,25 +1,67 @@
-"""Split a manifest: training and held-out parts that share no subject, and fractions of the training samples."""
+"""Split a manifest: training and held-out parts that tear no subject, group or file apart, and fractions of training samples."""
 
 from __future__ import annotations
+
+import os
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from svfap.console import say
+from svfap.data.find import same_text
 from svfap.data.manifest import Manifest, ManifestError
+
+UNITS = {"subject": "subject", "group": "group", "source": "source", "path": "file"}  # column -> what it names
+MAX_DRAWS, MAX_SWAPS, MAX_COMPARED = 50, 100, 200
+
+
+class Units(NamedTuple):
+    """What a split does not tear apart. of: (N,) int64, the unit of each sample, from 0. kind: what most are, in words."""
+
+    of: NDArray[np.int64]
+    kind: str
+
+    @property
+    def num(self) -> int:
+        return int(self.of.max()) + 1 if len(self.of) else 0
+
+
+def units_of(table: pd.DataFrame, *, ignore_subjects: bool = False) -> Units:
+    """The units of a table's rows: all that have one subject; without one, one group, else one source, else one path.
+
+    table: as `Manifest.table`; the columns `subject`, `group` and `source` (the video a face was cropped from, as
+    `svfap crop` writes it) may be missing, and '' is unknown. A row without a subject belongs to that of another row of the
+    same file, if one has it, and likewise for groups. ignore_subjects: as if none was known.
+    """
+    path = table["path"].map(lambda text: os.path.normpath(same_text(text)))
+    file, unit, kind = path, path, "path"
+    for column in ("source", "group", "subject"):
+        if column not in table or (column == "subject" and ignore_subjects):
+            continue
+        text = table[column].astype(object).where(table[column] != "")
+        if column != "source":
+            text = text.fillna(file.map(text.groupby(file).first()))
+        if text.notna().any():
+            kind = column
+            unit = (column + ":" + text).fillna(unit)
+        file = unit if column == "source" else file
+    return Units(pd.factorize(unit)[0].astype(np.int64), UNITS[kind])
 
 
 def carve_validation(manifest: Manifest, fraction: float, seed: int) -> tuple[Manifest, Manifest]:
     """Split into (training, validation), with about `fraction` of the samples in validation; deterministic for a seed.
 
-    If subjects are known no subject is in both parts (each sample without a subject counts as a subject of its own);
-    otherwise the split is stratified by class. Raises `ManifestError` if a part would be empty.
+    No subject, group, source or file is in both parts; see `units_of` and `hold_out`. Raises `ManifestError` if a part would
+    be empty.
     """
     if not 0 < fraction < 1:
         raise ManifestError(f"{manifest.path}: validation fraction {fraction} is not between 0 and 1")
-    held_out = hold_out(len(manifest), fraction, seed, manifest.subjects, manifest.labels)
+    units = units_of(manifest.table)
+    held_out = hold_out(len(manifest), fraction, seed, units, manifest.labels)
     if not held_out.any() or held_out.all():
-        few = "only one subject" if manifest.subjects is not None else f"{len(manifest)} samples are too few"
+        few = f"only one {units.kind}" if units.num < len(manifest) else f"{len(manifest)} samples are too few"
         raise ManifestError(f"{manifest.path}: {few} to divide; give a validation manifest or split")
     return manifest.subset(np.flatnonzero(~held_out)), manifest.subset(np.flatnonzero(held_out))
 
@@ -27,7 +69,8 @@ def carve_validation(manifest: Manifest, fraction: float, seed: int) -> tuple[Ma
 def take_fraction(manifest: Manifest, fraction: float, seed: int) -> Manifest:
     """About `fraction` of the samples of each class, at least one, in the manifest's order (Fig. 7; Table 1 without classes).
 
-    For the same seed a larger fraction contains the smaller ones. Raises `ManifestError` if the fraction is not above 0 and
+    Samples are drawn one by one, not as whole units: the videos to test on have been set aside before. For the same seed a
+    larger fraction contains the smaller ones. Raises `ManifestError` if the fraction is not above 0 and
     at most 1.
     """
     if not 0 < fraction <= 1:
@@ -40,24 +83,21 @@ def take_fraction(manifest: Manifest, fraction: float, seed: int) -> Manifest:
 
 
 def hold_out(
-    num: int,
-    fraction: float,
-    seed: int,
-    subjects: NDArray[np.object_] | None = None,
-    labels: NDArray[np.int64] | None = None,
+    num: int, fraction: float, seed: int, units: Units | None = None, labels: NDArray[np.int64] | None = None
 ) -> NDArray[np.bool_]:
-    """Choose about `fraction` of `num` samples: (num,) bool. Whole subjects if they are known, else stratified by class.
+    """Choose about `fraction` of `num` samples: (num,) bool. Whole units, each class in its share as far as possible.
 
-    subjects: (num,) names, '' if unknown. labels: (num,) int64. All or no samples are chosen if they cannot be divided.
+    If every sample is a unit by itself, or units is None, the number of samples is exact and so is each class's share.
+    Otherwise units are drawn at random, several times; of the draws that one is taken whose number of samples and classes are
+    nearest to the fraction, and swaps with other units bring it nearer. A unit larger than the part asked for stays in the
+    other part, unless there is no smaller one; a message says so where the part is far from what was asked for.
+    labels: (num,) int64. All or no samples are chosen if they cannot be divided.
     """
+    if units is not None and units.num < num:
+        if fraction > 0.5:
+            return ~_whole_units(units, 1 - fraction, seed, labels)
+        return _whole_units(units, fraction, seed, labels)
     rng = np.random.default_rng(seed)
-    if subjects is not None:
-        codes, names = pd.factorize(np.array([text or f"\0{row}" for row, text in enumerate(subjects)], object))
-        order = rng.permutation(len(names))
-        totals = np.cumsum(np.bincount(codes, minlength=len(names))[order])
-        # The number of subjects, from one to all but one, whose samples come closest to the fraction.
-        num_held = 1 + int(np.argmin(np.abs(totals[:-1] - fraction * num))) if len(names) > 1 else 0
-        return np.isin(codes, order[:num_held])
     by_class = rng.permutation(num)
     if labels is not None:
         by_class = by_class[np.argsort(labels[by_class], kind="stable")]
@@ -68,3 +108,76 @@ def hold_out(
     if num > 1 and held_out.any() == held_out.all():  # none or all were chosen
         held_out[by_class[num // 2]] ^= True
     return held_out
+
+
+def _whole_units(units: Units, fraction: float, seed: int, labels: NDArray[np.int64] | None) -> NDArray[np.bool_]:
+    """(N,) bool: units that hold about `fraction`, at most one half, of the samples; none if there is a single unit."""
+    if units.num < 2:
+        return np.zeros(len(units.of), bool)
+    rng, sizes = np.random.default_rng(seed), np.bincount(units.of)
+    classes = np.zeros(len(units.of), np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
+    counts = np.zeros((units.num, classes.max() + 1), np.int64)
+    np.add.at(counts, (units.of, classes), 1)
+    wanted = fraction * counts.sum(axis=0)
+    best, least = np.empty(0, np.int64), np.inf
+    for _ in range(MAX_DRAWS):
+        drawn = _fill(rng.permutation(units.num), sizes, wanted.sum())
+        # A part that a single unit dominates is worse: it says little about others.
+        distance = _distance(counts[drawn].sum(axis=0), wanted) + max(sizes[drawn].max() / sizes[drawn].sum() - 0.5, 0)
+        if distance < least:
+            best, least = drawn, distance
+        if least == 0:
+            break
+    best = _swapped(best, counts, wanted, rng)
+    held, due = int(sizes[best].sum()), wanted.sum()
+    if not due / 1.5 <= held <= due * 1.5 and abs(held - due) > 1:
+        say(
+            f"{held} of {len(units.of)} samples are set aside, in place of {due:.0f}: no {units.kind} is divided, and the "
+            f"largest has {sizes.max()}"
+        )
+    return np.isin(units.of, best)
+
+
+def _fill(order: NDArray[np.int64], sizes: NDArray[np.int64], wanted: float) -> NDArray[np.int64]:
+    """The units in this order that fit into `wanted` samples; one more if that comes nearer, or if none fits the smallest."""
+    taken, space, rest = [], wanted, order
+    while len(rest := rest[sizes[rest] <= space]):
+        fitting = rest[: np.searchsorted(np.cumsum(sizes[rest]), space, side="right")]
+        taken.append(fitting)
+        space, rest = space - int(sizes[fitting].sum()), rest[len(fitting) :]
+    if not taken:
+        return order[[sizes[order].argmin()]]
+    drawn = np.concatenate(taken)
+    others = order[~np.isin(order, drawn)]
+    nearer = others[(sizes[others] < 2 * space) & (sizes[others] - space <= wanted / 2) & (sizes[others] <= wanted)]
+    return np.append(drawn, nearer[0]) if len(nearer) and len(others) > 1 else drawn
+
+
+def _swapped(
+    drawn: NDArray[np.int64], counts: NDArray[np.int64], wanted: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The drawn units after swaps with others that bring the classes nearer, and the number of samples no further away."""
+    drawn = drawn.copy()
+    for _ in range(MAX_SWAPS):
+        held = counts[drawn].sum(axis=0)
+        inside = rng.permutation(len(drawn))[:MAX_COMPARED]  # places in `drawn`
+        outside = rng.permutation(np.setdiff1d(np.arange(len(counts)), drawn))[:MAX_COMPARED]
+        swapped = held + counts[outside][None] - counts[drawn[inside]][:, None]  # (inside, outside, classes)
+        distance = _distance(swapped, wanted)
+        distance[np.abs(swapped.sum(axis=-1) - wanted.sum()) > abs(held.sum() - wanted.sum())] = np.inf
+        row, column = np.unravel_index(distance.argmin(), distance.shape)
+        if distance[row, column] >= _distance(held, wanted):
+            break
+        drawn[inside[row]] = outside[column]
+    return drawn
+
+
+def _distance(held: NDArray[np.int64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far numbers of samples of each class, (..., classes), are from those that are wanted, (classes,).
+
+    A class may be off by one sample, as a number of whole samples must be, but not absent if one is due.
+    """
+    total = (held.sum(axis=-1) / wanted.sum() - 1) ** 2
+    off = np.maximum(np.abs(held - wanted) - 1, 0)
+    absent = ((held == 0) & (wanted >= 1)).sum(axis=-1)
+    return np.asarray(total + (off**2 / wanted).sum(axis=-1) / wanted.sum() + absent)

@@ -23,6 +23,7 @@ class Stills(VideoSource):
         if not files:
             raise VideoError(path, f"the folder holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
         self.path, self._files, self.fps = path, files, fps
+        self.picture_names = [file.name for file in files] if path.is_dir() else None
         self.times_s = np.arange(len(files)) / fps
         self._size: tuple[int, int] | None = None  # width and height in pixels
 

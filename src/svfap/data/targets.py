@@ -1,87 +1,108 @@
-"""Training targets: labels or values of clips, and of single frames for frame-level models."""
+"""Training targets: labels or values of clips, and of single pictures for frame-level models.
+
+Row i of a file of values, and number i of a cell, belong to picture i of the video in order of presentation. A picture is not
+annotated if its cell is empty or holds one of `invalid_marks`, if any of its values lies outside `label_range`, or if its
+class is -1. It then has the target NaN in all dimensions, or the label -1; losses and scores leave it out.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from svfap.console import track
-from svfap.data.manifest import Manifest, Sample
-from svfap.data.video import VideoError
+from svfap.console import say, track
+from svfap.data.delimited import separator_of, split_line
+from svfap.data.find import on_disk, same_text
+from svfap.data.manifest import Manifest, Sample, integer, is_invalid
+from svfap.data.video import VideoError, VideoSource
 from svfap.errors import UserError
 
 Targets = NDArray[Any]  # float32 values or int64 labels
 
 
 def frame_targets(manifest: Manifest, sample: Sample) -> Targets | None:
-    """Targets of all F frames of a video: values (F, K) float32, NaN if missing, or labels (F,) int64, -1 if missing.
+    """Targets of all R rows of a video, in order of presentation.
 
-    They are taken from the manifest's cells if these have a number per frame, else from the sample's `frame_values` file: its
-    columns named after the dimensions, or its column `label`. None if the sample has one target for all its frames. Raises
-    `VideoError` if the file cannot be read or has other columns.
+    They are values (R, K) float32, NaN if not annotated, or labels (R,) int64, -1 if not annotated. They are taken from the
+    manifest's cells if these have a number per frame, else from the sample's `frame_values` file: its columns named after the
+    dimensions, or its column `label`. None if the sample has one target for all its frames. Raises `VideoError` if the file
+    cannot be read or has other columns.
     """
     if sample.frame_numbers is not None:
-        return sample.frame_numbers.astype(np.float32)
+        return _annotated(manifest, sample.frame_numbers)
     if sample.frame_values is None:
         return None
     try:
         if manifest.dimensions is not None:
             columns = list(manifest.dimensions)
-            return pd.read_csv(sample.frame_values, usecols=columns)[columns].to_numpy(np.float32)
-        table = pd.read_csv(sample.frame_values, dtype=str, keep_default_na=False, skipinitialspace=True)
+            table = read_frame_values(sample.frame_values, columns)
+            if absent := [name for name in columns if name not in table]:
+                raise ValueError(f"no column '{absent[0]}'; there are {', '.join(table.columns)}")
+            return _annotated(manifest, table[columns].to_numpy(np.float64))
+        table = read_frame_values(sample.frame_values, ["label"], dtype=str, keep_default_na=False)
         if "label" in table:
-            names = manifest.label_names or ()
-            numbers = [*enumerate(names)]
-            class_of = {str(n): n for n, _ in numbers} | {name: n for n, name in numbers} | {"": -1}
-            classes = table["label"].str.strip().map(class_of)
-            if classes.isna().any():
-                unknown = table["label"][classes.isna()].iloc[0].strip()
-                raise ValueError(f"'{unknown}' is not a known label; known are {', '.join(names)}")
-            return classes.to_numpy(np.int64)
+            return _classes(manifest, table["label"])
         if sample.label is None:
             raise ValueError("no column 'label'")
         return None
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise VideoError(sample.path, f"values per frame {sample.frame_values.name}: {reason}") from None
+        raise VideoError(sample.path, f"{_where(sample)}: {reason}") from None
 
 
-def target_of(manifest: Manifest, sample: Sample, frames: NDArray[np.int64] | None = None) -> Targets:
-    """Target of a whole clip, values (K,) float32 or a label () int64; with frames (T,) their targets, (T, K) or (T,).
+def read_frame_values(path: Path, columns: Sequence[str], **options: Any) -> pd.DataFrame:
+    """A file of values per frame, with commas, semicolons or tabs; options: of `pandas.read_csv`. Raises ValueError, OSError."""
+    text = on_disk(path).read_text(encoding="utf-8-sig").rstrip()
+    header = text.partition("\n")[0]
+    separator = separator_of(header, columns)
+    options |= {"decimal": "," if separator == ";" else "."}
+    one_column = len(split_line(header, separator)) == 1  # then an empty line is an empty cell
+    options |= {"sep": separator, "skipinitialspace": True, "skip_blank_lines": not one_column}
+    table: pd.DataFrame = pd.read_csv(StringIO(text), **options)
+    return table.rename(columns=lambda name: str(name).strip())
 
-    A sample with one target for all its frames has it repeated. Raises `VideoError` if a frame has no target.
+
+def picture_targets(manifest: Manifest, sample: Sample, video: VideoSource) -> Targets | None:
+    """Targets of all N pictures of an open video: values (N, K) float32 or labels (N,) int64; see `frame_targets`.
+
+    If a folder of frames has fewer pictures than there are rows, because frames without a face were not saved, numbers in the
+    names of the pictures tell which rows are theirs: number n is row n - 1, counted from 0, or row n if a picture has the
+    number 0. Raises `VideoError` if rows and pictures do not fit, with both counts.
     """
-    targets = None if frames is None else frame_targets(manifest, sample)
-    if frames is None or targets is None:
-        whole = sample.label if manifest.dimensions is None else sample.values or ()
-        target = np.array(whole, np.int64 if manifest.dimensions is None else np.float32)
-        return target if frames is None else np.repeat(target[None], len(frames), axis=0)
-    where = "values per frame" + ("" if sample.frame_values is None else f" {sample.frame_values.name}")
-    if frames.max() >= len(targets):
-        raise VideoError(sample.path, f"{where}: {len(targets)} rows, but frame {frames.max()} is needed")
-    chosen = targets[frames]
-    if not _is_known(chosen).all():
-        raise VideoError(sample.path, f"{where}: some are missing or not finite")
-    return chosen
+    targets = frame_targets(manifest, sample)
+    if targets is None or len(targets) == video.num_frames:
+        return targets
+    numbers = _numbers_in(video.picture_names or ())
+    if numbers is not None:
+        rows = numbers if numbers[0] == 0 else numbers - 1
+        if rows[-1] < len(targets):
+            return targets[rows]
+    raise VideoError(sample.path, f"{_where(sample)}: {len(targets)} rows, {video.num_frames} pictures")
 
 
-def _is_known(targets: Targets) -> NDArray[np.bool_]:
-    """(F,) bool, false for frames without a label or with a missing value."""
-    return np.asarray(targets >= 0 if targets.ndim == 1 else np.isfinite(targets).all(axis=1))
+def target_of(manifest: Manifest, sample: Sample) -> Targets:
+    """Target of a whole clip, values (K,) float32 or a label () int64."""
+    if manifest.dimensions is not None:
+        return np.array(sample.values or (), np.float32)
+    return np.array(sample.label, np.int64)
 
 
 def all_targets(manifest: Manifest, frame_level: bool) -> Targets:
     """All targets of a manifest, of clips or with frame_level of frames: labels (N,) int64 or values (N, K) float32.
 
-    frame_level: frames without a target are left out, and so are videos whose `frame_values` file cannot be read, which
-    training counts as unreadable. Raises `UserError` if nothing is left.
+    frame_level: frames without a target are left out, and a message tells how many; so are videos whose `frame_values` file
+    cannot be read, which training counts as unreadable. Raises `UserError` if nothing is left.
     """
     if not frame_level:
         return np.stack([target_of(manifest, sample) for sample in manifest])
-    found, reason = [], ""
+    found, reason, num_rows = [], "", 0
     for sample in track(manifest, "reading values per frame"):
         try:
             targets = frame_targets(manifest, sample)
@@ -89,7 +110,95 @@ def all_targets(manifest: Manifest, frame_level: bool) -> Targets:
             reason = error.reason
         else:
             targets = target_of(manifest, sample)[None] if targets is None else targets
-            found.append(targets[_is_known(targets)])
+            num_rows += len(targets)
+            found.append(targets[is_annotated(targets)])
     if not any(map(len, found)):
         raise UserError(f"{manifest.path}: no video has values per frame; {reason or 'all are empty'}")
-    return np.concatenate(found)
+    targets = np.concatenate(found)
+    if num_invalid := num_rows - len(targets):
+        say(f"{manifest.path}: {num_invalid} of {num_rows} frames are not annotated; loss and scores leave them out")
+    return targets
+
+
+def is_annotated(targets: Targets) -> NDArray[np.bool_]:
+    """Which of N targets are known, (N,) bool. targets: (N,) int64 labels, or (N, K) values."""
+    return np.asarray(targets >= 0 if targets.ndim == 1 else np.isfinite(targets).all(axis=1))
+
+
+def require_values(manifest: Manifest, values: NDArray[np.float32], bounds: tuple[float, float] | None = None) -> None:
+    """Raise `UserError` for values (N, K) that look like a mark of what is not annotated, or lie outside of `bounds`.
+
+    A mark, as the -5 of Aff-Wild2, is a whole number in all dimensions at once that is further from all other values than
+    these are from each other. It is not looked for if the manifest has a label_range. bounds: what the model can put out.
+    """
+    mark = _unlike_the_rest(values) if manifest.label_range is None else None
+    if mark is not None:
+        others = values[(values != mark).any(axis=1)]
+        raise UserError(
+            f"{manifest.path}: {mark:g} looks like a mark of what is not annotated, since all other values are from "
+            f"{others.min():g} to {others.max():g}; declare it, invalid_marks=[{mark:g}], or if it is a value, label_range"
+        )
+    if bounds is None:
+        return
+    for number, name in enumerate(manifest.dimensions or ()):
+        least, most = float(values[:, number].min()), float(values[:, number].max())
+        if least < bounds[0] - 1e-6 or most > bounds[1] + 1e-6:
+            raise UserError(
+                f"{manifest.path}: {name} is from {least:g} to {most:g}, but the outputs of this activation are from "
+                f"{bounds[0]:g} to {bounds[1]:g}; set label_scaling=range, or output_activation=none, or label_range to leave "
+                "out frames with other values"
+            )
+
+
+def _unlike_the_rest(values: NDArray[np.float32]) -> float | None:
+    """The least or the greatest value if it looks like a mark; see `require_values`."""
+    for mark in (float(values.min()), float(values.max())):
+        marked = np.asarray(values == mark).all(axis=1)
+        rest = values[~marked]
+        # One value of a single dimension may be an outlier.
+        enough = marked.sum() >= (2 if values.shape[1] == 1 else 1)
+        if enough and mark.is_integer() and len(rest) and 0 < np.ptp(rest) < np.abs(rest - mark).min():
+            return mark
+    return None
+
+
+def _annotated(manifest: Manifest, values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Values (R, K) float32, NaN in all dimensions of a row in which one is invalid."""
+    invalid = np.asarray(is_invalid(values, manifest.invalid_marks, manifest.label_range).any(axis=1))
+    return np.where(invalid[:, None], np.nan, values).astype(np.float32)
+
+
+def _classes(manifest: Manifest, texts: pd.Series) -> NDArray[np.int64]:
+    """Labels (R,) from names or numbers of classes; -1 for '', -1, and marks."""
+    names = manifest.label_names or ()
+    class_of = {same_text(name): number for number, name in enumerate(names)}
+    for text in map(str, texts.unique()):
+        number = integer(text.strip())
+        if text.strip() == "" or number == -1 or number in manifest.invalid_marks:
+            class_of.setdefault(text.strip(), -1)
+        elif number is not None and 0 <= number < len(names):
+            class_of.setdefault(text.strip(), number)
+    classes = texts.str.strip().map(same_text).map(class_of)
+    if classes.isna().any():
+        unknown = texts[classes.isna()].iloc[0].strip()
+        raise ValueError(f"'{unknown}' is not a known label; known are {', '.join(names)}")
+    return np.asarray(classes, np.int64)
+
+
+def _numbers_in(names: Sequence[str]) -> NDArray[np.int64] | None:
+    """The numbers of pictures, (N,) ascending: the last digits in their names that all have and that ascend."""
+    digits = [re.findall(r"[0-9]+", Path(name).stem) for name in names]
+    if not digits or len({len(found) for found in digits}) > 1:
+        return None
+    for place in reversed(range(len(digits[0]))):
+        texts = [found[place] for found in digits]
+        if max(map(len, texts)) > 18:  # beyond int64
+            continue
+        numbers = np.array(texts, np.int64)
+        if (np.diff(numbers) > 0).all():
+            return numbers
+    return None
+
+
+def _where(sample: Sample) -> str:
+    return "values per frame" + ("" if sample.frame_values is None else f" {sample.frame_values.name}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from svfap.data.container import Container
 from svfap.data.ffmpeg import upright
+from svfap.data.find import missing, on_disk
 from svfap.data.frames import Pixels, VideoError, VideoSource
 from svfap.data.packets import PICTURE_FPS
 from svfap.data.stills import Stills
@@ -33,13 +34,13 @@ def open_video(path: str | Path, frames_fps: float = PICTURE_FPS) -> VideoSource
     frames_fps: pictures per second of folders and images. A truncated file has the pictures that are still there. Raises
     `VideoError` if the file or folder is missing or empty, is not a video, or contains no pictures.
     """
-    path = Path(path)
+    path = on_disk(Path(path))
     if path.is_dir():
         names = [entry.name for entry in os.scandir(path) if entry.name.lower().endswith(PICTURE_SUFFIXES)]
         names = sorted((name for name in names if not name.startswith(".")), key=natural_key)
         return Stills(path, [path / name for name in names], frames_fps)
     if not path.is_file():
-        raise VideoError(path, "no such file or folder")
+        raise VideoError(path, missing(path))
     if path.stat().st_size == 0:
         raise VideoError(path, "the file is empty")
     if path.suffix.lower() in PICTURE_SUFFIXES:

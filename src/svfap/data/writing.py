@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from contextlib import closing
 from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
 
 import av
@@ -13,12 +14,22 @@ import numpy as np
 
 from svfap.data.frames import Pixels, VideoError
 
+TICKS_PER_S = 90_000  # of time stamps that are given
+
 
 def write_video(
-    path: str | Path, frames: Iterable[Pixels], fps: float, *, gop: int = 12, crf: float = 18, preset: str = "veryfast"
+    path: str | Path,
+    frames: Iterable[Pixels],
+    fps: float,
+    *,
+    times_s: Iterable[float] | None = None,
+    gop: int = 12,
+    crf: float = 18,
+    preset: str = "veryfast",
 ) -> None:
     """Write uint8 RGB frames (H, W, 3) of equal size as H.264 in yuv420p; the suffix selects the container.
 
+    times_s: when each frame is shown, in seconds, strictly ascending; None: `fps` frames per second.
     gop: maximum distance of keyframes in frames; a small number makes random access fast. crf: quality, 0 (best) to 51.
     preset: of x264. H.264 requires even sizes: an odd side is extended by repeating its last row or column. The file is
     complete or absent. Raises `VideoError` if it cannot be written, ValueError for no frames or frames of different size.
@@ -26,9 +37,11 @@ def write_video(
     path = Path(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        with closing(VideoWriter(part, fps, gop=gop, crf=crf, preset=preset)) as writer:
-            for picture in frames:
-                writer.write(picture)
+        with closing(VideoWriter(part, fps, timed=times_s is not None, gop=gop, crf=crf, preset=preset)) as writer:
+            for picture, time_s in zip(
+                frames, repeat(None) if times_s is None else times_s, strict=times_s is not None
+            ):
+                writer.write(picture, time_s)
             writer.finish()
         os.replace(part, path)
     except (av.FFmpegError, OSError) as error:
@@ -38,17 +51,31 @@ def write_video(
 
 
 class VideoWriter:
-    """Writes a video like `write_video`, frame by frame; the file is complete after `finish`."""
+    """Writes a video like `write_video`, frame by frame; the file is complete after `finish`. timed: frames come with times."""
 
-    def __init__(self, path: Path, fps: float, *, gop: int = 12, crf: float = 18, preset: str = "veryfast") -> None:
+    def __init__(
+        self,
+        path: Path,
+        fps: float,
+        *,
+        timed: bool = False,
+        gop: int = 12,
+        crf: float = 18,
+        preset: str = "veryfast",
+    ) -> None:
         self._container = av.open(f"file:{path}", "w")
         options = {"crf": str(crf), "preset": preset}
         self._stream = self._container.add_stream("libx264", Fraction(fps).limit_denominator(10_000), options=options)
         self._stream.pix_fmt, self._stream.gop_size, self._stream.codec_context.thread_count = "yuv420p", gop, 1
+        if timed:
+            self._stream.codec_context.time_base = Fraction(1, TICKS_PER_S)
         self._shape: tuple[int, ...] | None = None
 
-    def write(self, picture: Pixels) -> None:
-        """Add a frame, uint8 RGB (H, W, 3). Raises ValueError if its size is not that of the first one, FFmpegError."""
+    def write(self, picture: Pixels, time_s: float | None = None) -> None:
+        """Add a frame, uint8 RGB (H, W, 3), shown at `time_s` seconds if the writer is timed.
+
+        Raises ValueError if its size is not that of the first one, FFmpegError.
+        """
         height, width = picture.shape[:2]
         if self._shape is None:
             self._shape = (height, width, 3)
@@ -56,7 +83,10 @@ class VideoWriter:
         if picture.shape != self._shape or picture.dtype != np.uint8:
             raise ValueError(f"frames must be uint8 {self._shape}, got {picture.dtype} {picture.shape}")
         even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+        if time_s is not None:
+            frame.pts, frame.time_base = round(time_s * TICKS_PER_S), Fraction(1, TICKS_PER_S)
+        self._container.mux(self._stream.encode(frame))
 
     def finish(self) -> None:
         """Flush the encoder and close the file. Raises FFmpegError, ValueError if there are no frames."""

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from svfap.datasets.config import PrepareConfig
-from svfap.datasets.dataset import ClipRow, Dataset, Part, Release
+from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, clip_name
 from svfap.errors import UserError
 
 CLASSES = {
@@ -33,15 +33,17 @@ class AvcaffeConfig(PrepareConfig):
 
 def read(release: Release) -> Iterator[Part]:
     target = release.config.target
-    media = release.media(release.config.media, *MEDIA)
+    archives = [] if (release.root / MEDIA[-1]).is_dir() else ["face_crops"]
+    media = release.media(release.config.media, *MEDIA, *archives)
     labels = _labels(release, f"ground_truths/{target}.txt", CLASSES[target])
     subjects = {part: _subjects(release, f"info/{part}.txt") for part in ("train", "val")}
     if both := set(subjects["train"]) & set(subjects["val"]):
         raise UserError(f"{release.root}/info: both train.txt and val.txt list {min(both)}; a subject belongs in one")
     release.count("train subjects", len(set(subjects["train"])), 86)
     release.count("test subjects", len(set(subjects["val"])), 20)
-    for folder in release.entries(media):
-        if not any(PurePosixPath(folder).name in listed for listed in subjects.values()):
+    for folder in release.clips(media):
+        name = SUBJECT.match(PurePosixPath(folder).name)
+        if name is None or not any(name[0] in listed for listed in subjects.values()):
             release.note("extra", folder, "a subject in neither info/train.txt nor info/val.txt")
     # Published results are on the official validation subjects.
     yield Part("train", _rows(release, media, subjects["train"], labels))
@@ -75,20 +77,31 @@ def _subjects(release: Release, file: str) -> list[str]:
 
 def _rows(release: Release, media: str, subjects: list[str], labels: dict[str, str]) -> Iterator[ClipRow]:
     for subject in subjects:
-        for task in sorted(task for task in labels if task.startswith(f"{subject}_")):
-            folder = f"{media}/{subject}/{task.removeprefix(f'{subject}_')}"
-            if not release.names(folder):
-                release.note("missing", folder, f"no clips of {task}")
-        if not release.names(f"{media}/{subject}"):
+        clips = list(_clips(release, media, subject))
+        tasks = {task for task, _ in clips}
+        for task in sorted(task for task in labels if task.startswith(f"{subject}_") and task not in tasks):
+            release.note("missing", f"{media}/{subject}/{task.removeprefix(f'{subject}_')}", f"no clips of {task}")
+        if not clips:
             release.note("missing", f"{media}/{subject}", "no clips of this subject")
-        for path in release.entries(f"{media}/{subject}", 2):
-            task = f"{subject}_{PurePosixPath(path).parent.name}"
-            if not re.fullmatch(rf"{task}_clip_\d+(\.avi|\.mp4)?", PurePosixPath(path).name):
+        for task, path in clips:
+            if not re.fullmatch(rf"{task}_clip_\d+", clip_name(path)):
                 release.note("extra", path, f"is not named like {task}_clip_001.avi")
             elif task not in labels:
                 release.note("unknown_label", path, f"no line for {task} in ground_truths")
             else:
-                yield ClipRow(path, labels[task], subject=subject, group=task)
+                yield ClipRow(release.frames_in(path) or path, labels[task], subject=subject, group=task)
+
+
+def _clips(release: Release, media: str, subject: str) -> Iterator[tuple[str, str]]:
+    """(task, path) of a subject's clips: in subject/task/, in a folder for each task (the archives of face crops), or loose."""
+    for path in release.clips(f"{media}/{subject}", 2):
+        yield f"{subject}_{PurePosixPath(path).parent.name}", path
+    for name in sorted(name for name in release.names(media) if name.startswith(f"{subject}_")):
+        task, path = TASK.match(name), f"{media}/{name}"
+        if task and task[0] == name:
+            yield from ((name, clip) for clip in release.clips(path))
+        elif task and (release.root / path).is_dir():
+            yield task[0], path
 
 
 def _of_target(dataset: Dataset, release: Release) -> Dataset:
@@ -104,7 +117,8 @@ DATASET = Dataset(
     licence="for research under the Database License Agreement, https://pritamsarkar.com/AVCAffe/LICENSE.html",
     layout="""\
 videos/shorter_segments/aiim001/task_1/aiim001_task_1_clip_001.avi …
-    (or folders of face images, images/shorter_segments_face/aiim001/task_1/aiim001_task_1_clip_001/*.jpg, or face_crops/…)
+    or face crops: images/shorter_segments_face/aiim001/task_1/aiim001_task_1_clip_001/*.jpg …
+    or as the archives unpack: face_crops/aiim001_task_1/aiim001_task_1_clip_001/shorter_segments_face/aiim001/task_1/…
 ground_truths/arousal.txt, ground_truths/valence.txt     lines like 'aiim001_task_1, Calm'
 info/train.txt, info/val.txt                             subjects""",
     protocol="Official split by subject, 86 for training and 20 (info/val.txt) for testing; scores of the clips are averaged "
@@ -114,6 +128,9 @@ info/train.txt, info/val.txt                             subjects""",
     label_names=CLASSES["arousal"],
     metrics=("weighted_f1",),
     columns=("subject", "group"),
+    pictures="frames",
+    face_media=(*MEDIA[1:], "face_crops"),
+    authors_fed="face crops",
     subject_independent=True,
     config=AvcaffeConfig,
     adapt=_of_target,

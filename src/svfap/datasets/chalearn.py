@@ -14,7 +14,7 @@ from svfap.errors import UserError
 
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 FILES = {"train": "annotation_training.pkl", "val": "annotation_validation.pkl", "test": "annotation_test.pkl"}
-NAME = re.compile(r"(.{11}\.\d{3})(?:\.mp4)?")  # a YouTube id and the number of the clip: J4GQm9j0JZ0.003.mp4
+NAME = re.compile(r"(.{11}\.\d{3})(?:\.mp4|_aligned)?")  # a YouTube id and the number of the clip: J4GQm9j0JZ0.003.mp4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class ChalearnConfig(PrepareConfig):
 
 
 def read(release: Release) -> Iterator[Part]:
-    files = [path for path in release.paths_below(".", NAME) if PurePosixPath(path).name in FILES.values()]
+    files = [path for path, _ in release.paths_below(".", NAME) if PurePosixPath(path).name in FILES.values()]
     media = release.media(release.config.media)
     found = release.clips_below(media, NAME)
     unlisted = set(found)
@@ -70,6 +70,7 @@ DATASET = Dataset(
     layout="""\
 annotation_training.pkl, annotation_validation.pkl, annotation_test.pkl     at any depth, as released
 train/…/J4GQm9j0JZ0.003.mp4, val/…, test/…                                  at any depth; or folders of frames
+face_aligned/J4GQm9j0JZ0.003/*.jpg … (optional)    face frames, used in place of the videos; see --faces
 The pickles are read without executing code.""",
     protocol="Official training, validation and test parts of 6,000, 2,000 and 2,000 clips.",
     checked="Clips per part, five numbers from 0 to 1 for each, annotations without a clip and clips without an annotation.",
@@ -81,5 +82,7 @@ The pickles are read without executing code.""",
     label_range=(0.0, 1.0),
     expected={"train": 6000, "val": 2000, "test": 2000},
     has_validation=True,
+    pictures="frames",
+    authors_fed="face crops",
     config=ChalearnConfig,
 )

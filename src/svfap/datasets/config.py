@@ -18,9 +18,14 @@ class PrepareConfig(Settings):
     """Folder of the release, laid out as above; it is only read."""
     out: Path
     """Folder to write the manifests and dataset.json into."""
+    faces: str | None = None
+    """Folder of face frames to use in place of the release's clips, relative to root: OpenFace's output (CLIP/CLIP_aligned or
+    CLIP_aligned) or folders named like the clips (CLIP/*.jpg); default: face_aligned or openface in root, if there is one;
+    none: use the release's clips."""
     validation: Literal["auto", "subject", "stratified", "none"] = "auto"
     """How to split a validation part from training: by subject (auto: where subjects are known), stratified by class, or none
-    (the paper's protocol: train on all of it and keep the last epoch). An official validation part is used as it is."""
+    (the paper's protocol: train on all of it and keep the last epoch). Clips of one group, source or file are never torn apart.
+    An official validation part is used as it is."""
     val_fraction: float = 0.1
     """Share of training that becomes validation."""
     seed: int = 0

@@ -52,6 +52,8 @@ Clip/clip_224x224/00001/*.jpg …                                   or Clip/jpg_
     checked="Clips per fold and part; labels 1 to 7. Clips without a single label are listed as extra files.",
     read=read,
     label_names=CLASSES,
+    pictures="faces",
+    authors_fed="the release's clip_224x224, which they renamed jpg_256",
     expected=expected_per_fold(TRAIN, TEST),
     config=DfewConfig,
 )

@@ -23,7 +23,7 @@ def read(release: Release) -> Iterator[Part]:
         if subject not in FOLD_OF_SUBJECT:
             release.note("extra", folder, f"subject {subject} is in none of the folds, 1 to 44")
             continue
-        for emotion in release.entries(folder):
+        for emotion in release.clips(folder):
             label = PurePosixPath(emotion).name.lower()  # file names are irregular: s1_an_1.avi, s_3_su_1.avi
             for path in _clips(release, emotion):
                 rows.append((ClipRow(path, label, subject=str(subject)), FOLD_OF_SUBJECT[subject]))
@@ -31,8 +31,9 @@ def read(release: Release) -> Iterator[Part]:
 
 
 def _subjects(release: Release) -> list[tuple[int, str]]:
-    for base in (".", "enterface database"):
-        named = [(SUBJECT.fullmatch(PurePosixPath(path).name), path) for path in release.entries(base)]
+    inside = "enterface database"
+    for base in (".", inside, *([release.faces, f"{release.faces}/{inside}"] if release.faces else [])):
+        named = [(SUBJECT.fullmatch(PurePosixPath(path).name), path) for path in release.clips(base)]
         if any(match for match, _ in named):
             for _, path in (other for other in named if not other[0]):
                 release.note("extra", path, "is not named like 'subject 1'")
@@ -44,13 +45,13 @@ def _clips(release: Release, emotion: str) -> Iterator[str]:
     """Videos of one subject's emotion, in folders of sentences or (subject 6) without them; notes all other files."""
     if not release.names(emotion):
         release.note("extra", emotion, "is not a folder with clips of an emotion")
-    for entry in release.entries(emotion):
-        inside = release.entries(entry) if SENTENCE.fullmatch(PurePosixPath(entry).name) else iter((entry,))
+    for entry in release.clips(emotion):
+        inside = release.clips(entry) if SENTENCE.fullmatch(PurePosixPath(entry).name) else iter((entry,))
         for path in inside:
-            if path.lower().endswith((".avi", ".mp4")):
+            if path.lower().endswith((".avi", ".mp4")) or release.frames_in(path):
                 yield path
             else:
-                release.note("extra", path, "is not a video")
+                release.note("extra", path, "is neither a video nor a folder of frames")
 
 
 DATASET = Dataset(
@@ -62,7 +63,9 @@ DATASET = Dataset(
     layout="""\
 subject 1/anger/sentence 1/s1_an_1.avi …     subject and emotion are read from the folders
 subject 6/anger/*.avi                        subject 6 has no folders of sentences
-                                             (or all of these in 'enterface database/')""",
+                                             (or all of these in 'enterface database/')
+face_aligned/s1_an_1/*.jpg … (optional)      face frames, used in place of the videos; see --faces. Without the
+                                             videos, in the release's folders: face_aligned/subject 1/anger/…""",
     protocol="5 folds by subject; the paper does not publish its own; ours are tested on subjects "
     + ", ".join(f"{subjects[0]}–{subjects[-1]}" for subjects in FOLDS.values())
     + "; predictions of all folds are pooled and scored once.",
@@ -72,5 +75,7 @@ subject 6/anger/*.avi                        subject 6 has no folders of sentenc
     face_crop={"align": True, "detector": "openface"},
     label_names=("anger", "disgust", "fear", "happiness", "sadness", "surprise"),
     columns=("subject",),
+    pictures="frames",
+    authors_fed="face crops by OpenFace",
     subject_independent=True,
 )

@@ -11,9 +11,12 @@ MEDIA = "2_ClipsforFaceCrop"
 
 def read(release: Release) -> Iterator[Part]:
     media = release.media(None, MEDIA)
+    if (release.root / media / MEDIA).is_dir():  # an archive unpacked into a folder of its own name
+        media = f"{media}/{MEDIA}"
     release.watch(media, depth=3)
     for part in ("train", "test"):
-        yield Part(part, _rows(release, f"4_setups/All_scenes/{part}_All.csv", media))
+        file = f"4_setups/All_scenes/{part}_All.csv"
+        yield Part(part, _rows(release, release.find(file, f"4_setups/{file}", what="the official split"), media))
 
 
 def _rows(release: Release, file: str, media: str) -> Iterator[ClipRow]:
@@ -33,11 +36,13 @@ DATASET = Dataset(
     licence="for non-commercial research under a signed agreement; clips may not be passed on",
     layout="""\
 4_setups/All_scenes/train_All.csv, test_All.csv      lines 'Scene/Emotion/0118 Happy', without a header
-2_ClipsforFaceCrop/Scene/Emotion/0118/*.jpg …""",
+2_ClipsforFaceCrop/Scene/Emotion/0118/*.jpg …        (or 2_ClipsforFaceCrop/2_ClipsforFaceCrop/…)""",
     protocol="The official split of all scenes.",
     checked="Clips in training and test; names of the labels.",
     read=read,
     label_names=("Happy", "Sad", "Neutral", "Angry", "Surprise", "Disgust", "Fear"),
     sampling_stride=1,
+    pictures="faces",
+    authors_fed="the release's 2_ClipsforFaceCrop",
     expected={"train": 31088, "test": 7847},
 )

@@ -11,6 +11,8 @@ from itertools import compress
 from pathlib import Path, PurePosixPath
 from statistics import fmean
 
+from svfap.console import say_once
+from svfap.data.find import same_text
 from svfap.data.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from svfap.datasets.config import PrepareConfig
 from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, cross_validation
@@ -18,7 +20,7 @@ from svfap.errors import UserError
 
 # numpy, pandas and scikit-learn are imported where they are used: the help of every dataset imports this module.
 
-PASSED_ON = ("start_s", "end_s", "box", "frame_values")
+PASSED_ON = ("start_s", "end_s", "box", "frame_values", "source")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class FolderConfig(PrepareConfig):
     unlabelled: bool = False
     """Use every video and folder of frames below root, at any depth, for pre-training."""
     table: Path | None = None
-    """CSV file with one row per clip; its columns start_s, end_s, box and frame_values are copied to the manifests."""
+    """CSV file with one row per clip; its columns start_s, end_s, box, frame_values and source are copied to the manifests."""
     path_column: str = "path"
     """Column of the clips' paths, relative to root."""
     label_column: str | None = None
@@ -41,7 +43,8 @@ class FolderConfig(PrepareConfig):
     """Column of CSV files, relative to root, with one row per frame. Their columns are those that value_columns names, or
     `label` with the classes in label_names."""
     subject_column: str | None = None
-    """Column of subjects; splits made here then put each subject in one part only."""
+    """Column of subjects; splits made here then put each subject in one part only. Clips without a subject stay together by
+    group, else by the column source (which `svfap crop` writes), else by file."""
     group_column: str | None = None
     """Column of groups of clips whose predictions an evaluation averages."""
     split_column: str | None = None
@@ -49,7 +52,8 @@ class FolderConfig(PrepareConfig):
     folds: int | None = None
     """Number of folds of a cross-validation, in place of one split."""
     test_fraction: float = 0.2
-    """Share of the clips that becomes test where neither split_column nor folds is given; 0: no test."""
+    """Share of the clips that becomes test where neither split_column nor folds is given, as near as whole subjects, groups,
+    sources or files allow; 0: no test."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,7 +91,7 @@ def _adapt(dataset: Dataset, release: Release) -> Dataset:
     if config.table is not None:
         return _adapt_to_table(dataset, release, config.table)
     classes = [name for name, is_dir in release.scan(".").items() if is_dir]
-    rows = [ClipRow(path, name) for name in classes for path in _walk(release, name, True)]
+    rows = [ClipRow(path, same_text(name)) for name in classes for path in _walk(release, name, True)]
     if not rows:
         raise release.unexpected("one folder of videos per class", "or give --table or --unlabelled true")
     names = _listed(config.label_names) or _sorted(row.label for row in rows)
@@ -100,18 +104,18 @@ def _walk(release: Release, folder: str, images_are_clips: bool = False) -> Iter
 
     images_are_clips: images directly in `folder` are separate clips; otherwise they are the frames of one clip.
     """
-    paths = release.scan(folder)
-    files = [path for path, is_dir in paths.items() if not is_dir]
-    if not images_are_clips and folder != "." and any(name.lower().endswith(PICTURE_SUFFIXES) for name in files):
-        yield folder
-        return
-    for path in files:
-        if path.lower().endswith((*VIDEO_SUFFIXES, *PICTURE_SUFFIXES)):
-            yield path
-        else:
-            release.note("extra", path, "is neither a video nor a folder of frames")
-    for path in (path for path, is_dir in paths.items() if is_dir):
-        yield from _walk(release, path)
+    top = "" if folder == "." else f"{folder}/"
+    for place, folders, files in release.walk(folder):
+        separate = place == "" or (images_are_clips and place == top)
+        if not separate and any(name.lower().endswith(PICTURE_SUFFIXES) for name in files):
+            folders.clear()
+            yield place.removesuffix("/")
+            continue
+        for name in files:
+            if name.lower().endswith((*VIDEO_SUFFIXES, *PICTURE_SUFFIXES)):
+                yield place + name
+            else:
+                release.note("extra", place + name, "is neither a video nor a folder of frames")
 
 
 def _adapt_to_table(dataset: Dataset, release: Release, table: Path) -> Dataset:
@@ -138,6 +142,8 @@ def _adapt_to_table(dataset: Dataset, release: Release, table: Path) -> Dataset:
         per_frame = per_frame or bool(lengths)
     passed_on = {name: name for name in PASSED_ON if name in lines[0] and name not in needed}
     passed_on |= {"frame_values": frame_files} if frame_files else {}
+    if config.label_column:
+        lines = [cells | {config.label_column: same_text(cells[config.label_column])} for cells in lines]
     rows = [
         ClipRow(
             path=str(PurePosixPath(cells[config.path_column])),
@@ -172,51 +178,50 @@ def _adapt_to_table(dataset: Dataset, release: Release, table: Path) -> Dataset:
 def _split(release: Release, rows: Sequence[ClipRow], splits: Sequence[str] | None = None) -> Iterator[Part]:
     """The parts that `splits` gives; else those of a cross-validation, or training and a share for test.
 
-    Splits made here are by subject if subjects are known.
+    Splits made here tear no subject, group, source or file; see `svfap.data.split.units_of`.
     """
     import numpy as np
 
     from svfap.data.split import hold_out
+    from svfap.datasets.prepare import units_of_rows
 
     config: FolderConfig = release.config
     if splits is not None:
         for part in (part for part in ("train", "val", "test") if part in splits):
             yield Part(part, [row for row, split in zip(rows, splits, strict=True) if split == part])
         return
-    subjects = np.array([row.subject or "" for row in rows], object) if any(row.subject for row in rows) else None
+    units = units_of_rows(rows)
     labels = np.unique([row.label or "" for row in rows], return_inverse=True)[1]
     if config.folds is not None:
-        fold_of = _folds(labels.tolist(), subjects, config.folds, config.seed)
+        fold_of = _folds(labels.tolist(), units.of.tolist(), units.kind, config.folds, config.seed)
         yield from cross_validation([*zip(rows, fold_of, strict=True)], map(str, range(1, config.folds + 1)))
         return
     tested = np.zeros(len(rows), bool)
     if config.test_fraction:
-        tested = hold_out(len(rows), config.test_fraction, config.seed, subjects, labels)
+        tested = hold_out(len(rows), config.test_fraction, config.seed, units, labels)
         if not tested.any() or tested.all():
-            raise UserError(
-                "test_fraction: too few clips or subjects to divide; give split_column or --test_fraction 0"
-            )
+            few = f"only one {units.kind}" if units.num < len(rows) else "too few clips"
+            raise UserError(f"test_fraction: {few} to divide; give split_column or --test_fraction 0")
     yield Part("train", [*compress(rows, ~tested)])
     if tested.any():
         yield Part("test", [*compress(rows, tested)])
 
 
-def _folds(labels: Sequence[int], subjects: Iterable[str] | None, folds: int, seed: int) -> list[str]:
-    """For each clip the fold it is tested in: classes in equal shares, and each subject in one fold."""
+def _folds(labels: Sequence[int], unit_of: Sequence[int], kind: str, folds: int, seed: int) -> list[str]:
+    """For each clip the fold it is tested in: classes in equal shares, and each unit in one fold. kind: of the units."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    # A clip without a subject is a group by itself.
-    groups = None if subjects is None else [name or f"\0{row}" for row, name in enumerate(subjects)]
-    most = len(set(groups)) if groups else len(labels)
-    if folds > most:
-        raise UserError(f"folds={folds}: there are only {most} {'subjects' if groups else 'clips'}")
+    num_units = len(set(unit_of))
+    whole = num_units < len(labels)
+    if folds > num_units:
+        raise UserError(f"folds={folds}: there are only {num_units} {f'{kind}s' if whole else 'clips'}")
     if folds > (largest := max(Counter(labels).values())):
         raise UserError(f"folds={folds}: no class has that many clips, the largest {largest}; make fewer folds")
     fold_of = [""] * len(labels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about classes with fewer clips than folds
-        splitter = (StratifiedGroupKFold if groups else StratifiedKFold)(folds, shuffle=True, random_state=seed)
-        for fold, (_, tested) in enumerate(splitter.split(labels, labels, groups), 1):
+        splitter = (StratifiedGroupKFold if whole else StratifiedKFold)(folds, shuffle=True, random_state=seed)
+        for fold, (_, tested) in enumerate(splitter.split(labels, labels, unit_of), 1):
             for row in tested:
                 fold_of[row] = str(fold)
     return fold_of
@@ -236,8 +241,12 @@ def _listed(names: list[str] | str | None) -> tuple[str, ...]:
 
 
 def _sorted(names: Iterable[str | None]) -> tuple[str, ...]:
-    """Distinct names, in numerical order if all are numbers."""
+    """Distinct names, in numerical order if all are numbers; says which differ only in case."""
+    from svfap.data.manifest import same_up_to_case
+
     distinct = sorted({name for name in names if name})
+    for alike in same_up_to_case(distinct):
+        say_once(f"classes {', '.join(alike)} differ only in case; correct them if they are one class")
     return tuple(sorted(distinct, key=int) if all(name.isdecimal() for name in distinct) else distinct)
 
 

@@ -56,6 +56,9 @@ data/clips/00025.mp4 …                                                  or dat
     checked="Clips per fold and part; names of the labels. Clips without a single label are listed as extra files.",
     read=read,
     label_names=CLASSES,
+    pictures="frames",
+    face_media=("data/frames",),
+    authors_fed="the release's face frames, data/frames",
     expected=expected_per_fold([NUM_CLIPS - count for count in TEST], TEST),
     config=MafwConfig,
 )

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from svfap.console import progress_bar
-from svfap.data.prepared import DATASET_FILE, Fold, PreparedDataset, read_dataset, write_dataset_file
-from svfap.data.split import hold_out
+from svfap.data.prepared import Fold, PreparedDataset, clear_dataset, write_dataset_file
+from svfap.data.split import Units, hold_out, units_of
+from svfap.data.suffixes import VIDEO_SUFFIXES
 from svfap.datasets.config import PrepareConfig
-from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, get_dataset
+from svfap.datasets.dataset import ALIGNED, ClipRow, Dataset, Part, Pictures, Release, get_dataset
 from svfap.errors import UserError
-from svfap.files import make_folder, writing_atomically
+from svfap.files import make_folder, printable, writing_atomically
 
 PROBLEMS = ("missing", "unknown_label", "repeated", "count_mismatch")  # a complete dataset has none of these notes
 
@@ -40,10 +42,10 @@ def prepare(dataset: str | Dataset, config: PrepareConfig) -> PreparedDataset:
         config = dataset.config(**vars(config))
     elif not isinstance(config, dataset.config):
         raise TypeError(f"{dataset.name} takes {dataset.config.__name__}, not {type(config).__name__}")
-    release, out = Release(config), config.out
+    release, out = Release(config, find_faces=dataset.pictures is not None), config.out
     make_folder(out)
     dataset = dataset.adapt(dataset, release)
-    _clear(out, dataset.name)
+    clear_dataset(out, dataset.name)
     with progress_bar() as bar:
         task = bar.add_task(dataset.title, total=sum(dataset.expected.values()) or None, note="")
         writer = _Writer(dataset, release, lambda note: bar.update(task, advance=1, note=note))
@@ -55,15 +57,17 @@ def prepare(dataset: str | Dataset, config: PrepareConfig) -> PreparedDataset:
                 release.note("extra", path, "in none of the annotations that are used")
     for kind, found in release.findings.items():
         with writing_atomically(out / f"{kind}.csv") as file:
-            csv.writer(file, lineterminator="\n").writerows([("path", "why"), *found.items()])
+            rows = ([printable(text) for text in row] for row in [("path", "why"), *found.items()])
+            csv.writer(file, lineterminator="\n").writerows(rows)
     listed = {**writer.listed, **{what: found for what, (found, _) in release.counts.items()}}
     official = {**dataset.expected, **{what: number for what, (_, number) in release.counts.items()}}
     prepared = PreparedDataset(
         **{
             field.name: getattr(dataset, field.name)
             for field in fields(PreparedDataset)
-            if hasattr(dataset, field.name)
+            if hasattr(dataset, field.name) and field.name != "pictures"
         },
+        pictures=writer.pictures(),
         root=release.root,
         folds=tuple(writer.folds.values()),
         pretrain=Path("pretrain.csv") if "pretrain" in writer.listed else None,
@@ -73,6 +77,8 @@ def prepare(dataset: str | Dataset, config: PrepareConfig) -> PreparedDataset:
             "validation": writer.validation(),
             "listed": listed,
             "official": official,
+            "faces": release.faces,
+            "placeholders": writer.num_placeholders,
             **{kind: len(found) for kind, found in release.findings.items()},
             "count_mismatch": {
                 name: {"official": number, "found": listed.get(name, 0)}
@@ -90,24 +96,19 @@ def is_complete(prepared: PreparedDataset) -> bool:
     return not any(prepared.notes[name] for name in PROBLEMS)
 
 
-def _clear(out: Path, name: str) -> None:
-    """Remove an earlier preparation of the same dataset, so that an interrupted run is not mistaken for a complete one."""
-    if not (out / DATASET_FILE).exists():
-        return
-    former = read_dataset(out)
-    if former.name != name:
-        raise UserError(f"out={out}: holds the dataset {former.name} already; give another folder")
-    (out / DATASET_FILE).unlink()
-    for path in (former.pretrain, *(path for fold in former.folds for path in (fold.train, fold.val, fold.test))):
-        if path is not None:
-            path.unlink(missing_ok=True)
+def units_of_rows(rows: Sequence[ClipRow], *, ignore_subjects: bool = False) -> Units:
+    """The units that a split of these rows may not tear apart; see `svfap.data.split.units_of`."""
+    columns = {name: [getattr(row, name) or "" for row in rows] for name in ("path", "subject", "group")}
+    table = pd.DataFrame(columns | {"source": [row.extra.get("source", "") for row in rows]}, dtype=object)
+    return units_of(table, ignore_subjects=ignore_subjects)
 
 
 class _Writer:
     """Writes the manifest of each part as it is read.
 
     advance: called with a part's name for each listed clip. listed: manifest -> clips that the annotations list.
-    written: manifest -> rows. used: paths in the annotations. folds: name -> its manifests.
+    written: manifest -> rows. used: paths in the annotations. folds: name -> its manifests. num_placeholders: clips that
+    were not downloaded.
     """
 
     def __init__(self, dataset: Dataset, release: Release, advance: Callable[[str], None]) -> None:
@@ -117,6 +118,8 @@ class _Writer:
         self.written: dict[str, int] = {}
         self.folds: dict[str, Fold] = {}
         self.used: set[str] = set()
+        self.num_placeholders = 0
+        self._shown: set[Pictures | None] = set()  # what the written clips show
         self._seen: set[tuple[object, ...]] = set()
         self._subjects: dict[tuple[str, str], set[str]] = {}  # (fold, part) -> its subjects
         self._validation_kinds: set[str] = set()
@@ -150,8 +153,8 @@ class _Writer:
             if not streams:
                 self.used.add(row.path)
             frame_values = row.extra.get("frame_values")
-            if not part.on_disk and not self.release.has(row.path):
-                note("missing", row.path, f"listed for {part.name}")
+            if reason := self._file_error(part, row, streams):
+                note("missing", row.path, reason)
             elif frame_values and not self.release.has(frame_values):
                 note("missing", frame_values, f"labels per frame of {row.path}")
             elif reason := self._label_error(row):
@@ -159,7 +162,41 @@ class _Writer:
             elif not streams and self._repeats(part, row):
                 note("repeated", row.path, f"listed again for {part.name}")
             else:
-                yield row
+                yield self._with_pictures(row)
+
+    def _file_error(self, part: Part, row: ClipRow, streams: bool) -> str | None:
+        """Why a row has no clip, if so. Files of a large unlabelled part are not opened."""
+        release = self.release
+        if printable(row.path) != row.path:
+            return "its name is not UTF-8 text, which manifests are; rename it"
+        if release.faces is not None:
+            return None if release.face_frames(row.path) else f"no face frames of it in {release.faces}"
+        if not part.on_disk and not release.has(row.path):
+            return f"listed for {part.name}"
+        if not streams and (reason := release.placeholder(row.path)):
+            self.num_placeholders += row.path not in release.findings["missing"]
+            return reason
+        return None
+
+    def _with_pictures(self, row: ClipRow) -> ClipRow:
+        """The row with its face frames, if those are used; remembers whether it shows a face or a whole frame."""
+        release, dataset = self.release, self.dataset
+        if release.faces is not None:
+            self._shown.add("faces")
+            # A box is in pixels of the release's clip.
+            extra = {name: cell for name, cell in row.extra.items() if name != "box"}
+            return replace(row, path=release.face_frames(row.path) or row.path, extra=extra)
+        shown = dataset.pictures
+        if row.path.endswith(ALIGNED) or row.path.startswith(tuple(f"{media}/" for media in dataset.face_media)):
+            shown = "faces"
+        elif shown == "frames" and not row.path.lower().endswith(VIDEO_SUFFIXES):
+            shown = None  # frames that someone took from the release's videos, whole or cropped
+        self._shown.add(shown)
+        return row
+
+    def pictures(self) -> Pictures | None:
+        """What the clips show: whole frames if any of them does, faces if all do; None if that is not known."""
+        return "frames" if "frames" in self._shown else "faces" if self._shown == {"faces"} else None
 
     def _label_error(self, row: ClipRow) -> str | None:
         """What is wrong with a row's label or values, if anything."""
@@ -188,18 +225,18 @@ class _Writer:
     def _hold_out(self, part: Part, rows: Sequence[ClipRow]) -> NDArray[np.bool_]:
         """(rows,) bool, true for those that become validation."""
         config = self.config
-        subjects = np.array([row.subject or "" for row in rows], object)
-        known = any(subjects)
+        known = any(row.subject for row in rows)
         if config.validation == "subject" and not known:
             raise UserError(f"validation=subject: {self.dataset.title} names no subjects; use stratified or none")
         number_of = {name: number for number, name in enumerate(self.dataset.label_names)}
         labels = np.array([number_of.get(row.label or "", 0) for row in rows], np.int64)
-        by_subject = known and config.validation != "stratified"
-        held_out = hold_out(len(rows), config.val_fraction, config.seed, subjects if by_subject else None, labels)
+        units = units_of_rows(rows, ignore_subjects=config.validation == "stratified")
+        whole = units.num < len(rows)
+        held_out = hold_out(len(rows), config.val_fraction, config.seed, units, labels)
         if not held_out.any() or held_out.all():
-            few = "only one subject is" if by_subject else f"{len(rows)} clips are"
+            few = f"only one {units.kind} is" if whole else f"{len(rows)} clips are"
             raise UserError(f"{part.name}: {few} too few to split off a validation part; use --validation none")
-        self._validation_kinds.add("by subject" if by_subject else "stratified")
+        self._validation_kinds.add(f"by {units.kind}" if whole else "stratified")
         return held_out
 
     def _write(self, part: Part, rows: Iterable[ClipRow]) -> None:

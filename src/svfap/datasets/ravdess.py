@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, cross_validation, expected_per_fold
+from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, clip_name, cross_validation, expected_per_fold
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 CLASSES = {f"{code:02d}": name for code, name in enumerate(EMOTIONS, 1)}
 FOLDER = re.compile(r"(?:Video_Speech_)?Actor_\d\d")
 # Modality, channel, clip (emotion …, actor).
-NAME = re.compile(r"(\d\d)-(\d\d)-((\d\d)-\d\d-\d\d-\d\d-(\d\d))\.(?:mp4|wav)")
+NAME = re.compile(r"(\d\d)-(\d\d)-((\d\d)-\d\d-\d\d-\d\d-(\d\d))(?:\.wav)?")
 VIDEO, SPEECH = ("02", "01"), "01"  # video without sound is preferred to video with sound; the speech channel
 NUM_ACTORS, NUM_FOLDS = 24, 6
 
@@ -20,7 +20,7 @@ NUM_ACTORS, NUM_FOLDS = 24, 6
 def read(release: Release) -> Iterator[Part]:
     clips: dict[str, tuple[str, re.Match[str]]] = {}
     for path in sorted(_files(release)):
-        match = NAME.fullmatch(PurePosixPath(path).name)
+        match = NAME.fullmatch(clip_name(path))
         if match is None:
             release.note("extra", path, "is not named like 02-01-06-01-02-01-12.mp4")
         elif match[2] != SPEECH or match[1] not in VIDEO:
@@ -37,12 +37,16 @@ def read(release: Release) -> Iterator[Part]:
 
 
 def _files(release: Release) -> Iterator[str]:
-    """Files of all actors, whether or not each archive was unpacked into its own folder."""
-    folders = [path for path in release.entries(".") if FOLDER.fullmatch(path)]
-    if not folders:
+    """Clips of all actors, whether or not each archive was unpacked into its own folder; else all face frames."""
+    for base in (".", *([release.faces] if release.faces else [])):
+        folders = [path for path in release.clips(base) if FOLDER.fullmatch(PurePosixPath(path).name)]
+        for folder in folders:
+            yield from release.clips(folder, 1 if PurePosixPath(folder).name.startswith("Actor_") else 2)
+        if folders:
+            return
+    if not release.faces:
         raise release.unexpected("'Actor_01' or 'Video_Speech_Actor_01'", "a folder per actor")
-    for folder in folders:
-        yield from release.entries(folder, 1 if folder.startswith("Actor_") else 2)
+    yield from release.clips(release.faces)
 
 
 DATASET = Dataset(
@@ -53,7 +57,8 @@ DATASET = Dataset(
     licence="CC BY-NC-SA 4.0",
     layout="""\
 Actor_01/02-01-01-01-01-01-01.mp4 …     modality, channel, emotion, intensity, statement, repetition, actor
-                                        (or Video_Speech_Actor_01/Actor_01/…)""",
+                                        (or Video_Speech_Actor_01/Actor_01/…)
+face_aligned/02-01-01-01-01-01-01/*.jpg … (optional)    face frames, used in place of the videos; see --faces""",
     protocol="Speech only (channel 01), 6 folds of 4 actors in order, tested on 1–4, 5–8, …, 21–24; predictions of all folds "
     "are pooled and scored once. Each clip is used once: as video without sound (modality 02) if present, otherwise with sound.",
     checked="Emotion codes 01 to 08, actors, and clips per fold: 240 tested in each. Songs and audio files are ignored.",
@@ -62,6 +67,8 @@ Actor_01/02-01-01-01-01-01-01.mp4 …     modality, channel, emotion, intensity,
     face_crop={"align": True, "detector": "openface"},
     label_names=EMOTIONS,
     columns=("subject",),
+    pictures="frames",
+    authors_fed="face crops by OpenFace",
     expected=expected_per_fold([1200] * NUM_FOLDS, [240] * NUM_FOLDS),
     subject_independent=True,
 )

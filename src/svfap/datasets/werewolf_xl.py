@@ -21,7 +21,7 @@ DIMENSIONS = {
 }
 CLIP = {"videoname", "video", "clip", "name", "id", "clipid", "videoid", "clipname", "file", "filename"}
 # Session, player, number: a video, or a folder of frames as OpenFace names it.
-NAME = re.compile(r"(\d\d_\d\d_\d{3,})(?:_aligned|\.mp4|\.avi)?")
+NAME = re.compile(r"(\d\d_\d\d_\d+)(?:_aligned|\.mp4|\.avi)?")
 NUM_SESSIONS, NUM_FOLDS = 30, 5
 NUM_CLIPS = 14632
 CROPS = (3346, 2747, 3066, 3527, 1771)  # clips per fold with face crops by the SVFAP authors
@@ -40,17 +40,21 @@ class WerewolfConfig(PrepareConfig):
 def read(release: Release) -> Iterator[Part]:
     file, values = _labels(release)
     media = release.media(release.config.media)
-    found = release.clips_below(media, NAME)
+    found: dict[str, str] = {}
+    for clip, path in release.clips_below(media, NAME).items():
+        if (other := found.setdefault(_without_zeros(clip), path)) != path:
+            raise UserError(f"{release.root}: {other} and {path} have the same number; keep one of them")
+    labelled = {_without_zeros(clip) for clip in values}
     for clip, path in found.items():
-        if clip not in values:
+        if clip not in labelled:
             release.note("extra", path, f"has no line in {file}")
     rows = []
     for clip, numbers in values.items():
-        path = found.get(clip, str(PurePosixPath(media, f"{clip}.mp4")))
+        path = found.get(_without_zeros(clip), str(PurePosixPath(media, f"{clip}.mp4")))
         fold = str(1 + (int(clip[:2]) - 1) * NUM_FOLDS // NUM_SESSIONS)
         rows.append((ClipRow(path, values=numbers, subject=clip[:5]), fold))
-    if found and all(path.endswith("_aligned") for path in found.values()):
-        cropped = Counter(fold for row, fold in rows if row.path.endswith("_aligned"))
+    if release.faces or (found and all(path.endswith("_aligned") for path in found.values())):
+        cropped = Counter(fold for row, fold in rows if row.path.endswith("_aligned") or _has_faces(release, row))
         for number, official in enumerate(CROPS, 1):
             release.count(f"fold_{number}_test crops", cropped[str(number)], official)
     else:
@@ -58,22 +62,34 @@ def read(release: Release) -> Iterator[Part]:
     yield from cross_validation(rows, [str(fold) for fold in range(1, NUM_FOLDS + 1)])
 
 
+def _has_faces(release: Release, row: ClipRow) -> bool:
+    return release.faces is not None and release.face_frames(row.path) is not None
+
+
+def _without_zeros(clip: str) -> str:
+    """The clip with its number as people write it: 01_01_005 is 01_01_5."""
+    return re.sub(r"_0+(?=\d+$)", "_", clip)
+
+
 def _labels(release: Release) -> tuple[str, dict[str, dict[str, float]]]:
     """The annotation file, and clip -> dimension -> value; NaN for cells without a number, which are listed as unknown labels."""
     paths = (path for depth in (1, 2) for path in release.entries(".", depth))
+    paths = (path for path in paths if not path.startswith(f"{release.faces}/"))  # OpenFace's own tables
     tables = [path for path in paths if path.lower().endswith((".csv", ".tsv"))]
     if release.config.annotations is None and len(tables) > 1:
         raise UserError(f"{release.root}: holds {', '.join(tables[:6])}; say which has the labels with --annotations")
     file = release.find(*([release.config.annotations] if release.config.annotations else tables or ["*.csv", "*.tsv"]))
     columns: dict[str, str] = {}
     values: dict[str, dict[str, float]] = {}
+    seen: set[str] = set()
     for number, cells in release.table(file):
         columns = columns or _columns(f"{release.root / file}", list(cells))
         match = NAME.fullmatch(cells[columns["clip"]])
         if match is None or not 1 <= int(match[1][:2]) <= NUM_SESSIONS:
             raise release.bad(file, number, cells[columns["clip"]], "a clip like 01_01_128, of sessions 01 to 30")
-        if match[1] in values:
+        if _without_zeros(match[1]) in seen:
             raise release.bad(file, number, match[1], "each clip once")
+        seen.add(_without_zeros(match[1]))
         values[match[1]] = {name: _number(cells[columns[name]]) for name in DIMENSIONS}
     return file, values
 
@@ -113,6 +129,7 @@ DATASET = Dataset(
 labels.csv (or .tsv)   one row per clip: its name, and columns for pleasure (valence), arousal and dominance,
                        e.g. VideoName,Mean_P_1_2,Mean_A_1_2,Mean_D_1_2 or clip,arousal,valence,dominance
 …/01_01_128.mp4 (or .avi)  at any depth; or folders of frames, …/01_01_128/ or …/01_01_128_aligned/
+face_aligned/01_01_128/*.jpg … (optional)    face frames, used in place of the videos; see --faces
 Clips are named session_player_number. The rest of this layout is inferred from the authors' baseline code.""",
     protocol="5 folds by session, tested on 1–6, 7–12, 13–18, 19–24 and 25–30; predictions of all folds are pooled and scored "
     "once. A player may appear in another session under another number, so folds by session may share people. Face "
@@ -124,6 +141,8 @@ Clips are named session_player_number. The rest of this layout is inferred from 
     label_names=tuple(DIMENSIONS),
     metrics=("pcc", "ccc"),
     columns=("subject",),
+    pictures="frames",
+    authors_fed="face crops, which they could make of all but 175 clips",
     config=WerewolfConfig,
     adapt=_with_range,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -49,10 +49,17 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
     by_group: bool | None = None
     """Average the outputs over each group of videos and score every group once; default: where the manifest has a column
     `group` and the model is not frame-level."""
+    invalid_marks: list[float] = field(default_factory=list)
+    """Numbers that mean "not annotated" in labels of frames, as [-5] in Aff-Wild2; scores leave these frames out. An empty cell
+    and the class -1 always mean it."""
+    label_range: tuple[float, float] | None = None
+    """Lowest and highest value of labels of frames; frames with a value outside are left out. Default: the dataset's, else
+    none."""
     num_segments: int = 2
     """Temporal views of each video."""
     num_crops: int = 2
-    """Spatial views of each segment, along the longer side of the frame."""
+    """Spatial views of each segment, along the longer side of the frame. For models with frame_fit=squash, the default, they
+    coincide, as published: frames are resized to squares."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

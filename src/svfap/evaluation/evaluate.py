@@ -15,22 +15,23 @@ from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.prepared import read_crop, read_dataset
 from svfap.data.rates import FRAMES_NOTE, Clock, look_at_rates
+from svfap.data.targets import all_targets, require_values
 from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.evaluation import predictions as tables
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.metrics import write_metrics
 from svfap.evaluation.views import predict_views, scored_by_group
-from svfap.files import make_folder
+from svfap.files import file_digest, make_folder
 from svfap.formats import upgrade
 from svfap.metric_table import SupervisedTask
 from svfap.model.config import ModelConfig
 from svfap.model.perceiver import Perceiver
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import confusion_matrix, regression_scatter
-from svfap.weights.folder import load_model
+from svfap.weights.folder import fingerprint, load_model
 
-METRICS_FILE = "metrics.json"
+METRICS_FILE = tables.METRICS_FILE
 
 
 class Evaluation(NamedTuple):
@@ -44,9 +45,10 @@ class Evaluation(NamedTuple):
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Evaluate with the outputs averaged over `num_segments` temporal × `num_crops` spatial views of every video.
 
-    Views that coincide are computed once. Under torchrun every video is evaluated by exactly one process. Writes into
-    `config.out_folder`:
-      metrics.json     scores, `num_expected` and `num_evaluated` videos, and `num_groups` where groups are scored
+    Views that coincide are computed once, and count as often as they occur. Under torchrun every video is
+    evaluated by exactly one process. Writes into `config.out_folder`:
+      metrics.json     scores, `num_expected` and `num_evaluated` videos, `num_groups` where groups are scored, and
+                       `num_unannotated`: videos without an annotated frame among those shown, which are not expected
       predictions.csv  one row per video; groups.csv: one per group; frames.csv: one per frame shown to a frame-level model
                        (see `svfap.evaluation.predictions`)
       features.npz     for each video the head's input, averaged over views
@@ -58,7 +60,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             cannot be written; no video that can be read.
     """
     config = with_test_part(config)
-    manifest, root = (config.manifest, config.root) if config.dataset is None else _test_part(config)
+    manifest, root, label_range = config.manifest, config.root, config.label_range
+    if config.dataset is not None:
+        manifest, root, label_range = _test_part(config)
     assert manifest is not None
     accelerator = make_accelerator(config.precision)
     perceiver = load_model(config.model).to(accelerator.device).eval()
@@ -66,18 +70,23 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if shape.task not in ("classification", "regression"):
         raise UserError(f"{config.model}: is a {shape.task} model; only classification and regression can be evaluated")
     assert isinstance(perceiver, Perceiver)
+    weights = fingerprint(perceiver)
     if not shape.label_names:
         raise UserError(
             f"{config.model}: its config.json has no label_names; the manifest's labels cannot be matched to outputs"
         )
     names: dict[str, Any] = {"label_names" if shape.task == "classification" else "dimensions": shape.label_names}
     task = cast(SupervisedTask, shape.task)
+    names |= {"invalid_marks": config.invalid_marks, "label_range": label_range}
     videos = read_manifest(manifest, root=root, task=task, split=config.split, frame_level=shape.frame_level, **names)
+    videos.require_files()
+    if shape.task == "regression":
+        require_values(videos, all_targets(videos, shape.frame_level))
     by_group = scored_by_group(videos, shape, config.by_group)
     sampling = (shape.num_frames, shape.sampling_stride, shape.img_size)
     views: dict[str, Any] = {"num_segments": config.num_segments, "num_crops": config.num_crops}
     clock = Clock.of(config.fps, shape.frame_rate, shape.span)
-    views |= {"fps": clock.fps, "frames_fps": config.frames_fps}
+    views |= {"fps": clock.fps, "frames_fps": config.frames_fps, "frame_fit": shape.frame_fit}
     clips = ClipDataset(videos, "test", *sampling, seed=0, frame_level=shape.frame_level, **views)
     _say_contract(clock, config, videos, shape)
     out = config.out_folder
@@ -95,6 +104,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         sources |= {"split": config.split, "fold": config.fold}
         sources |= {"fps": clock.fps, "frames_fps": config.frames_fps}
         known = {key: str(value) for key, value in sources.items() if value is not None}
+        known |= provenance(config, weights, manifest)
         write_metrics(out / METRICS_FILE, {**known, **metrics})
         _write_predictions(out, predictions, metrics, by_group)
         _write_unreadable(out, predictions.unreadable)
@@ -149,14 +159,26 @@ def _say_contract(clock: Clock, config: EvaluateConfig, videos: Manifest, model:
         return
 
 
-def _test_part(config: EvaluateConfig) -> tuple[Path, Path]:
-    """Manifest and root of the test part of the fold."""
+def provenance(config: EvaluateConfig, weights: str, manifest: Path) -> dict[str, Any]:
+    """What an evaluation's results depend on, as `metrics.json` holds it: digests of weights and manifest, and settings.
+
+    weights: of `svfap.weights.folder.fingerprint`.
+    """
+    settings: dict[str, Any] = {name: getattr(config, name) for name in ("num_segments", "num_crops", "precision")}
+    settings |= {name: getattr(config, name) for name in ("fps", "frames_fps")}
+    settings["invalid_marks"] = list(config.invalid_marks)
+    settings["label_range"] = config.label_range and list(config.label_range)
+    return {"weights": weights, "manifest_digest": file_digest(manifest), "settings": settings}
+
+
+def _test_part(config: EvaluateConfig) -> tuple[Path, Path, tuple[float, float] | None]:
+    """Manifest and root of the test part of the fold, and the range of its labels."""
     assert config.dataset is not None
     prepared = read_dataset(config.dataset)
     fold = prepared.fold(config.fold)
     if fold.test is None:
         raise UserError(f"{config.dataset}: fold {fold.name} has no test part; give manifest instead")
-    return fold.test, config.root or prepared.root
+    return fold.test, config.root or prepared.root, config.label_range or prepared.label_range
 
 
 def _write_predictions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from svfap.evaluation import predictions as tables
 from svfap.evaluation.metrics import flat_scores
 from svfap.evaluation.predictions import (
     FRAMES_FILE,
+    METRICS_FILE,
     PREDICTIONS_FILE,
     UNREADABLE_FILE,
     EvaluationPredictions,
@@ -52,7 +54,19 @@ def read_fold(dataset: PreparedDataset, fold: Fold, folder: Path) -> EvaluationP
                 raise UserError(
                     f"{file}: its frames are not, or not once, those of {PREDICTIONS_FILE}; evaluate the fold again"
                 )
-    return EvaluationPredictions(dataset.task, dataset.label_names, videos, len(groups), frames)
+    num_unannotated = _num_unannotated(folder / METRICS_FILE)
+    num_expected = len(groups) - num_unannotated
+    return EvaluationPredictions(
+        dataset.task, dataset.label_names, videos, num_expected, frames, num_unannotated=num_unannotated
+    )
+
+
+def _num_unannotated(file: Path) -> int:
+    """How many videos an evaluation left out because none of their frames that were shown is annotated."""
+    try:
+        return int(json.loads(file.read_text()).get("num_unannotated", 0)) if file.is_file() else 0
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file}: cannot be read as JSON ({error}); evaluate the fold again") from None
 
 
 def _read(file: Path, dataset: PreparedDataset) -> pd.DataFrame:
@@ -95,8 +109,13 @@ def pool_predictions(folds: Mapping[str, EvaluationPredictions]) -> dict[str, An
         table["group"] = table["fold"] + "/" + group.where(group != "", table["path"])
     one = next(iter(found.values()))
     frames = None if without else pd.concat([fold.frames for fold in found.values()], ignore_index=True)
-    num_expected = sum(fold.num_expected for fold in folds.values())
-    pooled = EvaluationPredictions(one.task, one.names, table, num_expected, frames, source=f"fold {', '.join(found)}")
+    num_expected, num_unannotated = (
+        sum(getattr(fold, name) for fold in folds.values()) for name in ("num_expected", "num_unannotated")
+    )
+    source = f"fold {', '.join(found)}"
+    pooled = EvaluationPredictions(
+        one.task, one.names, table, num_expected, frames, source=source, num_unannotated=num_unannotated
+    )
     return score_predictions(pooled, by_group)
 
 

@@ -116,16 +116,22 @@ def frame_metrics(
     return {**pooled, "video_mean": video_mean, "num_videos": len(videos)}
 
 
-def average_views(sample_index: ArrayLike, outputs: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def average_views(
+    sample_index: ArrayLike, outputs: ArrayLike, weights: ArrayLike | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Average the outputs (V, K) of several views of the same video; sample_index: (V,) integers, the video of each view.
 
-    Returns the videos (N,) int64, ascending, and their mean outputs (N, K) float64. Raises `UserError` for shapes that do not
-    fit and outputs that are not finite.
+    weights: (V,) positive, of the views; None: all alike. Returns the videos (N,) int64, ascending, and their
+    mean outputs (N, K) float64. Raises `UserError` for shapes that do not fit and outputs that are not finite.
     """
     index, values = np.asarray(sample_index), as_matrix(outputs, "outputs")
     if index.shape != values.shape[:1]:
         raise UserError(f"sample_index: shape {index.shape} does not fit outputs of shape {values.shape}")
-    means = pd.DataFrame(values).groupby(index).mean()
+    factors = np.ones(len(index)) if weights is None else np.asarray(weights, np.float64)
+    if factors.shape != index.shape:
+        raise UserError(f"weights: shape {factors.shape} does not fit sample_index of shape {index.shape}")
+    sums = pd.DataFrame(values * factors[:, None]).groupby(index).sum()
+    means = sums.div(pd.Series(factors).groupby(index).sum(), axis=0)
     return means.index.to_numpy(np.int64), means.to_numpy()
 
 

@@ -14,17 +14,19 @@ from svfap.console import say
 from svfap.data.prepared import Fold, PreparedDataset, fold_folder, read_dataset
 from svfap.errors import UserError
 from svfap.evaluation.config import FOLDS_FILE, EvaluateConfig, PoolConfig, require_folds
-from svfap.evaluation.evaluate import METRICS_FILE, evaluate
+from svfap.evaluation.evaluate import METRICS_FILE, evaluate, provenance
 from svfap.evaluation.folds import score_folds
 from svfap.evaluation.metrics import flat_scores, write_metrics
 from svfap.evaluation.predictions import FRAMES_FILE, PREDICTIONS_FILE, UNREADABLE_FILE
-from svfap.files import make_folder, write_atomically
+from svfap.files import file_digest, make_folder, write_atomically
 from svfap.metric_table import format_percent, metric_heading, metric_keys, metric_name, metric_text
 from svfap.paper import RESULTS
 from svfap.view.tables import write_table
-from svfap.weights.folder import load_model
+from svfap.weights.folder import fingerprint, has_model, load_model
 
 RESULTS_FILE = "results.json"
+# What `svfap.evaluation.evaluate.provenance` names, in words.
+PROVENANCE = {"weights": "weights", "manifest_digest": "labels (the manifest has changed)", "settings": "settings"}
 PAPER_COLUMNS = {"svfap_small": "paper, small", "svfap_base": "paper, base", "released": "released"}
 
 
@@ -46,7 +48,9 @@ def pool(config: PoolConfig) -> PooledResults:
     """Pool the evaluations of all folds in `config.out`, and write `results.md`, `.csv`, `.tex` and `.json` there.
 
     With `config.models`, first evaluate a model per fold on its test part, such as models trained elsewhere or the authors'.
-    An evaluation of the same model that is in `out` is kept; if it lacks videos it is kept only with `allow_incomplete`.
+    An evaluation in `out` is kept if it is of the same weights, manifest and settings, and lacks no videos or `allow_incomplete`
+    is set; any other is done again. Without `config.models`, evaluations of other weights or labels than those there are now are
+    refused.
 
     Raises:
         UserError: no `out`; a folder without folds; a model or dataset that cannot be used; see also `score_folds`.
@@ -55,6 +59,11 @@ def pool(config: PoolConfig) -> PooledResults:
         raise UserError("give either the folder of a run, or models with dataset and out")
     if config.models is not None:
         _evaluate_models(config.models, config)
+    else:
+        prepared = read_dataset(_folds_of(config.out, config.dataset)[1])
+        _require_current(
+            {fold.name: fold_folder(config.out, fold.name) / "evaluation" for fold in prepared.folds}, prepared
+        )
     return pool_evaluations(config.out, config.dataset, config.allow_incomplete)
 
 
@@ -63,12 +72,7 @@ def pool_evaluations(out: Path, dataset: Path | None = None, allow_incomplete: b
 
     dataset: folder of `svfap prepare`, if it is no longer where it was. Raises `UserError`.
     """
-    file = require_folds(out)
-    try:
-        known = json.loads(file.read_text())
-        preset, folder = str(known["preset"]), Path(dataset or known["dataset"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file}: is damaged ({error}); `svfap finetune --fold all --resume` writes it again") from None
+    preset, folder = _folds_of(out, dataset)
     prepared = read_dataset(folder).require_tests(folder)
     evaluations = {fold.name: fold_folder(out, fold.name) / "evaluation" for fold in prepared.folds}
     scores = score_folds(prepared, evaluations, allow_incomplete)
@@ -80,22 +84,84 @@ def pool_evaluations(out: Path, dataset: Path | None = None, allow_incomplete: b
     return results
 
 
+def _folds_of(out: Path, dataset: Path | None) -> tuple[str, Path]:
+    """(preset of the models, folder of the dataset) of a folder of folds. Raises `UserError`."""
+    file = require_folds(out)
+    try:
+        known = json.loads(file.read_text())
+        return str(known["preset"]), Path(dataset or known["dataset"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file}: is damaged ({error}); `svfap finetune --fold all --resume` writes it again") from None
+
+
 def write_folds_file(out: Path, dataset: Path, preset: str) -> None:
     """Write `folds.json`, from which `pool_evaluations` knows the dataset and the size of the models."""
     content = {"dataset": str(Path(dataset).absolute()), "preset": preset}
     write_atomically(out / FOLDS_FILE, json.dumps(content, indent=2) + "\n")
 
 
-def is_evaluated(folder: Path, fold: Fold, model: str | None = None, allow_incomplete: bool = False) -> bool:
-    """Whether `folder` holds an evaluation on all videos of the fold's test part, and of this model if one is named."""
+def has_evaluation(folder: Path, fold: Fold, allow_incomplete: bool = False) -> bool:
+    """Whether `folder` holds an evaluation on all videos of the fold's test part, of whichever weights."""
     if not all((folder / name).is_file() for name in (METRICS_FILE, PREDICTIONS_FILE, UNREADABLE_FILE)):
         return False
-    metrics: Mapping[str, Any] = json.loads((folder / METRICS_FILE).read_text())
-    if metrics.get("manifest") != str(fold.test) or model not in (None, metrics.get("model")):
-        return False
-    if "frames" in metrics and not (folder / FRAMES_FILE).is_file():
+    metrics = _read_metrics(folder)
+    if metrics.get("manifest") != str(fold.test) or ("frames" in metrics and not (folder / FRAMES_FILE).is_file()):
         return False
     return allow_incomplete or metrics.get("num_evaluated") == metrics.get("num_expected")
+
+
+def is_evaluated(config: EvaluateConfig, allow_incomplete: bool = False) -> bool:
+    """Whether `config.out_folder` holds what `evaluate` would write there: of these weights, labels and settings.
+
+    Says why where an evaluation is there that is of others. Raises `UserError` if the model or the dataset cannot be used.
+    """
+    assert config.dataset is not None
+    fold, folder = read_dataset(config.dataset).fold(config.fold), config.out_folder
+    if fold.test is None or not has_evaluation(folder, fold, allow_incomplete):
+        return False
+    metrics = _read_metrics(folder)
+    expected = provenance(config, fingerprint(load_model(config.model)), fold.test)
+    names = [PROVENANCE[key] for key, value in expected.items() if metrics.get(key) != value]
+    if names:
+        known = (
+            "is of other" if expected.keys() <= metrics.keys() else "is of an earlier version, which does not tell its"
+        )
+        say(f"fold {fold.name}: the evaluation in {folder} {known} {', '.join(names)}; it is done again")
+    return not names
+
+
+def _read_metrics(folder: Path) -> dict[str, Any]:
+    """The metrics of an evaluation; empty if the file is damaged."""
+    try:
+        metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return metrics if isinstance(metrics, dict) else {}
+
+
+def _require_current(folders: Mapping[str, Path], prepared: PreparedDataset) -> None:
+    """Raise `UserError` where a model or a manifest has changed since its evaluation, as far as they are at hand."""
+    for fold in prepared.folds:
+        folder = folders[fold.name]
+        metrics = _read_metrics(folder)
+        if not has_evaluation(folder, fold, allow_incomplete=True):
+            continue
+        if "weights" not in metrics:
+            say(
+                f"fold {fold.name}: {folder} does not tell of which weights it is, so they are not compared with the model"
+            )
+            continue
+        assert fold.test is not None
+        model = next((each for each in (Path(metrics["model"]), folder.parent) if has_model(each)), None)
+        digests = {"manifest_digest": file_digest(fold.test)}
+        if model is not None:
+            digests["weights"] = fingerprint(load_model(model))
+        if changed := [key for key, digest in digests.items() if digest != metrics.get(key)]:
+            what = model if "weights" in changed else fold.test
+            raise UserError(
+                f"fold {fold.name}: {what} has changed since the evaluation in {folder}; evaluate it again, with "
+                "`svfap evaluate`, `svfap pool --models`, or `svfap finetune --fold all --resume`"
+            )
 
 
 def _evaluate_models(models: str, config: PoolConfig) -> None:
@@ -117,7 +183,7 @@ def _evaluate_models(models: str, config: PoolConfig) -> None:
             num_workers=config.num_workers,
             precision=config.precision,
         )
-        if is_evaluated(one.out_folder, fold, one.model, config.allow_incomplete):
+        if is_evaluated(one, config.allow_incomplete):
             say(f"fold {fold.name}: {one.out} holds the evaluation of {one.model} already")
         else:
             evaluate(one)
@@ -184,6 +250,10 @@ def results_caption(dataset: PreparedDataset, scores: Mapping[str, Any]) -> str:
     if "frames" in scores["pooled"]:
         parts.append(
             "the output for a video is the mean over its frames; rows of frames score every frame that the model was shown once"
+        )
+    if left_out := dataset.notes.get("no_face", 0) + dataset.notes.get("unreadable", 0):
+        parts.append(
+            f"{left_out} clips of the dataset are left out, as `svfap crop` found no face or could not read them"
         )
     if scores["incomplete"]:
         parts.append(f"INCOMPLETE: {'; '.join(scores['incomplete'])}")

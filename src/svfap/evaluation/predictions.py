@@ -26,7 +26,7 @@ from svfap.files import write_atomically
 from svfap.metric_table import SupervisedTask
 
 PREDICTIONS_FILE, GROUPS_FILE, FRAMES_FILE = "predictions.csv", "groups.csv", "frames.csv"
-FEATURES_FILE, UNREADABLE_FILE = "features.npz", "unreadable.csv"
+FEATURES_FILE, UNREADABLE_FILE, METRICS_FILE = "features.npz", "unreadable.csv", "metrics.json"
 # read as text even if they look like numbers
 TEXT_COLUMNS = ("path", "label", "prediction", "subject", "group", "fold")
 
@@ -51,6 +51,7 @@ class EvaluationPredictions:
     names: classes or dimensions. videos: as in `predictions.csv`, one row per video that could be read, in the order of the
     manifest. frames: as in `frames.csv`, of a frame-level model; else None. features: (N, D) float32, one row per video, if
     the model returns them. unreadable: path -> why the video could not be read. source: named in error messages.
+    num_unannotated: further videos, which are not expected because none of their frames that were shown is annotated.
     """
 
     task: SupervisedTask
@@ -61,6 +62,7 @@ class EvaluationPredictions:
     features: NDArray[np.float32] | None = None
     unreadable: Mapping[str, str] = field(default_factory=dict)
     source: str = "predictions"
+    num_unannotated: int = 0
 
 
 def score_predictions(predictions: EvaluationPredictions, by_group: bool = False) -> dict[str, Any]:
@@ -70,9 +72,13 @@ def score_predictions(predictions: EvaluationPredictions, by_group: bool = False
     """
     task, names = predictions.task, predictions.names
     if predictions.videos.empty:
+        if predictions.num_unannotated and not predictions.unreadable:
+            raise UserError(f"{predictions.source}: no frame that was shown is annotated; there is nothing to score")
         first = ": ".join(next(iter(predictions.unreadable.items()), (predictions.source, "no predictions")))
         raise UserError(f"none of the {predictions.num_expected} videos can be read; the first: {first}")
     counts = {"num_expected": predictions.num_expected, "num_evaluated": len(predictions.videos)}
+    if predictions.num_unannotated:
+        counts["num_unannotated"] = predictions.num_unannotated
     table = predictions.videos
     if by_group:
         table = group_table(predictions)

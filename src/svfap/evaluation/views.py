@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from svfap.console import track
 from svfap.data.augment import normalize
 from svfap.data.loader import ClipDataset, make_loader
 from svfap.data.manifest import Manifest
+from svfap.data.targets import is_annotated
 from svfap.errors import UserError
 from svfap.evaluation.metrics import average_views
 from svfap.evaluation.predictions import EvaluationPredictions, predictions_table
@@ -30,6 +31,7 @@ class View(NamedTuple):
     outputs: np.ndarray  # (K,) or (T, K)
     targets: np.ndarray  # () or (K,); (T,) or (T, K)
     frames: np.ndarray  # (T,) numbers of the frames in the video
+    weight: int  # the number of views that coincide in this one
     features: np.ndarray | None  # (D,)
 
 
@@ -45,9 +47,12 @@ def predict_views(
 ) -> EvaluationPredictions:
     """Run all views of a dataset through a model, each video on exactly one process, and average the views of each video.
 
+    A view stands for all that coincide with it, and counts as many times.
+
     model: maps clips (B, 3, T, H, W) to outputs (B, K), or (B, T, K) of frame-level models, or to outputs and features
     (B, D). Classification outputs are averaged after the softmax. The output of a frame-level model for a video is the mean
-    over its frames; its truth is the most frequent label or the mean of the values. batch_size: videos over all processes.
+    over its annotated frames; its truth is the most frequent label or the mean of the values. Frames that are not annotated
+    are left out, and so are videos without any other. batch_size: videos over all processes.
     description: of the progress bar; None shows none.
     """
     loader = make_loader(
@@ -73,7 +78,7 @@ def predict_views(
         outputs, features = result if isinstance(result, tuple) else (result, None)
         outputs = outputs.float().softmax(dim=-1) if config.task == "classification" else outputs.float()
         targets = batch["label"] if config.task == "classification" else batch["values"]
-        arrays = (outputs.double().cpu().numpy(), targets.numpy(), batch["frames"].numpy())
+        arrays = (outputs.double().cpu().numpy(), targets.numpy(), batch["frames"].numpy(), batch["views"].tolist())
         vectors = [None] * len(clips) if features is None else features.float().cpu().numpy()
         views += [View(*view) for view in zip(batch["index"].tolist(), *arrays, vectors, strict=True)]
     if accelerator.num_processes > 1:
@@ -86,21 +91,35 @@ def _average(
 ) -> EvaluationPredictions:
     """Average the views of each frame, if the model is frame-level, and then of each video."""
     task, names = cast(SupervisedTask, config.task), config.label_names
+    num_expected, source = len(manifest), str(manifest.path)
+    if config.frame_level:
+        annotated = {view.row for view in views if is_annotated(view.targets).any()}
+        num_expected -= len({view.row for view in views} - annotated)
+        views = [view for view in views if view.row in annotated]
+    left_out: dict[str, Any] = {
+        "unreadable": unreadable,
+        "source": source,
+        "num_unannotated": len(manifest) - num_expected,
+    }
     if not views:
-        return EvaluationPredictions(task, names, pd.DataFrame(), len(manifest), unreadable=unreadable)
+        return EvaluationPredictions(task, names, pd.DataFrame(), num_expected, **left_out)
     views.sort(key=lambda view: view.row)
-    rows = np.array([view.row for view in views])
+    rows, weights = (np.array([getattr(view, name) for view in views]) for name in ("row", "weight"))
     index = np.unique(rows)
     key_of = {row: manifest[row].key for row in index.tolist()}
     features = None
     if views[0].features is not None:
-        features = average_views(rows, np.array([view.features for view in views]))[1].astype(np.float32)
+        features = average_views(rows, np.array([view.features for view in views]), weights)[1].astype(np.float32)
     frames = None
     if config.frame_level:
-        shown = np.stack([np.repeat(rows, [len(v.frames) for v in views]), np.concatenate([v.frames for v in views])])
+        lengths = [len(view.frames) for view in views]
+        shown = np.stack([np.repeat(rows, lengths), np.concatenate([view.frames for view in views])])
+        outputs, targets = (np.concatenate([getattr(view, name) for view in views]) for name in ("outputs", "targets"))
+        known = is_annotated(targets)
+        shown, outputs, targets = shown[:, known], outputs[known], targets[known]
         (rows, numbers), first, view_of = np.unique(shown, axis=1, return_index=True, return_inverse=True)
-        outputs = average_views(view_of.ravel(), np.concatenate([view.outputs for view in views]))[1]
-        targets = np.concatenate([view.targets for view in views])[first]
+        outputs = average_views(view_of.ravel(), outputs, np.repeat(weights, lengths)[known])[1]
+        weights, targets = np.ones_like(rows), targets[first]  # every frame counts alike
         frames = predictions_table(
             [key_of[row] for row in rows.tolist()], outputs, names, targets, task, {"frame": numbers}
         )
@@ -110,8 +129,9 @@ def _average(
     truth = average_views(rows, targets)[1] if most_frequent is None else most_frequent.to_numpy()
     columns = {"subject": manifest.subjects, "group": manifest.groups}
     more = {name: texts[index] for name, texts in columns.items() if texts is not None}
-    videos = predictions_table(list(key_of.values()), average_views(rows, outputs)[1], names, truth, task, more)
-    return EvaluationPredictions(task, names, videos, len(manifest), frames, features, unreadable, str(manifest.path))
+    outputs = average_views(rows, outputs, weights)[1]
+    videos = predictions_table(list(key_of.values()), outputs, names, truth, task, more)
+    return EvaluationPredictions(task, names, videos, num_expected, frames, features, **left_out)
 
 
 def scored_by_group(manifest: Manifest, config: ModelConfig, by_group: bool | None) -> bool:

@@ -36,7 +36,8 @@ def run_reconstructions(name: str, runs: ExperimentRuns, config: ExperimentConfi
     manifest = read_manifest(fold.test, root=runs.dataset.root, task="unlabelled")
     selected = manifest[:: max(1, len(manifest) // NUM_MEASURED)][:NUM_MEASURED]
     shape = model.config
-    dataset = ClipDataset(selected, "val", shape.num_frames, shape.sampling_stride, shape.img_size, seed=0)
+    sampling = (shape.num_frames, shape.sampling_stride, shape.img_size)
+    dataset = ClipDataset(selected, "val", *sampling, seed=0, frame_fit=shape.frame_fit)
     items = [dataset[number] for number in range(len(selected))]
     for item in items:
         if item.reason is not None:

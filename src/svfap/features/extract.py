@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -38,7 +36,7 @@ from svfap.model.presets import list_presets
 from svfap.predict.predictor import crop_of, detector_of, run_clips
 from svfap.predict.reader import Reader
 from svfap.predict.table import BOX
-from svfap.weights.folder import load_model
+from svfap.weights.folder import fingerprint, load_model
 
 # Names in the table for columns of manifests; there, start_s and end_s are those of a window.
 SPAN = {"start_s": "sample_start_s", "end_s": "sample_end_s"}
@@ -112,7 +110,7 @@ def extract_features(
         config = replace(config, model=str(Path(config.model).absolute()))
     extractor = _extractor(config) if model is None else Extractor(config, model)
     settings = {name: getattr(config, name) for name in SAME_SETTINGS}
-    settings |= {"weights": _fingerprint(extractor.model), "part_format": PART_FORMAT}
+    settings |= {"weights": fingerprint(extractor.model), "part_format": PART_FORMAT}
     with (
         TemporaryDirectory(prefix="svfap-extract-") if config.out is None else nullcontext(_parts_of(config.out))
     ) as folder:
@@ -169,8 +167,8 @@ def _searched(samples: Manifest, listed: list[bool], config: ExtractConfig) -> l
 
 
 class Extractor:
-    """Computes the features of one sample: of the faces that are found in it, or taking it as a face crop, of which the centre
-    square inside the sample's box is used.
+    """Computes the features of one sample: of the faces that are found in it, or taking it, inside the sample's box, as a face
+    crop, of which the model's `frame_fit` says whether all of it is seen or its central square.
 
     A pre-trained model gives the features of its encoder's last stage, a fine-tuned one the input of its head. model: used
     instead of the one that config.model names. Raises `UserError`.
@@ -293,12 +291,3 @@ def _extractor(config: ExtractConfig) -> Extractor:
     if multiprocessing.parent_process() is not None and config.num_workers > 0:
         torch.set_num_threads(1)  # several processes share the cores
     return Extractor(config)
-
-
-def _fingerprint(model: Model) -> str:
-    """Hash of a model's configuration and weights."""
-    digest = hashlib.sha256(json.dumps(asdict(model.config), sort_keys=True, default=str).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]

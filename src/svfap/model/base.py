@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,25 @@ from svfap.errors import UserError
 from svfap.model.config import CONFIG_FILE, ModelConfig
 from svfap.model.encoder import TPSBT
 
+CARD = """---
+{{ card_data }}
+---
+
+# {{ config.preset }} for {{ config.task }}
+
+A model of [SVFAP](https://arxiv.org/abs/2401.00416), the self-supervised video facial affect perceiver.
+`svfap.load_model(folder)` loads it.
+{% for line in lines %}
+- {{ line }}
+{%- endfor %}
+"""
+
 
 class Model(
     nn.Module,
     PyTorchModelHubMixin,
     library_name="svfap",
     paper_url="https://arxiv.org/abs/2401.00416",
-    license="mit",
     tags=["facial-affect", "video", "masked-autoencoder"],
 ):
     """Base of `MaskedAutoencoder` and `Perceiver`, which `svfap.model.build` imports; `Model.from_pretrained` loads either.
@@ -60,8 +73,23 @@ class Model(
         self.config.write(save_directory)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The README.md of a saved model, with what its config says of the training videos."""
-        card = super().generate_model_card(*args, **kwargs)
+        """`README.md` of a saved model. The program's licence is not that of weights: none is named unless it is known."""
+        known, names = self.config.provenance, ", ".join(self.config.label_names)
+        data, licence = copy.deepcopy(self._hub_mixin_info.model_card_data), known.get("licence")
+        if licence:
+            data.license = "other"
+        source = known.get("dataset") or known.get("finetuned_on") or known.get("pretrained_on")
+        said = {
+            "Outputs": names,
+            "Trained on": source,
+            "Licence of that dataset, which may bind these weights": licence,
+            "Encoder initialised from, whose terms hold as well": known.get("init"),
+            "Imported from, whose terms hold": known.get("imported_from"),
+        }
+        lines = [f"{what}: {' '.join(str(value).split())}" for what, value in said.items() if value]
+        if not licence:
+            lines.append("Licence of these weights: not stated. See to the terms of the data before passing them on.")
+        card = ModelCard.from_template(card_data=data, template_str=CARD, config=self.config, lines=lines)
         rows = "".join(f"| {name} | {value} |\n" for name, value in self.config.contract.items())
         card.text += f"\n\n## Videos like those of the training\n\n| | |\n| --- | --- |\n{rows}"
         return card

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from svfap.errors import UserError
 from svfap.model.base import Model as Model
 from svfap.model.config import ModelConfig
 from svfap.model.mae import MaskedAutoencoder
@@ -14,6 +17,25 @@ from svfap.model.presets import model_config
 def build_model(config: ModelConfig) -> Model:
     """The model that a config describes, with fresh weights: for pre-training (Fig. 1a), or for any other task (Fig. 1b)."""
     return MaskedAutoencoder(config) if config.task == "pretraining" else Perceiver(config)
+
+
+def model_shapes(config: ModelConfig, num_tensors: int, source: object) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters of a config's model, by name; takes no memory for them.
+
+    num_tensors: of the file that is to fill it. Raises `UserError` naming `source` if the config has more blocks than that, or
+    sizes that no tensor can have.
+    """
+    num_blocks = sum(config.stage_depths) + (config.decoder_depth if config.task == "pretraining" else 0)
+    if num_blocks > num_tensors:
+        raise UserError(
+            f"{source}: does not fit the model: {num_blocks} blocks by its config, {num_tensors} tensors in the file"
+        )
+    try:
+        with torch.device("meta"):
+            return {name: tuple(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
+    except (RuntimeError, OverflowError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{source}: its config describes no possible model ({reason})") from None
 
 
 def create_model(preset: str, task: str = "features", **overrides: Any) -> Model:

@@ -18,6 +18,7 @@ CHOICES = {
     "task": TASKS,
     "output_activation": ("none", "sigmoid", "tanh"),
     "temporal_downsample": ("conv", "avg", "max"),
+    "frame_fit": ("squash", "centre"),
 }
 FACE_CROP: dict[str, Any] = {
     "margin": (int, float),
@@ -30,6 +31,7 @@ MULTIPLES = {
     **{"decoder_embed_dim": "decoder_num_heads"},
 }  # each is a multiple of the other
 
+MAX_SIZE, MAX_TOKENS, MAX_STAGES = 65_536, 100_000, 32  # beyond every use; a damaged file shall not take all memory
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -41,9 +43,10 @@ class ModelConfig:
     The encoder has `len(stage_depths)` stages. The first holds ordinary Transformer blocks; every later one down-samples
     time by `temporal_kernel_size` and works through `num_bottleneck_tokens` tokens per time step. The variants of Table 3
     omit the down-sampling (`temporal_pyramid`) or the bottleneck (`spatial_bottleneck`; the stage then holds ordinary
-    blocks). With one stage the encoder is a plain video ViT. Dimensions are channels, sizes are pixels, `num_frames` and
-    `sampling_stride` are frames of the video, `frame_rate` to the second. Outputs are the head's values × `output_scale` +
-    `output_offset`, one of each per output.
+    blocks). Frames that are not square are squashed, as published, or cut to their central square (`frame_fit`). With one
+    stage the encoder is a plain video ViT. Dimensions are channels, sizes are pixels, `num_frames` and `sampling_stride` are
+    frames of the video, `frame_rate` to the second. Outputs are the head's values × `output_scale` + `output_offset`, one
+    of each per output.
 
     `frame_rate` and `face_crop` are the contract of a trained model: pictures per second of its training videos (None: not
     known), and how faces were cut out of them, with the keys margin, align, border and detector as far as they are known
@@ -88,6 +91,7 @@ class ModelConfig:
     sampling_stride: int = 4
     frame_rate: float | None = None
     face_crop: dict[str, Any] = field(default_factory=dict)
+    frame_fit: str = "squash"
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -116,7 +120,11 @@ class ModelConfig:
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             _require(whole, f"{name}={value!r} must be a whole number")
-            _require(value >= 1, f"{name}={value} must be at least 1")
+            _require(1 <= value <= MAX_SIZE, f"{name}={value} must be at least 1 and at most {MAX_SIZE}")
+        ratio = self.mlp_ratio
+        _require(
+            isinstance(ratio, int | float) and 0 < ratio <= 100, f"mlp_ratio={ratio!r} must be above 0 and at most 100"
+        )
         for name in ("drop_path_rate", "mask_ratio"):
             _require(0 <= getattr(self, name) < 1, f"{name}={getattr(self, name)} is not in [0, 1)")
         for name, part in MULTIPLES.items():
@@ -124,6 +132,7 @@ class ModelConfig:
             _require(value % divisor == 0, f"{name}={value} is not a multiple of {part}={divisor}")
         depths, tokens = self.stage_depths, self.num_bottleneck_tokens
         _require(len(depths) >= 1, "stage_depths is empty; give the number of blocks of each stage")
+        _require(len(depths) <= MAX_STAGES, f"stage_depths has {len(depths)} stages; at most {MAX_STAGES} are possible")
         _require(min(depths) >= 1, f"stage_depths={depths}: every stage needs a block")
         num_later = len(depths) - 1
         _require(
@@ -131,7 +140,11 @@ class ModelConfig:
             f"num_bottleneck_tokens={tokens} must have one number for each of the {num_later} stages after the first "
             f"(stage_depths={depths})",
         )
-        _require(all(n >= 1 for n in tokens), "num_bottleneck_tokens must be at least 1")
+        _require(all(1 <= n <= MAX_SIZE for n in tokens), "num_bottleneck_tokens must be at least 1")
+        _require(sum(depths) <= MAX_SIZE, f"stage_depths={depths}: more than {MAX_SIZE} blocks")
+        _require(
+            self.num_tokens <= MAX_TOKENS, f"{self.num_tokens} tokens of a clip: at most {MAX_TOKENS} are possible"
+        )
         shrinkage = self.time_shrinkage**num_later
         _require(
             self.num_time_steps % shrinkage == 0,
@@ -159,6 +172,13 @@ class ModelConfig:
         if self.task in ("classification", "regression"):
             _require(number >= 1, f"task={self.task!r} needs num_outputs of at least 1")
             _require(len(names) in (0, number), f"{len(names)} label_names for num_outputs={number}")
+        _require(number <= MAX_SIZE, f"num_outputs={number} must be at most {MAX_SIZE}")
+        _require(all(isinstance(name, str) for name in names), f"label_names={names!r} must be text")
+        for name in ("pixel_mean", "pixel_std"):
+            values = getattr(self, name)
+            numbers = len(values) == 3 and all(isinstance(value, int | float) for value in values)
+            _require(numbers, f"{name}={values!r} must be three numbers")
+        _require(isinstance(self.provenance, dict), "provenance must be a mapping")
         _require(len(set(names)) == len(names), f"label_names: a name occurs twice in {', '.join(names)}")
 
     def _check_contract(self) -> None:
@@ -235,15 +255,17 @@ class ModelConfig:
             return cls(**settings)
         except TypeError as error:  # a number where there should be a list, and the like
             raise UserError(f"{file}: not a model config ({error})") from None
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
 
     @classmethod
     def read(cls, file: Path) -> ModelConfig:
         """Read a `config.json`. Raises `UserError` naming it."""
         try:
             settings = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            return cls.from_dict(settings, file)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{file}: not a model config ({error})") from None
-        return cls.from_dict(settings, file)
 
     def write(self, folder: Path) -> None:
         """Write `config.json` into a folder, beside the weights."""

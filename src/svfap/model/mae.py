@@ -49,8 +49,10 @@ class MaskedAutoencoder(Model):
         positions = sincos_positions(config.num_tokens, config.decoder_embed_dim)
         self.register_buffer("positions", positions, persistent=False)
         self.decoder = Decoder(config)
-        init_linear(self, nn.init.xavier_uniform_)
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        # As published: PyTorch's default for `encoder_to_decoder`; the mask token is cut at one standard deviation.
+        for part in (self.encoder, self.decoder):
+            init_linear(part, nn.init.xavier_uniform_)
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
     def forward(self, clip: Tensor, mask: TubeMask) -> Tensor:
         """Predict the normalised pixels of the hidden tubelets.

@@ -19,7 +19,9 @@ import pandas as pd
 from av.container import OutputContainer
 
 from svfap.console import track
-from svfap.data.video import Pixels
+from svfap.data.ffmpeg import open_container
+from svfap.data.timing import MAX_HOLE_S
+from svfap.data.video import Pixels, VideoError, VideoSource
 from svfap.errors import UserError
 from svfap.faces.track import TrackedFrame
 from svfap.files import printable, replacing_file
@@ -47,13 +49,14 @@ def write_overlay(video: str | Path, table: pd.DataFrame, reader: Reader, out: P
             closing(prefetched(reader.frames(source), DECODED_AHEAD)) as frames,
             av.open(f"file:{part}", "w") as target,
         ):
+            assert isinstance(source, VideoSource)  # a live source was refused
             fps = reader.rate(source)
             tracked = reader.tracks(
                 track(frames, f"overlay {printable(video.name)[:16]}", reader.num_frames(source)), fps
             )
             pictures = _encoded(_painted(tracked, table, 0.5 / fps), fps, target)
             # Sorted by time, so that FFmpeg does not buffer packets.
-            for packet in heapq.merge(pictures, _sound(video, target), key=_time):
+            for packet in heapq.merge(pictures, _sound(source, target), key=_time):
                 target.mux(packet)
     except av.FFmpegError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error}); choose another place") from None
@@ -63,7 +66,7 @@ def _time(packet: av.Packet[Any]) -> Fraction:
     return Fraction(packet.dts or 0) * (packet.time_base or 0)
 
 
-def _painted(frames: Iterable[TrackedFrame], table: pd.DataFrame, tolerance_s: float) -> Iterator[Pixels]:
+def _painted(frames: Iterable[TrackedFrame], table: pd.DataFrame, tolerance_s: float) -> Iterator[tuple[float, Pixels]]:
     columns = value_columns(table)
     values = table[columns].to_numpy(float)
     largest = max(1.0, float(np.nanmax(np.abs(values), initial=0.0)))
@@ -79,49 +82,58 @@ def _painted(frames: Iterable[TrackedFrame], table: pd.DataFrame, tolerance_s: f
             timeline = timelines.get(face.track)
             now = None if timeline is None else timeline.values_at(item.time_s, tolerance_s)
             faces.append(FaceValues(face.track, face.box if face.track else None, now))
-        yield painter.paint(item.frame, faces)
+        yield item.time_s, painter.paint(item.frame, faces)
 
 
-def _encoded(pictures: Iterable[Pixels], fps: float, target: OutputContainer) -> Iterator[av.Packet[Any]]:
+def _encoded(pictures: Iterable[tuple[float, Pixels]], fps: float, target: OutputContainer) -> Iterator[av.Packet[Any]]:
     """H.264; odd sizes, which it does not take, grow by repeating the last row or column."""
     rate = Fraction(fps).limit_denominator(10_000)
     stream = target.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
     stream.pix_fmt, stream.codec_context.time_base = "yuv420p", 1 / rate
-    for number, picture in enumerate(pictures):
+    last = -1
+    for time_s, picture in pictures:
         odd = [side % 2 for side in picture.shape[:2]]
         even = np.pad(picture, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge") if any(odd) else picture
-        if number == 0:
+        if last < 0:
             stream.height, stream.width = even.shape[:2]
         frame = av.VideoFrame.from_ndarray(even, format="rgb24")
-        frame.pts, frame.time_base = number, 1 / rate
+        last = max(round(time_s * fps), last + 1)  # over a hole in the video, the sound goes on
+        frame.pts, frame.time_base = last, 1 / rate
         yield from stream.encode(frame)
     yield from stream.encode(None)
 
 
-def _sound(video: Path, target: OutputContainer) -> Iterator[av.Packet[Any]]:
-    """The first audio stream of a file, if it has one, from the time of the first picture on."""
-    if not video.is_file():
+def _sound(video: VideoSource, target: OutputContainer) -> Iterator[av.Packet[Any]]:
+    """The first audio stream of a file, if it has one, from the time of the first picture on.
+
+    Where the time stamps jump back, as in files that were joined, the sound follows on as the pictures do.
+    """
+    if not video.path.is_file():
         return
-    with suppress(av.error.InvalidDataError), av.open(f"file:{video}", metadata_errors="replace") as source:
+    with suppress(av.error.InvalidDataError, VideoError), open_container(video.path) as source:
         if not source.streams.audio:
             return
-        stream, pictures = source.streams.audio[0], source.streams.video[0]
-        start_s = Fraction(pictures.start_time or 0) * (pictures.time_base or 0)
+        stream = source.streams.audio[0]
         if stream.codec.canonical_name in COPIED_AUDIO:
             copy = target.add_stream_from_template(stream)
+            shift, end, last = None, 0, 0  # in ticks
             for packet in source.demux(stream):
                 if packet.pts is not None and packet.dts is not None and packet.time_base is not None:
-                    shift = round(start_s / packet.time_base)
-                    packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
+                    shift = -round(video.start_s / packet.time_base) if shift is None else shift
+                    shift += max(end - packet.dts - shift, 0) if packet.dts + shift < last else 0
+                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, copy
+                    last, end = packet.dts, packet.dts + (packet.duration or 0)
                     if packet.pts >= 0:
                         yield packet
             return
         converted = target.add_stream("aac", rate=stream.rate)
-        num_samples: int | None = None  # counted, as time stamps may be rounded
+        jump = round(MAX_HOLE_S * stream.rate)
+        num_samples, shift = None, 0  # samples are counted, as time stamps may be rounded
         for frame in source.decode(stream):
-            time_s = (frame.time or 0.0) - float(start_s)
-            if time_s >= 0:
-                num_samples = round(time_s * stream.rate) if num_samples is None else num_samples
+            due = round(((frame.time or 0.0) - video.start_s) * stream.rate) + shift
+            if due >= 0 or num_samples is not None:
+                num_samples = due if num_samples is None or due > num_samples + jump else num_samples
+                shift += num_samples - due if due < num_samples - jump else 0
                 frame.pts, frame.time_base = num_samples, Fraction(1, stream.rate)
                 num_samples += frame.samples
                 yield from converted.encode(frame)

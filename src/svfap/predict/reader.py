@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from svfap.console import say
-from svfap.data.augment import center_crop
+from svfap.data.augment import fit_frames
 from svfap.data.manifest import Sample
 from svfap.data.rates import FRAMES_NOTE, Clock, states_no_rate
 from svfap.data.sample import frames_of, left_top
@@ -31,7 +31,6 @@ from svfap.settings import Fps
 
 T = TypeVar("T")
 DECODED_AHEAD = 4  # frames, enough to keep the decoder busy while the detector runs
-HOLE_FRAMES = 1.5  # a longer step from one frame to the next is a hole of the recording
 
 OnFrame = Callable[[str, int, int | None, float], None]
 """Called for every frame read: the video, frames read so far, frames in all (None: a live source), frames per second."""
@@ -41,8 +40,9 @@ OnFrame = Callable[[str, int, int | None, float], None]
 class Reader:
     """Reads a video as windows of a model's input.
 
-    config: the model's. detector: None: the video is a face crop, of which the centre square is used. crop: how faces are cut
-    out, in the model's size. hop_s, tracking, timeout_s, fps, frames_fps: as in `svfap.predict.predictor.Predictor`.
+    config: the model's. detector: None: the video is a face crop, made square as the model's `frame_fit` says. crop: how
+    faces are cut out, in the model's size. hop_s, tracking, timeout_s, fps, frames_fps: as in
+    `svfap.predict.predictor.Predictor`.
     """
 
     config: ModelConfig
@@ -84,12 +84,9 @@ class Reader:
 
             with closing(prefetched(frames(), DECODED_AHEAD)) as decoded:
                 hop = hop_frames(self.config, self.hop_s, fps)
-                hole_s = HOLE_FRAMES / fps
-                if source.num_frames is None:  # live: its pictures come at irregular times
-                    hole_s = max(hole_s, self.tracking.max_gap_s)
                 tracked = self.tracks(decoded, fps, dropped)
-                shape = (self.config.num_frames, self.config.sampling_stride)
-                for window in iter_windows(tracked, *shape, hop, self._crop, hole_s):
+                shape = (self.config.num_frames, self.config.sampling_stride, hop)
+                for window in iter_windows(tracked, *shape, self._crop, source.parted):
                     yield window if sample is None or sample.box is None else _moved(window, *left_top(sample))
         if note := dropped.note(self.tracking.min_face_px):
             say(f"{printable(name)}: {note}")
@@ -134,7 +131,7 @@ class Reader:
 
     def _crop(self, frame: np.ndarray, face: TrackedFace) -> np.ndarray:
         if self.detector is None:
-            return center_crop(frame[None], self.config.img_size)[0]
+            return fit_frames(frame[None], self.config.img_size, self.config.frame_fit)[0]
         return crop_face(frame, face.box, self.crop, face.landmarks)
 
 

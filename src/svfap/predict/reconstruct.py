@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from svfap.data.augment import center_crop, normalize
+from svfap.data.augment import fit_frames, normalize
 from svfap.data.clips import validation_indices
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
@@ -66,7 +66,7 @@ def reconstruct_video(
         first, stop = max(grid.stretches, key=lambda stretch: stretch[1] - stretch[0])
         indices = first + validation_indices(stop - first, config.num_frames, config.sampling_stride)
         frames, fps = source.read(grid.picture_of[indices]), grid.fps / config.sampling_stride
-    return reconstruct_clip(center_crop(frames, config.img_size), model, mask_ratio, seed, fps)
+    return reconstruct_clip(fit_frames(frames, config.img_size, config.frame_fit), model, mask_ratio, seed, fps)
 
 
 @torch.inference_mode()

@@ -12,9 +12,10 @@ from typing import Self
 import av
 
 from svfap.data.ffmpeg import Upright, video_stream
-from svfap.data.timing import clock_rate, steady
+from svfap.data.timing import clock_rate, longest_step, steady
 from svfap.data.video import PICTURE_FPS, Pixels, VideoError, VideoSource, open_video
 
+FASTEST_FPS = 240
 WEBCAMS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation"), "win32": ("video={}", "dshow")}
 
 
@@ -65,7 +66,13 @@ class LiveSource:
             raise StreamError(name, "holds no video stream")
         self._stream = stream
         self._stream.thread_type = "SLICE"  # threads per frame would delay several frames
-        self.fps = float(self._stream.average_rate or self._stream.guessed_rate or PICTURE_FPS)
+        # The average counts pauses; the usual rate may be no rate at all but the unit of the time stamps, as 1000.
+        usual, average = self._stream.guessed_rate or 0, self._stream.average_rate or 0
+        self.fps = float((usual if 0 < usual <= FASTEST_FPS else average) or PICTURE_FPS)
+
+    def parted(self, before_s: float, after_s: float) -> bool:
+        """Whether there is a hole between the frames at these times."""
+        return after_s - before_s > longest_step(self.fps)
 
     def steady_frames(self, fps: float | None = None) -> Iterator[tuple[float, Pixels]]:
         """(seconds from the first picture, uint8 RGB (H, W, 3)) as they arrive, all of the size of the first one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -111,21 +110,22 @@ def iter_windows(
     stride: int,
     hop: int,
     crop: Callable[[np.ndarray, TrackedFace], np.ndarray],
-    hole_s: float = math.inf,
+    parted: Callable[[float, float], bool] | None = None,
 ) -> Iterator[Window]:
     """Cut each track into windows of `clip_length` frames, `stride` frames apart.
 
     A window starts every `hop` frames. The last window ends at the last frame, so it may start less than a hop after the
     one before; fewer frames than a window are padded with the last one. A frame without the face ends the track's windows,
-    and new ones start where it is found again. Times that jump by more than `hole_s` seconds, where the recording has a hole,
-    end the windows of all tracks. Memory holds the crops that one window spans for each face in view.
+    and new ones start where it is found again. Memory holds the crops that one window spans for each face in view.
 
-    crop: cuts a face out of its frame, uint8 RGB (H, W, 3).
+    crop: cuts a face out of its frame, uint8 RGB (H, W, 3). parted: whether windows must end between frames at
+    these two times, as in a pause of the recording (`VideoSource.parted`).
     """
     runs: dict[int, _Windower] = {}
-    last_s = math.inf
+    last_s: float | None = None
     for item in frames:
-        in_view = {face.track for face in item.faces} if item.time_s - last_s <= hole_s else set()
+        is_parted = parted is not None and last_s is not None and parted(last_s, item.time_s)
+        in_view = set() if is_parted else {face.track for face in item.faces}
         last_s = item.time_s
         for track in sorted(runs.keys() - in_view):
             yield from runs.pop(track).finish()

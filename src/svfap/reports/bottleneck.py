@@ -130,7 +130,7 @@ def bottleneck_section(run: Run) -> Section | None:
             return None
         videos, ranked = RunVideos(one), rank_by_difficulty(one.predictions)
         shown = ranked.iloc[[-1, 0]] if len(ranked) > 1 else ranked
-        shape = (config.num_frames, config.sampling_stride, config.img_size)
+        shape = (config.num_frames, config.sampling_stride, config.img_size, config.frame_fit)
         clips = np.stack([videos.clip(str(path), *shape) for path in shown["path"]])
     except UserError as error:
         return Section("Bottleneck tokens", f"No maps of the bottleneck tokens: {error}.")

@@ -64,14 +64,16 @@ class RunVideos:
             raise UserError(f"its manifest ({manifest}) cannot be read") from None
         self._rows = {self._manifest[i].key: i for i in range(len(self._manifest))}
 
-    def clip(self, key: str, num_frames: int, stride: int, size: int) -> NDArray[np.uint8]:
-        """The clip of validation, uint8 (num_frames, size, size, 3): the middle of the video, centre crop.
+    def clip(self, key: str, num_frames: int, stride: int, size: int, frame_fit: str = "centre") -> NDArray[np.uint8]:
+        """The clip of validation, the middle of the video: uint8 (num_frames, size, size, 3).
 
-        stride: frames of the video from one frame of the clip to the next. Raises `UserError` if the video cannot be read.
+        stride: frames of the video from one frame of the clip to the next. frame_fit: see `fit_frames`. Raises
+        `UserError` if the video cannot be read.
         """
         if key not in self._rows:
             raise UserError("not in the manifest")
-        item = ClipDataset(self._manifest, "val", num_frames, stride, size, seed=0)[self._rows[key]]
+        clips = ClipDataset(self._manifest, "val", num_frames, stride, size, seed=0, frame_fit=frame_fit)
+        item = clips[self._rows[key]]
         if item.reason is not None:
             raise UserError(item.reason)
         return item.clips[0]

@@ -172,7 +172,7 @@ class FinetuneConfig(TrainConfig):
     mix_switch: float = 0.5
     """Probability of CutMix rather than mixup where both are on."""
     rand_augment: bool = True
-    """RandAugment: 4 operations, magnitude 7, deviation 0.5."""
+    """RandAugment, before the crop: 4 operations, magnitude 7, deviation 0.5."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Area of the random resized crop, as fractions of the frame."""
     flip_rate: float = 0.5
@@ -186,7 +186,11 @@ class FinetuneConfig(TrainConfig):
     """For regression: learn standardised labels, or `label_range` mapped to the range of the activation; predictions keep
     the labels' units."""
     label_range: tuple[float, float] | None = None
-    """Lowest and highest value of the labels; default: the dataset's, else those of the training videos."""
+    """Lowest and highest value of the labels; default: the dataset's, else those of the training videos. Frames with a value
+    outside are not annotated: loss and scores leave them out."""
+    invalid_marks: list[float] = field(default_factory=list)
+    """Numbers that mean "not annotated" in labels of frames, as [-5] in Aff-Wild2; loss and scores leave these frames out.
+    An empty cell and the class -1 always mean it."""
     balanced_sampling: bool = False
     """Draw all classes equally often, in epochs of the same length. Not in the paper's recipes."""
     class_weights: Literal["none", "balanced"] = "none"

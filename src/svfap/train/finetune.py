@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -17,13 +16,13 @@ from svfap.console import say
 from svfap.data import augment
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
-from svfap.data.prepared import fold_folder, read_dataset
-from svfap.data.split import carve_validation, take_fraction
-from svfap.data.targets import all_targets
+from svfap.data.prepared import dataset_terms, fold_folder, read_dataset
+from svfap.data.split import carve_validation, take_fraction, units_of
+from svfap.data.targets import all_targets, read_frame_values, require_values
 from svfap.errors import UserError
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
-from svfap.evaluation.pool import is_evaluated, pool_evaluations, write_folds_file
+from svfap.evaluation.pool import has_evaluation, is_evaluated, pool_evaluations, write_folds_file
 from svfap.evaluation.predictions import score_predictions
 from svfap.evaluation.views import predict_views, scored_by_group
 from svfap.files import make_folder
@@ -34,7 +33,7 @@ from svfap.model.config import ModelConfig
 from svfap.train.config import FinetuneConfig
 from svfap.train.contract import contract
 from svfap.train.loop import Batch, TrainingTask, TrainResult, train
-from svfap.train.losses import REGRESSION_LOSSES, balanced_weights, label_scale
+from svfap.train.losses import ACTIVATION_RANGES, REGRESSION_LOSSES, annotated_only, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
 from svfap.train.parallel import num_workers, run_all
 from svfap.train.resolve import check_run, fold_configs, resolve
@@ -62,12 +61,21 @@ class FinetuneTask(TrainingTask):
         settings: dict[str, Any] = {"num_outputs": len(names), "label_names": names}
         for name in ("output_activation", "frame_level", "drop_path_rate", "sampling_stride"):
             settings[name] = getattr(config, name)
-        if config.label_scaling != "none":
+        for part in (everything, self.validation):
+            if part is not None:
+                part.require_files()
+        if config.task == "regression":
             values, activation = all_targets(training, config.frame_level), config.output_activation or "none"
-            scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
-            settings["output_scale"], settings["output_offset"] = scaling
+            bounded = activation != "none" and config.label_scaling == "none"
+            require_values(training, values, ACTIVATION_RANGES[activation] if bounded else None)
+            if self.validation is not None:
+                require_values(self.validation, all_targets(self.validation, config.frame_level))
+            if config.label_scaling != "none":
+                scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
+                settings["output_scale"], settings["output_offset"] = scaling
         provenance = {"finetuned_on": str(config.manifest), "init": config.init, "num_videos": len(training)}
-        settings["provenance"] = provenance | {"fraction": config.fraction, "seed": config.seed}
+        terms = dataset_terms(config.dataset, config.manifest)
+        settings["provenance"] = provenance | {"fraction": config.fraction, "seed": config.seed, **terms}
         settings |= contract(config, training)
         torch.manual_seed(config.seed)
         self.model = create_model(config.preset, config.task, **{**settings, **config.model})
@@ -78,7 +86,7 @@ class FinetuneTask(TrainingTask):
         self._clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
         self._rates: dict[str, Any] = {"fps": shape.frame_rate, "frames_fps": config.frames_fps}
         self.dataset = ClipDataset(
-            training, "train", *self._clips, repeats=config.repeats, crop_scale=config.crop_scale,
+            training, "train", *self._clips, repeats=config.repeats, frame_fit=shape.frame_fit,
             frame_level=config.frame_level, balanced=config.balanced_sampling, **self._rates,
         )  # fmt: skip
         self.class_weights = None
@@ -95,15 +103,17 @@ class FinetuneTask(TrainingTask):
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """Cross-entropy with soft targets (Eq. 12), or a regression loss (Eq. 13, 14), on augmented clips.
 
-        Of frame-level models, over all frames. Regression losses are in units of the model's `output_scale`, so that
+        Of frame-level models, over all frames that are annotated (mixed with another clip: in both); zero if there is none.
+        Regression losses are in units of the model's `output_scale`, so that
         gradients do not depend on the labels' units. CCC and PCC are computed over this micro-batch, and averaged over
         micro-batches and processes; a micro-batch with one readable clip has no gradient.
         """
         config, shape = self.config, self.model.config
-        clips = augment.to_unit(batch["clips"])
+        clips = augment.to_levels(batch["clips"])
         if self.rand_augment:
             clips = self.rand_augment(clips, generator)
         clips = augment.standardize(clips, shape.pixel_mean, shape.pixel_std)
+        clips = augment.random_resized_crop(clips, config.crop_scale, generator)
         clips = augment.flip(clips, config.flip_rate, generator)
         clips = augment.random_erase(clips, config.erase_rate, generator)
         targets = batch["values" if config.task == "regression" else "label"]
@@ -113,6 +123,10 @@ class FinetuneTask(TrainingTask):
         assert config.mixup is not None and config.cutmix is not None  # resolved
         clips, targets = augment.mix(clips, targets, config.mixup, config.cutmix, config.mix_switch, generator)
         outputs, targets = (x.flatten(0, -2) for x in (model(clips).float(), targets))  # (clips or frames, outputs)
+        if config.frame_level:
+            outputs, targets = annotated_only(outputs, targets)
+            if not len(targets):
+                return outputs.sum()  # zero, with gradients that are zero
         if config.task == "regression":
             scale = outputs.new_tensor(shape.output_scale or (1.0,))
             return REGRESSION_LOSSES[config.loss](outputs / scale, targets / scale)  # Eq. 13, 14
@@ -124,7 +138,8 @@ class FinetuneTask(TrainingTask):
         if self.validation is None:
             return {}
         config, shape = self.config, self.model.config
-        dataset = ClipDataset(self.validation, "val", *self._clips, frame_level=shape.frame_level, **self._rates)
+        frames: dict[str, Any] = {"frame_level": shape.frame_level, "frame_fit": shape.frame_fit, **self._rates}
+        dataset = ClipDataset(self.validation, "val", *self._clips, **frames)
         workers = num_workers(config.num_workers, accelerator.num_processes)
         predictions = predict_views(model, shape, dataset, accelerator, config.batch_size, workers)
         scores = score_predictions(predictions, self.by_group)
@@ -139,6 +154,7 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
     assert config.manifest is not None
     columns: dict[str, Any] = dict(root=config.root, task=config.task, frame_level=config.frame_level)
     columns |= dict(label_names=config.label_names, dimensions=config.dimensions)
+    columns |= dict(invalid_marks=config.invalid_marks, label_range=config.label_range)
     if config.frame_level and config.task == "regression" and not config.dimensions:
         columns["dimensions"] = _frame_dimensions(read_manifest(config.manifest, **columns, split=config.split))
     training = read_manifest(config.manifest, **columns, split=config.split)
@@ -148,8 +164,10 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
         if config.val_fraction <= 0:
             say("no validation videos (val_fraction=0): best/ is the last epoch")
             return training, None
+        units = units_of(training.table)
         training, validation = carve_validation(training, config.val_fraction, config.seed)
-        say(f"validation: {len(validation)} videos carved from training's {len(training) + len(validation)}")
+        how = f"validation: {len(validation)} videos carved from training's {len(training) + len(validation)}"
+        say(f"{how}, by {units.kind}" if units.num < len(training) + len(validation) else how)
         return training, validation
     if config.val_manifest is None and config.split is None:
         raise UserError("val_split without split: training would hold the validation videos; give split as well")
@@ -163,7 +181,7 @@ def _frame_dimensions(manifest: Manifest) -> list[str]:
     if file is None:
         return list(manifest.dimensions or ())
     try:
-        columns = pd.read_csv(file, nrows=0).columns
+        columns = read_frame_values(file, manifest.dimensions or ()).columns
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: values per frame cannot be read ({error})") from None
     return [name for name in columns if name in (manifest.dimensions or columns)]
@@ -197,7 +215,7 @@ def finetune_folds(config: FinetuneConfig) -> TrainResult:
     make_folder(out)
     write_folds_file(out, config.dataset, config.preset)
     if not run_all(run_fold, configs, config.parallel):
-        done = sum(is_evaluated(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
+        done = sum(has_evaluation(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
         say(f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on")
         return TrainResult(finished=False)
     pooled = pool_evaluations(out)
@@ -211,8 +229,9 @@ def run_fold(config: FinetuneConfig) -> bool:
         return False
     test = EvaluateConfig(
         model=str(config.out), dataset=config.dataset, fold=config.fold, root=config.root,
-        num_workers=config.num_workers or 0, precision=config.precision, frames_fps=config.frames_fps,
+        num_workers=config.num_workers or 0, precision=config.precision, invalid_marks=config.invalid_marks,
+        label_range=config.label_range, frames_fps=config.frames_fps,
     )  # fmt: skip
-    if not is_evaluated(test.out_folder, read_dataset(config.dataset).fold(config.fold)):
+    if not is_evaluated(test):
         evaluate(test)
     return True

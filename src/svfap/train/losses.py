@@ -15,6 +15,12 @@ EPS = 1e-8  # added to variances: predictions or labels with a deviation below 1
 ACTIVATION_RANGES = {"none": (-1.0, 1.0), "tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 
 
+def annotated_only(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of outputs (N, K) and targets (N, K) whose targets are known, which NaN says they are not."""
+    known = targets.isfinite().all(dim=1)
+    return (outputs, targets) if known.all() else (outputs[known], targets[known])
+
+
 def ccc_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """1 - CCC of each dimension over the batch, averaged over dimensions (Eq. 14; Lin 1989).
 

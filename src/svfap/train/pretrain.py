@@ -14,6 +14,7 @@ from svfap.console import say
 from svfap.data.augment import normalize
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
+from svfap.data.prepared import dataset_terms
 from svfap.data.split import take_fraction
 from svfap.model.base import Model
 from svfap.model.build import create_model
@@ -39,13 +40,18 @@ class PretrainTask(TrainingTask):
         self.config = config = resolve(config)
         assert config.manifest is not None and config.sampling_stride is not None
         everything = read_manifest(config.manifest, root=config.root, task="unlabelled", split=config.split)
+        everything.require_files()
         self.manifest = take_fraction(everything, config.fraction, config.seed)
         self.num_videos = len(self.manifest)
         if config.fraction < 1:
             say(f"pre-training on {self.num_videos} of {len(everything)} videos, at the cost of all")
         torch.manual_seed(config.seed)
         provenance = {"pretrained_on": str(config.manifest), "num_videos": self.num_videos, "epochs": config.epochs}
-        provenance |= {"fraction": config.fraction, "seed": config.seed}
+        provenance |= {
+            "fraction": config.fraction,
+            "seed": config.seed,
+            **dataset_terms(config.dataset, config.manifest),
+        }
         settings = dict(sampling_stride=config.sampling_stride, mask_ratio=config.mask_ratio, provenance=provenance)
         settings |= contract(config, self.manifest)
         model = create_model(config.preset, "pretraining", **{**settings, **config.model})

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from svfap.data.prepared import PreparedDataset, fold_folder, read_dataset
+from svfap.data.prepared import PreparedDataset, fold_folder, read_dataset, warn_of_whole_frames
 from svfap.errors import UserError
 from svfap.settings import is_hub_name
 from svfap.train.config import FinetuneConfig, TrainConfig
@@ -26,6 +26,8 @@ def check_run(config: TrainConfig) -> None:
     Checks that dataset, manifests, root and `init` exist, that the settings go with the dataset, and that `out` holds no
     other run; with fold="all", of every fold.
     """
+    if config.dataset is not None:
+        warn_of_whole_frames(config.dataset)
     if isinstance(config, FinetuneConfig) and config.fold == "all":
         for fold in fold_configs(config):
             check_run(fold)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from svfap.errors import UserError
 from svfap.model.config import ModelConfig
 from svfap.model.layers import sincos_positions
+from svfap.weights.archive import WEIGHTS, read_archive
+from svfap.weights.filetype import PICKLES, require_checkpoint
 from svfap.weights.names import POSITION_NAMES, from_transformers, is_transformers
+from svfap.weights.pickled import Record
 
-WEIGHTS_KEYS = ("model", "module", "state_dict")  # of the published code, DeepSpeed, and others
-EMA_KEY = "model_ema"
-PREFIXES = ("module.", "backbone.")
+*WEIGHTS_KEYS, EMA_KEY = WEIGHTS
+PREFIXES = ("module.", "model.", "backbone.")  # of DataParallel and DeepSpeed, Lightning, and other frameworks
+# Parts of names from torch.compile, FSDP and activation checkpointing, wherever they stand.
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 PRETRAINING_NAMES = ("encoder.", "decoder.", "encoder_to_decoder.", "mask_token")
 # Arguments of the published code -> fields of `ModelConfig`, of those that the tensors do not show.
 ARGUMENTS = {
@@ -74,7 +78,8 @@ def read_published(path_or_state_dict: str | Path | Mapping[str, Any], ema: bool
     """Read a checkpoint of SVFAP or VideoMAE, with the published parameter names or those of transformers.
 
     ema: use the moving average of the weights, stored as `model_ema`; otherwise the weights, if the file has any.
-    Drops the prefixes `module.` and `backbone.`, and stored positions if they are the sinusoids that the model computes.
+    Drops what wrappers put into names (`PREFIXES`, `WRAPPERS`), and stored positions if they are the sinusoids that the model
+    computes.
     Raises `UserError` if the file is missing, unreadable or would execute code, has no moving average, has other positions, or
     has no tensors of these models.
     """
@@ -84,47 +89,97 @@ def read_published(path_or_state_dict: str | Path | Mapping[str, Any], ema: bool
         source, contents = "state dict", path_or_state_dict
     if ema and not isinstance(contents.get(EMA_KEY), Mapping):
         raise UserError(f"{source}: holds no moving average (no {EMA_KEY!r} in it); leave out ema")
-    keys = (EMA_KEY,) if ema else (*WEIGHTS_KEYS, EMA_KEY)
-    state = next((contents[k] for k in keys if isinstance(contents.get(k), Mapping)), contents)
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    for prefix in PREFIXES:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    tensors = _without_wrappers(_state(contents, (EMA_KEY,) if ema else (*WEIGHTS_KEYS, EMA_KEY)), source)
     settings, naming = {}, "published"
     if is_transformers(tensors):
         settings, naming = _transformers_settings(Path(source).with_name("config.json")), "transformers"
-        tensors = from_transformers(tensors)
-    stored = contents.get("args")
-    args = vars(stored) if isinstance(stored, argparse.Namespace) else stored if isinstance(stored, Mapping) else {}
-    settings |= {name: args[key] for key, name in ARGUMENTS.items() if args.get(key) is not None}
+        try:
+            tensors = from_transformers(tensors)
+        except RuntimeError as error:  # of query, key and value that cannot be joined
+            raise UserError(f"{source}: does not fit the model: {str(error).splitlines()[0]}") from None
+    args = _as_mapping(contents.get("args"))
+    settings |= {name: args[key] for key, name in ARGUMENTS.items() if _is_plain(args.get(key))}
     config = args.get("svfap")
     if complete := isinstance(config, dict) and set(config) <= set(ModelConfig.field_names()):
         settings = dict(config)
-    if not any(name.endswith("patch_embed.proj.weight") for name in tensors):
-        raise UserError(f"{source}: not a published checkpoint of SVFAP or VideoMAE (no patch_embed.proj.weight in it)")
+    if not tensors.keys() & {"patch_embed.proj.weight", "encoder.patch_embed.proj.weight"}:
+        raise UserError(f"{source}: not a published checkpoint of SVFAP or VideoMAE ({_what_is_there(tensors)})")
+    if empty := [name for name, tensor in tensors.items() if not tensor.numel()]:
+        raise UserError(f"{source}: the tensor {empty[0]} is empty")
     tensors = {n: t for n, t in tensors.items() if not _is_recomputed(n, t, source)}
-    return Checkpoint(source, tensors, settings, complete, contents.get("epoch"), naming)
+    epoch = contents.get("epoch")
+    return Checkpoint(
+        source, tensors, settings, complete, epoch if isinstance(epoch, int | float | str) else None, naming
+    )
+
+
+def _state(contents: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name: below the first of `keys` that is there, and so on within it."""
+    state: Mapping[str, Any] = contents
+    for _ in range(len(WEIGHTS_KEYS) + 1):
+        inner = next((state[key] for key in keys if isinstance(state.get(key), Mapping)), None)
+        if inner is None:
+            break
+        state, keys = inner, WEIGHTS_KEYS
+    return {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _without_wrappers(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The tensors without what wrappers put into their names: WRAPPERS anywhere, PREFIXES where all names have them."""
+    plain = {".".join(part for part in name.split(".") if part not in WRAPPERS): t for name, t in tensors.items()}
+    if len(plain) < len(tensors):
+        raise UserError(f"{source}: two of its tensors have the same name without {', '.join(WRAPPERS)}")
+    while prefix := next((each for each in PREFIXES if plain and all(n.startswith(each) for n in plain)), None):
+        plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
+    return plain
+
+
+def _what_is_there(tensors: Mapping[str, Tensor]) -> str:
+    """What a checkpoint without the tensors of these models holds, for a message."""
+    missing = "no patch_embed.proj.weight in it"
+    for name in tensors:
+        if name.endswith(wanted := "patch_embed.proj.weight"):
+            prefix = name.removesuffix(wanted)
+            others = [each for each in tensors if not each.startswith(prefix)]
+            beside = f", and others do not ({others[0]})" if others else ""
+            return f"{missing}; names of tensors begin with the unknown prefix {prefix!r}{beside}: save the model without it"
+    return f"{missing}; its first tensor is {next(iter(tensors))}" if tensors else f"{missing}, nor any other tensor"
+
+
+def _as_mapping(stored: Any) -> Mapping[Any, Any]:
+    """Arguments by name, as stored in a file: a mapping, a namespace, or a record of one."""
+    if isinstance(stored, Record):
+        return stored.mapping()
+    return vars(stored) if isinstance(stored, argparse.Namespace) else stored if isinstance(stored, Mapping) else {}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a number or text, or a list of them."""
+    if isinstance(value, list | tuple):
+        return all(isinstance(part, int | float | str) for part in value)
+    return isinstance(value, int | float | str)
 
 
 def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
-    """A checkpoint file's contents, read without executing code. Raises `UserError`."""
+    """A checkpoint file's contents, read without executing code; see `read_archive`. Raises `UserError`."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
+    require_checkpoint(path)
+    with path.open("rb") as file:
+        start = file.read(9)
+    if path.suffix == ".safetensors" or (start[8:] == b"{" and not start.startswith(PICKLES)):
+        try:
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            contents = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        problem = "not a checkpoint that can be read without executing code"
-        if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            problem = f"refused: reading it would execute code ({match[1]}); use a file of tensors only (.safetensors)"
-        raise UserError(f"{path}: {problem}") from None
-    except Exception as error:  # zip, EOF and format errors have many types
-        raise UserError(f"{path}: not a checkpoint ({str(error).splitlines()[0] if str(error) else error!r})") from None
+        except Exception as error:  # of damaged files, of many types
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            raise UserError(f"{path}: not a checkpoint ({reason})") from None
+    contents = read_archive(path)
+    if isinstance(contents, Record):
+        raise UserError(
+            f"{path}: holds an object of the class {contents.name}, not tensors by name; where its code is at hand, load it "
+            "and save its state_dict()"
+        )
     if not isinstance(contents, Mapping):
         raise UserError(f"{path}: holds a {type(contents).__name__}, not a checkpoint")
     return contents
@@ -133,14 +188,16 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
 def _transformers_settings(file: Path) -> dict[str, Any]:
     """Fields of `ModelConfig` from transformers' `config.json` beside the weights; empty without one."""
     try:
-        stored = json.loads(file.read_text())
-    except (OSError, ValueError):
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(stored, dict) or stored.get("model_type") != "videomae":
         return {}
     settings = {name: stored[key] for key, name in TRANSFORMERS_SETTINGS.items() if isinstance(stored.get(key), int)}
     labels = stored.get("id2label")
-    if isinstance(labels, dict) and not all(str(name).startswith("LABEL_") for name in labels.values()):
+    labels = labels if isinstance(labels, dict) else {}
+    numbered = labels and all(str(key).isdecimal() and len(str(key)) < 10 for key in labels)
+    if numbered and not all(str(name).startswith("LABEL_") for name in labels.values()):
         settings["label_names"] = [str(labels[key]) for key in sorted(labels, key=int)]
     return settings
 
@@ -151,6 +208,7 @@ def _is_recomputed(name: str, tensor: Tensor, source: str) -> bool:
         return False
     table = tensor.float().flatten(0, -2)
     difference = (table - sincos_positions(*table.shape)).abs().max().item()
-    if not difference <= max(POSITIONS_TOLERANCE, torch.finfo(tensor.dtype).eps):
+    rounding = torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0
+    if not difference <= max(POSITIONS_TOLERANCE, rounding):
         raise UserError(f"{source}: {name} holds learned positions, not the sinusoids of these models")
     return True

@@ -58,3 +58,9 @@ class ConvertConfig(ModelSettings):
         """Those settings of the model that are given."""
         given = {setting.name: getattr(self, setting.name) for setting in fields(ModelSettings)}
         return {name: value for name, value in given.items() if value is not None}
+
+
+def require_new(out: Path) -> None:
+    """Raise `UserError` for the name of a file or folder that is taken."""
+    if out.exists():
+        raise UserError(f"{out}: exists already; remove it, or choose another name")

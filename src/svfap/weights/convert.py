@@ -12,7 +12,7 @@ from svfap.errors import UserError
 from svfap.files import make_folder, replacing_folder
 from svfap.model.base import Model
 from svfap.weights.checkpoint import Checkpoint, read_published
-from svfap.weights.config import ConvertConfig
+from svfap.weights.config import ConvertConfig, require_new
 from svfap.weights.folder import load_model
 from svfap.weights.published import build_published, save_published
 
@@ -35,8 +35,7 @@ def convert(model: str | Path, out: str | Path, config: ConvertConfig | None = N
     is left over, missing or of another shape.
     """
     config, out = config or ConvertConfig(), Path(out)
-    if out.exists():
-        raise UserError(f"{out}: exists already; remove it, or choose another name")
+    require_new(out)
     make_folder(out.absolute().parent)
     checkpoint = None
     if Path(model).is_file():

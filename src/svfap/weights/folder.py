@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from svfap.errors import UserError
 from svfap.model.base import Model
-from svfap.model.build import build_model
+from svfap.model.build import build_model, model_shapes
 from svfap.model.config import CONFIG_FILE, ModelConfig
 from svfap.settings import is_hub_name
+from svfap.weights.filetype import describe
 from svfap.weights.published import import_published
 
 log = logging.getLogger("svfap")
@@ -46,9 +48,8 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
     if overrides:
         raise UserError(f"{path_or_hub_id}: to change {', '.join(overrides)} give task as well")
     folder = Path(path_or_hub_id)
-    for candidate in (folder, folder / "best", folder / "last"):
-        if (candidate / CONFIG_FILE).is_file():
-            return _load_folder(candidate)
+    if (holder := _holder(folder)) is not None:
+        return _load_folder(holder)
     if folder.exists():
         raise UserError(f"{folder}: holds no model (no config.json here, nor in best/ or last/)")
     if is_hub_name(path_or_hub_id):
@@ -56,16 +57,53 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
     raise UserError(f"{folder}: no such folder")
 
 
+def has_model(path: Path) -> bool:
+    """Whether `load_model` finds a file or a folder of a model here."""
+    return path.is_file() or _holder(path) is not None
+
+
+def _holder(folder: Path) -> Path | None:
+    """The folder of the model: itself, or its best/ or last/ if it is a run; None if it holds none."""
+    candidates = (folder, folder / "best", folder / "last")
+    return next((each for each in candidates if (each / CONFIG_FILE).is_file()), None)
+
+
 def _load_folder(folder: Path) -> Model:
-    model = build_model(ModelConfig.read(folder / CONFIG_FILE))
-    file = folder / WEIGHTS_FILE
+    config, file = ModelConfig.read(folder / CONFIG_FILE), folder / WEIGHTS_FILE
     if not file.is_file():
         raise UserError(f"{folder}: config.json is there, but {file.name} is missing")
+    if found := describe(file):
+        raise UserError(f"{file}: does not fit its config.json: it is {found}")
     try:
+        with safe_open(file, framework="pt") as tensors:
+            there = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        here = model_shapes(config, len(there), file)
+        if problem := _difference(there, here, config):
+            raise UserError(f"{file}: does not fit its config.json: {problem}")
+        model = build_model(config)
         model.load_state_dict(load_file(file))
-    except Exception as error:  # safetensors and torch raise many types for broken or unfitting files
-        raise UserError(f"{file}: does not fit its config.json: {error}") from None
+    except UserError:
+        raise
+    except Exception as error:  # safetensors and torch raise many types for broken files
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise UserError(f"{file}: does not fit its config.json: {reason}") from None
     return model.eval()
+
+
+def _difference(there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]], config: ModelConfig) -> str | None:
+    """In what the shapes of a file and those of its config's model differ, the head first; None if in nothing."""
+    head = next((there[name][0] for name in there if name == "head.weight" and there[name]), 0)
+    if head and config.num_outputs and "head.weight" in here and head != config.num_outputs:
+        return f"the head in the file has {head} outputs, and num_outputs is {config.num_outputs}"
+    differing = [name for name in here if name in there and there[name] != here[name]]
+    if differing:
+        name = differing[0]
+        more = f", and {len(differing) - 1} other tensors" if len(differing) > 1 else ""
+        return f"{name} is {there[name]} in the file and {here[name]} by its settings{more}"
+    for what, names in (("missing", here.keys() - there.keys()), ("not of this model", there.keys() - here.keys())):
+        if names:
+            return f"{len(names)} tensors are {what}, such as {min(names)}"
+    return None
 
 
 def _load_hub(repository: str) -> Model:

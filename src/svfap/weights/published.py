@@ -18,7 +18,7 @@ from torch import Tensor
 from svfap.errors import UserError
 from svfap.files import write_atomically
 from svfap.model.base import Model
-from svfap.model.build import build_model
+from svfap.model.build import build_model, model_shapes
 from svfap.model.config import ModelConfig
 from svfap.model.presets import PRESETS, model_config
 from svfap.weights.checkpoint import Checkpoint, read_published
@@ -55,7 +55,8 @@ def build_published(checkpoint: Checkpoint, task: str | None = None, **overrides
         config = _config(checkpoint, task, overrides)
     except KeyError as error:
         raise UserError(f"{source}: does not fit the model. tensors that are missing: {error.args[0]}") from None
-    model = build_model(config)
+    except (TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"{source}: its shapes or settings are not those of these models ({error})") from None
     new_head = checkpoint.pretrained and task != "pretraining"
     tensors = checkpoint.tensors
     if new_head:
@@ -68,7 +69,8 @@ def build_published(checkpoint: Checkpoint, task: str | None = None, **overrides
         tensors = {n.removeprefix("encoder."): t for n, t in tensors.items() if not n.startswith(left_out)}
     elif task == "features":
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
-    if new := _fill(model, tensors, new_head, source):
+    model, new = _filled(config, tensors, new_head, source)
+    if new:
         log.warning("%s is pre-trained: %s are new and need fine-tuning", source, ", ".join(new))
         config.provenance["new_parameters"] = new
     return model.eval()
@@ -92,7 +94,10 @@ def _config(checkpoint: Checkpoint, task: str, overrides: dict[str, Any]) -> Mod
         listed = ", ".join(f"{name} (taken: {value})" for name, value in guessed.items())
         log.warning("%s does not store %s; if these are wrong, give the right ones", checkpoint.source, listed)
         provenance["guessed"] = sorted(guessed)
-    return ModelConfig(**{**settings, "provenance": provenance})
+    try:
+        return ModelConfig(**{**settings, "provenance": provenance})
+    except UserError as error:
+        raise UserError(f"{checkpoint.source}: {error}") from None
 
 
 def _num_outputs(checkpoint: Checkpoint, settings: dict[str, Any], overrides: dict[str, Any]) -> int:
@@ -101,7 +106,7 @@ def _num_outputs(checkpoint: Checkpoint, settings: dict[str, Any], overrides: di
     wanted: int = overrides.get("num_outputs") or len(names)
     found = 0 if checkpoint.pretrained else checkpoint.num_outputs
     if found and wanted and wanted != found:
-        listed = f" ({', '.join(names)})" if names else ""
+        listed = f" ({_listed(list(names), 20)})" if names else ""
         raise UserError(
             f"{checkpoint.source}: its head has {found} outputs, not {wanted}{listed}; was it fine-tuned on another dataset?"
         )
@@ -170,33 +175,42 @@ def _heads(width: int) -> int | None:
 
 
 def _count(names: Mapping[str, Any], pattern: str) -> int:
-    return 1 + max((int(m[1]) for name in names if (m := re.match(pattern, name))), default=-1)
+    """How many blocks have tensors. Raises `ValueError` if their numbers have holes."""
+    found = {int(m[1]) for name in names if (m := re.match(pattern, name))}
+    if len(found) != 1 + max(found, default=-1):
+        raise ValueError(f"of the blocks 0 to {max(found)} there are {len(found)}")
+    return len(found)
 
 
-def _fill(model: Model, tensors: dict[str, Tensor], new_head: bool, source: str) -> list[str]:
-    """Copy every tensor into its parameter; returns the names of head parameters that stay new.
+def _filled(config: ModelConfig, tensors: dict[str, Tensor], new_head: bool, source: str) -> tuple[Model, list[str]]:
+    """(the model of a config with every tensor in its parameter, the names of head parameters that stay new).
 
-    Raises `UserError` listing parameters without a tensor, tensors without a parameter, and differing shapes.
+    Raises `UserError` listing parameters without a tensor, tensors without a parameter, and differing shapes, before the model
+    takes memory.
     """
-    state = model.state_dict()
-    names = {published_name(name, model.config): name for name in state}
+    shapes = model_shapes(config, len(tensors), source)
+    names = {published_name(name, config): name for name in shapes}
     missing = [ours for name, ours in names.items() if name not in tensors]
     new = [ours for ours in missing if new_head and not ours.startswith("encoder.")]
-    shapes = {
-        name: (tuple(tensors[name].shape), tuple(state[ours].shape)) for name, ours in names.items() if name in tensors
-    }
+    pairs = {name: (tuple(tensors[name].shape), shapes[ours]) for name, ours in names.items() if name in tensors}
     problems = {
         "parameters left empty": [ours for ours in missing if ours not in new],
         "tensors left over": sorted(set(tensors) - set(names)),
         "shapes that differ": [
-            f"{n} {there} for {names[n]} {here}" for n, (there, here) in shapes.items() if there != here
+            f"{n} {there} for {names[n]} {here}" for n, (there, here) in pairs.items() if there != here
         ],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{problem}: {', '.join(found)}" for problem, found in problems.items() if found)
+        listed = "; ".join(f"{problem}: {_listed(found)}" for problem, found in problems.items() if found)
         raise UserError(f"{source}: does not fit the model. {listed}")
-    model.load_state_dict(state | {names[name]: tensor for name, tensor in tensors.items()})
-    return new
+    model = build_model(config)
+    model.load_state_dict(model.state_dict() | {names[name]: tensor for name, tensor in tensors.items()})
+    return model, new
+
+
+def _listed(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def export_published(model: Model) -> dict[str, Tensor]:

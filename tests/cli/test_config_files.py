@@ -1,0 +1,116 @@
+"""Files of --config, errors that name options as they are typed, and terminals that are not UTF-8."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from svfap.cli.main import main
+
+
+@pytest.fixture
+def fails(tmp_path, capsys):
+    """The one line of error for the content of a file of --config."""
+
+    def run(content: str | bytes, verb: str = "finetune", *words: str) -> str:
+        file = tmp_path / "settings.yaml"
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        try:
+            status = main([verb, *words, "--config", str(file)])
+        except SystemExit as stop:
+            status = stop.code
+        assert status in (1, 2)
+        error = capsys.readouterr().err.strip()
+        assert len(error.splitlines()) == 1 and error.startswith(f"svfap {verb}: error: ")
+        return error.removeprefix(f"svfap {verb}: error: ").replace(f"{file}: ", "FILE: ")
+
+    return run
+
+
+def test_all_errors_of_a_file_are_told_at_once(fails):
+    text = (
+        "bach_size: 4\nbase_lr: much\nepochs: x\nprecision: fp8\nbetas: [1]\nlabel_names: 3\nby_group: maybe\nseed: 3\n"
+    )
+    assert fails(text).removeprefix("FILE: ").split("; ") == [
+        "bach_size is no setting. Did you mean 'batch_size'?",
+        "--base_lr: Expected float. Got value: much",
+        "--epochs: Expected int. Got value: x",
+        "--precision: Expected one of auto, fp32, bf16, fp16. Got value: fp8",
+        "--betas: Expected tuple with 2 elements. Got value: [1]",
+        "--label_names: Expected list[str] or null. Got value: 3",
+        "--by_group: Expected bool or null. Got value: maybe",
+    ]
+
+
+def test_other_verbs_tell_them_as_well(fails):
+    assert fails("hop_s: [1]\nresme: true\n", "predict", "a.mp4", "--model", "m") == (
+        "FILE: --hop_s: Expected float or null. Got value: [1]; resme is no setting. Did you mean 'resume'?"
+    )
+
+
+def test_numbers_are_text_where_the_setting_is_text(tmp_path, fails):
+    (tmp_path / "a.csv").write_text("path,label\na.mp4,1\n")
+    words = ("--manifest", str(tmp_path / "a.csv"), "--out", str(tmp_path / "out"))
+    assert fails("fold: 1\nlabel_names: [1, 2]\n", "finetune", *words).startswith("--fold=1: folds come with a dataset")
+
+
+@pytest.mark.parametrize("verb", ["finetune", "pretrain", "predict", "extract", "crop", "pool", "convert"])
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_files_that_are_not_utf8(verb, encoding, fails):
+    assert fails("# é\nseed: 3\n".encode(encoding), verb) == "FILE: is not UTF-8 text; save it as UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a: [1,\n", "cannot be read as YAML ("), ("- 1\n", "holds a list, not names with values"), ("a: b: c\n", "cannot be read")],
+)  # fmt: skip
+@pytest.mark.parametrize("verb", ["finetune", "predict"])
+def test_files_that_are_no_settings(verb, content, message, fails):
+    assert message in fails(content, verb)
+
+
+def test_a_missing_file_and_an_empty_one(tmp_path, capsys, fails):
+    with pytest.raises(SystemExit):
+        main(["predict", "a.mp4", "--model", "m", "--config", str(tmp_path / "none.yaml")])
+    assert f"--config: File does not exist: '{tmp_path / 'none.yaml'}'" in capsys.readouterr().err
+    assert fails("", "predict", str(tmp_path / "a.mp4"), "--model", str(tmp_path)).endswith(
+        "a.mp4: no such file or folder"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["predict", "a.mp4", "--model", "m", "--batch_size", "0"], "--batch_size=0: must be at least 1"),
+        (["predict", "a.mp4", "--model", "m", "--out", "a.xls"], "--out=a.xls: the suffix must be one of .csv"),
+        (["predict", "a.mp4", "--model", "m", "--hop_s", "x"], "--hop_s: Expected float or null. Got value: x"),
+        (
+            ["finetune", "--task", "regresion", "--out", "o"],
+            "--task: Expected one of classification, regression or null",
+        ),
+        (["prepare", "dfew", "--root", "none", "--out", "o"], "--root=none: is not a folder"),
+        (["convert", "none.pth", "o"], "error: none.pth: no such file"),
+        (["synth", "/dev/null"], "error: out=/dev/null: cannot write there"),
+    ],
+)
+def test_options_are_named_as_they_are_typed(argv, message, capsys):
+    try:
+        status = main(argv)
+    except SystemExit as stop:
+        status = stop.code
+    assert status in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_a_terminal_that_is_not_utf8_gets_question_marks():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    command = [sys.executable, "-m", "svfap"]
+    done = subprocess.run([*command, "info"], capture_output=True, env=environment)
+    assert done.returncode == 0 and done.stderr == b""
+    assert b"16?160?160" in done.stdout and b"svfap_base" in done.stdout
+    done = subprocess.run([*command, "convert", str(Path("größe.pth")), "out"], capture_output=True, env=environment)
+    assert done.returncode == 1 and b"?e.pth: no such file" in done.stderr
