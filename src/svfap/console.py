@@ -26,14 +26,19 @@ from rich.text import Text
 
 LINE_EVERY_S = 30.0
 
+from svfap.files import printable
+
 T = TypeVar("T")
 # Of several processes only the first one writes.
 console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def say(text: str) -> None:
-    """One message to the user, on standard error, as it stands: brackets in a path are no markup."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """One message to the user, on standard error, as it stands: brackets in a path are no markup.
+
+    Bytes of file names that are not UTF-8 are shown as escapes.
+    """
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 @cache
