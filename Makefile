@@ -33,7 +33,7 @@ demo: $(STAMP)
 	$(BIN)/svfap finetune --config configs/demo/finetune.yaml --out $(DEMO)/scratch --resume
 	$(BIN)/svfap evaluate --model $(DEMO)/finetuned --manifest $(DEMO)/data/test.csv
 	$(BIN)/svfap evaluate --model $(DEMO)/scratch --manifest $(DEMO)/data/test.csv
-	$(BIN)/svfap predict $(VIDEO) --faces none --model $(DEMO)/finetuned --hop_s 0.2 --out $(DEMO)/finetuned/prediction/affect.csv
+	$(BIN)/svfap predict $(VIDEO) --faces none --model $(DEMO)/finetuned --hop_s 0.2 --out $(DEMO)/finetuned/prediction/affect.csv --overwrite
 	$(BIN)/svfap reconstruct $(VIDEO) --model $(DEMO)/pretrain --out $(DEMO)/pretrain/reconstruction
 	$(BIN)/svfap report $(DEMO)/finetuned $(DEMO)/scratch $(DEMO)/pretrain --out $(DEMO)/report.html --title "SVFAP demo on synthetic faces"
 

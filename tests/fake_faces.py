@@ -17,7 +17,7 @@ from svfap.model.base import Model
 
 LABELS = ("joy", "anger", "calm")
 SIZE = (72, 96)  # height, width
-SIDE = 24
+SIDE = 36
 
 
 class Spots:

@@ -59,6 +59,14 @@ def replacing_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def check_new(out: Path, overwrite: bool) -> None:
+    """Raise `UserError` if there is a file of results, which a run would replace, unless the user wants that."""
+    if out.exists() and out.stat().st_size > 0 and not overwrite:
+        raise UserError(
+            f"{out}: exists; choose another --out, or --overwrite to replace it (in Python: out=…, overwrite=True)"
+        )
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder for results, or find out early that nothing can be written there. Raises `UserError`."""
     try:
@@ -79,7 +87,12 @@ def replacing_folder(folder: Path, is_main: bool = True) -> Iterator[Path]:
     if is_main:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-    yield fresh
+    try:
+        yield fresh
+    except BaseException:
+        if is_main:  # it takes the room that a full disk lacks
+            shutil.rmtree(fresh, ignore_errors=True)
+        raise
     if is_main:
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():

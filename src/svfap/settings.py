@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from svfap.errors import UserError
 
@@ -16,8 +16,27 @@ MAX_FPS = 1000.0
 Fps = float | Literal["own"] | None
 
 
+def as_text(value: Any, hint: Any) -> Any:
+    """A number of YAML as text where the setting is text: `fold: 1` is the fold named 1. hint: type of the setting."""
+    parts = (hint, *get_args(hint))
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and str in parts
+        and not {int, float} & set(parts)
+    ):
+        return str(value)
+    if isinstance(value, list) and list[str] in parts:
+        return [as_text(part, str) for part in value]
+    return value
+
+
 class Settings:
-    """Base of all settings. In Python a path may be given as text: it becomes a `Path` before the values are checked."""
+    """Base of all settings, which are built and checked alike from the command line and in Python.
+
+    A path may be given as text: it becomes a `Path` before the values are checked. Raises `UserError` for a value that is
+    none of its field's choices.
+    """
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -32,8 +51,25 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
-            if kind in (Path, Path | None) and isinstance(value := getattr(self, name), str):
+            value = getattr(self, name)
+            if kind in (Path, Path | None) and isinstance(value, str):
                 object.__setattr__(self, name, Path(value))
+            choices = _choices(kind)
+            if choices and value is not None and not isinstance(value, _others(kind)) and value not in choices:
+                raise UserError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """The values of a `Literal`, alone or in a union; () for other types."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(value for part in get_args(kind) if get_origin(part) is Literal for value in get_args(part))
+
+
+def _others(kind: Any) -> tuple[type, ...]:
+    """The types beside a `Literal` in a union; a whole number counts as a float."""
+    types = tuple(part for part in get_args(kind) if isinstance(part, type))
+    return (*types, int) if float in types else types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +136,6 @@ class JobSettings(Settings):
     """Give up on a file after this many seconds and report it as failed; default: no limit."""
 
     def __post_init__(self) -> None:
-        if self.engine not in ("local", "ray"):
-            raise UserError(f"engine={self.engine!r}: must be local or ray")
         require(self, 0, "num_workers", "num_gpus")
         if self.num_gpus and self.engine != "ray":
             raise UserError(f"num_gpus={self.num_gpus:g}: is what a Ray task reserves; use it with engine=ray only")

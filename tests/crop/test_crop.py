@@ -30,7 +30,7 @@ from svfap.faces.detect import Face
 
 FPS, HEIGHT, WIDTH, SIDE = 20, 96, 160, 32
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 230)}
-FLAGS = ["--detect_every", "1", "--size_px", "32", "--margin", "0"]
+FLAGS = ["--detect_every", "1", "--size_px", "32", "--margin", "0", "--min_face_px", "16"]
 
 Scene = Callable[[int], dict[str, tuple[int, int]]]  # frame number -> colour -> left and top of a face of 32 px
 
@@ -52,7 +52,7 @@ class ColourDetector:
 
 def plain(out: Path, **settings: Any) -> CropConfig:
     """The detector runs on every frame, and a clip is the box itself in its own size."""
-    return CropConfig(out=out, **{"detect_every": 1, "size_px": SIDE, "margin": 0.0, **settings})
+    return CropConfig(out=out, **{"detect_every": 1, "size_px": SIDE, "margin": 0.0, "min_face_px": 16, **settings})
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +108,14 @@ def shows(colour: str, clip: np.ndarray) -> bool:
 
 
 # what is in the clips --------------------------------------------------------------------------------------------------
+
+
+def test_small_faces_are_dropped_with_a_note(tmp_path, capsys):
+    video = film(tmp_path / "v.mp4", still, 30)
+    assert crop_videos([video], plain(tmp_path / "out", min_face_px=40)).num_clips == 0
+    assert f"{video}: dropped 1 face smaller than 40 px (min_face_px)\n" in capsys.readouterr().err
+    assert crop_videos([video], plain(tmp_path / "other", min_face_px=24)).num_clips == 1
+    assert "dropped" not in capsys.readouterr().err
 
 
 def test_every_face_becomes_a_clip_that_moves_with_it(tmp_path):
@@ -416,7 +424,7 @@ def test_mistakes_are_named_before_anything_is_done(tmp_path):
         ({"gop": 0}, "gop=0: must be at least 1"),
         ({"detect_every": 0}, "detect_every=0"),
         ({"size_px": 0}, "size_px=0"),
-        ({"border": "black"}, "border='black' is none of replicate, reflect"),
+        ({"border": "black"}, "border='black' is none of grey, replicate, reflect"),
         ({"num_workers": -1}, "num_workers=-1: must be at least 0"),
         ({"face_model": Path("missing.onnx")}, "face_model=missing.onnx: no such file"),
     ],

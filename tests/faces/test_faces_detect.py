@@ -193,7 +193,7 @@ def test_eyes_are_made_level():
 def test_borders():
     picture = np.zeros((40, 40, 3), np.uint8)
     picture[:, :10], picture[:, 10:20] = 50, 200
-    inside = crop_face(picture, (-20, 0, 40, 40), FaceCropConfig(size_px=40, margin=0))
+    inside = crop_face(picture, (-20, 0, 40, 40), FaceCropConfig(size_px=40, margin=0, border="replicate"))
     assert (inside[:, :20] == 50).all() and (inside[:, 35] == 200).all()
     mirrored = crop_face(picture, (-20, 0, 40, 40), FaceCropConfig(size_px=40, margin=0, border="reflect"))
     assert (mirrored[:, 5] == 200).all() and (mirrored[:, 15] == 50).all()

@@ -16,7 +16,7 @@ from svfap.faces.boxes import overlap, predicted, smoothed
 from svfap.faces.config import TrackConfig
 from svfap.faces.detect import Face
 from svfap.faces.shots import iter_shots
-from svfap.faces.track import TrackedFrame, track_faces
+from svfap.faces.track import CHECK, TrackedFrame, track_faces
 
 FPS = 25.0
 WIDTH, HEIGHT = 640, 360
@@ -45,6 +45,8 @@ class FakeDetector:
         self.runs: list[int] = []
 
     def detect(self, frame: np.ndarray) -> list[Face]:
+        if frame.shape[0] == CHECK.size_px:  # a face's own crop
+            return [Face((70.0, 70.0, 84.0, 84.0), 0.9)]
         number = int(frame[0, 0, 0]) * 256 + int(frame[0, 0, 1])
         self.runs.append(number)
         faces = []

@@ -185,3 +185,19 @@ def test_frames_are_taken_at_the_rate_of_the_training(folder, tmp_path):
     model("features", label_names=(), frame_rate=12.5).save_pretrained(tmp_path / "model")
     lasts = [extract(place, folder / "two.mp4", faces="none") for place in (folder, tmp_path)]
     assert [table["end_s"][0] - table["start_s"][0] for table in lasts] == pytest.approx([0.64, 1.28])
+
+
+def test_a_complete_table_is_replaced_only_on_request(folder, tmp_path):
+    out = tmp_path / "f.parquet"
+
+    def extracted(name: str, **more: Any) -> int:
+        config = ExtractConfig(model=str(folder / "model"), device="cpu", precision="fp32", out=out, **more)
+        return extract_features(folder / name, config).num_rows
+
+    assert extracted("two.mp4", faces="none") > 0
+    before = out.read_bytes()
+    with pytest.raises(UserError, match=r"f\.parquet: exists; choose another --out, or --overwrite to replace it"):
+        extracted("none.mp4", faces="none")
+    assert out.read_bytes() == before
+    extracted("none.mp4", faces="none", overwrite=True)
+    assert set(pd.read_parquet(out)["path"]) == {str(folder / "none.mp4")}

@@ -223,7 +223,7 @@ def test_keys_that_come_twice_and_other_settings_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"engine": "spark"}, "engine='spark': must be local or ray"),
+        ({"engine": "spark"}, "engine='spark' is none of local, ray"),
         ({"num_workers": -1}, "num_workers=-1: must be at least 0"),
         ({"num_gpus": 1}, "num_gpus=1: is what a Ray task reserves"),
         ({"num_gpus": -1, "engine": "ray"}, "num_gpus=-1: must be at least 0"),

@@ -14,6 +14,7 @@ from pages import Outline
 from svfap.data.video import write_video
 from svfap.errors import UserError
 from svfap.predict import page as affect_page
+from svfap.predict.figure import timeline as draw_timeline
 from svfap.predict.page import clock, write_affect_page
 from svfap.predict.timeline import Timeline, shares, spread, strongest_changes
 
@@ -119,6 +120,42 @@ def test_changes_of_frames_are_those_of_a_second_not_of_noise():
     change = strongest_changes(line, 1, True)[0]
     assert change.time_s == pytest.approx(10) and change.distance == pytest.approx(0.8)
     assert (change.before_s, change.after_s) == pytest.approx((9.5, 10.5))
+
+
+def test_changes_that_the_page_would_show_as_none_are_left_out():
+    values = [[0.3349, 0.3331, 0.332], [0.3341, 0.3345, 0.3314], [0.6, 0.1, 0.3], [0.1, 0.6, 0.3]]
+    found = strongest_changes(timeline([0, 2, 4, 6], [2, 4, 6, 8], values), 5, True)
+    # At 2 s: the most probable label changes from the first (33%) to the second (33%). At 6 s: 60% of one to 60% of another.
+    assert [change.time_s for change in found] == [6, 4]
+    assert strongest_changes(timeline([0, 2], [2, 4], [[0.101], [0.104]]), 5, False) == []
+    assert len(strongest_changes(timeline([0, 2], [2, 4], [[0.101], [0.106]]), 5, False)) == 1
+
+
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_a_picture_has_bars_and_no_timeline(probabilities, tmp_path):
+    cv2.imwrite(str(tmp_path / "v.png"), np.full((64, 128, 3), (0, 200, 0), np.uint8))
+    boxes = {"box_y": 20, "box_w": 24, "box_h": 24}
+    names = ("prob_a", "prob_b") if probabilities else ("valence", "arousal")
+    rows = pd.concat(
+        [windows([0], [[0.7, 0.3]], names, 0.0, track=t, box_x=x, **boxes) for t, x in ((1, 20), (2, 84))]
+    ).assign(confidence=0.9)
+    text, outline, data = page(tmp_path / "p.html", rows, {"v": tmp_path / "v.png"})
+    assert outline.texts["h3"] == ["Face 1", "Face 2"] and data["videos"][0]["faces"] == []
+    assert len(pictures(outline, "Face 1")) == len(pictures(outline, "Face 2")) == 1
+    shown = ["a", "", "70.0%"] if probabilities else ["valence", "0.700"]
+    assert outline.row(shown[0]) == shown
+    assert text.count("In one picture · confidence of the detector 0.90") == 2
+    assert text.count('style="width:70.0%') == (2 if probabilities else 0)
+    for word in ("in view between", "Strongest changes", 'class="lane"', 'class="legend"', "share of time"):
+        assert word not in text.split("<main>")[1]
+    for faces, height in ((rows, 2), (rows.iloc[:1], 1)):
+        panels = draw_timeline(faces).axes
+        assert len(panels) == height
+        assert [bar.get_width() for bar in panels[0].patches] == [0.7, 0.3]
+        assert [tick.get_text() for tick in panels[0].get_yticklabels()] == [
+            name.removeprefix("prob_") for name in names
+        ]
+        assert panels[0].get_title(loc="left") == "Face 1"
 
 
 def test_rows_without_values_are_gaps(tmp_path):

@@ -160,7 +160,7 @@ def test_a_full_disk_leaves_no_half_overlay_and_keeps_the_table(tmp_path, monkey
     assert f"svfap predict: error: {tmp_path / 'out.mp4'}: cannot be written (" in printed
     assert "Traceback" not in printed
     assert len(pd.read_csv(tmp_path / "t.csv")) > 0
-    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "model", "t.csv", "t.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {*("in.mp4", "model", "t.csv", "t.csv.about.json", "t.png")}
 
 
 def test_the_video_itself_is_never_overwritten(predict, tmp_path):

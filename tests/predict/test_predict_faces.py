@@ -376,7 +376,7 @@ def test_two_videos_with_one_name_are_kept_apart(tmp_path, cli):
     table = pd.DataFrame(json.loads((tmp_path / "t.json").read_text()))
     assert dict(table.groupby("video")["box_x"].mean().round(-1)) == {str(videos[0]): 10, str(videos[1]): 50}
     written = {path.name for path in tmp_path.iterdir()} - {"a", "b", "model"}
-    assert written == {"t.json", "t_1_x.png", "t_2_x.png", "o_1_x.mp4", "o_2_x.mp4"}
+    assert written == {"t.json", "t.json.about.json", "t_1_x.png", "t_2_x.png", "o_1_x.mp4", "o_2_x.mp4"}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -414,8 +414,14 @@ def test_an_interrupted_run_keeps_its_rows_and_can_be_resumed(suffix, one, folde
     assert "is complete; there is nothing to resume" in (said := capsys.readouterr().err) and "warning" not in said
     assert cli(*arguments, out, "--resume", "--report", tmp_path / "page.html") == 0
     assert "warning: overlay and report are written by the run that predicts" in capsys.readouterr().err
-    assert cli("predict", tmp_path / "another.mp4", *arguments[2:], out, "--resume") == 0
-    assert "another.mp4 has no rows in it" in capsys.readouterr().err
+    table = out.read_bytes()
+    assert cli(videos[0], folder / "another.mp4", "--out", out, "--resume") == 1
+    assert (
+        f"{out}: is complete, and was made of other videos, without {folder / 'another.mp4'}" in capsys.readouterr().err
+    )
+    assert cli(*arguments, out) == 1
+    assert f"{out}: exists; choose another --out, or --overwrite to replace it" in capsys.readouterr().err
+    assert out.read_bytes() == table
 
 
 def test_rows_are_on_disk_as_they_come(tmp_path):
@@ -450,3 +456,13 @@ def test_real_clips(clips, tmp_path):
     table = Predictor(model(), "cpu", "fp32", faces="haar")(clips / "single_face.mp4")
     assert table["track"].unique().tolist() == [1]
     assert table["end_s"].max() > 2
+
+
+def test_small_faces_are_dropped_with_a_note(folder, tmp_path, cli, capsys):
+    video = film(folder / "small.mp4", frames(STILL))
+    assert cli(video, "--out", tmp_path / "t.csv", "--min_face_px", SIDE + 8) == 0
+    said = capsys.readouterr().err
+    assert f"{video}: dropped 1 face smaller than {SIDE + 8} px (min_face_px)\n" in said and "no face found" in said
+    assert len(pd.read_csv(tmp_path / "t.csv")) == 0
+    assert cli(video, "--out", tmp_path / "u.csv") == 0
+    assert ": dropped" not in capsys.readouterr().err and len(pd.read_csv(tmp_path / "u.csv")) == 4

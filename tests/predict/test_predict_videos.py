@@ -45,7 +45,7 @@ def test_the_result_holds_the_table_and_every_file(folder, tmp_path, config, cap
     assert done.failures == {none: f"{none}: no such file or folder"}
     assert sorted(done.written) == sorted(path for path in out.parent.iterdir())
     assert {path.name for path in done.written} == {
-        "t.parquet", "p.html", "t_1_a.png", "t_3_b.png", "o_1_a.mkv", "o_3_b.mkv"
+        "t.parquet", "t.parquet.about.json", "p.html", "t_1_a.png", "t_3_b.png", "o_1_a.mkv", "o_3_b.mkv"
     }  # fmt: skip
     assert set(done.timelines) == set(done.overlays) == {a, b}
     pd.testing.assert_frame_equal(read_predictions(out), done.table)
@@ -96,7 +96,7 @@ def test_ctrl_c_ends_a_live_source_and_interrupts_a_file(folder, tmp_path, confi
     monkeypatch.setattr(Predictor, "run", interrupted)
     done = predict_videos(["rtsp://host/live"], config(out=tmp_path / "live.csv"))
     assert len(done.table) == len(rows) and set(done.table["video"]) == {"rtsp://host/live"} and done.failures == {}
-    assert {path.name for path in done.written} == {"live.csv", "live.png"}
+    assert {path.name for path in done.written} == {"live.csv", "live.csv.about.json", "live.png"}
     with pytest.raises(KeyboardInterrupt):
         predict_videos([folder / "a.mp4"], config(out=tmp_path / "t.csv"))
     assert f"the rows so far are in {tmp_path / 't.csv.part'}" in " ".join(capsys.readouterr().err.split())

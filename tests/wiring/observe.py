@@ -113,11 +113,11 @@ def watching(keep: int = 100) -> Iterator[Watch]:
 def messages() -> Iterator[io.StringIO]:
     """What is said to the user within the block."""
     text, console = io.StringIO(), svfap.console.console
-    before, console.file = console.file, text
+    before, console._file = console._file, text  # `console.file` would fix what is standard error now
     try:
         yield text
     finally:
-        console.file = before
+        console._file = before
 
 
 def noting_jobs(run_jobs: Any, given: list[dict[str, Any]]) -> Any:
@@ -164,7 +164,7 @@ def observe_training(train: Any, config: Any) -> dict[str, Any]:
         "validation": result.metrics["last_validation"],
         "chosen_by": result.metrics["chosen_by"],
         "best_epoch": result.metrics["best_epoch"],
-        "messages": said.getvalue(),
+        "messages": [line for line in said.getvalue().splitlines() if " left " not in line],  # without times
         "finished": result.finished,
     }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -252,7 +253,9 @@ def test_dataset_of_pre_training(runs):
 
 def test_parallel(runs, monkeypatch):
     given = []
-    monkeypatch.setattr("svfap.train.finetune.run_all", lambda work, configs, parallel: given.append(parallel) or False)
+    monkeypatch.setattr(
+        "svfap.train.finetune.run_all", lambda work, configs, parallel: given.append(parallel) or signal.SIGINT
+    )
     for parallel in (1, 2):
         config = replace(runs.config(FinetuneConfig, {}), manifest=None, split=None, val_split=None, fold="all")
         finetune(replace(config, dataset=prepared(runs), parallel=parallel))

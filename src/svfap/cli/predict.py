@@ -18,14 +18,15 @@ def run(config: PredictConfig, videos: list[str]) -> int:
     done = predict_videos(videos, config)
     if done.was_complete:
         say(f"table: {done.out} is complete; there is nothing to resume")
-        for video in done.videos:
-            if done.rows_of(video).empty:
-                say(f"warning: {video} has no rows in it; to predict it, choose another --out or leave --resume out")
+        if done.about is None:  # it does not say of which videos the table was made
+            for video in done.videos:
+                if done.rows_of(video).empty:
+                    say(f"warning: {video} has no rows in it; to predict it, choose another --out")
         if config.overlay is not None or config.report is not None:
-            say("warning: overlay and report are written by the run that predicts; leave --resume out to write them")
+            say("warning: overlay and report are written by the run that predicts; use --overwrite to predict again")
         return 0
     if done.out is not None:
-        say(f"table: {done.out}")
+        say(f"table: {done.out}; how it was made: {done.about}")
     for video in done.videos:
         _say_video(done, video)
     if done.report is not None:

@@ -71,7 +71,10 @@ VERBS: dict[str, Command] = {
         "svfap.predict.config:PredictConfig",
         (
             Positional(
-                "videos", "videos, images, folders of videos or of frames, webcam numbers, addresses of streams", "+"
+                "videos",
+                "videos, images, folders of videos or of frames, manifests (.csv, .txt) of whole videos, webcam numbers, "
+                "addresses of streams",
+                "+",
             ),
         ),
     ),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from svfap.console import say
 from svfap.crop.config import CropConfig
 from svfap.data.manifest import Sample
 from svfap.data.sample import frames_between, inside_box, span_of
@@ -18,7 +19,8 @@ from svfap.data.video import Pixels, VideoSource, VideoWriter, open_video, write
 from svfap.faces.config import DetectorName, TrackConfig
 from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector, make_detector
-from svfap.faces.track import TrackedFace, TrackedFrame, track_faces
+from svfap.faces.track import Dropped, TrackedFace, TrackedFrame, track_faces
+from svfap.files import printable
 from svfap.predict.source import open_source
 
 Frames = Iterable[tuple[float, Pixels]]
@@ -62,17 +64,17 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
 
     Consecutive frames of a track become one clip, or several clips if they last longer than `config.max_clip_s`. A frame
     without a box, a pause of the recording, or the joint of two recordings ends the clip. Memory does not grow with the
-    video. Raises `VideoError`.
+    video. Says how many faces were dropped. Raises `VideoError`.
     """
     clips: list[FaceClip] = []
     runs: dict[int, _TrackRun] = {}
     areas: dict[int, float] = defaultdict(float)
-    cropping = config.cropping()
+    cropping, tracking, dropped = config.cropping(), config.tracking(), Dropped()
     try:
         with open_video(sample.path) as source:
             fps = source.grid(config.fps).fps
             last_s = 0.0
-            for item in track_faces(_frames(source, sample, config), detector, config.tracking(), fps):
+            for item in track_faces(_frames(source, sample, config), detector, tracking, fps, dropped):
                 stay = set() if source.parted(last_s, item.time_s) else {face.track for face in item.faces}
                 last_s = item.time_s
                 for track in sorted(runs.keys() - stay):
@@ -86,6 +88,8 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
     finally:
         for run in runs.values():
             run.close()
+    if note := dropped.note(tracking.min_face_px):
+        say(f"{printable(sample.path)}: {note}")
     kept = {max(areas, key=lambda track: areas[track])} if config.largest and areas else set(areas)
     for clip in clips:
         if clip.track not in kept:

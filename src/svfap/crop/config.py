@@ -43,7 +43,7 @@ class CropConfig(FaceSettings, SourceSettings, JobSettings):
     align: bool = False
     """Rotate each crop so that the eyes are level, if the detector gives landmarks."""
     border: Border = FaceCropConfig.border
-    """What fills a crop beyond the edge of the frame: the edge pixels repeated (replicate) or mirrored (reflect)."""
+    """What fills a crop beyond the edge of the frame: grey, the edge pixels repeated (replicate) or mirrored (reflect)."""
 
     def __post_init__(self) -> None:
         FaceSettings.__post_init__(self)  # checks cropping() and tracking()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from svfap.errors import UserError
 from svfap.settings import Settings, require, require_fraction
 
 DetectorName = Literal["auto", "yunet", "haar"]
 Faces = Literal["auto", "yunet", "haar", "none"]
-Border = Literal["replicate", "reflect"]
+Border = Literal["grey", "replicate", "reflect"]
 CROP_FIELDS = ("margin", "align", "border")  # of FaceSettings and FaceCropConfig
 
 
 @dataclass(frozen=True)
-class FaceCropConfig:
+class FaceCropConfig(Settings):
     """How a face is cut out of a frame. Raises `UserError` for values out of range."""
 
     size_px: int = 224
@@ -25,15 +25,14 @@ class FaceCropConfig:
     """Space added on every side of the box, as a fraction of its longer side."""
     align: bool = False
     """Rotate the crop so that the eyes are level, if the detector gives landmarks."""
-    border: Border = "replicate"
-    """Pixels beyond the picture's edge: the edge repeated (replicate) or the picture mirrored (reflect)."""
+    border: Border = "grey"
+    """Pixels beyond the picture's edge: grey (128), the edge repeated (replicate: streaks beside a face at the edge) or the
+    picture mirrored (reflect: may show the face a second time)."""
 
     def __post_init__(self) -> None:
         require(self, 1, "size_px")
         if not 0 <= self.margin <= 2:
             raise UserError(f"margin={self.margin}: must be from 0 to 2 of the box's side")
-        if self.border not in get_args(Border):
-            raise UserError(f"border={self.border!r} is none of {', '.join(get_args(Border))}")
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,19 @@ class TrackConfig:
     """Frames from one run of the detector to the next; default: about 8 runs per second. It also runs on the first and
     the last frame of every shot."""
     max_gap_s: float = 0.5
-    """Longest time in seconds over which a missed face is interpolated; a longer time is a gap without boxes."""
+    """Longest time in seconds over which a missed face is interpolated; a longer time is a gap without boxes. A step from
+    one frame to the next that is longer than this, and than 1.5 usual ones, is a hole in the recording, which is a gap too."""
     resume_s: float = 2.0
     """After a gap of at most this many seconds, a face near its former place in the same shot keeps its track number."""
     min_track_s: float = 0.5
     """Shortest track in seconds. Shorter ones are dropped, and so are those found in less than half of the detector's
-    runs. In a stream shorter than this, such as a single picture, a face found in half of all runs is kept."""
+    runs, and those in whose crops the detector does not find the face again in at least half of the cases. In a stream
+    shorter than this, such as a single picture, a face found in half of all runs is kept."""
     smooth_s: float = 0.3
     """Boxes and landmarks are smoothed over this many seconds before and after; 0: only interpolated."""
+    min_face_px: int = 32
+    """Smallest face in pixels of the frame, longer side of its box. A track begins when its face is this large; where it is
+    smaller than three quarters of it, the track has a gap."""
     min_confidence: float = 0.0
     """Detections with less confidence are ignored, in addition to the detector's own threshold."""
     min_overlap: float = 0.2
@@ -63,7 +67,7 @@ class TrackConfig:
 
     def __post_init__(self) -> None:
         require(self, 1, "detect_every")
-        require(self, 0, "max_gap_s", "resume_s", "min_track_s", "smooth_s", "shot_threshold", "flash_s")
+        require(self, 0, "max_gap_s", "resume_s", "min_track_s", "smooth_s", "shot_threshold", "flash_s", "min_face_px")
         require_fraction(self, "min_confidence", "min_overlap")
 
     @property
@@ -90,15 +94,17 @@ class FaceSettings(Settings):
     """YuNet's .onnx file; default: see docs/faces.md."""
     detect_every: int | None = None
     """Frames from one run of the detector to the next; default: about 8 runs per second."""
+    min_face_px: int = 32
+    """Smallest face in pixels of the video, longer side of its box; smaller ones are dropped, and their number is said."""
     margin: float | None = None
     """Space added on every side of the face box, as a fraction of its longer side. Default: as in the model's training,
     else 0.3."""
     align: bool | None = None
     """Rotate each crop so that the eyes are level, if the detector gives landmarks. Default: as in the model's training,
     else not."""
-    border: Literal["replicate", "reflect"] | None = None
-    """What fills a crop beyond the edge of the frame: the edge pixels repeated (replicate) or mirrored (reflect). Default: as
-    in the model's training, else replicate."""
+    border: Literal["grey", "replicate", "reflect"] | None = None
+    """What fills a crop beyond the edge of the frame: grey, the edge pixels repeated (replicate) or mirrored (reflect).
+    Default: as in the model's training, else grey."""
 
     def __post_init__(self) -> None:
         if self.face_model is not None and not self.face_model.is_file():
@@ -113,4 +119,4 @@ class FaceSettings(Settings):
 
     def tracking(self, **more: Any) -> TrackConfig:
         """How faces are tracked; more: other fields of `TrackConfig`."""
-        return TrackConfig(detect_every=self.detect_every, **more)
+        return TrackConfig(detect_every=self.detect_every, min_face_px=self.min_face_px, **more)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from svfap.faces.config import FaceCropConfig
 from svfap.faces.detect import Pixels
 
-BORDERS = {"replicate": cv2.BORDER_REPLICATE, "reflect": cv2.BORDER_REFLECT_101}
+GREY = (128, 128, 128)
+BORDERS = {"grey": cv2.BORDER_CONSTANT, "replicate": cv2.BORDER_REPLICATE, "reflect": cv2.BORDER_REFLECT_101}
 
 
 def crop_face(
@@ -46,9 +47,8 @@ def _warp(picture: Pixels, centre: tuple[float, float], scale: float, angle: flo
     # In OpenCV pixel centres have integer coordinates; here pixel edges have.
     shift = middle - 0.5 - turn @ (np.array(centre) - 0.5)
     matrix = np.column_stack([turn, shift])
-    return cv2.warpAffine(
-        picture, matrix, (config.size_px, config.size_px), flags=cv2.INTER_LINEAR, borderMode=BORDERS[config.border]
-    )
+    size, border = (config.size_px, config.size_px), BORDERS[config.border]
+    return cv2.warpAffine(picture, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=GREY)
 
 
 def _block_means(

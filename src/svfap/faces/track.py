@@ -12,12 +12,17 @@ from scipy.optimize import linear_sum_assignment
 
 from svfap.errors import UserError
 from svfap.faces.boxes import overlap, predicted, smoothed
-from svfap.faces.config import TrackConfig
+from svfap.faces.config import FaceCropConfig, TrackConfig
+from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector, Face
 from svfap.faces.shots import ShotFrame, iter_shots
 
 DETECTIONS_PER_S = 8  # a head moves by less than half its width in between
 VELOCITY_S = 0.4  # seconds over which a track's velocity is measured
+SMALLER = 0.75  # a face that is followed already may become smaller by this factor
+HOLE_FRAMES = 1.5  # a step from one frame to the next that is longer is no jitter
+CHECK = FaceCropConfig(224, margin=0.3)  # a crop in which the detector looks for the face again
+SAME_FACE = 0.3  # least intersection over union of a face and the one found in its crop
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,31 @@ class TrackedFace:
     seen: bool
 
 
+@dataclass
+class Dropped:
+    """Faces that were long in view and were dropped all the same.
+
+    small: smaller than `TrackConfig.min_face_px`. not_again: in whose crops the detector does not find a face. A face that
+    was away for a while counts each time.
+    """
+
+    small: int = 0
+    not_again: int = 0
+
+    def note(self, min_face_px: int) -> str:
+        """What was dropped, in words; "" if nothing was."""
+        parts = []
+        if self.small:
+            parts.append(f"{_faces(self.small)} smaller than {min_face_px} px (min_face_px)")
+        if self.not_again:
+            parts.append(f"{_faces(self.not_again)} that the detector does not find again in their crops")
+        return f"dropped {' and '.join(parts)}" if parts else ""
+
+
+def _faces(number: int) -> str:
+    return f"{number} face{'s' * (number > 1)}"
+
+
 @dataclass(frozen=True)
 class TrackedFrame:
     """Frame `index` of the stream at `time_s`: uint8 RGB (H, W, 3), its faces sorted by track, its shot from 0."""
@@ -56,22 +86,27 @@ def track_faces(
     detector: Detector,
     config: TrackConfig = TrackConfig(),  # noqa: B008 - frozen
     fps: float = 25.0,
+    dropped: Dropped | None = None,
 ) -> Iterator[TrackedFrame]:
     """Track every face in a stream of (time_s, uint8 RGB (H, W, 3)); every frame is yielded once and in order.
 
     Detections are linked by overlap and constant velocity (as in SORT; Bewley et al., ICIP 2016); tracks end at shot
-    changes. Times must increase; `fps` only determines how often the detector runs. Frames are yielded with a delay of
-    up to `config.delay_s`, and memory does not grow with the stream. Raises `UserError` if times do not increase.
+    changes. Times must increase; `fps` determines how often the detector runs and which step between two times is a hole
+    in the recording, over which nothing is interpolated. Frames are yielded with a delay of up to `config.delay_s`, and
+    memory does not grow with the stream. dropped: counts the faces without a track. Raises `UserError` if times do not
+    increase.
     """
     every = config.detect_every or max(round(fps / DETECTIONS_PER_S), 1)
-    tracker = _Tracker(config)
+    hole_s = max(config.max_gap_s, HOLE_FRAMES / fps)
+    tracker = _Tracker(config, detector, hole_s, Dropped() if dropped is None else dropped)
     held: deque[ShotFrame] = deque()
     shots = iter_shots(_increasing(frames), config.shot_threshold, config.flash_s)
-    for item, runs in _with_runs(shots, every):
+    for item, runs in _with_runs(shots, every, hole_s):
         held.append(item)
         if not runs:
+            tracker.last_frame_s = item.time_s
             continue
-        tracker.update(item.time_s, item.shot, detector.detect(item.frame))
+        tracker.update(item)
         while held and held[0].time_s + config.delay_s <= item.time_s:
             yield tracker.settle(held.popleft())
     tracker.finish()
@@ -88,13 +123,15 @@ def _increasing(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[tuple[fl
         yield time_s, frame
 
 
-def _with_runs(shots: Iterator[ShotFrame], every: int) -> Iterator[tuple[ShotFrame, bool]]:
-    """Each frame, and whether the detector runs on it: the first and the last of a shot, and every `every`-th in between."""
-    since, shot = 0, -1
+def _with_runs(shots: Iterator[ShotFrame], every: int, hole_s: float) -> Iterator[tuple[ShotFrame, bool]]:
+    """Each frame, and whether the detector runs on it: the first and the last of a shot, or before and after a hole, and
+    every `every`-th in between."""
+    since, is_first = 0, True
     for item, following in pairwise(chain(shots, [None])):
         assert item is not None
-        runs = item.shot != shot or since + 1 >= every or following is None or following.shot != item.shot
-        since, shot = 0 if runs else since + 1, item.shot
+        is_last = following is None or following.shot != item.shot or following.time_s - item.time_s > hole_s
+        runs = is_first or is_last or since + 1 >= every
+        since, is_first = 0 if runs else since + 1, is_last
         yield item, runs
 
 
@@ -107,9 +144,12 @@ class _Piece:
     values: list[np.ndarray] = field(default_factory=list)  # (14,): box, landmarks (NaN: none)
     confidences: list[float] = field(default_factory=list)
     hits: int = 0
+    checks: int = 0  # crops in which the detector was to find the face again, and those in which it did
+    found_again: int = 0
     first_s: float = 0.0
     first_run: int = 0
-    confirmed: bool = False
+    lasting: bool = False  # in view for long enough, and found often enough
+    confirmed: bool = False  # and large enough, and found again
     track: int | None = None  # assigned when the first frame with it is yielded
 
     def add(self, time: float, run: int, face: Face) -> None:
@@ -121,6 +161,11 @@ class _Piece:
         self.runs.append(run)
         self.confidences.append(face.confidence)
         self.hits += 1
+
+    @property
+    def size_px(self) -> float:
+        """Longer side of the latest boxes, mean."""
+        return float(np.mean([value[2:4].max() for value in self.values]))
 
     def next_box(self, time: float) -> np.ndarray:
         times = np.array(self.times)
@@ -150,24 +195,25 @@ class _Piece:
 class _Tracker:
     """Takes the detections of each run; returns frames with final faces, in order and with a delay."""
 
-    def __init__(self, config: TrackConfig) -> None:
-        self.config = config
+    def __init__(self, config: TrackConfig, detector: Detector, hole_s: float, dropped: Dropped) -> None:
+        self.config, self.detector, self.hole_s, self.dropped = config, detector, hole_s, dropped
         self.open: list[_Piece] = []  # may continue, in order of appearance
         self.pieces: list[_Piece] = []  # may be in frames that were not yielded yet, in order of appearance
         self.lost: list[_Piece] = []  # ended recently, in the shot of the frames now yielded
         self.run, self.shot, self.shot_out = 0, 0, 0
-        self.first_s, self.last_s = 0.0, 0.0
+        self.first_s, self.last_s, self.last_frame_s = 0.0, 0.0, 0.0
         self.num_tracks = 0
 
-    def update(self, time: float, shot: int, faces: Sequence[Face]) -> None:
-        """Add the detections of the detector's next run."""
-        if shot != self.shot:
-            self.open, self.shot = [], shot
-        self.first_s, self.last_s = time if self.run == 0 else self.first_s, time
+    def update(self, item: ShotFrame) -> None:
+        """Run the detector on a frame, and add what it finds."""
+        time = item.time_s
+        if item.shot != self.shot or (self.run and time - self.last_frame_s > self.hole_s):
+            self.open, self.shot = [], item.shot
+        self.first_s, self.last_s, self.last_frame_s = time if self.run == 0 else self.first_s, time, time
         self.run += 1
         # Only a missed detection makes a gap: if frames are far apart, the next run is the first that can find the face.
         self.open = [p for p in self.open if p.runs[-1] == self.run - 1 or time - p.times[-1] <= self.config.max_gap_s]
-        faces = [face for face in faces if face.confidence >= self.config.min_confidence]
+        faces = [face for face in self.detector.detect(item.frame) if face.confidence >= self.config.min_confidence]
         linked = self._link(time, faces)
         for i, face in enumerate(faces):
             piece = linked.get(i)
@@ -176,8 +222,25 @@ class _Tracker:
                 self.open.append(piece)
                 self.pieces.append(piece)
             piece.add(time, self.run, face)
+            large = piece.size_px >= self.config.min_face_px
+            if large and not piece.confirmed:
+                piece.checks += 1
+                piece.found_again += self._is_found_again(item.frame, face)
             long = time - piece.first_s >= self.config.min_track_s
-            piece.confirmed |= long and 2 * piece.hits >= self.run - piece.first_run + 1
+            self._confirm(piece, long and 2 * piece.hits >= self.run - piece.first_run + 1)
+
+    def _confirm(self, piece: _Piece, lasting: bool) -> None:
+        piece.lasting |= lasting
+        is_face = piece.checks > 0 and 2 * piece.found_again >= piece.checks
+        piece.confirmed |= piece.lasting and is_face and piece.size_px >= self.config.min_face_px
+
+    def _is_found_again(self, frame: np.ndarray, face: Face) -> bool:
+        """Whether the detector finds the face in its own crop: texture and covered faces that it takes for a face in the
+        whole frame mostly fail, real faces do not (measured in docs/faces.md)."""
+        found = self.detector.detect(crop_face(frame, face.box, CHECK))
+        size = np.array(face.box[2:]) * CHECK.size_px / (max(face.box[2:]) * (1 + 2 * CHECK.margin))
+        expected = np.concatenate([(CHECK.size_px - size) / 2, size])
+        return bool(found) and bool(overlap(expected[None], np.array([other.box for other in found])).max() > SAME_FACE)
 
     def _link(self, time: float, faces: Sequence[Face]) -> dict[int, _Piece]:
         """Face number -> the piece that it continues: the assignment with the largest total overlap."""
@@ -194,7 +257,7 @@ class _Tracker:
         self.open = []
         if self.last_s - self.first_s < self.config.min_track_s:
             for piece in self.pieces:
-                piece.confirmed |= 2 * piece.hits >= self.run
+                self._confirm(piece, 2 * piece.hits >= self.run)
 
     def settle(self, item: ShotFrame) -> TrackedFrame:
         """The next frame with its faces, which are final."""
@@ -206,10 +269,17 @@ class _Tracker:
         for piece in self.pieces:
             if piece.confirmed and piece.first_s <= time <= piece.times[-1]:
                 piece.track = piece.track or self._track_of(piece)
-                faces.append(piece.at(time, self.config.smooth_s))
+                face = piece.at(time, self.config.smooth_s)
+                if max(face.box[2:]) >= SMALLER * self.config.min_face_px:
+                    faces.append(face)
             piece.forget(time - self.config.smooth_s)
         ended = [piece for piece in self.pieces if piece.times[-1] <= time and piece not in self.open]
         self.lost += [piece for piece in ended if piece.track]
+        for piece in ended:
+            if piece.lasting and not piece.confirmed:
+                is_small = piece.size_px < self.config.min_face_px
+                self.dropped.small += is_small
+                self.dropped.not_again += not is_small
         self.pieces = [piece for piece in self.pieces if piece not in ended]
         return TrackedFrame(item.index, time, item.frame, tuple(sorted(faces, key=lambda face: face.track)), item.shot)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from svfap.errors import UserError
 from svfap.faces.config import FaceSettings
@@ -30,6 +30,8 @@ class ExtractConfig(FaceSettings, ClockSettings, DeviceSettings, SourceSettings,
     """How faces are found: auto (YuNet if its model file is available, else Haar), yunet, haar, or none: the picture is a face
     crop, of which the centre square is used. Default: none for the rows of manifests, which are read as in training, and
     for clips of `svfap crop`; for videos, folders and images the detector of the model's training, else auto."""
+    overwrite: bool = False
+    """Replace a table that is complete already."""
     per: Per = "window"
     """A row for each window, or for each video, of each face: the mean of its windows."""
     pool: Pool = "mean"
@@ -44,9 +46,6 @@ class ExtractConfig(FaceSettings, ClockSettings, DeviceSettings, SourceSettings,
         ClockSettings.__post_init__(self)
         DeviceSettings.__post_init__(self)
         JobSettings.__post_init__(self)
-        for name, known in (("per", get_args(Per)), ("pool", get_args(Pool))):
-            if getattr(self, name) not in known:
-                raise UserError(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")
         if self.per == "video" and self.pool == "none":
             raise UserError("pool=none with per=video: a video's time steps are those of its windows; use per=window")
         require_positive(self, "hop_s")

@@ -27,6 +27,7 @@ from svfap.errors import UserError
 from svfap.faces.config import CROP_FIELDS, FaceCropConfig
 from svfap.features.config import ExtractConfig
 from svfap.features.tables import Chunk, check_table, write_table
+from svfap.files import check_new
 from svfap.jobs.run import result_of, run_jobs, write_failures
 from svfap.model.base import Model
 from svfap.model.build import create_model
@@ -88,7 +89,8 @@ def extract_features(
 
     With a file, finished samples are kept in the folder `out`.parts, from which an interrupted run continues; samples that
     could not be read are listed in `NAME.unreadable.csv` beside `out`, and `out`.parts is then kept for another try. Memory
-    holds the list of samples and the features of a few of them. Raises `UserError`, also if no sample can be read.
+    holds the list of samples and the features of a few of them. Raises `UserError`, also if no sample can be read, or if a
+    complete table would be replaced without `overwrite`.
     """
     if config.engine == "ray" and config.out is None:
         raise UserError("engine=ray: needs out, a file on a file system that the machines share")
@@ -97,6 +99,8 @@ def extract_features(
         raise UserError(f"model: a loaded model runs in this process; use {needed}, or name a folder")
     if config.out is not None:
         check_table(config.out)
+        if not _parts_of(config.out).exists():  # otherwise an interrupted run, or videos to be tried again
+            check_new(config.out, config.overwrite)
     samples, columns, listed = read_sources(sources, root=config.root, split=config.split)
     searched = _searched(samples, listed, config)
     if reserved := {"feature", *SPAN.values(), *(FACE_COLUMNS if any(searched) else ())} & set(columns):
@@ -108,9 +112,7 @@ def extract_features(
     settings = {name: getattr(config, name) for name in SAME_SETTINGS}
     settings |= {"weights": fingerprint(extractor.model), "part_format": PART_FORMAT}
     with (
-        TemporaryDirectory(prefix="svfap-extract-")
-        if config.out is None
-        else nullcontext(config.out.absolute().with_name(f"{config.out.name}.parts"))
+        TemporaryDirectory(prefix="svfap-extract-") if config.out is None else nullcontext(_parts_of(config.out))
     ) as folder:
         parts = Path(folder)
         unreadable = run_jobs(
@@ -137,6 +139,11 @@ def extract_features(
     if unreadable:
         say(f"{len(unreadable)} of {len(samples)} videos could not be read; see `unreadable` of the result")
     return Extracted(table, len(table), len(samples), unreadable)
+
+
+def _parts_of(out: Path) -> Path:
+    """The folder of the samples that are finished, until the table is complete."""
+    return out.absolute().with_name(f"{out.name}.parts")
 
 
 def unreadable_list(out: Path) -> Path:

@@ -23,7 +23,10 @@ class PredictConfig(FaceSettings, DeviceSettings, ClockSettings):
     model: str
     """Run folder, model folder, or Hub repository (owner/name)."""
     out: Path | None = Path("affect.csv")
-    """Table to write: .csv, .jsonl, .json or .parquet; timelines (.png) are written beside it. null: write neither."""
+    """Table to write: .csv, .jsonl, .json or .parquet; beside it are written timelines (.png) and NAME.about.json, which says
+    how it was made. null: write none of them."""
+    overwrite: bool = False
+    """Replace a table that is complete already."""
     resume: bool = False
     """Continue an interrupted run: videos that were finished are not read again."""
     overlay: Path | None = None

@@ -1,4 +1,4 @@
-"""Face boxes, track numbers and bars drawn into pictures; sizes depend on the picture, text is on a darkened panel."""
+"""Face boxes, numbers of faces and bars drawn into pictures; sizes depend on the picture, text is on a darkened panel."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Painter:
         return x, y, width, height
 
     def _heading(self, face: FaceValues) -> str:
-        parts = [str(face.track)] if face.track else []
+        parts = [f"Face {face.track}"] if face.track else []
         if face.values is not None and self.probabilities:
             top = int(face.values.argmax())
             parts.append(f"{self.names[top]} {100 * face.values[top]:.0f}%")

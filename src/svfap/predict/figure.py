@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 
 import numpy as np
@@ -16,7 +16,6 @@ from svfap.predict.timeline import Timeline
 from svfap.view.figures.base import PALETTE, legend_name, new_figure, styled
 
 MAX_TRACKS = 8
-MIN_BAR_S = 1e-3  # a single picture has no duration
 
 
 def label_colors(number: int) -> list[str]:
@@ -26,12 +25,12 @@ def label_colors(number: int) -> list[str]:
 
 @styled
 def timeline(table: pd.DataFrame, title: str = "") -> Figure:
-    """Affect over time from one row per window; a panel for each track.
+    """Affect over time from one row per window; a panel for each face. Of a single picture, bars.
 
     Args:
         table: columns `start_s` and `end_s`, then either `prob_<name>` columns, drawn as stacked areas above a strip
             of the most probable label, or other numeric columns, drawn as lines. Gaps (see `Timeline`) are left blank.
-            With a column `track`, the `MAX_TRACKS` tracks with most rows are drawn, in order.
+            With a column `track`, the `MAX_TRACKS` faces with most rows are drawn, in order.
 
     Raises:
         UserError: there are no rows, or these columns are missing.
@@ -51,13 +50,15 @@ def timeline(table: pd.DataFrame, title: str = "") -> Figure:
         if (left_out := table["track"].nunique() - len(shown)) > 0:
             title = f"{title} ({len(shown)} faces with most rows; {left_out} more are in the table)".strip()
 
+    timelines = {name: Timeline.of_table(rows, columns) for name, rows in tracks.items()}
+    if all(line.is_still for line in timelines.values()):
+        return _bars(timelines, names, probable, title)
     per_track, height = (2, (12, 1)) if probable else (1, (1,))
     figure, panels = new_figure(
         9.6, 1.7 + 2.0 * len(tracks), per_track * len(tracks), 1, title=title, heights=height * len(tracks)
     )
-    for k, (track, rows) in enumerate(tracks.items()):
+    for k, (track, track_timeline) in enumerate(timelines.items()):
         axes = panels[per_track * k]
-        track_timeline = Timeline.of_table(rows, columns)
         if probable:
             _draw_stack(axes, panels[2 * k + 1], track_timeline, names)
         else:
@@ -77,13 +78,30 @@ def timeline(table: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
+def _bars(timelines: Mapping[str, Timeline], names: Sequence[str], probable: bool, title: str) -> Figure:
+    """The values of the faces in one picture: a panel of bars for each."""
+    height = 0.9 + (0.5 + 0.26 * len(names)) * len(timelines)
+    figure, panels = new_figure(6.4, height, len(timelines), 1, title=title)
+    values = np.concatenate([line.values for line in timelines.values()])
+    for axes, (face, line) in zip(panels, timelines.items(), strict=True):
+        axes.barh(range(len(names)), line.values[0], color=label_colors(len(names)))
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlim((0, 1) if probable else (min(values.min(), 0.0), max(values.max(), 0.0) or 1.0))
+        axes.set_title(face, loc="left")
+        axes.tick_params(axis="x", labelbottom=axes is panels[-1])
+        axes.grid(False, axis="y")
+    panels[-1].set_xlabel("Probability" if probable else "Value")
+    return figure
+
+
 def _draw_stack(axes: Axes, strip: Axes, timeline: Timeline, names: Sequence[str]) -> None:
     """Stacked probabilities, and below them a strip in the colour of the most probable label."""
     time, values = timeline.curve
     top = np.cumsum(values, axis=1)
     bottom = top - values
     most_probable = timeline.values.argmax(axis=1)
-    durations = np.maximum(timeline.durations, MIN_BAR_S)
+    durations = timeline.durations
     for k, (name, color) in enumerate(zip(names, label_colors(len(names)), strict=True)):
         axes.fill_between(time, bottom[:, k], top[:, k], color=color, alpha=0.85, linewidth=0, label=legend_name(name))
         chosen = most_probable == k

@@ -1,4 +1,4 @@
-"""A copy of a video with the predictions drawn in: face boxes, track numbers, the most probable label, bars of all labels.
+"""A copy of a video with the predictions drawn in: face boxes, numbers of faces, the most probable label, bars of all labels.
 
 The overlay is made in a second pass over the file, in which the faces are tracked again with the same result. So boxes
 move with every frame, although the first pass keeps nothing but its table. The sound is kept.
@@ -24,7 +24,7 @@ from svfap.data.timing import MAX_HOLE_S
 from svfap.data.video import Pixels, VideoError, VideoSource
 from svfap.errors import UserError
 from svfap.faces.track import TrackedFrame
-from svfap.files import replacing_file
+from svfap.files import printable, replacing_file
 from svfap.predict.draw import FaceValues, Painter
 from svfap.predict.reader import DECODED_AHEAD, Reader, prefetched
 from svfap.predict.table import value_columns
@@ -51,7 +51,9 @@ def write_overlay(video: str | Path, table: pd.DataFrame, reader: Reader, out: P
         ):
             assert isinstance(source, VideoSource)  # a live source was refused
             fps = reader.rate(source)
-            tracked = reader.tracks(track(frames, f"overlay {video.name[:16]}", reader.num_frames(source)), fps)
+            tracked = reader.tracks(
+                track(frames, f"overlay {printable(video.name)[:16]}", reader.num_frames(source)), fps
+            )
             pictures = _encoded(_painted(tracked, table, 0.5 / fps), fps, target)
             # Sorted by time, so that FFmpeg does not buffer packets.
             for packet in heapq.merge(pictures, _sound(source, target), key=_time):

@@ -15,6 +15,7 @@ import pandas as pd
 
 from svfap.errors import UserError
 from svfap.files import write_atomically
+from svfap.predict.about import About
 from svfap.predict.figure import label_colors
 from svfap.predict.pictures import cut_pictures
 from svfap.predict.table import BOX, PROBABILITY, TIMES, value_columns, value_name
@@ -54,7 +55,9 @@ class _Face:
         return float(np.nanmean(self.confidence)) if np.isfinite(self.confidence).any() else None
 
 
-def write_affect_page(out: Path, table: pd.DataFrame, videos: Mapping[str, Path | None]) -> None:
+def write_affect_page(
+    out: Path, table: pd.DataFrame, videos: Mapping[str, Path | None], about: About | None = None
+) -> None:
     """Write one HTML file that shows a table of predictions and opens without network access, atomically.
 
     Args:
@@ -63,6 +66,7 @@ def write_affect_page(out: Path, table: pd.DataFrame, videos: Mapping[str, Path 
             or a numeric column per dimension; optionally `confidence` of the detector. Rows without a value are gaps.
         videos: value of column `video` -> its file, from which pictures are cut, or None: no pictures. A video without
             rows is shown as one without a face.
+        about: how the table was made, shown at the end.
 
     Raises:
         UserError: the table lacks columns or has values that are no finite numbers, or `out` cannot be written. A video
@@ -97,6 +101,7 @@ def write_affect_page(out: Path, table: pd.DataFrame, videos: Mapping[str, Path 
         names=names,
         color_of=dict(zip(names, colors, strict=True)),
         probabilities=probabilities,
+        about=about,
         clock=clock,
         data=_data(table[columns].to_numpy(float), names, colors, probabilities, sections),
         script=script,
@@ -193,7 +198,10 @@ def _data(
         "colors": colors,
         "probabilities": probabilities,
         "range": [0.0, 1.0] if probabilities else _range(values),
-        "videos": [{"id": section["id"], "faces": list(map(face_data, section["parts"]))} for section in sections],
+        "videos": [
+            {"id": section["id"], "faces": [face_data(face) for face in section["parts"] if not face.timeline.is_still]}
+            for section in sections
+        ],
     }
 
 

@@ -12,6 +12,7 @@ from svfap.console import track
 from svfap.data.video import Pixels, VideoError, open_video
 from svfap.faces.config import FaceCropConfig
 from svfap.faces.crop import crop_face
+from svfap.files import printable
 from svfap.predict.windows import Box
 from svfap.view.thumbnail import thumbnail
 
@@ -32,7 +33,7 @@ def cut_pictures(path: Path, wanted: Sequence[tuple[float, Box | None]]) -> tupl
         with open_video(path) as video:
             frames = video.picture_at([time_s for time_s, _ in wanted]).tolist()
             order = sorted(range(len(wanted)), key=lambda k: frames[k])
-            for first in track(range(0, len(order), MAX_FRAMES), f"Pictures of {path.name}"):
+            for first in track(range(0, len(order), MAX_FRAMES), f"Pictures of {printable(path.name)}"):
                 some = order[first : first + MAX_FRAMES]
                 try:
                     shown = video.read([frames[k] for k in some])
@@ -47,7 +48,7 @@ def cut_pictures(path: Path, wanted: Sequence[tuple[float, Box | None]]) -> tupl
 
 
 def _cut(frame: Pixels, box: Box | None) -> Pixels:
-    """The square around a box, with the frame's edge repeated beyond it; without a box the whole frame."""
+    """The square around a box, grey beyond the frame's edge; without a box the whole frame."""
     height, width = frame.shape[:2]
     if box is not None and np.isfinite(box).all() and min(box[2:]) > 0:
         return crop_face(frame, box, CROP)

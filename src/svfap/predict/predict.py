@@ -5,22 +5,26 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from svfap.console import progress_bar, say
-from svfap.data.sources import find_videos
+from svfap.data.sources import find_videos, read_sources
+from svfap.data.suffixes import MANIFEST_SUFFIXES
 from svfap.errors import UserError
 from svfap.faces.config import CROP_FIELDS
-from svfap.files import make_folder
+from svfap.files import check_new, make_folder, only_writer, printable
+from svfap.predict.about import About, about_of, read_about, write_about
 from svfap.predict.config import PredictConfig
 from svfap.predict.source import is_live
 from svfap.predict.table import TableWriter, check_no_part, part_of, read_predictions, value_columns
-from svfap.settings import require_model
+from svfap.settings import check_same_settings, require_model
 
 if TYPE_CHECKING:
     from svfap.predict.predictor import Predictor
@@ -29,8 +33,10 @@ if TYPE_CHECKING:
 PREDICTOR_SETTINGS = (
     *("device", "precision", "hop_s", "batch_size", "faces", "face_model", "timeout_s", "fps", "frames_fps"),
 )
-# To resume a run.
-SAME_SETTINGS = (*("model", "hop_s", "faces", "margin", "align", "border", "detect_every", "fps", "frames_fps"),)
+# To resume a run; the digest of the model's weights is compared too.
+SAME_SETTINGS = (
+    *("model", "hop_s", "faces", "margin", "align", "border", "detect_every", "min_face_px", "fps", "frames_fps"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,11 @@ class Predictions:
 
     Attributes:
         videos: as they were given, without repeats.
-        table: the rows of all videos; columns `video`, then as `Predictor` returns them.
+        table: the rows of all videos; columns `video` (the name, see `svfap.files.printable`), then as `Predictor` returns
+            them.
         failures: video -> why it, or its overlay, could not be read or written to the end. Rows before that are kept.
-        out: file of the table. timelines, overlays: video -> file. report: file. None or missing: not written.
+        out: file of the table. about: file that says how it was made. timelines, overlays: video -> file. report: file.
+            None or missing: not written.
         was_complete: the table was complete before, and `resume` had nothing to do.
     """
 
@@ -49,6 +57,7 @@ class Predictions:
     table: pd.DataFrame
     failures: dict[str, str] = field(default_factory=dict)
     out: Path | None = None
+    about: Path | None = None
     timelines: dict[str, Path] = field(default_factory=dict)
     overlays: dict[str, Path] = field(default_factory=dict)
     report: Path | None = None
@@ -62,12 +71,12 @@ class Predictions:
     @property
     def written(self) -> list[Path]:
         """All files."""
-        first = [path for path in (self.out, self.report) if path is not None]
+        first = [path for path in (self.out, self.about, self.report) if path is not None]
         return [*first, *self.timelines.values(), *self.overlays.values()]
 
     def rows_of(self, video: str) -> pd.DataFrame:
         """The rows of one video, without the column `video`."""
-        return self.table[self.table["video"] == video].drop(columns="video")
+        return self.table[self.table["video"] == printable(video)].drop(columns="video")
 
 
 def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictConfig) -> Predictions:
@@ -78,21 +87,37 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
     Ctrl-C ends a live source and keeps its rows; otherwise it raises `KeyboardInterrupt`.
 
     Args:
-        videos: files, folders of videos or of frames, images, webcam numbers, or addresses of streams.
+        videos: files, folders of videos or of frames, images, manifests of whole videos, webcam numbers, or addresses of
+            streams.
         config: the model, how faces are found, and what is written. With out=None only the table is returned, and
             overlays and page are written if they are asked for.
 
     Raises:
-        UserError: no video exists, the model cannot be loaded, a file cannot be written, an interrupted run is in the
-            way, or `resume` finds other settings.
+        UserError: no video exists, the model cannot be loaded, a file cannot be written or is being written by another
+            run, a complete table or an interrupted run is in the way, or `resume` finds other settings or videos.
     """
     videos = [videos] if isinstance(videos, str | Path) else videos
     names = list(dict.fromkeys(name for video in videos for name in _videos_of(video)))
-    if config.resume and config.out is not None and config.out.exists() and not part_of(config.out).exists():
-        return Predictions(tuple(names), read_predictions(config.out), out=config.out, was_complete=True)
-    _check_files(names, config)
+    with ExitStack() as locks:
+        if config.resume and config.out is not None and _is_complete(config.out):
+            _check_same_run(config.out, names, config)
+            about = about_of(config.out) if about_of(config.out).exists() else None
+            return Predictions(
+                tuple(names), read_predictions(config.out), out=config.out, about=about, was_complete=True
+            )
+        _check_videos(names, config)
+        for path in filter(None, (config.out, config.overlay, config.report)):
+            make_folder(path.absolute().parent)
+            locks.enter_context(only_writer(path))
+        if config.out is not None and not config.resume:
+            check_no_part(config.out)
+            check_new(config.out, config.overwrite)
+        return _predict(names, config)
 
+
+def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
     from svfap.predict.predictor import Predictor  # imports torch, which takes seconds; mistakes are reported before
+    from svfap.weights.folder import fingerprint
 
     predictor = Predictor(
         config.model,
@@ -100,11 +125,11 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
         crop={name: getattr(config, name) for name in CROP_FIELDS},
         tracking=config.tracking(),
     )
-    columns = ["video", *predictor.columns]
-    settings = {name: getattr(config, name) for name in SAME_SETTINGS}
+    columns, weights = ["video", *predictor.columns], fingerprint(predictor.model)
     with TemporaryDirectory(prefix="svfap-predict-") as folder:
         out = config.out or Path(folder) / "affect.jsonl"
-        with TableWriter(out, columns, settings, config.resume) as writer:
+        with TableWriter(out, columns, {**_same_settings(config), "weights": weights}, config.resume) as writer:
+            _check_named(writer, names)
             try:
                 _add_rows(predictor, names, writer)
             except KeyboardInterrupt:
@@ -113,47 +138,103 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
                         f"stopped: the rows so far are in {writer.part}; continue with --resume (in Python: resume=True)"
                     )
                 raise
-            failures = {name: error for name, error in writer.ended.items() if error}
+            failures = {name: writer.ended[printable(name)] for name in names if writer.ended.get(printable(name))}
             if len(failures) == len(names) and writer.is_empty:
                 writer.discard()
                 return Predictions(tuple(names), pd.DataFrame(columns=columns), failures)
-            predictions = Predictions(tuple(names), writer.finish(), failures, config.out)
-    return _write_pictures(predictions, config, predictor.reader)
+            about = _about(predictor, config, weights, writer)
+            if config.out is not None:
+                write_about(config.out, about)
+            predictions = Predictions(
+                tuple(names), writer.finish(), failures, config.out, config.out and about_of(config.out)
+            )
+    return _write_pictures(predictions, config, predictor.reader, about)
 
 
 def _videos_of(video: str | Path) -> list[str]:
-    """The videos below a folder, at any depth; else the name as given, such as that of a folder of frames."""
-    folder = Path(video)
-    return ([str(path) for path in find_videos(folder)] if folder.is_dir() else []) or [str(video)]
+    """The videos below a folder, at any depth, or in a manifest; else the name as given, such as of a folder of frames."""
+    path = Path(video)
+    if path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file():
+        samples = read_sources(path).samples
+        for sample in samples:
+            if (sample.start_s, sample.end_s, sample.box) != (None, None, None):
+                raise UserError(f"{path}: has a span or a box of {sample.path.name}, and predict takes whole videos")
+        return list(dict.fromkeys(str(sample.path) for sample in samples))
+    return ([str(file) for file in find_videos(path)] if path.is_dir() else []) or [str(video)]
 
 
-def _check_files(names: Sequence[str], config: PredictConfig) -> None:
-    """Raise `UserError` for what can be known before the model is loaded: what is missing or in the way."""
+def _check_videos(names: Sequence[str], config: PredictConfig) -> None:
+    """Raise `UserError` for what can be known before the model is loaded: what is missing."""
     if config.overlay is not None and (live := [name for name in names if is_live(name)]):
         raise UserError(f"overlay={config.overlay}: {live[0]} can be read only once; record it to a file first")
     if names and not any(is_live(name) or Path(name).exists() for name in names):
         others = f" (nor any of the other {len(names) - 1})" if len(names) > 1 else ""
         raise UserError(f"{names[0]}: no such file or folder{others}")
     require_model(config.model)
-    if config.out is not None and not config.resume:
-        check_no_part(config.out)
-    for path in (config.out, config.overlay, config.report):
-        if path is not None:
-            make_folder(path.absolute().parent)
+
+
+def _is_complete(out: Path) -> bool:
+    """Whether there is a table, and no rows of an interrupted run beside it."""
+    return out.exists() and out.stat().st_size > 0 and not part_of(out).exists()
+
+
+def _check_same_run(out: Path, names: Sequence[str], config: PredictConfig) -> None:
+    """Raise `UserError` unless a complete table is that of these videos and settings."""
+    about = read_about(out)
+    if about is None:
+        return
+    fix = "choose another --out, or --overwrite in place of --resume"
+    check_same_settings(out, about["settings"], _same_settings(config), fix)
+    if missing := [printable(name) for name in names if printable(name) not in about["videos"]]:
+        raise UserError(f"{out}: is complete, and was made of other videos, without {missing[0]}; {fix}")
+
+
+def _same_settings(config: PredictConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in SAME_SETTINGS}
+
+
+def _check_named(writer: TableWriter, names: Sequence[str]) -> None:
+    """Raise `UserError` if a run to be resumed was one of other videos too: a table holds only those that are named."""
+    if others := writer.ended.keys() - set(map(printable, names)):
+        raise UserError(
+            f"{writer.part}: holds the rows of {min(others)}, which is not among the videos of this run; name the same "
+            "videos to resume, or delete the file to start again"
+        )
+
+
+def _about(predictor: Predictor, config: PredictConfig, weights: str, writer: TableWriter) -> About:
+    reader = predictor.reader
+    return About(
+        model=printable(config.model),
+        weights=weights,
+        window_frames=predictor.config.num_frames,
+        window_stride=predictor.config.sampling_stride,
+        crop={} if reader.detector is None else asdict(reader.crop),
+        detector="" if reader.detector is None else reader.detector.name,
+        tracking={} if reader.detector is None else asdict(reader.tracking),
+        settings=_same_settings(config),
+        videos=list(writer.ended),
+        rates=writer.rates,
+        failures={name: error for name, error in writer.ended.items() if error},
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def _add_rows(predictor: Predictor, names: Sequence[str], writer: TableWriter) -> None:
     """Predict the videos that have not ended yet, with a progress bar."""
-    left = [name for name in names if name not in writer.ended]
+    left = [name for name in names if printable(name) not in writer.ended]
     current, began = "", 0.0
+    rates: dict[str, float] = {}
     with progress_bar() as bar:
         task = bar.add_task("", total=None, note="", visible=False)
 
         def on_frame(video: str, count: int, total: int | None, fps: float) -> None:
             nonlocal current, began
+            if total != 1:  # a picture has no rate
+                rates[video] = fps
             if video != current:
                 current, began = video, time.perf_counter() - 1e-6
-                bar.reset(task, total=total, description=Path(video).name[:24], visible=True)
+                bar.reset(task, total=total, description=printable(Path(video).name)[:24], visible=True)
             note = f"{count / fps / (time.perf_counter() - began):.1f}x real time"
             if len(left) > 1:
                 note += f", video {left.index(video) + 1} of {len(left)}"
@@ -166,14 +247,14 @@ def _add_rows(predictor: Predictor, names: Sequence[str], writer: TableWriter) -
                 if isinstance(item, dict):
                     writer.add(str(video), item)
                 else:
-                    writer.end_video(str(video), str(item or ""))
+                    writer.end_video(str(video), str(item or ""), rates.get(str(video)))
         except KeyboardInterrupt:
             if not is_live(current):
                 raise
-            writer.end_video(current)  # Ctrl-C is how a live source is ended
+            writer.end_video(current, fps=rates.get(current))  # Ctrl-C is how a live source is ended
 
 
-def _write_pictures(predictions: Predictions, config: PredictConfig, reader: Reader) -> Predictions:
+def _write_pictures(predictions: Predictions, config: PredictConfig, reader: Reader, about: About) -> Predictions:
     """Write the timelines, the overlays and the page; returns the predictions with their files."""
     from svfap.predict.figure import timeline
     from svfap.predict.overlay import write_overlay
@@ -186,7 +267,7 @@ def _write_pictures(predictions: Predictions, config: PredictConfig, reader: Rea
         rows = predictions.rows_of(video)
         if config.out is not None and not rows.empty:
             picture = config.out.with_name(f"{config.out.stem}{suffix}.png")
-            save_figure(timeline(rows, Path(video).name), picture)
+            save_figure(timeline(rows, printable(Path(video).name)), picture)
             predictions.timelines[video] = picture
         if config.overlay is None or (video in predictions.failures and rows.empty):
             continue
@@ -199,6 +280,6 @@ def _write_pictures(predictions: Predictions, config: PredictConfig, reader: Rea
             predictions.failures[video] = "; ".join(dict.fromkeys(filter(None, reasons)))
     if config.report is None:
         return predictions
-    files = {video: None if is_live(video) else Path(video) for video in predictions.videos}
-    write_affect_page(config.report, predictions.table, files)
+    files = {printable(video): None if is_live(video) else Path(video) for video in predictions.videos}
+    write_affect_page(config.report, predictions.table, files, about)
     return replace(predictions, report=config.report)

@@ -22,7 +22,8 @@ from svfap.data.video import VideoError, VideoSource
 from svfap.faces.config import FaceCropConfig, TrackConfig
 from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector
-from svfap.faces.track import TrackedFace, TrackedFrame, track_faces
+from svfap.faces.track import Dropped, TrackedFace, TrackedFrame, track_faces
+from svfap.files import printable
 from svfap.model.config import ModelConfig
 from svfap.predict.source import LiveSource, open_source
 from svfap.predict.windows import Box, Window, hop_frames, iter_windows, whole_pictures
@@ -63,11 +64,12 @@ class Reader:
         """The windows of every face in a video, or in a sample: within its time span, inside its box.
 
         Times are those of the video, and boxes lie in its picture. Memory does not grow with its length. Raises `VideoError`
-        if it cannot be read to its end, after the windows of the part that could be read.
+        if it cannot be read to its end, after the windows of the part that could be read. Says how many faces were dropped.
         """
         sample = video if isinstance(video, Sample) else None
         name = video if isinstance(video, str | Path) else video.path
         errors: list[VideoError] = []
+        dropped = Dropped()
         with self.open(name) as source:
             fps, total = self.rate(source), self.num_frames(source)
 
@@ -82,10 +84,12 @@ class Reader:
 
             with closing(prefetched(frames(), DECODED_AHEAD)) as decoded:
                 hop = hop_frames(self.config, self.hop_s, fps)
-                tracked = self.tracks(decoded, fps)
+                tracked = self.tracks(decoded, fps, dropped)
                 shape = (self.config.num_frames, self.config.sampling_stride, hop)
                 for window in iter_windows(tracked, *shape, self._crop, source.parted):
                     yield window if sample is None or sample.box is None else _moved(window, *left_top(sample))
+        if note := dropped.note(self.tracking.min_face_px):
+            say(f"{printable(name)}: {note}")
         if errors:
             raise errors[0]
 
@@ -117,11 +121,13 @@ class Reader:
             return source.steady_frames(fps)
         return frames_of(source, sample, fps)
 
-    def tracks(self, frames: Iterable[tuple[float, np.ndarray]], fps: float) -> Iterator[TrackedFrame]:
+    def tracks(
+        self, frames: Iterable[tuple[float, np.ndarray]], fps: float, dropped: Dropped | None = None
+    ) -> Iterator[TrackedFrame]:
         """Frames (time in seconds, uint8 RGB (H, W, 3)) with their faces; without a detector, see `whole_pictures`."""
         if self.detector is None:
             return whole_pictures(frames)
-        return track_faces(frames, self.detector, self.tracking, fps)
+        return track_faces(frames, self.detector, self.tracking, fps, dropped)
 
     def _crop(self, frame: np.ndarray, face: TrackedFace) -> np.ndarray:
         if self.detector is None:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Self
 import pandas as pd
 
 from svfap.errors import UserError
-from svfap.files import write_atomically
+from svfap.files import printable, write_atomically
 from svfap.settings import check_same_settings
 
 TIMES = ["start_s", "end_s"]  # of the window, in seconds from the first picture
@@ -82,19 +82,23 @@ class TableWriter:
     """The rows of a run, written to `OUT.part` as they are computed; it is renamed to OUT when the run is complete.
 
     `OUT.part.log` holds the settings, then a line for each video that has ended, with the size of `OUT.part` at that
-    time. A resumed run truncates the part to the last such size, which drops the rows of the video that was interrupted.
-    The part is CSV for .csv, else JSON lines; .json and .parquet are made from it at the end.
+    time and the rate at which it was sampled. A resumed run truncates the part to the last such size, which drops the rows
+    of the video that was interrupted. The part is CSV for .csv, else JSON lines; .json and .parquet are made from it at the
+    end. Only one process may write a table at a time (`svfap.files.only_writer`). Names of videos that are not UTF-8 are
+    written as `svfap.files.printable` shows them.
 
     Raises `UserError`: a part exists and `resume` is not set, the settings differ from those of the run to be resumed, or
     the file cannot be written.
 
     Attributes:
-        ended: videos that were read to their end, or as far as they could be: video -> error, "" for none.
+        ended: videos that were read to their end, or as far as they could be: printable name -> error, "" for none.
+        rates: printable name -> frames per second that were used of it, as far as they are known.
     """
 
     def __init__(self, out: Path, columns: Sequence[str], settings: Mapping[str, Any], resume: bool = False) -> None:
         self.out, self.part, self.columns = out, part_of(out), list(columns)
         self.ended: dict[str, str] = {}
+        self.rates: dict[str, float] = {}
         self._log, self._is_csv = _log_of(out), out.suffix == ".csv"
         self._header = self._csv(self.columns).encode() if self._is_csv else b""
         settings = {"columns": self.columns, **settings}
@@ -113,16 +117,16 @@ class TableWriter:
 
     def add(self, video: str, row: Mapping[str, Any]) -> None:
         """Add a row, given without its column `video`."""
-        cells = {"video": video, **row}
+        cells = {"video": printable(video), **row}
         line = self._csv(cells.values()) if self._is_csv else json.dumps(cells) + "\n"
         with self._reporting():
             self._file.write(line.encode())
             self._file.flush()
 
-    def end_video(self, video: str, error: str = "") -> None:
-        """Record that all rows of this video are written."""
-        self.ended[video] = error
-        line = {"video": video, "size": self.part.stat().st_size, "error": error}
+    def end_video(self, video: str, error: str = "", fps: float | None = None) -> None:
+        """Record that all rows of this video are written. fps: frames per second that were used of it."""
+        line = {"video": printable(video), "size": self.part.stat().st_size, "error": printable(error), "fps": fps}
+        self._note(line)
         with self._reporting(), open(self._log, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -159,11 +163,20 @@ class TableWriter:
 
     def _read_log(self, settings: dict[str, Any]) -> int:
         """Read which videos have ended; returns the size of the part at that time."""
-        first, *lines = [json.loads(line) for line in self._log.read_text("utf-8").splitlines() if line.endswith("}")]
+        lines = [json.loads(line) for line in self._log.read_text("utf-8").splitlines() if line.endswith("}")]
+        if not lines:  # the disk was full at the start
+            return 0
+        first = lines.pop(0)
         fix = "resume with the same settings, or delete the file to start again"
         check_same_settings(self.part, first["settings"], settings, fix)
-        self.ended = {line["video"]: line["error"] for line in lines}
+        for line in lines:
+            self._note(line)
         return max([len(self._header), *(line["size"] for line in lines)])
+
+    def _note(self, line: dict[str, Any]) -> None:
+        self.ended[line["video"]] = line["error"]
+        if line.get("fps"):
+            self.rates[line["video"]] = line["fps"]
 
     def _csv(self, cells: Iterable[Any]) -> str:
         line = io.StringIO()

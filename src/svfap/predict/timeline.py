@@ -98,6 +98,11 @@ class Timeline:
         return float(self.durations.sum())
 
     @property
+    def is_still(self) -> bool:
+        """Whether it is a single picture, which has no duration."""
+        return len(self.start) == 1 and self.covered_s < ROUNDING_S
+
+    @property
     def weights(self) -> Floats:
         """(N,) of the rows in a mean over time, with the sum 1; all equal if no row has a duration."""
         seconds = self.durations if self.covered_s > 0 else np.ones(len(self.start))
@@ -199,17 +204,26 @@ def strongest_changes(timeline: Timeline, number: int, probabilities: bool) -> l
     The distance is total variation (half the sum of absolute differences) for probabilities, and the mean absolute
     difference for dimensions. It compares the means over the length of a window, at least `MIN_SPAN_S`, before and after
     the moment: of windows without overlap the two windows, of overlapping or frame-level rows several rows. Of moments
-    that are closer to each other than this length, the strongest is kept.
+    that are closer to each other than this length, the strongest is kept. Changes that cannot be seen in the values as they
+    are shown (whole percent, hundredths of a dimension) are left out.
     """
     span = max(MIN_SPAN_S, float(np.median(timeline.end - timeline.start)))
     found: list[AffectChange] = []
     for piece in timeline.pieces:
         found += _changes(timeline.edges[piece], timeline.values[piece], span, probabilities)
+    found = [
+        change for change in found if any(_shown(change.before[k]) != _shown(change.after[k]) for k in change.labels)
+    ]
     kept: list[AffectChange] = []
     for change in sorted(found, key=lambda change: -change.distance):
         if len(kept) < number and all(abs(change.time_s - other.time_s) > 0.99 * span for other in kept):
             kept.append(change)
     return kept
+
+
+def _shown(value: float) -> str:
+    """A probability or a value as tables of changes show it: both have two decimals, in percent or not."""
+    return f"{value:.2f}"
 
 
 def _changes(edges: Floats, values: Floats, span: float, probabilities: bool) -> list[AffectChange]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_type_hints
 from svfap.datasets.dataset import NAMES
 from svfap.errors import UserError
 from svfap.model.config import ModelConfig
-from svfap.settings import require_fraction
+from svfap.settings import Settings, require_fraction
 
 # Every setting of a model that a checkpoint may leave open, as an optional one: `num_heads: int | None = None`, ….
 _HINTS = {
@@ -18,6 +18,7 @@ _HINTS = {
 ModelSettings: Any = make_dataclass(
     "ModelSettings",
     [(name, hint | None, field(default=None)) for name, hint in _HINTS.items()],
+    bases=(Settings,),
     frozen=True,
     kw_only=True,
     namespace={"__module__": __name__},
@@ -25,7 +26,7 @@ ModelSettings: Any = make_dataclass(
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfoConfig:
+class InfoConfig(Settings):
     """Settings of `svfap info`."""
 
     mask_ratio: float | None = None

@@ -1,0 +1,130 @@
+"""How a table of predictions was made, as a methods section needs it: kept in a file beside the table, shown on the page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import svfap
+from svfap.errors import UserError
+from svfap.files import write_atomically
+
+FULL_NAMES = {"yunet": "YuNet", "haar": "OpenCV's Haar cascade"}
+
+
+@dataclass(frozen=True)
+class About:
+    """How a table was made.
+
+    Attributes:
+        model: as it was named. weights: digest of its weights and settings.
+        window_frames, window_stride: frames of a window, and frames of the clock from one of them to the next.
+        crop: `FaceCropConfig` as a dict, or {} if the whole picture was used. detector: its name, "" if none was used.
+        tracking: `TrackConfig` as a dict, or {}.
+        settings: those of `PredictConfig` that decide the results, as given; None: the default.
+        videos: all that were asked for. rates: video -> frames per second that were used of it, except of single pictures.
+        failures: video -> why it is missing or incomplete.
+        date: when it was complete, in UTC, as ISO 8601. svfap: the version.
+    """
+
+    model: str
+    weights: str
+    window_frames: int
+    window_stride: int
+    crop: dict[str, Any]
+    detector: str
+    tracking: dict[str, Any]
+    settings: dict[str, Any]
+    videos: list[str]
+    rates: dict[str, float]
+    failures: dict[str, str]
+    date: str
+    svfap: str = field(default=svfap.__version__)
+
+    def windows_s(self) -> list[float]:
+        """The lengths of windows in seconds, ascending; several if the videos have several rates."""
+        span = (self.window_frames - 1) * self.window_stride + 1
+        return sorted({round(span / rate, 2) for rate in self.rates.values()})
+
+    def methods(self) -> str:
+        """Sentences for a methods section."""
+        rates = sorted({round(rate, 2) for rate in self.rates.values()})
+        at = f" at {_range(rates)} frames per second" if rates else ""
+        long = f" ({_range(self.windows_s())} s)" if rates else ""
+        hop = self.settings.get("hop_s")
+        step = "without overlap" if hop is None else f"starting every {hop:g} s"
+        every = "consecutive frames" if self.window_stride == 1 else f"every {_ordinal(self.window_stride)} frame"
+        first = (
+            f"Affect was predicted with SVFAP {self.svfap} (Sun et al., 2024; model {self.model}, weights {self.weights}) in "
+            f"windows of {self.window_frames} frames, {every}{at}{long}, {step}."
+        )
+        if not self.crop:
+            return f"{first} Each whole picture was used as a face, its centre square scaled to the model's input."
+        edge = {"grey": "filled with grey", "replicate": "filled with its edge pixels", "reflect": "mirrored"}
+        turned = ", rotated so that the eyes are level" if self.crop["align"] else ""
+        return (
+            f"{first} Faces were detected with {FULL_NAMES.get(self.detector, self.detector)}, tracked, and cut out as squares "
+            f"with a margin of {100 * self.crop['margin']:g}% of the face box on every side{turned} ({self.crop['size_px']} px; "
+            f"beyond the picture's edge {edge[self.crop['border']]}). Faces smaller than {self.tracking['min_face_px']} px "
+            f"were left out."
+        )
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Names and values of what decides the results, for people to read."""
+        rates, lengths = sorted({round(rate, 2) for rate in self.rates.values()}), self.windows_s()
+        hop = self.settings.get("hop_s")
+        rows = [
+            ("Model", f"{self.model} (weights {self.weights})"),
+            ("SVFAP", self.svfap),
+            ("Date", self.date),
+            ("Frames per second", _range(rates) if rates else "–"),
+            (
+                "Window",
+                f"{self.window_frames} frames, stride {self.window_stride}" + (f", {_range(lengths)} s" * bool(rates)),
+            ),
+            ("Hop", "a window" if hop is None else f"{hop:g} s"),
+            ("Face detector", FULL_NAMES.get(self.detector, self.detector) or "none: the whole picture"),
+        ]
+        for name, values in (("Face crop", self.crop), ("Tracking", self.tracking)):
+            if values:
+                rows.append((name, ", ".join(f"{key} {_text(value)}" for key, value in values.items())))
+        return rows
+
+
+def about_of(out: Path) -> Path:
+    """The file that says how a table was made."""
+    return out.with_name(f"{out.name}.about.json")
+
+
+def write_about(out: Path, about: About) -> None:
+    """Write the file beside the table. Raises `UserError`."""
+    content = {**asdict(about), "methods": about.methods()}
+    write_atomically(about_of(out), json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_about(out: Path) -> dict[str, Any] | None:
+    """How a table was made; None if there is no such file beside it, as beside those of version 0.2. Raises `UserError`."""
+    path = about_of(out)
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        return {"settings": dict(content["settings"]), "videos": list(content["videos"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: does not say how a table was made ({error}); delete it") from None
+
+
+def _range(values: list[float]) -> str:
+    return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
+
+
+def _ordinal(number: int) -> str:
+    return {2: "second", 3: "third", 4: "fourth", 5: "fifth", 8: "eighth"}.get(number, f"{number}th")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "default" if value is None else "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
