@@ -105,7 +105,9 @@ def observed(folder: Path, config: CropConfig) -> dict[str, Any]:
     detector, jobs, pictures = Eyes(), [], []
     write = VideoWriter.write
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(VideoWriter, "write", lambda self, picture, *more: (pictures.append(picture), write(self, picture, *more)))
+        patch.setattr(
+            VideoWriter, "write", lambda self, picture, *more: (pictures.append(picture), write(self, picture, *more))
+        )
         for module in (cropping, dataset_cropping):
             patch.setattr(module, "make_detector", detector.make)
             patch.setattr(module, "run_jobs", noting_jobs(module.run_jobs, jobs))
@@ -113,7 +115,10 @@ def observed(folder: Path, config: CropConfig) -> dict[str, Any]:
             dataset_cropping.crop_dataset(config)
             table = pd.read_csv(config.out / "crops.csv")
             files = [config.out / "clips" / path for path in table["path"]]
-            found = {"tracks": table["num_tracks"].tolist(), "labels": pd.read_csv(config.out / "train.csv")["label"].tolist()}
+            found = {
+                "tracks": table["num_tracks"].tolist(),
+                "labels": pd.read_csv(config.out / "train.csv")["label"].tolist(),
+            }
         else:
             cropping.crop_videos(folder / "m.csv", config)
             table = pd.read_csv(config.out / "manifest.csv")
@@ -240,7 +245,10 @@ TRACK: dict[str, tuple[str, Effect]] = {
     "min_face_px": ("still", Effect({"min_face_px": 32}, {"min_face_px": 41}, ("frames",), ("shots",))),
     "min_confidence": ("unsure", Effect({}, {"min_confidence": 0.6}, ("tracks",), ("shots", "calls"))),
     "min_overlap": ("leaping", Effect({"min_overlap": 0.2}, {"min_overlap": 0.4}, ("tracks",), ("shots",))),
-    "shot_threshold": ("cut", Effect({"shot_threshold": 0.5}, {"shot_threshold": 9.0}, ("shots", "tracks"), ("frames",))),
+    "shot_threshold": (
+        "cut",
+        Effect({"shot_threshold": 0.5}, {"shot_threshold": 9.0}, ("shots", "tracks"), ("frames",)),
+    ),
     "flash_s": ("flash", Effect({"flash_s": 0.25}, {"flash_s": 0.04}, ("shots", "tracks"))),
 }
 
@@ -248,7 +256,9 @@ TRACK: dict[str, tuple[str, Effect]] = {
 def tracked(scene: str, settings: dict[str, Any]) -> dict[str, Any]:
     script, ground = SCENES[scene]
     rng = np.random.default_rng(0)
-    two = [rng.integers(0, 255, (HEIGHT // 20, WIDTH // 20, 3)).astype(np.uint8).repeat(20, 0).repeat(20, 1) for _ in "ab"]
+    two = [
+        rng.integers(0, 255, (HEIGHT // 20, WIDTH // 20, 3)).astype(np.uint8).repeat(20, 0).repeat(20, 1) for _ in "ab"
+    ]
 
     def frames():
         for number in range(75):
