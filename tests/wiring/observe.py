@@ -78,6 +78,10 @@ class Watch:
     training: list[bool] = field(default_factory=list)
     first_weights: str = ""
 
+    def clips(self) -> list[str]:
+        """Each clip that entered the encoder, whatever the batches."""
+        return [digest(clip) for clips in self.tensors for clip in clips]
+
 
 @contextlib.contextmanager
 def watching(keep: int = 100) -> Iterator[Watch]:

@@ -31,8 +31,9 @@ def write_video(
 
     times_s: when each frame is shown, in seconds, strictly ascending; None: `fps` frames per second.
     gop: maximum distance of keyframes in frames; a small number makes random access fast. crf: quality, 0 (best) to 51.
-    preset: of x264. H.264 requires even sizes: an odd side is extended by repeating its last row or column. Equal pictures
-    give equal files. The file is complete or absent. Raises `VideoError` if it cannot be written, ValueError for no frames or frames of different size.
+    preset: of x264. H.264 requires even sizes: an odd side is extended by repeating its last row or column. Equal frames
+    give equal files. The file is complete or absent. Raises `VideoError` if it cannot be written, ValueError for no frames
+    or frames of different size.
     """
     path = Path(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
