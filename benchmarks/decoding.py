@@ -12,16 +12,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from common import add_machine_arguments, machine, num_cores, seconds, table, time_alternating
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from svfap.data.loader import Batch, ClipDataset, Mode, make_loader
+from svfap.data.loader import Batch, Batches, ClipDataset, Mode, make_loader
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.video import write_video
 from svfap.device import PRECISIONS, pick_device, pick_precision
@@ -204,7 +202,7 @@ def no_model(task: PretrainTask | FinetuneTask, clips: Tensor, mask: TubeMask | 
 
 def make_batches(
     task: PretrainTask | FinetuneTask, options: argparse.Namespace, number: int, device: torch.device
-) -> DataLoader[Any]:
+) -> Batches:
     """A loader of `number` batches, for which the videos of the task are repeated."""
     manifest = task.manifest.subset(np.arange(options.batch * number) % len(task.manifest))
     dataset = ClipDataset(manifest, task.dataset.mode, NUM_FRAMES, STRIDE, task.model.config.img_size, seed=0)

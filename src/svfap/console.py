@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sized
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from datetime import timedelta
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
+
+LINE_EVERY_S = 30.0
 
 from svfap.files import printable
 
@@ -36,18 +52,64 @@ def show(*tables: RenderableType) -> None:
     Console(quiet=console.quiet, markup=False, highlight=False).print(*tables)
 
 
+class _Progress(Progress):
+    """A progress display; without a terminal (logs, CI), a line for each task about every half minute."""
+
+    def add_task(self, description: str, *args: Any, **kwargs: Any) -> TaskID:
+        number = super().add_task(description, *args, **kwargs)
+        now = time.monotonic()
+        self._began = {**getattr(self, "_began", {}), number: (now, self._tasks[number].completed)}
+        self._said = {**getattr(self, "_said", {}), number: now}
+        return number
+
+    def update(self, task_id: TaskID, *args: Any, **kwargs: Any) -> None:
+        super().update(task_id, *args, **kwargs)
+        self._say_progress(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._say_progress(task_id)
+
+    def _say_progress(self, number: TaskID) -> None:
+        now, task = time.monotonic(), self._tasks[number]
+        if self.console.is_terminal or now - self._said[number] < LINE_EVERY_S or task.finished:
+            return
+        self._said[number] = now
+        began_s, first = self._began[number]
+        parts = [f"{task.description}: {task.completed:.6g}"]
+        if task.total is not None:
+            parts[0] += f" of {task.total:.6g}"
+        if note := task.fields.get("note"):
+            parts.append(note)
+        if task.total is not None and task.completed > first:
+            left_s = (task.total - task.completed) * (now - began_s) / (task.completed - first)
+            parts.append(f"{timedelta(seconds=round(left_s))} left")
+        say(", ".join(parts))
+
+
+class _Words(ProgressColumn):
+    """Text that is cut, not broken into lines, where the terminal is too narrow; before any number is."""
+
+    def __init__(self, words: Callable[[Task], str]) -> None:
+        super().__init__()
+        self._words = words
+
+    def render(self, task: Task) -> Text:
+        return Text(self._words(task), no_wrap=True, overflow="ellipsis")
+
+
 def progress_bar() -> Progress:
     """A progress display whose tasks may carry a `note` field, shown at the end of the line."""
-    return Progress(
-        TextColumn("{task.description:<24}", markup=False),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
+    return _Progress(
+        _Words(lambda task: task.description),
+        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=3)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TextColumn("left", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        _Words(lambda task: task.fields["note"]),
         console=console,
-        # Without a terminal (logs, CI) only the final state is printed.
+        expand=True,
         redirect_stdout=False,
         redirect_stderr=False,
     )

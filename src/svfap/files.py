@@ -87,7 +87,12 @@ def replacing_folder(folder: Path, is_main: bool = True) -> Iterator[Path]:
     if is_main:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-    yield fresh
+    try:
+        yield fresh
+    except BaseException:
+        if is_main:  # it takes the room that a full disk lacks
+            shutil.rmtree(fresh, ignore_errors=True)
+        raise
     if is_main:
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():

@@ -8,7 +8,7 @@ default. An entry of a released version is never edited: a later change is a fur
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,18 @@ KEY = "format_version"
 class Change:
     """How a version differs from the one before it.
 
-    renamed: old name -> new name. added: name -> value that files without it mean. A dot leads into a nested mapping, or
-    into each mapping of a list: {"folds.train": "folds.training"} renames `train` in every fold.
+    renamed: old name -> new name. added: name -> value that files without it mean. converted: name -> function of the value
+    it has had. A dot leads into a nested mapping, or into each mapping of a list: {"folds.train": "folds.training"} renames
+    `train` in every fold.
     """
 
     renamed: Mapping[str, str] = field(default_factory=dict)
     added: Mapping[str, Any] = field(default_factory=dict)
+    converted: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+
+
+def _counted_from_one(epoch: int | None) -> int | None:
+    return None if epoch is None else epoch + 1
 
 
 # Version 1 is a file without `format_version` or with 1; entry i of a list leads from version i + 1 to i + 2.
@@ -36,6 +42,9 @@ CHANGES: dict[str, list[Change]] = {
     ],
     "dataset description": [],  # dataset.json of a prepared dataset: fields of PreparedDataset
     "training settings": [],  # config.yaml of a run, and the files of --config: fields of TrainConfig
+    "training state": [Change(converted={"best_epoch": _counted_from_one})],  # last/state.json of a run: TrainState
+    "training metrics": [Change(converted={"best_epoch": _counted_from_one})],  # metrics.json of a run
+    "run data": [],  # data.json of a run: fields of RunData
 }
 
 
@@ -77,6 +86,10 @@ def upgrade(kind: str, content: Any, path: object, known: Collection[str] | None
         for key, value in change.added.items():
             for part in _holders(content, key):
                 part.setdefault(key.rpartition(".")[2], copy.deepcopy(value))
+        for key, convert in change.converted.items():
+            for part in _holders(content, key):
+                if (name := key.rpartition(".")[2]) in part:
+                    part[name] = convert(part[name])
     if known is not None and (unknown := sorted(str(name) for name in content if name not in known)):
         raise UserError(f"{path}: unknown settings {', '.join(unknown)}")
     return content

@@ -16,6 +16,21 @@ MAX_FPS = 1000.0
 Fps = float | Literal["own"] | None
 
 
+def as_text(value: Any, hint: Any) -> Any:
+    """A number of YAML as text where the setting is text: `fold: 1` is the fold named 1. hint: type of the setting."""
+    parts = (hint, *get_args(hint))
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and str in parts
+        and not {int, float} & set(parts)
+    ):
+        return str(value)
+    if isinstance(value, list) and list[str] in parts:
+        return [as_text(part, str) for part in value]
+    return value
+
+
 class Settings:
     """Base of all settings, which are built and checked alike from the command line and in Python.
 

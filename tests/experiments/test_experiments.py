@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import svfap.experiments.runs as runs_module
 from svfap.cli.main import main
 from svfap.errors import UserError
 from svfap.experiments.config import ExperimentConfig
-from svfap.experiments.experiment import SYNTHETIC, experiment, experiment_runs
+from svfap.experiments.experiment import SYNTHETIC, experiment, experiment_runs, read_settings
 from svfap.experiments.runs import BASELINE, ExperimentRuns
 from svfap.experiments.studies import EXPERIMENTS, STUDIES, StudyRow
+from svfap.train.config import FinetuneConfig
 from svfap.train.loop import TrainResult
 from svfap.weights.folder import load_model
 
@@ -227,9 +229,9 @@ def test_scratch_against_pretrained_and_reconstructions(tmp_path, faces, configs
 
 
 def test_no_runs_are_interrupted_silently(tmp_path, faces, configs, monkeypatch, capsys):
-    monkeypatch.setattr(runs_module, "train_one", lambda config: False)
+    monkeypatch.setattr(runs_module, "train_one", lambda config: signal.SIGTERM)
     arguments = ["--dataset", str(faces), *(f"--{name}={value}" for name, value in configs.items())]
-    assert main(["experiment", "scratch", "--out", str(tmp_path), *arguments]) == 1
+    assert main(["experiment", "scratch", "--out", str(tmp_path), *arguments]) == 128 + signal.SIGTERM
     assert "interrupted and saved; the same command continues it" in capsys.readouterr().err
 
 
@@ -318,3 +320,9 @@ def test_figures_show_rows_seeds_and_the_papers_numbers():
         assert list(heights) == pytest.approx([30, 50])
         drawn = [tuple(point) for c in axes.collections for point in c.get_offsets().tolist()]
         assert (1, 60) in [(x, round(y)) for x, y in drawn]
+
+
+def test_a_number_in_a_settings_file_names_a_fold(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("fold: 1\nlabel_names: [0, 1]\n")
+    settings = read_settings(FinetuneConfig, tmp_path / "recipe.yaml")
+    assert (settings["fold"], settings["label_names"]) == ("1", ["0", "1"])

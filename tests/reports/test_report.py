@@ -40,7 +40,14 @@ def fake_run(folder: Path, *, predicted=PREDICTED, num_expected: int = 8) -> Pat
     probabilities = np.eye(3)[predicted] * 0.7 + 0.1
     (folder / "config.yaml").write_text("preset: svfap_tiny\nnote: <b>bold</b>\n")
     (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
-    facts = {"finished": True, "epochs": 2, "best_epoch": 1, "chosen_by": "validation uar", "parameters": 1234567}
+    facts = {
+        "format_version": 2,
+        "finished": True,
+        "epochs": 2,
+        "best_epoch": 1,
+        "chosen_by": "validation uar",
+        "parameters": 1234567,
+    }
     (folder / "metrics.json").write_text(json.dumps({**facts, "seconds": 61.5, "last_validation": {"uar": 0.111}}))
     metrics = classification_metrics(LABELS, probabilities, NAMES)
     write_metrics(

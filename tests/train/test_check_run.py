@@ -13,6 +13,7 @@ from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.errors import UserError
 from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.resolve import check_run, resolve
+from svfap.train.run_data import Part, RunData
 from svfap.train.run_folder import RunFolder
 
 RUN_ALL = """
@@ -32,7 +33,7 @@ def manifest(tmp_path) -> Path:
 def begun(config) -> None:
     """A run with these settings that has done a step."""
     folder = RunFolder(resolve(config))
-    folder.open()
+    folder.open(RunData(("x",), Part(1)))
     folder.log({"kind": "train", "step": 1})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -30,8 +31,10 @@ from svfap.evaluation.pool import paper_numbers, pool, pool_evaluations, results
 from svfap.evaluation.predictions import predictions_table
 from svfap.faces.detect import Face
 from svfap.train import finetune as experiment
+from svfap.train import parallel
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune
+from svfap.train.loop import StopRequest
 from svfap.weights.published import save_published
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -373,7 +376,7 @@ def test_finished_folds_are_kept_and_one_that_broke_off_goes_on(miniature, finis
         return train(config)
 
     def replace_epochs(config):  # ends after the first of two epochs, as a stopped run would
-        monkeypatch.setattr("svfap.train.loop._stop_signal", stopped)
+        monkeypatch.setattr("svfap.train.loop.stop_request", stopped)
         return config
 
     monkeypatch.setattr(experiment, "finetune", broken_off)
@@ -400,10 +403,11 @@ def test_finished_folds_are_kept_and_one_that_broke_off_goes_on(miniature, finis
 
 
 def stopped():
-    """What stands for `_stop_signal` when a stop is asked for in the first step."""
-    import contextlib
-
-    return contextlib.nullcontext(lambda: True)
+    """What stands for `stop_request` when a stop is asked for in the first step."""
+    stop = StopRequest()
+    stop.at_once = contextlib.nullcontext
+    stop.ask(signal.SIGINT, None)
+    return contextlib.nullcontext(stop)
 
 
 def test_models_from_elsewhere_are_tested_and_pooled(miniature, finished, tmp_path, capsys):
@@ -499,13 +503,13 @@ def test_a_stop_reaches_parallel_folds_and_both_go_on(miniature, tmp_path, monke
     def stop_once_both_train() -> None:
         while not all(state.exists() for state in states) and not ended.wait(0.02):
             pass
-        if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:
+        if signal.getsignal(signal.SIGTERM) is parallel.interrupt:
             os.kill(os.getpid(), signal.SIGTERM)  # to the first process alone: it must pass it on
 
     stopper = threading.Thread(target=stop_once_both_train)
     stopper.start()
     try:
-        assert main([*command, "--parallel", "2"]) == 130
+        assert main([*command, "--parallel", "2"]) == 128 + signal.SIGTERM
     finally:
         ended.set()
         stopper.join()

@@ -13,14 +13,14 @@ import pytest
 
 from svfap.errors import UserError
 from svfap.train.config import FinetuneConfig
-from svfap.train.parallel import run_parallel
+from svfap.train.parallel import run_all, run_parallel
 
 
 def configs(out: Path) -> list[FinetuneConfig]:
     return [FinetuneConfig(out=out / f"fold_{fold}", fold=fold) for fold in "123"]
 
 
-def fails_in_fold_2(config: FinetuneConfig) -> bool:
+def fails_in_fold_2(config: FinetuneConfig) -> int:
     """The first run waits to be stopped, the second fails, and the third has no slot before that."""
     print("begun", flush=True)
     if config.fold == "2":
@@ -29,7 +29,7 @@ def fails_in_fold_2(config: FinetuneConfig) -> bool:
         raise UserError("the disk is full")
     time.sleep(100)
     (config.out / "finished").touch()
-    return True
+    return 0
 
 
 def test_a_run_that_fails_stops_the_others_and_says_why(tmp_path):
@@ -40,9 +40,9 @@ def test_a_run_that_fails_stops_the_others_and_says_why(tmp_path):
     assert not (tmp_path / "fold_3").exists()
 
 
-def is_killed(config: FinetuneConfig) -> bool:
+def is_killed(config: FinetuneConfig) -> int:
     os.kill(os.getpid(), 9)
-    return True
+    return 0
 
 
 def test_a_run_that_is_killed_is_told(tmp_path):
@@ -50,28 +50,29 @@ def test_a_run_that_is_killed_is_told(tmp_path):
         run_parallel(is_killed, configs(tmp_path)[:1], 1, [])
 
 
-def is_interrupted(config: FinetuneConfig) -> bool:
-    return False
+def is_interrupted(config: FinetuneConfig) -> int:
+    return signal.SIGTERM
 
 
 def test_a_run_that_was_interrupted_ends_all(tmp_path):
-    assert run_parallel(is_interrupted, configs(tmp_path), 1, []) is False
+    assert run_parallel(is_interrupted, configs(tmp_path), 1, []) == signal.SIGTERM
+    assert run_all(is_interrupted, configs(tmp_path), 1) == signal.SIGTERM
     assert not (tmp_path / "fold_2").exists()
 
 
-def tells_gpu(config: FinetuneConfig) -> bool:
+def tells_gpu(config: FinetuneConfig) -> int:
     (config.out / "gpu").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
-    return True
+    return 0
 
 
 def test_gpus_are_dealt_out(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    assert run_parallel(tells_gpu, configs(tmp_path), 3, ["4", "7"])
+    assert run_parallel(tells_gpu, configs(tmp_path), 3, ["4", "7"]) == 0
     assert [(tmp_path / f"fold_{fold}" / "gpu").read_text() for fold in "123"] == ["4", "7", "4"]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,7"
 
 
-def saves_when_stopped(config: FinetuneConfig) -> bool:
+def saves_when_stopped(config: FinetuneConfig) -> int:
     """Training saves after SIGTERM; this writes a file in its place."""
     stops = []
     signal.signal(signal.SIGTERM, lambda *_: stops.append(True))
@@ -80,15 +81,15 @@ def saves_when_stopped(config: FinetuneConfig) -> bool:
     while not stops and time.monotonic() < deadline:
         time.sleep(0.01)
     (config.out / "saved").write_text(str(bool(stops)))
-    return False
+    return signal.SIGTERM
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_runs_save_when_the_process_that_started_them_is_stopped_or_killed(tmp_path, how):
     program = (
         "from pathlib import Path\nfrom test_parallel import configs, saves_when_stopped\n"
         "from svfap.train.parallel import run_parallel\n"  # without a main guard, which runs do not need
-        f"raise SystemExit(0 if run_parallel(saves_when_stopped, configs(Path({str(tmp_path)!r}))[:2], 2, []) else 130)\n"
+        f"raise SystemExit(128 + run_parallel(saves_when_stopped, configs(Path({str(tmp_path)!r}))[:2], 2, []))\n"
     )
     (tmp_path / "program.py").write_text(program)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
@@ -97,7 +98,7 @@ def test_runs_save_when_the_process_that_started_them_is_stopped_or_killed(tmp_p
     try:
         wait_for(lambda: all((folder / "started").exists() for folder in folders))
         process.send_signal(how)
-        assert process.wait(timeout=60) == (130 if how == signal.SIGTERM else -signal.SIGKILL)
+        assert process.wait(timeout=60) == (-how if how == signal.SIGKILL else 128 + how)
         wait_for(lambda: all((folder / "saved").exists() for folder in folders))
     finally:
         process.kill()

@@ -6,17 +6,19 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.nn.modules import module as torch_module
 
 import svfap.console
-from svfap.data.video import write_video
+from svfap.data.video import open_video, write_video
 from svfap.model.base import Model
 from svfap.model.encoder import TPSBT
 
@@ -110,11 +112,11 @@ def watching(keep: int = 100) -> Iterator[Watch]:
 def messages() -> Iterator[io.StringIO]:
     """What is said to the user within the block."""
     text, console = io.StringIO(), svfap.console.console
-    before, console.file = console.file, text
+    before, console._file = console._file, text  # `console.file` would fix what is standard error now
     try:
         yield text
     finally:
-        console.file = before
+        console._file = before
 
 
 def observe_training(train: Any, config: Any) -> dict[str, Any]:
@@ -151,7 +153,7 @@ def observe_training(train: Any, config: Any) -> dict[str, Any]:
         "validation": result.metrics["last_validation"],
         "chosen_by": result.metrics["chosen_by"],
         "best_epoch": result.metrics["best_epoch"],
-        "messages": said.getvalue(),
+        "messages": [line for line in said.getvalue().splitlines() if " left " not in line],  # without times
         "finished": result.finished,
     }  # fmt: skip
 
@@ -179,8 +181,16 @@ def write_material(folder: Path, number: int = 18, num_frames: int = 40) -> Path
         lines.append(",".join((*cells, f"frames/v{n:02d}.csv")))
     manifest = folder / "m.csv"
     manifest.write_text("\n".join(lines) + "\n")
+    cells = [line.split(",") for line in lines]  # values per frame alone
+    (folder / "per_frame.csv").write_text("".join(f"{row[0]},{row[6]},{row[7]}\n" for row in cells))
+    # The same videos as folders of frames, which have no rate of their own.
+    for n in range(number):
+        pictures = folder / f"f{n:02d}"
+        pictures.mkdir()
+        with open_video(folder / f"v{n:02d}.mp4") as video:
+            for t, (_, picture) in enumerate(video.frames()):
+                cv2.imwrite(str(pictures / f"{t:03d}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    (folder / "frames.csv").write_text(
+        "\n".join([lines[0], *(re.sub(r"^v(\d+).mp4", r"f\1", line) for line in lines[1:])]) + "\n"
+    )
     return manifest
-
-
-def as_text(config: Any) -> str:
-    return json.dumps(asdict(config), sort_keys=True, default=str)

@@ -19,6 +19,7 @@ from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.pool import pool
 from svfap.model.build import create_model
 
+PER_FRAME = {"model": "frame_model", "manifest": "per_frame.csv"}
 EFFECTS: dict[str, Effect] = {
     "model": Effect({}, {"model": "other"}, ("outputs",), ("paths", "first_clips")),
     "manifest": Effect({}, {"manifest": "few.csv"}, ("paths",)),
@@ -26,6 +27,15 @@ EFFECTS: dict[str, Effect] = {
     "split": Effect({}, {"split": "train"}, ("paths",)),
     "batch_size": Effect({"batch_size": 1}, {"batch_size": 4}, ("first_batch_size",), ("paths", "rounded")),
     "precision": Effect({}, {"precision": "bf16"}, ("outputs",), ("paths", "first_clips")),
+    "fps": Effect({}, {"fps": 12.5}, ("first_clips", "outputs"), ("paths",)),
+    "frames_fps": Effect(
+        {"manifest": "frames.csv", "fps": 25.0, "frames_fps": 25.0},
+        {"manifest": "frames.csv", "fps": 25.0, "frames_fps": 50.0},
+        ("first_clips", "outputs"),
+        ("paths",),
+    ),
+    "invalid_marks": Effect(PER_FRAME, {**PER_FRAME, "invalid_marks": [0.3]}, ("paths",)),
+    "label_range": Effect(PER_FRAME, {**PER_FRAME, "label_range": (-1.0, 0.31)}, ("paths",)),
     "by_group": Effect({"by_group": False}, {"by_group": True}, ("files", "scores"), ("outputs",)),
     "num_segments": Effect({"num_segments": 1}, {"num_segments": 3}, ("num_views", "outputs"), ("paths",)),
     "num_crops": Effect({"num_crops": 1}, {"num_crops": 3}, ("num_views", "outputs"), ("paths",)),
@@ -42,11 +52,16 @@ def folder(tmp_path_factory) -> Path:
         (folder / "elsewhere" / f"v{n:02d}.mp4").symlink_to(folder / f"v{(n + 1) % 18:02d}.mp4")
     for seed, name in enumerate(("model", "other", "models/fold_a", "models/fold_b", "again/fold_a", "again/fold_b")):
         torch.manual_seed(seed)
-        model = create_model("svfap_debug", "classification", label_names=LABELS, sampling_stride=1)
+        model = create_model("svfap_debug", "classification", label_names=LABELS, sampling_stride=1, frame_fit="centre")
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         (folder / name).mkdir(parents=True)
         model.save_pretrained(folder / name)
+    (folder / "frame_model").mkdir()
+    names = ("valence", "arousal")
+    create_model(
+        "svfap_debug", "regression", num_outputs=2, label_names=names, frame_level=True, sampling_stride=1
+    ).save_pretrained(folder / "frame_model")
     for part, rows in (("a", lines[1:7]), ("b", lines[7:13])):
         (folder / f"{part}.csv").write_text("\n".join([lines[0], *rows]) + "\n")
     folds = tuple(Fold(name, Path("m.csv"), Path(f"{name}.csv")) for name in "ab")

@@ -9,7 +9,7 @@ from svfap.train.resolve import check_run
 
 
 def run(config: FinetuneConfig) -> int:
-    """Fine-tune and report the scores; exit status 130 if folds were interrupted."""
+    """Fine-tune and report the scores; the exit status is 128 + the number of the signal that interrupted it."""
     check_run(config)  # before torch is imported, which takes seconds
     from svfap.train.finetune import finetune
 
@@ -22,6 +22,6 @@ def run(config: FinetuneConfig) -> int:
         metrics, validation = result.metrics, result.metrics["last_validation"]
         shown = [key for key in metric_keys(summary=True) if key in validation]
         scores = ", ".join(f"{metric_name(key)} {validation[key]:.3f}" for key in shown)
-        say(f"{config.out}: trained {metrics['epochs']} epochs; best/ is from epoch {metrics['best_epoch'] + 1}, chosen by "
+        say(f"{config.out}: trained {metrics['epochs']} epochs; best/ is from epoch {metrics['best_epoch']}, chosen by "
             f"{metrics['chosen_by']}{'; last validation: ' + scores if scores else ''}")  # fmt: skip
-    return 130 if config.fold == "all" and not result.finished else 0
+    return result.exit_status

@@ -9,7 +9,7 @@ import svfap
 from svfap.cli.parser import Parser, add_command, booleans_spelt_out, run_command, with_flags
 from svfap.cli.verbs import VERBS
 from svfap.console import say
-from svfap.errors import UserError
+from svfap.errors import UserError, signal_of
 
 
 def run() -> None:
@@ -18,7 +18,10 @@ def run() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb; returns the exit status. A user's mistake is one line, without a traceback."""
+    """Run a verb; returns the exit status: 1 for a user's mistake, 128 + its number after a signal (Ctrl-C: 130).
+
+    Both are one line, without a traceback.
+    """
     parser = Parser(
         prog="svfap",
         allow_abbrev=False,
@@ -43,6 +46,6 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"svfap {args.verb}: error: {with_flags(VERBS[args.verb], args[args.verb], str(error))}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        say(f"svfap {args.verb}: interrupted")
-        return 130
+    except KeyboardInterrupt as interrupt:
+        say(f"svfap {args.verb}: {str(interrupt) or 'interrupted'}")
+        return 128 + signal_of(interrupt)

@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader, set_parsing_settings
 
 from svfap.errors import UserError
+from svfap.settings import as_text
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -38,7 +39,7 @@ class Parser(ArgumentParser):
             settings = read_file(Path(path))
         except UserError as error:
             raise TypeError(str(error)) from None  # which the parser reports
-        settings = {name: _as_text(value, self._hints().get(name)) for name, value in settings.items()}
+        settings = {name: as_text(value, self._hints().get(name)) for name, value in settings.items()}
         if problems := self._problems(settings):
             raise TypeError(f"{path}: {'; '.join(problems)}")
         return self.parse_string(yaml.safe_dump(settings), str(path), *args, **kwargs)
@@ -242,16 +243,6 @@ def _require_text(file: Path) -> None:
         raise UserError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
-
-
-def _as_text(value: Any, hint: Any) -> Any:
-    """A number of YAML as text where the setting is text: `fold: 1` is the fold named 1."""
-    parts = (hint, *get_args(hint))
-    if isinstance(value, int) and not isinstance(value, bool) and str in parts and int not in parts:
-        return str(value)
-    if isinstance(value, list) and list[str] in parts:
-        return [_as_text(part, str) for part in value]
-    return value
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

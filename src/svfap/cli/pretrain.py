@@ -7,11 +7,12 @@ from svfap.train.config import PretrainConfig
 from svfap.train.resolve import check_run
 
 
-def run(config: PretrainConfig) -> None:
-    """Pre-train and report the result."""
+def run(config: PretrainConfig) -> int:
+    """Pre-train and report the result; the exit status is 128 + the number of the signal that interrupted it."""
     check_run(config)  # before torch is imported, which takes seconds
     from svfap.train.pretrain import pretrain
 
     result = pretrain(config)
     if result.finished:
         say(f"{config.out}: trained {result.metrics['epochs']} epochs; the model is in best/")
+    return result.exit_status

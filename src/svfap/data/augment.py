@@ -194,11 +194,12 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of a batch with itself in reverse order.
 
+    In a batch of odd size the middle three clips are mixed in a circle, so no clip is mixed with itself unless it is alone.
+
     The weight of a clip is drawn from Beta(mixup, mixup) or Beta(cutmix, cutmix), once for the batch. CutMix is chosen with
     probability `switch`; if one of the two parameters is 0 the other method is always used, and if both are, neither. For
     CutMix the weight is then the area outside the box, which is clipped at the edges of the frame. `clips` (B, 3, T, H, W)
-    float is changed in place; `targets` (B, K) float is returned as a new tensor. In a batch of odd size the middle clip is
-    mixed with itself.
+    float is changed in place; `targets` (B, K) float is returned as a new tensor.
     """
     rng = _decisions(generator)
     use_cutmix = cutmix > 0 and (mixup == 0 or rng.random() < switch)
@@ -206,6 +207,7 @@ def mix(
     if alpha == 0:
         return clips, targets
     share = rng.beta(alpha, alpha)
+    partners = _partners(len(clips))
     if use_cutmix:
         frame_height, frame_width = clips.shape[-2:]
         cut = math.sqrt(1 - share) / 2
@@ -215,10 +217,19 @@ def mix(
         columns = slice(max(0, column - half_width), column + half_width)
         box = clips[..., rows, columns]
         share = 1 - box.shape[-2] * box.shape[-1] / (frame_height * frame_width)
-        box.copy_(box.flip(0))
+        box.copy_(box[partners])
     else:
-        clips.lerp_(clips.flip(0), 1 - share)
-    return clips, targets * share + targets.flip(0) * (1 - share)
+        clips.lerp_(clips[partners], 1 - share)
+    return clips, targets * share + targets[partners] * (1 - share)
+
+
+def _partners(count: int) -> list[int]:
+    """The clip that each of `count` clips is mixed with: a permutation, without fixed points from 2 clips on."""
+    order = list(range(count - 1, -1, -1))
+    if count % 2 and count > 1:
+        middle = count // 2
+        order[middle - 1], order[middle] = order[middle], order[middle - 1]
+    return order
 
 
 # ---------------------------------------------------------------- RandAugment

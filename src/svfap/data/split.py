@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from svfap.console import say
 from svfap.data.find import same_text
 from svfap.data.manifest import Manifest, ManifestError
+from svfap.files import printable
 
 UNITS = {"subject": "subject", "group": "group", "source": "source", "path": "file"}  # column -> what it names
 MAX_DRAWS, MAX_SWAPS, MAX_COMPARED = 50, 100, 200
@@ -35,7 +36,7 @@ def units_of(table: pd.DataFrame, *, ignore_subjects: bool = False) -> Units:
     `svfap crop` writes it) may be missing, and '' is unknown. A row without a subject belongs to that of another row of the
     same file, if one has it, and likewise for groups. ignore_subjects: as if none was known.
     """
-    path = table["path"].map(lambda text: os.path.normpath(same_text(text)))
+    path = table["path"].map(lambda text: printable(os.path.normpath(same_text(text))))
     file, unit, kind = path, path, "path"
     for column in ("source", "group", "subject"):
         if column not in table or (column == "subject" and ignore_subjects):

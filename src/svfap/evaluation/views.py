@@ -14,7 +14,7 @@ from torch import Tensor
 
 from svfap.console import track
 from svfap.data.augment import normalize
-from svfap.data.loader import ClipDataset, make_loader
+from svfap.data.loader import BatchLoader, ClipDataset, make_loader
 from svfap.data.manifest import Manifest
 from svfap.data.targets import is_annotated
 from svfap.errors import UserError
@@ -44,6 +44,7 @@ def predict_views(
     batch_size: int,
     num_workers: int = 0,
     description: str | None = None,
+    loader: BatchLoader | None = None,
 ) -> EvaluationPredictions:
     """Run all views of a dataset through a model, each video on exactly one process, and average the views of each video.
 
@@ -53,21 +54,19 @@ def predict_views(
     (B, D). Classification outputs are averaged after the softmax. The output of a frame-level model for a video is the mean
     over its annotated frames; its truth is the most frequent label or the mean of the values. Frames that are not annotated
     are left out, and so are videos without any other. batch_size: videos over all processes.
-    description: of the progress bar; None shows none.
+    description: of the progress bar; None shows none. loader: has workers for this dataset; in place of num_workers.
     """
-    loader = make_loader(
-        dataset,
-        max(batch_size // accelerator.num_processes, 1),
-        shuffle=False,
-        seed=0,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        num_workers=num_workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
+    size = max(batch_size // accelerator.num_processes, 1)
+    order: dict[str, Any] = dict(shuffle=False, seed=0)
+    order |= dict(rank=accelerator.process_index, world_size=accelerator.num_processes)
+    if loader is not None:
+        loaded = loader.batches(dataset, size, **order)
+    else:
+        pin_memory = accelerator.device.type == "cuda"
+        loaded = make_loader(dataset, size, num_workers=num_workers, pin_memory=pin_memory, **order)
     views: list[View] = []
     unreadable: list[tuple[str, str]] = []
-    batches = track(loader, description) if description and accelerator.is_main_process else loader
+    batches = track(loaded, description) if description and accelerator.is_main_process else loaded
     for batch in batches:
         unreadable += [(key, reason) for _, key, reason in batch["unreadable"]]
         if not len(batch["clips"]):

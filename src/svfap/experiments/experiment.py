@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, get_type_hints
 
 import pandas as pd
 import yaml
@@ -22,6 +22,7 @@ from svfap.experiments.studies import RECONSTRUCTIONS, STUDIES, Study, StudyRow,
 from svfap.files import make_folder, write_atomically
 from svfap.metric_table import is_percent, metric_heading, metric_scale
 from svfap.model.complexity import complexity
+from svfap.settings import as_text
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig, read_settings_file
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.studies import study_figure
@@ -151,7 +152,9 @@ def read_settings(config: type[TrainConfig], file: Path | None) -> dict[str, Any
     parser.add_class_arguments(config, skip={"out"})
     parser.add_argument("--out", type=Path | None)  # a recipe may hold it; experiments choose the folders of runs
     try:
-        parsed = parser.parse_object(read_settings_file(file), defaults=False).clone(with_meta=False)
+        hints = get_type_hints(config)
+        given = {name: as_text(value, hints.get(name)) for name, value in read_settings_file(file).items()}
+        parsed = parser.parse_object(given, defaults=False).clone(with_meta=False)
     except (ArgumentError, TypeError, ValueError) as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
     settings: dict[str, Any] = parsed.as_dict()

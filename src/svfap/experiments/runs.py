@@ -11,7 +11,7 @@ from typing import Any
 
 from svfap.console import say
 from svfap.data.prepared import PreparedDataset
-from svfap.errors import UserError
+from svfap.errors import Interrupted, UserError
 from svfap.evaluation.metrics import flat_scores
 from svfap.experiments.config import ExperimentConfig
 from svfap.experiments.studies import Baseline, Settings, Study, StudyRow
@@ -123,20 +123,20 @@ class ExperimentRuns:
 def train_all(title: str, configs: Sequence[TrainConfig], parallel: int | None = None) -> None:
     """Do each run once, and test the fine-tuned models. Finished runs are kept and interrupted ones resumed.
 
-    parallel: runs at a time, each in its own process; default: one per GPU. Raises `UserError` if interrupted.
+    parallel: runs at a time, each in its own process; default: one per GPU. Raises `Interrupted` if a signal stopped a run.
     """
     configs = list({config.out: config for config in configs}.values())
     say(f"{title}: {len(configs)} runs")
-    if configs and not run_all(train_one, configs, parallel):
-        raise UserError(f"{title}: interrupted and saved; the same command continues it")
+    if configs and (stopped_by := run_all(train_one, configs, parallel)):
+        raise Interrupted(stopped_by, f"{title}: interrupted and saved; the same command continues it")
 
 
-def train_one(config: TrainConfig) -> bool:
-    """Do one run, or the rest of it; False if it was interrupted."""
+def train_one(config: TrainConfig) -> int:
+    """Do one run, or the rest of it; returns the number of the signal that interrupted it, else 0."""
     if isinstance(config, FinetuneConfig):
         return run_fold(config)
     assert isinstance(config, PretrainConfig)
-    return pretrain(replace(config, resume=True)).finished
+    return pretrain(replace(config, resume=True)).stopped_by
 
 
 def _merge(*parts: Settings) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,7 +18,11 @@ HEAD_INIT_SCALE = 0.001
 
 
 class Perceiver(Model):
-    """Fine-tuning model (Fig. 1b) for classes, affect dimensions or features, per clip or per frame."""
+    """Fine-tuning model (Fig. 1b) for classes, affect dimensions or features, per clip or per frame.
+
+    From the pooling on, everything is computed in the dtype of the parameters (float32), under autocast too: bfloat16 has
+    three significant digits, which an output of 100 ± 1 does not survive.
+    """
 
     tasks = ("classification", "regression", "features")
 
@@ -53,17 +59,21 @@ class Perceiver(Model):
         return self._outputs(tokens), self._pooled(tokens)
 
     def _pooled(self, tokens: Tensor) -> Tensor:
-        return self.norm(tokens.mean(dim=1))
+        with _no_autocast(tokens):
+            return self.norm(tokens.to(self.norm.weight.dtype).mean(dim=1))
 
     def _steps(self, tokens: Tensor) -> Tensor:
-        return self.norm(tokens.unflatten(1, (self.encoder.num_output_time_steps, -1)).mean(dim=2))
+        with _no_autocast(tokens):
+            tokens = tokens.to(self.norm.weight.dtype).unflatten(1, (self.encoder.num_output_time_steps, -1))
+            return self.norm(tokens.mean(dim=2))
 
     def _outputs(self, tokens: Tensor) -> Tensor:
-        if not self.config.frame_level:
-            return self._activate(self.head(self._pooled(tokens)))
-        outputs = self.head(self._steps(tokens)).transpose(1, 2)
-        frames = F.interpolate(outputs, size=self.config.num_frames, mode="linear", align_corners=False)
-        return self._activate(frames.transpose(1, 2))
+        with _no_autocast(tokens):
+            if not self.config.frame_level:
+                return self._activate(self.head(self._pooled(tokens)))
+            outputs = self.head(self._steps(tokens)).transpose(1, 2)
+            frames = F.interpolate(outputs, size=self.config.num_frames, mode="linear", align_corners=False)
+            return self._activate(frames.transpose(1, 2))
 
     def _activate(self, outputs: Tensor) -> Tensor:
         if self.config.output_activation != "none":
@@ -72,3 +82,9 @@ class Perceiver(Model):
             scale, offset = (outputs.new_tensor(v) for v in (self.config.output_scale, self.config.output_offset))
             outputs = outputs * scale + offset
         return outputs
+
+
+def _no_autocast(tokens: Tensor) -> AbstractContextManager[object]:
+    """Switches autocast off on the device of `tokens`."""
+    device = tokens.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

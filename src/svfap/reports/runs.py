@@ -98,7 +98,7 @@ def _read_one(folder: Path) -> Run:
     def read(name: str, reader: Callable[[Path], Any], default: Any) -> Any:
         return reader(found[name]) if name in found else default
 
-    training = read("training", _read_json, {})
+    training = read("training", lambda file: upgrade("training metrics", _read_json(file), file), {})
     config = read("config", lambda file: file.read_text(errors="replace"), "")
     frames = folder / RUN_FILES["predictions"].replace(PREDICTIONS_FILE, FRAMES_FILE)
     return Run(

@@ -23,9 +23,10 @@ def read_settings_file(file: Path, known: Collection[str] | None = None) -> dict
     from jsonargparse import get_loader
 
     try:
-        settings = get_loader("yaml")(
-            file.read_text(encoding="utf-8")
-        )  # reads 1e-3 as a number, as yaml.safe_load does not
+        # reads 1e-3 as a number, as yaml.safe_load does not
+        settings = get_loader("yaml")(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
     return upgrade("training settings", settings, file, known)
@@ -99,6 +100,11 @@ class TrainConfig(SourceSettings, FramesSettings):
         require_fraction(self, "ema_decay")
         require_rate(self, "fps", "frames_fps")
         check_model(self.preset, self.model)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Clips of a micro-batch of one process."""
+        return self.batch_size // (self.accumulate_steps * int(os.environ.get("WORLD_SIZE", "1")))  # of torchrun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +219,5 @@ class FinetuneConfig(TrainConfig):
             raise UserError(f"val_fraction={self.val_fraction}: must be from 0 to less than 1")
         if self.label_range is not None and not self.label_range[0] < self.label_range[1]:
             raise UserError(f"label_range={self.label_range}: must be two numbers, the smaller one first")
-        parts = self.accumulate_steps * int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's number of processes
-        if self.loss != "mse" and not self.frame_level and self.batch_size // parts < 2:
+        if self.loss != "mse" and not self.frame_level and self.micro_batch_size < 2:
             raise UserError(f"loss={self.loss}: needs at least 2 clips in a micro-batch; make batch_size larger")

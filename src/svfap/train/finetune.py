@@ -14,18 +14,18 @@ from torch import Tensor
 
 from svfap.console import say
 from svfap.data import augment
-from svfap.data.loader import ClipDataset
+from svfap.data.loader import BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.prepared import dataset_terms, fold_folder, read_dataset
 from svfap.data.split import carve_validation, take_fraction, units_of
-from svfap.data.targets import all_targets, read_frame_values, require_values
+from svfap.data.targets import all_targets, is_annotated, read_frame_values, require_values
 from svfap.errors import UserError
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.pool import has_evaluation, is_evaluated, pool_evaluations, write_folds_file
 from svfap.evaluation.predictions import score_predictions
 from svfap.evaluation.views import predict_views, scored_by_group
-from svfap.files import make_folder
+from svfap.files import make_folder, only_writer
 from svfap.metric_table import main_metric, metric_keys
 from svfap.model.base import Model
 from svfap.model.build import create_model
@@ -35,7 +35,7 @@ from svfap.train.contract import contract
 from svfap.train.loop import Batch, TrainingTask, TrainResult, train
 from svfap.train.losses import ACTIVATION_RANGES, REGRESSION_LOSSES, annotated_only, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
-from svfap.train.parallel import num_workers, run_all
+from svfap.train.parallel import run_all
 from svfap.train.resolve import check_run, fold_configs, resolve
 from svfap.weights.folder import init_encoder, load_model
 from svfap.weights.published import import_published
@@ -83,18 +83,22 @@ class FinetuneTask(TrainingTask):
             new = init_encoder(self.model, _read_init(config.init, self.model.config))
             say(f"encoder from {config.init}; new: {', '.join(new)}")
         shape = self.model.config
-        self._clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
-        self._rates: dict[str, Any] = {"fps": shape.frame_rate, "frames_fps": config.frames_fps}
+        clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
+        frames: dict[str, Any] = {"frame_level": shape.frame_level, "frame_fit": shape.frame_fit}
+        frames |= {"fps": shape.frame_rate, "frames_fps": config.frames_fps}
         self.dataset = ClipDataset(
-            training, "train", *self._clips, repeats=config.repeats, frame_fit=shape.frame_fit,
-            frame_level=config.frame_level, balanced=config.balanced_sampling, **self._rates,
-        )  # fmt: skip
+            training, "train", *clips, repeats=config.repeats, balanced=config.balanced_sampling, **frames
+        )
         self.class_weights = None
         if config.class_weights == "balanced":
             labels = all_targets(training, config.frame_level)
             self.class_weights = torch.from_numpy(balanced_weights(labels, len(names)))
+        if self.validation is not None:
+            self.validation_clips = ClipDataset(self.validation, "val", *clips, **frames)
         self.by_group = self.validation is not None and scored_by_group(self.validation, shape, config.by_group)
         self.rand_augment = augment.RandAugment() if config.rand_augment else None
+        if (config.mixup or config.cutmix) and config.micro_batch_size == 1:
+            say("mixup and cutmix need two clips in a micro-batch; with one clip, nothing is mixed")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         config = self.config
@@ -104,9 +108,9 @@ class FinetuneTask(TrainingTask):
         """Cross-entropy with soft targets (Eq. 12), or a regression loss (Eq. 13, 14), on augmented clips.
 
         Of frame-level models, over all frames that are annotated (mixed with another clip: in both); zero if there is none.
-        Regression losses are in units of the model's `output_scale`, so that
-        gradients do not depend on the labels' units. CCC and PCC are computed over this micro-batch, and averaged over
-        micro-batches and processes; a micro-batch with one readable clip has no gradient.
+        Regression losses are in units of the model's `output_scale`, so that gradients do not depend on the labels' units. CCC
+        and PCC are computed over this micro-batch, and averaged over micro-batches and processes; a micro-batch with one
+        readable clip has no gradient.
         """
         config, shape = self.config, self.model.config
         clips = augment.to_levels(batch["clips"])
@@ -116,7 +120,7 @@ class FinetuneTask(TrainingTask):
         clips = augment.random_resized_crop(clips, config.crop_scale, generator)
         clips = augment.flip(clips, config.flip_rate, generator)
         clips = augment.random_erase(clips, config.erase_rate, generator)
-        targets = batch["values" if config.task == "regression" else "label"]
+        targets = self._targets(batch)
         if config.task == "classification":
             one_hot = augment.smooth_one_hot(targets.flatten(), shape.num_outputs, config.smoothing)
             targets = one_hot.unflatten(0, targets.shape)
@@ -133,15 +137,24 @@ class FinetuneTask(TrainingTask):
         weights = None if self.class_weights is None else self.class_weights.to(outputs.device)
         return F.cross_entropy(outputs, targets, weights)  # Eq. 12
 
-    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]:
+    def count(self, batch: Batch) -> int:
+        """The number of clips, or of frames that are annotated."""
+        return int(
+            is_annotated(self._targets(batch).flatten(0, 1).numpy(force=True)).sum()
+            if self.config.frame_level
+            else len(batch["clips"])
+        )
+
+    def _targets(self, batch: Batch) -> Tensor:
+        targets: Tensor = batch["values" if self.config.task == "regression" else "label"]
+        return targets
+
+    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor], loader: BatchLoader) -> dict[str, Any]:
         """Metrics on the validation videos; empty without any."""
-        if self.validation is None:
+        if self.validation_clips is None:
             return {}
         config, shape = self.config, self.model.config
-        frames: dict[str, Any] = {"frame_level": shape.frame_level, "frame_fit": shape.frame_fit, **self._rates}
-        dataset = ClipDataset(self.validation, "val", *self._clips, **frames)
-        workers = num_workers(config.num_workers, accelerator.num_processes)
-        predictions = predict_views(model, shape, dataset, accelerator, config.batch_size, workers)
+        predictions = predict_views(model, shape, self.validation_clips, accelerator, config.batch_size, loader=loader)
         scores = score_predictions(predictions, self.by_group)
         if shape.frame_level:
             shown = metric_keys(config.task, summary=True)
@@ -213,20 +226,26 @@ def finetune_folds(config: FinetuneConfig) -> TrainResult:
     assert config.dataset is not None
     dataset, out = read_dataset(config.dataset), Path(config.out)
     make_folder(out)
-    write_folds_file(out, config.dataset, config.preset)
-    if not run_all(run_fold, configs, config.parallel):
-        done = sum(has_evaluation(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
-        say(f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on")
-        return TrainResult(finished=False)
-    pooled = pool_evaluations(out)
+    with only_writer(out):
+        write_folds_file(out, config.dataset, config.preset)
+        if stopped_by := run_all(run_fold, configs, config.parallel):
+            done = sum(has_evaluation(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
+            say(
+                f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on"
+            )
+            return TrainResult(finished=False, stopped_by=stopped_by)
+        pooled = pool_evaluations(out)
     return TrainResult(finished=True, metrics={"caption": pooled.caption, **pooled.numbers}, pooled=pooled)
 
 
-def run_fold(config: FinetuneConfig) -> bool:
-    """Train one fold, or continue it, and test its best/ model; False if it was interrupted. Raises `UserError`."""
+def run_fold(config: FinetuneConfig) -> int:
+    """Train one fold, or continue it, and test its best/ model. Raises `UserError`.
+
+    Returns the number of the signal that interrupted it, else 0.
+    """
     assert config.dataset is not None and config.fold is not None
-    if not finetune(replace(config, resume=True)).finished:
-        return False
+    if stopped_by := finetune(replace(config, resume=True)).stopped_by:
+        return stopped_by
     test = EvaluateConfig(
         model=str(config.out), dataset=config.dataset, fold=config.fold, root=config.root,
         num_workers=config.num_workers or 0, precision=config.precision, invalid_marks=config.invalid_marks,
@@ -234,4 +253,4 @@ def run_fold(config: FinetuneConfig) -> bool:
     )  # fmt: skip
     if not is_evaluated(test):
         evaluate(test)
-    return True
+    return 0

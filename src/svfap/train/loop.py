@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +18,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from svfap.console import console, progress_bar, say
-from svfap.data.loader import ClipDataset, make_loader
+from svfap.data.loader import Batches, BatchLoader, ClipDataset
+from svfap.data.manifest import Manifest
+from svfap.data.shared_memory import require_room, worker_errors, workers_with_room
 from svfap.device import make_accelerator
-from svfap.errors import UserError
+from svfap.errors import STOP_SIGNALS, Interrupted, UserError
 from svfap.files import replacing_folder, write_atomically
 from svfap.model.base import Model
 from svfap.train.config import TrainConfig
 from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, parameter_groups, scaled_lr
 from svfap.train.parallel import num_workers, signal_handlers
+from svfap.train.run_data import run_data
 from svfap.train.run_folder import RunFolder, TrainState
 
 if TYPE_CHECKING:
@@ -39,14 +43,18 @@ Batch = dict[str, Any]
 class TrainingTask:
     """What distinguishes pre-training from fine-tuning.
 
-    score: the validation metric; best/ is the epoch with its highest value, or the last epoch if None. num_videos: the number
-    of training and validation videos.
+    dataset: training clips. manifest: training videos, each once. validation, validation_clips: the same of the validation
+    part, None without one. score: the validation metric; best/ is the epoch with its highest value, or the last epoch if None.
+    num_videos: the number of training and validation videos.
     """
 
     config: TrainConfig
     model: Model
     dataset: ClipDataset
+    manifest: Manifest
     num_videos: int
+    validation: Manifest | None = None
+    validation_clips: ClipDataset | None = None
     score: str | None = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -57,8 +65,15 @@ class TrainingTask:
         """The loss of one batch. model: `self.model`, or a wrapper of it. generator: on the CPU, for every random draw."""
         raise NotImplementedError
 
-    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor]) -> dict[str, Any]:
-        """Metrics on the validation videos, and `unreadable` videos with reasons; empty without validation."""
+    def count(self, batch: Batch) -> int:
+        """The number of terms that the loss of a batch is a mean of: its weight among the micro-batches of a step."""
+        return len(batch["clips"])
+
+    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor], loader: BatchLoader) -> dict[str, Any]:
+        """Metrics on the validation videos, and `unreadable` videos with reasons; empty without validation.
+
+        loader: loads batches of `validation_clips`.
+        """
         return {}
 
     def show(self, model: Model, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
@@ -71,22 +86,31 @@ class TrainResult:
 
     finished: False if it was interrupted and saved; `resume` continues it. step: optimiser steps done. metrics: content of
     `metrics.json`, or with fold="all" of `results.json`; empty unless finished. pooled: with fold="all", its table.
+    stopped_by: number of the signal that interrupted it, else 0.
     """
 
     finished: bool
     step: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
     pooled: PooledResults | None = None
+    stopped_by: int = 0
+
+    @property
+    def exit_status(self) -> int:
+        """That of a command: 0, or 128 + the number of the signal."""
+        return 128 + self.stopped_by if self.stopped_by else 0
 
 
 def train(task: TrainingTask, config: TrainConfig) -> TrainResult:
-    """Train until the last epoch, or until Ctrl-C or SIGTERM; with `config.resume`, from the last complete checkpoint on.
+    """Train until the last epoch, or until Ctrl-C, SIGTERM or SIGHUP; with `config.resume`, from the last checkpoint on.
 
     Random draws depend only on (seed, step, process), so a resumed run, in the middle of an epoch too, has the same
     losses as one that was never interrupted. Raises `UserError` for a non-finite loss (before the optimiser step; the last
-    checkpoint stays), for too many unreadable videos, and for settings that do not fit.
+    checkpoint stays), for too many unreadable videos, for settings that do not fit, for a run that began with other videos,
+    while another run uses the folder, and if files cannot be written or loader workers die.
     """
-    return TrainingRun(task, config).train()
+    with RunFolder(config).locked(), worker_errors():
+        return TrainingRun(task, config).train()
 
 
 class TrainingRun:
@@ -96,13 +120,22 @@ class TrainingRun:
         self.task, self.config, self.folder = task, config, RunFolder(config)
         self.accelerator = accelerator = make_accelerator(config.precision)
         with accelerator.main_process_first():
-            self.folder.open()
-        self.steps_per_epoch = len(self._loader(0, 0)) // config.accumulate_steps
+            if accelerator.is_main_process:
+                frame_level = bool(getattr(config, "frame_level", False))
+                self.folder.open(run_data(task.manifest, task.validation, frame_level))
+        self.loader = self._make_loader()
+        self.steps_per_epoch = len(self._batches(0, 0)) // config.accumulate_steps
         if self.steps_per_epoch == 0:
             raise UserError(f"accumulate_steps={config.accumulate_steps}: an epoch has fewer micro-batches than that")
         peak, derivation = scaled_lr(config.base_lr, config.batch_size)
         floor, _ = scaled_lr(config.min_lr, config.batch_size)
-        self.schedule = cosine_schedule(peak, floor, config.epochs, self.steps_per_epoch, config.warmup_epochs)
+        warmup = config.warmup_epochs
+        if warmup > config.epochs:
+            warmup = config.epochs / 2
+            say(
+                f"warmup_epochs={config.warmup_epochs:g} is more than epochs={config.epochs}: warming up for {warmup:g}"
+            )
+        self.schedule = cosine_schedule(peak, floor, config.epochs, self.steps_per_epoch, warmup)
         # Before `prepare` wraps the model's forward.
         self.average = moving_average(task.model, config.ema_decay) if config.ema_decay else None
         self.best_model: Model = self.average.module if self.average else task.model  # type: ignore[assignment]
@@ -115,7 +148,8 @@ class TrainingRun:
             accelerator.register_for_checkpointing(self.average.to(accelerator.device))
         self.state = self.folder.read_state() or TrainState()
         if self.state.step:
-            accelerator.load_state(str(self.folder.last))
+            self.folder.load_last(accelerator)
+        self._saved_step = self.state.step
         self.began = time.monotonic() - self.state.seconds
         self.writer = None  # of the main process
         if accelerator.is_main_process:
@@ -125,38 +159,91 @@ class TrainingRun:
             say(
                 f"peak learning rate {peak:.3g} ({derivation}); {self.steps_per_epoch} steps an epoch; {precision} on {devices}"
             )
-            self.writer = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=self.state.step + 1)
+            with self.folder.writing(self.folder.tensorboard):
+                self.writer = SummaryWriter(str(self.folder.tensorboard), purge_step=self.state.step + 1)
 
     def train(self) -> TrainResult:
         """Do the steps that are left, with a validation and a checkpoint after each epoch."""
+        try:
+            with stop_request() as stop:
+                validation = self._train(stop)
+        except Interrupted as interrupt:
+            return TrainResult(finished=False, step=self.state.step, stopped_by=interrupt.number)
+        finally:
+            self.loader.close()
+        if self.writer:
+            with self.folder.writing(self.folder.tensorboard):
+                self.writer.close()
+        return TrainResult(finished=True, step=self.state.step, metrics=self._metrics(validation))
+
+    def _train(self, stop: StopRequest) -> dict[str, Any]:
+        """The loop. Returns the last validation. Raises `Interrupted` where it was asked to stop, after it has saved."""
         state, save_every = self.state, self.config.save_every_steps
         num_steps = self.config.epochs * self.steps_per_epoch
         batches: Iterator[Batch] | None = None
         validation: dict[str, Any] = {}
-        with _stop_signal() as stopped, progress_bar() as bar:
+        first_step, first_s = state.step, time.monotonic()
+        with progress_bar() as bar:
             main = self.accelerator.is_main_process
             shown = bar.add_task("training", total=num_steps, completed=state.step, note="", visible=main)
             while state.step < num_steps:
                 epoch, position = divmod(state.step, self.steps_per_epoch)
                 if batches is None or position == 0:
-                    batches = iter(self._loader(epoch, position * self.config.accumulate_steps))
+                    batches = iter(self._batches(epoch, position * self.config.accumulate_steps))
                     self.model.train()
-                loss, stop = self._step(batches, epoch, stopped)
-                bar.update(shown, completed=state.step, note=f"epoch {epoch + 1} loss {loss:.4f}")
+                try:
+                    # Other processes of torchrun would wait for this one in the middle of a step.
+                    with stop.at_once() if self.accelerator.num_processes == 1 else nullcontext():
+                        micro = [next(batches) for _ in range(self.config.accumulate_steps)]
+                except Interrupted:
+                    if state.step > self._saved_step:
+                        self._save()
+                    self._say_stopped()
+                    raise
+                loss, stops = self._step(micro, epoch, stop)
+                rate = (state.step - first_step) / (time.monotonic() - first_s)
+                bar.update(shown, completed=state.step, note=f"epoch {epoch + 1}, loss {loss:.4f}, {rate:.3g}/s")
                 ends_epoch = state.step % self.steps_per_epoch == 0
                 if ends_epoch:
                     validation = self._validate(epoch, loss)
-                if ends_epoch or stop or (save_every and state.step % save_every == 0):
+                if ends_epoch or stops or (save_every and state.step % save_every == 0):
                     self._save()
-                if stop and state.step < num_steps:
-                    if main:
-                        say(f"stopped after step {state.step}; saved in {self.folder.last}. Continue with --resume")
-                    return TrainResult(finished=False, step=state.step)
-        if self.writer:
-            self.writer.close()
-        return TrainResult(finished=True, step=state.step, metrics=self._metrics(validation))
+                if stops and state.step < num_steps:
+                    self._say_stopped()
+                    raise Interrupted(stop.number or signal.SIGTERM)
+        return validation
 
-    def _loader(self, epoch: int, start_batch: int) -> DataLoader:
+    def _say_stopped(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        step = self.state.step
+        if step:
+            say(f"stopped after step {step}; saved in {self.folder.last}. Continue with --resume")
+        else:
+            say("stopped before the first step; the same command starts it again")
+
+    def _make_loader(self) -> BatchLoader:
+        """Loader workers for training and validation. Raises `UserError` if shared memory has no room for their batches."""
+        config, task, processes = self.config, self.task, self.accelerator.num_processes
+        micro_bytes = (
+            max(config.batch_size // (processes * config.accumulate_steps * config.repeats), 1)
+            * task.dataset.item_bytes
+        )
+        needs = [(micro_bytes, config.accumulate_steps + 1)]
+        if task.validation_clips is not None:
+            needs.append((max(config.batch_size // processes, 1) * task.validation_clips.item_bytes, 2))
+        workers = num_workers(config.num_workers, processes)
+        if config.num_workers is None:
+            fitting = min(workers, *(workers if (n := workers_with_room(*need)) is None else n for need in needs))
+            if fitting < workers:
+                say(f"{fitting} loader workers instead of {workers}, as shared memory (/dev/shm) has no room for more")
+            workers = fitting
+        for need in needs:
+            require_room(workers, *need)
+        datasets = [each for each in (task.dataset, task.validation_clips) if each is not None]
+        return BatchLoader(*datasets, num_workers=workers, pin_memory=self.accelerator.device.type == "cuda")
+
+    def _batches(self, epoch: int, start_batch: int) -> Batches:
         """This process's micro-batches of an epoch, with `repeats` clips of each video."""
         config, processes = self.config, self.accelerator.num_processes
         micro_batch, rest = divmod(config.batch_size, processes * config.accumulate_steps)
@@ -167,21 +254,19 @@ class TrainingRun:
             )
         if micro_batch % config.repeats:
             raise UserError(f"repeats={config.repeats} does not divide the {micro_batch} clips of a micro-batch")
-        return make_loader(
+        return self.loader.batches(
             self.task.dataset, micro_batch // config.repeats, shuffle=True, seed=config.seed, epoch=epoch,
             start_batch=start_batch, rank=self.accelerator.process_index, world_size=processes,
-            num_workers=num_workers(config.num_workers, processes), pin_memory=self.accelerator.device.type == "cuda",
         )  # fmt: skip
 
-    def _step(self, batches: Iterator[Batch], epoch: int, stopped: Callable[[], bool]) -> tuple[float, bool]:
+    def _step(self, micro: list[Batch], epoch: int, stop: StopRequest) -> tuple[float, bool]:
         """One optimiser step. Returns the mean loss of all processes, and whether any of them is asked to stop."""
         config, state, accelerator = self.config, self.state, self.accelerator
         lr = float(self.schedule[state.step])
         apply_lr(self.optimizer, lr)
-        micro = [next(batches) for _ in range(config.accumulate_steps)]
         loss = self._accumulate(micro)
         unreadable = {key: reason for batch in micro for _, key, reason in batch["unreadable"]}
-        loss, stop, unreadable = _agree(accelerator, loss, stopped(), unreadable)
+        loss, stops, unreadable = _agree(accelerator, loss, stop.number > 0, unreadable)
         state.unreadable |= unreadable
         norm = float(accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad or math.inf))
         if not math.isfinite(norm) and accelerator.mixed_precision != "fp16":  # the scaler of fp16 skips such a step
@@ -195,21 +280,31 @@ class TrainingRun:
         state.step += 1
         self._check_readable()
         self._log("train", epoch, {"loss": loss, "lr": lr, "grad_norm": norm})
-        return loss, stop
+        return loss, stops
 
     def _accumulate(self, micro: list[Batch]) -> float:
-        """Forward and backward of the micro-batches of one step. Returns this process's mean loss."""
+        """Forward and backward of the micro-batches of one step. Returns this process's mean loss.
+
+        Every clip (or labelled frame) of the step has the same weight, over micro-batches and processes: the gradient is
+        that of one large batch.
+        """
         total, accelerator = 0.0, self.accelerator
-        for i, batch in enumerate(micro):
+        counts = [self.task.count(batch) for batch in micro]
+        all_counts = sum(counts)
+        if accelerator.num_processes > 1:
+            summed = accelerator.reduce(torch.tensor(all_counts, device=accelerator.device), "sum")
+            all_counts = int(summed)
+        for i, (batch, count) in enumerate(zip(micro, counts, strict=True)):
             entropy = [self.config.seed, self.state.step, i, accelerator.process_index]
             seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
             torch.manual_seed(seed)  # drop path
-            weight = 1.0 if len(batch["clips"]) else 0.0
-            ready = to_device(batch if weight else _one_black_clip(batch), accelerator.device)
+            # Gradients and losses are averaged over processes afterwards.
+            divisor = all_counts / (count * accelerator.num_processes) if count else math.inf
+            ready = to_device(batch if count else _one_black_clip(batch), accelerator.device)
             with accelerator.no_sync(self.model) if i + 1 < len(micro) else nullcontext(), accelerator.autocast():
-                loss = self.task.loss(self.model, ready, torch.Generator().manual_seed(seed)) * weight
-                accelerator.backward(loss / len(micro))
-            total += loss.item() / len(micro)
+                loss = self.task.loss(self.model, ready, torch.Generator().manual_seed(seed))
+                accelerator.backward(loss / divisor)
+            total += loss.item() / divisor
         return total
 
     def _refuse(self, loss: float, micro: list[Batch]) -> None:
@@ -236,38 +331,40 @@ class TrainingRun:
         task, state = self.task, self.state
         self.best_model.eval()
         # Not the wrapped model: its collectives would wait for a process that has nothing to validate.
-        validation = task.validate(self.accelerator, self.best_model)
+        validation = task.validate(self.accelerator, self.best_model, self.loader)
         state.unreadable |= validation.pop("unreadable", {})
         score = validation.get(task.score) if task.score else None
         if score is None or state.best_score is None or score > state.best_score:
-            state.best_score, state.best_epoch = score, epoch
+            state.best_score, state.best_epoch = score, epoch + 1
             if self.accelerator.is_main_process:
-                with replacing_folder(self.folder.best) as fresh:
+                with self.folder.writing(self.folder.best), replacing_folder(self.folder.best) as fresh:
                     self.best_model.save_pretrained(fresh)
         if self.writer:
             if not console.is_terminal:  # without a moving progress bar, one line per epoch
                 text = f", validation {task.score} {score:.4f}" if score is not None else ""
                 say(f"epoch {epoch + 1} of {self.config.epochs}: loss {loss:.4f}{text}")
             self._log("val", epoch, {k: v for k, v in validation.items() if isinstance(v, int | float)})
-            task.show(self.best_model, self.writer, self.accelerator, state.step)
+            with self.folder.writing(self.folder.tensorboard):
+                task.show(self.best_model, self.writer, self.accelerator, state.step)
         return validation
 
     def _log(self, kind: str, epoch: int, numbers: dict[str, float]) -> None:
         if self.writer:
             self.folder.log({"kind": kind, "epoch": epoch, "step": self.state.step, **numbers})
-            for name, value in numbers.items():
-                self.writer.add_scalar(f"{kind}/{name}", value, self.state.step)
+            with self.folder.writing(self.folder.tensorboard):
+                for name, value in numbers.items():
+                    self.writer.add_scalar(f"{kind}/{name}", value, self.state.step)
 
     def _save(self) -> None:
         self.state.seconds = time.monotonic() - self.began
         self.folder.save_last(self.state, self.task.model.config, self.accelerator)
+        self._saved_step = self.state.step
 
     def _metrics(self, validation: dict[str, Any]) -> dict[str, Any]:
         """The content of `metrics.json`, which is written unless the run was finished before."""
-        file, state, score = self.folder.path / "metrics.json", self.state, self.task.score
-        if not validation and file.exists():  # resumed after its last epoch
-            metrics: dict[str, Any] = json.loads(file.read_text())
-            return metrics
+        state, score = self.state, self.task.score
+        if not validation and (before := self.folder.read_metrics()) is not None:  # resumed after its last epoch
+            return before
         metrics = {
             "finished": True,
             "epochs": self.config.epochs,
@@ -280,7 +377,7 @@ class TrainingRun:
         }
         if self.accelerator.is_main_process:
             self.folder.write_unreadable(state.unreadable)
-            write_atomically(file, json.dumps(metrics, indent=2))
+            self.folder.write_metrics(metrics)
         return metrics
 
 
@@ -307,16 +404,46 @@ def _agree(
     return total_loss / accelerator.num_processes, num_stops > 0, unreadable
 
 
-@contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C or SIGTERM is a request to stop after the step; a second Ctrl-C interrupts at once."""
-    asked = False
+class StopRequest:
+    """Whether a signal has asked to stop. number: that of the signal, 0 without one."""
 
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
+    def __init__(self) -> None:
+        self.number = 0
+        self._at_once = False
+
+    def ask(self, number: int, frame: Any) -> None:
+        """The signal handler: the first signal is a request, a second Ctrl-C interrupts at once."""
+        if number == getattr(signal, "SIGHUP", 0):
+            _leave_lost_terminal()
+        if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked = True
+        self.number = self.number or number
+        if self._at_once:
+            raise Interrupted(number)
 
-    with signal_handlers(ask, signal.SIGINT, signal.SIGTERM):
-        yield lambda: asked
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A block in which a signal raises `Interrupted`, for waiting; so does one that has come before."""
+        self._at_once = True
+        try:
+            if self.number:
+                raise Interrupted(self.number)
+            yield
+        finally:
+            self._at_once = False
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Within, Ctrl-C, SIGTERM and SIGHUP are requests to stop after the step."""
+    stop = StopRequest()
+    with signal_handlers(stop.ask, *STOP_SIGNALS):
+        yield stop
+
+
+def _leave_lost_terminal() -> None:
+    """Discard what is written to a terminal that has been closed: it would be an error, before the run is saved."""
+    for number in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(number).st_mode) and not os.isatty(number):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)

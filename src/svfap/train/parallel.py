@@ -16,11 +16,10 @@ from dataclasses import replace
 from typing import Any
 
 from svfap.console import progress_bar, say
-from svfap.errors import UserError
+from svfap.errors import STOP_SIGNALS, Interrupted, UserError, signal_of
 from svfap.files import make_folder
 from svfap.train.config import TrainConfig
 
-INTERRUPTED = 130  # exit status of a run that was stopped and has saved
 POLL_S = 0.2
 
 
@@ -41,10 +40,11 @@ def num_workers(asked: int | None, num_processes: int) -> int:
     return max(cores // num_processes - 1, 0)
 
 
-def run_all(run: Callable[[Any], bool], configs: Sequence[TrainConfig], parallel: int | None = None) -> bool:
+def run_all(run: Callable[[Any], int], configs: Sequence[TrainConfig], parallel: int | None = None) -> int:
     """Call `run(config)` for each config, `parallel` at a time, by default one per GPU; in this process if that is 1.
 
-    run: as for `run_parallel`. Returns False if interrupted. Raises `UserError` if a run fails.
+    run: as for `run_parallel`. Returns the number of the signal that interrupted it, else 0. Raises `UserError` if a run
+    fails.
     """
     gpus = visible_gpus()
     parallel = min(parallel or max(len(gpus), 1), len(configs))
@@ -54,24 +54,25 @@ def run_all(run: Callable[[Any], bool], configs: Sequence[TrainConfig], parallel
     try:
         for number, config in enumerate(configs, 1):
             say(f"run {number} of {len(configs)}: {config.out}")
-            if not run(config):
-                return False
-    except KeyboardInterrupt:
-        return False
-    return True
+            if stopped_by := run(config):
+                return stopped_by
+    except KeyboardInterrupt as interrupt:
+        return signal_of(interrupt)
+    return 0
 
 
-def run_parallel(run: Callable[[Any], bool], configs: Sequence[TrainConfig], at_once: int, gpus: Sequence[str]) -> bool:
+def run_parallel(run: Callable[[Any], int], configs: Sequence[TrainConfig], at_once: int, gpus: Sequence[str]) -> int:
     """Call `run(config)` for each config in a separate process, `at_once` at a time; GPUs are assigned in turn.
 
-    run: a function of a module, which returns False if it was interrupted. Its output is appended to `output.log` in
-    `config.out`. Returns False if interrupted (Ctrl-C, SIGTERM), after all runs have saved. If a run fails, the others are
-    stopped and save as well; raises `UserError` with the reason.
+    run: a function of a module, which returns the number of the signal that interrupted it, else 0. Its output is appended
+    to `output.log` in `config.out`. Returns the number of the signal that interrupted this process (Ctrl-C, SIGTERM, SIGHUP)
+    or one of the runs, after all runs have saved, else 0. If a run fails, the others are stopped and save as well; raises
+    `UserError` with the reason.
     """
     waiting, running = list(configs), dict[int, tuple[TrainConfig, subprocess.Popen[bytes]]]()
     threads = os.environ.get("OMP_NUM_THREADS") or str(max((os.cpu_count() or 1) // at_once, 1))
-    # SIGTERM raises KeyboardInterrupt, so that the processes started here are stopped too.
-    with progress_bar() as bar, signal_handlers(signal.default_int_handler, signal.SIGTERM):
+    # Every signal becomes an exception, so that the processes started here are stopped too.
+    with progress_bar() as bar, signal_handlers(interrupt, *STOP_SIGNALS):
         bar_ids = {c.out: bar.add_task(c.out.name, total=c.epochs, note="waits") for c in configs}
         try:
             while waiting or running:
@@ -90,22 +91,31 @@ def run_parallel(run: Callable[[Any], bool], configs: Sequence[TrainConfig], at_
                         del running[slot]
                         _check(config, process.returncode)
                         bar.update(bar_ids[config.out], completed=config.epochs, note="done")
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             say("stopping: waiting for the runs to save")
-            return False
+            return signal_of(error)
         finally:
             for _, process in running.values():
                 process.terminate()  # a training run saves first; a second signal has no effect
             for _, process in running.values():
                 process.communicate()
-    return True
+    return 0
+
+
+def interrupt(number: int, frame: object) -> None:
+    """A signal handler that raises `Interrupted`."""
+    raise Interrupted(number)
 
 
 @contextlib.contextmanager
 def signal_handlers(handler: Callable[..., Any], *signals: signal.Signals) -> Iterator[None]:
-    """Handle signals by `handler` in the block; no effect outside the main thread, as only that may set handlers."""
+    """Handle signals by `handler` in the block; no effect outside the main thread, as only that may set handlers.
+
+    SIGHUP stays ignored where it is: `nohup` does that, so that work goes on without its terminal.
+    """
     main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, handler) for number in signals} if main else {}
+    kept = [number for number in signals if number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in signals if number not in kept} if main else {}
     try:
         yield
     finally:
@@ -113,7 +123,7 @@ def signal_handlers(handler: Callable[..., Any], *signals: signal.Signals) -> It
             signal.signal(number, former)
 
 
-def _start(run: Callable[[Any], bool], config: TrainConfig, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(run: Callable[[Any], int], config: TrainConfig, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     make_folder(config.out)
     path = os.pathsep.join(filter(None, sys.path))  # the run can import the same modules
     with (config.out / "output.log").open("ab") as log:
@@ -128,13 +138,16 @@ def _start(run: Callable[[Any], bool], config: TrainConfig, environment: Mapping
 
 
 def _main() -> int:
-    """The main function of a run's process. Exit status 0: finished; INTERRUPTED; 1: failed, the last line printed says why."""
+    """The main function of a run's process.
+
+    Exit status 0: finished; 128 + number of a signal: interrupted and saved; 1: failed, the last line printed says why.
+    """
     try:
         run, config = pickle.load(sys.stdin.buffer)
         threading.Thread(target=_stop_with_parent, daemon=True).start()
-        return 0 if run(config) else INTERRUPTED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        return 128 + stopped_by if (stopped_by := run(config)) else 0
+    except KeyboardInterrupt as error:
+        return 128 + signal_of(error)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -148,8 +161,8 @@ def _stop_with_parent() -> None:
 
 
 def _check(config: TrainConfig, status: int) -> None:
-    if status == INTERRUPTED:
-        raise KeyboardInterrupt
+    if status > 128:
+        raise Interrupted(status - 128)
     if status == 0:
         return
     log = config.out / "output.log"

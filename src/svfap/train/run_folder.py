@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from svfap.console import say
 from svfap.errors import UserError
-from svfap.files import make_folder, recover_folder, replacing_folder, write_atomically
-from svfap.formats import stamped
+from svfap.files import make_folder, only_writer, recover_folder, replacing_folder, write_atomically
+from svfap.formats import stamped, upgrade
 from svfap.settings import check_same_settings
-from svfap.train.config import TrainConfig, read_settings_file
+from svfap.train.config import FinetuneConfig, TrainConfig, read_settings_file
+from svfap.train.run_data import Part, RunData, read_run_data
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -23,12 +29,20 @@ if TYPE_CHECKING:
 
 # Settings that may change when a run is resumed, since they do not change its result.
 FREE_SETTINGS = ("num_workers", "save_every_steps", "max_unreadable", "out")
+DATA_SETTINGS = (
+    "dataset",
+    "manifest",
+    "val_manifest",
+    "root",
+)  # may change too where the rows are known to be the same
 NOT_STORED = ("resume", "parallel")  # of one call, not of the run
+FULL_BYTES = 2**20  # a disk with less free space is full
 
 
 @dataclass
 class TrainState:
-    """Progress of a run: optimiser steps done, the best validation score so far and its epoch, unreadable videos with reasons."""
+    """Progress of a run: optimiser steps done, the best validation score so far and its epoch (from 1), unreadable videos with
+    reasons."""
 
     step: int = 0
     best_score: float | None = None
@@ -38,71 +52,161 @@ class TrainState:
 
 
 class RunFolder:
-    """`config.yaml`, `log.jsonl`, `unreadable.csv`, `last/`, `best/` and `metrics.json` of one run."""
+    """`config.yaml`, `data.json`, `log.jsonl`, `unreadable.csv`, `last/`, `best/` and `metrics.json` of one run."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.path = Path(config.out)
         self.last, self.best = self.path / "last", self.path / "best"
-        self._config_file = self.path / "config.yaml"
-        self._resume = config.resume
-        settings = json.loads(json.dumps(asdict(config), default=str))  # paths as text, tuples as lists
+        self._config_file, self._data_file = self.path / "config.yaml", self.path / "data.json"
+        self.tensorboard = self.path / "tensorboard"
+        self._metrics_file, self._log_file = self.path / "metrics.json", self.path / "log.jsonl"
+        self._config = config
+        defaults = type(config)(out=config.out)
+        # Paths as text, tuples as lists.
+        settings, self._defaults = (json.loads(json.dumps(asdict(c), default=str)) for c in (config, defaults))
         self._settings = {name: value for name, value in settings.items() if name not in NOT_STORED}
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Make the folder and keep other runs out of it; of torchrun's processes the first one does so. Raises `UserError`."""
+        make_folder(self.path)
+        return only_writer(self.path) if os.environ.get("RANK", "0") == "0" else nullcontext()
 
     def check(self) -> None:
         """Raise `UserError` if the folder contains a run and resume is off, or a run with other settings."""
-        if not ((self.path / "log.jsonl").exists() or self.last.exists()):
+        if not self._begun():
             return
-        if not self._resume:
+        if not self._config.resume:
             raise UserError(f"out={self.path}: holds a run already; --resume continues it, or choose another folder")
         if self._config_file.exists():
-            before = read_settings_file(self._config_file, self._settings)
+            # A setting that is newer than the run had its default.
+            defaults = {name: self._defaults[name] for name in self._settings}
+            before = {**defaults, **read_settings_file(self._config_file, self._settings)}
             fix = "resume it with those, or choose another folder"
-            check_same_settings(f"out={self.path}", before, self._settings, fix, FREE_SETTINGS)
+            if (epochs := before.get("epochs")) != self._config.epochs:
+                fix += f". Its learning rates are a schedule of {epochs} epochs, which cannot be made longer or shorter"
+                if isinstance(self._config, FinetuneConfig):
+                    fix += f"; to train on from its weights, start a new run with --init {self.path}"
+            free = FREE_SETTINGS + (DATA_SETTINGS if self._data_file.exists() else ())
+            check_same_settings(f"out={self.path}", before, self._settings, fix, free)
 
-    def open(self) -> None:
-        """Make the folder, or put a resumed one in order. Raises `UserError` if it cannot be written."""
+    def open(self, data: RunData) -> None:
+        """Make the folder, or put a resumed one in order.
+
+        Raises `UserError` as `check` does, if a run in the folder has begun with other data, and if it cannot be written.
+        """
         make_folder(self.path)
         for folder in (self.last, self.best):
             recover_folder(folder)
+        self.check()
+        if self._begun():
+            self._check_data(data)
         content = yaml.safe_dump(stamped("training settings", self._settings), sort_keys=False)
         write_atomically(self._config_file, content)
+        data.write(self._data_file)
+
+    def _begun(self) -> bool:
+        return self._log_file.exists() or self.last.exists()
+
+    def _check_data(self, data: RunData) -> None:
+        before = read_run_data(self._data_file) if self._data_file.exists() else self._data_of_model(data)
+        if before is None:
+            return
+        if differences := data.differences(before):
+            new = f", from its weights with --init {self.path}" if isinstance(self._config, FinetuneConfig) else ""
+            raise UserError(
+                f"out={self.path}: began with other data ({'; '.join(differences)}); resume it with the same data, or start "
+                f"a new run in another folder{new}"
+            )
+
+    def _data_of_model(self, data: RunData) -> RunData | None:
+        """What the model of the last checkpoint says of its data; for runs without `data.json`, of version 0.2 and before."""
+        from svfap.model.config import CONFIG_FILE, ModelConfig
+
+        say(f"{self.path}: an earlier version of svfap began this run and did not note its videos; that they are the same "
+            "is not checked")  # fmt: skip
+        if not (self.last / CONFIG_FILE).is_file():
+            return None
+        model = ModelConfig.read(self.last / CONFIG_FILE)
+        rows = model.provenance.get("num_videos", data.training.rows)
+        return RunData(tuple(model.label_names), Part(rows), data.validation)
 
     def read_state(self) -> TrainState | None:
         """Progress at the last complete checkpoint, or None."""
         file = self.last / "state.json"
-        return TrainState(**json.loads(file.read_text())) if file.exists() else None
+        if not file.exists():
+            return None
+        known = [each.name for each in fields(TrainState)]
+        return TrainState(**upgrade("training state", json.loads(file.read_text()), file, known))
 
     def save_last(self, state: TrainState, model: ModelConfig, accelerator: Accelerator) -> None:
-        """Write last/: model, optimiser and progress. Called by every process."""
+        """Write last/: model, optimiser and progress. Called by every process. Raises `UserError`."""
         accelerator.wait_for_everyone()
-        with replacing_folder(self.last, accelerator.is_main_process) as fresh:
+        with self.writing(self.last), replacing_folder(self.last, accelerator.is_main_process) as fresh:
             accelerator.wait_for_everyone()
             accelerator.save_state(str(fresh))
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
                 model.write(fresh)
-                (fresh / "state.json").write_text(json.dumps(asdict(state), indent=2))
+                (fresh / "state.json").write_text(json.dumps(stamped("training state", asdict(state)), indent=2))
         accelerator.wait_for_everyone()
 
+    def load_last(self, accelerator: Accelerator) -> None:
+        """Read model, optimiser and random states from last/. Raises `UserError` if they do not fit the model."""
+        try:
+            accelerator.load_state(str(self.last))
+        except Exception as error:  # torch, safetensors and pickle raise many types for broken or unfitting files
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            reason = next((line for line in lines if "size mismatch" in line), lines[0])
+            raise UserError(
+                f"{self.last}: this checkpoint does not fit the run ({reason}); start a new run in another folder"
+            ) from None
+
+    @contextmanager
+    def writing(self, file: Path) -> Iterator[None]:
+        """Raise `UserError` if `file` cannot be written in the block, with the checkpoint from which the run can continue."""
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch.save
+            full = shutil.disk_usage(self.path).free < FULL_BYTES
+            reason = (
+                "no space left on the disk" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
+            )
+            state = self.read_state()
+            kept = "there is no checkpoint yet"
+            if state is not None:
+                kept = f"the checkpoint of step {state.step} is kept in {self.last}, --resume continues from it"
+            raise UserError(f"{file}: cannot be written ({reason}); {kept}") from None
+
     def log(self, record: dict[str, Any]) -> None:
-        """Append one JSON line."""
-        with (self.path / "log.jsonl").open("a") as file:
+        """Append one JSON line. Raises `UserError`."""
+        with self.writing(self._log_file), self._log_file.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def forget_log_after(self, step: int) -> None:
         """Drop the log lines of steps after the last checkpoint, which will be done again."""
-        file = self.path / "log.jsonl"
-        if file.exists():
-            lines = [line for line in file.read_text().splitlines() if _step(line) <= step]
-            write_atomically(file, "".join(line + "\n" for line in lines))
+        if self._log_file.exists():
+            lines = [line for line in self._log_file.read_text().splitlines() if _step(line) <= step]
+            write_atomically(self._log_file, "".join(line + "\n" for line in lines))
 
     def write_unreadable(self, unreadable: dict[str, str]) -> Path:
-        """List the videos that could not be read, with the reason."""
+        """List the videos that could not be read, with the reason. Raises `UserError`."""
         import pandas as pd
 
         file = self.path / "unreadable.csv"
-        pd.DataFrame(sorted(unreadable.items()), columns=["path", "reason"]).to_csv(file, index=False)
+        with self.writing(file):
+            pd.DataFrame(sorted(unreadable.items()), columns=["path", "reason"]).to_csv(file, index=False)
         return file
+
+    def read_metrics(self) -> dict[str, Any] | None:
+        """The content of `metrics.json`, or None."""
+        file = self._metrics_file
+        return upgrade("training metrics", json.loads(file.read_text()), file) if file.exists() else None
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write `metrics.json`. Raises `UserError`."""
+        write_atomically(self._metrics_file, json.dumps(stamped("training metrics", metrics), indent=2))
 
 
 def _step(line: str) -> float:

@@ -1,0 +1,140 @@
+"""What a run is trained and validated on, so that it is resumed with the same rows only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from svfap.files import write_atomically
+from svfap.formats import stamped, upgrade
+
+if TYPE_CHECKING:
+    from svfap.data.manifest import Manifest
+
+DIGEST_BYTES = 6  # of each row
+BOX_AND_SPAN = ("start_s", "end_s", "box_x", "box_y", "box_w", "box_h")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The training or the validation videos.
+
+    rows: their number. digests: 12 hexadecimal digits for each row, one row after another; None: not known.
+    """
+
+    rows: int
+    digests: str | None = None
+
+    def first_other_row(self, before: Part) -> int | None:
+        """The first row, from 1, that is not the same as before; None if there is none or it is not known."""
+        if self.digests is None or before.digests is None:
+            return None
+        width = 2 * DIGEST_BYTES
+        for row in range(min(self.rows, before.rows)):
+            where = slice(row * width, (row + 1) * width)
+            if self.digests[where] != before.digests[where]:
+                return row + 1
+        return None
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The rows of a run. names: its classes or dimensions, in order. validation: None without a validation part."""
+
+    names: tuple[str, ...]
+    training: Part
+    validation: Part | None = None
+
+    def differences(self, before: RunData) -> list[str]:
+        """What is not as it was before, as the user reads it."""
+        found = []
+        if self.names != before.names:
+            found.append(f"classes or dimensions: {', '.join(before.names)} then, {', '.join(self.names)} now")
+        for name, then, now in (
+            ("training", before.training, self.training),
+            ("validation", before.validation, self.validation),
+        ):
+            if then is None or now is None:
+                if then is not now:
+                    found.append(
+                        f"{name} videos: {then.rows if then else 'none'} then, {now.rows if now else 'none'} now"
+                    )
+                continue
+            if then.rows != now.rows:
+                found.append(f"{name} videos: {then.rows} then, {now.rows} now")
+            if row := now.first_other_row(then):
+                found.append(f"row {row} of the {name} videos is another one or has another label")
+        return found
+
+    def write(self, file: Path) -> None:
+        """Write the data as JSON. Raises `UserError`."""
+        write_atomically(file, json.dumps(stamped("run data", asdict(self))) + "\n")
+
+
+def read_run_data(file: Path) -> RunData:
+    """Read what `RunData.write` wrote. Raises `UserError` for a version of the format that is not known."""
+    content = upgrade("run data", json.loads(file.read_text()), file, RunData.__dataclass_fields__)
+    parts = {name: part and Part(**part) for name, part in content.items() if name != "names"}
+    return RunData(names=tuple(content["names"]), **parts)
+
+
+def run_data(training: Manifest, validation: Manifest | None, frame_level: bool = False) -> RunData:
+    """The data of a run with these videos. frame_level: labels in files of values per frame count as well."""
+    names = training.label_names or training.dimensions or ()
+    parts = [None if part is None else part_of(part, frame_level) for part in (training, validation)]
+    assert parts[0] is not None
+    return RunData(names, parts[0], parts[1])
+
+
+def part_of(manifest: Manifest, frame_level: bool = False) -> Part:
+    """Number and digests of a manifest's rows: path, time span, box, labels and group.
+
+    Where the videos lie does not matter: the folder that all paths begin with is left out.
+    """
+    digests = (
+        hashlib.blake2b("\n".join(row).encode("utf-8", "surrogateescape"), digest_size=DIGEST_BYTES).hexdigest()
+        for row in zip(*_columns(manifest, frame_level), strict=True)
+    )
+    return Part(len(manifest), "".join(digests))
+
+
+def _columns(manifest: Manifest, frame_level: bool) -> Iterator[list[str]]:
+    """What counts of each row, as text."""
+    table = manifest.table
+    paths = table["path"].astype(str).tolist()
+    first, last = min(paths), max(paths)  # what both begin with, all begin with
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    folder = first.rfind("/", 0, same) + 1
+    yield [path[folder:] for path in paths]
+    for name in BOX_AND_SPAN:
+        if name in table:
+            yield [repr(value) for value in table[name].astype(float).tolist()]
+    if manifest.label_names is not None and "label" in table:
+        names = (*manifest.label_names, "")  # -1: none
+        yield [names[label] for label in table["label"].tolist()]
+    for name in manifest.dimensions or ():
+        if name in table:
+            yield [repr(value) for value in table[name].astype(float).tolist()]
+    if (groups := manifest.groups) is not None:
+        yield [str(group) for group in groups]
+    if frame_level and "frame_numbers" in table:
+        yield ["" if numbers is None else _digest(numbers.tobytes()) for numbers in table["frame_numbers"]]
+    if frame_level and "frame_values" in table:
+        content = cache(lambda name: _digest_of_file(manifest.root / name) if name else "")
+        yield [content(str(name)) for name in table["frame_values"]]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _digest_of_file(file: Path) -> str:
+    try:
+        return _digest(file.read_bytes())
+    except OSError:  # training counts the video as unreadable
+        return ""

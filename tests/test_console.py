@@ -1,0 +1,53 @@
+"""Progress: a line now and then in a log, and a bar whose numbers are whole in a narrow terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from svfap import console
+
+NOTE = "epoch 12, loss 0.1234, 3.21/s"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_bar_shows_its_numbers_whole(width, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=screen, force_terminal=True, width=width, color_system=None))
+    with console.progress_bar() as bar:
+        one = bar.add_task("training", total=24600, completed=12345, note=NOTE)
+        bar.update(one, note=NOTE)
+    line = [line for line in screen.getvalue().splitlines() if "24600" in line][-1]
+    assert " 12345/24600 0:00:00 left " in line
+    assert "━" in line
+    assert (NOTE in line) == (width >= 80)
+    assert "training" in line or width < 80
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch):
+    log, now = io.StringIO(), [100.0]
+    monkeypatch.setattr(console, "console", Console(file=log, width=80))
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress_bar() as bar:
+        one = bar.add_task("training", total=100, completed=40, note="")
+        for step in range(41, 61):
+            now[0] += 10
+            bar.update(one, completed=step, note=f"loss 0.{step}")
+    lines = log.getvalue().splitlines()
+    # At 130 s, 3 of 60 steps took 30 s, so 57 take 570 s.
+    assert lines[0] == "training: 43 of 100, loss 0.43, 0:09:30 left"
+    assert [line.split(",")[0] for line in lines[:6]] == [f"training: {n} of 100" for n in (43, 46, 49, 52, 55, 58)]
+    assert len(lines) == 7, "and the last state"
+
+
+def test_a_terminal_gets_no_lines(monkeypatch):
+    screen, now = io.StringIO(), [100.0]
+    monkeypatch.setattr(console, "console", Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress_bar() as bar:
+        one = bar.add_task("training", total=100, note="")
+        now[0] += 100
+        bar.update(one, completed=50)
+    assert "50 of 100" not in screen.getvalue()
