@@ -24,9 +24,9 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-LINE_EVERY_S = 30.0
-
 from svfap.files import printable
+
+LINE_EVERY_S = 30.0
 
 T = TypeVar("T")
 # Of several processes only the first one writes.

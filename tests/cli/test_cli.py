@@ -175,7 +175,7 @@ def test_predict_takes_several_videos_and_skips_unreadable_ones(finetuned, faces
     table = pd.read_csv(tmp_path / "all.csv")
     assert table["video"].tolist() == [videos[0]] * 2 + [videos[1]] * 2
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["all.csv", "all_1_test_000001.png", "all_3_test_000000.png"]
+    assert names == ["all.csv", "all.csv.about.json", "all_1_test_000001.png", "all_3_test_000000.png"]
 
 
 def test_reconstruct_writes_a_picture_and_a_video(pretrained, video, tmp_path, capsys):
