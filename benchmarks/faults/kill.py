@@ -151,8 +151,8 @@ def kill_often(kind: str, number: int, folder: Path, seed: int) -> list[str]:
     while kills < number:
         out = work / f"run_{ended}"
         while True:
-            # Up to half of a whole run, so that most runs are killed several times.
-            status, _ = go(out, rng.uniform(0, 0.5 * whole_s) if kills < number else None)
+            # Up to the length of a whole run: some runs are killed several times, others end.
+            status, _ = go(out, rng.uniform(0, whole_s) if kills < number else None)
             kills += status == -signal.SIGKILL
             errors += status not in (0, -signal.SIGKILL)
             if status != -signal.SIGKILL:

@@ -228,6 +228,13 @@ def write_map(file: Path, tests: list[str]) -> None:
         print(f"{len(seconds)} tests, {len(found)} lines: {file}")
 
 
+def existing_tests() -> set[str]:
+    """The names of all tests that there are now; those of the map may have been renamed since."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return {line for line in done.stdout.splitlines() if "::" in line}
+
+
 def tests_of(fault: Fault, known: dict) -> list[str]:
     """The tests that run the fault's statement, or anything of its module if that is run on import; the quickest first."""
     lines = known["lines"].get(fault.module, {})
@@ -279,6 +286,7 @@ def main() -> None:
     if args.map:
         return write_map(args.out / "map.json", args.tests)
     known = json.loads((args.out / "map.json").read_text())
+    existing = existing_tests()
     outcomes = args.out / "outcomes.jsonl"
     done = [json.loads(line) for line in outcomes.read_text().splitlines()] if outcomes.exists() else []
     if args.again:
@@ -294,7 +302,8 @@ def main() -> None:
     left = [fault for fault in chosen if (fault.module, fault.number) not in tried]
 
     def attempt(fault: Fault) -> dict:
-        tests, began = tests_of(fault, known), time.monotonic()
+        began = time.monotonic()
+        tests = [name for name in tests_of(fault, known) if name in existing]
         # Some of the quickest, and some from all over.
         some = tests[: args.most_tests // 2] + tests[args.most_tests // 2 :: max(len(tests) // args.most_tests, 1)]
         by = is_noticed(fault, list(dict.fromkeys(some)), SLOWEST_S) if tests else ""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flat_videos import B_FRAMES, NUM, encode, flat, numbers_of
 
+from svfap.data.ffmpeg import packets_of
 from svfap.data.video import VideoError, open_video
 
 
@@ -103,3 +104,18 @@ def test_picture_lost_in_mid_file_is_the_one_before(folder: Path) -> None:
     with open_video(path) as source:
         assert numbers_of(source.read([20, 19, 18, 24])) == [19, 19, 18, 24]
         assert numbers_of(np.stack([frame for _, frame in source.frames()])) == [n - (n == 20) for n in range(NUM)]
+
+
+def test_a_stream_that_a_damaged_file_announces_midway_ends_nothing():
+    """PyAV stops there with an IndexError; the packets behind it are still read."""
+
+    class Announcing:
+        parts = iter([[1, 2], [3], []])
+
+        def demux(self, stream):
+            part = next(self.parts)
+            yield from part
+            if part:
+                raise IndexError("list index out of range")
+
+    assert list(packets_of(Announcing(), None)) == [1, 2, 3]

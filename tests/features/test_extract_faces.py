@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import cv2
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -201,3 +203,19 @@ def test_a_complete_table_is_replaced_only_on_request(folder, tmp_path):
     assert out.read_bytes() == before
     extracted("none.mp4", faces="none", overwrite=True)
     assert set(pd.read_parquet(out)["path"]) == {str(folder / "none.mp4")}
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npz", "h5"])
+def test_a_name_that_is_not_utf8_is_escaped_in_the_table(folder, suffix, tmp_path):
+    os.symlink(os.fsencode(folder / "two.mp4"), os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    out = tmp_path / f"features.{suffix}"
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    config = ExtractConfig(model=str(folder / "model"), device="cpu", precision="fp32", faces="none", out=out)
+    extract_features(name, config)
+    if suffix == "parquet":
+        paths = pd.read_parquet(out)["path"]
+    elif suffix == "npz":
+        paths = np.load(out)["path"]
+    else:
+        paths = [path.decode() for path in h5py.File(out)["path"][:]]
+    assert {Path(path).name for path in paths} == {r"caf\udce9.mp4"}

@@ -9,7 +9,7 @@ from svfap.train.config import FinetuneConfig, PretrainConfig
 
 QUICK = dict(preset="svfap_debug", sampling_stride=1, warmup_epochs=0.5, precision="fp32", num_workers=0)
 # Nothing is drawn but the order of the clips.
-PLAIN = dict(mixup=0, cutmix=0, rand_augment=False, erase_rate=0, flip_rate=0, drop_path_rate=0)
+PLAIN = dict(mixup=0, cutmix=0, rand_augment=False, crop_scale=(1.0, 1.0), erase_rate=0, flip_rate=0, drop_path_rate=0)
 
 
 def pretraining(faces: Path, out: Path, **settings) -> PretrainConfig:

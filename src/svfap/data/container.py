@@ -18,7 +18,7 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from svfap.data.ffmpeg import Upright, open_container, video_stream
+from svfap.data.ffmpeg import Upright, open_container, packets_of, video_stream
 from svfap.data.frames import Pixels, VideoError, VideoSource
 from svfap.data.packets import NO_TIME, Numbers, Timetable, list_packets, timetable
 
@@ -196,7 +196,7 @@ class Container(VideoSource):
         self._turn += 1
         turn = self._turn
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in packets_of(self._container, self._stream):
                 if turn != self._turn:
                     raise RuntimeError(f"{self.path}: was read elsewhere before these frames had ended; open it twice")
                 if packet.size:  # an empty packet would signal the end of the stream to the decoder
@@ -275,7 +275,7 @@ def _decoded_order(path: Path) -> Numbers:
         stream.codec_context.options = {"skip_loop_filter": "all", "skip_idct": "all"}  # pixels do not matter
         packets: list[int] = []
         with suppress(av.FFmpegError, OSError):
-            whole = enumerate(packet for packet in container.demux(stream) if packet.size)
+            whole = enumerate(packet for packet in packets_of(container, stream) if packet.size)
             for number, frame in decoded_frames(whole, stream.codec_context):
                 packets += [] if frame is None else [number]
     return np.asarray(list(dict.fromkeys(packets)), np.int64)

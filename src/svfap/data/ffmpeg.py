@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +104,14 @@ def upright(picture: Pixels, matrix: Sequence[int]) -> Pixels:
     if abs(b) > abs(a):
         picture, a, d = picture.swapaxes(0, 1), c, b
     return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def packets_of(container: InputContainer, stream: Any) -> Iterator[Any]:
+    """The packets of a stream as `container.demux` gives them, without those of streams that a damaged file announces midway,
+    at which PyAV stops with an IndexError."""
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except IndexError:  # behind that packet
+            continue

@@ -27,7 +27,7 @@ from svfap.errors import UserError
 from svfap.faces.config import CROP_FIELDS, FaceCropConfig
 from svfap.features.config import ExtractConfig
 from svfap.features.tables import Chunk, check_table, write_table
-from svfap.files import check_new
+from svfap.files import check_new, printable
 from svfap.jobs.run import result_of, run_jobs, write_failures
 from svfap.model.base import Model
 from svfap.model.build import create_model
@@ -105,7 +105,7 @@ def extract_features(
     searched = _searched(samples, listed, config)
     if reserved := {"feature", *SPAN.values(), *(FACE_COLUMNS if any(searched) else ())} & set(columns):
         raise UserError(f"column '{min(reserved)}' of a manifest: the table has a column of this name; rename it")
-    columns = columns.rename(columns=SPAN).apply(_as_numbers)
+    columns = columns.assign(path=columns["path"].map(printable)).rename(columns=SPAN).apply(_as_numbers)
     if Path(config.model).exists():  # other processes may run in another folder
         config = replace(config, model=str(Path(config.model).absolute()))
     extractor = _extractor(config) if model is None else Extractor(config, model)

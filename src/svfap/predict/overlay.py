@@ -19,7 +19,7 @@ import pandas as pd
 from av.container import OutputContainer
 
 from svfap.console import track
-from svfap.data.ffmpeg import open_container
+from svfap.data.ffmpeg import open_container, packets_of
 from svfap.data.timing import MAX_HOLE_S
 from svfap.data.video import Pixels, VideoError, VideoSource
 from svfap.errors import UserError
@@ -117,7 +117,7 @@ def _sound(video: VideoSource, target: OutputContainer) -> Iterator[av.Packet[An
         if stream.codec.canonical_name in COPIED_AUDIO:
             copy = target.add_stream_from_template(stream)
             shift, end, last = None, 0, 0  # in ticks
-            for packet in source.demux(stream):
+            for packet in packets_of(source, stream):
                 if packet.pts is not None and packet.dts is not None and packet.time_base is not None:
                     shift = -round(video.start_s / packet.time_base) if shift is None else shift
                     shift += max(end - packet.dts - shift, 0) if packet.dts + shift < last else 0

@@ -11,7 +11,7 @@ from typing import Self
 
 import av
 
-from svfap.data.ffmpeg import Upright, video_stream
+from svfap.data.ffmpeg import Upright, packets_of, video_stream
 from svfap.data.timing import clock_rate, longest_step, steady
 from svfap.data.video import PICTURE_FPS, Pixels, VideoError, VideoSource, open_video
 
@@ -99,7 +99,7 @@ class LiveSource:
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in packets_of(self._container, self._stream):
                 with suppress(av.error.InvalidDataError):  # a damaged packet affects only its own picture
                     yield from packet.decode()
         except (av.FFmpegError, OSError) as error:
