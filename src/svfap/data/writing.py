@@ -31,8 +31,9 @@ def write_video(
 
     times_s: when each frame is shown, in seconds, strictly ascending; None: `fps` frames per second.
     gop: maximum distance of keyframes in frames; a small number makes random access fast. crf: quality, 0 (best) to 51.
-    preset: of x264. H.264 requires even sizes: an odd side is extended by repeating its last row or column. The file is
-    complete or absent. Raises `VideoError` if it cannot be written, ValueError for no frames or frames of different size.
+    preset: of x264. H.264 requires even sizes: an odd side is extended by repeating its last row or column. Equal frames
+    give equal files. The file is complete or absent. Raises `VideoError` if it cannot be written, ValueError for no frames
+    or frames of different size.
     """
     path = Path(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -64,7 +65,8 @@ class VideoWriter:
         preset: str = "veryfast",
     ) -> None:
         self._container = av.open(f"file:{path}", "w")
-        options = {"crf": str(crf), "preset": preset}
+        # Without this x264 gives other bytes for the same pictures from run to run.
+        options = {"crf": str(crf), "preset": preset, "x264-params": "cpu-independent=1"}
         self._stream = self._container.add_stream("libx264", Fraction(fps).limit_denominator(10_000), options=options)
         self._stream.pix_fmt, self._stream.gop_size, self._stream.codec_context.thread_count = "yuv420p", gop, 1
         if timed:
