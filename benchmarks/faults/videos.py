@@ -4,9 +4,9 @@
 
 Small videos in several containers and codecs are truncated, have bytes flipped, blocks zeroed, or the header of another file;
 sound ones lie between them. Each command must end in time, without a traceback, and with a status other than 0 exactly if
-files are listed as failed; every file has either results or an entry in the list; rows lie within the time that the file states and are
-finite; and the sound files must have the results that they have alone. Prints a Markdown table; the exit status is 1 if
-anything is not so.
+files are listed as failed; every file has either results or an entry in the list; rows lie within the time that the file
+states and are finite; and the sound files must have the results that they have alone. Prints a Markdown table; the exit status
+is 1 if anything is not so.
 """
 
 from __future__ import annotations
