@@ -57,7 +57,7 @@ def digest(*arrays: torch.Tensor | np.ndarray) -> str:
     """A short hash of the exact contents of arrays."""
     found = hashlib.sha256()
     for array in arrays:
-        tensor = torch.as_tensor(array).detach().cpu().contiguous()
+        tensor = torch.tensor(array) if isinstance(array, np.ndarray) else array.detach().cpu().contiguous()
         found.update(str((tensor.dtype, tuple(tensor.shape))).encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:12]
