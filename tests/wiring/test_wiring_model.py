@@ -116,6 +116,13 @@ def test_a_setting_of_the_model_has_its_effect(name):
     check(effect, observed(effect.a), observed(effect.b))
 
 
+def test_branches_are_dropped_of_each_clip_for_itself():
+    model = built({"drop_path_rate": 0.5}).train()
+    clip = torch.randn(1, 3, 16, 32, 32)
+    outputs = model(clip.expand(16, -1, -1, -1, -1))
+    assert len({digest(output) for output in outputs}) > 8
+
+
 @pytest.mark.parametrize("name", KEPT)
 def test_a_model_keeps_what_its_users_need(name, tmp_path):
     model = built({})

@@ -21,7 +21,7 @@ from svfap.predict.reconstruct import reconstruct
 from svfap.reports.config import ReportConfig
 from svfap.reports.report import report
 from svfap.synth.config import SynthConfig
-from svfap.synth.dataset import synthesize
+from svfap.synth.dataset import plan, synthesize
 
 SYNTH: dict[str, Effect] = {
     "size_px": Effect({}, {"size_px": 48}, ("size", "first_picture"), ("counts", "labels")),
@@ -58,6 +58,12 @@ def synthesized(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def test_a_setting_of_synth_has_its_effect(name, tmp_path):
     effect = SYNTH[name]
     check(effect, synthesized(tmp_path / "a", effect.a), synthesized(tmp_path / "b", effect.b))
+
+
+def test_faces_and_movements_have_the_seed(tmp_path):
+    clips = [list(plan(SynthConfig(out=tmp_path, seed=seed))) for seed in range(2)]
+    for name in ("identity_seed", "clip_seed"):
+        assert not {getattr(clip, name) for clip in clips[0]} & {getattr(clip, name) for clip in clips[1]}, name
 
 
 def test_workers_of_synth_change_nothing(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from observe import Effect, check, observe_training, watching, write_material
@@ -186,6 +187,7 @@ def runs(tmp_path_factory) -> Runs:
 
 def test_equal_settings_show_the_same(runs):
     first = runs(FinetuneConfig, {})
+    assert first["validated"], "the model is in training mode while it is validated"
     again = observe_training(finetune, runs.config(FinetuneConfig, {}))
     for name, value in first.items():
         assert name == "messages" or again[name] == value, name  # these tell how long it took
@@ -253,6 +255,34 @@ def test_the_choice_of_validation_has_the_seed(runs):
 
 def paths_of(manifest: Manifest) -> tuple[str, ...]:
     return tuple(sorted(sample.path.name for sample in manifest))
+
+
+def test_values_of_frames_are_those_of_their_pictures_within_a_time_span(runs):
+    np.savetxt(runs.folder / "numbers.csv", np.arange(40), header="valence", comments="")
+    rows = "".join(f"v{number:02d}.mp4,0.4,1.4,numbers.csv\n" for number in range(12))
+    (runs.folder / "spans.csv").write_text(f"path,start_s,end_s,frame_values\n{rows}")
+    settings = {**FRAMES, "dimensions": ["valence"], "manifest": "spans.csv", "split": None, "val_split": None}
+    task = FinetuneTask(runs.config(FinetuneConfig, settings))
+    for number in range(3):
+        item = task.dataset[number]
+        assert item.targets[0][:, 0].tolist() == list(item.frames[0])
+        assert 10 <= min(item.frames[0]) < max(item.frames[0]) < 35
+
+
+@BOTH
+def test_clips_are_normalised_by_mean_and_deviation(kind, train, runs):
+    mean, std = (0.25, 0.5, 0.75), (0.5, 0.25, 0.125)
+    given = {"model": {"pixel_mean": mean, "pixel_std": std}}
+    task = (FinetuneTask if kind is FinetuneConfig else PretrainTask)(
+        runs.config(kind, given | (PLAIN if kind is FinetuneConfig else {}))
+    )
+    batch = task.dataset.collate([task.dataset[number] for number in range(4)])
+    batch["clips"] = torch.full_like(batch["clips"], 255)
+    with watching() as watch:
+        task.loss(task.model, batch, torch.Generator().manual_seed(0))
+    (clips,) = watch.tensors
+    for channel in range(3):
+        assert clips[:, channel].unique().tolist() == pytest.approx([(1 - mean[channel]) / std[channel]], abs=1e-5)
 
 
 def test_random_draws_differ_between_steps_micro_batches_and_processes(runs, monkeypatch):
