@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
-from faces import Eyes, shown, write_films
+from face_films import Eyes, shown, write_films
 from observe import Effect, check, digest, noting_jobs
 
 from svfap.crop import crop as cropping

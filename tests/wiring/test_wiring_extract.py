@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from faces import Eyes, shown, write_films
+from face_films import Eyes, shown, write_films
 from observe import LABELS, Effect, check, digest, messages, noting_jobs, watching
 
 import svfap.features.extract as extract_module

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from faces import Eyes, shown, write_films
+from face_films import Eyes, shown, write_films
 from observe import LABELS, Effect, check, messages, watching
 
 import svfap.predict.predictor as predictor_module
