@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from svfap.errors import UserError
 
-HUB_TIMEOUT_S = 5.0
+HUB_TIMEOUT_S, HUB_PREFIX = 5.0, "hf://"
 MAX_FPS = 1000.0
 Fps = float | Literal["own"] | None
 
@@ -195,8 +195,8 @@ def require_file(config: Any, name: str, suffixes: tuple[str, ...]) -> None:
 
 
 def is_hub_name(model: str | Path) -> bool:
-    """Whether this has the form of a repository's name on the Hugging Face Hub: owner/name."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)) is not None
+    """Whether this has the form of a repository's name on the Hugging Face Hub: owner/name, or hf://owner/name."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", str(model).removeprefix(HUB_PREFIX)) is not None
 
 
 def require_model(model: str, field: str = "model") -> None:
@@ -207,9 +207,11 @@ def require_model(model: str, field: str = "model") -> None:
     path = Path(model)
     if path.exists():
         return
-    if path.parent.is_dir() or not is_hub_name(model):
+    if (path.parent.is_dir() and not model.startswith(HUB_PREFIX)) or not is_hub_name(model):
         raise UserError(f"{field}={model}: no such folder or checkpoint")
     import huggingface_hub
+
+    model = model.removeprefix(HUB_PREFIX)
 
     if isinstance(huggingface_hub.try_to_load_from_cache(model, "config.json"), str):
         return

@@ -188,9 +188,10 @@ def test_a_restarted_run_cuts_each_clip_once_and_only_what_is_left(tmp_path, wor
     assert (done.num_clips, done.no_face, done.failures) == (4, ["b/four.mp4"], {})
     assert not (out / "failures.csv").exists()
     assert [row["path"] for row in rows(out / "fold_2_val.csv")] == ["b/five.mp4", "a/one.mp4"]
+    finished = {file.name: file.read_text() for file in out.iterdir() if file.is_file()}
     with pytest.raises(UserError, match=r"other settings \(margin: 0\.0 then, 0\.1 now\)"):
         crop_dataset(plain(prepared, out, margin=0.1))
-    assert not (out / "dataset.json").exists()  # not taken for a complete one
+    assert {file.name: file.read_text() for file in out.iterdir() if file.is_file()} == finished  # nothing is lost
 
 
 def test_worker_processes_do_the_work_and_a_part_without_any_face_is_an_error(tmp_path):

@@ -29,6 +29,8 @@ def torn(unit_of: np.ndarray, held: np.ndarray) -> set[int]:
 
 # What belongs together
 
+ROOT = Path("/data")
+
 
 def test_a_unit_is_a_subject_else_a_group_else_a_source_else_a_file():
     table = pd.DataFrame(
@@ -40,20 +42,20 @@ def test_a_unit_is_a_subject_else_a_group_else_a_source_else_a_file():
         }
     )
     # 3.mp4 is of the source of a clip of anna; 4 and 5 are a group; 6.mp4 is one file
-    assert units_of(table) == (pytest.approx([0, 0, 0, 0, 1, 1, 2, 2]), "subject")
-    assert units_of(table, ignore_subjects=True) == (pytest.approx([0, 0, 1, 1, 2, 2, 3, 3]), "group")
-    assert units_of(table[["path", "source"]]) == (pytest.approx([0, 0, 1, 1, 2, 3, 4, 4]), "source")
-    found = units_of(table[["path"]])
+    assert units_of(table, ROOT) == (pytest.approx([0, 0, 0, 0, 1, 1, 2, 2]), "subject")
+    assert units_of(table, ROOT, ignore_subjects=True) == (pytest.approx([0, 0, 1, 1, 2, 2, 3, 3]), "group")
+    assert units_of(table[["path", "source"]], ROOT) == (pytest.approx([0, 0, 1, 1, 2, 3, 4, 4]), "source")
+    found = units_of(table[["path"]], ROOT)
     assert (found.of.tolist(), found.kind, found.num) == ([0, 0, 1, 2, 3, 4, 5, 5], "file", 6)
 
 
 def test_equal_names_of_different_columns_are_different_units():
     table = pd.DataFrame({"path": ["a", "b", "c"], "group": ["", "a", ""], "subject": ["a", "", ""]})
-    assert units_of(table).of.tolist() == [0, 1, 2]
+    assert units_of(table, ROOT).of.tolist() == [0, 1, 2]
 
 
 def test_a_name_in_two_unicode_forms_is_one_file():
-    assert units_of(pd.DataFrame({"path": ["Zoe\u0308.mp4", "Zo\u00eb.mp4"]})).num == 1
+    assert units_of(pd.DataFrame({"path": ["Zoe\u0308.mp4", "Zo\u00eb.mp4"]}), ROOT).num == 1
 
 
 @pytest.mark.parametrize("column", ["subject", "group", "source", None])
@@ -153,3 +155,8 @@ def test_a_large_part_leaves_a_small_one():
     for seed in SEEDS:
         held = hold_out(1000, 0.9, seed, one := units([900, *[10] * 10]))
         assert held.sum() == 900 and not torn(one.of, held)
+
+
+def test_a_file_is_one_unit_however_its_path_is_written():
+    table = pd.DataFrame({"path": ["a/v.mp4", "./a/v.mp4", "../data/a/v.mp4", "/data/a/v.mp4", "v.mp4"]})
+    assert units_of(table, ROOT).of.tolist() == [0, 0, 0, 0, 1]

@@ -295,16 +295,16 @@ def test_another_dataset_is_not_overwritten(tmp_path, capsys):
     assert read_dataset(tmp_path / "out").name == "dfew"
 
 
-def test_an_interrupted_preparation_is_not_complete(tmp_path):
+def test_a_preparation_that_fails_leaves_the_former_one(tmp_path):
     root, out = small_dfew(tmp_path / "in"), tmp_path / "out"
     run("dfew", "--root", root, "--out", out)
-    assert (out / "fold_1_val.csv").exists()
+    former = {file.name: file.read_text() for file in out.iterdir()}
     write(root / DFEW_SETS.format(part="train", fold=3), "video_name,label\nbroken\n")
     assert run("dfew", "--root", root, "--out", out, "--validation", "none") == 1
-    assert not (out / "dataset.json").exists() and not (out / "fold_1_val.csv").exists()
-    assert not [file.name for file in out.iterdir() if file.name.startswith(".")]
+    assert {file.name: file.read_text() for file in out.iterdir()} == former
+    assert run("dfew", "--root", root, "--out", tmp_path / "new", "--validation", "none") == 1
     with pytest.raises(UserError, match=r"holds no dataset\.json"):
-        read_dataset(out)
+        read_dataset(tmp_path / "new")
 
 
 def config(folder: Path, **settings: object) -> PrepareConfig:

@@ -21,7 +21,7 @@ from svfap.crop.clips import OneFace, write_one_face
 from svfap.crop.config import CropConfig
 from svfap.crop.crop import CLIPS, MANIFEST, NO_FACE, settings_of, use_one_thread, with_detector, write_crop_file
 from svfap.data.manifest import SPAN_COLUMNS, Manifest, Sample, read_whole_manifest
-from svfap.data.prepared import DATASET_FILE, Fold, PreparedDataset, clear_dataset, read_dataset, write_dataset_file
+from svfap.data.prepared import DATASET_FILE, Fold, PreparedDataset, read_dataset, replacing_dataset, write_dataset_file
 from svfap.data.suffixes import VIDEO_SUFFIXES
 from svfap.errors import UserError
 from svfap.faces.detect import make_detector
@@ -102,13 +102,12 @@ def crop_dataset(config: CropConfig) -> CroppedDataset:
     config = replace(with_detector(config), out=out)
     clips = _read(source)
     make_folder(out)
-    with only_writer(out / DATASET_FILE):
+    with only_writer(out / DATASET_FILE), replacing_dataset(out, source.name):
         return _crop(source, clips, config)
 
 
 def _crop(source: PreparedDataset, clips: _Clips, config: CropConfig) -> CroppedDataset:
     out = config.out
-    clear_dataset(out, source.name)
     for part in (out / CLIPS).rglob(".*.[0-9]*.mp4"):  # left behind by a process that was killed
         part.unlink()
     for key, path in clips.paths.items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from svfap.files import write_atomically
 from svfap.formats import stamped, upgrade
 
 DATASET_FILE, CROP_FILE = "dataset.json", "crop.json"
+FORMER = ".former"  # suffix of files that are set aside
 
 
 @dataclass(frozen=True)
@@ -121,19 +123,38 @@ def dataset_terms(dataset: Path | None, manifest: Path | None) -> dict[str, str]
     return {"dataset": described.title, **({"licence": described.licence} if described.licence else {})}
 
 
-def clear_dataset(folder: Path, name: str) -> None:
-    """Remove the description and manifests of the same dataset, so that an interrupted run is not taken for a complete one.
+@contextmanager
+def replacing_dataset(folder: Path, name: str) -> Iterator[None]:
+    """Set aside the description and manifests of the same dataset until the block has written new ones.
 
-    Raises `UserError` if the folder holds another dataset.
+    A run that was killed is so not taken for a complete one, and after an error the former files are back. Raises `UserError`
+    if the folder holds another dataset.
     """
-    if not (folder / DATASET_FILE).exists():
+    file = folder / DATASET_FILE
+    if not file.exists() and _aside(file).exists():  # a run was killed
+        for path in folder.glob(f".*{FORMER}"):
+            path.replace(path.with_name(path.name.removeprefix(".").removesuffix(FORMER)))
+    if not file.exists():
+        yield
         return
     former = read_dataset(folder)
     if former.name != name:
         raise UserError(f"out={folder}: holds the dataset {former.name} already; give another folder")
-    (folder / DATASET_FILE).unlink()
-    for path in former.manifests().values():
-        path.unlink(missing_ok=True)
+    paths = [path for path in (*former.manifests().values(), file) if path.exists()]
+    for path in paths:
+        path.replace(_aside(path))
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            _aside(path).replace(path)
+        raise
+    for path in paths:
+        _aside(path).unlink()
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}{FORMER}")
 
 
 def read_crop(folder: str | Path) -> dict[str, Any] | None:

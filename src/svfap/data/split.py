@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,14 +30,15 @@ class Units(NamedTuple):
         return int(self.of.max()) + 1 if len(self.of) else 0
 
 
-def units_of(table: pd.DataFrame, *, ignore_subjects: bool = False) -> Units:
+def units_of(table: pd.DataFrame, root: Path, *, ignore_subjects: bool = False) -> Units:
     """The units of a table's rows: all that have one subject; without one, one group, else one source, else one path.
 
     table: as `Manifest.table`; the columns `subject`, `group` and `source` (the video a face was cropped from, as
     `svfap crop` writes it) may be missing, and '' is unknown. A row without a subject belongs to that of another row of the
-    same file, if one has it, and likewise for groups. ignore_subjects: as if none was known.
+    same file, if one has it, and likewise for groups. root: folder that paths are relative to. ignore_subjects: as if none
+    was known.
     """
-    path = table["path"].map(lambda text: printable(os.path.normpath(same_text(text))))
+    path = table["path"].map(lambda text: printable(os.path.abspath(root / same_text(text))))
     file, unit, kind = path, path, "path"
     for column in ("source", "group", "subject"):
         if column not in table or (column == "subject" and ignore_subjects):
@@ -59,7 +61,7 @@ def carve_validation(manifest: Manifest, fraction: float, seed: int) -> tuple[Ma
     """
     if not 0 < fraction < 1:
         raise ManifestError(f"{manifest.path}: validation fraction {fraction} is not between 0 and 1")
-    units = units_of(manifest.table)
+    units = units_of(manifest.table, manifest.root)
     held_out = hold_out(len(manifest), fraction, seed, units, manifest.labels)
     if not held_out.any() or held_out.all():
         few = f"only one {units.kind}" if units.num < len(manifest) else f"{len(manifest)} samples are too few"

@@ -82,7 +82,8 @@ def picture_targets(manifest: Manifest, sample: Sample, video: VideoSource) -> T
     numbers = _numbers_in(video.picture_names or ())
     if numbers is not None:
         rows = numbers if numbers[0] == 0 else numbers - 1
-        if rows[-1] < len(targets):
+        some_are_missing = rows[-1] >= len(rows)  # otherwise the rows are of other pictures
+        if some_are_missing and rows[-1] < len(targets):
             return targets[rows]
     raise VideoError(sample.path, f"{_where(sample)}: {len(targets)} rows, {video.num_frames} pictures")
 
@@ -133,7 +134,7 @@ def require_values(manifest: Manifest, values: NDArray[np.float32], bounds: tupl
     """
     mark = _unlike_the_rest(values) if manifest.label_range is None else None
     if mark is not None:
-        others = values[(values != mark).any(axis=1)]
+        others = values[values != mark]
         raise UserError(
             f"{manifest.path}: {mark:g} looks like a mark of what is not annotated, since all other values are from "
             f"{others.min():g} to {others.max():g}; declare it, invalid_marks=[{mark:g}], or if it is a value, label_range"
@@ -159,6 +160,11 @@ def _unlike_the_rest(values: NDArray[np.float32]) -> float | None:
         enough = marked.sum() >= (2 if values.shape[1] == 1 else 1)
         if enough and mark.is_integer() and len(rest) and 0 < np.ptp(rest) < np.abs(rest - mark).min():
             return mark
+    for column in values.T if values.shape[1] > 1 else ():
+        # Whole numbers among whole numbers may be ratings.
+        found = _unlike_the_rest(column[:, None])
+        if found is not None and (column[column != found] % 1 != 0).any():
+            return found
     return None
 
 

@@ -43,10 +43,10 @@ class FolderConfig(PrepareConfig):
     """Column of CSV files, relative to root, with one row per frame. Their columns are those that value_columns names, or
     `label` with the classes in label_names."""
     subject_column: str | None = None
-    """Column of subjects; splits made here then put each subject in one part only. Clips without a subject stay together by
-    group, else by the column source (which `svfap crop` writes), else by file."""
+    """Column of subjects, by default `subject` if there is one; splits made here put each subject in one part only. Clips
+    without a subject stay together by group, else by the column source (which `svfap crop` writes), else by file."""
     group_column: str | None = None
-    """Column of groups of clips whose predictions an evaluation averages."""
+    """Column of groups of clips whose predictions an evaluation averages; default: `group`, if there is one."""
     split_column: str | None = None
     """Column with the values train, val or test."""
     folds: int | None = None
@@ -133,6 +133,9 @@ def _adapt_to_table(dataset: Dataset, release: Release, table: Path) -> Dataset:
         raise UserError(f"value_columns: '{reserved[0]}' is reserved in manifests; rename the column")
     if not lines:
         raise UserError(f"table={table}: has a header but no rows")
+    for name in ("subject", "group"):
+        if not renamed[name] and name in lines[0]:
+            renamed[name] = name  # as manifests name it
     per_frame = False  # whether any cell has several numbers
     for number, cells in numbered:
         lengths = {len(cells[name].split()) for name in value_cells if math.isfinite(_mean(cells[name]))} - {1}
@@ -190,7 +193,7 @@ def _split(release: Release, rows: Sequence[ClipRow], splits: Sequence[str] | No
         for part in (part for part in ("train", "val", "test") if part in splits):
             yield Part(part, [row for row, split in zip(rows, splits, strict=True) if split == part])
         return
-    units = units_of_rows(rows)
+    units = units_of_rows(rows, config.root)
     labels = np.unique([row.label or "" for row in rows], return_inverse=True)[1]
     if config.folds is not None:
         fold_of = _folds(labels.tolist(), units.of.tolist(), units.kind, config.folds, config.seed)

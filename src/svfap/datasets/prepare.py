@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from svfap.console import progress_bar
-from svfap.data.prepared import Fold, PreparedDataset, clear_dataset, write_dataset_file
+from svfap.data.prepared import Fold, PreparedDataset, replacing_dataset, write_dataset_file
 from svfap.data.split import Units, hold_out, units_of
 from svfap.data.suffixes import VIDEO_SUFFIXES
 from svfap.datasets.config import PrepareConfig
@@ -45,7 +45,12 @@ def prepare(dataset: str | Dataset, config: PrepareConfig) -> PreparedDataset:
     release, out = Release(config, find_faces=dataset.pictures is not None), config.out
     make_folder(out)
     dataset = dataset.adapt(dataset, release)
-    clear_dataset(out, dataset.name)
+    with replacing_dataset(out, dataset.name):
+        return _write(dataset, release, out)
+
+
+def _write(dataset: Dataset, release: Release, out: Path) -> PreparedDataset:
+    """The manifests, the findings and `dataset.json`."""
     with progress_bar() as bar:
         task = bar.add_task(dataset.title, total=sum(dataset.expected.values()) or None, note="")
         writer = _Writer(dataset, release, lambda note: bar.update(task, advance=1, note=note))
@@ -96,11 +101,11 @@ def is_complete(prepared: PreparedDataset) -> bool:
     return not any(prepared.notes[name] for name in PROBLEMS)
 
 
-def units_of_rows(rows: Sequence[ClipRow], *, ignore_subjects: bool = False) -> Units:
+def units_of_rows(rows: Sequence[ClipRow], root: Path, *, ignore_subjects: bool = False) -> Units:
     """The units that a split of these rows may not tear apart; see `svfap.data.split.units_of`."""
     columns = {name: [getattr(row, name) or "" for row in rows] for name in ("path", "subject", "group")}
     table = pd.DataFrame(columns | {"source": [row.extra.get("source", "") for row in rows]}, dtype=object)
-    return units_of(table, ignore_subjects=ignore_subjects)
+    return units_of(table, root, ignore_subjects=ignore_subjects)
 
 
 class _Writer:
@@ -230,7 +235,7 @@ class _Writer:
             raise UserError(f"validation=subject: {self.dataset.title} names no subjects; use stratified or none")
         number_of = {name: number for number, name in enumerate(self.dataset.label_names)}
         labels = np.array([number_of.get(row.label or "", 0) for row in rows], np.int64)
-        units = units_of_rows(rows, ignore_subjects=config.validation == "stratified")
+        units = units_of_rows(rows, config.root, ignore_subjects=config.validation == "stratified")
         whole = units.num < len(rows)
         held_out = hold_out(len(rows), config.val_fraction, config.seed, units, labels)
         if not held_out.any() or held_out.all():

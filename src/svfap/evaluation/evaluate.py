@@ -157,6 +157,12 @@ def _say_contract(clock: Clock, config: EvaluateConfig, videos: Manifest, model:
                     f"{folder}: the faces were cut out with {name} {crop[name]}, those of the model's training with {value}"
                 )
         return
+    if model.face_crop:
+        cut = ", ".join(f"{name} {value}" for name, value in model.face_crop.items())
+        say(
+            f"the model was trained on faces cut out with {cut}, and nothing says how those of {videos.path} were cut; if they "
+            "are whole frames, crop them first (svfap crop)"
+        )
 
 
 def provenance(config: EvaluateConfig, weights: str, manifest: Path) -> dict[str, Any]:

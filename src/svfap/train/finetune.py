@@ -177,7 +177,7 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
         if config.val_fraction <= 0:
             say("no validation videos (val_fraction=0): best/ is the last epoch")
             return training, None
-        units = units_of(training.table)
+        units = units_of(training.table, training.root)
         training, validation = carve_validation(training, config.val_fraction, config.seed)
         how = f"validation: {len(validation)} videos carved from training's {len(training) + len(validation)}"
         say(f"{how}, by {units.kind}" if units.num < len(training) + len(validation) else how)

@@ -17,7 +17,7 @@ from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.model.build import build_model, model_shapes
 from svfap.model.config import CONFIG_FILE, ModelConfig
-from svfap.settings import is_hub_name
+from svfap.settings import HUB_PREFIX, is_hub_name
 from svfap.weights.filetype import describe
 from svfap.weights.published import import_published
 
@@ -53,7 +53,7 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
     if folder.exists():
         raise UserError(f"{folder}: holds no model (no config.json here, nor in best/ or last/)")
     if is_hub_name(path_or_hub_id):
-        return _load_hub(str(path_or_hub_id))
+        return _load_hub(str(path_or_hub_id).removeprefix(HUB_PREFIX))
     raise UserError(f"{folder}: no such folder")
 
 
