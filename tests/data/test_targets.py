@@ -63,6 +63,7 @@ def test_numbers_in_names_tell_the_rows_of_pictures(tmp_path, first, pattern):
     [
         ([f"{n}.png" for n in range(1, 71)], 69),  # number 70 has no row
         ([f"{n}.png" for n in range(70)], 69),
+        ([f"{n}.png" for n in range(1, 71)], 210),  # no picture is missing, so the rows are of others
         ([f"{chr(97 + n % 26)}{n // 26}.png" for n in range(70)], 100),  # numbers do not ascend
         ([f"face{'x' * (n + 1)}.png" for n in range(70)], 71),  # no numbers
     ],
@@ -201,3 +202,12 @@ def test_values_that_the_activation_cannot_reach(tmp_path):
         check(tmp_path, [(0, 1.5), (-1, 0)], bounds=(-1.0, 1.0))
     check(tmp_path, [(0, 1), (-1, 0)], bounds=(-1.0, 1.0))
     check(tmp_path, [(0, 1.5), (-1, 0), (0.5, 0.5)], bounds=(-1.0, 1.0), label_range=(-1, 1))
+
+
+def test_a_mark_in_one_dimension_alone_is_asked_about(tmp_path):
+    manifest = values(tmp_path, "x\n0\n", dimensions=["x"])
+    rows = np.array([[0.1, 0.5], [-9, 0.3], [0.4, -0.2], [-9, 0.9], [-0.3, 0.1]], np.float32)
+    with pytest.raises(UserError, match=r"-9 looks like a mark .* from -0\.3 to 0\.9"):
+        require_values(manifest, rows)
+    ratings = np.array([[1, 0.5], [9, 0.3], [2, -0.2], [9, 0.9], [3, 0.1]], np.float32)
+    require_values(manifest, ratings)  # whole numbers among whole numbers

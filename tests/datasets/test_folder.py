@@ -176,3 +176,14 @@ def test_names_in_another_unicode_form_and_case(tmp_path, capsys):
     assert read_dataset(tmp_path / "out").label_names == ("Froeh", "froeh", "fr\u00f6h")
     assert "classes Froeh, froeh differ only in case" in capsys.readouterr().err
     assert rows_of(tmp_path / "out/missing.csv") == []
+
+
+@pytest.mark.parametrize("kind", ["subject", "group"])
+def test_a_column_that_is_named_as_in_manifests_needs_no_option(tmp_path, kind):
+    options = write_table(tmp_path, kind)
+    table = tmp_path / "table.csv"
+    table.write_text(table.read_text().replace(",who", f",{kind}", 1))
+    assert prepare(tmp_path, *options[: options.index("--" + kind + "_column")], "--test_fraction", 0.2) == 0
+    found = parts_of(tmp_path)
+    sides = [units(found[f"1 {part}"], kind) for part in ("train", "val", "test")]
+    assert len(set().union(*sides)) == sum(map(len, sides)) == 50
