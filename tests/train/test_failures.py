@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import namedtuple
@@ -163,17 +166,36 @@ def test_a_worker_that_finds_shared_memory_full_is_one_line(faces, tmp_path, mon
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_worker_that_is_killed_is_one_line(faces, monkeypatch):
-    loader = BatchLoader(data := clips_of(faces), num_workers=1)
-    batches = iter(loader.batches(data, 2, shuffle=False, seed=0))
-    next(batches)
-    killed = r"DataLoader worker .*(killed by signal: Killed|exited unexpectedly).*: perhaps out of memory"
+KILLED_WORKER = """
+import os, signal, sys, time
+from pathlib import Path
+from svfap.data import shared_memory
+from svfap.data.loader import BatchLoader, ClipDataset
+from svfap.data.manifest import read_manifest
+from svfap.errors import UserError
+
+data = ClipDataset(read_manifest(sys.argv[1]), "val", 16, 1, 32, 0)
+loader = BatchLoader(data, num_workers=1)
+try:
     # PyTorch raises it from a signal handler, so it may come anywhere from here on.
-    with pytest.raises(UserError, match=killed), shared_memory.worker_errors():
+    with shared_memory.worker_errors():
+        batches = iter(loader.batches(data, 2, shuffle=False, seed=0))
+        next(batches)
         os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)
         for _ in batches:
             time.sleep(0.2)
-    loader.close()
+except UserError as error:
+    os.write(1, str(error).encode())
+    os._exit(7)
+"""
+
+
+def test_a_worker_that_is_killed_is_one_line(faces):
+    command = [sys.executable, "-c", KILLED_WORKER, str(faces / "val.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 7, done.stderr
+    killed = r"DataLoader worker .*(killed by signal: Killed|exited unexpectedly).*: perhaps out of memory"
+    assert re.search(killed, done.stdout)
 
 
 def test_workers_stay_for_all_epochs_and_the_validation(faces, tmp_path, monkeypatch):
