@@ -88,3 +88,11 @@ def model(task: str = "classification", **kwargs) -> Model:
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.25)
     return made
+
+
+def two_films(folder: Path) -> Path:
+    """A folder with a model, a.mp4 of one face and b.mp4 of two, 40 frames each."""
+    model().save_pretrained(folder / "model")
+    film(folder / "a.mp4", frames([[(30, 20)]] * 40))
+    film(folder / "b.mp4", frames([[(10, 20), (60, 30)]] * 40))
+    return folder

@@ -13,12 +13,10 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from kill import cropped, predicted, trained
-from workbench import film, save_model, svfap, training_set
+from workbench import film, mounted, save_model, svfap, training_set
 
 TRAINING = (
     "finetune", "--manifest", "m.csv", "--out", "small/run", "--preset", "svfap_debug", "--epochs", 4, "--batch_size", 4,
@@ -43,15 +41,6 @@ COMMANDS = {
 def size_of(folder: Path) -> int:
     """Bytes that the files below a folder take, in pages."""
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
-
-
-@contextmanager
-def mounted(folder: Path, kilobytes: int) -> Iterator[None]:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def fill(name: str, moments: int, folder: Path) -> list[str]:

@@ -9,7 +9,6 @@ Prints a Markdown table; the exit status is 1 if anything observed is not as exp
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from workbench import Outcome, film, save_model, start, svfap, training_set
+from workbench import Outcome, film, mounted, save_model, start, svfap, training_set
 
 TINY = ("--preset", "svfap_debug", "--batch_size", 4, "--repeats", 1, "--num_workers", 0, "--warmup_epochs", 0)
 SMALL = (
@@ -117,24 +116,13 @@ def disk_full(bench: Bench) -> str:
     small = folder / "small"
     small.mkdir()
     command = ("finetune", "--manifest", "m.csv", "--out", "small/run", *TINY, "--epochs", 30)
-    with mounted(small, "2200k"):
+    with mounted(small, 2200):
         done = svfap(*command, cwd=folder)
         kept = (small / "run" / "last" / "state.json").exists()
         text = message(done, "(cannot be written|No space left on device)")
         os.system(f"mount -o remount,size=64m {small}")
         again = svfap(*command, "--resume", cwd=folder)
         return f"{text}; checkpoint {'kept' if kept else 'lost'}; with space --resume exits {again.status}"
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, size: str):
-    """A small file system, which needs the rights of root."""
-    if os.system(f"mount -t tmpfs -o size={size} tmpfs {folder}") != 0:
-        raise RuntimeError("mounting a small file system needs the rights of root")
-    try:
-        yield
-    finally:
-        os.system(f"umount {folder}")
 
 
 def duplicate_stamp(bench: Bench) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from svfap.errors import UserError
@@ -105,3 +106,21 @@ def _holders(content: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
     for part in inner if isinstance(inner, list) else [inner]:
         if isinstance(part, dict):
             yield from _holders(part, rest)
+
+
+def read_settings_file(file: Path, known: Collection[str] | None = None) -> dict[str, Any]:
+    """The settings in a YAML file, a recipe or a run's `config.yaml`, under their current names (see `svfap.formats`).
+
+    known: names that are allowed; None: all. Raises `UserError` naming the file.
+    """
+    import yaml
+    from jsonargparse import get_loader
+
+    try:
+        # reads 1e-3 as a number, as yaml.safe_load does not
+        settings = get_loader("yaml")(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    return upgrade("training settings", settings, file, known)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_faces import SIDE, Spots, film, frames, model
+from fake_faces import SIDE, Spots, film, frames, model, two_films
 from PIL import Image
 
 import svfap
@@ -34,11 +34,7 @@ Config = Callable[..., PredictConfig]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("videos")
-    model().save_pretrained(folder / "model")
-    film(folder / "a.mp4", frames([[(30, 20)]] * 40))
-    film(folder / "b.mp4", frames([[(10, 20), (60, 30)]] * 40))
-    return folder
+    return two_films(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture

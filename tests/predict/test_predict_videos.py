@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_faces import Spots, film, frames, model
+from fake_faces import Spots, two_films
 
 from svfap.errors import UserError
 from svfap.predict import predictor
@@ -21,11 +21,7 @@ from svfap.predict.table import TableWriter, part_of, read_predictions
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("videos")
-    model().save_pretrained(folder / "model")
-    film(folder / "a.mp4", frames([[(30, 20)]] * 40))
-    film(folder / "b.mp4", frames([[(10, 20), (60, 30)]] * 40))
-    return folder
+    return two_films(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture

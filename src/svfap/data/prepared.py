@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from svfap.console import say
+from svfap.console import say_once
 from svfap.errors import UserError
 from svfap.files import write_atomically
 from svfap.formats import stamped, upgrade
@@ -174,12 +173,19 @@ def read_crop(folder: str | Path) -> dict[str, Any] | None:
     return crop
 
 
-@cache
+def find_crop(dataset: Path | None, manifest: Path | None, root: Path | None) -> tuple[Path, dict[str, Any]] | None:
+    """The folder and content of the first `crop.json` beside a dataset, a manifest or its clips; None if there is none."""
+    for folder in (dataset, manifest and manifest.parent, root):
+        if folder is not None and (crop := read_crop(folder)) is not None:
+            return folder, crop
+    return None
+
+
 def warn_of_whole_frames(folder: str | Path) -> None:
     """Say, once for each folder, that a dataset's clips are whole frames, where models expect faces. Raises `UserError`."""
     dataset = read_dataset(folder)
     if dataset.pictures == "frames":
-        say(
+        say_once(
             f"warning: the clips of {dataset.title} are whole frames, not faces; `svfap crop --dataset {folder}` cuts them"
         )
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pandas as pd
-import yaml
 
 from svfap.console import say
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
-from svfap.data.prepared import read_crop, read_dataset
+from svfap.data.prepared import find_crop, read_dataset
 from svfap.data.rates import FRAMES_NOTE, Clock, look_at_rates
 from svfap.data.targets import all_targets, require_values
 from svfap.device import make_accelerator
@@ -23,15 +22,13 @@ from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.metrics import write_metrics
 from svfap.evaluation.views import predict_views, scored_by_group
 from svfap.files import file_digest, make_folder
-from svfap.formats import upgrade
+from svfap.formats import read_settings_file
 from svfap.metric_table import SupervisedTask
 from svfap.model.config import ModelConfig
 from svfap.model.perceiver import Perceiver
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import confusion_matrix, regression_scatter
 from svfap.weights.folder import fingerprint, load_model
-
-METRICS_FILE = tables.METRICS_FILE
 
 
 class Evaluation(NamedTuple):
@@ -96,7 +93,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     model, workers = perceiver.outputs_and_features, config.num_workers
     predictions = predict_views(model, shape, clips, accelerator, config.batch_size, workers, "evaluating")
     if accelerator.is_main_process and predictions.videos.empty:
-        write_metrics(out / METRICS_FILE, {"num_expected": len(videos), "num_evaluated": 0})
+        write_metrics(out / tables.METRICS_FILE, {"num_expected": len(videos), "num_evaluated": 0})
         _write_unreadable(out, predictions.unreadable)
     metrics = tables.score_predictions(predictions, by_group)
     if accelerator.is_main_process:
@@ -105,7 +102,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         sources |= {"fps": clock.fps, "frames_fps": config.frames_fps}
         known = {key: str(value) for key, value in sources.items() if value is not None}
         known |= provenance(config, weights, manifest)
-        write_metrics(out / METRICS_FILE, {**known, **metrics})
+        write_metrics(out / tables.METRICS_FILE, {**known, **metrics})
         _write_predictions(out, predictions, metrics, by_group)
         _write_unreadable(out, predictions.unreadable)
     accelerator.wait_for_everyone()
@@ -121,10 +118,7 @@ def with_test_part(config: EvaluateConfig) -> EvaluateConfig:
     if config.manifest is not None or config.dataset is not None:
         return config
     assert config.run_config is not None
-    try:
-        run = upgrade("training settings", yaml.safe_load(config.run_config.read_text("utf-8")), config.run_config)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{config.run_config}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    run = read_settings_file(config.run_config)
     trained_on, dataset = run.get("split"), run.get("dataset")
     root = config.root or (Path(run["root"]) if run.get("root") else None)
     if dataset is not None:
@@ -148,16 +142,14 @@ def _say_contract(clock: Clock, config: EvaluateConfig, videos: Manifest, model:
     clock.say_notes(rates)
     if num_unknown and clock.fps is not None:
         say(FRAMES_NOTE)
-    for folder in (config.dataset, config.manifest and config.manifest.parent, videos.root):
-        if folder is None or (crop := read_crop(folder)) is None:
-            continue
+    if found := find_crop(config.dataset, config.manifest, videos.root):
+        folder, crop = found
         for name, value in model.face_crop.items():
             if crop.get(name, value) != value:
                 say(
                     f"{folder}: the faces were cut out with {name} {crop[name]}, those of the model's training with {value}"
                 )
-        return
-    if model.face_crop:
+    elif model.face_crop:
         cut = ", ".join(f"{name} {value}" for name, value in model.face_crop.items())
         say(
             f"the model was trained on faces cut out with {cut}, and nothing says how those of {videos.path} were cut; if they "

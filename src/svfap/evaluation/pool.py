@@ -14,10 +14,10 @@ from svfap.console import say
 from svfap.data.prepared import Fold, PreparedDataset, fold_folder, read_dataset
 from svfap.errors import UserError
 from svfap.evaluation.config import FOLDS_FILE, EvaluateConfig, PoolConfig, require_folds
-from svfap.evaluation.evaluate import METRICS_FILE, evaluate, provenance
+from svfap.evaluation.evaluate import evaluate, provenance
 from svfap.evaluation.folds import score_folds
 from svfap.evaluation.metrics import flat_scores, write_metrics
-from svfap.evaluation.predictions import FRAMES_FILE, PREDICTIONS_FILE, UNREADABLE_FILE
+from svfap.evaluation.predictions import FRAMES_FILE, METRICS_FILE, PREDICTIONS_FILE, UNREADABLE_FILE
 from svfap.files import file_digest, make_folder, write_atomically
 from svfap.metric_table import format_percent, metric_heading, metric_keys, metric_name, metric_text
 from svfap.paper import RESULTS

@@ -20,10 +20,11 @@ from svfap.experiments.reconstructions import run_reconstructions
 from svfap.experiments.runs import ExperimentRuns, train_all
 from svfap.experiments.studies import RECONSTRUCTIONS, STUDIES, Study, StudyRow, chosen_experiments
 from svfap.files import make_folder, write_atomically
+from svfap.formats import read_settings_file
 from svfap.metric_table import is_percent, metric_heading, metric_scale
 from svfap.model.complexity import complexity
 from svfap.settings import as_text
-from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig, read_settings_file
+from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.studies import study_figure
 from svfap.view.tables import write_table

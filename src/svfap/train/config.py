@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from svfap.errors import UserError
-from svfap.formats import upgrade
+from svfap.formats import read_settings_file
 from svfap.model.presets import check_model, model_config
 from svfap.settings import FramesSettings, SourceSettings, require, require_fraction, require_rate
-
-
-def read_settings_file(file: Path, known: Collection[str] | None = None) -> dict[str, Any]:
-    """The settings in a YAML file, a recipe or a run's `config.yaml`, under their current names (see `svfap.formats`).
-
-    known: names that are allowed; None: all. Raises `UserError` naming the file.
-    """
-    import yaml
-    from jsonargparse import get_loader
-
-    try:
-        # reads 1e-3 as a number, as yaml.safe_load does not
-        settings = get_loader("yaml")(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    return upgrade("training settings", settings, file, known)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from svfap.data.manifest import Manifest
-from svfap.data.prepared import read_crop
+from svfap.data.prepared import find_crop
 from svfap.data.rates import training_rate
 from svfap.model.config import FACE_CROP
 from svfap.train.config import TrainConfig
@@ -17,17 +16,8 @@ def contract(config: TrainConfig, training: Manifest) -> dict[str, Any]:
 
     config: resolved. Says which rates there are if the videos share none.
     """
-    crop = crop_of(config.dataset, config.manifest, training.root)
+    _, crop = find_crop(config.dataset, config.manifest, training.root) or (None, {})
     return {
         "frame_rate": training_rate(training, config.fps, config.frames_fps),
         "face_crop": {name: crop[name] for name in FACE_CROP if crop.get(name) is not None},
     }
-
-
-def crop_of(dataset: Path | None, manifest: Path | None, root: Path | None) -> dict[str, Any]:
-    """How `svfap crop` cut out the faces of a manifest's clips, as it wrote beside the dataset, the manifest or the clips;
-    empty where it wrote nothing."""
-    for folder in (dataset, manifest and Path(manifest).parent, root):
-        if folder is not None and (crop := read_crop(folder)) is not None:
-            return crop
-    return {}

@@ -17,9 +17,9 @@ import yaml
 from svfap.console import say
 from svfap.errors import UserError
 from svfap.files import make_folder, only_writer, recover_folder, replacing_folder, write_atomically
-from svfap.formats import stamped, upgrade
+from svfap.formats import read_settings_file, stamped, upgrade
 from svfap.settings import check_same_settings
-from svfap.train.config import FinetuneConfig, TrainConfig, read_settings_file
+from svfap.train.config import FinetuneConfig, TrainConfig
 from svfap.train.run_data import Part, RunData, read_run_data
 
 if TYPE_CHECKING:
