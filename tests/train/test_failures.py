@@ -198,6 +198,13 @@ def test_a_worker_that_is_killed_is_one_line(faces):
     assert re.search(killed, done.stdout)
 
 
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "Connection reset by peer")])
+def test_a_worker_that_dies_while_it_hands_over_is_one_line(error):
+    message = f"DataLoader worker exited unexpectedly .{type(error).__name__}.: perhaps out of memory"
+    with pytest.raises(UserError, match=message), shared_memory.worker_errors():
+        raise error
+
+
 def test_workers_stay_for_all_epochs_and_the_validation(faces, tmp_path, monkeypatch):
     started, real = [], DataLoader._get_iterator
 

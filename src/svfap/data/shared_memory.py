@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from svfap.errors import UserError
 
 SHARED = Path("/dev/shm")
 BATCHES_AHEAD = 2  # that each worker has ready
+DEATH_REPORTED_S = 1.0  # from the end of a process until the system reports it, at most
 MORE_ROOM = "use --num_workers 0, or give a container more of it (docker run --shm-size 8g, or --ipc=host)"
 
 
@@ -49,13 +51,23 @@ def worker_errors() -> Iterator[None]:
         yield
     except SharedMemoryError:
         raise UserError(f"shared memory ({SHARED}) is full, {_size(_free())} are free; {MORE_ROOM}") from None
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        reason = str(error) if isinstance(error, RuntimeError) else _death_while_handing_over(error)
+        if not reason.startswith("DataLoader worker"):
             raise
-        reason = " ".join(str(error).split()).split(" It is possible")[0].rstrip(".")
+        reason = " ".join(reason.split()).split(" It is possible")[0].rstrip(".")
         raise UserError(
             f"{reason}: perhaps out of memory, or of shared memory ({SHARED}); use fewer --num_workers, or {MORE_ROOM}"
         ) from None
+
+
+def _death_while_handing_over(error: Exception) -> str:
+    """What PyTorch's signal handler says of the worker, as soon as the system reports its death; it must not come later."""
+    try:
+        time.sleep(DEATH_REPORTED_S)
+    except RuntimeError as told:
+        return str(told)
+    return f"DataLoader worker exited unexpectedly ({type(error).__name__})"
 
 
 def workers_with_room(batch_bytes: int, held: int = 2) -> int | None:
