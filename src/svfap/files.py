@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -26,29 +27,17 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 @contextmanager
 def writing_atomically(path: Path) -> Iterator[TextIOWrapper]:
     """A UTF-8 file to write to, in place whole once the block ends without an error. Raises `UserError`."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with open(handle, "w", encoding="utf-8", newline="") as file:
-            yield file
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would lock out whoever shares the folder
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+    with replacing_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
+        yield file
 
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` for a writer of its own to write to, in place whole once the block ends without an error.
+    """A name beside `path` for another writer, in place whole once the block ends without an error.
 
     Raises `UserError` where it cannot be written.
     """
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    part = path.with_name(f".{path.stem}.{os.getpid()}{secrets.token_hex(4)}{path.suffix}")  # unique among machines too
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part

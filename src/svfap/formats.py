@@ -109,10 +109,15 @@ def _holders(content: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
 
 
 def read_settings_file(file: Path, known: Collection[str] | None = None) -> dict[str, Any]:
-    """The settings in a YAML file, a recipe or a run's `config.yaml`, under their current names (see `svfap.formats`).
+    """The settings in a YAML file, a recipe or a run's `config.yaml`, under their current names.
 
     known: names that are allowed; None: all. Raises `UserError` naming the file.
     """
+    return upgrade("training settings", read_yaml(file), file, known)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The names with values in a YAML file; none if it is empty. Raises `UserError` naming the file."""
     import yaml
     from jsonargparse import get_loader
 
@@ -121,6 +126,10 @@ def read_settings_file(file: Path, known: Collection[str] | None = None) -> dict
         settings = get_loader("yaml")(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise UserError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    return upgrade("training settings", settings, file, known)
+    if not isinstance(settings, dict | None):
+        raise UserError(f"{file}: holds a {type(settings).__name__}, not names with values")
+    return settings or {}

@@ -17,7 +17,7 @@ import svfap
 from svfap.cli.main import main
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
-from svfap.features import extract
+from svfap.features import extract, extractor
 from svfap.features.config import ExtractConfig
 from svfap.features.extract import Extracted, extract_features
 from svfap.model.base import Model
@@ -359,7 +359,7 @@ def test_parquet_has_vectors_of_fixed_size(folder, saved, tmp_path):
 
 def test_an_interrupted_run_continues(folder, saved, tmp_path, monkeypatch):
     done: list[str] = []
-    whole = extract.Extractor.__call__
+    whole = extractor.Extractor.__call__
 
     def counted(self, sample, searched):
         done.append(sample.path.name)
@@ -367,7 +367,7 @@ def test_an_interrupted_run_continues(folder, saved, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return whole(self, sample, searched)
 
-    monkeypatch.setattr(extract.Extractor, "__call__", counted)
+    monkeypatch.setattr(extractor.Extractor, "__call__", counted)
     arguments = ([folder / "all.csv"], saved, tmp_path / "x.parquet")
     with pytest.raises(KeyboardInterrupt):
         to_file(*arguments)

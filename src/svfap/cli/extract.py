@@ -6,18 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from svfap.console import say
-from svfap.errors import UserError
 from svfap.features.config import ExtractConfig
-from svfap.model.presets import list_presets
-from svfap.settings import require_model
 
 
 def run(config: ExtractConfig, sources: list[str]) -> int:
-    if config.model not in list_presets():
-        require_model(config.model)  # before torch is imported
-    for source in sources:
-        if not Path(source).exists():
-            raise UserError(f"{source}: no such file or folder")
     from svfap.features.extract import extract_features, unreadable_list
 
     out = config.out or Path("features.parquet")

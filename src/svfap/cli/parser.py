@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from svfap.errors import UserError
+from svfap.formats import read_yaml
 from svfap.settings import as_text
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -33,9 +34,8 @@ class Parser(ArgumentParser):
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         """The settings in a file of --config. Everything that is wrong in it is reported at once."""
-        read_file = getattr(self.settings_class, "read_file", _read_yaml)
+        read_file = getattr(self.settings_class, "read_file", read_yaml)
         try:
-            _require_text(Path(path))
             settings = read_file(Path(path))
         except UserError as error:
             raise TypeError(str(error)) from None  # which the parser reports
@@ -233,28 +233,6 @@ def _plain_words(message: str) -> str:
     )  # fmt: skip
     text = re.sub(r"a typing\.Literal\[(.*?)\]", lambda found: f"one of {found[1].replace(chr(39), '')}", text)
     return re.sub(r"Expected a (?:<class '(?:\w+\.)*(\w+)'>|(?=list|tuple|dict))", r"Expected \1", text)
-
-
-def _require_text(file: Path) -> None:
-    """Raise `UserError` for a file that is not UTF-8."""
-    try:
-        file.read_bytes().decode()
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    """The names with values in a YAML file. Raises `UserError`."""
-    try:
-        settings = get_loader("yaml")(file.read_text(encoding="utf-8"))  # reads 1e-3 as a number
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    settings = {} if settings is None else settings
-    if not isinstance(settings, dict):
-        raise UserError(f"{file}: holds a {type(settings).__name__}, not names with values")
-    return settings
 
 
 def config_of(cls: Any, args: Namespace) -> Any:

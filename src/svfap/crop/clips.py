@@ -7,14 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from svfap.console import say
 from svfap.crop.config import CropConfig
 from svfap.data.manifest import Sample
-from svfap.data.sample import frames_between, inside_box, span_of
+from svfap.data.sample import frames_of, inside_box
 from svfap.data.video import Pixels, VideoSource, VideoWriter, open_video, write_video
 from svfap.faces.config import DetectorName, TrackConfig
 from svfap.faces.crop import crop_face
@@ -74,15 +73,14 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
         with open_video(sample.path) as source:
             fps = source.grid(config.fps).fps
             last_s = 0.0
-            for item in track_faces(_frames(source, sample, config), detector, tracking, fps, dropped):
+            for item in track_faces(frames_of(source, sample, config.fps), detector, tracking, fps, dropped):
                 stay = set() if source.parted(last_s, item.time_s) else {face.track for face in item.faces}
                 last_s = item.time_s
                 for track in sorted(runs.keys() - stay):
                     clips.append(runs.pop(track).finish())
                 for face in item.faces:
                     run = runs.setdefault(face.track, _TrackRun(folder, face.track, fps, config))
-                    picture = crop_face(item.frame, face.box, cropping, face.landmarks)
-                    clips += run.add(_FaceCrop(picture, item.time_s, max(face.box[2:])))
+                    clips += run.add(crop_face(item.frame, face.box, cropping, face.landmarks), item.time_s, face)
                     areas[face.track] += face.box[2] * face.box[3]
         clips += [run.finish() for run in runs.values()]
     finally:
@@ -94,8 +92,7 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
     for clip in clips:
         if clip.track not in kept:
             (folder / clip.name).unlink()
-    kept_clips = [clip for clip in clips if clip.track in kept]
-    return sorted(kept_clips, key=lambda clip: (clip.track, clip.source_start_s))
+    return sorted((clip for clip in clips if clip.track in kept), key=lambda clip: (clip.track, clip.source_start_s))
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ def write_one_face(
 
     def frames(source: VideoSource) -> Frames:
         if not every_picture:
-            return _frames(source, sample, config)
+            return frames_of(source, sample, config.fps)
         return ((time_s, inside_box(frame[None], sample)[0]) for time_s, frame in source.frames())
 
     tracks: dict[int, dict[int, TrackedFace]] = defaultdict(dict)
@@ -160,12 +157,6 @@ def write_one_face(
     return OneFace(file.stat().st_size, len(written), len(times_s), len(tracks), face_px)
 
 
-class _FaceCrop(NamedTuple):
-    picture: Pixels
-    time_s: float
-    face_px: float
-
-
 class _TrackRun:
     """Consecutive frames of one track, written as clips of `max_clip_s`.
 
@@ -177,12 +168,13 @@ class _TrackRun:
         self._longest = max(round(config.max_clip_s * fps), 1)
         self._shortest = max(round(config.min_track_s * fps), 1)
         self._writer: VideoWriter | None = None
-        self._held: list[_FaceCrop] = []  # frames after a full clip: the start of the next clip or the end of this one
+        # Frames after a full clip, which start the next clip or end this one: crop, time_s and face_px.
+        self._held: list[tuple[Pixels, float, float]] = []
         self._written: list[tuple[float, float]] = []  # time_s and face_px of the frames of the clip
 
-    def add(self, crop: _FaceCrop) -> Iterator[FaceClip]:
+    def add(self, crop: Pixels, time_s: float, face: TrackedFace) -> Iterator[FaceClip]:
         """Add the next frame; yields the clip that this completes, if any."""
-        self._held.append(crop)
+        self._held.append((crop, time_s, max(face.box[2:])))
         if len(self._written) >= self._longest:
             if len(self._held) < self._shortest:
                 return
@@ -200,13 +192,13 @@ class _TrackRun:
             self._writer.close()
 
     def _write(self) -> None:
-        for crop in self._held:
+        for crop, time_s, face_px in self._held:
             if self._writer is None:
                 # No two clips of a track start in the same millisecond, so the names are unique.
-                self._file = self._folder / f"{self._track:03d}_{round(1000 * crop.time_s):08d}.mp4"
+                self._file = self._folder / f"{self._track:03d}_{round(1000 * time_s):08d}.mp4"
                 self._writer = VideoWriter(self._file, self._fps, gop=self._gop)
-            self._writer.write(crop.picture)
-            self._written.append((crop.time_s, crop.face_px))
+            self._writer.write(crop)
+            self._written.append((time_s, face_px))
         self._held = []
 
     def _end(self) -> FaceClip:
@@ -217,11 +209,3 @@ class _TrackRun:
         start_s, end_s = round(times_s[0], 3), round(times_s[-1] + 1 / self._fps, 3)
         face_px = round(float(np.mean(faces_px)), 1)
         return FaceClip(self._file.name, self._file.stat().st_size, self._track, start_s, end_s, face_px)
-
-
-def _frames(source: VideoSource, sample: Sample, config: CropConfig) -> Frames:
-    """(time_s, frame) of a sample: within its time span, inside its box, at the frame rate of the clips."""
-    frames: Frames = frames_between(source, *span_of(source, sample, config.fps), config.fps)
-    if sample.box is not None:
-        frames = ((time_s, inside_box(frame[None], sample)[0]) for time_s, frame in frames)
-    return frames

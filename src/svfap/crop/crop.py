@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from svfap.errors import UserError
 from svfap.faces.detect import MODEL_VARIABLE, make_detector
 from svfap.files import make_folder, printable, write_atomically, writing_atomically
 from svfap.jobs.run import FAILURES, result_of, run_jobs, write_failures
-from svfap.jobs.task import remove
+from svfap.jobs.task import Work, remove
 
 CLIPS, MANIFEST, NO_FACE, LIST = "clips", "manifest.csv", "no_face.csv", "clips.json"
 # Settings that may change when a run is resumed.
@@ -61,24 +61,14 @@ def crop_videos(sources: str | Path | Sequence[str | Path], config: CropConfig) 
     _check_columns(carried)
     if (out / DATASET_FILE).exists():
         raise UserError(f"out={config.out}: holds a dataset already; choose another folder")
-    config = with_detector(config)
+    config = replace(with_detector(config), out=out)
     make_folder(out)
     folders = [result_of(out / CLIPS, sample.key) for sample in samples]
     for folder in folders:
         if folder.exists() and clips_of(folder) is None:
             remove(folder)
-    failures = run_jobs(
-        partial(crop_video, config),
-        ((sample.key, sample) for sample in samples),
-        out / CLIPS,
-        settings=settings_of(config),
-        obsolete=("crop",),  # version 0.1 stored some of these settings a second time
-        jobs=config,
-        description="cropping",
-        total=len(samples),
-    )
-    (out / CLIPS / FAILURES).unlink(missing_ok=True)  # it is written beside the manifest instead
-    write_failures(out / FAILURES, failures, ("source", "reason"))
+    items = ((sample.key, sample) for sample in samples)
+    failures = run_crops(partial(crop_video, config), items, CLIPS, config, settings_of(config), len(samples))
     cropped = _write_manifest(out, samples, folders, carried, failures)
     write_failures(out / NO_FACE, dict.fromkeys(cropped.no_face, "no face found"), ("source", "reason"))
     write_crop_file(config)
@@ -95,6 +85,21 @@ def with_detector(config: CropConfig) -> CropConfig:
 def settings_of(config: CropConfig) -> dict[str, Any]:
     """The settings that clips depend on, as stored beside them."""
     return {name: value for name, value in asdict(config).items() if name not in FREE}
+
+
+def run_crops(
+    work: Work, items: Iterable[tuple[str, Any]], name: str, config: CropConfig, settings: dict[str, Any], total: int
+) -> dict[str, str]:
+    """Run the jobs, with their results in the folder `name` of `config.out`; list those that fail in failures.csv.
+
+    Returns key -> reason. settings, total: as in `run_jobs`.
+    """
+    obsolete = ("crop",)  # version 0.1 stored some of these settings a second time
+    shown: Any = {"jobs": config, "description": "cropping", "total": total}
+    failures = run_jobs(work, items, config.out / name, settings=settings, obsolete=obsolete, **shown)
+    (config.out / name / FAILURES).unlink(missing_ok=True)  # it is written beside the manifest instead
+    write_failures(config.out / FAILURES, failures, ("source", "reason"))
+    return failures
 
 
 def write_crop_file(config: CropConfig) -> None:
@@ -143,8 +148,7 @@ def _check_columns(carried: pd.DataFrame) -> None:
 def _write_manifest(
     out: Path, samples: Manifest, folders: Sequence[Path], carried: pd.DataFrame, failures: dict[str, str]
 ) -> Cropped:
-    num_clips, num_tracks, duration_s = 0, 0, 0.0
-    no_face = []
+    num_clips, num_tracks, duration_s, no_face = 0, 0, 0.0, []
     with writing_atomically(out / MANIFEST) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", *CLIP_COLUMNS, *carried.columns])

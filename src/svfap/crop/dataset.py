@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -19,14 +19,23 @@ import pandas as pd
 from svfap.console import say
 from svfap.crop.clips import OneFace, write_one_face
 from svfap.crop.config import CropConfig
-from svfap.crop.crop import CLIPS, MANIFEST, NO_FACE, settings_of, use_one_thread, with_detector, write_crop_file
+from svfap.crop.crop import (
+    CLIPS,
+    MANIFEST,
+    NO_FACE,
+    run_crops,
+    settings_of,
+    use_one_thread,
+    with_detector,
+    write_crop_file,
+)
 from svfap.data.manifest import SPAN_COLUMNS, Manifest, Sample, read_whole_manifest
 from svfap.data.prepared import DATASET_FILE, Fold, PreparedDataset, read_dataset, replacing_dataset, write_dataset_file
 from svfap.data.suffixes import VIDEO_SUFFIXES
 from svfap.errors import UserError
 from svfap.faces.detect import make_detector
 from svfap.files import make_folder, only_writer, write_atomically, writing_atomically
-from svfap.jobs.run import FAILURES, result_of, run_jobs, write_failures
+from svfap.jobs.run import FAILURES, result_of, write_failures
 
 RECORDS, TABLE = "records", "crops.csv"
 
@@ -40,17 +49,7 @@ class CroppedDataset(NamedTuple):
     failures: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Clip:
-    """One clip of the dataset, however many folds list it. path: of its face clip, relative to the folder of clips."""
-
-    key: str
-    sample: Sample
-    path: str
-
-
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """One manifest: its samples, its rows as text, and the key of each row's clip."""
 
     name: str
@@ -59,20 +58,15 @@ class _Part:
     keys: list[str]
 
 
-@dataclass(frozen=True)
-class _Clips:
-    """Every clip of a dataset once, made when it is needed, as there may be a million.
+class _Clips(NamedTuple):
+    """Every clip of a dataset once, however many folds list it.
 
-    rows: key -> number of a part, and of a row in it. paths: key -> path of its face clip.
+    rows: key -> number of a part, and of a row in it. paths: key -> path of its face clip, relative to the folder of clips.
     """
 
     parts: list[_Part]
     rows: dict[str, tuple[int, int]]
     paths: dict[str, str]
-
-    def __iter__(self) -> Iterator[_Clip]:
-        for key, (part, row) in self.rows.items():
-            yield _Clip(key, self.parts[part].samples[row], self.paths[key])
 
 
 def crop_dataset(config: CropConfig) -> CroppedDataset:
@@ -114,17 +108,11 @@ def _crop(source: PreparedDataset, clips: _Clips, config: CropConfig) -> Cropped
         record = result_of(out / RECORDS, key)
         if record.exists() and not _is_complete(record, out / CLIPS, path):
             record.unlink()
-    failures = run_jobs(
-        partial(_crop_clip, config, source.frame_level),
-        ((clip.key, clip) for clip in clips),
-        out / RECORDS,
-        settings={**settings_of(config), "videos": str(source.root), "frame_level": source.frame_level},
-        jobs=config,
-        description="cropping",
-        total=len(clips.rows),
-    )
-    (out / RECORDS / FAILURES).unlink(missing_ok=True)  # it is written beside dataset.json instead
-    write_failures(out / FAILURES, failures, ("source", "reason"))
+    # Samples are made when they are needed, as there may be a million.
+    items = ((key, (clips.parts[part].samples[row], clips.paths[key])) for key, (part, row) in clips.rows.items())
+    settings = {**settings_of(config), "videos": str(source.root), "frame_level": source.frame_level}
+    work = partial(_crop_clip, config, source.frame_level)
+    failures = run_crops(work, items, RECORDS, config, settings, len(clips.rows))
     faces = {key: _face_of(result_of(out / RECORDS, key)) for key in clips.rows if key not in failures}
     no_face = [key for key, face in faces.items() if face is None]
     write_failures(out / NO_FACE, dict.fromkeys(no_face, "no face found"), ("source", "reason"))
@@ -208,12 +196,13 @@ def clip_names(sources: dict[str, str]) -> dict[str, str]:
     return names
 
 
-def _crop_clip(config: CropConfig, frame_level: bool, clip: _Clip, record: Path) -> None:
+def _crop_clip(config: CropConfig, frame_level: bool, clip: tuple[Sample, str], record: Path) -> None:
     """The job of one clip: write its face clip, then the record that it is done."""
     use_one_thread(config)
+    sample, path = clip
     detector = make_detector(config.faces, config.face_model)
-    face = write_one_face(clip.sample, config.out / CLIPS / clip.path, config, detector, frame_level)
-    content: dict[str, Any] = {"clip": None} if face is None else {"clip": clip.path, **asdict(face)}
+    face = write_one_face(sample, config.out / CLIPS / path, config, detector, frame_level)
+    content: dict[str, Any] = {"clip": None} if face is None else {"clip": path, **asdict(face)}
     record.write_text(json.dumps(content) + "\n")
 
 
