@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -18,13 +18,8 @@ Fps = float | Literal["own"] | None
 
 def as_text(value: Any, hint: Any) -> Any:
     """A number of YAML as text where the setting is text: `fold: 1` is the fold named 1. hint: type of the setting."""
-    parts = (hint, *get_args(hint))
-    if (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and str in parts
-        and not {int, float} & set(parts)
-    ):
+    parts = {hint, *get_args(hint)}
+    if type(value) in (int, float) and str in parts and not {int, float} & parts:
         return str(value)
     if isinstance(value, list) and list[str] in parts:
         return [as_text(part, str) for part in value]
@@ -155,42 +150,40 @@ def check_same_settings(
 
 def require(config: Any, least: float, *names: str) -> None:
     """Raise `UserError` for a field that is given and below `least`."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value >= least:
-            raise UserError(f"{name}={value}: must be at least {least}")
+    _require(config, names, lambda value: value >= least, f"at least {least}")
 
 
 def require_fraction(config: Any, *names: str) -> None:
-    """Raise `UserError` for a field outside 0 to 1."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 <= value <= 1:
-            raise UserError(f"{name}={value}: must be from 0 to 1")
+    """Raise `UserError` for a field that is given and outside 0 to 1."""
+    _require(config, names, lambda value: 0 <= value <= 1, "from 0 to 1")
 
 
 def require_positive(config: Any, *names: str) -> None:
     """Raise `UserError` for a field that is given and not above 0."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise UserError(f"{name}={value}: must be more than 0")
+    _require(config, names, lambda value: value > 0, "more than 0")
 
 
 def require_rate(config: Any, *names: str) -> None:
     """Raise `UserError` for a field that is given and is no number of pictures per second."""
+    what = f"above 0 and at most {MAX_FPS:g} pictures per second"
+    _require(config, names, lambda value: value == "own" or 0 < value <= MAX_FPS, what, "g")
+
+
+def _require(config: Any, names: Sequence[str], holds: Callable[[Any], bool], what: str, form: str = "") -> None:
     for name in names:
         value = getattr(config, name)
-        if value not in (None, "own") and not 0 < value <= MAX_FPS:
-            raise UserError(f"{name}={value:g}: must be above 0 and at most {MAX_FPS:g} pictures per second")
+        if value is not None and not holds(value):
+            raise UserError(f"{name}={value:{form}}: must be {what}")
 
 
 def require_file(config: Any, name: str, suffixes: tuple[str, ...]) -> None:
     """Raise `UserError` for the name of a file to write that is given and has another suffix or is a folder."""
     path = getattr(config, name)
-    if path is not None and path.suffix not in suffixes:
+    if path is None:
+        return
+    if path.suffix not in suffixes:
         raise UserError(f"{name}={path}: the suffix must be one of {', '.join(suffixes)}")
-    if path is not None and path.is_dir():
+    if path.is_dir():
         raise UserError(f"{name}={path}: is a folder; give the name of a file")
 
 
@@ -212,7 +205,6 @@ def require_model(model: str, field: str = "model") -> None:
     import huggingface_hub
 
     model = model.removeprefix(HUB_PREFIX)
-
     if isinstance(huggingface_hub.try_to_load_from_cache(model, "config.json"), str):
         return
     try:

@@ -52,6 +52,22 @@ def test_other_verbs_tell_them_as_well(fails):
     )
 
 
+def test_values_out_of_range_are_told_with_unknown_names(fails):
+    text = "hop_s: -1\nfoo: 4\nmin_face_px: -3\nmodel_size: 3\nfsp: 25\nout: a.xls\nresume: true\n"
+    problems = fails(text, "predict", "a.mp4").removeprefix("FILE: ")
+    assert problems.startswith(
+        "fsp is no setting. Did you mean 'fps'?; foo, model_size are no settings; svfap predict --help lists them all; "
+    )
+    assert set(problems.split("; ")[3:]) == {
+        "--hop_s=-1.0: must be more than 0",
+        "--min_face_px=-3: must be at least 0",
+        "--out=a.xls: the suffix must be one of .csv, .jsonl, .json, .parquet",
+    }
+    assert fails("", "predict", "a.mp4", "--model", "m", "--model_size", "3") == (
+        "unrecognized arguments: --model_size 3; svfap predict --help lists the options"
+    )
+
+
 def test_numbers_are_text_where_the_setting_is_text(tmp_path, fails):
     (tmp_path / "a.csv").write_text("path,label\na.mp4,1\n")
     words = ("--manifest", str(tmp_path / "a.csv"), "--out", str(tmp_path / "out"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 from fake_faces import Spots, film
 
@@ -67,7 +68,8 @@ def _draw(picture: np.ndarray, x: int, y: int, side: int, number: int) -> None:
 
 
 def write_films(folder: Path, num_frames: int = 40) -> Path:
-    """a.mp4 and b.mp4 with two faces, one.mp4 with one, none.mp4, elsewhere/ with a and b exchanged, and m.csv; returns it."""
+    """a.mp4 and b.mp4 with two faces, one.mp4 with one, none.mp4, elsewhere/ with a and b exchanged, pictures/ with the start of
+    a, an empty model.onnx, and m.csv; returns it."""
     (folder / "elsewhere").mkdir(parents=True)
     for seed, name in enumerate("ab"):
         film(folder / f"{name}.mp4", pictures(num_frames + 10 * seed, seed=seed))
@@ -75,6 +77,10 @@ def write_films(folder: Path, num_frames: int = 40) -> Path:
     film(folder / "one.mp4", pictures(num_frames, "M"))
     for name, other in (("a", "b"), ("b", "a"), ("one", "one"), ("none", "none")):
         (folder / "elsewhere" / f"{name}.mp4").symlink_to(folder / f"{other}.mp4")
+    (folder / "model.onnx").touch()
+    (folder / "pictures").mkdir()
+    for number, picture in enumerate(shown(folder / "a.mp4")[:24]):
+        cv2.imwrite(str(folder / "pictures" / f"{number:03d}.png"), picture[..., ::-1])
     lines = ["path,label,split", "a.mp4,joy,train", "b.mp4,calm,test", "one.mp4,fear,train", "none.mp4,joy,train"]
     (folder / "m.csv").write_text("\n".join(lines) + "\n")
     return folder / "m.csv"

@@ -20,6 +20,7 @@ from torch.nn.modules import module as torch_module
 import svfap.console
 from svfap.data.video import open_video, write_video
 from svfap.model.base import Model
+from svfap.model.build import create_model
 from svfap.model.encoder import TPSBT
 from svfap.settings import JobSettings
 
@@ -47,6 +48,35 @@ def check(effect: Effect, a: dict[str, Any], b: dict[str, Any]) -> None:
         assert a[name] != b[name], f"{name} is {a[name]} with {effect.a} and with {effect.b}"
     for name in effect.equal:
         assert a[name] == b[name], f"{name} differs between {effect.a} and {effect.b}"
+
+
+class CachedRuns:
+    """Runs by their settings; each is done once, in this process. `observed` does one, with a folder for what it writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._done: dict[str, dict[str, Any]] = {}
+
+    def __call__(self, settings: dict[str, Any], *how: Any) -> dict[str, Any]:
+        key = f"{how} {sorted(settings.items(), key=str)}"
+        if key not in self._done:
+            out = self.folder / f"run_{len(self._done)}"
+            out.mkdir()
+            self._done[key] = self.observed(dict(settings), out, *how)
+        return self._done[key]
+
+    def observed(self, settings: dict[str, Any], out: Path, *how: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+def save_classifier(folder: Path, seed: int, **settings: Any) -> None:
+    """A classifier of 16 successive frames with weights so large that its outputs differ from clip to clip."""
+    torch.manual_seed(seed)
+    model = create_model("svfap_debug", "classification", **{"label_names": LABELS, "sampling_stride": 1, **settings})
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    folder.mkdir(parents=True)
+    model.save_pretrained(folder)
 
 
 def names_of(config: type) -> set[str]:

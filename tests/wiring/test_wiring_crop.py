@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from face_films import Eyes, shown, write_films
-from observe import Effect, check, digest, noting_jobs
+from observe import CachedRuns, Effect, check, digest, noting_jobs
 
 from svfap.crop import crop as cropping
 from svfap.crop import dataset as dataset_cropping
@@ -61,7 +61,6 @@ OF_DATASET = EFFECTS | {
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wiring_crop")
     manifest = write_films(folder)
-    (folder / "model.onnx").touch()
     for name, rows in {"prepared": (1, 2, 3, 4), "prepared_of_b": (2, 4)}.items():
         (folder / name).mkdir()
         lines = manifest.read_text().splitlines()
@@ -72,27 +71,15 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-class Runs:
-    """Runs by their settings; each is done once, in this process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._done: dict[str, dict[str, Any]] = {}
-
-    def config(self, settings: dict[str, Any], dataset: bool) -> CropConfig:
+class Runs(CachedRuns):
+    def observed(self, settings: dict[str, Any], out: Path, dataset: bool = False) -> dict[str, Any]:
         chosen = {"size_px": 64, "detect_every": 1, "faces": "haar", "out": "out", **settings}
         if dataset:
             chosen = {"dataset": "prepared", **chosen}
         for name in ("root", "face_model", "dataset"):
             if name in chosen:
                 chosen[name] = self.folder / chosen[name]
-        return CropConfig(**{**chosen, "out": self.folder / f"run_{len(self._done)}" / chosen["out"]})
-
-    def __call__(self, settings: dict[str, Any], dataset: bool = False) -> dict[str, Any]:
-        key = f"{dataset} {sorted(settings.items(), key=str)}"
-        if key not in self._done:
-            self._done[key] = observed(self.folder, self.config(settings, dataset))
-        return self._done[key]
+        return observed(self.folder, CropConfig(**{**chosen, "out": out / chosen["out"]}))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +97,7 @@ def observed(folder: Path, config: CropConfig) -> dict[str, Any]:
         )
         for module in (cropping, dataset_cropping):
             patch.setattr(module, "make_detector", detector.make)
-            patch.setattr(module, "run_jobs", noting_jobs(module.run_jobs, jobs))
+        patch.setattr(cropping, "run_jobs", noting_jobs(cropping.run_jobs, jobs))
         if config.dataset is not None:
             dataset_cropping.crop_dataset(config)
             table = pd.read_csv(config.out / "crops.csv")
@@ -158,7 +145,7 @@ def test_a_setting_of_crop_has_its_effect_on_a_dataset(name, runs):
 @pytest.mark.parametrize("name", REFUSED)
 def test_settings_that_a_dataset_refuses(name, runs):
     with pytest.raises(UserError, match=f"^{name}: is not for dataset"):
-        runs.config({name: REFUSED[name]}, True)
+        runs({name: REFUSED[name]}, True)
 
 
 def test_the_dataset_says_which_clips(runs):

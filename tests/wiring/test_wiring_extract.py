@@ -6,20 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from face_films import Eyes, shown, write_films
-from observe import LABELS, Effect, check, digest, messages, noting_jobs, watching
+from face_films import Eyes, write_films
+from observe import CachedRuns, Effect, check, digest, messages, noting_jobs, save_classifier, watching
 
 import svfap.features.extract as extract_module
 import svfap.predict.predictor as predictor_module
 from svfap.errors import UserError
 from svfap.features.config import ExtractConfig
 from svfap.features.extract import extract_features
-from svfap.model.build import create_model
 
 FACES = {"faces": "haar"}
 PICTURES = {"source": "pictures"}
@@ -57,27 +54,12 @@ EFFECTS: dict[str, Effect] = {
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wiring_extract")
     write_films(folder)
-    (folder / "model.onnx").touch()
-    (folder / "pictures").mkdir()
-    for number, picture in enumerate(shown(folder / "a.mp4")[:24]):
-        cv2.imwrite(str(folder / "pictures" / f"{number:03d}.png"), picture[..., ::-1])
     for seed, name in enumerate(("model", "other")):
-        torch.manual_seed(seed)
-        model = create_model("svfap_debug", "classification", label_names=LABELS, sampling_stride=1)
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.2)
-        (folder / name).mkdir()
-        model.save_pretrained(folder / name)
+        save_classifier(folder / name, seed)
     return folder
 
 
-class Runs:
-    """Runs by their settings; each is done once, in this process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._done: dict[str, dict[str, Any]] = {}
-
+class Runs(CachedRuns):
     def config(self, settings: dict[str, Any], out: Path) -> ExtractConfig:
         chosen = {"model": "model", "device": "cpu", "precision": "fp32", "faces": "none", **settings}
         if not chosen.get("random_weights"):
@@ -88,14 +70,6 @@ class Runs:
         if "out" in chosen:
             chosen["out"] = out / chosen["out"]
         return ExtractConfig(**chosen)
-
-    def __call__(self, settings: dict[str, Any]) -> dict[str, Any]:
-        key = str(sorted(settings.items(), key=str))
-        if key not in self._done:
-            out = self.folder / f"run_{len(self._done)}"
-            out.mkdir()
-            self._done[key] = self.observed(dict(settings), out)
-        return self._done[key]
 
     def observed(self, settings: dict[str, Any], out: Path) -> dict[str, Any]:
         detector, jobs = Eyes(), []

@@ -8,19 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from face_films import Eyes, shown, write_films
-from observe import LABELS, Effect, check, messages, watching
+from face_films import Eyes, write_films
+from observe import CachedRuns, Effect, check, messages, save_classifier, watching
 
 import svfap.predict.predictor as predictor_module
 import svfap.predict.reader as reader_module
 from svfap.errors import UserError
 from svfap.faces.config import TrackConfig
-from svfap.model.build import create_model
 from svfap.predict.config import PredictConfig
 from svfap.predict.predict import predict_videos
 from svfap.predict.predictor import Predictor
@@ -74,40 +71,16 @@ OF_MODELS: dict[str, tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = 
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wiring_predict")
     write_films(folder)
-    (folder / "model.onnx").touch()
-    (folder / "pictures").mkdir()
-    for number, picture in enumerate(shown(folder / "a.mp4")[:24]):
-        cv2.imwrite(str(folder / "pictures" / f"{number:03d}.png"), picture[..., ::-1])
     return folder
 
 
-class Runs:
-    """Runs by their settings; each is done once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._done: dict[str, dict[str, Any]] = {}
-
+class Runs(CachedRuns):
     def model(self, name: str = "model", **settings: Any) -> str:
         """A folder with a model; those of one name have equal weights."""
         path = self.folder / "models" / f"{name} {sorted(settings.items())}".replace("/", "_")
         if not path.exists():
-            torch.manual_seed(sum(name.encode()))
-            chosen = {"label_names": LABELS, "sampling_stride": 1, **settings}
-            model = create_model("svfap_debug", "classification", **chosen)
-            for parameter in model.parameters():
-                torch.nn.init.normal_(parameter, std=0.2)
-            path.mkdir(parents=True)
-            model.save_pretrained(path)
+            save_classifier(path, sum(name.encode()), **settings)
         return str(path)
-
-    def __call__(self, settings: dict[str, Any], how: str = "command") -> dict[str, Any]:
-        key = f"{how} {sorted(settings.items(), key=str)}"
-        if key not in self._done:
-            out = self.folder / f"run_{len(self._done)}"
-            out.mkdir()
-            self._done[key] = self.observed(dict(settings), how, out)
-        return self._done[key]
 
     def config(self, settings: dict[str, Any], out: Path) -> PredictConfig:
         chosen = {
@@ -126,7 +99,7 @@ class Runs:
                 chosen[name] = out / chosen[name]
         return PredictConfig(**chosen)
 
-    def observed(self, settings: dict[str, Any], how: str, out: Path) -> dict[str, Any]:
+    def observed(self, settings: dict[str, Any], out: Path, how: str = "command") -> dict[str, Any]:
         detector, timeouts = Eyes(), []
         video = self.folder / settings.pop("video", "a.mp4")
         real = reader_module.open_source

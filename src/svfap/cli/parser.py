@@ -8,6 +8,7 @@ import difflib
 import importlib
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
@@ -39,28 +40,41 @@ class Parser(ArgumentParser):
             settings = read_file(Path(path))
         except UserError as error:
             raise TypeError(str(error)) from None  # which the parser reports
-        settings = {name: as_text(value, self._hints().get(name)) for name, value in settings.items()}
-        if problems := self._problems(settings):
+        hints = get_type_hints(self.settings_class)
+        settings = {name: as_text(value, hints.get(name)) for name, value in settings.items()}
+        if problems := self._problems(settings, hints):
             raise TypeError(f"{path}: {'; '.join(problems)}")
         return self.parse_string(yaml.safe_dump(settings), str(path), *args, **kwargs)
 
-    def _hints(self) -> dict[str, Any]:
-        return get_type_hints(self.settings_class)
-
-    def _problems(self, settings: dict[str, Any]) -> list[str]:
-        """What is wrong with names and types of values, one text for each."""
-        hints, problems = self._hints(), []
+    def _problems(self, settings: dict[str, Any], hints: dict[str, Any]) -> list[str]:
+        """What is wrong with names and types of values; if anything is, also with values alone. One text for each."""
+        problems: list[str] = []
+        unknown: list[str] = []
+        values: dict[str, Any] = {}
         for name, value in settings.items():
             if name not in hints:
-                near = difflib.get_close_matches(str(name), hints, n=1, cutoff=0.5)
-                problems.append(f"{name} is no setting" + (f". Did you mean {near[0]!r}?" if near else ""))
+                near = _suggestion([str(name)], hints)
+                problems += [f"{name} is no setting{near}"] if near else []
+                unknown += [] if near else [str(name)]
                 continue
             one = ArgumentParser(exit_on_error=False)
             one.add_argument(f"--{name}", type=hints[name])
             try:
-                one.parse_object({name: value})
+                values[name] = one.parse_object({name: value})[name]
             except argparse.ArgumentError as error:
                 problems.append(_plain_words(str(error)))
+        if unknown:
+            are = "are no settings" if len(unknown) > 1 else "is no setting"
+            problems.append(f"{', '.join(unknown)} {are}; {self.prog} --help lists them all")
+        while problems:
+            try:
+                config_of(self.settings_class, Namespace({**_required_values(self.settings_class), **values}))
+                break
+            except UserError as error:
+                name = str(error).partition("=")[0]
+                if values.pop(name, None) is None:  # the error is not about one setting of the file
+                    break
+                problems.append(f"--{error}")
         return problems
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -74,12 +88,13 @@ class Parser(ArgumentParser):
             unknown, known = [choice[1]], set(re.findall(r"'(.*?)'", choice[2]))
             text = f"{choice[1]!r} is none of {choice[2]}"
         else:
-            unknown = re.findall(r"(?:Key |arguments: ?|option |Option |accepted:? ?)['\"]?-{0,2}([\w.]+)", text)
+            unknown = re.findall(r"(?:Key |option |Option |accepted:? ?)['\"]?-{0,2}([\w.]+)", text)
+            unknown += re.findall(r"--([\w.]+)", text.partition("unrecognized arguments: ")[2])
             known = {action.dest for action in parser._actions}
-        for name in unknown:
-            if near := difflib.get_close_matches(name, known - {name}, n=1, cutoff=0.5):
-                text = f"{text.removesuffix('.')}. Did you mean {near[0]!r}?"
-                break
+        if suggestion := _suggestion(unknown, known):
+            text = text.removesuffix(".") + suggestion
+        elif unknown and not choice:
+            text += f"; {parser.prog} --help lists the options"
         print(f"{parser.prog}: error: {text}", file=sys.stderr)
         raise SystemExit(2)
 
@@ -156,7 +171,7 @@ def add_command(parser: Parser, command: Command) -> None:
         subcommands = parser.add_subcommands(dest=name, metavar=name.upper(), description=description)
         for choice, variant in load(choices)().items():
             sub = Parser(description=variant.description)
-            _add_options(sub, variant.config)
+            add_settings(sub, variant.config)
             subcommands.add_subcommand(choice, sub, help=variant.summary)
             sub.prog, sub.formatter_class = f"{parser.prog} {choice}", _VerbatimFormatter  # add_subcommand sets others
         return
@@ -164,13 +179,7 @@ def add_command(parser: Parser, command: Command) -> None:
         how: dict[str, Any] = {"nargs": positional.nargs} if positional.nargs else {}
         text = load(positional.help) if positional.help.startswith("svfap.") else positional.help
         parser.add_argument(positional.name, type=positional.type, help=text, **how)
-    _add_options(parser, load(command.config), {positional.name for positional in command.positionals})
-
-
-def _add_options(parser: Parser, config: type, skip: set[str] | None = None) -> None:
-    parser.settings_class = config
-    parser.add_argument("--config", action="config", help="YAML file with any of these settings; flags override it")
-    add_settings(parser, config, skip)
+    add_settings(parser, load(command.config), {positional.name for positional in command.positionals})
 
 
 def run_command(name: str, command: Command, args: Namespace) -> int:
@@ -194,11 +203,16 @@ def with_flags(command: Command, args: Namespace, message: str) -> str:
 
 
 def add_settings(parser: Parser, config: type, skip: set[str] | None = None) -> None:
-    """An option for every field of a dataclass. A boolean is set by its flag alone, or by `--flag false`."""
+    """--config, and an option for every field of a dataclass. A boolean is set by its flag alone, or by `--flag false`."""
+    parser.settings_class = config
+    parser.add_argument("--config", action="config", help="YAML file with any of these settings; flags override it")
     parser.add_class_arguments(config, skip=skip or set())
-    for action in parser._actions:
-        if getattr(action, "_typehint", None) in (bool, bool | None):
-            action.nargs, action.const = "?", True
+    for action in filter(_is_boolean, parser._actions):
+        action.nargs, action.const = "?", True
+
+
+def _is_boolean(action: argparse.Action) -> bool:
+    return getattr(action, "_typehint", None) in (bool, bool | None)
 
 
 def booleans_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
@@ -209,12 +223,7 @@ def booleans_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
                 argv = booleans_spelt_out(action.choices[name], argv)
     if all(action.option_strings for action in parser._actions):
         return argv
-    flags = {
-        flag
-        for action in parser._actions
-        if getattr(action, "_typehint", None) in (bool, bool | None)
-        for flag in action.option_strings
-    }
+    flags = {flag for action in filter(_is_boolean, parser._actions) for flag in action.option_strings}
     following = [*argv[1:], ""]
     return [
         f"{word}=true" if word in flags and after.lower() not in BOOLEANS else word
@@ -235,20 +244,30 @@ def _plain_words(message: str) -> str:
     return re.sub(r"Expected a (?:<class '(?:\w+\.)*(\w+)'>|(?=list|tuple|dict))", r"Expected \1", text)
 
 
+def _suggestion(unknown: list[str], known: Collection[str]) -> str:
+    """The first known name that is close to an unknown one, as a question; "" if none is."""
+    for name in unknown:
+        if near := difflib.get_close_matches(name, set(known) - {name}, n=1, cutoff=0.75):
+            return f". Did you mean {near[0]!r}?"
+    return ""
+
+
+def _required_values(cls: Any) -> dict[str, Any]:
+    """A value for each field of a dataclass without a default, which other values are checked with."""
+    hints = get_type_hints(cls)
+    fields = (field for field in dataclasses.fields(cls) if field.default is field.default_factory)
+    return {field.name: hints[field.name]("-") for field in fields}
+
+
 def config_of(cls: Any, args: Namespace) -> Any:
     """The dataclass filled from parsed arguments; lists become tuples where its fields are tuples."""
     hints = get_type_hints(cls)
     values = {field.name: args[field.name] for field in dataclasses.fields(cls) if field.name in args}
-    return cls(
-        **{name: tuple(v) if isinstance(v, list) and _is_tuple(hints[name]) else v for name, v in values.items()}
-    )
+    tuples = {name for name, hint in hints.items() if tuple in map(get_origin, (hint, *get_args(hint)))}
+    return cls(**{name: tuple(v) if isinstance(v, list) and name in tuples else v for name, v in values.items()})
 
 
 def load(name: str) -> Any:
     """The object that "module:name" stands for."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def _is_tuple(hint: Any) -> bool:
-    return get_origin(hint) is tuple or any(get_origin(part) is tuple for part in get_args(hint))

@@ -8,7 +8,7 @@ from typing import Any
 
 from svfap.errors import UserError
 from svfap.faces.config import Border, DetectorName, FaceCropConfig, FaceSettings, TrackConfig
-from svfap.settings import JobSettings, SourceSettings, require
+from svfap.settings import JobSettings, SourceSettings, require, require_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,7 @@ class CropConfig(FaceSettings, SourceSettings, JobSettings):
         FaceSettings.__post_init__(self)  # checks cropping() and tracking()
         JobSettings.__post_init__(self)
         require(self, 1, "gop")
-        if self.fps is not None and not 0 < self.fps <= 1000:
-            raise UserError(f"fps={self.fps:g}: must be above 0 and at most 1000")
+        require_rate(self, "fps")
         if not self.max_clip_s >= self.min_track_s:
             raise UserError(f"max_clip_s={self.max_clip_s:g}: must be at least min_track_s={self.min_track_s:g}")
         if self.dataset is not None:
