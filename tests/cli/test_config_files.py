@@ -53,10 +53,10 @@ def test_other_verbs_tell_them_as_well(fails):
 
 
 def test_values_out_of_range_are_told_with_unknown_names(fails):
-    text = "hop_s: -1\nfoo: 4\nmin_face_px: -3\nmodel_size: 3\nfsp: 25\nout: a.xls\nresume: true\n"
+    text = "hop_s: -1\nfoo: 4\nmin_face_px: -3\nmodel_size: 3\nhop: 25\nout: a.xls\nresume: true\n"
     problems = fails(text, "predict", "a.mp4").removeprefix("FILE: ")
     assert problems.startswith(
-        "fsp is no setting. Did you mean 'fps'?; foo, model_size are no settings; svfap predict --help lists them all; "
+        "hop is no setting. Did you mean 'hop_s'?; foo, model_size are no settings; svfap predict --help lists them all; "
     )
     assert set(problems.split("; ")[3:]) == {
         "--hop_s=-1.0: must be more than 0",

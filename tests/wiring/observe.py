@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import cv2
@@ -60,8 +61,7 @@ class CachedRuns:
     def __call__(self, settings: dict[str, Any], *how: Any) -> dict[str, Any]:
         key = f"{how} {sorted(settings.items(), key=str)}"
         if key not in self._done:
-            out = self.folder / f"run_{len(self._done)}"
-            out.mkdir()
+            out = Path(mkdtemp(dir=self.folder))
             self._done[key] = self.observed(dict(settings), out, *how)
         return self._done[key]
 

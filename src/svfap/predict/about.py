@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,16 +44,20 @@ class About:
     date: str
     svfap: str = field(default=svfap.__version__)
 
-    def windows_s(self) -> list[float]:
-        """The lengths of windows in seconds, ascending; several if the videos have several rates."""
+    @property
+    def _frames_per_s(self) -> str:
+        return _range(self.rates.values())
+
+    @property
+    def _window_s(self) -> str:
+        """Lengths of windows in seconds, which depend on the rate."""
         span = (self.window_frames - 1) * self.window_stride + 1
-        return sorted({round(span / rate, 2) for rate in self.rates.values()})
+        return _range(span / rate for rate in self.rates.values())
 
     def methods(self) -> str:
         """Sentences for a methods section."""
-        rates = sorted({round(rate, 2) for rate in self.rates.values()})
-        at = f" at {_range(rates)} frames per second" if rates else ""
-        long = f" ({_range(self.windows_s())} s)" if rates else ""
+        at = f" at {self._frames_per_s} frames per second" if self.rates else ""
+        long = f" ({self._window_s} s)" if self.rates else ""
         hop = self.settings.get("hop_s")
         step = "without overlap" if hop is None else f"starting every {hop:g} s"
         every = "consecutive frames" if self.window_stride == 1 else f"every {_ordinal(self.window_stride)} frame"
@@ -73,17 +78,14 @@ class About:
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values of what decides the results, for people to read."""
-        rates, lengths = sorted({round(rate, 2) for rate in self.rates.values()}), self.windows_s()
+        window = f"{self.window_frames} frames, stride {self.window_stride}"
         hop = self.settings.get("hop_s")
         rows = [
             ("Model", f"{self.model} (weights {self.weights})"),
             ("SVFAP", self.svfap),
             ("Date", self.date),
-            ("Frames per second", _range(rates) if rates else "–"),
-            (
-                "Window",
-                f"{self.window_frames} frames, stride {self.window_stride}" + (f", {_range(lengths)} s" * bool(rates)),
-            ),
+            ("Frames per second", self._frames_per_s or "–"),
+            ("Window", f"{window}, {self._window_s} s" if self.rates else window),
             ("Hop", "a window" if hop is None else f"{hop:g} s"),
             ("Face detector", FULL_NAMES.get(self.detector, self.detector) or "none: the whole picture"),
         ]
@@ -116,8 +118,10 @@ def read_about(out: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: does not say how a table was made ({error}); delete it") from None
 
 
-def _range(values: list[float]) -> str:
-    return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
+def _range(values: Iterable[float]) -> str:
+    """The least and the greatest value, rounded; one number if they are the same, "" without values."""
+    rounded = {round(value, 2) for value in values}
+    return " to ".join(f"{value:g}" for value in sorted({min(rounded), max(rounded)})) if rounded else ""
 
 
 def _ordinal(number: int) -> str:
@@ -125,6 +129,8 @@ def _ordinal(number: int) -> str:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return "default" if value is None else "yes" if value else "no"
+    if value is None:
+        return "default"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

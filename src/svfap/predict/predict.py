@@ -30,13 +30,10 @@ if TYPE_CHECKING:
     from svfap.predict.predictor import Predictor
     from svfap.predict.reader import Reader
 
-PREDICTOR_SETTINGS = (
-    *("device", "precision", "hop_s", "batch_size", "faces", "face_model", "timeout_s", "fps", "frames_fps"),
-)
+CLOCK_SETTINGS = ("hop_s", "fps", "frames_fps")
+PREDICTOR_SETTINGS = ("device", "precision", "batch_size", "faces", "face_model", "timeout_s", *CLOCK_SETTINGS)
 # To resume a run; the digest of the model's weights is compared too.
-SAME_SETTINGS = (
-    *("model", "hop_s", "faces", "margin", "align", "border", "detect_every", "min_face_px", "fps", "frames_fps"),
-)
+SAME_SETTINGS = ("model", "faces", *CROP_FIELDS, "detect_every", "min_face_px", *CLOCK_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -102,9 +99,8 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
         if config.resume and config.out is not None and _is_complete(config.out):
             _check_same_run(config.out, names, config)
             about = about_of(config.out) if about_of(config.out).exists() else None
-            return Predictions(
-                tuple(names), read_predictions(config.out), out=config.out, about=about, was_complete=True
-            )
+            table = read_predictions(config.out)
+            return Predictions(tuple(names), table, out=config.out, about=about, was_complete=True)
         _check_videos(names, config)
         for path in filter(None, (config.out, config.overlay, config.report)):
             make_folder(path.absolute().parent)
@@ -129,7 +125,11 @@ def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
     with TemporaryDirectory(prefix="svfap-predict-") as folder:
         out = config.out or Path(folder) / "affect.jsonl"
         with TableWriter(out, columns, {**_same_settings(config), "weights": weights}, config.resume) as writer:
-            _check_named(writer, names)
+            if others := writer.ended.keys() - set(map(printable, names)):
+                raise UserError(
+                    f"{writer.part}: holds the rows of {min(others)}, which is not among the videos of this run; name the "
+                    "same videos to resume, or delete the file to start again"
+                )
             try:
                 _add_rows(predictor, names, writer)
             except KeyboardInterrupt:
@@ -145,9 +145,8 @@ def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
             about = _about(predictor, config, weights, writer)
             if config.out is not None:
                 write_about(config.out, about)
-            predictions = Predictions(
-                tuple(names), writer.finish(), failures, config.out, config.out and about_of(config.out)
-            )
+            table = writer.finish()
+    predictions = Predictions(tuple(names), table, failures, config.out, config.out and about_of(config.out))
     return _write_pictures(predictions, config, predictor.reader, about)
 
 
@@ -180,8 +179,7 @@ def _is_complete(out: Path) -> bool:
 
 def _check_same_run(out: Path, names: Sequence[str], config: PredictConfig) -> None:
     """Raise `UserError` unless a complete table is that of these videos and settings."""
-    about = read_about(out)
-    if about is None:
+    if (about := read_about(out)) is None:
         return
     fix = "choose another --out, or --overwrite in place of --resume"
     check_same_settings(out, about["settings"], _same_settings(config), fix)
@@ -193,25 +191,16 @@ def _same_settings(config: PredictConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in SAME_SETTINGS}
 
 
-def _check_named(writer: TableWriter, names: Sequence[str]) -> None:
-    """Raise `UserError` if a run to be resumed was one of other videos too: a table holds only those that are named."""
-    if others := writer.ended.keys() - set(map(printable, names)):
-        raise UserError(
-            f"{writer.part}: holds the rows of {min(others)}, which is not among the videos of this run; name the same "
-            "videos to resume, or delete the file to start again"
-        )
-
-
 def _about(predictor: Predictor, config: PredictConfig, weights: str, writer: TableWriter) -> About:
-    reader = predictor.reader
+    reader, detector = predictor.reader, predictor.reader.detector
     return About(
         model=printable(config.model),
         weights=weights,
         window_frames=predictor.config.num_frames,
         window_stride=predictor.config.sampling_stride,
-        crop={} if reader.detector is None else asdict(reader.crop),
-        detector="" if reader.detector is None else reader.detector.name,
-        tracking={} if reader.detector is None else asdict(reader.tracking),
+        crop={} if detector is None else asdict(reader.crop),
+        detector="" if detector is None else detector.name,
+        tracking={} if detector is None else asdict(reader.tracking),
         settings=_same_settings(config),
         videos=list(writer.ended),
         rates=writer.rates,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -73,20 +73,20 @@ class Predictor:
         if self.config.task not in ("classification", "regression"):
             task = self.config.task
             raise UserError(f"the model is for {task}, not for prediction; fine-tune it first (svfap finetune)")
-        rates: dict[str, Any] = {"fps": fps, "frames_fps": frames_fps}
-        PredictConfig(model="", out=None, hop_s=hop_s, batch_size=batch_size, timeout_s=timeout_s, **rates)  # checks
+        times: dict[str, Any] = {"hop_s": hop_s, "timeout_s": timeout_s, "fps": fps, "frames_fps": frames_fps}
+        PredictConfig(model="", out=None, batch_size=batch_size, **times)  # checks the values
         detector = detector_of(self.config, faces, face_model)
         self.device = pick_device(device)
         self.dtype = PRECISIONS[pick_precision(precision, self.device)]
         self.batch_size = batch_size
         self.model.to(self.device).eval()
         cropping = crop_of(self.config, crop if detector is not None else None)
-        self.reader = Reader(self.config, hop_s, detector, cropping, tracking or TrackConfig(), timeout_s, **rates)
+        tracking = tracking or TrackConfig()
+        self.reader = Reader(config=self.config, detector=detector, crop=cropping, tracking=tracking, **times)
         names = self.config.label_names or [f"output_{i}" for i in range(self.config.num_outputs)]
         self.values = [PROBABILITY + name if self.config.task == "classification" else name for name in names]
-        self.columns = [*TIMES, *self.values]
-        if detector is not None:
-            self.columns = ["track", *TIMES, *BOX, *self.values, "confidence"]
+        shown = ["track", *TIMES, *BOX, *self.values, "confidence"]
+        self.columns = [*TIMES, *self.values] if detector is None else shown
 
     def __call__(self, video: Video) -> pd.DataFrame:
         """One row per window of every face (frame-level models: per sampled frame).
@@ -133,8 +133,11 @@ class Predictor:
                 yield video, error
 
     def _rows(self, held: list[Read]) -> Iterator[Result]:
-        clips = [item.frames for _, item in held if isinstance(item, Window)]
-        outputs = iter(self._outputs(np.stack(clips)) if clips else ())
+        outputs: Iterator[np.ndarray] = iter(())
+        if clips := [item.frames for _, item in held if isinstance(item, Window)]:
+            tensor = run_clips(self.model, np.stack(clips), self.config, self.device, self.dtype)
+            tensor = tensor.softmax(dim=-1) if self.config.task == "classification" else tensor
+            outputs = iter(tensor.cpu().numpy())
         for video, item in held:
             results = self._rows_of(item, next(outputs)) if isinstance(item, Window) else [item]
             yield from ((video, result) for result in results)
@@ -145,24 +148,19 @@ class Predictor:
         parts = output if self.config.frame_level else output[None]
         for part, (first, start_s, end_s) in zip(parts, window.spans(len(parts)), strict=False):
             if self.config.frame_level:
-                box, confidence = window.boxes[first], window.confidences[first]
                 if not window.fresh[first]:
                     continue
+                box, confidence = window.boxes[first], window.confidences[first]
             cells = (start_s, end_s, *part.tolist())
             if self.reader.detector is not None:
                 cells = (window.track, start_s, end_s, *box, *part.tolist(), confidence)
             yield dict(zip(self.columns, cells, strict=True))
 
-    def _outputs(self, clips: np.ndarray) -> np.ndarray:
-        """(B, T, H, W, 3) uint8 -> (B, K) or (B, T, K): probabilities or values."""
-        outputs = run_clips(self.model, clips, self.config, self.device, self.dtype)
-        return (outputs.softmax(dim=-1) if self.config.task == "classification" else outputs).cpu().numpy()
-
 
 def crop_of(model: ModelConfig, given: FaceCropConfig | Mapping[str, Any] | None = None) -> FaceCropConfig:
-    """How faces are cut out for a model: as `given`, else as in its training, else by the general defaults.
+    """How faces are cut out for a model: as `given`, in all fields or some, else as in its training, else by default.
 
-    given: all fields, or some of them. The size is the model's. Says which fields differ from those of the training.
+    The size is the model's. Says which fields differ from those of the training.
     """
     chosen = asdict(given) if isinstance(given, FaceCropConfig) else given or {}
     chosen = {name: chosen[name] for name in CROP_FIELDS if chosen.get(name) is not None}
@@ -176,23 +174,19 @@ def crop_of(model: ModelConfig, given: FaceCropConfig | Mapping[str, Any] | None
 def detector_of(model: ModelConfig, faces: Faces | Detector | None, face_model: str | Path | None) -> Detector | None:
     """The detector that a model's faces are found with: `faces` if given, else that of its training, else the best one.
 
-    None: no faces are searched for (faces="none"). face_model: YuNet's file. Says if it is not that of the training. Raises
-    `UserError`.
+    faces="none": no detector. face_model: YuNet's file. Says if it is not that of the training. Raises `UserError`.
     """
     if faces == "none":
         return None
     trained: Any = model.face_crop.get("detector")
-    if isinstance(faces, str):
-        detector = make_detector(faces, face_model)
-    elif faces is not None:
-        detector = faces
-    elif trained in get_args(DetectorName) and face_model is None:
-        try:
-            detector = make_detector(trained, None)
-        except UserError:
-            detector = make_detector("auto", None)
+    if faces is not None:
+        detector = make_detector(faces, face_model) if isinstance(faces, str) else faces
     else:
-        detector = make_detector("auto", face_model)
+        detector = None
+        if trained in get_args(DetectorName) and face_model is None:
+            with suppress(UserError):
+                detector = make_detector(trained, None)
+        detector = detector or make_detector("auto", face_model)
     if trained is not None and detector.name != trained:
         say(f"faces are found by {detector.name}, while the model's training had those of {trained}")
     return detector

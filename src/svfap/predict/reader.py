@@ -26,7 +26,7 @@ from svfap.faces.track import Dropped, TrackedFace, TrackedFrame, track_faces
 from svfap.files import printable
 from svfap.model.config import ModelConfig
 from svfap.predict.source import LiveSource, open_source
-from svfap.predict.windows import Box, Window, hop_frames, iter_windows, whole_pictures
+from svfap.predict.windows import Window, hop_frames, iter_windows, whole_pictures
 from svfap.settings import Fps
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Reader:
         return source
 
     def rate(self, source: VideoSource | LiveSource) -> float:
-        """Frames per second of the clock at which a video's frames are taken; of a single picture its own."""
+        """Frames per second that are taken of a video; of a single picture its own."""
         return source.fps if source.num_frames == 1 else self.clock.rate(source.fps)
 
     def num_frames(self, source: VideoSource | LiveSource) -> int | None:
@@ -136,19 +136,15 @@ class Reader:
 
 
 def _moved(window: Window, left: float, top: float) -> Window:
-    """The window with its boxes in the picture, of which a part was read."""
-
-    def moved(box: Box) -> Box:
-        return box[0] + left, box[1] + top, box[2], box[3]
-
-    return replace(window, box=moved(window.box), boxes=[moved(box) for box in window.boxes])
+    """The window with its boxes moved, from the part of the picture that was read to the whole."""
+    box, *boxes = [(x + left, y + top, w, h) for x, y, w, h in (window.box, *window.boxes)]
+    return replace(window, box=box, boxes=boxes)
 
 
 def prefetched(items: Iterator[T], size: int) -> Generator[T, None, None]:
     """Iterate in a separate thread, `size` items ahead; close the generator to stop the thread and close `items`.
 
-    An exception of `items` is raised here, after the items before it. FFmpeg, OpenCV and torch release the GIL, so the
-    thread runs while this one computes.
+    An exception of `items` is raised here, after the items before it. FFmpeg, OpenCV and torch release the GIL.
     """
     end = object()
     with ThreadPoolExecutor(1, "svfap-prefetch") as thread:

@@ -65,9 +65,9 @@ class LiveSource:
             self._container.close()
             raise StreamError(name, "holds no video stream")
         self._stream = stream
-        self._stream.thread_type = "SLICE"  # threads per frame would delay several frames
+        stream.thread_type = "SLICE"  # threads per frame would delay several frames
         # The average counts pauses; the usual rate may be no rate at all but the unit of the time stamps, as 1000.
-        usual, average = self._stream.guessed_rate or 0, self._stream.average_rate or 0
+        usual, average = stream.guessed_rate or 0, stream.average_rate or 0
         self.fps = float((usual if 0 < usual <= FASTEST_FPS else average) or PICTURE_FPS)
 
     def parted(self, before_s: float, after_s: float) -> bool:

@@ -62,16 +62,20 @@ def _log_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.part.log")
 
 
+def _has_rows(out: Path) -> bool:
+    """Whether there are rows in the part of a table."""
+    with open(part_of(out), "rb") as file:
+        if out.suffix == ".csv":
+            file.readline()  # the header
+        return file.read(1) != b""
+
+
 def check_no_part(out: Path) -> None:
     """Raise `UserError` if an interrupted run has left rows, which a new run would lose."""
     part, log = part_of(out), _log_of(out)
     if not (part.exists() and log.exists()):
         return
-    with open(part, "rb") as file:
-        if out.suffix == ".csv":
-            file.readline()  # the header
-        has_rows = file.read(1) != b""
-    if has_rows or log.read_text("utf-8").count("\n") > 1:
+    if _has_rows(out) or log.read_text("utf-8").count("\n") > 1:
         raise UserError(
             f"{part}: holds the rows of an interrupted run; continue it with --resume (in Python: resume=True), "
             "or delete the file to start again"
@@ -81,14 +85,12 @@ def check_no_part(out: Path) -> None:
 class TableWriter:
     """The rows of a run, written to `OUT.part` as they are computed; it is renamed to OUT when the run is complete.
 
-    `OUT.part.log` holds the settings, then a line for each video that has ended, with the size of `OUT.part` at that
-    time and the rate at which it was sampled. A resumed run truncates the part to the last such size, which drops the rows
-    of the video that was interrupted. The part is CSV for .csv, else JSON lines; .json and .parquet are made from it at the
-    end. Only one process may write a table at a time (`svfap.files.only_writer`). Names of videos that are not UTF-8 are
-    written as `svfap.files.printable` shows them.
+    The part is CSV for .csv, else JSON lines; .json and .parquet are made from it at the end. `OUT.part.log` has the settings,
+    then for each video that has ended the size of the part at that time and the frame rate. A resumed run truncates the part
+    to the last such size, which drops the rows of the interrupted video. Names of videos are written as
+    `svfap.files.printable` shows them. Only one process may write a table at a time (`svfap.files.only_writer`).
 
-    Raises `UserError`: a part exists and `resume` is not set, the settings differ from those of the run to be resumed, or
-    the file cannot be written.
+    Raises `UserError`: a part exists and `resume` is not set, the settings are others, or the file cannot be written.
 
     Attributes:
         ended: videos that were read to their end, or as far as they could be: printable name -> error, "" for none.
@@ -145,8 +147,7 @@ class TableWriter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no row."""
-        return self.part.stat().st_size <= len(self._header)
+        return not _has_rows(self.out)
 
     def discard(self) -> None:
         """Delete what was written."""

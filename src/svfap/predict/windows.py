@@ -122,9 +122,9 @@ def iter_windows(
     these two times, as in a pause of the recording (`VideoSource.parted`).
     """
     runs: dict[int, _Windower] = {}
-    last_s: float | None = None
+    last_s = 0.0
     for item in frames:
-        is_parted = parted is not None and last_s is not None and parted(last_s, item.time_s)
+        is_parted = parted is not None and parted(last_s, item.time_s)
         in_view = set() if is_parted else {face.track for face in item.faces}
         last_s = item.time_s
         for track in sorted(runs.keys() - in_view):
