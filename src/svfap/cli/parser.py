@@ -263,7 +263,7 @@ def config_of(cls: Any, args: Namespace) -> Any:
     """The dataclass filled from parsed arguments; lists become tuples where its fields are tuples."""
     hints = get_type_hints(cls)
     values = {field.name: args[field.name] for field in dataclasses.fields(cls) if field.name in args}
-    tuples = {name for name, hint in hints.items() if tuple in map(get_origin, (hint, *get_args(hint)))}
+    tuples = {name for name, hint in hints.items() if tuple in [get_origin(part) for part in (hint, *get_args(hint))]}
     return cls(**{name: tuple(v) if isinstance(v, list) and name in tuples else v for name, v in values.items()})
 
 

@@ -113,7 +113,7 @@ def _crop(source: PreparedDataset, clips: _Clips, config: CropConfig) -> Cropped
     settings = {**settings_of(config), "videos": str(source.root), "frame_level": source.frame_level}
     work = partial(_crop_clip, config, source.frame_level)
     failures = run_crops(work, items, RECORDS, config, settings, len(clips.rows))
-    faces = {key: _face_of(result_of(out / RECORDS, key)) for key in clips.rows if key not in failures}
+    faces = {key: _read_record(result_of(out / RECORDS, key))[1] for key in clips.rows if key not in failures}
     no_face = [key for key, face in faces.items() if face is None]
     write_failures(out / NO_FACE, dict.fromkeys(no_face, "no face found"), ("source", "reason"))
     paths = {key: path for key, path in clips.paths.items() if faces.get(key) is not None}
@@ -206,20 +206,19 @@ def _crop_clip(config: CropConfig, frame_level: bool, clip: tuple[Sample, str], 
     record.write_text(json.dumps(content) + "\n")
 
 
-def _face_of(record: Path) -> OneFace | None:
-    """The face clip that a record tells of; None if the clip has no face."""
+def _read_record(record: Path) -> tuple[str | None, OneFace | None]:
+    """The path of the face clip of a record, and what it shows; None, None if the clip has no face."""
     content = json.loads(record.read_text())
-    return OneFace(**content) if content.pop("clip") is not None else None
+    path = content.pop("clip")
+    return path, None if path is None else OneFace(**content)
 
 
 def _is_complete(record: Path, folder: Path, path: str) -> bool:
-    """Whether a record can be read, and the face clip it tells of is there and whole."""
+    """Whether a record can be read, and its face clip is there and whole."""
     try:
-        content = json.loads(record.read_text())
-        if content["clip"] is None:
-            return True
-        return bool(content["clip"] == path and (folder / path).stat().st_size == content["num_bytes"])
-    except (OSError, ValueError, TypeError, KeyError):
+        written, face = _read_record(record)
+        return face is None or (written == path and (folder / path).stat().st_size == face.num_bytes)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return False
 
 

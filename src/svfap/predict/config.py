@@ -23,8 +23,8 @@ class PredictConfig(FaceSettings, DeviceSettings, ClockSettings):
     model: str
     """Run folder, model folder, or Hub repository (owner/name)."""
     out: Path | None = Path("affect.csv")
-    """Table to write: .csv, .jsonl, .json or .parquet; beside it are written timelines (.png) and NAME.about.json, which says
-    how it was made. null: write none of them."""
+    """Table to write: .csv, .jsonl, .json or .parquet; beside it timelines (.png), and how it was made (NAME.about.json).
+    null: write none of them."""
     overwrite: bool = False
     """Replace a table that is complete already."""
     resume: bool = False

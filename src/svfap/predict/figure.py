@@ -35,9 +35,10 @@ def timeline(table: pd.DataFrame, title: str = "") -> Figure:
     Raises:
         UserError: there are no rows, or these columns are missing.
     """
-    missing = set(TIMES) - set(table.columns)
-    if missing or table.empty:
-        raise UserError(f"timeline: no {'rows' if table.empty else 'column ' + ', '.join(sorted(missing))}")
+    if missing := sorted(set(TIMES) - set(table.columns)):
+        raise UserError(f"timeline: no column {', '.join(missing)}")
+    if table.empty:
+        raise UserError("timeline: no rows")
     columns = value_columns(table)
     if not columns:
         raise UserError("timeline: no prob_<name> and no numeric column; there is nothing to draw")
@@ -72,8 +73,7 @@ def timeline(table: pd.DataFrame, title: str = "") -> Figure:
         axes.tick_params(axis="x", labelbottom=axes is panels[-1])
     panels[-1].set_xlabel("Time, s")
     handles, labels = panels[0].get_legend_handles_labels()
-    # Top of the stack first, as the eye meets it.
-    order = slice(None, None, -1 if probable else 1)
+    order = slice(None, None, -1 if probable else 1)  # the top of the stack first
     figure.legend(handles[order], labels[order], loc="outside right upper")
     return figure
 
@@ -100,13 +100,11 @@ def _draw_stack(axes: Axes, strip: Axes, timeline: Timeline, names: Sequence[str
     time, values = timeline.curve
     top = np.cumsum(values, axis=1)
     bottom = top - values
-    most_probable = timeline.values.argmax(axis=1)
-    durations = timeline.durations
+    bars = np.column_stack([timeline.edges[:, 0], timeline.durations])
     for k, (name, color) in enumerate(zip(names, label_colors(len(names)), strict=True)):
         axes.fill_between(time, bottom[:, k], top[:, k], color=color, alpha=0.85, linewidth=0, label=legend_name(name))
-        chosen = most_probable == k
-        bars = list(zip(timeline.edges[chosen, 0], durations[chosen], strict=True))
-        strip.broken_barh(bars, (0, 1), color=color, linewidth=0)
+        chosen = timeline.values.argmax(axis=1) == k
+        strip.broken_barh(bars[chosen].tolist(), (0, 1), color=color, linewidth=0)
     axes.set(ylim=(0, 1))
     axes.grid(False)
     strip.set(ylim=(0, 1), yticks=[0.5], yticklabels=["top"])

@@ -85,15 +85,25 @@ def write_affect_page(
             faces = [face for face in faces if face in longest]
         sections.append({"id": name, "heading": str(key), "parts": faces, "notices": notices})
     num_faces = sum(len(section["parts"]) for section in sections)
+    num_pictures = max(1, min(MAX_PICTURES, MAX_PAGE_PICTURES // max(num_faces, 1)))
     for section in sections:
-        num_pictures = max(1, min(MAX_PICTURES, MAX_PAGE_PICTURES // max(num_faces, 1)))
         if notice := _add_pictures(videos.get(section["heading"]), section["parts"], num_pictures):
             section["notices"].insert(0, notice)
-    names, colors, script = (
-        [value_name(c) for c in columns],
-        label_colors(len(columns)),
-        package_text("predict/page.js"),
-    )
+    names, colors = [value_name(column) for column in columns], label_colors(len(columns))
+    values, script = table[columns].to_numpy(float), package_text("predict/page.js")
+    data = {
+        "names": names,
+        "colors": colors,
+        "probabilities": probabilities,
+        "range": [0.0, 1.0] if probabilities else _range(values),
+        "videos": [
+            {
+                "id": section["id"],
+                "faces": [_data(face, values) for face in section["parts"] if not face.timeline.is_still],
+            }
+            for section in sections
+        ],
+    }
     html = render(
         "predict/page.html",
         title="Affect over time",
@@ -103,7 +113,7 @@ def write_affect_page(
         probabilities=probabilities,
         about=about,
         clock=clock,
-        data=_data(table[columns].to_numpy(float), names, colors, probabilities, sections),
+        data=data,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -173,35 +183,18 @@ def _add_pictures(path: Path | None, faces: list[_Face], number: int) -> str:
     return f"{'Some' if any(jpegs) else 'All'} pictures are missing: {reason}" if reason else ""
 
 
-def _data(
-    values: np.ndarray, names: list[str], colors: list[str], probabilities: bool, sections: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """The numbers that page.js draws; values: those of the whole table."""
-    largest = max(np.nanmax(np.abs(values), initial=0.0), 1e-9)
-    decimals = int(5 - math.ceil(math.log10(largest)))  # five digits of the largest value
-
-    def face_data(face: _Face) -> dict[str, Any]:
-        timeline = face.timeline
-        return {
-            "id": face.id,
-            "heading": face.heading,
-            "start": np.round(timeline.start, 4).tolist(),
-            "end": np.round(timeline.end, 4).tolist(),
-            "firsts": timeline.firsts.tolist(),
-            "values": np.round(timeline.values.T, decimals).tolist(),
-            "confidence": [None if math.isnan(value) else round(value, 3) for value in face.confidence.tolist()],
-            "changes": [round(change.time_s, 4) for change in face.changes],
-        }
-
+def _data(face: _Face, values: np.ndarray) -> dict[str, Any]:
+    """The numbers of a face that page.js draws, to five digits of the largest of `values`, those of the whole table."""
+    timeline, largest = face.timeline, max(np.nanmax(np.abs(values), initial=0.0), 1e-9)
     return {
-        "names": names,
-        "colors": colors,
-        "probabilities": probabilities,
-        "range": [0.0, 1.0] if probabilities else _range(values),
-        "videos": [
-            {"id": section["id"], "faces": [face_data(face) for face in section["parts"] if not face.timeline.is_still]}
-            for section in sections
-        ],
+        "id": face.id,
+        "heading": face.heading,
+        "start": np.round(timeline.start, 4).tolist(),
+        "end": np.round(timeline.end, 4).tolist(),
+        "firsts": timeline.firsts.tolist(),
+        "values": np.round(timeline.values.T, int(5 - math.ceil(math.log10(largest)))).tolist(),
+        "confidence": [None if math.isnan(value) else round(value, 3) for value in face.confidence.tolist()],
+        "changes": [round(change.time_s, 4) for change in face.changes],
     }
 
 

@@ -31,16 +31,16 @@ def cut_pictures(path: Path, wanted: Sequence[tuple[float, Box | None]]) -> tupl
     reason = ""
     try:
         with open_video(path) as video:
-            frames = video.picture_at([time_s for time_s, _ in wanted]).tolist()
-            order = sorted(range(len(wanted)), key=lambda k: frames[k])
+            frames = video.picture_at([time_s for time_s, _ in wanted])
+            order = np.argsort(frames, kind="stable")
             for first in track(range(0, len(order), MAX_FRAMES), f"Pictures of {printable(path.name)}"):
-                some = order[first : first + MAX_FRAMES]
+                part = order[first : first + MAX_FRAMES]
                 try:
-                    shown = video.read([frames[k] for k in some])
+                    shown = video.read(frames[part])
                 except VideoError as error:  # damaged here, perhaps not later
                     reason = str(error)
                     continue
-                for k, frame in zip(some, shown, strict=True):
+                for k, frame in zip(part.tolist(), shown, strict=True):
                     pictures[k] = thumbnail(_cut(frame, wanted[k][1])[None])
     except VideoError as error:
         reason = str(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -179,14 +179,17 @@ def detector_of(model: ModelConfig, faces: Faces | Detector | None, face_model: 
     if faces == "none":
         return None
     trained: Any = model.face_crop.get("detector")
-    if faces is not None:
-        detector = make_detector(faces, face_model) if isinstance(faces, str) else faces
+    if isinstance(faces, str):
+        detector = make_detector(faces, face_model)
+    elif faces is not None:
+        detector = faces
+    elif trained in get_args(DetectorName) and face_model is None:
+        try:
+            detector = make_detector(trained, None)
+        except UserError:
+            detector = make_detector("auto", None)
     else:
-        detector = None
-        if trained in get_args(DetectorName) and face_model is None:
-            with suppress(UserError):
-                detector = make_detector(trained, None)
-        detector = detector or make_detector("auto", face_model)
+        detector = make_detector("auto", face_model)
     if trained is not None and detector.name != trained:
         say(f"faces are found by {detector.name}, while the model's training had those of {trained}")
     return detector
