@@ -87,7 +87,8 @@ class SourceSettings(Settings):
     """How manifests among the inputs are read."""
 
     root: Path | None = None
-    """Folder that the paths in manifests are relative to; default: the manifest's own."""
+    """Folder that the paths in manifests are relative to; default: of a dataset's manifests the root in its dataset.json (such
+    as its clips/), of others their own folder."""
     split: str | None = None
     """Use only rows whose `split` column has this value; default: all rows."""
 

@@ -83,6 +83,16 @@ def manifest(folder: Path, *rates: float) -> Manifest:
     return read_manifest(folder / "list.csv", task="unlabelled")
 
 
+@pytest.mark.parametrize("fps", [None, 25.0, "own"])
+@pytest.mark.parametrize("trained_at", [None, 25.0])
+@pytest.mark.parametrize(("rate", "shown"), [(1e6, "1e+06"), (0.001, "0.001")])
+def test_a_rate_that_no_camera_has_is_called_broken(fps, trained_at, rate, shown):
+    note = Clock.of(fps, trained_at, 16).note(rate)
+    assert note is not None
+    assert note.startswith(f"{shown} pictures per second by the file's time stamps, which are probably broken")
+    assert "--fps" not in note and "sampled at" not in note
+
+
 def test_a_rate_is_shared_by_nine_of_ten_videos(tmp_path, capsys):
     assert training_rate(manifest(tmp_path, *[25] * 9, 50), None, None) == 25
     assert "1 of 10 videos looked at: 50/s in the file, sampled at 25/s as in the model's training" in said(capsys)

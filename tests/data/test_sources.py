@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from svfap.data.prepared import PreparedDataset, write_dataset_file
 from svfap.data.sources import read_sources
 from svfap.errors import UserError
 
@@ -33,6 +34,28 @@ def folder(tmp_path) -> Path:
 def paths(folder: Path, *sources: str, **options) -> list[str]:
     samples = read_sources([folder / source for source in sources], **options).samples
     return [sample.path.relative_to(folder).as_posix() for sample in samples]
+
+
+def described(folder: Path, root: str) -> None:
+    write_dataset_file(folder, PreparedDataset("own", "Own", "unlabelled", Path(root), pretrain=Path("pretrain.csv")))
+
+
+def test_the_manifests_of_a_dataset_have_its_root(folder):
+    for name in ("pretrain.csv", "other.csv"):
+        (folder / name).write_text("path\nc.ts\n")
+    described(folder, "deep/er")
+    assert paths(folder, "pretrain.csv") == ["deep/er/c.ts"]
+    with pytest.raises(UserError, match="b.mp4: no such file or folder") as caught:
+        (folder / "pretrain.csv").write_text("path\nb.mp4\n")
+        paths(folder, "pretrain.csv")
+    assert f"Paths are relative to {folder / 'deep/er'}; correct them or name their folder with --root" in str(
+        caught.value
+    )
+    assert paths(folder, "pretrain.csv", root=folder) == ["b.mp4"]
+    with pytest.raises(UserError, match=f"Paths are relative to {folder};"):
+        paths(folder, "other.csv")  # is not of the dataset
+    (folder / "dataset.json").write_text("[]")  # another program's
+    assert paths(folder, "pretrain.csv") == ["b.mp4"]
 
 
 def test_folders_are_searched_at_any_depth_for_videos_only(folder):

@@ -281,6 +281,7 @@ def test_settings_that_cannot_be_used(folder, settings, message):
 def test_sources_that_cannot_be_used(folder, tmp_path):
     with pytest.raises(UserError, match=r"a\.mp4: comes twice"):
         in_memory([folder / "a.mp4", folder / "all.csv"], model())
+    (tmp_path / "a.mp4").touch()
     (tmp_path / "m.csv").write_text("path,feature\na.mp4,1\n")
     with pytest.raises(UserError, match="column 'feature' of a manifest: the table has a column of this name"):
         in_memory(tmp_path / "m.csv", model())

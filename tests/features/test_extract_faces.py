@@ -52,6 +52,16 @@ def stacked(table: pd.DataFrame) -> np.ndarray:
     return np.stack(list(table["feature"]))
 
 
+def test_whole_pictures_for_a_model_of_face_crops_are_told_once(folder, tmp_path, capsys):
+    model("features", label_names=(), face_crop={"margin": 0.3}).save_pretrained(tmp_path / "model")
+    warning = "warning: faces=none: whole pictures go into a model that was trained on face crops"
+    extract(tmp_path, [folder / "two.mp4", folder / "none.mp4"], faces="none")
+    assert " ".join(capsys.readouterr().err.split()).count(warning) == 1
+    extract(folder, folder / "two.mp4", faces="none")  # of that model nothing is known
+    extract(tmp_path, folder / "two.mp4", faces="auto")
+    assert warning not in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_video_has_a_row_for_each_window_of_each_face(folder, capsys):
     """As in prediction: the same windows and boxes, and features of the same crops."""
     table = extract(folder, folder / "two.mp4")

@@ -129,6 +129,20 @@ def test_faces_are_cut_out_as_in_training(videos, capsys):
     assert np.abs(general.filter(like="prob_") - as_trained.filter(like="prob_")).to_numpy().max() > 1e-3
 
 
+@pytest.mark.parametrize(("face_crop", "cropped"), [(TRAINED, False), (TRAINED, True), ({}, False)])
+def test_whole_pictures_for_a_model_of_face_crops_are_told_once(face_crop, cropped, videos, tmp_path, capsys):
+    model(sampling_stride=STRIDE, frame_rate=30.0, face_crop=face_crop).save_pretrained(tmp_path / "model")
+    (tmp_path / "crops").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "crops" / name).symlink_to(videos / "x30.mp4")
+    if cropped:
+        (tmp_path / "crop.json").write_text("{}")
+    more = {"out": None, "device": "cpu", "precision": "fp32"}
+    predict_videos(tmp_path / "crops", PredictConfig(model=str(tmp_path / "model"), faces="none", **more))
+    told = said(capsys).count("warning: faces=none: whole pictures go into a model that was trained on face crops")
+    assert told == (face_crop == TRAINED and not cropped)
+
+
 def test_crop_settings_override_those_of_the_training_and_are_told(videos, capsys):
     video = videos / "x30.mp4"
     chosen = predict(video, 30.0, Spots(), face_crop=TRAINED, crop={"margin": 0.6, "border": None})

@@ -234,6 +234,9 @@ def booleans_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
 def _plain_words(message: str) -> str:
     """A message of the parser in one line, with options and types as users write them."""
     text = " ".join(message.split())
+    text = re.sub(
+        r"'utf-8' codec can't encode .* surrogates not allowed", "the name is not valid UTF-8; give another", text
+    )
     text = re.sub(r'(?:Parser key )"([\w.]+)": ', r"--\1: ", text)
     text = re.sub(
         r"Does not validate against any of the Union subtypes Subtypes: \[(.*), <class 'NoneType'>\] Errors: .*"

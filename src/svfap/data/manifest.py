@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from svfap.console import say_once
 from svfap.data.delimited import SEPARATORS, separator_of, split_line
 from svfap.data.find import missing, on_disk, same_text
+from svfap.data.prepared import root_of
 from svfap.errors import UserError
 from svfap.files import printable
 
@@ -144,9 +145,10 @@ class Manifest(Sequence[Sample]):
         rows = np.unique(np.linspace(0, len(self) - 1, NUM_LOOKED_FOR).astype(int)).tolist() if len(self) else []
         if rows and not any(on_disk(self[row].path).exists() for row in rows):
             how = "" if len(rows) == 1 else f"none of the {len(rows)} paths looked at exists, such as "
-            first, why = printable(self[0].path), missing(self[0].path)
+            first, why, searched = printable(self[0].path), missing(self[0].path), printable(self.root.absolute())
             raise ManifestError(
-                f"{self.path}: {how}{first}: {why}. Paths are relative to {printable(self.root)}; correct them or give root"
+                f"{self.path}: {how}{first}: {why}. Paths are relative to {searched}; correct them or name their "
+                "folder with --root (in Python: root)"
             )
 
     def _texts(self, column: str) -> NDArray[np.object_] | None:
@@ -171,11 +173,11 @@ def read_manifest(
     """Read a manifest.
 
     The CSV, with commas, semicolons or tabs, has a header with these columns: path (of a video, a folder of frames or an
-    image, relative to `root`, by default to the manifest's folder); label (a class name, or an integer from 0) or one column
-    per dimension; and optionally start_s, end_s, subject, split, group, source, box ("x y w h" in pixels) and frame_values (a
-    CSV with one row per frame). With frame_level a value column may have a number per frame, separated by spaces, and the
-    column label is not needed if every row has frame_values. Lines `path label` or `path number_of_frames label` without a
-    header are read, too.
+    image, relative to `root`; default: the root of the prepared dataset that the manifest belongs to, else its own folder);
+    label (a class name, or an integer from 0) or one column per dimension; and optionally start_s, end_s, subject, split,
+    group, source, box ("x y w h" in pixels) and frame_values (a CSV with one row per frame). With frame_level a value column
+    may have a number per frame, separated by spaces, and the column label is not needed if every row has frame_values. Lines
+    `path label` or `path number_of_frames label` without a header are read, too.
 
     label_names: the classes in order; default: the sorted names found, or 0 to the largest integer.
     dimensions: the value columns; default: every other column whose first or most entries are numbers.
@@ -306,7 +308,7 @@ class _Parser:
         invalid_marks: tuple[float, ...] = (),
         label_range: tuple[float, float] | None = None,
     ) -> None:
-        self.path, self.root = path, Path(root) if root is not None else path.parent
+        self.path, self.root = path, Path(root) if root is not None else root_of(path)
         self.validity = invalid_marks, label_range
         self.text = _read_table(path, self.root)
         self.text["path"] = self.text["path"].str.removeprefix("./")

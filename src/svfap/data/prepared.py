@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -110,6 +110,16 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
         raise UserError(f"{file}: is not the description of a dataset ({error})") from None
 
 
+def root_of(manifest: Path) -> Path:
+    """The folder that a manifest's paths are relative to: of one that belongs to a prepared dataset its root, else its own."""
+    if (manifest.parent / DATASET_FILE).is_file():
+        with suppress(UserError):  # a file of the same name beside a manifest
+            dataset = read_dataset(manifest.parent)
+            if manifest.absolute() in dataset.manifests().values():
+                return dataset.root
+    return manifest.parent
+
+
 def dataset_terms(dataset: Path | None, manifest: Path | None) -> dict[str, str]:
     """`dataset` and `licence`, the title and terms in `dataset.json` of a folder, or beside a manifest; empty where unknown."""
     folder = dataset or (manifest.parent if manifest is not None else None)
@@ -171,6 +181,12 @@ def read_crop(folder: str | Path) -> dict[str, Any] | None:
     if not isinstance(crop, dict):
         raise UserError(f"{file}: is not what `svfap crop` writes; crop again, or remove it")
     return crop
+
+
+def in_crops(folder: Path) -> bool:
+    """Whether `svfap crop` wrote what is in a folder: there is a `crop.json` in it or in one above."""
+    folder = folder.absolute()
+    return any(read_crop(parent) is not None for parent in (folder, *folder.parents))
 
 
 def find_crop(dataset: Path | None, manifest: Path | None, root: Path | None) -> tuple[Path, dict[str, Any]] | None:

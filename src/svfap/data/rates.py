@@ -14,11 +14,12 @@ from svfap.data.manifest import Manifest
 from svfap.data.suffixes import PICTURE_SUFFIXES
 from svfap.data.timing import RATE_TOLERANCE, clock_rate
 from svfap.data.video import PICTURE_FPS, VideoError, open_video
-from svfap.settings import Fps
+from svfap.settings import MAX_FPS, Fps
 
 SHARE = 0.9  # of the training videos that must have a rate for it to be the model's
 NUM_LOOKED_AT = 64
 USUAL_FPS = (20.0, 35.0)  # of cameras and films
+POSSIBLE_FPS = (0.1, MAX_FPS)
 FRAMES_NOTE = f"folders of frames are read as {PICTURE_FPS:g} pictures per second; --frames_fps says otherwise"
 
 
@@ -56,6 +57,11 @@ class Clock:
 
     def note(self, rate: float) -> str | None:
         """What a user must know of a video of `rate` pictures per second, in one line; None: nothing."""
+        if not POSSIBLE_FPS[0] <= rate <= POSSIBLE_FPS[1]:
+            return (
+                f"{rate:.4g} pictures per second by the file's time stamps, which are probably broken, and all times with them; "
+                "if its true rate is known, rewrite them first, as in `ffmpeg -r 25 -i FILE NEW_FILE`"
+            )
         known = "" if self.trained_at is None else f"the model's training had {self.trained_at:.4g}/s"
         if self.fps is not None:
             overridden = self.trained_at is not None and not alike(self.fps, self.trained_at)

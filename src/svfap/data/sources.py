@@ -55,6 +55,7 @@ def read_sources(
     for source in sources:
         if source in manifests:
             manifest, text = read_whole_manifest(source, root=root, split=split)
+            manifest.require_files()
             tables.append(manifest.table.assign(path=_texts(str(manifest.root / path) for path in text["path"])))
         else:
             text = pd.DataFrame({"path": _texts(_videos_of(Path(source), skip))})

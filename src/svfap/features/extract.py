@@ -16,7 +16,7 @@ import pandas as pd
 
 from svfap.console import say
 from svfap.data.manifest import TEXT_COLUMNS, Manifest
-from svfap.data.prepared import read_crop
+from svfap.data.prepared import in_crops
 from svfap.data.sources import read_sources
 from svfap.errors import UserError
 from svfap.faces.config import CROP_FIELDS
@@ -88,9 +88,12 @@ def extract_features(
     if Path(config.model).exists():  # other processes may run in another folder
         config = replace(config, model=str(Path(config.model).absolute()))
     from svfap.features.extractor import Extractor, extractor_of, write_part  # imports torch, which takes seconds
+    from svfap.predict.predictor import warn_of_whole_pictures
     from svfap.weights.folder import fingerprint
 
     extractor = extractor_of(config) if model is None else Extractor(config, model)
+    if config.faces == "none":
+        warn_of_whole_pictures(extractor.model.config, (sample.path for sample in samples))
     settings = {name: getattr(config, name) for name in SAME_SETTINGS}
     settings |= {"weights": fingerprint(extractor.model), "part_format": PART_FORMAT}
     with (
@@ -137,7 +140,7 @@ def _searched(samples: Manifest, listed: list[bool], config: ExtractConfig) -> l
     """For each sample, whether faces are searched for in it; else it is a face crop. Says how many there are of each."""
     if config.faces is not None:
         return [config.faces != "none"] * len(samples)
-    cropped = cache(lambda folder: any(read_crop(parent) is not None for parent in (folder, *folder.parents)))
+    cropped = cache(in_crops)
     searched = [not (row or cropped(sample.path.parent)) for sample, row in zip(samples, listed, strict=True)]
     where = {
         "rows of manifests are read as in training, as face crops": sum(listed),

@@ -112,7 +112,8 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
 
 
 def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
-    from svfap.predict.predictor import Predictor  # imports torch, which takes seconds; mistakes are reported before
+    # These import torch, which takes seconds; mistakes are reported before.
+    from svfap.predict.predictor import Predictor, warn_of_whole_pictures
     from svfap.weights.folder import fingerprint
 
     predictor = Predictor(
@@ -121,6 +122,8 @@ def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
         crop={name: getattr(config, name) for name in CROP_FIELDS},
         tracking=config.tracking(),
     )
+    if config.faces == "none":
+        warn_of_whole_pictures(predictor.config, map(Path, names))
     columns, weights = ["video", *predictor.columns], fingerprint(predictor.model)
     with TemporaryDirectory(prefix="svfap-predict-") as folder:
         out = config.out or Path(folder) / "affect.jsonl"

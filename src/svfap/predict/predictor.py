@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 
 from svfap.console import say
 from svfap.data.augment import normalize
+from svfap.data.prepared import in_crops
 from svfap.data.video import VideoError
 from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.errors import UserError
@@ -193,6 +194,12 @@ def detector_of(model: ModelConfig, faces: Faces | Detector | None, face_model: 
     if trained is not None and detector.name != trained:
         say(f"faces are found by {detector.name}, while the model's training had those of {trained}")
     return detector
+
+
+def warn_of_whole_pictures(model: ModelConfig, videos: Iterable[Path]) -> None:
+    """Say that a model of face crops gets whole pictures with faces="none", unless `svfap crop` wrote all the videos."""
+    if model.face_crop and not all(map(in_crops, {video.parent for video in videos})):
+        say("warning: faces=none: whole pictures go into a model that was trained on face crops; that fits only crops")
 
 
 @torch.inference_mode()
