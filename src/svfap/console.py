@@ -56,11 +56,8 @@ class _Progress(Progress):
     """A progress display; without a terminal (logs, CI), a line for each task about every half minute."""
 
     def add_task(self, description: str, *args: Any, **kwargs: Any) -> TaskID:
-        number = super().add_task(description, *args, **kwargs)
         now = time.monotonic()
-        self._began = {**getattr(self, "_began", {}), number: (now, self._tasks[number].completed)}
-        self._said = {**getattr(self, "_said", {}), number: now}
-        return number
+        return super().add_task(description, *args, began=(now, kwargs.get("completed", 0)), said=now, **kwargs)
 
     def update(self, task_id: TaskID, *args: Any, **kwargs: Any) -> None:
         super().update(task_id, *args, **kwargs)
@@ -72,10 +69,10 @@ class _Progress(Progress):
 
     def _say_progress(self, number: TaskID) -> None:
         now, task = time.monotonic(), self._tasks[number]
-        if self.console.is_terminal or now - self._said[number] < LINE_EVERY_S or task.finished:
+        if self.console.is_terminal or now - task.fields["said"] < LINE_EVERY_S or task.finished:
             return
-        self._said[number] = now
-        began_s, first = self._began[number]
+        task.fields["said"] = now
+        began_s, first = task.fields["began"]
         parts = [f"{task.description}: {task.completed:.6g}"]
         if task.total is not None:
             parts[0] += f" of {task.total:.6g}"

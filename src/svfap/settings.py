@@ -49,22 +49,12 @@ class Settings:
             value = getattr(self, name)
             if kind in (Path, Path | None) and isinstance(value, str):
                 object.__setattr__(self, name, Path(value))
-            choices = _choices(kind)
-            if choices and value is not None and not isinstance(value, _others(kind)) and value not in choices:
+            parts = (kind,) if get_origin(kind) is Literal else get_args(kind)
+            choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
+            types = tuple(part for part in parts if isinstance(part, type))
+            types += (int,) if float in types else ()
+            if choices and value is not None and not isinstance(value, types) and value not in choices:
                 raise UserError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")
-
-
-def _choices(kind: Any) -> tuple[Any, ...]:
-    """The values of a `Literal`, alone or in a union; () for other types."""
-    if get_origin(kind) is Literal:
-        return get_args(kind)
-    return tuple(value for part in get_args(kind) if get_origin(part) is Literal for value in get_args(part))
-
-
-def _others(kind: Any) -> tuple[type, ...]:
-    """The types beside a `Literal` in a union; a whole number counts as a float."""
-    types = tuple(part for part in get_args(kind) if isinstance(part, type))
-    return (*types, int) if float in types else types
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ def run(config: PredictConfig, videos: list[str]) -> int:
     done = predict_videos(videos, config)
     if done.was_complete:
         say(f"table: {done.out} is complete; there is nothing to resume")
-        if done.about is None:  # it does not say of which videos the table was made
+        if done.about is None:  # the videos of the table are not known
             for video in done.videos:
                 if done.rows_of(video).empty:
                     say(f"warning: {video} has no rows in it; to predict it, choose another --out")

@@ -45,9 +45,8 @@ def iter_tracks(
 class FaceClip:
     """One clip of a face as it was written.
 
-    name: of its file; num_bytes: size of the file. track: number of the face in its video, from 1. source_start_s,
-    source_end_s: what it shows, in seconds of its video. face_px: mean over its frames of the longer side of the face
-    box, in pixels of the video.
+    name, num_bytes: of its file. track: number of the face in its video, from 1. source_start_s, source_end_s: seconds of its
+    video. face_px: mean over its frames of the longer side of the face box, in pixels of the video.
     """
 
     name: str
@@ -61,9 +60,9 @@ class FaceClip:
 def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Detector) -> list[FaceClip]:
     """Write a clip of each face of a sample into `folder`, which must exist; returns them sorted by track and time.
 
-    Consecutive frames of a track become one clip, or several clips if they last longer than `config.max_clip_s`. A frame
-    without a box, a pause of the recording, or the joint of two recordings ends the clip. Memory does not grow with the
-    video. Says how many faces were dropped. Raises `VideoError`.
+    Consecutive frames of a track become one clip, or several if they last longer than `config.max_clip_s`. A frame without
+    the face or a pause of the recording ends the clip. Memory does not grow with the video. Says how many faces were
+    dropped. Raises `VideoError`.
     """
     clips: list[FaceClip] = []
     runs: dict[int, _TrackRun] = {}
@@ -97,10 +96,10 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
 
 @dataclass(frozen=True)
 class OneFace:
-    """The clip of the one face of a sample as it was written.
+    """The clip of the largest face of a sample as it was written.
 
-    num_bytes: size of the file. num_frames: frames of the clip; num_source_frames: frames of the sample. num_tracks: tracks
-    found, of which this is the largest. face_px: as in `FaceClip`.
+    num_frames, num_source_frames: of the clip and of the sample. num_tracks: tracks found. num_bytes, face_px: as in
+    `FaceClip`.
     """
 
     num_bytes: int
@@ -115,11 +114,10 @@ def write_one_face(
 ) -> OneFace | None:
     """Write the face of a sample as one clip; None, and no file, if it has none.
 
-    The face is the track with the largest sum of box areas over its frames. The clip has the frames in which the face is
-    followed, within the sample's time span and box, at their times: a gap in which it is not followed stays a gap. every_picture:
-    it has every picture of the video instead, each at its time, so that labels per frame and time spans still fit; the face's
-    last box is held where it is not followed, before its start the first one. The sample's time span is then not applied. The
-    video is decoded twice; between, memory holds the boxes of every frame. Raises `VideoError`.
+    The face is the track with the largest sum of box areas over its frames. The clip has the frames with this face, within
+    the sample's time span and box, at their times, so a gap of the track stays a gap. every_picture: the clip has every
+    picture of the video, whatever the time span, so that labels per frame and time spans still fit; in gaps the last box is
+    held, before the track the first one. The video is decoded twice; memory holds all boxes. Raises `VideoError`.
     """
 
     def frames(source: VideoSource) -> Frames:

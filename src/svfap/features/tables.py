@@ -40,32 +40,26 @@ def write_table(path: Path, chunks: Iterable[Chunk]) -> int:
 
     The file is complete or absent. Raises `UserError` if it cannot be written.
     """
-    num_rows = 0
-
-    def counted() -> Iterator[Chunk]:
-        nonlocal num_rows
-        for meta, features in chunks:
-            num_rows += len(meta)
-            yield meta, features
-
     with replacing_file(path) as part:
-        WRITERS[path.suffix](part, counted())
-    return num_rows
+        return WRITERS[path.suffix](part, iter(chunks))
 
 
-def _write_parquet(path: Path, chunks: Iterator[Chunk]) -> None:
+def _write_parquet(path: Path, chunks: Iterator[Chunk]) -> int:
     def arrow(meta: pd.DataFrame, features: np.ndarray) -> pa.Table:
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
         return pa.Table.from_pandas(meta, preserve_index=False).append_column("feature", vectors)
 
     tables = (arrow(*chunk) for chunk in chunks)
     first = next(tables)
+    num_rows = 0
     with pq.ParquetWriter(path, first.schema) as writer:
         for table in chain([first], tables):
             writer.write_table(table)  # a row group each
+            num_rows += table.num_rows
+    return num_rows
 
 
-def _write_npz(path: Path, chunks: Iterator[Chunk]) -> None:
+def _write_npz(path: Path, chunks: Iterator[Chunk]) -> int:
     metas: list[pd.DataFrame] = []
     with tempfile.TemporaryFile(dir=path.parent) as spool, zipfile.ZipFile(path, "w") as archive:
         for meta, features in chunks:
@@ -78,9 +72,10 @@ def _write_npz(path: Path, chunks: Iterator[Chunk]) -> None:
         for name, column in columns.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, column.astype(str) if column.dtype == object else column)
+    return len(table)
 
 
-def _write_h5(path: Path, chunks: Iterator[Chunk]) -> None:
+def _write_h5(path: Path, chunks: Iterator[Chunk]) -> int:
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -94,9 +89,10 @@ def _write_h5(path: Path, chunks: Iterator[Chunk]) -> None:
                 data = file[name]
                 data.resize(len(data) + len(values), axis=0)
                 data[-len(values) :] = values
+        return len(file["feature"])
 
 
-WRITERS: dict[str, Callable[[Path, Iterator[Chunk]], None]] = {
+WRITERS: dict[str, Callable[[Path, Iterator[Chunk]], int]] = {
     ".parquet": _write_parquet,
     ".npz": _write_npz,
     ".h5": _write_h5,

@@ -22,10 +22,9 @@ class About:
     Attributes:
         model: as it was named. weights: digest of its weights and settings.
         window_frames, window_stride: frames of a window, and frames of the clock from one of them to the next.
-        crop: `FaceCropConfig` as a dict, or {} if the whole picture was used. detector: its name, "" if none was used.
-        tracking: `TrackConfig` as a dict, or {}.
+        crop, tracking: `FaceCropConfig` and `TrackConfig` as dicts, detector: its name; empty if the whole picture was used.
         settings: those of `PredictConfig` that decide the results, as given; None: the default.
-        videos: all that were asked for. rates: video -> frames per second that were used of it, except of single pictures.
+        videos: all that were given. rates: video -> frames per second that were used of it, except of single pictures.
         failures: video -> why it is missing or incomplete.
         date: when it was complete, in UTC, as ISO 8601. svfap: the version.
     """

@@ -21,7 +21,7 @@ FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
 TEXT_SIZE = 0.028  # as a fraction of the picture's shorter side
 MIN_TEXT_PX = 10
 DARKEN = 0.35  # factor on the brightness under text, so that white text is legible on any picture
-MAX_NAME_LENGTH = 14  # characters of a label
+MAX_NAME = 14  # characters of a label
 TRACK_COLOR = (255, 255, 255)
 
 
@@ -43,7 +43,8 @@ class Painter:
         self.text_px = max(round(TEXT_SIZE * min(height, width)), MIN_TEXT_PX)
         self.line_px = max(round(min(height, width) / 240), 1)
         self.probabilities = all(column.startswith(PROBABILITY) for column in columns)
-        self.names = [_short(value_name(column)) for column in columns]
+        names = [value_name(column) for column in columns]
+        self.names = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in names]
         self.colors = [ImageColor.getrgb(color)[:3] for color in label_colors(len(columns))]
         self.value_range = value_range
 
@@ -122,23 +123,14 @@ class Painter:
         picture[top:bottom, x + first : x + max(last, first + 1)] = self.colors[k]
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= MAX_NAME_LENGTH else name[: MAX_NAME_LENGTH - 1] + "…"
-
-
 @lru_cache(maxsize=4096)
 def _text(text: str, size_px: int) -> np.ndarray:
     """Coverage of each pixel by the text: (H, W, 1) float32, 0 to 1; H depends on the size only."""
-    font = _font(size_px)
+    font = ImageFont.truetype(str(FONT), size_px)
     ascent, descent = font.getmetrics()
     image = Image.new("L", (max(round(font.getlength(text)), 1), ascent + descent))
     ImageDraw.Draw(image).text((0, ascent), text, 255, font, anchor="ls")
     return np.asarray(image, np.float32)[..., None] / 255
-
-
-@lru_cache(maxsize=32)
-def _font(size_px: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(FONT), size_px)
 
 
 def _write(picture: np.ndarray, text: np.ndarray, x: int, y: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pandas as pd
@@ -27,15 +27,11 @@ MIN_SPAN_S = 1.0  # a change from one frame to the next would be noise
 class Timeline:
     """N rows of one track, or of a video without tracks, in order of time, and where it has gaps.
 
-    A gap is time in which the face was not tracked. Some time between the end of a row and the start of the next is normal:
-    a window ends with its last sampled frame, and the next one starts a stride later, or more with a hop longer than a
-    window. So there is a gap before a row only if that time is longer than all of these:
-
-    - `MIN_GAP_S`, as the tracker leaves no shorter gaps;
-    - a stride, taken as 1/15 of the last row, with the jitter of live sources;
-    - if at least half of these times are alike, the median plus `MIN_GAP_S`.
-
-    Rows without values are left out; time that no other row covers is then a gap, however short.
+    A gap is time in which the face was not tracked. A window ends with its last sampled frame, and the next one starts a
+    stride later, or more with a hop longer than a window. So there is a gap before a row only if the time since the row
+    before it is longer than all of these: `MIN_GAP_S`; a stride, taken as 1/15 of the last row, with the jitter of live
+    sources; and, if at least half of these times are alike, their median plus `MIN_GAP_S`. Rows without values are left
+    out; time that no other row covers is then a gap, however short.
 
     Attributes:
         start, end: (N,) seconds of each row's window.
@@ -185,8 +181,7 @@ class AffectChange:
         before_s, after_s: the middles of the two spans of time, just before and after, that are compared.
         before, after: (K,) mean values over these spans.
         distance: between the two, see `strongest_changes`.
-        labels: the most probable label before and after; if both are the same, and for dimensions, the one that changes
-            most, twice.
+        labels: the most probable before and after; if they are the same, and for dimensions, twice the one that changes most.
     """
 
     time_s: float
@@ -202,28 +197,18 @@ def strongest_changes(timeline: Timeline, number: int, probabilities: bool) -> l
     """The `number` moments at which consecutive windows differ most, the strongest first, never across a gap.
 
     The distance is total variation (half the sum of absolute differences) for probabilities, and the mean absolute
-    difference for dimensions. It compares the means over the length of a window, at least `MIN_SPAN_S`, before and after
-    the moment: of windows without overlap the two windows, of overlapping or frame-level rows several rows. Of moments
-    that are closer to each other than this length, the strongest is kept. Changes that cannot be seen in the values as they
-    are shown (whole percent, hundredths of a dimension) are left out.
+    difference for dimensions, of the means over the length of a window, at least `MIN_SPAN_S`, before and after the moment.
+    Of moments that are closer to each other than this length, the strongest is kept. Changes that cannot be seen in the
+    values as they are shown (whole percent, hundredths of a dimension) are left out.
     """
     span = max(MIN_SPAN_S, float(np.median(timeline.end - timeline.start)))
-    found: list[AffectChange] = []
-    for piece in timeline.pieces:
-        found += _changes(timeline.edges[piece], timeline.values[piece], span, probabilities)
-    found = [
-        change for change in found if any(_shown(change.before[k]) != _shown(change.after[k]) for k in change.labels)
-    ]
     kept: list[AffectChange] = []
-    for change in sorted(found, key=lambda change: -change.distance):
-        if len(kept) < number and all(abs(change.time_s - other.time_s) > 0.99 * span for other in kept):
+    found = (_changes(timeline.edges[piece], timeline.values[piece], span, probabilities) for piece in timeline.pieces)
+    for change in sorted(chain.from_iterable(found), key=lambda change: -change.distance):
+        is_seen = any(f"{change.before[k]:.2f}" != f"{change.after[k]:.2f}" for k in change.labels)
+        if is_seen and len(kept) < number and all(abs(change.time_s - other.time_s) > 0.99 * span for other in kept):
             kept.append(change)
     return kept
-
-
-def _shown(value: float) -> str:
-    """A probability or a value as tables of changes show it: both have two decimals, in percent or not."""
-    return f"{value:.2f}"
 
 
 def _changes(edges: Floats, values: Floats, span: float, probabilities: bool) -> list[AffectChange]:
