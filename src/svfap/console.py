@@ -43,7 +43,7 @@ def say(text: str) -> None:
 
 @cache
 def say_once(text: str) -> None:
-    """A message that comes once in a process, however often what it is about is read."""
+    """A message that is shown once in a process."""
     say(text)
 
 

@@ -49,7 +49,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 def check_new(out: Path, overwrite: bool) -> None:
-    """Raise `UserError` if there is a file of results, which a run would replace, unless the user wants that."""
+    """Raise `UserError` if there is a file of results already, unless it is to be overwritten."""
     if out.exists() and out.stat().st_size > 0 and not overwrite:
         raise UserError(
             f"{out}: exists; choose another --out, or --overwrite to replace it (in Python: out=…, overwrite=True)"
@@ -57,7 +57,7 @@ def check_new(out: Path, overwrite: bool) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results, or find out early that nothing can be written there. Raises `UserError`."""
+    """Make a folder for results and check that it can be written to. Raises `UserError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -101,9 +101,8 @@ def recover_folder(folder: Path) -> None:
 def only_writer(target: Path) -> Iterator[None]:
     """Keep other processes from writing `target`, a file or folder, until the block ends; its parent folder must exist.
 
-    The lock is the file `.NAME.lock` beside the target. It ends with the process, however that ends, so a lock that was left
-    behind never blocks. Raises `UserError` if another process has it. Where the file system or the platform has no locks,
-    nothing is checked.
+    The lock is the file `.NAME.lock` beside the target; it ends with the process. Raises `UserError` if another process has
+    it. Where the file system or the platform has no locks, nothing is checked.
     """
     try:
         import fcntl

@@ -1,7 +1,7 @@
 """Versions of the files that users keep, and how a file of an older version is read.
 
-A rename is one line in `CHANGES`. A new setting needs an entry only if files without it mean something else than its present
-default. An entry of a released version is never edited: a later change is a further `Change` in the list of its format, and
+A rename is one line in `CHANGES`. A new setting needs an entry only if files without it mean something else than its
+default. An entry of a released version is never edited: a later change is a further `Change` of its format, and
 `tests/fixtures/write.py` then writes a folder for the new version. Names of tensors are not covered here.
 """
 
@@ -63,8 +63,8 @@ def upgrade(kind: str, content: Any, path: object, known: Collection[str] | None
     """The content of a file, as the current version has it, without `format_version`; `content` stays as it is.
 
     kind: a key of `CHANGES`. path: of the file, for messages. known: the names there are now; None allows any.
-    Raises `UserError` where `content` is no mapping, its version is not known to this program, it gives one thing under its
-    old name and its new one, or it holds a name that is not known.
+    Raises `UserError` if `content` is no mapping, its version is unknown, a setting is given under both its old and its new
+    name, or a name is unknown.
     """
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a {kind} (holds a {type(content).__name__}, not names with values)")

@@ -49,12 +49,16 @@ class Settings:
             value = getattr(self, name)
             if kind in (Path, Path | None) and isinstance(value, str):
                 object.__setattr__(self, name, Path(value))
-            parts = (kind,) if get_origin(kind) is Literal else get_args(kind)
-            choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
-            types = tuple(part for part in parts if isinstance(part, type))
+            choices, types = _choices(kind), tuple(part for part in get_args(kind) if isinstance(part, type))
             types += (int,) if float in types else ()
             if choices and value is not None and not isinstance(value, types) and value not in choices:
                 raise UserError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")
+
+
+def _choices(kind: Any) -> list[Any]:
+    """The values of a `Literal`, alone or in a union; none for other types."""
+    parts = (kind, *get_args(kind))
+    return [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
 
 
 @dataclass(frozen=True, kw_only=True)

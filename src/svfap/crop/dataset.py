@@ -72,11 +72,11 @@ class _Clips(NamedTuple):
 def crop_dataset(config: CropConfig) -> CroppedDataset:
     """Cut the face of every clip of `config.dataset` and write the dataset with the face clips into `config.out`.
 
-    A clip keeps its path, with the suffix .mp4, in `config.out`/clips; one that several folds list is cut once. It shows one
-    face, that with the largest sum of box areas over time, in the frames in which it is followed. Time spans and boxes of the
-    manifests are applied. With labels per frame a clip has every picture of its video, with the last box held over gaps, and
-    time spans stay in the manifest. Clips without a face (no_face.csv) and unreadable ones (failures.csv) are left out of the
-    manifests. crops.csv has a row for each face clip, crop.json the settings. Continues where it was interrupted.
+    A clip keeps its path, with the suffix .mp4, in `config.out`/clips; one that several folds list is cut once. It shows the
+    largest face, within the time span and box of the manifest; see `write_one_face`. With labels per frame it has every
+    picture of its video, and time spans stay in the manifest. Clips without a face (no_face.csv) and unreadable ones
+    (failures.csv) are left out of the manifests. crops.csv has a row for each face clip, crop.json the settings. An
+    interrupted run is continued.
 
     Raises `UserError` for a folder that is no dataset, a part without any face, and for results of other settings in `out`.
     """

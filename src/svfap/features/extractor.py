@@ -44,7 +44,7 @@ class Features(NamedTuple):
 
 
 class Extractor:
-    """Computes the features of one sample: of the faces found in it, or of the picture inside the sample's box as a face crop.
+    """Computes the features of one sample: of the faces found in it, or of the picture inside its box as a face crop.
 
     A pre-trained model gives the features of its encoder's last stage, a fine-tuned one the input of its head. model: used
     instead of the one that config.model names. Raises `UserError`.

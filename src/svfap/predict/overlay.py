@@ -1,7 +1,7 @@
 """A copy of a video with the predictions drawn in: face boxes, numbers of faces, the most probable label, bars of all labels.
 
-The overlay is made in a second pass over the file, in which the faces are tracked again with the same result. So boxes
-move with every frame, although the first pass keeps nothing but its table. The sound is kept.
+It is made in a second pass over the file, which tracks the faces again with the same result, as the table has no box for each
+frame. The sound is kept.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _encoded(pictures: Iterable[tuple[float, Pixels]], fps: float, target: Outpu
 def _sound(video: VideoSource, target: OutputContainer) -> Iterator[av.Packet[Any]]:
     """The first audio stream of a file, if it has one, from the time of the first picture on.
 
-    Where the time stamps jump back, as in files that were joined, the sound follows on as the pictures do.
+    Where the time stamps jump back, as in joined files, the sound continues without a gap, as the pictures do.
     """
     if not video.path.is_file():
         return

@@ -61,16 +61,14 @@ def write_affect_page(
     """Write one HTML file that shows a table of predictions and opens without network access, atomically.
 
     Args:
-        table: one row per window or frame: `video`, optionally `track`, `start_s` and `end_s`, optionally `box_x`,
-            `box_y`, `box_w`, `box_h` (pixels of the original frame, at the window's centre), then `prob_<label>` columns,
-            or a numeric column per dimension; optionally `confidence` of the detector. Rows without a value are gaps.
-        videos: value of column `video` -> its file, from which pictures are cut, or None: no pictures. A video without
-            rows is shown as one without a face.
+        table: one row per window or frame, with the columns of `svfap.Predictor` after `video`; track, box and confidence
+            are optional. Rows without a value are gaps.
+        videos: value of column `video` -> its file, from which pictures are cut; None: no pictures. A video without rows is
+            shown as one without a face; one that cannot be read has no pictures, and the page says so.
         about: how the table was made, shown at the end.
 
     Raises:
-        UserError: the table lacks columns or has values that are no finite numbers, or `out` cannot be written. A video
-            that cannot be read has no pictures, and the page says so.
+        UserError: the table lacks columns or has values that are no finite numbers, or `out` cannot be written.
     """
     columns = _checked(table)
     probabilities = columns[0].startswith(PROBABILITY) if columns else True

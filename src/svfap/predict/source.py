@@ -39,7 +39,7 @@ def open_source(
 
 
 class StreamError(VideoError):
-    """A live source that cannot be opened or breaks off; shown as it was given, since an address is not a path."""
+    """A live source that cannot be opened or breaks off; its address is shown as it was given."""
 
     def __str__(self) -> str:
         return f"{self.args[0]}: {self.reason}"
