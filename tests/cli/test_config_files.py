@@ -110,7 +110,7 @@ def test_a_missing_file_and_an_empty_one(tmp_path, capsys, fails):
         ),
         (["prepare", "dfew", "--root", "none", "--out", "o"], "--root=none: is not a folder"),
         (["convert", "none.pth", "o"], "error: none.pth: no such file"),
-        (["convert", "none.pth", os.fsdecode(b"caf\xe9")], "--out: the name is not valid UTF-8; give another"),
+        (["convert", "none.pth", os.fsdecode(b"caf\xe9")], "error: OUT: the name is not valid UTF-8; give another"),
         (
             ["predict", "a.mp4", "--model", "m", "--out", os.fsdecode(b"\xe9.csv")],
             "--out: the name is not valid UTF-8;",

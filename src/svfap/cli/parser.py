@@ -84,6 +84,8 @@ class Parser(ArgumentParser):
             parser, names = self._required(text.removeprefix(required).split(", "))
             text = required + ", ".join(names)
         text = _plain_words(text)
+        positionals = {action.dest for action in parser._actions if not action.option_strings}
+        text = re.sub(r"^--(\w+)(?=: )", lambda key: key[1].upper() if key[1] in positionals else key[0], text)
         if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", text):
             unknown, known = [choice[1]], set(re.findall(r"'(.*?)'", choice[2]))
             text = f"{choice[1]!r} is none of {choice[2]}"
