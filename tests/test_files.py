@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from svfap.errors import UserError
-from svfap.files import only_writer, printable
+from svfap.files import only_writer, printable, write_atomically, writing_atomically
 
 HOLD = """
 import sys, time
@@ -41,6 +41,21 @@ def test_the_lock_ends_after_an_error_in_the_block(tmp_path):
         raise ValueError
     with only_writer(tmp_path / "out"):
         pass
+
+
+def test_a_file_in_place_of_the_folder_is_one_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"a\.csv: cannot be written"):
+        write_atomically(tmp_path / "file" / "a.csv", "")
+
+
+def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    write_atomically(tmp_path / "a.csv", "old")
+    with pytest.raises(ValueError), writing_atomically(tmp_path / "a.csv") as file:
+        file.write("new")
+        raise ValueError
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    assert (tmp_path / "a.csv").read_text() == "old"
 
 
 def test_names_that_are_not_utf8_become_text():

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -45,7 +45,8 @@ def replacing_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # such as where the folder is a file
+            part.unlink()
 
 
 def check_new(out: Path, overwrite: bool) -> None:
