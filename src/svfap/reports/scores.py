@@ -34,9 +34,7 @@ def overview(runs: Sequence[Run]) -> Section:
             results = {run.name: {m: run.metrics[m] for m in drawn if m in run.metrics} for run in evaluated}
             figures[caption] = comparison_bars(results, drawn)
             if len({_test_set(run) for run in evaluated if len(run.predictions)}) > 1:
-                notices.append(
-                    f"{caption}: the runs were tested on different videos, so their scores are not comparable."
-                )
+                notices.append(f"{caption}: the runs were tested on different videos; their scores are not comparable.")
     facts: dict[str, dict[str, Any]] = {}
     for run in runs:
         for key, value in {**run.training, **_progress(run.log)}.items():
@@ -98,11 +96,8 @@ def scores_section(run: Run) -> Section | None:
         if "frames" in metrics:
             tables["Per class, all frames of the test set pooled"] = _class_table(metrics["frames"], "frames")
         figures |= _class_figures(run, per_class)
-    keys = metric_keys("regression", tables=True)
-    for part, scores in (
-        ("on the test set", metrics),
-        ("all frames of the test set pooled", metrics.get("frames", {})),
-    ):
+    keys, frames = metric_keys("regression", tables=True), metrics.get("frames", {})
+    for part, scores in (("on the test set", metrics), ("all frames of the test set pooled", frames)):
         per_dimension = scores.get("per_dimension", {}).items()
         tables[f"Per dimension, {part}"] = [{"dimension": name, **_values(s, keys)} for name, s in per_dimension]
     text = ""
@@ -134,10 +129,7 @@ def _class_figures(run: Run, per_class: Mapping[str, Mapping[str, Any]]) -> dict
     bars = Picture(class_bars(recalls, counts, folds), f"Recall by class: {listed}", note)
     caption = "Confusion matrix: rows are the truth" + (", all folds pooled" if run.folds else "")
     matrix = confusion_matrix(run.metrics["confusion"], list(per_class))
-    return {
-        "Recall of each class (videos)": bars,
-        caption: Picture(matrix, f"{caption}. On the diagonal: {listed}"),
-    }
+    return {"Recall of each class (videos)": bars, caption: Picture(matrix, f"{caption}. On the diagonal: {listed}")}
 
 
 def _fold_table(run: Run) -> list[dict[str, Any]]:
@@ -173,9 +165,8 @@ def _warning(run: Run) -> str:
     if evaluated < expected:
         parts.append(f"Only {evaluated} of {expected} test videos could be evaluated; the scores leave out the others.")
     if metrics.get("classes_absent"):
-        parts.append(
-            f"Not in the test set: {', '.join(metrics['classes_absent'])}. UAR averages over the other classes."
-        )
+        absent = ", ".join(metrics["classes_absent"])
+        parts.append(f"Not in the test set: {absent}. UAR averages over the other classes.")
     if metrics.get("degenerate"):
         parts.append(f"Constant targets or predictions, PCC and CCC set to 0: {', '.join(metrics['degenerate'])}.")
     return " ".join(parts)

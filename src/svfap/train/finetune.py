@@ -16,7 +16,7 @@ from svfap.console import say
 from svfap.data import augment
 from svfap.data.loader import BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
-from svfap.data.prepared import dataset_terms, fold_folder, read_dataset
+from svfap.data.prepared import fold_folder, read_dataset
 from svfap.data.split import carve_validation, take_fraction, units_of
 from svfap.data.targets import all_targets, is_annotated, read_frame_values, require_values
 from svfap.errors import UserError
@@ -73,10 +73,7 @@ class FinetuneTask(TrainingTask):
             if config.label_scaling != "none":
                 scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
                 settings["output_scale"], settings["output_offset"] = scaling
-        provenance = {"finetuned_on": str(config.manifest), "init": config.init, "num_videos": len(training)}
-        terms = dataset_terms(config.dataset, config.manifest)
-        settings["provenance"] = provenance | {"fraction": config.fraction, "seed": config.seed, **terms}
-        settings |= contract(config, training)
+        settings |= contract(config, training, finetuned_on=str(config.manifest), init=config.init)
         torch.manual_seed(config.seed)
         self.model = create_model(config.preset, config.task, **{**settings, **config.model})
         if config.init:
@@ -107,10 +104,9 @@ class FinetuneTask(TrainingTask):
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """Cross-entropy with soft targets (Eq. 12), or a regression loss (Eq. 13, 14), on augmented clips.
 
-        Of frame-level models, over all frames that are annotated (mixed with another clip: in both); zero if there is none.
-        Regression losses are in units of the model's `output_scale`, so that gradients do not depend on the labels' units. CCC
-        and PCC are computed over this micro-batch, and averaged over micro-batches and processes; a micro-batch with one
-        readable clip has no gradient.
+        Of frame-level models, over all annotated frames (mixed with another clip: annotated in both); zero without any.
+        Regression losses are in units of the model's `output_scale`, so that gradients do not depend on the labels' units.
+        CCC and PCC are computed over this micro-batch; with one readable clip they have no gradient.
         """
         config, shape = self.config, self.model.config
         clips = augment.to_levels(batch["clips"])
@@ -139,11 +135,9 @@ class FinetuneTask(TrainingTask):
 
     def count(self, batch: Batch) -> int:
         """The number of clips, or of frames that are annotated."""
-        return int(
-            is_annotated(self._targets(batch).flatten(0, 1).numpy(force=True)).sum()
-            if self.config.frame_level
-            else len(batch["clips"])
-        )
+        if not self.config.frame_level:
+            return super().count(batch)
+        return int(is_annotated(self._targets(batch).flatten(0, 1).numpy(force=True)).sum())
 
     def _targets(self, batch: Batch) -> Tensor:
         targets: Tensor = batch["values" if self.config.task == "regression" else "label"]
@@ -230,9 +224,8 @@ def finetune_folds(config: FinetuneConfig) -> TrainResult:
         write_folds_file(out, config.dataset, config.preset)
         if stopped_by := run_all(run_fold, configs, config.parallel):
             done = sum(has_evaluation(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
-            say(
-                f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on"
-            )
+            finished = f"{done} of {len(configs)} folds are finished in {out}"
+            say(f"stopped: {finished}; the same command with --resume goes on")
             return TrainResult(finished=False, stopped_by=stopped_by)
         pooled = pool_evaluations(out)
     return TrainResult(finished=True, metrics={"caption": pooled.caption, **pooled.numbers}, pooled=pooled)

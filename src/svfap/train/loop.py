@@ -43,8 +43,8 @@ Batch = dict[str, Any]
 class TrainingTask:
     """What distinguishes pre-training from fine-tuning.
 
-    dataset: training clips. manifest: training videos, each once. validation, validation_clips: the same of the validation
-    part, None without one. score: the validation metric; best/ is the epoch with its highest value, or the last epoch if None.
+    dataset: training clips. manifest: training videos, each once. validation, validation_clips: the same for validation,
+    None without it. score: the validation metric; best/ is the epoch with its highest value, or the last epoch if None.
     num_videos: the number of training and validation videos.
     """
 
@@ -123,6 +123,15 @@ class TrainingRun:
             if accelerator.is_main_process:
                 frame_level = bool(getattr(config, "frame_level", False))
                 self.folder.open(run_data(task.manifest, task.validation, frame_level))
+        micro_batch, rest = divmod(config.batch_size, accelerator.num_processes * config.accumulate_steps)
+        if rest:
+            raise UserError(
+                f"batch_size={config.batch_size} is not a multiple of {accelerator.num_processes} process(es) × "
+                f"accumulate_steps={config.accumulate_steps}"
+            )
+        if micro_batch % config.repeats:
+            raise UserError(f"repeats={config.repeats} does not divide the {micro_batch} clips of a micro-batch")
+        self.videos_per_batch = micro_batch // config.repeats
         self.loader = self._make_loader()
         self.steps_per_epoch = len(self._batches(0, 0)) // config.accumulate_steps
         if self.steps_per_epoch == 0:
@@ -155,10 +164,8 @@ class TrainingRun:
         if accelerator.is_main_process:
             self.folder.forget_log_after(self.state.step)
             precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-            devices = f"{accelerator.num_processes} × {accelerator.device.type}"
-            say(
-                f"peak learning rate {peak:.3g} ({derivation}); {self.steps_per_epoch} steps an epoch; {precision} on {devices}"
-            )
+            rate = f"peak learning rate {peak:.3g} ({derivation}); {self.steps_per_epoch} steps an epoch"
+            say(f"{rate}; {precision} on {accelerator.num_processes} × {accelerator.device.type}")
             with self.folder.writing(self.folder.tensorboard):
                 self.writer = SummaryWriter(str(self.folder.tensorboard), purge_step=self.state.step + 1)
 
@@ -184,8 +191,7 @@ class TrainingRun:
         validation: dict[str, Any] = {}
         first_step, first_s = state.step, time.monotonic()
         with progress_bar() as bar:
-            main = self.accelerator.is_main_process
-            shown = bar.add_task("training", total=num_steps, completed=state.step, note="", visible=main)
+            shown = bar.add_task("training", total=num_steps, completed=state.step, note="")
             while state.step < num_steps:
                 epoch, position = divmod(state.step, self.steps_per_epoch)
                 if batches is None or position == 0:
@@ -214,22 +220,15 @@ class TrainingRun:
         return validation
 
     def _say_stopped(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        step = self.state.step
-        if step:
+        if step := self.state.step:
             say(f"stopped after step {step}; saved in {self.folder.last}. Continue with --resume")
         else:
             say("stopped before the first step; the same command starts it again")
 
     def _make_loader(self) -> BatchLoader:
-        """Loader workers for training and validation. Raises `UserError` if shared memory has no room for their batches."""
+        """Loader of training and validation batches. Raises `UserError` if shared memory has no room for them."""
         config, task, processes = self.config, self.task, self.accelerator.num_processes
-        micro_bytes = (
-            max(config.batch_size // (processes * config.accumulate_steps * config.repeats), 1)
-            * task.dataset.item_bytes
-        )
-        needs = [(micro_bytes, config.accumulate_steps + 1)]
+        needs = [(self.videos_per_batch * task.dataset.item_bytes, config.accumulate_steps + 1)]
         if task.validation_clips is not None:
             needs.append((max(config.batch_size // processes, 1) * task.validation_clips.item_bytes, 2))
         workers = num_workers(config.num_workers, processes)
@@ -245,18 +244,9 @@ class TrainingRun:
 
     def _batches(self, epoch: int, start_batch: int) -> Batches:
         """This process's micro-batches of an epoch, with `repeats` clips of each video."""
-        config, processes = self.config, self.accelerator.num_processes
-        micro_batch, rest = divmod(config.batch_size, processes * config.accumulate_steps)
-        if rest:
-            raise UserError(
-                f"batch_size={config.batch_size} is not a multiple of {processes} process(es) × "
-                f"accumulate_steps={config.accumulate_steps}"
-            )
-        if micro_batch % config.repeats:
-            raise UserError(f"repeats={config.repeats} does not divide the {micro_batch} clips of a micro-batch")
         return self.loader.batches(
-            self.task.dataset, micro_batch // config.repeats, shuffle=True, seed=config.seed, epoch=epoch,
-            start_batch=start_batch, rank=self.accelerator.process_index, world_size=processes,
+            self.task.dataset, self.videos_per_batch, shuffle=True, seed=self.config.seed, epoch=epoch,
+            start_batch=start_batch, rank=self.accelerator.process_index, world_size=self.accelerator.num_processes,
         )  # fmt: skip
 
     def _step(self, micro: list[Batch], epoch: int, stop: StopRequest) -> tuple[float, bool]:
@@ -285,15 +275,11 @@ class TrainingRun:
     def _accumulate(self, micro: list[Batch]) -> float:
         """Forward and backward of the micro-batches of one step. Returns this process's mean loss.
 
-        Every clip (or labelled frame) of the step has the same weight, over micro-batches and processes: the gradient is
-        that of one large batch.
+        Every clip (or labelled frame) of the step has the same weight, as in one large batch.
         """
         total, accelerator = 0.0, self.accelerator
         counts = [self.task.count(batch) for batch in micro]
-        all_counts = sum(counts)
-        if accelerator.num_processes > 1:
-            summed = accelerator.reduce(torch.tensor(all_counts, device=accelerator.device), "sum")
-            all_counts = int(summed)
+        all_counts = int(accelerator.reduce(torch.tensor(sum(counts), device=accelerator.device), "sum"))
         for i, (batch, count) in enumerate(zip(micro, counts, strict=True)):
             entropy = [self.config.seed, self.state.step, i, accelerator.process_index]
             seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
@@ -318,12 +304,11 @@ class TrainingRun:
         )
 
     def _check_readable(self) -> None:
-        count, allowed = len(self.state.unreadable), self.config.max_unreadable
-        if count > allowed * self.task.num_videos:
+        count, videos, allowed = len(self.state.unreadable), self.task.num_videos, self.config.max_unreadable
+        if count > allowed * videos:
             file = self.folder.write_unreadable(self.state.unreadable)
             raise UserError(
-                f"{count} of {self.task.num_videos} videos cannot be read, more than max_unreadable={allowed:g} allows; "
-                f"they are listed in {file}"
+                f"{count} of {videos} videos cannot be read, more than max_unreadable={allowed:g} allows; listed in {file}"
             )
 
     def _validate(self, epoch: int, loss: float) -> dict[str, Any]:
@@ -387,14 +372,14 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _one_black_clip(batch: Batch) -> Batch:
-    """A stand-in for a batch without readable videos, so that this process takes part in the step, with weight zero."""
+    """A batch of weight zero, in place of one without readable videos: each process must take part in the step."""
     return {k: v.new_zeros(1, *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
 def _agree(
     accelerator: Accelerator, loss: float, stop: bool, unreadable: dict[str, str]
 ) -> tuple[float, bool, dict[str, str]]:
-    """Mean loss, whether any process is to stop, and all unreadable videos, over all processes and the same on each."""
+    """Over all processes: the mean loss, whether any is to stop, and the unreadable videos."""
     if accelerator.num_processes == 1:
         return loss, stop, unreadable
     mine = torch.tensor([loss, float(stop), float(len(unreadable))], device=accelerator.device)
@@ -435,7 +420,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Within, Ctrl-C, SIGTERM and SIGHUP are requests to stop after the step."""
+    """A block in which Ctrl-C, SIGTERM and SIGHUP are requests to stop after the step."""
     stop = StopRequest()
     with signal_handlers(stop.ask, *STOP_SIGNALS):
         yield stop

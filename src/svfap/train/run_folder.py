@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,20 +29,14 @@ if TYPE_CHECKING:
 
 # Settings that may change when a run is resumed, since they do not change its result.
 FREE_SETTINGS = ("num_workers", "save_every_steps", "max_unreadable", "out")
-DATA_SETTINGS = (
-    "dataset",
-    "manifest",
-    "val_manifest",
-    "root",
-)  # may change too where the rows are known to be the same
+DATA_SETTINGS = ("dataset", "manifest", "val_manifest", "root")  # may change where the rows are known to be the same
 NOT_STORED = ("resume", "parallel")  # of one call, not of the run
 FULL_BYTES = 2**20  # a disk with less free space is full
 
 
 @dataclass
 class TrainState:
-    """Progress of a run: optimiser steps done, the best validation score so far and its epoch (from 1), unreadable videos with
-    reasons."""
+    """Progress of a run: optimiser steps done, best validation score and its epoch (from 1), unreadable videos with reasons."""
 
     step: int = 0
     best_score: float | None = None
@@ -135,8 +129,9 @@ class RunFolder:
         file = self.last / "state.json"
         if not file.exists():
             return None
-        known = [each.name for each in fields(TrainState)]
-        return TrainState(**upgrade("training state", json.loads(file.read_text()), file, known))
+        return TrainState(
+            **upgrade("training state", json.loads(file.read_text()), file, TrainState.__dataclass_fields__)
+        )
 
     def save_last(self, state: TrainState, model: ModelConfig, accelerator: Accelerator) -> None:
         """Write last/: model, optimiser and progress. Called by every process. Raises `UserError`."""
@@ -157,25 +152,22 @@ class RunFolder:
         except Exception as error:  # torch, safetensors and pickle raise many types for broken or unfitting files
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             reason = next((line for line in lines if "size mismatch" in line), lines[0])
-            raise UserError(
-                f"{self.last}: this checkpoint does not fit the run ({reason}); start a new run in another folder"
-            ) from None
+            fix = "start a new run in another folder"
+            raise UserError(f"{self.last}: this checkpoint does not fit the run ({reason}); {fix}") from None
 
     @contextmanager
     def writing(self, file: Path) -> Iterator[None]:
-        """Raise `UserError` if `file` cannot be written in the block, with the checkpoint from which the run can continue."""
+        """Raise `UserError` if the block cannot write `file`, and name the checkpoint from which the run can continue."""
         from safetensors import SafetensorError
 
         try:
             yield
         except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch.save
-            full = shutil.disk_usage(self.path).free < FULL_BYTES
-            reason = (
-                "no space left on the disk" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
-            )
-            state = self.read_state()
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            if shutil.disk_usage(self.path).free < FULL_BYTES:
+                reason = "no space left on the disk"
             kept = "there is no checkpoint yet"
-            if state is not None:
+            if (state := self.read_state()) is not None:
                 kept = f"the checkpoint of step {state.step} is kept in {self.last}, --resume continues from it"
             raise UserError(f"{file}: cannot be written ({reason}); {kept}") from None
 
