@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table as TerminalTable
 
@@ -16,6 +17,7 @@ from svfap.reports.runs import Run
 from svfap.view.figures.curves import fold_curves, loss_curves
 from svfap.view.figures.scores import class_bars, comparison_bars, confusion_matrix
 from svfap.view.page import Picture, Section, Table
+from svfap.view.tables import to_terminal
 
 PAPER = {"svfap_small": "paper, SVFAP-S", "svfap_base": "paper, SVFAP-B", "released": "authors' released weights"}
 
@@ -49,14 +51,11 @@ def runs_table(runs: Sequence[Run]) -> TerminalTable:
     """Test scores of the evaluated runs for the terminal; of folds, the pooled ones."""
     evaluated = [run for run in runs if run.metrics]
     keys = [key for key in metric_keys(tables=True) if any(key in run.metrics for run in evaluated)]
-    table = TerminalTable(title="on the test set" if evaluated else "no run has been evaluated yet")
-    table.add_column("run")
-    for column in (*map(metric_heading, keys), "videos"):
-        table.add_column(column, justify="right")
-    for run in evaluated:
-        cells = _cells(run.metrics, keys).values()
-        table.add_row(run.name, *("" if cell is None else str(cell) for cell in cells))
-    return table
+    rows = [
+        [run.name, *("" if cell is None else cell for cell in _cells(run.metrics, keys).values())] for run in evaluated
+    ]
+    table = pd.DataFrame(rows, columns=["run", *map(metric_heading, keys), "videos"], dtype=object)
+    return to_terminal(table, "on the test set" if evaluated else "no run has been evaluated yet")
 
 
 def _test_set(run: Run) -> frozenset[tuple[Any, ...]]:

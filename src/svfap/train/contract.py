@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from svfap.console import say_once
 from svfap.data.manifest import Manifest
 from svfap.data.prepared import dataset_terms, find_crop
 from svfap.data.rates import training_rate
-from svfap.model.config import FACE_CROP
+from svfap.model.config import FACE_CROP, ModelConfig
 from svfap.train.config import TrainConfig
 
 
@@ -25,3 +26,18 @@ def contract(config: TrainConfig, training: Manifest, **provenance: Any) -> dict
             **dataset_terms(config.dataset, config.manifest),
         },
     }  # fmt: skip
+
+
+def warn_of_other_contract(init: str, initial: ModelConfig, model: ModelConfig) -> None:
+    """Say, in one line, where the training videos of `model` are not sampled or cropped like those of its initial weights.
+
+    What is not known of the initial weights' videos, and the fields of `face_crop` that one side lacks, cannot differ.
+    """
+    then, now, differing = initial.face_crop, model.face_crop, []
+    if initial.frame_rate not in (None, model.frame_rate):
+        differing.append("frames a second in training")
+    if then and not (now and all(now.get(name, value) == value for name, value in then.items())):
+        differing.append("face crops of training")
+    if differing:
+        listed = "; ".join(f"{name}: {initial.contract[name]} then, {model.contract[name]} now" for name in differing)
+        say_once(f"warning: the videos are not like those that init={init} was trained on ({listed})")

@@ -31,7 +31,7 @@ from svfap.model.base import Model
 from svfap.model.build import create_model
 from svfap.model.config import ModelConfig
 from svfap.train.config import FinetuneConfig
-from svfap.train.contract import contract
+from svfap.train.contract import contract, warn_of_other_contract
 from svfap.train.loop import Batch, TrainingTask, TrainResult, train
 from svfap.train.losses import ACTIVATION_RANGES, REGRESSION_LOSSES, annotated_only, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
@@ -77,7 +77,9 @@ class FinetuneTask(TrainingTask):
         torch.manual_seed(config.seed)
         self.model = create_model(config.preset, config.task, **{**settings, **config.model})
         if config.init:
-            new = init_encoder(self.model, _read_init(config.init, self.model.config))
+            initial = _read_init(config.init, self.model.config)
+            warn_of_other_contract(config.init, initial.config, self.model.config)
+            new = init_encoder(self.model, initial)
             say(f"encoder from {config.init}; new: {', '.join(new)}")
         shape = self.model.config
         clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)

@@ -170,12 +170,18 @@ class TrainingRun:
                 self.writer = SummaryWriter(str(self.folder.tensorboard), purge_step=self.state.step + 1)
 
     def train(self) -> TrainResult:
-        """Do the steps that are left, with a validation and a checkpoint after each epoch."""
+        """Do the steps that are left, with a validation and a checkpoint after each epoch; save where a signal stops it."""
         try:
             with stop_request() as stop:
-                validation = self._train(stop)
-        except Interrupted as interrupt:
-            return TrainResult(finished=False, step=self.state.step, stopped_by=interrupt.number)
+                try:
+                    validation = self._train(stop)
+                except Interrupted as interrupt:
+                    step = self.state.step
+                    if step > self._saved_step:
+                        self._save()
+                    saved = f"after step {step}; saved in {self.folder.last}. Continue with --resume"
+                    say(f"stopped {saved if step else 'before the first step; the same command starts it again'}")
+                    return TrainResult(finished=False, step=step, stopped_by=interrupt.number)
         finally:
             self.loader.close()
         if self.writer:
@@ -184,7 +190,7 @@ class TrainingRun:
         return TrainResult(finished=True, step=self.state.step, metrics=self._metrics(validation))
 
     def _train(self, stop: StopRequest) -> dict[str, Any]:
-        """The loop. Returns the last validation. Raises `Interrupted` where it was asked to stop, after it has saved."""
+        """The loop. Returns the last validation. Raises `Interrupted` between two steps when it is asked to stop."""
         state, save_every = self.state, self.config.save_every_steps
         num_steps = self.config.epochs * self.steps_per_epoch
         batches: Iterator[Batch] | None = None
@@ -193,37 +199,25 @@ class TrainingRun:
         with progress_bar() as bar:
             shown = bar.add_task("training", total=num_steps, completed=state.step, note="")
             while state.step < num_steps:
-                epoch, position = divmod(state.step, self.steps_per_epoch)
+                finished_epochs, position = divmod(state.step, self.steps_per_epoch)
+                epoch = finished_epochs + 1
                 if batches is None or position == 0:
-                    batches = iter(self._batches(epoch, position * self.config.accumulate_steps))
+                    batches = iter(self._batches(finished_epochs, position * self.config.accumulate_steps))
                     self.model.train()
-                try:
-                    # Other processes of torchrun would wait for this one in the middle of a step.
-                    with stop.at_once() if self.accelerator.num_processes == 1 else nullcontext():
-                        micro = [next(batches) for _ in range(self.config.accumulate_steps)]
-                except Interrupted:
-                    if state.step > self._saved_step:
-                        self._save()
-                    self._say_stopped()
-                    raise
+                # Other processes of torchrun would wait for this one in the middle of a step.
+                with stop.at_once() if self.accelerator.num_processes == 1 else nullcontext():
+                    micro = [next(batches) for _ in range(self.config.accumulate_steps)]
                 loss, stops = self._step(micro, epoch, stop)
                 rate = (state.step - first_step) / (time.monotonic() - first_s)
-                bar.update(shown, completed=state.step, note=f"epoch {epoch + 1}, loss {loss:.4f}, {rate:.3g}/s")
+                bar.update(shown, completed=state.step, note=f"epoch {epoch}, loss {loss:.4f}, {rate:.3g}/s")
                 ends_epoch = state.step % self.steps_per_epoch == 0
                 if ends_epoch:
                     validation = self._validate(epoch, loss)
-                if ends_epoch or stops or (save_every and state.step % save_every == 0):
+                if ends_epoch or (save_every and state.step % save_every == 0):
                     self._save()
                 if stops and state.step < num_steps:
-                    self._say_stopped()
                     raise Interrupted(stop.number or signal.SIGTERM)
         return validation
-
-    def _say_stopped(self) -> None:
-        if step := self.state.step:
-            say(f"stopped after step {step}; saved in {self.folder.last}. Continue with --resume")
-        else:
-            say("stopped before the first step; the same command starts it again")
 
     def _make_loader(self) -> BatchLoader:
         """Loader of training and validation batches. Raises `UserError` if shared memory has no room for them."""
@@ -320,14 +314,14 @@ class TrainingRun:
         state.unreadable |= validation.pop("unreadable", {})
         score = validation.get(task.score) if task.score else None
         if score is None or state.best_score is None or score > state.best_score:
-            state.best_score, state.best_epoch = score, epoch + 1
+            state.best_score, state.best_epoch = score, epoch
             if self.accelerator.is_main_process:
                 with self.folder.writing(self.folder.best), replacing_folder(self.folder.best) as fresh:
                     self.best_model.save_pretrained(fresh)
         if self.writer:
             if not console.is_terminal:  # without a moving progress bar, one line per epoch
                 text = f", validation {task.score} {score:.4f}" if score is not None else ""
-                say(f"epoch {epoch + 1} of {self.config.epochs}: loss {loss:.4f}{text}")
+                say(f"epoch {epoch} of {self.config.epochs}: loss {loss:.4f}{text}")
             self._log("val", epoch, {k: v for k, v in validation.items() if isinstance(v, int | float)})
             with self.folder.writing(self.folder.tensorboard):
                 task.show(self.best_model, self.writer, self.accelerator, state.step)

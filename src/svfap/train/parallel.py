@@ -176,7 +176,7 @@ def _progress(config: TrainConfig) -> tuple[float, str]:
             lines = [json.loads(line) for line in file.read().split(b"\n") if line[:1] == b"{" and line[-1:] == b"}"]
     except (OSError, ValueError):
         return 0, "starts"
-    epochs = max((line["epoch"] + (line["kind"] == "val") for line in lines), default=0)
+    epochs = max((line["epoch"] - (line["kind"] != "val") for line in lines), default=0)
     return epochs, next((f"loss {line['loss']:.4f}" for line in reversed(lines) if "loss" in line), "")
 
 

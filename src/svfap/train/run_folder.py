@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -172,15 +171,17 @@ class RunFolder:
             raise UserError(f"{file}: cannot be written ({reason}); {kept}") from None
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append one JSON line. Raises `UserError`."""
+        """Append one JSON line, with `kind`, `epoch` (from 1) and `step` (from 1). Raises `UserError`."""
         with self.writing(self._log_file), self._log_file.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def forget_log_after(self, step: int) -> None:
         """Drop the log lines of steps after the last checkpoint, which will be done again."""
         if self._log_file.exists():
-            lines = [line for line in self._log_file.read_text().splitlines() if _step(line) <= step]
-            write_atomically(self._log_file, "".join(line + "\n" for line in lines))
+            records = list(filter(None, map(_record, self._log_file.read_text().splitlines())))
+            first = min((record["epoch"] for record in records), default=1)  # 0 in logs of version 0.2 and before
+            kept = [{**record, "epoch": record["epoch"] + 1 - first} for record in records if record["step"] <= step]
+            write_atomically(self._log_file, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write_unreadable(self, unreadable: dict[str, str]) -> Path:
         """List the videos that could not be read, with the reason. Raises `UserError`."""
@@ -201,8 +202,9 @@ class RunFolder:
         write_atomically(self._metrics_file, json.dumps(stamped("training metrics", metrics), indent=2))
 
 
-def _step(line: str) -> float:
+def _record(line: str) -> dict[str, Any] | None:
     try:
-        return json.loads(line)["step"]
+        record: dict[str, Any] = json.loads(line)
+        return record
     except ValueError:  # an incomplete line, left by a run that was killed
-        return math.inf
+        return None

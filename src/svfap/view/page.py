@@ -120,7 +120,7 @@ def _cell(value: Any) -> tuple[str, bool]:
         return ("yes" if value else "no"), False
     if not isinstance(value, Real):
         return str(value), bool(re.fullmatch(r"[-+−]?[\d.,]+( ± [\d.,]+)?%?", str(value)))
-    return format(value, "," if isinstance(value, Integral) else ",.0f" if abs(value) >= 1000 else ".4g"), True
+    return format(value, "," if isinstance(value, Integral) else ",.0f" if abs(float(value)) >= 1000 else ".4g"), True
 
 
 def _embed(caption: str, figure: Figure | Path | Picture) -> dict[str, Any]:

@@ -21,7 +21,7 @@ Records = Sequence[Mapping[str, Any]]
 
 
 class Curves:
-    """A run's log on an axis of epochs, where the first epoch ends at 1."""
+    """A run's log on an axis of epochs, where the first epoch ends at 1; logs of version 0.2 count epochs from 0."""
 
     def __init__(self, records: Records) -> None:
         self.train = _latest(records, "train", ("epoch", "step"))
@@ -52,8 +52,8 @@ class Curves:
 def loss_curves(records: Records, title: str = "") -> Figure:
     """Training loss and learning rate and, in a second panel, the validation metrics of `CURVES` over epochs.
 
-    records: a run's log: `{"kind": "train", "epoch", "step", "loss", "lr"}` and `{"kind": "val", "epoch", <metric>...}`. If a
-    resumed run wrote a step twice, the later record counts. Raises `UserError` without a record of training or validation.
+    records: a run's log: `{"kind": "train", "epoch", "step", "loss", "lr"}` and `{"kind": "val", "epoch", <metric>...}`. If
+    a step was logged twice, the later record counts. Raises `UserError` without a record of training or validation.
     """
     log = Curves(records)
     _require_records([log])
