@@ -121,8 +121,7 @@ class TrainingRun:
         self.accelerator = accelerator = make_accelerator(config.precision)
         with accelerator.main_process_first():
             if accelerator.is_main_process:
-                frame_level = bool(getattr(config, "frame_level", False))
-                self.folder.open(run_data(task.manifest, task.validation, frame_level))
+                self.folder.open(run_data(task.manifest, task.validation, task.dataset.frame_level))
         micro_batch, rest = divmod(config.batch_size, accelerator.num_processes * config.accumulate_steps)
         if rest:
             raise UserError(
