@@ -45,6 +45,7 @@ class FinetuneTask(TrainingTask):
     """Model, augmentation (Sec. IV-B), loss and validation of fine-tuning."""
 
     config: FinetuneConfig
+    by_group = False
 
     def __init__(self, config: FinetuneConfig) -> None:
         self.config = config = resolve(config)
@@ -56,8 +57,6 @@ class FinetuneTask(TrainingTask):
             say(f"training on {len(training)} of {len(everything)} videos")
         names = training.label_names if config.task == "classification" else training.dimensions
         assert names is not None
-        if self.validation is not None:
-            self.score = ("frame_" if config.frame_level else "") + main_metric(config.task)
         settings: dict[str, Any] = {"num_outputs": len(names), "label_names": names}
         for name in ("output_activation", "frame_level", "drop_path_rate", "sampling_stride"):
             settings[name] = getattr(config, name)
@@ -70,9 +69,8 @@ class FinetuneTask(TrainingTask):
             require_values(training, values, ACTIVATION_RANGES[activation] if bounded else None)
             if self.validation is not None:
                 require_values(self.validation, all_targets(self.validation, config.frame_level))
-            if config.label_scaling != "none":
-                scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
-                settings["output_scale"], settings["output_offset"] = scaling
+            scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
+            settings["output_scale"], settings["output_offset"] = scaling
         settings |= contract(config, training, finetuned_on=str(config.manifest), init=config.init)
         torch.manual_seed(config.seed)
         self.model = create_model(config.preset, config.task, **{**settings, **config.model})
@@ -93,8 +91,9 @@ class FinetuneTask(TrainingTask):
             labels = all_targets(training, config.frame_level)
             self.class_weights = torch.from_numpy(balanced_weights(labels, len(names)))
         if self.validation is not None:
+            self.score = ("frame_" if config.frame_level else "") + main_metric(config.task)
             self.validation_clips = ClipDataset(self.validation, "val", *clips, **frames)
-        self.by_group = self.validation is not None and scored_by_group(self.validation, shape, config.by_group)
+            self.by_group = scored_by_group(self.validation, shape, config.by_group)
         self.rand_augment = augment.RandAugment() if config.rand_augment else None
         if (config.mixup or config.cutmix) and config.micro_batch_size == 1:
             say("mixup and cutmix need two clips in a micro-batch; with one clip, nothing is mixed")
