@@ -100,14 +100,15 @@ def test_a_prepared_dataset_stays_readable(old, tmp_path):
 def test_a_stopped_run_is_resumed(old):
     """From its config.yaml and training state, on its prepared dataset."""
     run = old / "run_finetune"
-    before = (run / "log.jsonl").read_text()
+    before = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     model = svfap.load_model(run)
     assert main(["finetune", "--config", str(run / "config.yaml"), "--resume"]) == 0
-    log = (run / "log.jsonl").read_text()
-    assert log.startswith(before), "finished steps are not repeated"
-    steps = [line["step"] for line in map(json.loads, log.splitlines()) if line["kind"] == "train"]
-    assert steps == [1, 2, 3, 4, 5, 6]
-    rates = [line["lr"] for line in map(json.loads, log.splitlines()) if line["kind"] == "train"]
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    counted_from_1 = [{**line, "epoch": line["epoch"] + 1 - before[0]["epoch"]} for line in before]
+    assert log[: len(before)] == counted_from_1, "finished steps are not repeated"
+    assert [line["epoch"] for line in log if line["kind"] == "val"] == [1, 2, 3]
+    assert [line["step"] for line in log if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    rates = [line["lr"] for line in log if line["kind"] == "train"]
     assert rates[3:] == sorted(rates[3:], reverse=True) and rates[3] < rates[2], "the schedule continues"
     assert yaml.safe_load((run / "config.yaml").read_text())["format_version"] == current_version("training settings")
     assert json.loads((run / "metrics.json").read_text())["finished"]

@@ -104,3 +104,36 @@ def test_validation_and_evaluation_see_the_same_frames(videos, tmp_path):
 
     assert tested()["mae"] == pytest.approx(validation["mae"], abs=1e-6)
     assert tested(fps="own")["mae"] != pytest.approx(validation["mae"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "then, now, differing",
+    [
+        ({}, {"frame_rate": 8, "face_crop": KEPT}, []),
+        ({"frame_rate": 8, "face_crop": KEPT}, {"frame_rate": 8, "face_crop": KEPT}, []),
+        ({"face_crop": KEPT}, {"face_crop": {"margin": 0.5}}, []),  # of an earlier version, which kept the margin only
+        ({"frame_rate": 25}, {"frame_rate": 8}, ["frames a second in training: 25 then, 8 now"]),
+        ({"frame_rate": 25}, {}, ["frames a second in training: 25 then, not known now"]),
+        ({"face_crop": {"margin": 0.3}}, {}, ["face crops of training: margin 0.3 then, not known now"]),
+        (
+            {"frame_rate": 25, "face_crop": {"margin": 0.3}},
+            {"frame_rate": 8, "face_crop": {"margin": 0.5}},
+            [
+                "frames a second in training: 25 then, 8 now",
+                "face crops of training: margin 0.3 then, margin 0.5 now",
+            ],
+        ),
+    ],
+)
+def test_initial_weights_of_other_videos_are_warned_of(then, now, differing, videos, tmp_path, capsys):
+    initial, out = tmp_path / "pretrained", tmp_path / "run"
+    svfap.create_model("svfap_debug", "pretraining", **then).save_pretrained(initial)
+    if "face_crop" in now:
+        (videos / "crop.json").write_text(json.dumps(now["face_crop"]))
+    try:
+        FinetuneTask(finetuning(videos, out, "slow" if "frame_rate" in now else "mixed", init=str(initial)))
+    finally:
+        (videos / "crop.json").unlink(missing_ok=True)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    warning = f"warning: the videos are not like those that init={initial} was trained on ({'; '.join(differing)})"
+    assert lines == ([warning] if differing else [])

@@ -69,8 +69,9 @@ def test_scatter_holds_points_scores_and_one_panel_a_dimension():
         assert (x0, x1) == (y0, y1) == axes.get_xlim() == axes.get_ylim()
 
 
-def test_loss_curves_hold_the_log():
-    figure = loss_curves(RECORDS)
+@pytest.mark.parametrize("first_epoch", [0, 1])  # logs of version 0.2 count epochs from 0
+def test_loss_curves_hold_the_log(first_epoch):
+    figure = loss_curves([{**record, "epoch": record["epoch"] + first_epoch} for record in RECORDS])
     loss, validation, rate = figure.axes
     np.testing.assert_allclose(line(loss, "training loss"), [[0.5, 9], [1, 2], [1.5, 1]])
     np.testing.assert_allclose(line(loss, "validation loss"), [[1, 1.25]])

@@ -45,9 +45,8 @@ class ExperimentConfig(Settings):
         require(self, 1, "seeds", "parallel")
         for name, folder in (("dataset", self.dataset), ("pretrain_dataset", self.pretrain_dataset)):
             if folder is not None and not (folder / "dataset.json").is_file():
-                raise UserError(
-                    f"{name}={folder}: holds no dataset.json; give a folder of `svfap prepare` or `svfap synth`"
-                )
+                fix = "give a folder of `svfap prepare` or `svfap synth`"
+                raise UserError(f"{name}={folder}: holds no dataset.json; {fix}")
         for name, file in (("pretrain_config", self.pretrain_config), ("finetune_config", self.finetune_config)):
             if file is not None and not file.is_file():
                 raise UserError(f"{name}={file}: no such file")

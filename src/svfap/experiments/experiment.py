@@ -124,17 +124,16 @@ def _table(
 
 
 def _caption(study: Study, rows: Sequence[StudyRow], runs: ExperimentRuns) -> str:
-    dataset, count = runs.dataset, len(runs.seeds)
-    parts = [f"{study.title} (the paper's {study.source}). {dataset.title}, {dataset.task}, "]
-    parts.append(f"seeds 0 to {count - 1}" if count > 1 else "one seed")
+    dataset, count, seeds = runs.dataset, len(runs.seeds), "one seed"
     if count > 1:
         shared = " of fine-tuning after one pre-training" if runs.config.share_pretraining else ""
-        parts.append(f"{shared}, mean ± standard deviation and each seed")
+        seeds = f"seeds 0 to {count - 1}{shared}, mean ± standard deviation and each seed"
+    parts = [f"{study.title} (the paper's {study.source}). {dataset.title}, {dataset.task}, {seeds}"]
     if dataset.task == "classification":
-        parts.append(f"; chance is {100 / len(dataset.label_names):.1f}% UAR")
+        parts.append(f"chance is {100 / len(dataset.label_names):.1f}% UAR")
     if any(row.paper.scores for row in rows):
-        parts.append("; the paper's are of SVFAP-B on fold 1 of DFEW")
-    return f"{''.join(parts)}."
+        parts.append("the paper's are of SVFAP-B on fold 1 of DFEW")
+    return "; ".join(parts) + "."
 
 
 def _summary(values: Sequence[float], digits: int) -> str:
@@ -161,7 +160,6 @@ def read_settings(config: type[TrainConfig], file: Path | None) -> dict[str, Any
     settings: dict[str, Any] = parsed.as_dict()
     settings.pop("out", None)
     if refused := sorted(SET_BY_EXPERIMENT & set(settings)):
-        raise UserError(
-            f"{file}: {refused[0]} cannot be set here; experiments use a prepared dataset and the seeds 0 to seeds - 1"
-        )
+        reason = "experiments use a prepared dataset and the seeds 0 to seeds - 1"
+        raise UserError(f"{file}: {refused[0]} cannot be set here; {reason}")
     return settings

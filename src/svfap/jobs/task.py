@@ -31,7 +31,7 @@ class EngineError(UserError):
 
 
 class Queue:
-    """The tasks that are still to be given out: those whose process has died, then new ones."""
+    """The tasks to start next: first those to be repeated after their process died, then new ones."""
 
     def __init__(self, tasks: Iterator[Task], timeout_s: float | None) -> None:
         self._tasks, self._timeout_s = tasks, timeout_s
@@ -43,7 +43,7 @@ class Queue:
         return self._again.pop() if self._again else next(self._tasks, None)
 
     def died(self, task: Task, cause: str, what: str = "process", attempts: int = ATTEMPTS) -> str | None:
-        """Why a task has failed whose process or machine (`what`) has died; None if it is to be tried again."""
+        """Record that the process or machine (`what`) of a task has died: why the task failed, or None if it is repeated."""
         timeout = _hidden(task, "timeout")
         if timeout.exists() and timeout.stat().st_size > 0:
             return f"took longer than {self._timeout_s:g} s"
@@ -55,10 +55,10 @@ class Queue:
 
 
 def do(work: Work, task: Task, timeout_s: float | None = None) -> str | None:
-    """Let `work` write the result under a temporary name, then rename it; returns the reason if that failed.
+    """Let `work` write the result under a unique temporary name, then rename it; returns the reason if that failed.
 
-    The temporary name is unique, so that two processes may work on one item: the machine of the first may only seem lost.
-    timeout_s: after so many seconds this process ends, as `Queue.died` then finds; not for the user's own process.
+    Two processes may work on one item, as the machine of the first may only seem lost. timeout_s: this process ends after
+    so many seconds, which `Queue.died` finds out; not for the user's own process.
     """
     part = _hidden(task, uuid.uuid4().hex)
     try:

@@ -79,14 +79,14 @@ class Model(
         if licence:
             data.license = "other"
         source = known.get("dataset") or known.get("finetuned_on") or known.get("pretrained_on")
-        said = {
+        facts = {
             "Outputs": names,
             "Trained on": source,
             "Licence of that dataset, which may bind these weights": licence,
             "Encoder initialised from, whose terms hold as well": known.get("init"),
             "Imported from, whose terms hold": known.get("imported_from"),
         }
-        lines = [f"{what}: {' '.join(str(value).split())}" for what, value in said.items() if value]
+        lines = [f"{what}: {' '.join(str(value).split())}" for what, value in facts.items() if value]
         if not licence:
             lines.append("Licence of these weights: not stated. See to the terms of the data before passing them on.")
         card = ModelCard.from_template(card_data=data, template_str=CARD, config=self.config, lines=lines)

@@ -63,14 +63,12 @@ def complexity(config: ModelConfig, measure_activations: bool = False) -> Comple
 
 
 def _by_part(counter: FlopCounterMode, model: str, config: ModelConfig) -> dict[str, int]:
-    counts = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
-    parts = {"tubelet embedding": counts.get(f"{model}.encoder.tubelet_embed", 0)}
-    for i in range(len(config.stage_depths)):
-        parts[f"stage {i + 1}"] = counts.get(f"{model}.encoder.stages.{i}", 0)
-    for name, module in {"to decoder": "encoder_to_decoder", "decoder": "decoder", "head": "head"}.items():
-        if f"{model}.{module}" in counts:
-            parts[name] = counts[f"{model}.{module}"]
-    return parts
+    counts = counter.get_flop_counts()
+    parts = {"tubelet embedding": "encoder.tubelet_embed"}
+    parts |= {f"stage {i + 1}": f"encoder.stages.{i}" for i in range(len(config.stage_depths))}
+    parts |= {"to decoder": "encoder_to_decoder", "decoder": "decoder", "head": "head"}
+    names = {part: f"{model}.{module}" for part, module in parts.items()}
+    return {part: sum(counts[name].values()) // 2 for part, name in names.items() if name in counts}
 
 
 def _tokens(config: ModelConfig, num_masked: int) -> dict[str, str]:

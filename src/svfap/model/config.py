@@ -20,16 +20,11 @@ CHOICES = {
     "temporal_downsample": ("conv", "avg", "max"),
     "frame_fit": ("squash", "centre"),
 }
-FACE_CROP: dict[str, Any] = {
-    "margin": (int, float),
-    "align": bool,
-    "border": str,
-    "detector": str,
-}  # names and types in face_crop
-MULTIPLES = {
-    **{"img_size": "patch_size", "num_frames": "tubelet_size", "embed_dim": "num_heads"},
-    **{"decoder_embed_dim": "decoder_num_heads"},
-}  # each is a multiple of the other
+# Names and types in face_crop.
+FACE_CROP: dict[str, Any] = {"margin": (int, float), "align": bool, "border": str, "detector": str}
+# Each is a multiple of the other.
+MULTIPLES = {"img_size": "patch_size", "num_frames": "tubelet_size", "embed_dim": "num_heads"}
+MULTIPLES |= {"decoder_embed_dim": "decoder_num_heads"}
 
 MAX_SIZE, MAX_TOKENS, MAX_STAGES = 65_536, 100_000, 32  # beyond every use; a damaged file shall not take all memory
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -100,8 +95,9 @@ class ModelConfig:
         for name in ("stage_depths", "num_bottleneck_tokens"):
             value = getattr(self, name)
             numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
-            whole = all(isinstance(n, int) for n in numbers)
-            _require(whole, f"{name}={value!r} must be whole numbers, one for each stage")
+            _require(
+                all(isinstance(n, int) for n in numbers), f"{name}={value!r} must be whole numbers, one for each stage"
+            )
             object.__setattr__(self, name, numbers)
         for name in ("output_scale", "output_offset", "label_names", "pixel_mean", "pixel_std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -121,30 +117,26 @@ class ModelConfig:
             whole = isinstance(value, int) and not isinstance(value, bool)
             _require(whole, f"{name}={value!r} must be a whole number")
             _require(1 <= value <= MAX_SIZE, f"{name}={value} must be at least 1 and at most {MAX_SIZE}")
-        ratio = self.mlp_ratio
-        _require(
-            isinstance(ratio, int | float) and 0 < ratio <= 100, f"mlp_ratio={ratio!r} must be above 0 and at most 100"
-        )
+        fits = isinstance(self.mlp_ratio, int | float) and 0 < self.mlp_ratio <= 100
+        _require(fits, f"mlp_ratio={self.mlp_ratio!r} must be above 0 and at most 100")
         for name in ("drop_path_rate", "mask_ratio"):
             _require(0 <= getattr(self, name) < 1, f"{name}={getattr(self, name)} is not in [0, 1)")
         for name, part in MULTIPLES.items():
             value, divisor = getattr(self, name), getattr(self, part)
             _require(value % divisor == 0, f"{name}={value} is not a multiple of {part}={divisor}")
-        depths, tokens = self.stage_depths, self.num_bottleneck_tokens
+        depths, bottleneck, tokens = self.stage_depths, self.num_bottleneck_tokens, self.num_tokens
         _require(len(depths) >= 1, "stage_depths is empty; give the number of blocks of each stage")
         _require(len(depths) <= MAX_STAGES, f"stage_depths has {len(depths)} stages; at most {MAX_STAGES} are possible")
         _require(min(depths) >= 1, f"stage_depths={depths}: every stage needs a block")
         num_later = len(depths) - 1
         _require(
-            len(tokens) == num_later,
-            f"num_bottleneck_tokens={tokens} must have one number for each of the {num_later} stages after the first "
+            len(bottleneck) == num_later,
+            f"num_bottleneck_tokens={bottleneck} must have one number for each of the {num_later} stages after the first "
             f"(stage_depths={depths})",
         )
-        _require(all(1 <= n <= MAX_SIZE for n in tokens), "num_bottleneck_tokens must be at least 1")
+        _require(all(1 <= n <= MAX_SIZE for n in bottleneck), "num_bottleneck_tokens must be at least 1")
         _require(sum(depths) <= MAX_SIZE, f"stage_depths={depths}: more than {MAX_SIZE} blocks")
-        _require(
-            self.num_tokens <= MAX_TOKENS, f"{self.num_tokens} tokens of a clip: at most {MAX_TOKENS} are possible"
-        )
+        _require(tokens <= MAX_TOKENS, f"{tokens} tokens of a clip: at most {MAX_TOKENS} are possible")
         shrinkage = self.time_shrinkage**num_later
         _require(
             self.num_time_steps % shrinkage == 0,
@@ -198,7 +190,7 @@ class ModelConfig:
 
     @property
     def contract(self) -> dict[str, str]:
-        """`frame_rate` and `face_crop` in words, for people."""
+        """`frame_rate` and `face_crop` as text for people."""
         rate = self.frame_rate
         crop = (f"{name} {self.face_crop[name]}".lower() for name in FACE_CROP if name in self.face_crop)
         return {

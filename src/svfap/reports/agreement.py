@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from svfap.evaluation.metrics import regression_metrics
 from svfap.reports.runs import Run
-from svfap.view.figures.base import INK, MUTED, PALETTE, new_figure, styled
+from svfap.view.figures.base import INK, MUTED, panel_for_each, scatter, styled
 from svfap.view.figures.scores import regression_scatter
 from svfap.view.page import Picture, Section
 
@@ -40,27 +40,21 @@ def bland_altman(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequenc
     """Bland-Altman plots of targets and predictions (N, K): difference over mean, one panel per dimension."""
     truth, predicted = np.asarray(targets, np.float64), np.asarray(predictions, np.float64)
     limits = limits_of_agreement(truth, predicted, dimensions)
-    columns = min(len(dimensions), 3)
-    rows = -(-len(dimensions) // columns)
-    figure, panels = new_figure(3.7 * columns, 3.2 * rows, rows, columns)
-    opacity = float(np.clip(60 / np.sqrt(len(truth)) / 8, 0.05, 0.8))
-    for k, (axes, row) in enumerate(zip(panels, limits, strict=False)):
+    figure, panels = panel_for_each(dimensions, 3.7, 3.2)
+    for k, (axes, row) in enumerate(zip(panels, limits, strict=True)):
         middle, difference = (truth[:, k] + predicted[:, k]) / 2, predicted[:, k] - truth[:, k]
-        axes.scatter(middle, difference, s=16, color=PALETTE[k % len(PALETTE)], alpha=opacity, linewidths=0)
+        scatter(axes, middle, difference, k)
         axes.axhline(0, color=MUTED, linewidth=0.8)
         lines = {"upper limit": f"+{LIMIT} sd", "mean difference": "mean", "lower limit": f"−{LIMIT} sd"}
         for key, name in lines.items():
-            style = "-" if key == "mean difference" else (0, (4, 3))
-            axes.axhline(row[key], color=INK, linewidth=1.2, linestyle=style)
+            dashes = "-" if key == "mean difference" else (0, (4, 3))
+            axes.axhline(row[key], color=INK, linewidth=1.2, linestyle=dashes)
             axes.text(
                 0.99, row[key], f"{name} {row[key]:+.3f}", transform=axes.get_yaxis_transform(), ha="right", va="bottom",
                 fontsize=8, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
             )  # fmt: skip
         axes.margins(y=0.12)
-        axes.set_title(row["dimension"], loc="left")
-        axes.set(xlabel="Mean of target and prediction", ylabel="Prediction − target" if k % columns == 0 else "")
-    for axes in panels[len(dimensions) :]:
-        axes.set_visible(False)
+        axes.set(xlabel="Mean of target and prediction", ylabel="Prediction − target" if k % 3 == 0 else "")
     return figure
 
 

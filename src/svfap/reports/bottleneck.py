@@ -22,7 +22,7 @@ from svfap.model.base import Model
 from svfap.model.encoder import TPSBT, SpatialBottleneck
 from svfap.reports.hard_examples import RunVideos, rank_by_difficulty
 from svfap.reports.runs import Run
-from svfap.view.figures.base import INK, MUTED, new_figure, styled
+from svfap.view.figures.base import INK, MUTED, hide_frame, new_figure, styled
 from svfap.view.page import Picture, Section
 from svfap.weights.folder import load_model
 
@@ -91,9 +91,7 @@ def map_figure(clip: NDArray[np.uint8], maps: NDArray[np.float32]) -> Figure:
         pictures = [frame, *(overlay(frame, relative[step, t].reshape(grid, grid) / top) for t in shown_tokens)]
         for column, (axes, picture) in enumerate(zip(panels[row * columns :], pictures, strict=False)):
             axes.imshow(picture, interpolation="none")
-            axes.set(xticks=[], yticks=[])
-            axes.grid(False)
-            axes.spines[:].set_visible(False)
+            hide_frame(axes)
             if row == 0:
                 name = f"token {shown_tokens[column - 1] + 1}" if column else "frame"
                 axes.set_title(name, fontsize=8.5, color=INK, pad=3)
@@ -153,7 +151,7 @@ def bottleneck_section(run: Run) -> Section | None:
 
 
 def _local_model(run: Run) -> Path:
-    """The folder of the model that was evaluated, else of the run's model. Never a name of the Hub: nothing is downloaded."""
+    """The folder of the model that was evaluated, else of the run's model; never a Hub name, so nothing is downloaded."""
     folders = [Path(str(folder)) for folder in (run.metrics.get("model"), run.folder) if folder]
     for folder in folders:
         if any((folder / part / "config.json").is_file() for part in ("", "best", "last")):

@@ -63,14 +63,9 @@ def reliability_diagram(result: Calibration) -> Figure:
     figure, (axes, below) = new_figure(4.8, 5.2, 2, 1, heights=(3.2, 1))
     axes.bar(centres[filled], result.accuracy[filled], width * 0.94, color=PALETTE[4], zorder=2, label="accuracy")
     gaps = result.confidence[filled] - result.accuracy[filled]
-    style: dict[str, Any] = {
-        "color": PALETTE[5],
-        "edgecolor": PALETTE[5],
-        "hatch": "////",
-        "alpha": 0.22,
-        "linewidth": 0.8,
-    }
-    axes.bar(centres[filled], gaps, width * 0.94, result.accuracy[filled], zorder=2, label="gap to confidence", **style)
+    style: dict[str, Any] = {"color": PALETTE[5], "edgecolor": PALETTE[5], "hatch": "////", "linewidth": 0.8}
+    style |= {"alpha": 0.22, "zorder": 2, "label": "gap to confidence"}
+    axes.bar(centres[filled], gaps, width * 0.94, result.accuracy[filled], **style)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3, label="perfect")
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="Fraction correct")
     axes.tick_params(axis="x", labelbottom=False)

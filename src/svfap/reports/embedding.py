@@ -17,7 +17,7 @@ from sklearn.metrics import pairwise_distances
 
 from svfap.evaluation.predictions import labelled_outputs
 from svfap.reports.runs import RUN_FILES, Run
-from svfap.view.figures.base import PALETTE, legend_name, new_figure, styled
+from svfap.view.figures.base import PALETTE, hide_frame, legend_name, new_figure, styled
 from svfap.view.page import Picture, Section
 
 MAX_CLIPS = 5000  # t-SNE and all pairs of these take about a minute on one core
@@ -106,9 +106,7 @@ def embedding_map(positions: NDArray[np.float64], by: dict[str, Sequence[str] | 
             bar.outline.set_visible(False)
         else:
             _scatter_by_name(axes, positions, [str(value) for value in values])
-        axes.set(xticks=[], yticks=[])
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
+        hide_frame(axes)
         axes.set_title(title, loc="left")
     return figure
 

@@ -128,9 +128,8 @@ def _pool(folder: Path, folds: list[Run]) -> Run:
     evaluated = [fold for fold in folds if len(fold.predictions)]
     if evaluated:
         if any(set(fold.predictions) != set(evaluated[0].predictions) for fold in evaluated):
-            raise UserError(
-                f"{folder}: the predictions of the folds have different columns; are the folds of one dataset?"
-            )
+            reason = "the predictions of the folds have different columns"
+            raise UserError(f"{folder}: {reason}; are the folds of one dataset?")
         tables = [fold.predictions.assign(fold=fold.name) for fold in evaluated]
         run.predictions = pd.concat(tables, ignore_index=True)
     if (folder / POOLED_FILE).is_file():

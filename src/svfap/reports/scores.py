@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table as TerminalTable
 
@@ -16,6 +17,7 @@ from svfap.reports.runs import Run
 from svfap.view.figures.curves import fold_curves, loss_curves
 from svfap.view.figures.scores import class_bars, comparison_bars, confusion_matrix
 from svfap.view.page import Picture, Section, Table
+from svfap.view.tables import to_terminal
 
 PAPER = {"svfap_small": "paper, SVFAP-S", "svfap_base": "paper, SVFAP-B", "released": "authors' released weights"}
 
@@ -34,9 +36,7 @@ def overview(runs: Sequence[Run]) -> Section:
             results = {run.name: {m: run.metrics[m] for m in drawn if m in run.metrics} for run in evaluated}
             figures[caption] = comparison_bars(results, drawn)
             if len({_test_set(run) for run in evaluated if len(run.predictions)}) > 1:
-                notices.append(
-                    f"{caption}: the runs were tested on different videos, so their scores are not comparable."
-                )
+                notices.append(f"{caption}: the runs were tested on different videos; their scores are not comparable.")
     facts: dict[str, dict[str, Any]] = {}
     for run in runs:
         for key, value in {**run.training, **_progress(run.log)}.items():
@@ -51,14 +51,11 @@ def runs_table(runs: Sequence[Run]) -> TerminalTable:
     """Test scores of the evaluated runs for the terminal; of folds, the pooled ones."""
     evaluated = [run for run in runs if run.metrics]
     keys = [key for key in metric_keys(tables=True) if any(key in run.metrics for run in evaluated)]
-    table = TerminalTable(title="on the test set" if evaluated else "no run has been evaluated yet")
-    table.add_column("run")
-    for column in (*map(metric_heading, keys), "videos"):
-        table.add_column(column, justify="right")
-    for run in evaluated:
-        cells = _cells(run.metrics, keys).values()
-        table.add_row(run.name, *("" if cell is None else str(cell) for cell in cells))
-    return table
+    rows = [
+        [run.name, *("" if cell is None else cell for cell in _cells(run.metrics, keys).values())] for run in evaluated
+    ]
+    table = pd.DataFrame(rows, columns=["run", *map(metric_heading, keys), "videos"], dtype=object)
+    return to_terminal(table, "on the test set" if evaluated else "no run has been evaluated yet")
 
 
 def _test_set(run: Run) -> frozenset[tuple[Any, ...]]:
@@ -98,11 +95,8 @@ def scores_section(run: Run) -> Section | None:
         if "frames" in metrics:
             tables["Per class, all frames of the test set pooled"] = _class_table(metrics["frames"], "frames")
         figures |= _class_figures(run, per_class)
-    keys = metric_keys("regression", tables=True)
-    for part, scores in (
-        ("on the test set", metrics),
-        ("all frames of the test set pooled", metrics.get("frames", {})),
-    ):
+    keys, frames = metric_keys("regression", tables=True), metrics.get("frames", {})
+    for part, scores in (("on the test set", metrics), ("all frames of the test set pooled", frames)):
         per_dimension = scores.get("per_dimension", {}).items()
         tables[f"Per dimension, {part}"] = [{"dimension": name, **_values(s, keys)} for name, s in per_dimension]
     text = ""
@@ -134,10 +128,7 @@ def _class_figures(run: Run, per_class: Mapping[str, Mapping[str, Any]]) -> dict
     bars = Picture(class_bars(recalls, counts, folds), f"Recall by class: {listed}", note)
     caption = "Confusion matrix: rows are the truth" + (", all folds pooled" if run.folds else "")
     matrix = confusion_matrix(run.metrics["confusion"], list(per_class))
-    return {
-        "Recall of each class (videos)": bars,
-        caption: Picture(matrix, f"{caption}. On the diagonal: {listed}"),
-    }
+    return {"Recall of each class (videos)": bars, caption: Picture(matrix, f"{caption}. On the diagonal: {listed}")}
 
 
 def _fold_table(run: Run) -> list[dict[str, Any]]:
@@ -173,9 +164,8 @@ def _warning(run: Run) -> str:
     if evaluated < expected:
         parts.append(f"Only {evaluated} of {expected} test videos could be evaluated; the scores leave out the others.")
     if metrics.get("classes_absent"):
-        parts.append(
-            f"Not in the test set: {', '.join(metrics['classes_absent'])}. UAR averages over the other classes."
-        )
+        absent = ", ".join(metrics["classes_absent"])
+        parts.append(f"Not in the test set: {absent}. UAR averages over the other classes.")
     if metrics.get("degenerate"):
         parts.append(f"Constant targets or predictions, PCC and CCC set to 0: {', '.join(metrics['degenerate'])}.")
     return " ".join(parts)

@@ -11,6 +11,21 @@ HAIR_COLOURS = np.array(
     [(26, 22, 22), (52, 34, 26), (92, 60, 36), (140, 98, 54), (206, 168, 104), (150, 66, 30), (168, 166, 164)]
 )
 IRIS_COLOURS = np.array([(70, 44, 26), (104, 74, 40), (88, 110, 70), (84, 124, 160), (110, 116, 122)])
+# Mean and greatest deviation of the proportions, in the order in which they are drawn.
+PROPORTIONS = {
+    **{"head_width": (0.76, 0.07), "jaw_taper": (0.24, 0.1), "jaw_square": (0.86, 0.1), "eye_x": (0.325, 0.035)},
+    **{"eye_y": (-0.13, 0.04), "eye_width": (0.165, 0.02), "eye_open": (0.078, 0.017), "eye_tilt": (-0.01, 0.03)},
+    **{
+        "brow_y": (-0.365, 0.045),
+        "brow_slope": (0.0, 0.05),
+        "brow_arch": (0.05, 0.03),
+        "brow_thickness": (0.024, 0.01),
+    },
+    **{"nose_width": (0.13, 0.03), "nose_y": (0.25, 0.04), "mouth_y": (0.55, 0.04), "mouth_width": (0.25, 0.035)},
+    **{"mouth_curve": (0.0, 0.035), "lip_thickness": (0.05, 0.017), "hair_volume": (0.14, 0.06)},
+    **{"hairline_y": (-0.66, 0.1)},
+}
+MALE_PROPORTIONS = PROPORTIONS | {"brow_thickness": (0.034, 0.01)}
 
 
 @dataclass(frozen=True)
@@ -61,43 +76,21 @@ class Identity:
 def make_identity(seed: int, nuisance: float = 1.0) -> Identity:
     """The face of `seed`, the same at every call. `nuisance` scales how far its proportions deviate from the average."""
     rng = np.random.default_rng([seed, 0])
-
-    def about(mean: float, spread: float) -> float:
-        return mean + spread * nuisance * rng.uniform(-1.0, 1.0)
-
     tone = rng.uniform(0, len(SKIN_TONES) - 1)
     skin = np.array([np.interp(tone, range(len(SKIN_TONES)), channel) for channel in SKIN_TONES.T])
     hair = HAIR_COLOURS[rng.choice(len(HAIR_COLOURS), p=(0.26, 0.22, 0.18, 0.1, 0.1, 0.06, 0.08))]
     redness, male = rng.uniform(0.25, 0.75), rng.random() < 0.5
     style = rng.choice(["none", "short", "curly", "long"], p=(0.2, 0.5, 0.2, 0.1) if male else (0.02, 0.18, 0.2, 0.6))
     bearded = male and rng.random() < 0.5
+    proportions = MALE_PROPORTIONS if male else PROPORTIONS
     return Identity(
         skin=skin,
         hair=hair + rng.uniform(-10, 14, 3),
         iris=IRIS_COLOURS[rng.integers(len(IRIS_COLOURS))].astype(float),
         lips=skin * (1 - redness) + skin * np.array((0.88, 0.52, 0.52)) * redness,
         cloth=rng.uniform(30, 220, 3),
-        head_width=about(0.76, 0.07),
-        jaw_taper=about(0.24, 0.1),
-        jaw_square=about(0.86, 0.1),
-        eye_x=about(0.325, 0.035),
-        eye_y=about(-0.13, 0.04),
-        eye_width=about(0.165, 0.02),
-        eye_open=about(0.078, 0.017),
-        eye_tilt=about(-0.01, 0.03),
-        brow_y=about(-0.365, 0.045),
-        brow_slope=about(0.0, 0.05),
-        brow_arch=about(0.05, 0.03),
-        brow_thickness=about(0.034 if male else 0.024, 0.01),
-        nose_width=about(0.13, 0.03),
-        nose_y=about(0.25, 0.04),
-        mouth_y=about(0.55, 0.04),
-        mouth_width=about(0.25, 0.035),
-        mouth_curve=about(0.0, 0.035),
-        lip_thickness=about(0.05, 0.017),
+        **{name: mean + most * nuisance * rng.uniform(-1.0, 1.0) for name, (mean, most) in proportions.items()},
         hair_style=str(style),
-        hair_volume=about(0.14, 0.06),
-        hairline_y=about(-0.66, 0.1),
         parting=rng.uniform(-1, 1),
         beard=rng.uniform(0.25, 0.95) if bearded and rng.random() < 0.75 else 0.0,
         moustache=rng.uniform(0.5, 1.0) if bearded and rng.random() < 0.7 else 0.0,

@@ -16,7 +16,7 @@ from svfap.console import say
 from svfap.data import augment
 from svfap.data.loader import BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
-from svfap.data.prepared import dataset_terms, fold_folder, read_dataset
+from svfap.data.prepared import fold_folder, read_dataset
 from svfap.data.split import carve_validation, take_fraction, units_of
 from svfap.data.targets import all_targets, is_annotated, read_frame_values, require_values
 from svfap.errors import UserError
@@ -31,7 +31,7 @@ from svfap.model.base import Model
 from svfap.model.build import create_model
 from svfap.model.config import ModelConfig
 from svfap.train.config import FinetuneConfig
-from svfap.train.contract import contract
+from svfap.train.contract import contract, warn_of_other_contract
 from svfap.train.loop import Batch, TrainingTask, TrainResult, train
 from svfap.train.losses import ACTIVATION_RANGES, REGRESSION_LOSSES, annotated_only, balanced_weights, label_scale
 from svfap.train.optim import parameter_groups
@@ -45,6 +45,7 @@ class FinetuneTask(TrainingTask):
     """Model, augmentation (Sec. IV-B), loss and validation of fine-tuning."""
 
     config: FinetuneConfig
+    by_group = False
 
     def __init__(self, config: FinetuneConfig) -> None:
         self.config = config = resolve(config)
@@ -56,8 +57,6 @@ class FinetuneTask(TrainingTask):
             say(f"training on {len(training)} of {len(everything)} videos")
         names = training.label_names if config.task == "classification" else training.dimensions
         assert names is not None
-        if self.validation is not None:
-            self.score = ("frame_" if config.frame_level else "") + main_metric(config.task)
         settings: dict[str, Any] = {"num_outputs": len(names), "label_names": names}
         for name in ("output_activation", "frame_level", "drop_path_rate", "sampling_stride"):
             settings[name] = getattr(config, name)
@@ -70,17 +69,15 @@ class FinetuneTask(TrainingTask):
             require_values(training, values, ACTIVATION_RANGES[activation] if bounded else None)
             if self.validation is not None:
                 require_values(self.validation, all_targets(self.validation, config.frame_level))
-            if config.label_scaling != "none":
-                scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
-                settings["output_scale"], settings["output_offset"] = scaling
-        provenance = {"finetuned_on": str(config.manifest), "init": config.init, "num_videos": len(training)}
-        terms = dataset_terms(config.dataset, config.manifest)
-        settings["provenance"] = provenance | {"fraction": config.fraction, "seed": config.seed, **terms}
-        settings |= contract(config, training)
+            scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
+            settings["output_scale"], settings["output_offset"] = scaling
+        settings |= contract(config, training, finetuned_on=str(config.manifest), init=config.init)
         torch.manual_seed(config.seed)
         self.model = create_model(config.preset, config.task, **{**settings, **config.model})
         if config.init:
-            new = init_encoder(self.model, _read_init(config.init, self.model.config))
+            initial = _read_init(config.init, self.model.config)
+            warn_of_other_contract(config.init, initial.config, self.model.config)
+            new = init_encoder(self.model, initial)
             say(f"encoder from {config.init}; new: {', '.join(new)}")
         shape = self.model.config
         clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
@@ -94,8 +91,9 @@ class FinetuneTask(TrainingTask):
             labels = all_targets(training, config.frame_level)
             self.class_weights = torch.from_numpy(balanced_weights(labels, len(names)))
         if self.validation is not None:
+            self.score = ("frame_" if config.frame_level else "") + main_metric(config.task)
             self.validation_clips = ClipDataset(self.validation, "val", *clips, **frames)
-        self.by_group = self.validation is not None and scored_by_group(self.validation, shape, config.by_group)
+            self.by_group = scored_by_group(self.validation, shape, config.by_group)
         self.rand_augment = augment.RandAugment() if config.rand_augment else None
         if (config.mixup or config.cutmix) and config.micro_batch_size == 1:
             say("mixup and cutmix need two clips in a micro-batch; with one clip, nothing is mixed")
@@ -107,10 +105,9 @@ class FinetuneTask(TrainingTask):
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """Cross-entropy with soft targets (Eq. 12), or a regression loss (Eq. 13, 14), on augmented clips.
 
-        Of frame-level models, over all frames that are annotated (mixed with another clip: in both); zero if there is none.
-        Regression losses are in units of the model's `output_scale`, so that gradients do not depend on the labels' units. CCC
-        and PCC are computed over this micro-batch, and averaged over micro-batches and processes; a micro-batch with one
-        readable clip has no gradient.
+        Of frame-level models, over all annotated frames (mixed with another clip: annotated in both); zero without any.
+        Regression losses are in units of the model's `output_scale`, so that gradients do not depend on the labels' units.
+        CCC and PCC are computed over this micro-batch; with one readable clip they have no gradient.
         """
         config, shape = self.config, self.model.config
         clips = augment.to_levels(batch["clips"])
@@ -139,11 +136,9 @@ class FinetuneTask(TrainingTask):
 
     def count(self, batch: Batch) -> int:
         """The number of clips, or of frames that are annotated."""
-        return int(
-            is_annotated(self._targets(batch).flatten(0, 1).numpy(force=True)).sum()
-            if self.config.frame_level
-            else len(batch["clips"])
-        )
+        if not self.config.frame_level:
+            return super().count(batch)
+        return int(is_annotated(self._targets(batch).flatten(0, 1).numpy(force=True)).sum())
 
     def _targets(self, batch: Batch) -> Tensor:
         targets: Tensor = batch["values" if self.config.task == "regression" else "label"]
@@ -230,9 +225,8 @@ def finetune_folds(config: FinetuneConfig) -> TrainResult:
         write_folds_file(out, config.dataset, config.preset)
         if stopped_by := run_all(run_fold, configs, config.parallel):
             done = sum(has_evaluation(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
-            say(
-                f"stopped: {done} of {len(configs)} folds are finished in {out}; the same command with --resume goes on"
-            )
+            finished = f"{done} of {len(configs)} folds are finished in {out}"
+            say(f"stopped: {finished}; the same command with --resume goes on")
             return TrainResult(finished=False, stopped_by=stopped_by)
         pooled = pool_evaluations(out)
     return TrainResult(finished=True, metrics={"caption": pooled.caption, **pooled.numbers}, pooled=pooled)

@@ -43,8 +43,8 @@ Batch = dict[str, Any]
 class TrainingTask:
     """What distinguishes pre-training from fine-tuning.
 
-    dataset: training clips. manifest: training videos, each once. validation, validation_clips: the same of the validation
-    part, None without one. score: the validation metric; best/ is the epoch with its highest value, or the last epoch if None.
+    dataset: training clips. manifest: training videos, each once. validation, validation_clips: the same for validation,
+    None without it. score: the validation metric; best/ is the epoch with its highest value, or the last epoch if None.
     num_videos: the number of training and validation videos.
     """
 
@@ -121,8 +121,16 @@ class TrainingRun:
         self.accelerator = accelerator = make_accelerator(config.precision)
         with accelerator.main_process_first():
             if accelerator.is_main_process:
-                frame_level = bool(getattr(config, "frame_level", False))
-                self.folder.open(run_data(task.manifest, task.validation, frame_level))
+                self.folder.open(run_data(task.manifest, task.validation, task.dataset.frame_level))
+        micro_batch, rest = divmod(config.batch_size, accelerator.num_processes * config.accumulate_steps)
+        if rest:
+            raise UserError(
+                f"batch_size={config.batch_size} is not a multiple of {accelerator.num_processes} process(es) × "
+                f"accumulate_steps={config.accumulate_steps}"
+            )
+        if micro_batch % config.repeats:
+            raise UserError(f"repeats={config.repeats} does not divide the {micro_batch} clips of a micro-batch")
+        self.videos_per_batch = micro_batch // config.repeats
         self.loader = self._make_loader()
         self.steps_per_epoch = len(self._batches(0, 0)) // config.accumulate_steps
         if self.steps_per_epoch == 0:
@@ -155,20 +163,24 @@ class TrainingRun:
         if accelerator.is_main_process:
             self.folder.forget_log_after(self.state.step)
             precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-            devices = f"{accelerator.num_processes} × {accelerator.device.type}"
-            say(
-                f"peak learning rate {peak:.3g} ({derivation}); {self.steps_per_epoch} steps an epoch; {precision} on {devices}"
-            )
+            rate = f"peak learning rate {peak:.3g} ({derivation}); {self.steps_per_epoch} steps an epoch"
+            say(f"{rate}; {precision} on {accelerator.num_processes} × {accelerator.device.type}")
             with self.folder.writing(self.folder.tensorboard):
                 self.writer = SummaryWriter(str(self.folder.tensorboard), purge_step=self.state.step + 1)
 
     def train(self) -> TrainResult:
-        """Do the steps that are left, with a validation and a checkpoint after each epoch."""
+        """Do the steps that are left, with a validation and a checkpoint after each epoch; save where a signal stops it."""
         try:
             with stop_request() as stop:
-                validation = self._train(stop)
-        except Interrupted as interrupt:
-            return TrainResult(finished=False, step=self.state.step, stopped_by=interrupt.number)
+                try:
+                    validation = self._train(stop)
+                except Interrupted as interrupt:
+                    step = self.state.step
+                    if step > self._saved_step:
+                        self._save()
+                    saved = f"after step {step}; saved in {self.folder.last}. Continue with --resume"
+                    say(f"stopped {saved if step else 'before the first step; the same command starts it again'}")
+                    return TrainResult(finished=False, step=step, stopped_by=interrupt.number)
         finally:
             self.loader.close()
         if self.writer:
@@ -177,59 +189,39 @@ class TrainingRun:
         return TrainResult(finished=True, step=self.state.step, metrics=self._metrics(validation))
 
     def _train(self, stop: StopRequest) -> dict[str, Any]:
-        """The loop. Returns the last validation. Raises `Interrupted` where it was asked to stop, after it has saved."""
+        """The loop. Returns the last validation. Raises `Interrupted` between two steps when it is asked to stop."""
         state, save_every = self.state, self.config.save_every_steps
         num_steps = self.config.epochs * self.steps_per_epoch
         batches: Iterator[Batch] | None = None
         validation: dict[str, Any] = {}
         first_step, first_s = state.step, time.monotonic()
         with progress_bar() as bar:
-            main = self.accelerator.is_main_process
-            shown = bar.add_task("training", total=num_steps, completed=state.step, note="", visible=main)
+            shown = bar.add_task("training", total=num_steps, completed=state.step, note="")
             while state.step < num_steps:
-                epoch, position = divmod(state.step, self.steps_per_epoch)
+                finished_epochs, position = divmod(state.step, self.steps_per_epoch)
+                epoch = finished_epochs + 1
                 if batches is None or position == 0:
-                    batches = iter(self._batches(epoch, position * self.config.accumulate_steps))
+                    batches = iter(self._batches(finished_epochs, position * self.config.accumulate_steps))
                     self.model.train()
-                try:
-                    # Other processes of torchrun would wait for this one in the middle of a step.
-                    with stop.at_once() if self.accelerator.num_processes == 1 else nullcontext():
-                        micro = [next(batches) for _ in range(self.config.accumulate_steps)]
-                except Interrupted:
-                    if state.step > self._saved_step:
-                        self._save()
-                    self._say_stopped()
-                    raise
+                # Other processes of torchrun would wait for this one in the middle of a step.
+                with stop.at_once() if self.accelerator.num_processes == 1 else nullcontext():
+                    micro = [next(batches) for _ in range(self.config.accumulate_steps)]
                 loss, stops = self._step(micro, epoch, stop)
                 rate = (state.step - first_step) / (time.monotonic() - first_s)
-                bar.update(shown, completed=state.step, note=f"epoch {epoch + 1}, loss {loss:.4f}, {rate:.3g}/s")
+                bar.update(shown, completed=state.step, note=f"epoch {epoch}, loss {loss:.4f}, {rate:.3g}/s")
                 ends_epoch = state.step % self.steps_per_epoch == 0
                 if ends_epoch:
                     validation = self._validate(epoch, loss)
-                if ends_epoch or stops or (save_every and state.step % save_every == 0):
+                if ends_epoch or (save_every and state.step % save_every == 0):
                     self._save()
                 if stops and state.step < num_steps:
-                    self._say_stopped()
                     raise Interrupted(stop.number or signal.SIGTERM)
         return validation
 
-    def _say_stopped(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        step = self.state.step
-        if step:
-            say(f"stopped after step {step}; saved in {self.folder.last}. Continue with --resume")
-        else:
-            say("stopped before the first step; the same command starts it again")
-
     def _make_loader(self) -> BatchLoader:
-        """Loader workers for training and validation. Raises `UserError` if shared memory has no room for their batches."""
+        """Loader of training and validation batches. Raises `UserError` if shared memory has no room for them."""
         config, task, processes = self.config, self.task, self.accelerator.num_processes
-        micro_bytes = (
-            max(config.batch_size // (processes * config.accumulate_steps * config.repeats), 1)
-            * task.dataset.item_bytes
-        )
-        needs = [(micro_bytes, config.accumulate_steps + 1)]
+        needs = [(self.videos_per_batch * task.dataset.item_bytes, config.accumulate_steps + 1)]
         if task.validation_clips is not None:
             needs.append((max(config.batch_size // processes, 1) * task.validation_clips.item_bytes, 2))
         workers = num_workers(config.num_workers, processes)
@@ -245,18 +237,9 @@ class TrainingRun:
 
     def _batches(self, epoch: int, start_batch: int) -> Batches:
         """This process's micro-batches of an epoch, with `repeats` clips of each video."""
-        config, processes = self.config, self.accelerator.num_processes
-        micro_batch, rest = divmod(config.batch_size, processes * config.accumulate_steps)
-        if rest:
-            raise UserError(
-                f"batch_size={config.batch_size} is not a multiple of {processes} process(es) × "
-                f"accumulate_steps={config.accumulate_steps}"
-            )
-        if micro_batch % config.repeats:
-            raise UserError(f"repeats={config.repeats} does not divide the {micro_batch} clips of a micro-batch")
         return self.loader.batches(
-            self.task.dataset, micro_batch // config.repeats, shuffle=True, seed=config.seed, epoch=epoch,
-            start_batch=start_batch, rank=self.accelerator.process_index, world_size=processes,
+            self.task.dataset, self.videos_per_batch, shuffle=True, seed=self.config.seed, epoch=epoch,
+            start_batch=start_batch, rank=self.accelerator.process_index, world_size=self.accelerator.num_processes,
         )  # fmt: skip
 
     def _step(self, micro: list[Batch], epoch: int, stop: StopRequest) -> tuple[float, bool]:
@@ -285,15 +268,11 @@ class TrainingRun:
     def _accumulate(self, micro: list[Batch]) -> float:
         """Forward and backward of the micro-batches of one step. Returns this process's mean loss.
 
-        Every clip (or labelled frame) of the step has the same weight, over micro-batches and processes: the gradient is
-        that of one large batch.
+        Every clip (or labelled frame) of the step has the same weight, as in one large batch.
         """
         total, accelerator = 0.0, self.accelerator
         counts = [self.task.count(batch) for batch in micro]
-        all_counts = sum(counts)
-        if accelerator.num_processes > 1:
-            summed = accelerator.reduce(torch.tensor(all_counts, device=accelerator.device), "sum")
-            all_counts = int(summed)
+        all_counts = int(accelerator.reduce(torch.tensor(sum(counts), device=accelerator.device), "sum"))
         for i, (batch, count) in enumerate(zip(micro, counts, strict=True)):
             entropy = [self.config.seed, self.state.step, i, accelerator.process_index]
             seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
@@ -318,12 +297,11 @@ class TrainingRun:
         )
 
     def _check_readable(self) -> None:
-        count, allowed = len(self.state.unreadable), self.config.max_unreadable
-        if count > allowed * self.task.num_videos:
+        count, videos, allowed = len(self.state.unreadable), self.task.num_videos, self.config.max_unreadable
+        if count > allowed * videos:
             file = self.folder.write_unreadable(self.state.unreadable)
             raise UserError(
-                f"{count} of {self.task.num_videos} videos cannot be read, more than max_unreadable={allowed:g} allows; "
-                f"they are listed in {file}"
+                f"{count} of {videos} videos cannot be read, more than max_unreadable={allowed:g} allows; listed in {file}"
             )
 
     def _validate(self, epoch: int, loss: float) -> dict[str, Any]:
@@ -335,14 +313,14 @@ class TrainingRun:
         state.unreadable |= validation.pop("unreadable", {})
         score = validation.get(task.score) if task.score else None
         if score is None or state.best_score is None or score > state.best_score:
-            state.best_score, state.best_epoch = score, epoch + 1
+            state.best_score, state.best_epoch = score, epoch
             if self.accelerator.is_main_process:
                 with self.folder.writing(self.folder.best), replacing_folder(self.folder.best) as fresh:
                     self.best_model.save_pretrained(fresh)
         if self.writer:
             if not console.is_terminal:  # without a moving progress bar, one line per epoch
                 text = f", validation {task.score} {score:.4f}" if score is not None else ""
-                say(f"epoch {epoch + 1} of {self.config.epochs}: loss {loss:.4f}{text}")
+                say(f"epoch {epoch} of {self.config.epochs}: loss {loss:.4f}{text}")
             self._log("val", epoch, {k: v for k, v in validation.items() if isinstance(v, int | float)})
             with self.folder.writing(self.folder.tensorboard):
                 task.show(self.best_model, self.writer, self.accelerator, state.step)
@@ -387,14 +365,14 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _one_black_clip(batch: Batch) -> Batch:
-    """A stand-in for a batch without readable videos, so that this process takes part in the step, with weight zero."""
+    """A batch of weight zero, in place of one without readable videos: each process must take part in the step."""
     return {k: v.new_zeros(1, *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
 def _agree(
     accelerator: Accelerator, loss: float, stop: bool, unreadable: dict[str, str]
 ) -> tuple[float, bool, dict[str, str]]:
-    """Mean loss, whether any process is to stop, and all unreadable videos, over all processes and the same on each."""
+    """Over all processes: the mean loss, whether any is to stop, and the unreadable videos."""
     if accelerator.num_processes == 1:
         return loss, stop, unreadable
     mine = torch.tensor([loss, float(stop), float(len(unreadable))], device=accelerator.device)
@@ -435,7 +413,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Within, Ctrl-C, SIGTERM and SIGHUP are requests to stop after the step."""
+    """A block in which Ctrl-C, SIGTERM and SIGHUP are requests to stop after the step."""
     stop = StopRequest()
     with signal_handlers(stop.ask, *STOP_SIGNALS):
         yield stop

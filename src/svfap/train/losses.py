@@ -16,7 +16,7 @@ ACTIVATION_RANGES = {"none": (-1.0, 1.0), "tanh": (-1.0, 1.0), "sigmoid": (0.0, 
 
 
 def annotated_only(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of outputs (N, K) and targets (N, K) whose targets are known, which NaN says they are not."""
+    """The rows of outputs (N, K) and targets (N, K) without NaN in the targets."""
     known = targets.isfinite().all(dim=1)
     return (outputs, targets) if known.all() else (outputs[known], targets[known])
 
@@ -66,10 +66,8 @@ def label_scale(
     numbers = np.asarray(values, np.float64)
     if how == "standardize":
         if activation != "none":
-            raise UserError(
-                f"label_scaling=standardize: standardised labels exceed the range of {activation}; use range, or "
-                "output_activation=none"
-            )
+            reason = f"standardised labels exceed the range of {activation}"
+            raise UserError(f"label_scaling=standardize: {reason}; use range, or output_activation=none")
         scale, offset = numbers.std(axis=0), numbers.mean(axis=0)
     else:
         low, high = ACTIVATION_RANGES[activation]

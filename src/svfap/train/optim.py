@@ -29,8 +29,8 @@ def cosine_schedule(
 ) -> np.ndarray:
     """The learning rate of every step, (epochs * steps_per_epoch,) float64.
 
-    Linear from `start` to `peak` over the warm-up steps, both ends included, then half a cosine from `peak` towards
-    `minimum`, which the step after the last would reach. Raises `UserError` if warm-up is longer than training.
+    Linear from `start` to `peak` over the warm-up steps, both included, then half a cosine from `peak` towards `minimum`,
+    which the step after the last would reach. Raises `UserError` if warm-up is longer than training.
     """
     num_steps, num_warmup = epochs * steps_per_epoch, int(warmup_epochs * steps_per_epoch)
     if num_warmup > num_steps:

@@ -43,8 +43,7 @@ def num_workers(asked: int | None, num_processes: int) -> int:
 def run_all(run: Callable[[Any], int], configs: Sequence[TrainConfig], parallel: int | None = None) -> int:
     """Call `run(config)` for each config, `parallel` at a time, by default one per GPU; in this process if that is 1.
 
-    run: as for `run_parallel`. Returns the number of the signal that interrupted it, else 0. Raises `UserError` if a run
-    fails.
+    run, result, errors: as for `run_parallel`.
     """
     gpus = visible_gpus()
     parallel = min(parallel or max(len(gpus), 1), len(configs))
@@ -138,10 +137,7 @@ def _start(run: Callable[[Any], int], config: TrainConfig, environment: Mapping[
 
 
 def _main() -> int:
-    """The main function of a run's process.
-
-    Exit status 0: finished; 128 + number of a signal: interrupted and saved; 1: failed, the last line printed says why.
-    """
+    """A run's process. Exit status: 0, 128 + number of a signal (interrupted and saved), or 1 (the last line says why)."""
     try:
         run, config = pickle.load(sys.stdin.buffer)
         threading.Thread(target=_stop_with_parent, daemon=True).start()
@@ -154,7 +150,7 @@ def _main() -> int:
 
 
 def _stop_with_parent() -> None:
-    """Let this run save and stop when the process that started it has been killed."""
+    """Let this run save and stop when the process that started it is killed."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -168,9 +164,8 @@ def _check(config: TrainConfig, status: int) -> None:
     log = config.out / "output.log"
     lines = log.read_text().splitlines() if log.exists() else []
     reason = f"killed by signal {-status}" if status < 0 else lines[-1].removeprefix("error: ") if lines else "failed"
-    raise UserError(
-        f"{config.out.name}: {reason} (all that it printed: {log}). Other runs were stopped and saved; --resume goes on"
-    )
+    others = "Other runs were stopped and saved; --resume goes on"
+    raise UserError(f"{config.out.name}: {reason} (all that it printed: {log}). {others}")
 
 
 def _progress(config: TrainConfig) -> tuple[float, str]:
@@ -181,7 +176,7 @@ def _progress(config: TrainConfig) -> tuple[float, str]:
             lines = [json.loads(line) for line in file.read().split(b"\n") if line[:1] == b"{" and line[-1:] == b"}"]
     except (OSError, ValueError):
         return 0, "starts"
-    epochs = max((line["epoch"] + (line["kind"] == "val") for line in lines), default=0)
+    epochs = max((line["epoch"] - (line["kind"] != "val") for line in lines), default=0)
     return epochs, next((f"loss {line['loss']:.4f}" for line in reversed(lines) if "loss" in line), "")
 
 

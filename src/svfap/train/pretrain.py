@@ -14,7 +14,6 @@ from svfap.console import say
 from svfap.data.augment import normalize
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
-from svfap.data.prepared import dataset_terms
 from svfap.data.split import take_fraction
 from svfap.model.base import Model
 from svfap.model.build import create_model
@@ -46,14 +45,8 @@ class PretrainTask(TrainingTask):
         if config.fraction < 1:
             say(f"pre-training on {self.num_videos} of {len(everything)} videos, at the cost of all")
         torch.manual_seed(config.seed)
-        provenance = {"pretrained_on": str(config.manifest), "num_videos": self.num_videos, "epochs": config.epochs}
-        provenance |= {
-            "fraction": config.fraction,
-            "seed": config.seed,
-            **dataset_terms(config.dataset, config.manifest),
-        }
-        settings = dict(sampling_stride=config.sampling_stride, mask_ratio=config.mask_ratio, provenance=provenance)
-        settings |= contract(config, self.manifest)
+        settings = dict(sampling_stride=config.sampling_stride, mask_ratio=config.mask_ratio)
+        settings |= contract(config, self.manifest, pretrained_on=str(config.manifest), epochs=config.epochs)
         model = create_model(config.preset, "pretraining", **{**settings, **config.model})
         assert isinstance(model, MaskedAutoencoder)
         self.model, shape = model, model.config

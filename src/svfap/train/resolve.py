@@ -1,4 +1,4 @@
-"""What is settled before a run starts, without torch: open settings, the folds of a dataset, and reasons to refuse."""
+"""Before a run, without torch: fill in open settings, list the folds of a dataset, and check that the run can start."""
 
 from __future__ import annotations
 
@@ -77,9 +77,8 @@ def resolve(config: C) -> C:
     if config.manifest is None and config.dataset is None:
         raise UserError("give either manifest (a CSV of training videos) or dataset (a folder of `svfap prepare`)")
     dataset = read_dataset(config.dataset) if config.dataset is not None else None
-    settings: dict[str, Any] = {
-        "sampling_stride": config.sampling_stride or (dataset.sampling_stride if dataset else 4)
-    }
+    stride = config.sampling_stride or (dataset.sampling_stride if dataset else 4)
+    settings: dict[str, Any] = {"sampling_stride": stride}
     if dataset is not None:
         settings |= {"root": config.root or dataset.root, "manifest": dataset.pretrain}
     if isinstance(config, FinetuneConfig):
@@ -128,7 +127,8 @@ def _recipe(config: FinetuneConfig, task: str) -> dict[str, Any]:
         for name in names:
             if task != other and getattr(config, name) != getattr(FinetuneConfig, name):
                 raise UserError(f"{name}={getattr(config, name)}: is for {other}")
-    mixing = {"mixup": 0.8, "cutmix": 1.0} if task == "classification" else {"mixup": 0.0, "cutmix": 0.0}
+    mixup, cutmix = (0.8, 1.0) if task == "classification" else (0.0, 0.0)
     return {
-        name: default if getattr(config, name) is None else getattr(config, name) for name, default in mixing.items()
+        "mixup": mixup if config.mixup is None else config.mixup,
+        "cutmix": cutmix if config.cutmix is None else config.cutmix,
     }

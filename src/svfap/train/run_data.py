@@ -1,9 +1,11 @@
-"""What a run is trained and validated on, so that it is resumed with the same rows only."""
+"""The rows that a run is trained and validated on, so that it is resumed with the same ones only."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -32,14 +34,8 @@ class Part:
 
     def first_other_row(self, before: Part) -> int | None:
         """The first row, from 1, that is not the same as before; None if there is none or it is not known."""
-        if self.digests is None or before.digests is None:
-            return None
-        width = 2 * DIGEST_BYTES
-        for row in range(min(self.rows, before.rows)):
-            where = slice(row * width, (row + 1) * width)
-            if self.digests[where] != before.digests[where]:
-                return row + 1
-        return None
+        now, then = (re.findall(f".{{{2 * DIGEST_BYTES}}}", part.digests or "") for part in (self, before))
+        return next((row for row, (a, b) in enumerate(zip(now, then, strict=False), 1) if a != b), None)
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class RunData:
     validation: Part | None = None
 
     def differences(self, before: RunData) -> list[str]:
-        """What is not as it was before, as the user reads it."""
+        """What has changed since `before`, as text for the user."""
         found = []
         if self.names != before.names:
             found.append(f"classes or dimensions: {', '.join(before.names)} then, {', '.join(self.names)} now")
@@ -59,15 +55,10 @@ class RunData:
             ("training", before.training, self.training),
             ("validation", before.validation, self.validation),
         ):
-            if then is None or now is None:
-                if then is not now:
-                    found.append(
-                        f"{name} videos: {then.rows if then else 'none'} then, {now.rows if now else 'none'} now"
-                    )
-                continue
-            if then.rows != now.rows:
-                found.append(f"{name} videos: {then.rows} then, {now.rows} now")
-            if row := now.first_other_row(then):
+            num_then, num_now = ("none" if part is None else part.rows for part in (then, now))
+            if num_then != num_now:
+                found.append(f"{name} videos: {num_then} then, {num_now} now")
+            if then and now and (row := now.first_other_row(then)):
                 found.append(f"row {row} of the {name} videos is another one or has another label")
         return found
 
@@ -86,9 +77,9 @@ def read_run_data(file: Path) -> RunData:
 def run_data(training: Manifest, validation: Manifest | None, frame_level: bool = False) -> RunData:
     """The data of a run with these videos. frame_level: labels in files of values per frame count as well."""
     names = training.label_names or training.dimensions or ()
-    parts = [None if part is None else part_of(part, frame_level) for part in (training, validation)]
-    assert parts[0] is not None
-    return RunData(names, parts[0], parts[1])
+    return RunData(
+        names, part_of(training, frame_level), None if validation is None else part_of(validation, frame_level)
+    )
 
 
 def part_of(manifest: Manifest, frame_level: bool = False) -> Part:
@@ -96,20 +87,15 @@ def part_of(manifest: Manifest, frame_level: bool = False) -> Part:
 
     Where the videos lie does not matter: the folder that all paths begin with is left out.
     """
-    digests = (
-        hashlib.blake2b("\n".join(row).encode("utf-8", "surrogateescape"), digest_size=DIGEST_BYTES).hexdigest()
-        for row in zip(*_columns(manifest, frame_level), strict=True)
-    )
-    return Part(len(manifest), "".join(digests))
+    rows = zip(*_columns(manifest, frame_level), strict=True)
+    return Part(len(manifest), "".join(_digest("\n".join(row).encode("utf-8", "surrogateescape")) for row in rows))
 
 
 def _columns(manifest: Manifest, frame_level: bool) -> Iterator[list[str]]:
-    """What counts of each row, as text."""
+    """The columns that identify a row, as text."""
     table = manifest.table
     paths = table["path"].astype(str).tolist()
-    first, last = min(paths), max(paths)  # what both begin with, all begin with
-    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    folder = first.rfind("/", 0, same) + 1
+    folder = os.path.commonprefix(paths).rfind("/") + 1  # noqa: RUF071 - cut at a slash
     yield [path[folder:] for path in paths]
     for name in BOX_AND_SPAN:
         if name in table:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,20 +28,14 @@ if TYPE_CHECKING:
 
 # Settings that may change when a run is resumed, since they do not change its result.
 FREE_SETTINGS = ("num_workers", "save_every_steps", "max_unreadable", "out")
-DATA_SETTINGS = (
-    "dataset",
-    "manifest",
-    "val_manifest",
-    "root",
-)  # may change too where the rows are known to be the same
+DATA_SETTINGS = ("dataset", "manifest", "val_manifest", "root")  # may change where the rows are known to be the same
 NOT_STORED = ("resume", "parallel")  # of one call, not of the run
 FULL_BYTES = 2**20  # a disk with less free space is full
 
 
 @dataclass
 class TrainState:
-    """Progress of a run: optimiser steps done, the best validation score so far and its epoch (from 1), unreadable videos with
-    reasons."""
+    """Progress of a run: optimiser steps done, best validation score and its epoch (from 1), unreadable videos with reasons."""
 
     step: int = 0
     best_score: float | None = None
@@ -135,8 +128,9 @@ class RunFolder:
         file = self.last / "state.json"
         if not file.exists():
             return None
-        known = [each.name for each in fields(TrainState)]
-        return TrainState(**upgrade("training state", json.loads(file.read_text()), file, known))
+        return TrainState(
+            **upgrade("training state", json.loads(file.read_text()), file, TrainState.__dataclass_fields__)
+        )
 
     def save_last(self, state: TrainState, model: ModelConfig, accelerator: Accelerator) -> None:
         """Write last/: model, optimiser and progress. Called by every process. Raises `UserError`."""
@@ -157,38 +151,37 @@ class RunFolder:
         except Exception as error:  # torch, safetensors and pickle raise many types for broken or unfitting files
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             reason = next((line for line in lines if "size mismatch" in line), lines[0])
-            raise UserError(
-                f"{self.last}: this checkpoint does not fit the run ({reason}); start a new run in another folder"
-            ) from None
+            fix = "start a new run in another folder"
+            raise UserError(f"{self.last}: this checkpoint does not fit the run ({reason}); {fix}") from None
 
     @contextmanager
     def writing(self, file: Path) -> Iterator[None]:
-        """Raise `UserError` if `file` cannot be written in the block, with the checkpoint from which the run can continue."""
+        """Raise `UserError` if the block cannot write `file`, and name the checkpoint from which the run can continue."""
         from safetensors import SafetensorError
 
         try:
             yield
         except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch.save
-            full = shutil.disk_usage(self.path).free < FULL_BYTES
-            reason = (
-                "no space left on the disk" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
-            )
-            state = self.read_state()
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            if shutil.disk_usage(self.path).free < FULL_BYTES:
+                reason = "no space left on the disk"
             kept = "there is no checkpoint yet"
-            if state is not None:
+            if (state := self.read_state()) is not None:
                 kept = f"the checkpoint of step {state.step} is kept in {self.last}, --resume continues from it"
             raise UserError(f"{file}: cannot be written ({reason}); {kept}") from None
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append one JSON line. Raises `UserError`."""
+        """Append one JSON line, with `kind`, `epoch` (from 1) and `step` (from 1). Raises `UserError`."""
         with self.writing(self._log_file), self._log_file.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def forget_log_after(self, step: int) -> None:
         """Drop the log lines of steps after the last checkpoint, which will be done again."""
         if self._log_file.exists():
-            lines = [line for line in self._log_file.read_text().splitlines() if _step(line) <= step]
-            write_atomically(self._log_file, "".join(line + "\n" for line in lines))
+            records = list(filter(None, map(_record, self._log_file.read_text().splitlines())))
+            first = min((record["epoch"] for record in records), default=1)  # 0 in logs of version 0.2 and before
+            kept = [{**record, "epoch": record["epoch"] + 1 - first} for record in records if record["step"] <= step]
+            write_atomically(self._log_file, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write_unreadable(self, unreadable: dict[str, str]) -> Path:
         """List the videos that could not be read, with the reason. Raises `UserError`."""
@@ -209,8 +202,9 @@ class RunFolder:
         write_atomically(self._metrics_file, json.dumps(stamped("training metrics", metrics), indent=2))
 
 
-def _step(line: str) -> float:
+def _record(line: str) -> dict[str, Any] | None:
     try:
-        return json.loads(line)["step"]
+        record: dict[str, Any] = json.loads(line)
+        return record
     except ValueError:  # an incomplete line, left by a run that was killed
-        return math.inf
+        return None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,8 @@ def render(template: str, **values: Any) -> str:
 
     Values are escaped. Inside a template, `file(path)` is the text of another file of the package.
     """
-    loader = PackageLoader("svfap", "")
-    environment = Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    environment = Environment(loader=PackageLoader("svfap", ""), autoescape=True, **options)
     environment.globals["file"] = package_text
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     return environment.get_template(template).render(values)
@@ -118,12 +116,11 @@ def _cells(table: Table) -> tuple[list[str], list[list[tuple[str, bool]]]]:
 def _cell(value: Any) -> tuple[str, bool]:
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return "–", True
-    if isinstance(value, bool) or not isinstance(value, Real):
-        text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
-        return text, bool(re.fullmatch(r"[-+−]?[\d.,]+( ± [\d.,]+)?%?", text))
-    if float(value).is_integer() and not isinstance(value, float):
-        return f"{value:,}", True
-    return (f"{value:,.0f}" if abs(float(value)) >= 1000 else f"{value:.4g}"), True
+    if isinstance(value, bool):
+        return ("yes" if value else "no"), False
+    if not isinstance(value, Real):
+        return str(value), bool(re.fullmatch(r"[-+−]?[\d.,]+( ± [\d.,]+)?%?", str(value)))
+    return format(value, "," if isinstance(value, Integral) else ",.0f" if abs(float(value)) >= 1000 else ".4g"), True
 
 
 def _embed(caption: str, figure: Figure | Path | Picture) -> dict[str, Any]:

@@ -43,16 +43,13 @@ def to_terminal(table: pd.DataFrame, caption: str = "") -> Table:
     return shown
 
 
-LATEX: dict[str, str | int | None] = {
-    "\\": r"\textbackslash{}",
-    **{c: "\\" + c for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-}
-LATEX |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$"}
+LATEX: dict[str, str] = {c: "\\" + c for c in "&%$#_{}"}
+LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {"±": r"$\pm$", "−": "$-$", "×": r"$\times$"}
 
 
 def _in_latex(text: object) -> str:
-    return str(text).translate(str.maketrans(LATEX))
+    return "".join(LATEX.get(character, character) for character in str(text))
 
 
 def _in_pipes(cells: Iterable[object]) -> str:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from svfap.errors import UserError
 from svfap.files import write_atomically
@@ -49,6 +51,33 @@ def new_figure(
     if title:
         figure.suptitle(title, x=0.01, ha="left")
     return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights).ravel().tolist()
+
+
+def panel_for_each(
+    dimensions: Sequence[str], width: float, height: float, title: str = ""
+) -> tuple[Figure, list[Axes]]:
+    """A figure with one titled panel of `width` x `height` inches for each dimension, at most three in a row."""
+    columns = min(len(dimensions), 3)
+    rows = -(-len(dimensions) // columns)
+    figure, panels = new_figure(width * columns, height * rows, rows, columns, title=title)
+    for axes, name in zip(panels, dimensions, strict=False):
+        axes.set_title(name, loc="left")
+    for axes in panels[len(dimensions) :]:
+        axes.set_visible(False)
+    return figure, panels[: len(dimensions)]
+
+
+def scatter(axes: Axes, x: NDArray[Any], y: NDArray[Any], number: int) -> None:
+    """Points in the colour of a panel's number; more transparent the more there are, so that dense regions stay readable."""
+    opacity = float(np.clip(60 / np.sqrt(len(x)) / 8, 0.05, 0.8))
+    axes.scatter(x, y, s=16, color=PALETTE[number % len(PALETTE)], alpha=opacity, linewidths=0)
+
+
+def hide_frame(axes: Axes) -> None:
+    """Show only the content of the axes: no ticks, grid or border."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
 
 
 def legend_name(name: str) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from svfap.errors import UserError
-from svfap.view.figures.base import INK, MUTED, new_figure, styled
+from svfap.view.figures.base import INK, MUTED, hide_frame, new_figure, styled
 
 
 @styled
@@ -31,9 +31,7 @@ def reconstruction_grid(
         for column, index in enumerate(picked):
             axes = panels[row * len(picked) + column]
             axes.imshow(clip[index], interpolation="none")
-            axes.set(xticks=[], yticks=[])
-            axes.grid(False)
-            axes.spines[:].set_visible(False)
+            hide_frame(axes)
             if row == 0:
                 axes.set_title(f"frame {index + 1}", fontsize=8, color=MUTED, pad=3)
             if column == 0:

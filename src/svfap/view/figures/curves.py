@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ Records = Sequence[Mapping[str, Any]]
 
 
 class Curves:
-    """A run's log on an axis of epochs, where the first epoch ends at 1."""
+    """A run's log on an axis of epochs, where the first epoch ends at 1; logs of version 0.2 count epochs from 0."""
 
     def __init__(self, records: Records) -> None:
         self.train = _latest(records, "train", ("epoch", "step"))
@@ -31,13 +31,9 @@ class Curves:
 
     def train_epochs(self) -> NDArray[np.float64]:
         """Position of each training record. Records are evenly spaced, so an unfinished epoch ends early."""
-        count: Counter[int] = Counter()
-        numbers = []
-        for record in self.train:
-            count[record["epoch"]] += 1
-            numbers.append(count[record["epoch"]])
-        longest = max(count.values(), default=1)
-        return np.array([r["epoch"] - self.first + n / longest for r, n in zip(self.train, numbers, strict=True)])
+        epochs = pd.Series([record["epoch"] for record in self.train], dtype=int)
+        numbers = epochs.groupby(epochs).cumcount() + 1
+        return np.asarray(epochs - self.first + numbers / numbers.max())
 
     def metric(self, name: str) -> tuple[list[float], list[float]]:
         """Epochs and values of a validation metric, as printed; empty if it was not logged."""
@@ -49,18 +45,15 @@ class Curves:
         half = len(self.losses) // 50
         if half < 1:
             return None
-        window = np.ones(2 * half + 1)
-        return np.convolve(self.losses, window, mode="same") / np.convolve(
-            np.ones(len(self.losses)), window, mode="same"
-        )
+        return pd.Series(self.losses).rolling(2 * half + 1, center=True, min_periods=1).mean().to_numpy()
 
 
 @styled
 def loss_curves(records: Records, title: str = "") -> Figure:
     """Training loss and learning rate and, in a second panel, the validation metrics of `CURVES` over epochs.
 
-    records: a run's log: `{"kind": "train", "epoch", "step", "loss", "lr"}` and `{"kind": "val", "epoch", <metric>...}`. If a
-    resumed run wrote a step twice, the later record counts. Raises `UserError` without a record of training or validation.
+    records: a run's log: `{"kind": "train", "epoch", "step", "loss", "lr"}` and `{"kind": "val", "epoch", <metric>...}`. If
+    a step was logged twice, the later record counts. Raises `UserError` without a record of training or validation.
     """
     log = Curves(records)
     _require_records([log])

@@ -20,6 +20,8 @@ from svfap.view.figures.base import (
     legend_name,
     name_ticks,
     new_figure,
+    panel_for_each,
+    scatter,
     styled,
 )
 
@@ -66,24 +68,18 @@ def regression_scatter(
     """
     dimensions = list(scores)
     truth, predicted = np.asarray(targets), np.asarray(predictions)
-    columns = min(len(dimensions), 3)
-    rows = -(-len(dimensions) // columns)
-    figure, panels = new_figure(3.5 * columns, 3.7 * rows, rows, columns, title=title)
-    opacity = float(np.clip(60 / np.sqrt(len(truth)) / 8, 0.05, 0.8))
-    for k, (axes, name) in enumerate(zip(panels, dimensions, strict=False)):
+    figure, panels = panel_for_each(dimensions, 3.5, 3.7, title)
+    for k, (axes, name) in enumerate(zip(panels, dimensions, strict=True)):
         low, high = (f(np.concatenate([truth[:, k], predicted[:, k]])) for f in (np.min, np.max))
         margin = 0.05 * (high - low) or 0.5
         limits = (low - margin, high + margin)
         axes.plot(limits, limits, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        axes.scatter(truth[:, k], predicted[:, k], s=16, color=PALETTE[k % len(PALETTE)], alpha=opacity, linewidths=0)
+        scatter(axes, truth[:, k], predicted[:, k], k)
         axes.set(xlim=limits, ylim=limits, aspect="equal")
-        axes.set_title(name, loc="left")
         text = "\n".join(f"{metric_name(m)} {scores[name][m]:.3f}" for m in ("ccc", "pcc", "mae"))
         box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 2}
         axes.text(0.04, 0.96, text, transform=axes.transAxes, va="top", fontsize=8.5, bbox=box)
-        axes.set(xlabel="Target", ylabel="Prediction" if k % columns == 0 else "")
-    for axes in panels[len(dimensions) :]:
-        axes.set_visible(False)
+        axes.set(xlabel="Target", ylabel="Prediction" if k % 3 == 0 else "")
     return figure
 
 
@@ -129,15 +125,8 @@ def class_bars(
     bars = axes.bar(present, heights, 0.66, color=PALETTE[4], zorder=2)
     for fold in (folds or {}).values():
         dots = [(k, 100 * fold[names[k]]) for k in present if names[k] in fold]
-        style: dict[str, Any] = {
-            "s": 14,
-            "color": INK,
-            "alpha": 0.55,
-            "linewidths": 0,
-            "zorder": 3,
-            "label": "one fold",
-        }
-        axes.scatter([k for k, _ in dots], [recall for _, recall in dots], **style)
+        style: dict[str, Any] = {"color": INK, "alpha": 0.55, "linewidths": 0, "zorder": 3, "label": "one fold"}
+        axes.scatter([k for k, _ in dots], [recall for _, recall in dots], 14, **style)
     axes.bar_label(bars, fmt="%.1f", padding=2 if not folds else 9, fontsize=8.5)
     uar = float(np.mean(heights)) if heights else 0.0
     axes.axhline(uar, color=PALETTE[5], linewidth=1.4, linestyle=(0, (4, 3)), zorder=2, label=f"UAR {uar:.1f}")
