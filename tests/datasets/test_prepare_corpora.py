@@ -18,12 +18,12 @@ import pytest
 
 from svfap.cli.main import main
 from svfap.data.manifest import read_manifest
+from svfap.data.pickles import read_pickle
 from svfap.data.prepared import PreparedDataset, read_dataset
 from svfap.data.video import open_video, write_video
 from svfap.datasets import prepare as writing
 from svfap.datasets import werewolf_xl
 from svfap.datasets.dataset import get_dataset
-from svfap.datasets.unpickle import read_pickle
 from svfap.errors import UserError
 
 EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from svfap.data.pickles import DATA, Damaged, Name, Record, Refused, load
 from svfap.errors import UserError
-from svfap.weights.pickled import Damaged, Name, Record, Refused, load
 
 MAX_PICKLE_BYTES = 64 * 2**20
 # Keys of weights in what is saved: of the published code, DeepSpeed, Lightning and others, and its moving average.
@@ -89,9 +89,9 @@ class _Archive:
     def bytes_of(self, storage: Storage) -> bytearray:
         raise NotImplementedError
 
-    def unpickle(self, file: BinaryIO, tensors: bool = True) -> Any:
+    def unpickle(self, file: BinaryIO) -> Any:
         constructors = {f"torch._utils.{name}": function for name, function in _CONSTRUCTORS.items()}
-        return load(file, constructors if tensors else {}, self.storage if tensors else None)
+        return load(file, {**DATA, **constructors}, self.storage)
 
     def storage(self, reference: Any) -> Storage | Record:
         """What a persistent reference stands for: ("storage", class, key, device, count[, view])."""
@@ -100,9 +100,9 @@ class _Archive:
         _, kind, key, _, count, *view = reference
         if not isinstance(kind, Name) or not isinstance(key, str) or not _is_size(count):
             raise Damaged("a storage in it has no valid size")
-        dtype = STORAGES.get(kind.full.rpartition(".")[2])
+        dtype = STORAGES.get(kind.name.rpartition(".")[2])
         if dtype is None:  # quantised or complex numbers
-            return Record(kind.full)
+            return Record(kind.name)
         storage = Storage(key, dtype, count)
         if view and view[0] is not None:
             _, first, part = view[0]
@@ -187,14 +187,14 @@ class _Legacy(_Archive):
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
         file.seek(0)
-        if self.unpickle(file, tensors=False) != LEGACY_MAGIC or self.unpickle(file, tensors=False) != LEGACY_PROTOCOL:
+        if load(file, DATA) != LEGACY_MAGIC or load(file, DATA) != LEGACY_PROTOCOL:
             raise Damaged("a pickle, but not one of torch.save")
-        system = self.unpickle(file, tensors=False)
+        system = load(file, DATA)
         if isinstance(system, dict) and not system.get("little_endian", True):
             raise Damaged("written on a machine with the other order of bytes")
         self.widths: dict[str, int] = {}
         self.contents = self.unpickle(file)
-        keys, self.places = self.unpickle(file, tensors=False), {}
+        keys, self.places = load(file, DATA), {}
         if not isinstance(keys, list):
             raise Damaged("its list of storages is missing")
         for key in keys:
@@ -241,7 +241,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Store
 
 def _tensor_of_type(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> StoredTensor | Record:
     """The same for `_rebuild_tensor_v3`, which gets (requires_grad, hooks, dtype) and a storage of bytes."""
-    stored, dtype = _tensor(storage, offset, size, stride), DTYPES.get(getattr(rest[2], "full", ""))
+    stored, dtype = _tensor(storage, offset, size, stride), DTYPES.get(getattr(rest[2], "name", ""))
     if dtype is None or isinstance(stored, Record):
         return Record("torch.Tensor")
     return replace(stored, storage=replace(stored.storage, dtype=dtype, count=stored.storage.count // dtype.itemsize))

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from svfap.data.pickles import Record
 from svfap.errors import UserError
 from svfap.model.config import ModelConfig
 from svfap.model.layers import sincos_positions
 from svfap.weights.archive import WEIGHTS, read_archive
 from svfap.weights.filetype import PICKLES, require_checkpoint
 from svfap.weights.names import POSITION_NAMES, from_transformers, is_transformers
-from svfap.weights.pickled import Record
 
 *WEIGHTS_KEYS, EMA_KEY = WEIGHTS
 PREFIXES = ("module.", "model.", "backbone.")  # of DataParallel and DeepSpeed, Lightning, and other frameworks
