@@ -43,6 +43,9 @@ EXEMPT = {
 }
 
 
+_OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
+
+
 class Refused(Exception):
     """The pickle holds what may not be in it, such as a function that acts on the machine; the message names it."""
 
@@ -96,15 +99,15 @@ def load(file: BinaryIO, constructors: Constructors, persistent: Callable[[Any],
     try:
         for _ in range(MAX_INSTRUCTIONS):
             code = file.read(1).decode("latin-1")
-            if (operation := pickletools.code2op.get(code)) is None:
+            if (operation := _OPERATIONS.get(code)) is None:
                 raise Damaged(f"its pickle has the unknown instruction {code!r}" if code else "its pickle has no end")
             if operation.name == "STOP":
                 return machine.stack.pop()
             if operation.name == "STRING":  # pickletools itself reads ASCII only
-                argument = codecs.escape_decode(pickletools.read_stringnl(file, decode=False))[0].decode("latin-1")
+                text = codecs.escape_decode(pickletools.read_stringnl(file, decode=False))[0]
+                machine.step(operation.name, text.decode("latin-1"))
             else:
-                argument = operation.arg.reader(file) if operation.arg else None
-            machine.step(operation.name, argument)
+                machine.step(operation.name, operation.arg.reader(file) if operation.arg else None)
     except (Refused, Damaged):
         raise
     except Exception as error:  # of a damaged pickle: an empty stack, bad text, a number that is too long, ...

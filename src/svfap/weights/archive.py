@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from svfap.data.pickles import DATA, Damaged, Name, Record, Refused, load
-from svfap.errors import UserError
+from svfap.errors import UserError, first_line
 
 MAX_PICKLE_BYTES = 64 * 2**20
 # Keys of weights in what is saved: of the published code, DeepSpeed, Lightning and others, and its moving average.
@@ -72,12 +72,11 @@ def read_archive(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # of a file that is damaged on purpose: sizes that overflow, and the like
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise UserError(f"{path}: not a checkpoint ({reason})") from None
+        raise UserError(f"{path}: not a checkpoint ({first_line(error)})") from None
 
 
 class _Archive:
-    """What both formats share: constructors of tensors, and their reading within the size of the file."""
+    """What both formats share: tensors are read within the size of the file."""
 
     contents: Any
 
@@ -86,12 +85,8 @@ class _Archive:
         self.num_read = 0
         self.read: dict[str, Tensor] = {}
 
-    def bytes_of(self, storage: Storage) -> bytearray:
+    def bytes_of(self, key: str) -> bytearray:
         raise NotImplementedError
-
-    def unpickle(self, file: BinaryIO) -> Any:
-        constructors = {f"torch._utils.{name}": function for name, function in _CONSTRUCTORS.items()}
-        return load(file, {**DATA, **constructors}, self.storage)
 
     def storage(self, reference: Any) -> Storage | Record:
         """What a persistent reference stands for: ("storage", class, key, device, count[, view])."""
@@ -131,10 +126,8 @@ class _Archive:
         if math.prod(stored.size) > storage.count or (0 not in stored.size and reach > storage.count):
             raise Damaged(f"a tensor of shape {stored.size} has no more than {storage.count} numbers")
         if storage.key not in self.read:
-            raw = self.bytes_of(storage)
-            self.read[storage.key] = (
-                torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
-            )
+            raw = self.bytes_of(storage.key)
+            self.read[storage.key] = torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0).byte()
         numbers = self.read[storage.key]
         start, stop = storage.first * width, (storage.first + storage.count) * width
         if stop > len(numbers):
@@ -164,7 +157,7 @@ class _Zip(_Archive):
             raise Damaged("a TorchScript archive, which is a program; save the state_dict of the model instead")
         if f"{self.root}byteorder" in names and self.entry("byteorder", 16) == b"big":
             raise Damaged("written on a machine with the other order of bytes")
-        self.contents = self.unpickle(io.BytesIO(self.entry("data.pkl", MAX_PICKLE_BYTES)))
+        self.contents = load(io.BytesIO(self.entry("data.pkl", MAX_PICKLE_BYTES)), _CONSTRUCTORS, self.storage)
 
     def entry(self, name: str, limit: int | None = None) -> bytes:
         """The bytes of an entry below the archive's root; its checksum is checked."""
@@ -177,8 +170,8 @@ class _Zip(_Archive):
         self.take(entry.file_size)
         return self.zip.read(entry)
 
-    def bytes_of(self, storage: Storage) -> bytearray:
-        return bytearray(self.entry(f"data/{storage.key}"))
+    def bytes_of(self, key: str) -> bytearray:
+        return bytearray(self.entry(f"data/{key}"))
 
 
 class _Legacy(_Archive):
@@ -193,7 +186,7 @@ class _Legacy(_Archive):
         if isinstance(system, dict) and not system.get("little_endian", True):
             raise Damaged("written on a machine with the other order of bytes")
         self.widths: dict[str, int] = {}
-        self.contents = self.unpickle(file)
+        self.contents = load(file, _CONSTRUCTORS, self.storage)
         keys, self.places = load(file, DATA), {}
         if not isinstance(keys, list):
             raise Damaged("its list of storages is missing")
@@ -214,10 +207,10 @@ class _Legacy(_Archive):
         self.widths[storage.key] = storage.dtype.itemsize
         return storage
 
-    def bytes_of(self, storage: Storage) -> bytearray:
-        if storage.key not in self.places:
-            raise Damaged(f"the numbers of storage {storage.key} are missing")
-        place, count = self.places[storage.key]
+    def bytes_of(self, key: str) -> bytearray:
+        if key not in self.places:
+            raise Damaged(f"the numbers of storage {key} are missing")
+        place, count = self.places[key]
         self.file.seek(place)
         return bytearray(self.file.read(self.take(count)))
 
@@ -248,9 +241,10 @@ def _tensor_of_type(storage: Any, offset: Any, size: Any, stride: Any, *rest: An
 
 
 _CONSTRUCTORS = {
-    "_rebuild_tensor": _tensor,
-    "_rebuild_tensor_v2": _tensor,
-    "_rebuild_tensor_v3": _tensor_of_type,
-    "_rebuild_parameter": lambda tensor, *_: tensor,
-    "_rebuild_parameter_with_state": lambda tensor, *_: tensor,
+    **DATA,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_of_type,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
 }

@@ -78,8 +78,7 @@ def build_published(checkpoint: Checkpoint, task: str | None = None, **overrides
 
 def _config(checkpoint: Checkpoint, task: str, overrides: dict[str, Any]) -> ModelConfig:
     """The config of a checkpoint's model, from its tensors, settings, presets and overrides."""
-    unknown = sorted(set(overrides) - set(ModelConfig.field_names()))
-    if unknown:
+    if unknown := sorted(set(overrides) - set(ModelConfig.field_names())):
         raise UserError(f"unknown model settings {', '.join(unknown)}")
     overrides = {name: value for name, value in overrides.items() if value is not None}
     known, guessed = (checkpoint.settings, {}) if checkpoint.complete else _infer(checkpoint, task, overrides)
@@ -200,8 +199,7 @@ def _filled(config: ModelConfig, tensors: dict[str, Tensor], new_head: bool, sou
             f"{n} {there} for {names[n]} {here}" for n, (there, here) in pairs.items() if there != here
         ],
     }
-    if any(problems.values()):
-        listed = "; ".join(f"{problem}: {_listed(found)}" for problem, found in problems.items() if found)
+    if listed := "; ".join(f"{problem}: {_listed(found)}" for problem, found in problems.items() if found):
         raise UserError(f"{source}: does not fit the model. {listed}")
     model = build_model(config)
     model.load_state_dict(model.state_dict() | {names[name]: tensor for name, tensor in tensors.items()})
