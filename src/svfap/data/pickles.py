@@ -47,11 +47,11 @@ _OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
 
 
 class Refused(Exception):
-    """The pickle holds what may not be in it, such as a function that acts on the machine; the message names it."""
+    """Something in the pickle is not allowed, such as a function that acts on the machine; the message names it."""
 
 
 class Damaged(Exception):
-    """The bytes are no valid pickle, or one of another kind; the message says why."""
+    """The bytes are no valid pickle, or one of another kind; the message is the reason."""
 
 
 class Name(NamedTuple):

@@ -52,16 +52,16 @@ def read(release: Release) -> Iterator[Part]:
     for clip, (name, values) in labels.items():
         session, player, _ = clip
         path = found.get(clip, str(PurePosixPath(media, f"{name}.mp4")))
-        fold = str(1 + (session - 1) * NUM_FOLDS // NUM_SESSIONS)
+        fold = 1 + (session - 1) * NUM_FOLDS // NUM_SESSIONS
         rows.append((ClipRow(path, values=values, subject=f"{session:02d}_{player:02d}"), fold))
     if release.faces or (found and all(path.endswith("_aligned") for path in found.values())):
         faces = release.face_frames if release.faces else lambda path: None
         cropped = Counter(fold for row, fold in rows if row.path.endswith("_aligned") or faces(row.path))
         for number, official in enumerate(CROPS, 1):
-            release.count(f"fold_{number}_test crops", cropped[str(number)], official)
+            release.count(f"fold_{number}_test crops", cropped[number], official)
     else:
         release.count("release clips", len(rows), NUM_CLIPS)
-    yield from cross_validation(rows, [str(fold) for fold in range(1, NUM_FOLDS + 1)])
+    yield from cross_validation(rows, NUM_FOLDS)
 
 
 def _clip(name: str) -> Clip:

@@ -111,9 +111,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
 
 def _with_test_part(config: EvaluateConfig) -> EvaluateConfig:
-    """The settings with the run's own test part, which is said, if neither `manifest` nor `dataset` is given.
+    """The settings with the run's own test part, if neither `manifest` nor `dataset` is given; prints which it is.
 
-    It is the test part of the fold that the run was trained on, or of its manifest the rows whose `split` is test, if it was
+    It is the test part of the fold that the run was trained on; or the rows of its manifest with `split` test, if the run was
     trained on another split. Raises `UserError` if there is none.
     """
     if config.manifest is not None or config.dataset is not None:
@@ -149,7 +149,7 @@ def _test_set(config: EvaluateConfig) -> tuple[Path, Path | None, tuple[float, f
 
 
 def _say_contract(clock: Clock, config: EvaluateConfig, videos: Manifest, model: ModelConfig) -> None:
-    """Say where the test videos are not like those of the model's training."""
+    """Print in what the test videos differ from those of the model's training."""
     rates, num_unknown = look_at_rates(videos, config.frames_fps)
     clock.say_notes(rates)
     if num_unknown and clock.fps is not None:
