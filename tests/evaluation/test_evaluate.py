@@ -208,13 +208,14 @@ def test_features_are_the_heads_input_averaged_over_views(wide, tmp_path):
 
 
 def test_a_folder_is_for_one_evaluation_at_a_time(faces, classifier, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    with only_writer(out), pytest.raises(UserError, match="out: is being written by another run"):
+    out, message = tmp_path / "out", r"out/metrics\.json: is being written by another run"
+    out.mkdir()
+    with only_writer(out / "metrics.json"), pytest.raises(UserError, match=message):
         evaluate(classifier, faces / "test.csv", out, precision="fp32")
     assert list(out.iterdir()) == []
 
     def second_evaluation(*args):
-        with pytest.raises(UserError, match="out: is being written by another run"), only_writer(out):
+        with pytest.raises(UserError, match=message), only_writer(out / "metrics.json"):
             pass
         refused.append(True)
         return real(*args)
@@ -226,7 +227,7 @@ def test_a_folder_is_for_one_evaluation_at_a_time(faces, classifier, tmp_path, m
             patch.setattr(svfap_evaluate, name, second_evaluation)
             evaluate(classifier, faces / "test.csv", out, precision="fp32")
     assert len(refused) == 2 and (out / "metrics.json").is_file()
-    with only_writer(out):
+    with only_writer(out / "metrics.json"):
         pass
 
 

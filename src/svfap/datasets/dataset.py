@@ -128,15 +128,16 @@ class Release:
     """A downloaded release: finds folders, reads annotations, and collects problems.
 
     config: the dataset's settings (`Dataset.config`). find_faces: without `config.faces`, use one of `FACE_FOLDERS` in root if
-    there is one. root: its folder, absolute. findings: kind -> path -> reason, in order of appearance. counts: what was
-    counted -> (found, official); see `count`. faces: folder of face frames to use in place of the release's clips, if any.
-    Paths are relative to root, with forward slashes; those outside root are absolute.
+    there is one. root: its folder, absolute. findings: kind -> path -> reason, in order of appearance. counted,
+    official: what was counted -> number; see `count`. faces: folder of face frames to use in place of the release's clips, or
+    None. Paths are relative to root, with forward slashes; those outside root are absolute.
     """
 
     def __init__(self, config: Any, find_faces: bool = True) -> None:
         self.config, self.root = config, config.root.absolute()
         self.findings: dict[str, dict[str, str]] = {kind: {} for kind in FINDINGS}
-        self.counts: dict[str, tuple[int, int]] = {}
+        self.counted: dict[str, int] = {}
+        self.official: dict[str, int] = {}
         self.watched: list[tuple[str, int]] = []
         # The names in a folder, which is read once, however many clips are looked up in it.
         self.names = cache(lambda folder: frozenset(self._list(folder)))
@@ -164,7 +165,7 @@ class Release:
 
     def count(self, what: str, found: int, official: int) -> None:
         """Compare a count other than the clips of a manifest with the official one. `what`: such as 'train subjects'."""
-        self.counts[what] = (found, official)
+        self.counted[what], self.official[what] = found, official
 
     def find(self, *candidates: str, what: str = "the release") -> str:
         """The first of these files or folders that exists. Raises `UserError` naming them and what was found instead."""

@@ -64,14 +64,12 @@ def _write(dataset: Dataset, release: Release, out: Path) -> PreparedDataset:
         with writing_atomically(out / f"{kind}.csv") as file:
             rows = ([printable(text) for text in row] for row in [("path", "why"), *found.items()])
             csv.writer(file, lineterminator="\n").writerows(rows)
-    listed = {**writer.listed, **{what: found for what, (found, _) in release.counts.items()}}
-    official = {**dataset.expected, **{what: number for what, (_, number) in release.counts.items()}}
+    listed, official = writer.listed | release.counted, {**dataset.expected, **release.official}
+    shared = {field.name for field in fields(Dataset)} & {field.name for field in fields(PreparedDataset)} - {
+        "pictures"
+    }
     prepared = PreparedDataset(
-        **{
-            field.name: getattr(dataset, field.name)
-            for field in fields(PreparedDataset)
-            if hasattr(dataset, field.name) and field.name != "pictures"
-        },
+        **{name: getattr(dataset, name) for name in shared},
         pictures=writer.pictures(),
         root=release.root,
         folds=tuple(writer.folds.values()),

@@ -88,7 +88,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     _say_contract(clock, config, videos, shape)
     out = config.out_folder
     make_folder(out)
-    with only_writer(out) if accelerator.is_main_process else nullcontext():
+    with only_writer(out / tables.METRICS_FILE) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             # This file is written last: without it an evaluation is not complete.
             (out / tables.UNREADABLE_FILE).unlink(missing_ok=True)
