@@ -45,7 +45,7 @@ class Checkpoint:
     """A published checkpoint.
 
     source: file name, for messages. tensors: published name -> tensor, without positions. settings: the fields of
-    `ModelConfig` stored with it. complete: these are all fields, since `save_published` wrote the file. epoch: of training.
+    `ModelConfig` stored with it. complete: whether these are all fields, as `save_published` writes them. epoch: of training.
     naming: "published" or "transformers", the parameter names in the file.
     """
 
