@@ -67,6 +67,8 @@ def with_frame_values(manifest: Manifest) -> Manifest:
 
     Files that cannot be read are left to `frame_targets`, which says why.
     """
+    if "frame_values" not in manifest.table:
+        return manifest
     numbers: list[NDArray[np.float64] | None] = []
     for sample in track(manifest, "reading values per frame"):
         try:
