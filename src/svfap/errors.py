@@ -19,6 +19,11 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type if it has none, for a message of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def signal_of(interrupt: KeyboardInterrupt) -> int:
     """Number of the signal behind an exception: that of an `Interrupted`, else that of Ctrl-C."""
     return interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT

@@ -18,12 +18,12 @@ import pytest
 
 from svfap.cli.main import main
 from svfap.data.manifest import read_manifest
+from svfap.data.pickles import read_pickle
 from svfap.data.prepared import PreparedDataset, read_dataset
 from svfap.data.video import open_video, write_video
 from svfap.datasets import prepare as writing
 from svfap.datasets import werewolf_xl
 from svfap.datasets.dataset import get_dataset
-from svfap.datasets.unpickle import read_pickle
 from svfap.errors import UserError
 
 EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
@@ -330,6 +330,30 @@ class TestWerewolf:
         assert dataset.label_range == (0.0, 3.0) and dataset.metrics == ("pcc", "ccc")
         manifest = read_manifest(dataset.fold("1").train, task="regression", dimensions=dataset.label_names)
         assert manifest[0].values == (1.0, 0.5, 1.0)
+
+    def test_leading_zeros_of_names_do_not_matter(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        root = tmp_path / "root"
+        lines = ["1_1_1,1,1,1", "07_1_002,2,2,2", "13_02_3,3,3,3", "19_03_004,4,4,4", "30_9_05,5,5,5"]
+        (root / "videos").mkdir(parents=True)
+        (root / "labels.csv").write_text("\n".join(["clip,valence,arousal,dominance", *lines]))
+        names = ("01_01_001.mp4", "7_1_2.avi", "13_2_003.mp4", "19_3_4_aligned/1.jpg", "30_09_5/1.jpg")
+        touch(root, [f"videos/{name}" for name in names])
+        monkeypatch.setattr(werewolf_xl, "NUM_CLIPS", 5)
+        dataset = prepare("werewolf_xl", root)
+        assert [rows(fold.test) for fold in dataset.folds] == [
+            [(f"videos/{name.split('/')[0]}", f"{value}.0", f"{value}.0", f"{value}.0", subject)]
+            for value, (name, subject) in enumerate(
+                zip(names, ("01_01", "07_01", "13_02", "19_03", "30_09"), strict=True), 1
+            )
+        ]
+        touch(root, ["videos/1_01_1.mp4"])
+        assert "videos/01_01_001.mp4 and videos/1_01_1.mp4 have the same number; keep one" in refused(
+            "werewolf_xl", root
+        )
+        (root / "videos/1_01_1.mp4").unlink()
+        with (root / "labels.csv").open("a") as file:
+            file.write("\n01_1_01,1,1,1\n")
+        assert "labels.csv: line 7: expected each clip once, not '01_1_01'" in refused("werewolf_xl", root)
 
     def test_crops_are_compared_by_fold_with_the_authors(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         root = tmp_path / "root"

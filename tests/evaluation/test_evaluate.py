@@ -24,6 +24,7 @@ from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
 from svfap.evaluation import evaluate as svfap_evaluate
 from svfap.evaluation.config import EvaluateConfig
+from svfap.files import only_writer
 from svfap.model.base import Model
 
 # Not sorted, so that an order taken from the manifest would show.
@@ -204,6 +205,30 @@ def test_features_are_the_heads_input_averaged_over_views(wide, tmp_path):
     assert saved["features"].dtype == np.float32
     np.testing.assert_allclose(saved["features"], torch.stack(by_hand), atol=1e-5)
     assert saved["paths"].tolist() == ["wide.mp4", "tall.mp4"]
+
+
+def test_a_folder_is_for_one_evaluation_at_a_time(faces, classifier, tmp_path, monkeypatch):
+    out, message = tmp_path / "out", r"out/metrics\.json: is being written by another run"
+    out.mkdir()
+    with only_writer(out / "metrics.json"), pytest.raises(UserError, match=message):
+        evaluate(classifier, faces / "test.csv", out, precision="fp32")
+    assert list(out.iterdir()) == []
+
+    def second_evaluation(*args):
+        with pytest.raises(UserError, match=message), only_writer(out / "metrics.json"):
+            pass
+        refused.append(True)
+        return real(*args)
+
+    refused: list[bool] = []
+    for name in ("predict_views", "_write_predictions"):
+        real = getattr(svfap_evaluate, name)
+        with monkeypatch.context() as patch:
+            patch.setattr(svfap_evaluate, name, second_evaluation)
+            evaluate(classifier, faces / "test.csv", out, precision="fp32")
+    assert len(refused) == 2 and (out / "metrics.json").is_file()
+    with only_writer(out / "metrics.json"):
+        pass
 
 
 def test_the_test_part_of_a_datasets_fold(faces, classifier, scored, tmp_path):

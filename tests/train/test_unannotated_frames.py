@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import svfap
+from svfap.data import targets
 from svfap.data.manifest import ManifestError
 from svfap.data.prepared import Fold, PreparedDataset
 from svfap.data.video import write_video
@@ -181,6 +182,30 @@ def test_training_validation_and_evaluation_leave_them_out(videos, tmp_path):
     assert (read.num_expected, len(read.videos), read.num_unannotated) == (3, 3, 1)
     assert score_folds(dataset, {"1": tmp_path / "out"})["incomplete"] == []
     assert json.loads((tmp_path / "out/metrics.json").read_text())["num_unannotated"] == 1
+
+
+def test_an_evaluation_reads_each_file_of_values_once(videos, tmp_path, monkeypatch):
+    svfap.create_model(
+        "svfap_debug", "regression", label_names=("valence", "arousal"), num_outputs=2, frame_level=True,
+        sampling_stride=1,
+    ).save_pretrained(tmp_path / "model")  # fmt: skip
+    words = dict(model=str(tmp_path / "model"), manifest=videos / "values.csv", precision="fp32")
+
+    def counted(path, *args, **kwargs):
+        read.append(path.name)
+        return real(path, *args, **kwargs)
+
+    read: list[str] = []
+    real = targets.read_frame_values
+    monkeypatch.setattr(targets, "read_frame_values", counted)
+    evaluate(EvaluateConfig(**words, invalid_marks=[MARK], out=tmp_path / "out"))
+    assert sorted(read) == [f"v{n}.csv" for n in range(6)]
+    frames = pd.read_csv(tmp_path / "out/frames.csv")
+    for n in range(6):
+        written = pd.read_csv(videos / f"v{n}.csv")["valence"][: 14 - 2 * n]
+        np.testing.assert_allclose(frames["target_valence"][frames["path"] == f"{n}.mp4"], written, atol=1e-6)
+    with pytest.raises(UserError, match="-5 looks like a mark of what is not annotated"):
+        evaluate(EvaluateConfig(**words, out=tmp_path / "marks"))
 
 
 def test_nothing_that_is_shown_is_annotated(videos, tmp_path):

@@ -35,17 +35,11 @@ def frame_targets(manifest: Manifest, sample: Sample) -> Targets | None:
     dimensions, or its column `label`. None if the sample has one target for all its frames. Raises `VideoError` if the file
     cannot be read or has other columns.
     """
-    if sample.frame_numbers is not None:
-        return _annotated(manifest, sample.frame_numbers)
-    if sample.frame_values is None:
-        return None
     try:
-        if manifest.dimensions is not None:
-            columns = list(manifest.dimensions)
-            table = read_frame_values(sample.frame_values, columns)
-            if absent := [name for name in columns if name not in table]:
-                raise ValueError(f"no column '{absent[0]}'; there are {', '.join(table.columns)}")
-            return _annotated(manifest, table[columns].to_numpy(np.float64))
+        if (values := _values(manifest, sample)) is not None:
+            return _annotated(manifest, values)
+        if sample.frame_values is None:
+            return None
         table = read_frame_values(sample.frame_values, ["label"], dtype=str, keep_default_na=False)
         if "label" in table:
             return _classes(manifest, table["label"])
@@ -55,6 +49,35 @@ def frame_targets(manifest: Manifest, sample: Sample) -> Targets | None:
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise VideoError(sample.path, f"{_where(sample)}: {reason}") from None
+
+
+def _values(manifest: Manifest, sample: Sample) -> NDArray[np.float64] | None:
+    """Values (R, K) float64 of a regression as written, of the cells or the file. Raises ValueError, OSError."""
+    if sample.frame_numbers is not None or manifest.dimensions is None or sample.frame_values is None:
+        return sample.frame_numbers
+    columns = list(manifest.dimensions)
+    table = read_frame_values(sample.frame_values, columns)
+    if absent := [name for name in columns if name not in table]:
+        raise ValueError(f"no column '{absent[0]}'; there are {', '.join(table.columns)}")
+    return table[columns].to_numpy(np.float64)
+
+
+def with_frame_values(manifest: Manifest) -> Manifest:
+    """The manifest of a regression with the values of all its `frame_values` files in the table, so that none is read again.
+
+    Files that cannot be read are left to `frame_targets`, which says why.
+    """
+    if "frame_values" not in manifest.table:
+        return manifest
+    numbers: list[NDArray[np.float64] | None] = []
+    for sample in track(manifest, "reading values per frame"):
+        try:
+            numbers.append(_values(manifest, sample))
+        except (ValueError, OSError):
+            numbers.append(None)
+    table = manifest.table.assign(frame_numbers=pd.Series(numbers, manifest.table.index, dtype=object))
+    validity = manifest.invalid_marks, manifest.label_range
+    return Manifest(manifest.path, manifest.root, table, None, manifest.dimensions, *validity)
 
 
 def read_frame_values(path: Path, columns: Sequence[str], **options: Any) -> pd.DataFrame:
@@ -104,7 +127,8 @@ def all_targets(manifest: Manifest, frame_level: bool) -> Targets:
     if not frame_level:
         return np.stack([target_of(manifest, sample) for sample in manifest])
     found, reason, num_rows = [], "", 0
-    for sample in track(manifest, "reading values per frame"):
+    in_table = "frame_numbers" in manifest.table
+    for sample in manifest if in_table else track(manifest, "reading values per frame"):
         try:
             targets = frame_targets(manifest, sample)
         except VideoError as error:

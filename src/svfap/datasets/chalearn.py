@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from svfap.data.pickles import read_pickle
 from svfap.datasets.config import PrepareConfig
 from svfap.datasets.dataset import ClipRow, Dataset, Part, Release
-from svfap.datasets.unpickle import read_pickle
 from svfap.errors import UserError
 
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")

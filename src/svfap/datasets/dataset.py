@@ -127,17 +127,17 @@ def get_dataset(name: str) -> Dataset:
 class Release:
     """A downloaded release: finds folders, reads annotations, and collects problems.
 
-    config: the dataset's settings (`Dataset.config`). root: its folder, absolute. findings: kind -> path -> reason, in order of
-    appearance. counts: what was counted -> (found, official); see `count`. faces: folder of face frames to use in place of the
-    release's clips (`config.faces`), None without. Paths are relative to root, with forward slashes; those outside root are
-    absolute.
+    config: the dataset's settings (`Dataset.config`). find_faces: without `config.faces`, use one of `FACE_FOLDERS` in root if
+    there is one. root: its folder, absolute. findings: kind -> path -> reason, in order of appearance. counted,
+    official: what was counted -> number; see `count`. faces: folder of face frames to use in place of the release's clips, or
+    None. Paths are relative to root, with forward slashes; those outside root are absolute.
     """
 
     def __init__(self, config: Any, find_faces: bool = True) -> None:
-        """find_faces: without `config.faces`, use one of `FACE_FOLDERS` in root if there is one."""
         self.config, self.root = config, config.root.absolute()
         self.findings: dict[str, dict[str, str]] = {kind: {} for kind in FINDINGS}
-        self.counts: dict[str, tuple[int, int]] = {}
+        self.counted: dict[str, int] = {}
+        self.official: dict[str, int] = {}
         self.watched: list[tuple[str, int]] = []
         # The names in a folder, which is read once, however many clips are looked up in it.
         self.names = cache(lambda folder: frozenset(self._list(folder)))
@@ -165,7 +165,7 @@ class Release:
 
     def count(self, what: str, found: int, official: int) -> None:
         """Compare a count other than the clips of a manifest with the official one. `what`: such as 'train subjects'."""
-        self.counts[what] = (found, official)
+        self.counted[what], self.official[what] = found, official
 
     def find(self, *candidates: str, what: str = "the release") -> str:
         """The first of these files or folders that exists. Raises `UserError` naming them and what was found instead."""
@@ -177,17 +177,17 @@ class Release:
 
     def media(self, chosen: str | None, *candidates: str) -> str:
         """The folder of the clips: `chosen` if given, else the only one of `candidates` that exists, else that of the faces."""
-        existing = [name for name in candidates if (self.root / name).is_dir()]
-        wanted = [chosen] if chosen else existing
-        if self.faces and not any((self.root / name).is_dir() for name in wanted):
-            inside = [f"{self.faces}/{name}" for name in ([chosen] if chosen else candidates)]
+        wanted = [str(PurePosixPath(chosen))] if chosen else candidates
+        existing = [name for name in wanted if (self.root / name).is_dir()]
+        if self.faces and not existing:
+            inside = (f"{self.faces}/{name}" for name in wanted)
             return next((folder for folder in inside if (self.root / folder).is_dir()), self.faces)
-        if chosen is None and len(existing) > 1:
+        if len(existing) > 1:
             raise UserError(f"{self.root}: holds both {' and '.join(existing)}; say which with --media")
-        return self.find(*([str(PurePosixPath(chosen))] if chosen else existing or candidates), what="the clips")
+        return self.find(*(existing or wanted), what="the clips")
 
     def unexpected(self, wanted: str, what: str, folder: str = ".") -> UserError:
-        """The error for an unexpected layout; it lists entries of `folder`, or of its nearest parent that exists."""
+        """The error for an unexpected layout, which lists entries of `folder` or of its nearest parent that exists."""
         folder, found = self._found(folder)
         return UserError(f"{self.root / folder}: looked for {wanted} ({what}) and found {found}")
 
@@ -359,11 +359,11 @@ def clip_name(path: str) -> str:
     return name.stem if name.suffix.lower() in VIDEO_SUFFIXES else name.name.removesuffix(ALIGNED)
 
 
-def cross_validation(rows: Sequence[tuple[ClipRow, str]], folds: Iterable[str]) -> Iterator[Part]:
-    """Train and test of every fold. rows: each with the fold that tests it; the other folds train on it."""
-    for fold in folds:
-        yield Part("train", [row for row, tested_in in rows if tested_in != fold], fold)
-        yield Part("test", [row for row, tested_in in rows if tested_in == fold], fold)
+def cross_validation(rows: Sequence[tuple[ClipRow, int]], num_folds: int) -> Iterator[Part]:
+    """Train and test of the folds 1 to `num_folds`. rows: each with the fold that tests it; the other folds train on it."""
+    for fold in range(1, num_folds + 1):
+        yield Part("train", [row for row, tested_in in rows if tested_in != fold], str(fold))
+        yield Part("test", [row for row, tested_in in rows if tested_in == fold], str(fold))
 
 
 def expected_per_fold(train: Sequence[int], test: Sequence[int]) -> dict[str, int]:

@@ -11,8 +11,8 @@ from svfap.datasets.dataset import ClipRow, Dataset, Part, Release, cross_valida
 SUBJECT = re.compile(r"subject[ _-]*(\d+)", re.IGNORECASE)
 SENTENCE = re.compile(r"sentence[ _-]*\d+", re.IGNORECASE)
 # The paper does not publish its folds; these are ours, by number, so that a missing subject does not move others.
-FOLDS = {"1": range(1, 10), "2": range(10, 19), "3": range(19, 28), "4": range(28, 37), "5": range(37, 45)}
-FOLD_OF_SUBJECT = {subject: fold for fold, subjects in FOLDS.items() for subject in subjects}
+FOLDS = (range(1, 10), range(10, 19), range(19, 28), range(28, 37), range(37, 45))
+FOLD_OF_SUBJECT = {subject: fold for fold, subjects in enumerate(FOLDS, 1) for subject in subjects}
 
 
 def read(release: Release) -> Iterator[Part]:
@@ -27,7 +27,7 @@ def read(release: Release) -> Iterator[Part]:
             label = PurePosixPath(emotion).name.lower()  # file names are irregular: s1_an_1.avi, s_3_su_1.avi
             for path in _clips(release, emotion):
                 rows.append((ClipRow(path, label, subject=str(subject)), FOLD_OF_SUBJECT[subject]))
-    yield from cross_validation(rows, FOLDS)
+    yield from cross_validation(rows, len(FOLDS))
 
 
 def _subjects(release: Release) -> list[tuple[int, str]]:
@@ -67,7 +67,7 @@ subject 6/anger/*.avi                        subject 6 has no folders of sentenc
 face_aligned/s1_an_1/*.jpg … (optional)      face frames, used in place of the videos; see --faces. Without the
                                              videos, in the release's folders: face_aligned/subject 1/anger/…""",
     protocol="5 folds by subject; the paper does not publish its own; ours are tested on subjects "
-    + ", ".join(f"{subjects[0]}–{subjects[-1]}" for subjects in FOLDS.values())
+    + ", ".join(f"{subjects[0]}–{subjects[-1]}" for subjects in FOLDS)
     + "; predictions of all folds are pooled and scored once.",
     checked="Folders of emotions, subjects' numbers, a folder for each of the 44. The paper gives no counts to compare with.",
     read=read,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -179,55 +177,21 @@ def _adapt_to_table(dataset: Dataset, release: Release, table: Path) -> Dataset:
 
 
 def _split(release: Release, rows: Sequence[ClipRow], splits: Sequence[str] | None = None) -> Iterator[Part]:
-    """The parts that `splits` gives; else those of a cross-validation, or training and a share for test.
-
-    Splits made here tear no subject, group, source or file; see `svfap.data.split.units_of`.
-    """
-    import numpy as np
-
-    from svfap.data.split import hold_out
-    from svfap.datasets.prepare import units_of_rows
+    """The parts that `splits` gives; else those of a cross-validation, or training and a share for test."""
+    from svfap.datasets.splits import folds_of_rows, tested_rows
 
     config: FolderConfig = release.config
     if splits is not None:
         for part in (part for part in ("train", "val", "test") if part in splits):
-            yield Part(part, [row for row, split in zip(rows, splits, strict=True) if split == part])
-        return
-    units = units_of_rows(rows, config.root)
-    labels = np.unique([row.label or "" for row in rows], return_inverse=True)[1]
-    if config.folds is not None:
-        fold_of = _folds(labels.tolist(), units.of.tolist(), units.kind, config.folds, config.seed)
-        yield from cross_validation([*zip(rows, fold_of, strict=True)], map(str, range(1, config.folds + 1)))
-        return
-    tested = np.zeros(len(rows), bool)
-    if config.test_fraction:
-        tested = hold_out(len(rows), config.test_fraction, config.seed, units, labels)
-        if not tested.any() or tested.all():
-            few = f"only one {units.kind}" if units.num < len(rows) else "too few clips"
-            raise UserError(f"test_fraction: {few} to divide; give split_column or --test_fraction 0")
-    yield Part("train", [*compress(rows, ~tested)])
-    if tested.any():
-        yield Part("test", [*compress(rows, tested)])
-
-
-def _folds(labels: Sequence[int], unit_of: Sequence[int], kind: str, folds: int, seed: int) -> list[str]:
-    """For each clip the fold it is tested in: classes in equal shares, and each unit in one fold. kind: of the units."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    num_units = len(set(unit_of))
-    whole = num_units < len(labels)
-    if folds > num_units:
-        raise UserError(f"folds={folds}: there are only {num_units} {f'{kind}s' if whole else 'clips'}")
-    if folds > (largest := max(Counter(labels).values())):
-        raise UserError(f"folds={folds}: no class has that many clips, the largest {largest}; make fewer folds")
-    fold_of = [""] * len(labels)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about classes with fewer clips than folds
-        splitter = (StratifiedGroupKFold if whole else StratifiedKFold)(folds, shuffle=True, random_state=seed)
-        for fold, (_, tested) in enumerate(splitter.split(labels, labels, unit_of), 1):
-            for row in tested:
-                fold_of[row] = str(fold)
-    return fold_of
+            yield Part(part, [*compress(rows, (split == part for split in splits))])
+    elif config.folds is not None:
+        fold_of = folds_of_rows(rows, config.root, config.folds, config.seed).tolist()
+        yield from cross_validation([*zip(rows, fold_of, strict=True)], config.folds)
+    else:
+        tested = tested_rows(rows, config.root, config.test_fraction, config.seed)
+        yield Part("train", [*compress(rows, ~tested)])
+        if tested.any():
+            yield Part("test", [*compress(rows, tested)])
 
 
 def _mean(cell: str) -> float:

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from svfap.console import progress_bar
 from svfap.data.prepared import Fold, PreparedDataset, replacing_dataset, write_dataset_file
-from svfap.data.split import Units, hold_out, units_of
+from svfap.data.split import hold_out
 from svfap.data.suffixes import VIDEO_SUFFIXES
 from svfap.datasets.config import PrepareConfig
 from svfap.datasets.dataset import ALIGNED, ClipRow, Dataset, Part, Pictures, Release, get_dataset
+from svfap.datasets.splits import units_of_rows
 from svfap.errors import UserError
 from svfap.files import make_folder, printable, writing_atomically
 
@@ -64,14 +64,12 @@ def _write(dataset: Dataset, release: Release, out: Path) -> PreparedDataset:
         with writing_atomically(out / f"{kind}.csv") as file:
             rows = ([printable(text) for text in row] for row in [("path", "why"), *found.items()])
             csv.writer(file, lineterminator="\n").writerows(rows)
-    listed = {**writer.listed, **{what: found for what, (found, _) in release.counts.items()}}
-    official = {**dataset.expected, **{what: number for what, (_, number) in release.counts.items()}}
+    listed, official = writer.listed | release.counted, {**dataset.expected, **release.official}
+    shared = {field.name for field in fields(Dataset)} & {field.name for field in fields(PreparedDataset)} - {
+        "pictures"
+    }
     prepared = PreparedDataset(
-        **{
-            field.name: getattr(dataset, field.name)
-            for field in fields(PreparedDataset)
-            if hasattr(dataset, field.name) and field.name != "pictures"
-        },
+        **{name: getattr(dataset, name) for name in shared},
         pictures=writer.pictures(),
         root=release.root,
         folds=tuple(writer.folds.values()),
@@ -99,13 +97,6 @@ def _write(dataset: Dataset, release: Release, out: Path) -> PreparedDataset:
 def is_complete(prepared: PreparedDataset) -> bool:
     """Whether nothing was missing, unknown or repeated, and every count is the official one."""
     return not any(prepared.notes[name] for name in PROBLEMS)
-
-
-def units_of_rows(rows: Sequence[ClipRow], root: Path, *, ignore_subjects: bool = False) -> Units:
-    """The units that a split of these rows may not tear apart; see `svfap.data.split.units_of`."""
-    columns = {name: [getattr(row, name) or "" for row in rows] for name in ("path", "subject", "group")}
-    table = pd.DataFrame(columns | {"source": [row.extra.get("source", "") for row in rows]}, dtype=object)
-    return units_of(table, root, ignore_subjects=ignore_subjects)
 
 
 class _Writer:

@@ -32,8 +32,8 @@ def read(release: Release) -> Iterator[Part]:
     rows = []
     for path, match in sorted(clips.values(), key=lambda clip: (clip[1][5], clip[1][3])):
         row = ClipRow(path, CLASSES.get(match[4], match[4]), subject=match[5])
-        rows.append((row, str(1 + (int(match[5]) - 1) * NUM_FOLDS // NUM_ACTORS)))
-    yield from cross_validation(rows, [str(fold) for fold in range(1, NUM_FOLDS + 1)])
+        rows.append((row, 1 + (int(match[5]) - 1) * NUM_FOLDS // NUM_ACTORS))
+    yield from cross_validation(rows, NUM_FOLDS)
 
 
 def _files(release: Release) -> Iterator[str]:

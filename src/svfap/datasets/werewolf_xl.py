@@ -20,10 +20,11 @@ DIMENSIONS = {
     "dominance": {"dominance", "d"},
 }
 CLIP = {"videoname", "video", "clip", "name", "id", "clipid", "videoid", "clipname", "file", "filename"}
-# Session, player, number: a video, or a folder of frames as OpenFace names it.
-NAME = re.compile(r"(\d\d_\d\d_\d+)(?:_aligned|\.mp4|\.avi)?")
+# Session, player, number, with or without leading zeros: a video, or a folder of frames as OpenFace names it.
+NAME = re.compile(r"(\d{1,2}_\d{1,2}_\d+)(?:_aligned|\.mp4|\.avi)?")
 NUM_SESSIONS, NUM_FOLDS = 30, 5
 NUM_CLIPS = 14632
+Clip = tuple[int, int, int]  # session, player, number
 CROPS = (3346, 2747, 3066, 3527, 1771)  # clips per fold with face crops by the SVFAP authors
 
 
@@ -38,41 +39,39 @@ class WerewolfConfig(PrepareConfig):
 
 
 def read(release: Release) -> Iterator[Part]:
-    file, values = _labels(release)
+    file, labels = _labels(release)
     media = release.media(release.config.media)
-    found: dict[str, str] = {}
-    for clip, path in release.clips_below(media, NAME).items():
-        if (other := found.setdefault(_without_zeros(clip), path)) != path:
+    found: dict[Clip, str] = {}
+    for name, path in release.clips_below(media, NAME).items():
+        if (other := found.setdefault(_clip(name), path)) != path:
             raise UserError(f"{release.root}: {other} and {path} have the same number; keep one of them")
-    labelled = {_without_zeros(clip) for clip in values}
     for clip, path in found.items():
-        if clip not in labelled:
+        if clip not in labels:
             release.note("extra", path, f"has no line in {file}")
     rows = []
-    for clip, numbers in values.items():
-        path = found.get(_without_zeros(clip), str(PurePosixPath(media, f"{clip}.mp4")))
-        fold = str(1 + (int(clip[:2]) - 1) * NUM_FOLDS // NUM_SESSIONS)
-        rows.append((ClipRow(path, values=numbers, subject=clip[:5]), fold))
+    for clip, (name, values) in labels.items():
+        session, player, _ = clip
+        path = found.get(clip, str(PurePosixPath(media, f"{name}.mp4")))
+        fold = 1 + (session - 1) * NUM_FOLDS // NUM_SESSIONS
+        rows.append((ClipRow(path, values=values, subject=f"{session:02d}_{player:02d}"), fold))
     if release.faces or (found and all(path.endswith("_aligned") for path in found.values())):
-        cropped = Counter(fold for row, fold in rows if row.path.endswith("_aligned") or _has_faces(release, row))
+        faces = release.face_frames if release.faces else lambda path: None
+        cropped = Counter(fold for row, fold in rows if row.path.endswith("_aligned") or faces(row.path))
         for number, official in enumerate(CROPS, 1):
-            release.count(f"fold_{number}_test crops", cropped[str(number)], official)
+            release.count(f"fold_{number}_test crops", cropped[number], official)
     else:
         release.count("release clips", len(rows), NUM_CLIPS)
-    yield from cross_validation(rows, [str(fold) for fold in range(1, NUM_FOLDS + 1)])
+    yield from cross_validation(rows, NUM_FOLDS)
 
 
-def _has_faces(release: Release, row: ClipRow) -> bool:
-    return release.faces is not None and release.face_frames(row.path) is not None
+def _clip(name: str) -> Clip:
+    """Session, player and number of a clip: of 01_01_005 as of 1_1_5."""
+    session, player, number = map(int, name.split("_"))
+    return session, player, number
 
 
-def _without_zeros(clip: str) -> str:
-    """The clip with its number as people write it: 01_01_005 is 01_01_5."""
-    return re.sub(r"_0+(?=\d+$)", "_", clip)
-
-
-def _labels(release: Release) -> tuple[str, dict[str, dict[str, float]]]:
-    """The annotation file, and clip -> dimension -> value; NaN for cells without a number, which are listed as unknown labels."""
+def _labels(release: Release) -> tuple[str, dict[Clip, tuple[str, dict[str, float]]]]:
+    """The annotation file, and clip -> its name there and its values; NaN for cells without a number (unknown labels)."""
     paths = (path for depth in (1, 2) for path in release.entries(".", depth))
     paths = (path for path in paths if not path.startswith(f"{release.faces}/"))  # OpenFace's own tables
     tables = [path for path in paths if path.lower().endswith((".csv", ".tsv"))]
@@ -80,18 +79,16 @@ def _labels(release: Release) -> tuple[str, dict[str, dict[str, float]]]:
         raise UserError(f"{release.root}: holds {', '.join(tables[:6])}; say which has the labels with --annotations")
     file = release.find(*([release.config.annotations] if release.config.annotations else tables or ["*.csv", "*.tsv"]))
     columns: dict[str, str] = {}
-    values: dict[str, dict[str, float]] = {}
-    seen: set[str] = set()
+    labels: dict[Clip, tuple[str, dict[str, float]]] = {}
     for number, cells in release.table(file):
         columns = columns or _columns(f"{release.root / file}", list(cells))
         match = NAME.fullmatch(cells[columns["clip"]])
-        if match is None or not 1 <= int(match[1][:2]) <= NUM_SESSIONS:
+        if match is None or not 1 <= _clip(match[1])[0] <= NUM_SESSIONS:
             raise release.bad(file, number, cells[columns["clip"]], "a clip like 01_01_128, of sessions 01 to 30")
-        if _without_zeros(match[1]) in seen:
+        if _clip(match[1]) in labels:
             raise release.bad(file, number, match[1], "each clip once")
-        seen.add(_without_zeros(match[1]))
-        values[match[1]] = {name: _number(cells[columns[name]]) for name in DIMENSIONS}
-    return file, values
+        labels[_clip(match[1])] = match[1], {name: _number(cells[columns[name]]) for name in DIMENSIONS}
+    return file, labels
 
 
 def _columns(file: str, header: list[str]) -> dict[str, str]:
@@ -115,7 +112,7 @@ def _number(text: str) -> float:
 
 
 def _with_range(dataset: Dataset, release: Release) -> Dataset:
-    numbers = [x for values in _labels(release)[1].values() for x in values.values() if math.isfinite(x)]
+    numbers = [x for _, values in _labels(release)[1].values() for x in values.values() if math.isfinite(x)]
     return replace(dataset, label_range=(min(numbers), max(numbers)) if numbers else None)
 
 
@@ -130,7 +127,8 @@ labels.csv (or .tsv)   one row per clip: its name, and columns for pleasure (val
                        e.g. VideoName,Mean_P_1_2,Mean_A_1_2,Mean_D_1_2 or clip,arousal,valence,dominance
 …/01_01_128.mp4 (or .avi)  at any depth; or folders of frames, …/01_01_128/ or …/01_01_128_aligned/
 face_aligned/01_01_128/*.jpg … (optional)    face frames, used in place of the videos; see --faces
-Clips are named session_player_number. The rest of this layout is inferred from the authors' baseline code.""",
+Clips are named session_player_number, with or without leading zeros. The rest of this layout is
+inferred from the authors' baseline code.""",
     protocol="5 folds by session, tested on 1–6, 7–12, 13–18, 19–24 and 25–30; predictions of all folds are pooled and scored "
     "once. A player may appear in another session under another number, so folds by session may share people. Face "
     f"crops by the SVFAP authors exist for {', '.join(map(str, CROPS))} clips.",

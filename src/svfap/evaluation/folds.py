@@ -54,11 +54,9 @@ def read_fold(dataset: PreparedDataset, fold: Fold, folder: Path) -> EvaluationP
                 raise UserError(
                     f"{file}: its frames are not, or not once, those of {PREDICTIONS_FILE}; evaluate the fold again"
                 )
-    num_unannotated = _num_unannotated(folder / METRICS_FILE)
-    num_expected = len(groups) - num_unannotated
-    return EvaluationPredictions(
-        dataset.task, dataset.label_names, videos, num_expected, frames, num_unannotated=num_unannotated
-    )
+    left_out = _num_unannotated(folder / METRICS_FILE)
+    expected = len(groups) - left_out
+    return EvaluationPredictions(dataset.task, dataset.label_names, videos, expected, frames, num_unannotated=left_out)
 
 
 def _num_unannotated(file: Path) -> int:
@@ -108,14 +106,11 @@ def pool_predictions(folds: Mapping[str, EvaluationPredictions]) -> dict[str, An
         group = table["group"].fillna("")
         table["group"] = table["fold"] + "/" + group.where(group != "", table["path"])
     one = next(iter(found.values()))
-    frames = None if without else pd.concat([fold.frames for fold in found.values()], ignore_index=True)
-    num_expected, num_unannotated = (
-        sum(getattr(fold, name) for fold in folds.values()) for name in ("num_expected", "num_unannotated")
-    )
-    source = f"fold {', '.join(found)}"
     pooled = EvaluationPredictions(
-        one.task, one.names, table, num_expected, frames, source=source, num_unannotated=num_unannotated
-    )
+        one.task, one.names, table, sum(fold.num_expected for fold in folds.values()),
+        None if without else pd.concat([fold.frames for fold in found.values()], ignore_index=True),
+        source=f"fold {', '.join(found)}", num_unannotated=sum(fold.num_unannotated for fold in folds.values()),
+    )  # fmt: skip
     return score_predictions(pooled, by_group)
 
 
@@ -169,9 +164,7 @@ def _notes(scored: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What the scores of each entry leave out, and why."""
     notes = []
     units = [(name, "video", metrics) for name, metrics in scored.items()]
-    units += [
-        (f"{name}, frames", "frame", metrics["frames"]) for name, metrics in scored.items() if "frames" in metrics
-    ]
+    units += [(f"{name}, frames", "frame", metrics["frames"]) for name, _, metrics in units if "frames" in metrics]
     for name, unit, metrics in units:
         if absent := metrics.get("classes_absent"):
             notes.append(f"{name}: no {unit} of {', '.join(absent)}, which UAR leaves out")

@@ -1,4 +1,4 @@
-"""The paper's metrics (Sec. IV-B), and `metrics.json`, which holds them.
+"""The paper's metrics (Sec. IV-B), and the file `metrics.json`.
 
 Classification: unweighted average recall (UAR), weighted average recall (WAR, which is accuracy), and F1 scores.
 Regression: MAE, RMSE, the Pearson and concordance correlation coefficients PCC and CCC (Eq. 14), and 1 - MAE (Eq. 15).
@@ -150,8 +150,7 @@ def average_groups(
     if truth.ndim == 2:
         return list(names), means, average_views(codes, truth)[1]
     first = np.unique(codes, return_index=True)[1]
-    stray = np.flatnonzero(truth != truth[first][codes])
-    if len(stray):
+    if len(stray := np.flatnonzero(truth != truth[first][codes])):
         raise UserError(
             f"group '{names[codes[stray[0]]]}': its videos have several labels; a group needs a single label"
         )
@@ -164,9 +163,8 @@ def flat_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
     Scores of frames have the prefix `frame_`.
     """
     task = "classification" if "confusion" in metrics else "regression"
-    flat = {
-        key: float(metrics[key]) for key in metric_keys(task) if key in metrics
-    }  # stored ones may lack a new metric
+    # Stored metrics may lack a new one.
+    flat = {key: float(metrics[key]) for key in metric_keys(task) if key in metrics}
     for name, scores in metrics.get("per_class", {}).items():
         if name not in metrics["classes_absent"]:
             flat[f"accuracy_{name}"] = float(scores["accuracy"])
@@ -216,11 +214,9 @@ def as_matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:
         raise UserError(f"{name}: must have 2 axes (samples, outputs), not shape {matrix.shape}")
     if matrix.size == 0:
         raise UserError(f"{name}: empty, shape {matrix.shape}; there is nothing to score")
-    bad = ~np.isfinite(matrix)
-    if bad.any():
-        row = int(bad.any(axis=1).argmax())
+    if len(rows := np.nonzero(~np.isfinite(matrix))[0]):
         raise UserError(
-            f"{name}: {int(bad.sum())} values are NaN or infinite, the first in row {row}; correct or remove them"
+            f"{name}: {len(rows)} values are NaN or infinite, the first in row {rows[0]}; correct or remove them"
         )
     return matrix
 

@@ -25,7 +25,7 @@ from svfap.view.tables import write_table
 from svfap.weights.folder import fingerprint, has_model, load_model
 
 RESULTS_FILE = "results.json"
-# What `svfap.evaluation.evaluate.provenance` names, in words.
+# What `svfap.evaluation.evaluate.provenance` names, for messages.
 PROVENANCE = {"weights": "weights", "manifest_digest": "labels (the manifest has changed)", "settings": "settings"}
 PAPER_COLUMNS = {"svfap_small": "paper, small", "svfap_base": "paper, base", "released": "released"}
 
@@ -48,9 +48,8 @@ def pool(config: PoolConfig) -> PooledResults:
     """Pool the evaluations of all folds in `config.out`, and write `results.md`, `.csv`, `.tex` and `.json` there.
 
     With `config.models`, first evaluate a model per fold on its test part, such as models trained elsewhere or the authors'.
-    An evaluation in `out` is kept if it is of the same weights, manifest and settings, and lacks no videos or `allow_incomplete`
-    is set; any other is done again. Without `config.models`, evaluations of other weights or labels than those there are now are
-    refused.
+    An evaluation in `out` is kept if it is of the same weights, manifest and settings, and of all videos or `allow_incomplete`
+    is set; any other is done again. Without `config.models`, evaluations are refused if the weights or labels have changed.
 
     Raises:
         UserError: no `out`; a folder without folds; a model or dataset that cannot be used; see also `score_folds`.
@@ -60,10 +59,7 @@ def pool(config: PoolConfig) -> PooledResults:
     if config.models is not None:
         _evaluate_models(config.models, config)
     else:
-        prepared = read_dataset(_folds_of(config.out, config.dataset)[1])
-        _require_current(
-            {fold.name: fold_folder(config.out, fold.name) / "evaluation" for fold in prepared.folds}, prepared
-        )
+        _require_current(config.out, read_dataset(_folds_of(config.out, config.dataset)[1]))
     return pool_evaluations(config.out, config.dataset, config.allow_incomplete)
 
 
@@ -74,7 +70,7 @@ def pool_evaluations(out: Path, dataset: Path | None = None, allow_incomplete: b
     """
     preset, folder = _folds_of(out, dataset)
     prepared = read_dataset(folder).require_tests(folder)
-    evaluations = {fold.name: fold_folder(out, fold.name) / "evaluation" for fold in prepared.folds}
+    evaluations = {fold.name: _evaluation_of(out, fold) for fold in prepared.folds}
     scores = score_folds(prepared, evaluations, allow_incomplete)
     paper = paper_numbers(prepared.name, preset)
     numbers = {"dataset": prepared.name, "preset": preset, "paper": paper, **scores}
@@ -82,6 +78,10 @@ def pool_evaluations(out: Path, dataset: Path | None = None, allow_incomplete: b
     write_metrics(out / RESULTS_FILE, {"caption": results.caption, **numbers})
     write_table(out / "results", results.table, results.caption)
     return results
+
+
+def _evaluation_of(out: Path, fold: Fold) -> Path:
+    return fold_folder(out, fold.name) / "evaluation"
 
 
 def _folds_of(out: Path, dataset: Path | None) -> tuple[str, Path]:
@@ -101,7 +101,7 @@ def write_folds_file(out: Path, dataset: Path, preset: str) -> None:
 
 
 def has_evaluation(folder: Path, fold: Fold, allow_incomplete: bool = False) -> bool:
-    """Whether `folder` holds an evaluation on all videos of the fold's test part, of whichever weights."""
+    """Whether `folder` has an evaluation on all videos of the fold's test part, of any weights."""
     if not all((folder / name).is_file() for name in (METRICS_FILE, PREDICTIONS_FILE, UNREADABLE_FILE)):
         return False
     metrics = _read_metrics(folder)
@@ -111,9 +111,9 @@ def has_evaluation(folder: Path, fold: Fold, allow_incomplete: bool = False) -> 
 
 
 def is_evaluated(config: EvaluateConfig, allow_incomplete: bool = False) -> bool:
-    """Whether `config.out_folder` holds what `evaluate` would write there: of these weights, labels and settings.
+    """Whether `config.out_folder` has the results that `evaluate` would write: of the same weights, labels and settings.
 
-    Says why where an evaluation is there that is of others. Raises `UserError` if the model or the dataset cannot be used.
+    Prints in what an existing evaluation differs. Raises `UserError` if the model or the dataset cannot be used.
     """
     assert config.dataset is not None
     fold, folder = read_dataset(config.dataset).fold(config.fold), config.out_folder
@@ -123,10 +123,9 @@ def is_evaluated(config: EvaluateConfig, allow_incomplete: bool = False) -> bool
     expected = provenance(config, fingerprint(load_model(config.model)), fold.test)
     names = [PROVENANCE[key] for key, value in expected.items() if metrics.get(key) != value]
     if names:
-        known = (
-            "is of other" if expected.keys() <= metrics.keys() else "is of an earlier version, which does not tell its"
-        )
-        say(f"fold {fold.name}: the evaluation in {folder} {known} {', '.join(names)}; it is done again")
+        known = expected.keys() <= metrics.keys()
+        what = "is of other" if known else "is of an earlier version, which does not tell its"
+        say(f"fold {fold.name}: the evaluation in {folder} {what} {', '.join(names)}; it is done again")
     return not names
 
 
@@ -139,10 +138,10 @@ def _read_metrics(folder: Path) -> dict[str, Any]:
     return metrics if isinstance(metrics, dict) else {}
 
 
-def _require_current(folders: Mapping[str, Path], prepared: PreparedDataset) -> None:
-    """Raise `UserError` where a model or a manifest has changed since its evaluation, as far as they are at hand."""
+def _require_current(out: Path, prepared: PreparedDataset) -> None:
+    """Raise `UserError` where a model or a manifest has changed since its evaluation; models that are gone are not checked."""
     for fold in prepared.folds:
-        folder = folders[fold.name]
+        folder = _evaluation_of(out, fold)
         metrics = _read_metrics(folder)
         if not has_evaluation(folder, fold, allow_incomplete=True):
             continue
@@ -153,13 +152,12 @@ def _require_current(folders: Mapping[str, Path], prepared: PreparedDataset) -> 
             continue
         assert fold.test is not None
         model = next((each for each in (Path(metrics["model"]), folder.parent) if has_model(each)), None)
-        digests = {"manifest_digest": file_digest(fold.test)}
-        if model is not None:
-            digests["weights"] = fingerprint(load_model(model))
-        if changed := [key for key, digest in digests.items() if digest != metrics.get(key)]:
-            what = model if "weights" in changed else fold.test
+        changed = fold.test if file_digest(fold.test) != metrics.get("manifest_digest") else None
+        if model is not None and fingerprint(load_model(model)) != metrics["weights"]:
+            changed = model
+        if changed is not None:
             raise UserError(
-                f"fold {fold.name}: {what} has changed since the evaluation in {folder}; evaluate it again, with "
+                f"fold {fold.name}: {changed} has changed since the evaluation in {folder}; evaluate it again, with "
                 "`svfap evaluate`, `svfap pool --models`, or `svfap finetune --fold all --resume`"
             )
 
@@ -172,23 +170,17 @@ def _evaluate_models(models: str, config: PoolConfig) -> None:
             f"models={models}: must hold {{fold}}, as in 'models/fold_{{fold}}'; {prepared.title} has several"
         )
     make_folder(config.out)
-    preset = ""
     for fold in prepared.folds:
         one = EvaluateConfig(
-            model=models.replace("{fold}", fold.name),
-            dataset=config.dataset,
-            fold=fold.name,
-            out=fold_folder(config.out, fold.name) / "evaluation",
-            batch_size=config.batch_size,
-            num_workers=config.num_workers,
+            model=models.replace("{fold}", fold.name), dataset=config.dataset, fold=fold.name,
+            out=_evaluation_of(config.out, fold), batch_size=config.batch_size, num_workers=config.num_workers,
             precision=config.precision,
-        )
+        )  # fmt: skip
         if is_evaluated(one, config.allow_incomplete):
             say(f"fold {fold.name}: {one.out} holds the evaluation of {one.model} already")
         else:
             evaluate(one)
-        preset = load_model(one.model).config.preset
-    write_folds_file(config.out, config.dataset, preset)
+    write_folds_file(config.out, config.dataset, load_model(one.model).config.preset)
 
 
 def results_table(

@@ -64,6 +64,12 @@ class EvaluationPredictions:
     source: str = "predictions"
     num_unannotated: int = 0
 
+    def arrays(self, table: pd.DataFrame) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Targets and outputs of a table of videos, groups or frames, which has rows; see `LabelledOutputs`."""
+        found = labelled_outputs(table, self.source, self.task, self.names)
+        assert found is not None
+        return found.targets, found.outputs
+
 
 def score_predictions(predictions: EvaluationPredictions, by_group: bool = False) -> dict[str, Any]:
     """The metrics of the task, `num_expected` and `num_evaluated` videos, and `num_groups` if by_group (see `group_table`).
@@ -84,10 +90,9 @@ def score_predictions(predictions: EvaluationPredictions, by_group: bool = False
         table = group_table(predictions)
         counts["num_groups"] = len(table)
     score = metrics.classification_metrics if task == "classification" else metrics.regression_metrics
-    _, _, targets, outputs = _arrays(table, task, names, predictions.source)
-    scores = {**score(targets, outputs, names), **counts}
+    scores = {**score(*predictions.arrays(table), names), **counts}
     if predictions.frames is not None:
-        _, _, targets, outputs = _arrays(predictions.frames, task, names, predictions.source)
+        targets, outputs = predictions.arrays(predictions.frames)
         if task == "classification":
             scores["frames"] = score(targets, outputs, names)
         else:
@@ -101,18 +106,11 @@ def group_table(predictions: EvaluationPredictions) -> pd.DataFrame:
 
     A video without a group ('') forms one by itself, named by its path. Raises `UserError` for several labels in a group.
     """
-    task, names, table = predictions.task, predictions.names, predictions.videos
+    table = predictions.videos
     group_of = table["group"].where(table["group"] != "", table["path"])
-    _, _, targets, outputs = _arrays(table, task, names, predictions.source)
+    targets, outputs = predictions.arrays(table)
     groups, outputs, targets = metrics.average_groups(group_of.tolist(), outputs, targets)
-    return predictions_table(groups, outputs, names, targets, task, key="group")
-
-
-def _arrays(table: pd.DataFrame, task: SupervisedTask, names: Sequence[str], source: str) -> LabelledOutputs:
-    arrays = labelled_outputs(table, source, task, names)
-    if arrays is None:
-        raise UserError(f"{source}: holds no predictions; there is nothing to score")
-    return arrays
+    return predictions_table(groups, outputs, predictions.names, targets, predictions.task, key="group")
 
 
 def truth_columns(task: str, names: Sequence[str]) -> list[str]:

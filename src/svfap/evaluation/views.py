@@ -57,8 +57,7 @@ def predict_views(
     description: of the progress bar; None shows none. loader: has workers for this dataset; in place of num_workers.
     """
     size = max(batch_size // accelerator.num_processes, 1)
-    order: dict[str, Any] = dict(shuffle=False, seed=0)
-    order |= dict(rank=accelerator.process_index, world_size=accelerator.num_processes)
+    order = {"shuffle": False, "seed": 0, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
     if loader is not None:
         loaded = loader.batches(dataset, size, **order)
     else:
@@ -90,16 +89,13 @@ def _average(
 ) -> EvaluationPredictions:
     """Average the views of each frame, if the model is frame-level, and then of each video."""
     task, names = cast(SupervisedTask, config.task), config.label_names
-    num_expected, source = len(manifest), str(manifest.path)
+    num_expected = len(manifest)
     if config.frame_level:
         annotated = {view.row for view in views if is_annotated(view.targets).any()}
         num_expected -= len({view.row for view in views} - annotated)
         views = [view for view in views if view.row in annotated]
-    left_out: dict[str, Any] = {
-        "unreadable": unreadable,
-        "source": source,
-        "num_unannotated": len(manifest) - num_expected,
-    }
+    left_out: dict[str, Any] = {"unreadable": unreadable, "num_unannotated": len(manifest) - num_expected}
+    left_out["source"] = str(manifest.path)
     if not views:
         return EvaluationPredictions(task, names, pd.DataFrame(), num_expected, **left_out)
     views.sort(key=lambda view: view.row)

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from svfap.errors import UserError
-from svfap.weights.pickled import Damaged, Name, Record, Refused, load
+from svfap.data.pickles import DATA, Damaged, Name, Record, Refused, load
+from svfap.errors import UserError, first_line
 
 MAX_PICKLE_BYTES = 64 * 2**20
 # Keys of weights in what is saved: of the published code, DeepSpeed, Lightning and others, and its moving average.
@@ -72,12 +72,11 @@ def read_archive(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # of a file that is damaged on purpose: sizes that overflow, and the like
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise UserError(f"{path}: not a checkpoint ({reason})") from None
+        raise UserError(f"{path}: not a checkpoint ({first_line(error)})") from None
 
 
 class _Archive:
-    """What both formats share: constructors of tensors, and their reading within the size of the file."""
+    """What both formats share: tensors are read within the size of the file."""
 
     contents: Any
 
@@ -86,12 +85,8 @@ class _Archive:
         self.num_read = 0
         self.read: dict[str, Tensor] = {}
 
-    def bytes_of(self, storage: Storage) -> bytearray:
+    def bytes_of(self, key: str) -> bytearray:
         raise NotImplementedError
-
-    def unpickle(self, file: BinaryIO, tensors: bool = True) -> Any:
-        constructors = {f"torch._utils.{name}": function for name, function in _CONSTRUCTORS.items()}
-        return load(file, constructors if tensors else {}, self.storage if tensors else None)
 
     def storage(self, reference: Any) -> Storage | Record:
         """What a persistent reference stands for: ("storage", class, key, device, count[, view])."""
@@ -100,9 +95,9 @@ class _Archive:
         _, kind, key, _, count, *view = reference
         if not isinstance(kind, Name) or not isinstance(key, str) or not _is_size(count):
             raise Damaged("a storage in it has no valid size")
-        dtype = STORAGES.get(kind.full.rpartition(".")[2])
+        dtype = STORAGES.get(kind.name.rpartition(".")[2])
         if dtype is None:  # quantised or complex numbers
-            return Record(kind.full)
+            return Record(kind.name)
         storage = Storage(key, dtype, count)
         if view and view[0] is not None:
             _, first, part = view[0]
@@ -131,10 +126,8 @@ class _Archive:
         if math.prod(stored.size) > storage.count or (0 not in stored.size and reach > storage.count):
             raise Damaged(f"a tensor of shape {stored.size} has no more than {storage.count} numbers")
         if storage.key not in self.read:
-            raw = self.bytes_of(storage)
-            self.read[storage.key] = (
-                torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
-            )
+            raw = self.bytes_of(storage.key)
+            self.read[storage.key] = torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0).byte()
         numbers = self.read[storage.key]
         start, stop = storage.first * width, (storage.first + storage.count) * width
         if stop > len(numbers):
@@ -164,7 +157,7 @@ class _Zip(_Archive):
             raise Damaged("a TorchScript archive, which is a program; save the state_dict of the model instead")
         if f"{self.root}byteorder" in names and self.entry("byteorder", 16) == b"big":
             raise Damaged("written on a machine with the other order of bytes")
-        self.contents = self.unpickle(io.BytesIO(self.entry("data.pkl", MAX_PICKLE_BYTES)))
+        self.contents = load(io.BytesIO(self.entry("data.pkl", MAX_PICKLE_BYTES)), _CONSTRUCTORS, self.storage)
 
     def entry(self, name: str, limit: int | None = None) -> bytes:
         """The bytes of an entry below the archive's root; its checksum is checked."""
@@ -177,8 +170,8 @@ class _Zip(_Archive):
         self.take(entry.file_size)
         return self.zip.read(entry)
 
-    def bytes_of(self, storage: Storage) -> bytearray:
-        return bytearray(self.entry(f"data/{storage.key}"))
+    def bytes_of(self, key: str) -> bytearray:
+        return bytearray(self.entry(f"data/{key}"))
 
 
 class _Legacy(_Archive):
@@ -187,14 +180,14 @@ class _Legacy(_Archive):
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
         file.seek(0)
-        if self.unpickle(file, tensors=False) != LEGACY_MAGIC or self.unpickle(file, tensors=False) != LEGACY_PROTOCOL:
+        if load(file, DATA) != LEGACY_MAGIC or load(file, DATA) != LEGACY_PROTOCOL:
             raise Damaged("a pickle, but not one of torch.save")
-        system = self.unpickle(file, tensors=False)
+        system = load(file, DATA)
         if isinstance(system, dict) and not system.get("little_endian", True):
             raise Damaged("written on a machine with the other order of bytes")
         self.widths: dict[str, int] = {}
-        self.contents = self.unpickle(file)
-        keys, self.places = self.unpickle(file, tensors=False), {}
+        self.contents = load(file, _CONSTRUCTORS, self.storage)
+        keys, self.places = load(file, DATA), {}
         if not isinstance(keys, list):
             raise Damaged("its list of storages is missing")
         for key in keys:
@@ -214,10 +207,10 @@ class _Legacy(_Archive):
         self.widths[storage.key] = storage.dtype.itemsize
         return storage
 
-    def bytes_of(self, storage: Storage) -> bytearray:
-        if storage.key not in self.places:
-            raise Damaged(f"the numbers of storage {storage.key} are missing")
-        place, count = self.places[storage.key]
+    def bytes_of(self, key: str) -> bytearray:
+        if key not in self.places:
+            raise Damaged(f"the numbers of storage {key} are missing")
+        place, count = self.places[key]
         self.file.seek(place)
         return bytearray(self.file.read(self.take(count)))
 
@@ -241,16 +234,17 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Store
 
 def _tensor_of_type(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> StoredTensor | Record:
     """The same for `_rebuild_tensor_v3`, which gets (requires_grad, hooks, dtype) and a storage of bytes."""
-    stored, dtype = _tensor(storage, offset, size, stride), DTYPES.get(getattr(rest[2], "full", ""))
+    stored, dtype = _tensor(storage, offset, size, stride), DTYPES.get(getattr(rest[2], "name", ""))
     if dtype is None or isinstance(stored, Record):
         return Record("torch.Tensor")
     return replace(stored, storage=replace(stored.storage, dtype=dtype, count=stored.storage.count // dtype.itemsize))
 
 
 _CONSTRUCTORS = {
-    "_rebuild_tensor": _tensor,
-    "_rebuild_tensor_v2": _tensor,
-    "_rebuild_tensor_v3": _tensor_of_type,
-    "_rebuild_parameter": lambda tensor, *_: tensor,
-    "_rebuild_parameter_with_state": lambda tensor, *_: tensor,
+    **DATA,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_of_type,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
 }

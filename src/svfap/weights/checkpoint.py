@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from svfap.errors import UserError
+from svfap.data.pickles import Record
+from svfap.errors import UserError, first_line
 from svfap.model.config import ModelConfig
 from svfap.model.layers import sincos_positions
 from svfap.weights.archive import WEIGHTS, read_archive
 from svfap.weights.filetype import PICKLES, require_checkpoint
 from svfap.weights.names import POSITION_NAMES, from_transformers, is_transformers
-from svfap.weights.pickled import Record
 
 *WEIGHTS_KEYS, EMA_KEY = WEIGHTS
 PREFIXES = ("module.", "model.", "backbone.")  # of DataParallel and DeepSpeed, Lightning, and other frameworks
@@ -45,7 +45,7 @@ class Checkpoint:
     """A published checkpoint.
 
     source: file name, for messages. tensors: published name -> tensor, without positions. settings: the fields of
-    `ModelConfig` stored with it. complete: these are all fields, since `save_published` wrote the file. epoch: of training.
+    `ModelConfig` stored with it. complete: whether these are all fields, as `save_published` writes them. epoch: of training.
     naming: "published" or "transformers", the parameter names in the file.
     """
 
@@ -96,7 +96,7 @@ def read_published(path_or_state_dict: str | Path | Mapping[str, Any], ema: bool
         try:
             tensors = from_transformers(tensors)
         except RuntimeError as error:  # of query, key and value that cannot be joined
-            raise UserError(f"{source}: does not fit the model: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{source}: does not fit the model: {first_line(error)}") from None
     args = _as_mapping(contents.get("args"))
     settings |= {name: args[key] for key, name in ARGUMENTS.items() if _is_plain(args.get(key))}
     config = args.get("svfap")
@@ -108,9 +108,8 @@ def read_published(path_or_state_dict: str | Path | Mapping[str, Any], ema: bool
         raise UserError(f"{source}: the tensor {empty[0]} is empty")
     tensors = {n: t for n, t in tensors.items() if not _is_recomputed(n, t, source)}
     epoch = contents.get("epoch")
-    return Checkpoint(
-        source, tensors, settings, complete, epoch if isinstance(epoch, int | float | str) else None, naming
-    )
+    epoch = epoch if isinstance(epoch, int | float | str) else None
+    return Checkpoint(source, tensors, settings, complete, epoch, naming)
 
 
 def _state(contents: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Tensor]:
@@ -135,29 +134,30 @@ def _without_wrappers(tensors: dict[str, Tensor], source: str) -> dict[str, Tens
 
 
 def _what_is_there(tensors: Mapping[str, Tensor]) -> str:
-    """What a checkpoint without the tensors of these models holds, for a message."""
-    missing = "no patch_embed.proj.weight in it"
-    for name in tensors:
-        if name.endswith(wanted := "patch_embed.proj.weight"):
-            prefix = name.removesuffix(wanted)
-            others = [each for each in tensors if not each.startswith(prefix)]
-            beside = f", and others do not ({others[0]})" if others else ""
-            return f"{missing}; names of tensors begin with the unknown prefix {prefix!r}{beside}: save the model without it"
-    return f"{missing}; its first tensor is {next(iter(tensors))}" if tensors else f"{missing}, nor any other tensor"
+    """What a checkpoint without the tensors of these models contains, for a message."""
+    wanted = "patch_embed.proj.weight"
+    missing = f"no {wanted} in it"
+    if not tensors:
+        return f"{missing}, nor any other tensor"
+    if (similar := next((name for name in tensors if name.endswith(wanted)), None)) is None:
+        return f"{missing}; its first tensor is {next(iter(tensors))}"
+    prefix = similar.removesuffix(wanted)
+    other = next((name for name in tensors if not name.startswith(prefix)), None)
+    beside = f", and others do not ({other})" if other else ""
+    return f"{missing}; names of tensors begin with the unknown prefix {prefix!r}{beside}: save the model without it"
 
 
 def _as_mapping(stored: Any) -> Mapping[Any, Any]:
     """Arguments by name, as stored in a file: a mapping, a namespace, or a record of one."""
-    if isinstance(stored, Record):
-        return stored.mapping()
-    return vars(stored) if isinstance(stored, argparse.Namespace) else stored if isinstance(stored, Mapping) else {}
+    if isinstance(stored, argparse.Namespace):
+        return vars(stored)
+    return stored.mapping() if isinstance(stored, Record) else stored if isinstance(stored, Mapping) else {}
 
 
 def _is_plain(value: Any) -> bool:
     """Whether it is a number or text, or a list of them."""
-    if isinstance(value, list | tuple):
-        return all(isinstance(part, int | float | str) for part in value)
-    return isinstance(value, int | float | str)
+    parts = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(part, int | float | str) for part in parts)
 
 
 def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
@@ -172,8 +172,7 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
         try:
             return load_file(path)
         except Exception as error:  # of damaged files, of many types
-            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            raise UserError(f"{path}: not a checkpoint ({reason})") from None
+            raise UserError(f"{path}: not a checkpoint ({first_line(error)})") from None
     contents = read_archive(path)
     if isinstance(contents, Record):
         raise UserError(
@@ -195,10 +194,10 @@ def _transformers_settings(file: Path) -> dict[str, Any]:
         return {}
     settings = {name: stored[key] for key, name in TRANSFORMERS_SETTINGS.items() if isinstance(stored.get(key), int)}
     labels = stored.get("id2label")
-    labels = labels if isinstance(labels, dict) else {}
-    numbered = labels and all(str(key).isdecimal() and len(str(key)) < 10 for key in labels)
-    if numbered and not all(str(name).startswith("LABEL_") for name in labels.values()):
-        settings["label_names"] = [str(labels[key]) for key in sorted(labels, key=int)]
+    if isinstance(labels, dict) and all(str(key).isdecimal() and len(str(key)) < 10 for key in labels):
+        names = [str(labels[key]) for key in sorted(labels, key=int)]
+        if not all(name.startswith("LABEL_") for name in names):
+            settings["label_names"] = names
     return settings
 
 

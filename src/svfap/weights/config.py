@@ -41,8 +41,9 @@ class ConvertConfig(ModelSettings):
     """Settings of `svfap convert`. Options without a description are settings of the model; they override the checkpoint."""
 
     dataset: str | None = None
-    """Dataset of a fine-tuned checkpoint: a name, or a folder written by `svfap prepare`. Gives task, label names, output
-    activation, and the sampling stride where the checkpoint does not store it."""
+    """Dataset that the checkpoint was trained on: a name, or a folder written by `svfap prepare`. Gives the head's task, label
+    names and output activation; the sampling stride, where the checkpoint does not store it; and, for config.json, the
+    frame_rate and face_crop of the clips that the authors trained on, as far as these are documented."""
     task: Literal["classification", "regression", "features", "pretraining"] | None = None
     """Build a model for this task; default: the dataset's, else the checkpoint's."""
     ema: bool = False

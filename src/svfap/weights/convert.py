@@ -61,17 +61,16 @@ def _build(checkpoint: Checkpoint, config: ConvertConfig) -> Model:
     task: str | None = config.task
     settings = config.model_settings()
     if config.dataset is not None:
+        settings = {**_contract(config.dataset, checkpoint), **settings}
         if checkpoint.pretrained and task not in ("classification", "regression"):
             say(
                 f"warning: {checkpoint.source} is pre-trained and has no head, so of dataset only frame rate and face crop "
                 "are used; for a new head give --task too"
             )
-            settings = {**_contract(config.dataset, checkpoint), **settings}
         else:
             dataset = _find_dataset(config.dataset)
             task = task or dataset.task
-            known = _dataset_settings(dataset, task, checkpoint.settings.get("sampling_stride"))
-            settings = {**_contract(dataset.name, checkpoint), **known, **settings}
+            settings = {**_dataset_settings(dataset, task, checkpoint.settings.get("sampling_stride")), **settings}
     model = build_published(checkpoint, task, **settings)
     if model.config.task in ("classification", "regression") and not model.config.label_names:
         say("warning: the outputs have no names; give --dataset or --label_names")
@@ -94,8 +93,10 @@ def _dataset_settings(dataset: PreparedDataset | Dataset, task: str, stored_stri
 
 
 def _contract(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What is known of the clips of a dataset, by name or as a prepared folder, that the authors' models were trained on;
-    nothing for a checkpoint that says it itself."""
+    """Frame rate and face crop of the clips that the authors trained on; empty for a checkpoint that stores them.
+
+    name: of a dataset, or a prepared folder.
+    """
     if Path(name).is_dir():
         name = read_dataset(name).name
     if name not in NAMES or checkpoint.complete:

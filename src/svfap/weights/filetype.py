@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, without torch: placeholders and web pages are told from damaged checkpoints."""
+"""What a file is by its first bytes, without torch: checkpoints, placeholders, web pages and archives."""
 
 from __future__ import annotations
 

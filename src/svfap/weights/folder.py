@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from svfap.errors import UserError
+from svfap.errors import UserError, first_line
 from svfap.model.base import Model
 from svfap.model.build import build_model, model_shapes
 from svfap.model.config import CONFIG_FILE, ModelConfig
@@ -85,18 +85,16 @@ def _load_folder(folder: Path) -> Model:
     except UserError:
         raise
     except Exception as error:  # safetensors and torch raise many types for broken files
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise UserError(f"{file}: does not fit its config.json: {reason}") from None
+        raise UserError(f"{file}: does not fit its config.json: {first_line(error)}") from None
     return model.eval()
 
 
 def _difference(there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]], config: ModelConfig) -> str | None:
     """In what the shapes of a file and those of its config's model differ, the head first; None if in nothing."""
-    head = next((there[name][0] for name in there if name == "head.weight" and there[name]), 0)
+    head = next(iter(there.get("head.weight", ())), 0)
     if head and config.num_outputs and "head.weight" in here and head != config.num_outputs:
         return f"the head in the file has {head} outputs, and num_outputs is {config.num_outputs}"
-    differing = [name for name in here if name in there and there[name] != here[name]]
-    if differing:
+    if differing := [name for name in here if name in there and there[name] != here[name]]:
         name = differing[0]
         more = f", and {len(differing) - 1} other tensors" if len(differing) > 1 else ""
         return f"{name} is {there[name]} in the file and {here[name]} by its settings{more}"
@@ -112,8 +110,9 @@ def _load_hub(repository: str) -> Model:
     try:
         files = [hf_hub_download(repository, name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
     except Exception as error:  # network, permission and format errors of the hub client
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{repository}: no such folder here, and cannot be loaded from the Hub: {reason}") from None
+        raise UserError(
+            f"{repository}: no such folder here, and cannot be loaded from the Hub: {first_line(error)}"
+        ) from None
     return _load_folder(Path(files[0]).parent)
 
 
@@ -122,12 +121,8 @@ def fingerprint(model: Model) -> str:
 
     Settings that have their default value do not count, so that a new one leaves it as it is; nor does `provenance`.
     """
-    default, settings = ModelConfig(), asdict(model.config)
-    given = {
-        name: value
-        for name, value in settings.items()
-        if name != "provenance" and value != getattr(default, name, None)
-    }
+    default, settings = asdict(ModelConfig()), asdict(model.config)
+    given = {name: settings[name] for name in settings if name != "provenance" and settings[name] != default[name]}
     digest = hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
@@ -149,8 +144,7 @@ def init_encoder(model: Model, source: Model) -> list[str]:
     if model.encoder.norm is not None and source.encoder.norm is None:
         raise UserError("the source's encoder has no norm for fused stages: it was fine-tuned on its last stage only")
     pairs = {name: (getattr(source.config, name), getattr(model.config, name)) for name in shape_settings}
-    differing = [f"{name}: {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]
-    if differing:
+    if differing := [f"{name}: {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]:
         raise UserError(f"the pre-trained encoder does not fit this model ({'; '.join(differing)})")
     model.encoder.load_state_dict(source.encoder.state_dict())
     return [name for name, _ in model.named_parameters() if not name.startswith("encoder.")]

@@ -46,10 +46,8 @@ def model_tables(model: str, mask_ratio: float | None = None) -> list[Table]:
 
 def _model_table(name: str, config: ModelConfig) -> Table:
     cost = complexity(config, measure_activations=True)
-    task = {
-        "pretraining": f"pre-training at {config.mask_ratio:.0%} masking",
-        "features": "fine-tuning (without head)",
-    }.get(config.task, config.task)
+    pretraining = f"pre-training at {config.mask_ratio:.0%} masking"
+    task = {"pretraining": pretraining, "features": "fine-tuning (without head)"}.get(config.task, config.task)
     table = Table(title=f"{name}: {task}, clip {_clip(config)}")
     for column in ("part", "tokens (time × space)", "multiply-adds, G"):
         table.add_column(column, justify="left" if column == "part" else "right")

@@ -78,8 +78,7 @@ def build_published(checkpoint: Checkpoint, task: str | None = None, **overrides
 
 def _config(checkpoint: Checkpoint, task: str, overrides: dict[str, Any]) -> ModelConfig:
     """The config of a checkpoint's model, from its tensors, settings, presets and overrides."""
-    unknown = sorted(set(overrides) - set(ModelConfig.field_names()))
-    if unknown:
+    if unknown := sorted(set(overrides) - set(ModelConfig.field_names())):
         raise UserError(f"unknown model settings {', '.join(unknown)}")
     overrides = {name: value for name, value in overrides.items() if value is not None}
     known, guessed = (checkpoint.settings, {}) if checkpoint.complete else _infer(checkpoint, task, overrides)
@@ -129,13 +128,10 @@ def _infer(checkpoint: Checkpoint, task: str, overrides: dict[str, Any]) -> tupl
         known["bottleneck_hidden_dim"] = shapes[f"{bottlenecks[0]}.fc1.weight"][0]
         known["temporal_kernel_size"] = shapes["temporal_downsamples.0.weight"][2]
 
-    def has_these_blocks(depths: tuple[int, ...]) -> bool:
-        return (depths[0], sum(depths), len(depths)) == (num_first, num_blocks, num_later + 1)
-
-    similar = {name: model_config(name, "features") for name in PRESETS}
-    similar = {name: config for name, config in similar.items() if has_these_blocks(config.stage_depths)}
-    widths = (embed_dim, patch_size)
-    preset = next((config for config in similar.values() if (config.embed_dim, config.patch_size) == widths), None)
+    blocks, widths = (num_first, num_blocks, num_later + 1), (embed_dim, patch_size)
+    presets = [model_config(name, "features") for name in PRESETS]
+    similar = [c for c in presets if (c.stage_depths[0], sum(c.stage_depths), len(c.stage_depths)) == blocks]
+    preset = next((config for config in similar if (config.embed_dim, config.patch_size) == widths), None)
     guessed: dict[str, Any] = {}
 
     def setting(name: str, default: Any, sure: bool = False) -> Any:
@@ -151,7 +147,7 @@ def _infer(checkpoint: Checkpoint, task: str, overrides: dict[str, Any]) -> tupl
     if num_later <= 1:
         known["stage_depths"] = (num_first, num_blocks - num_first) if num_later else (num_blocks,)
     else:
-        depths = next((config.stage_depths for config in similar.values()), None)
+        depths = similar[0].stage_depths if similar else None
         known["stage_depths"] = tuple(setting("stage_depths", depths, sure=preset is not None))
     heads = preset.num_heads if preset else _heads(embed_dim)
     known["num_heads"] = setting("num_heads", heads, sure=preset is not None)
@@ -183,10 +179,9 @@ def _count(names: Mapping[str, Any], pattern: str) -> int:
 
 
 def _filled(config: ModelConfig, tensors: dict[str, Tensor], new_head: bool, source: str) -> tuple[Model, list[str]]:
-    """(the model of a config with every tensor in its parameter, the names of head parameters that stay new).
+    """(the model of a config with all tensors, the names of head parameters that stay new).
 
-    Raises `UserError` listing parameters without a tensor, tensors without a parameter, and differing shapes, before the model
-    takes memory.
+    Raises `UserError` listing what does not fit, before the model takes memory.
     """
     shapes = model_shapes(config, len(tensors), source)
     names = {published_name(name, config): name for name in shapes}
@@ -200,8 +195,7 @@ def _filled(config: ModelConfig, tensors: dict[str, Tensor], new_head: bool, sou
             f"{n} {there} for {names[n]} {here}" for n, (there, here) in pairs.items() if there != here
         ],
     }
-    if any(problems.values()):
-        listed = "; ".join(f"{problem}: {_listed(found)}" for problem, found in problems.items() if found)
+    if listed := "; ".join(f"{problem}: {_listed(found)}" for problem, found in problems.items() if found):
         raise UserError(f"{source}: does not fit the model. {listed}")
     model = build_model(config)
     model.load_state_dict(model.state_dict() | {names[name]: tensor for name, tensor in tensors.items()})
