@@ -53,7 +53,7 @@ class Container(VideoSource):
             self._stated_rates(),
             may_reorder=bool(codec.has_b_frames),
             is_untimed=self._container.format.name in UNTIMED_FORMATS,
-            is_cut=lambda end: self._is_cut(end * tick_s, len(packets)),
+            is_cut=lambda end: self._is_cut(end * tick_s, len(packets.pts)),
             decoded_order=lambda: _decoded_order(self.path),
         )
         if table is None:
