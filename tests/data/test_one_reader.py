@@ -13,7 +13,7 @@ from svfap.data.augment import fit_frames
 from svfap.data.ffmpeg import Upright, video_stream
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
-from svfap.data.sample import frames_between, span_of
+from svfap.data.sample import span_of
 from svfap.data.video import open_video
 from svfap.faces.config import FaceCropConfig, TrackConfig
 from svfap.model.config import ModelConfig
@@ -81,7 +81,7 @@ def check_loader_and_windows(path: Path, picture_of: np.ndarray, pictures: np.nd
             np.testing.assert_array_equal(clip, fit_frames(pictures[picture_of[frames]], SIZE, "squash"))
     with open_video(path) as source:
         first, stop = span_of(source, manifest[1])
-        part = np.stack([picture for _, picture in frames_between(source, first, stop)])
+        part = np.stack([picture for _, picture in source.steady_frames(None, first, stop)])
         np.testing.assert_array_equal(part, pictures[picture_of[first:stop]])
         times_s = source.grid().times_s
     reader = Reader(config, None, None, FaceCropConfig(size_px=SIZE), TrackConfig(), 10.0)

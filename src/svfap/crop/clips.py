@@ -14,7 +14,7 @@ import numpy as np
 from svfap.console import say
 from svfap.crop.config import CropConfig
 from svfap.data.manifest import Sample
-from svfap.data.sample import frames_between, inside_box, span_of
+from svfap.data.sample import frames_of, inside_box
 from svfap.data.video import Pixels, VideoSource, VideoWriter, open_video, write_video
 from svfap.faces.config import DetectorName, TrackConfig
 from svfap.faces.crop import crop_face
@@ -74,7 +74,7 @@ def write_clips(sample: Sample, folder: Path, config: CropConfig, detector: Dete
         with open_video(sample.path) as source:
             fps = source.grid(config.fps).fps
             last_s = 0.0
-            for item in track_faces(_frames(source, sample, config), detector, tracking, fps, dropped):
+            for item in track_faces(frames_of(source, sample, config.fps), detector, tracking, fps, dropped):
                 stay = set() if source.parted(last_s, item.time_s) else {face.track for face in item.faces}
                 last_s = item.time_s
                 for track in sorted(runs.keys() - stay):
@@ -127,7 +127,7 @@ def write_one_face(
 
     def frames(source: VideoSource) -> Frames:
         if not every_picture:
-            return _frames(source, sample, config)
+            return frames_of(source, sample, config.fps)
         return ((time_s, inside_box(frame[None], sample)[0]) for time_s, frame in source.frames())
 
     tracks: dict[int, dict[int, TrackedFace]] = defaultdict(dict)
@@ -217,11 +217,3 @@ class _TrackRun:
         start_s, end_s = round(times_s[0], 3), round(times_s[-1] + 1 / self._fps, 3)
         face_px = round(float(np.mean(faces_px)), 1)
         return FaceClip(self._file.name, self._file.stat().st_size, self._track, start_s, end_s, face_px)
-
-
-def _frames(source: VideoSource, sample: Sample, config: CropConfig) -> Frames:
-    """(time_s, frame) of a sample: within its time span, inside its box, at the frame rate of the clips."""
-    frames: Frames = frames_between(source, *span_of(source, sample, config.fps), config.fps)
-    if sample.box is not None:
-        frames = ((time_s, inside_box(frame[None], sample)[0]) for time_s, frame in frames)
-    return frames

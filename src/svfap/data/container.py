@@ -109,10 +109,9 @@ class Container(VideoSource):
                 return
 
     def _all_from(self, first: int, back: int = 0) -> Iterator[tuple[int, Pixels]]:
-        """Yield (number, picture) of all pictures from `first` on; a damaged one is replaced by the one before it.
+        """Yield (number, picture) of all pictures from `first` on; see `_ascending`.
 
-        Damaged ones at the start of the file are replaced by the first that can be decoded. back: start decoding this many
-        keyframes before the one that is needed.
+        A damaged picture is replaced by the one before it, at the start of the file by the first that can be decoded.
         """
         shown: av.VideoFrame | None = None
         due = first
@@ -126,7 +125,10 @@ class Container(VideoSource):
             raise VideoError(self.path, f"damaged: picture {due + 1} of {self.num_frames} cannot be decoded")
 
     def _ascending(self, first: int, back: int = 0) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield (number, frame) in ascending order, from number `first`, or an earlier one, on."""
+        """Yield (number, frame) in ascending order from number `first`, or an earlier one, on.
+
+        back: start decoding this many keyframes before the one that is needed.
+        """
         key = max(int(np.searchsorted(self._keys.pictures, first, side="right")) - 1 - back, -1)
         while True:
             decoded = ((number, frame) for number, frame in self._decoded(key) if frame is not None)

@@ -27,9 +27,8 @@ def walk(folder: Path, within: Path | None = None) -> Iterator[tuple[Path, list[
     """Yield (folder, names of its folders, names of its files) of a folder and all below it, like `os.walk`.
 
     Names are sorted, without those that `is_left_out`. A name removed from the list of folders is not searched. Links to
-    folders elsewhere are followed, each folder once. Links that lead back, or to a folder below `within` (default: the folder
-    itself) that has been or will be found in its own place, are passed over. Raises `UserError` for a folder that cannot be
-    read.
+    folders elsewhere are followed, each folder once; links to a folder that is found in its own place below `within`
+    (default: the folder itself), or that contains it, are not. Raises `UserError` for a folder that cannot be read.
     """
     root = os.path.realpath(within or folder)
     seen: set[str] = set()

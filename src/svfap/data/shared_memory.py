@@ -31,8 +31,7 @@ class SharedMemoryError(RuntimeError):
 def hand_over(batch: dict[str, Any]) -> dict[str, Any]:
     """In a worker process, move the tensors of a batch to shared memory. Raises `SharedMemoryError`.
 
-    Without this a thread of the worker would do it later. It would print a failure, and the main process would wait for the
-    batch without end.
+    Otherwise a thread of the worker would do it, and after a failure the main process would wait for the batch for ever.
     """
     if get_worker_info() is not None:
         try:
