@@ -10,6 +10,7 @@ import pytest
 from odd_videos import NUM, VIDEOS, without
 
 from svfap.data.augment import fit_frames
+from svfap.data.container import Container
 from svfap.data.ffmpeg import Upright, video_stream
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
@@ -125,6 +126,9 @@ def test_readers_agree_on_folders(folder: Path, config: ModelConfig) -> None:
         ("double_stamp_b_frames.mkv", 30, 35 / 30),
         ("missing_stamp.ts", 30, 35 / 30),
         ("joined.ts", 30, 35 / 30),
+        ("fields.ts", 30, 35 / 30),
+        ("fields_in_pairs.ts", 30, 35 / 30),
+        ("fields.mkv", 30, 35 / 30),
         ("variable.mkv", 30, 103 / 30),
         ("pause.mkv", 30, 217 / 30),
     ],
@@ -135,6 +139,15 @@ def test_times(folder: Path, name: str, fps: float, last_s: float) -> None:
         assert source.times_s[-1] == pytest.approx(last_s, abs=0.0011)
         if name not in ("variable.mkv", "pause.mkv"):
             np.testing.assert_allclose(source.times_s, np.arange(NUM) / 30, atol=0.0011)
+
+
+def test_a_picture_of_two_fields_is_read_by_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_video(made(folder, "fields.ts")) as source:
+        pictures = source.read(range(NUM))
+        np.testing.assert_allclose(pictures[7, :4].mean(axis=(1, 2)) - pictures[6, :4].mean(axis=(1, 2)), 6, atol=1)
+        monkeypatch.setattr(Container, "_all_from", None)  # which decodes all pictures before a damaged one
+        for number in (5, 6, 35):
+            np.testing.assert_array_equal(source.read([number])[0], pictures[number])
 
 
 def test_non_square_pixels_are_made_square(folder: Path) -> None:

@@ -45,7 +45,7 @@ class Container(VideoSource):
 
     def _timetable(self) -> Timetable:
         codec, tick_s = self._stream.codec_context, float(self._stream.time_base or 1)
-        packets = list_packets(self._demuxed(), codec.codec.canonical_name)
+        packets = list_packets(self._demuxed(), codec.codec.canonical_name, codec.extradata)
         table = timetable(
             packets,
             codec.codec.canonical_name,
@@ -89,7 +89,10 @@ class Container(VideoSource):
 
     def _read_run(self, key: int, run: list[int]) -> Iterator[Pixels]:
         """Pictures that can all be decoded from keyframe number `key` on."""
-        decoded = self._decoded(key, frozenset(self._packet_of[run].tolist()))
+        packets = self._packet_of[run]
+        after = np.minimum(packets + 1, len(self._picture_of) - 1)
+        needed = np.append(packets, after[self._picture_of[after] < 0])  # second fields, too
+        decoded = self._decoded(key, frozenset(needed.tolist()))
         remaining, last = run[::-1], -1
         for number, frame in decoded:
             if frame is None or frame.is_corrupt or number < last or number > remaining[-1]:

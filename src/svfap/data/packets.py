@@ -11,6 +11,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from svfap.data.h264 import Fields
 from svfap.data.timing import Times, repaired, usual_rate
 
 PICTURE_FPS = 25.0  # of folders of frames and images, and of streams that state no rate
@@ -36,15 +37,18 @@ class Packets(NamedTuple):
     is_shown: Numbers
 
 
-def list_packets(packets: Iterable[av.Packet[av.VideoStream]], codec: str) -> Packets:
-    """List all packets; incomplete ones at the end of a file that was cut off are left out."""
+def list_packets(packets: Iterable[av.Packet[av.VideoStream]], codec: str, extradata: bytes | None) -> Packets:
+    """List all packets; incomplete ones at the end of a file that was cut off are left out. extradata: of the codec."""
     listed, num_whole = array("q"), 0
+    fields = Fields(extradata) if codec == "h264" else None
+    may_be_field = fields is not None and fields.may_occur
     for packet in packets:
         times = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
         # Pictures outside the edit list of an MP4 are decoded but not shown.
-        is_shown = not packet.is_discard and not _is_hidden(packet, codec)
+        is_second = may_be_field and fields is not None and fields.is_second(packet)
+        is_shown = not packet.is_discard and not is_second and not _is_hidden(packet, codec)
         pos = -1 if packet.pos is None else packet.pos
-        listed.extend((*times, pos, packet.size, packet.is_keyframe, is_shown))
+        listed.extend((*times, pos, packet.size, packet.is_keyframe and not is_second, is_shown))
         if not packet.is_corrupt:
             num_whole = len(listed)
     return Packets(*np.array(listed[:num_whole], np.int64).reshape(-1, len(Packets._fields)).T)
