@@ -24,7 +24,7 @@ from svfap.data.packets import NO_TIME, Numbers, Timetable, list_packets, timeta
 
 UNTIMED_FORMATS = ("avi", "mpeg")  # their time stamps are decoding times, or guessed between packs: wrong with B-frames
 SOUGHT_BY_BYTE = ("mpegts", "mpeg")  # and streams without time stamps
-MOST_PICTURES, MOST_FILES = 1_000_000, 200  # of which timetables are kept: 16 MB
+MOST_PICTURES, MOST_FILES = 1_000_000, 200  # in the timetables that are kept: 16 MB
 SEQUENTIAL_CODECS = ("gif", "apng")  # their keyframes do not stand alone
 
 
@@ -222,7 +222,7 @@ class Container(VideoSource):
             self._upright.learn(first[1])
 
     def _is_cut(self, end_s: float, num_packets: int) -> bool:
-        """Whether the file states more than it holds; end_s: when its last picture ends at the latest."""
+        """Whether the file states more pictures than it has; end_s: when its last picture ends at the latest."""
         stated_s = (self._container.duration or 0) / av.time_base
         start_s = (self._container.start_time or 0) / av.time_base
         return self._ended_badly or self._stream.frames > num_packets or end_s < start_s + stated_s
@@ -273,7 +273,7 @@ def _identity(packet: av.Packet[av.VideoStream]) -> tuple[int, int]:
 
 
 def _decoded_order(path: Path) -> Numbers:
-    """The numbers of the packets whose pictures are shown, in order, by decoding a file."""
+    """The numbers of the packets that give pictures, in order of presentation, by decoding a file."""
     with open_container(path) as container:
         stream = video_stream(container)
         assert stream is not None
@@ -290,7 +290,7 @@ _TABLES: dict[tuple[str, int, int], Timetable] = {}  # the least recently used f
 
 
 def _remembered(key: tuple[str, int, int], make: Callable[[], Timetable]) -> Timetable:
-    """The timetable of a file, which is the same as long as its name, its time of change and its size are."""
+    """The timetable of a file. key: its path, time of change and size."""
     table = _TABLES.pop(key, None) or make()
     _TABLES[key] = table
     num_pictures = sum(len(other.times_s) for other in _TABLES.values())

@@ -16,17 +16,14 @@ HEADER_BYTES = 256  # more than a sequence parameter set or the start of a slice
 
 
 class Fields:
-    """Tells second fields among the packets of a stream, given one by one in the order of the file.
-
-    extradata: of the codec. `may_occur` is False if it says that all pictures are coded as frames.
-    """
+    """Tells second fields among the packets of a stream, given one by one in the order of the file. extradata: of the codec."""
 
     def __init__(self, extradata: bytes | None) -> None:
         data = extradata or b""
         self._length_size = (data[4] & 3) + 1 if data[:1] == b"\1" and len(data) > 6 else 0  # 0: start codes
         sets = [data[8:]] if self._length_size else [unit for unit in self._units(data) if unit[0] & 31 == SPS]
-        self.may_occur = False
-        self._first: tuple[int, bool] | None = None  # of the packet before, if it began a picture: as `_field` tells
+        self._may_occur = False
+        self._first: tuple[int, bool] | None = None  # the first field of a picture, in the packet before
         if sets:
             with suppress(IndexError):  # cut off
                 self._read_parameters(_Bits(sets[0][1:]))
@@ -55,10 +52,12 @@ class Fields:
         bits.skip_codes(1)
         bits.skip(1)
         bits.skip_codes(2)
-        self.may_occur = not bits.number(1)  # frame_mbs_only_flag
+        self._may_occur = not bits.number(1)  # frame_mbs_only_flag
 
     def is_second(self, packet: Any) -> bool:
-        """Whether a packet, a bytes-like object, holds the second field of the picture that the packet before it began."""
+        """Whether a packet (bytes-like) is the second field of the picture that the packet before it began."""
+        if not self._may_occur:
+            return False
         slices = [self._field(unit) for unit in self._units(bytes(packet)) if unit[:1] and unit[0] & 31 in SLICES]
         found = {field for field in slices if field is not None}
         field = found.pop() if len(found) == 1 else None

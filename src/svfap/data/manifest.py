@@ -1,4 +1,4 @@
-"""Read manifests, lists of videos with their labels: a CSV with a header, or the published formats of `path label` lines."""
+"""Manifests, lists of videos with their labels: a CSV with a header, or the published formats of `path label` lines."""
 
 from __future__ import annotations
 
@@ -461,7 +461,7 @@ class _Parser:
         return numbers
 
     def _missing(self, column: str) -> pd.Series:
-        """The chosen rows whose cell is empty or `nan`."""
+        """The chosen rows with an empty cell or `nan`."""
         return self.text[column].str.lower().isin(["", "nan"]) & self.chosen
 
     def _refuse(self, wrong: pd.Series | NDArray[np.bool_], column: str, what: str) -> None:

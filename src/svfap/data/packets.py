@@ -41,11 +41,10 @@ def list_packets(packets: Iterable[av.Packet[av.VideoStream]], codec: str, extra
     """List all packets; incomplete ones at the end of a file that was cut off are left out. extradata: of the codec."""
     listed, num_whole = array("q"), 0
     fields = Fields(extradata) if codec == "h264" else None
-    may_be_field = fields is not None and fields.may_occur
     for packet in packets:
         times = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
         # Pictures outside the edit list of an MP4 are decoded but not shown.
-        is_second = may_be_field and fields is not None and fields.is_second(packet)
+        is_second = fields is not None and fields.is_second(packet)
         is_shown = not packet.is_discard and not is_second and not _is_hidden(packet, codec)
         pos = -1 if packet.pos is None else packet.pos
         listed.extend((*times, pos, packet.size, packet.is_keyframe and not is_second, is_shown))
@@ -55,7 +54,7 @@ def list_packets(packets: Iterable[av.Packet[av.VideoStream]], codec: str, extra
 
 
 def _is_hidden(packet: av.Packet[av.VideoStream], codec: str) -> bool:
-    """Whether a packet only holds a reference for later pictures, by the bits show_frame and show_existing_frame."""
+    """Whether a packet is only a reference for later pictures, by the bits show_frame and show_existing_frame."""
     if codec not in ("vp8", "vp9"):
         return False
     data = memoryview(packet)
@@ -180,7 +179,7 @@ def _not_before(pts: Times, order: Numbers, key: int) -> int:
 
 
 def _whole(stamps: Times, dts: Times, is_cut: Callable[[float], bool]) -> int:
-    """How many pictures a file holds without a gap: the B-frames before the last ones are missing if it was cut off."""
+    """Number of pictures without a gap: in a file that was cut off, B-frames before the last pictures are missing."""
     steps = np.diff(stamps)
     if len(steps) < 2 or not np.isfinite(dts).any() or not is_cut(float(stamps[-1] + 1.5 * steps[-3:].max())):
         return len(stamps)

@@ -1,7 +1,7 @@
 """Training targets: labels or values of clips, and of single pictures for frame-level models.
 
 Row i of a file of values, and number i of a cell, belong to picture i of the video in order of presentation. A picture is not
-annotated if its cell is empty or holds one of `invalid_marks`, if any of its values lies outside `label_range`, or if its
+annotated if its cell is empty or one of `invalid_marks`, if any of its values lies outside `label_range`, or if its
 class is -1. It then has the target NaN in all dimensions, or the label -1; losses and scores leave it out.
 """
 

@@ -92,7 +92,7 @@ class FaceSettings(Settings):
     detect_every: int | None = None
     """Frames from one run of the detector to the next; default: about 8 runs per second."""
     min_face_px: int = 32
-    """Smallest face in pixels of the video, longer side of its box; smaller ones are dropped, and their number is said."""
+    """Smallest face in pixels of the video, longer side of its box; smaller ones are dropped and counted in a message."""
     margin: float | None = None
     """Space added on every side of the face box, as a fraction of its longer side. Default: as in the model's training,
     else 0.3."""
