@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from golden_inputs import GOLDEN, clip, write_checkpoint
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 torch.set_num_threads(int(os.environ.get("SVFAP_TEST_THREADS", "1")))
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup; commands started by tests would inherit it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import bisect
 import copy
+import itertools
 import json
+import math
 import os
 import random
 import shutil
@@ -187,7 +190,7 @@ def source_with(fault: Fault) -> str:
 
 
 def write_map(file: Path, tests: list[str]) -> None:
-    """Run all tests once, and keep which of them run which line, and how long each takes."""
+    """Run all tests once, and keep which of them run which line, and how long each takes; not those that fail without a fault."""
     with tempfile.TemporaryDirectory() as name:
         data, times = Path(name) / "coverage", Path(name) / "times.xml"
         subprocess.run(
@@ -198,7 +201,8 @@ def write_map(file: Path, tests: list[str]) -> None:
         seconds: dict[str, float] = {}
         for case in ET.parse(times).iter("testcase"):
             path = (case.get("classname") or "").replace(".", "/") + ".py"
-            seconds[f"{path}::{case.get('name')}"] = float(case.get("time") or 0)
+            if case.find("failure") is None and case.find("error") is None:
+                seconds[f"{path}::{case.get('name')}"] = float(case.get("time") or 0)
         lines: dict[str, dict[int, list[str]]] = {}
         from coverage.numbits import numbits_to_nums
 
@@ -220,7 +224,7 @@ def write_map(file: Path, tests: list[str]) -> None:
             found: dict[tuple[str, int], set[str]] = {}
             for f, c, numbers in rows:
                 test = contexts[c].split("|")[0]
-                if test and files[f].is_relative_to(PACKAGE):
+                if test in seconds and files[f].is_relative_to(PACKAGE):
                     for line in numbers:
                         found.setdefault((str(files[f].relative_to(PACKAGE)), line), set()).add(test)
         for (module, line), names in found.items():
@@ -276,7 +280,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=200, help="faults; default: 200")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parallel", type=int, default=2, help="faults tried at a time; default: 2")
-    parser.add_argument("--most_tests", type=int, default=60, help="tests run for a fault; default: 60")
+    parser.add_argument("--most_s", type=float, default=300.0, help="seconds of tests run for a fault; default: 300")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "runs" / "mutations", help="folder of the map and the outcomes"
     )
@@ -304,11 +308,13 @@ def main() -> None:
 
     def attempt(fault: Fault) -> dict:
         began = time.monotonic()
-        tests = [name for name in tests_of(fault, known) if name in existing]
-        # Some of the quickest, and some from all over.
-        some = tests[: args.most_tests // 2] + tests[args.most_tests // 2 :: max(len(tests) // args.most_tests, 1)]
-        some = list(dict.fromkeys(some))
-        usual_s = sum(known["seconds"].get(name, 1.0) for name in some)
+        tests = [name for name in tests_of(fault, known) if name in existing and name in known["seconds"]]
+        # The quickest for half of the time, and of the others some from all over.
+        ends = list(itertools.accumulate(known["seconds"][name] for name in tests))
+        quick = bisect.bisect(ends, args.most_s / 2)
+        step = math.ceil(max((ends[-1] if ends else 0) - args.most_s / 2, 1) / (args.most_s / 2))
+        some = tests[:quick] + tests[quick::step]
+        usual_s = sum(known["seconds"][name] for name in some)
         by = is_noticed(fault, some, START_S + PATIENCE * usual_s) if tests else ""
         return {**asdict(fault), "by": by, "tests": len(tests), "seconds": round(time.monotonic() - began, 1)}
 
