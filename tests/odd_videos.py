@@ -205,6 +205,76 @@ def joined(path: Path) -> Path:
     return path
 
 
+def _nal(header: int, *codes: tuple[int, int | None], data: bytes = b"") -> bytes:
+    """A NAL unit of H.264. codes: (value, bits), or (value, None) in Exp-Golomb code; data: follows, aligned to bytes."""
+    bits = "".join(
+        f"{value + 1:b}".zfill(2 * len(f"{value + 1:b}") - 1) if size is None else f"{value:0{size}b}"
+        for value, size in codes
+    )
+    bits += "" if data else "1"
+    content = int(bits + "0" * (-len(bits) % 8), 2).to_bytes((len(bits) + 7) // 8) + data
+    escaped = bytearray()
+    for byte in content:
+        if escaped[-2:] == b"\0\0" and byte <= 3:
+            escaped.append(3)
+        escaped.append(byte)
+    return b"\0\0\0\1" + bytes([header]) + bytes(escaped)
+
+
+def _fields(number: int) -> list[bytes]:
+    """Two H.264 fields, uncompressed, of one grey each (PAFF, which x264 does not write). Every other one is not referred to."""
+    k, parts = number % 12, []
+    is_reference = k % 2 == 0
+    for is_bottom in (0, 1):
+        is_idr = k == 0 and not is_bottom
+        head = [(0, None), (7, None), (0, None), ((k + 1) // 2, 4), (1, 1), (is_bottom, 1)]
+        head += [(number // 12 % 2, None)] if is_idr else []
+        head += (
+            [(2 * k + is_bottom, 8)]
+            + ([(0, 2)] if is_idr else [(0, 1)] if is_reference else [])
+            + [(0, None), (1, None)]
+        )
+        blocks = bytes([20 + 5 * number + 20 * is_bottom]) * 256 + bytes([128]) * 128
+        # Eight blocks of the type I_PCM, whose code fills two bytes; that of the first follows the slice header.
+        data = blocks + (bytes([0x0D, 0x00]) + blocks) * 7 + b"\x80"
+        parts.append(_nal(0x65 if is_idr else 0x21 if is_reference else 0x01, *head, (25, None), data=data))
+    if k == 0:
+        sizes = [
+            (3, None),
+            (1, None),
+            (0, 1),
+            (0, 1),
+            (1, 1),
+            (1, 1),
+            (0, None),
+            (0, None),
+            (0, None),
+            (4, None),
+            (0, 1),
+        ]
+        sps = _nal(
+            0x67, (77, 8), (0, 8), (30, 8), (0, None), (0, None), (0, None), (4, None), (1, None), (0, 1), *sizes
+        )
+        pps = _nal(0x68, (0, None), (0, None), (0, 2), *[(0, None)] * 3, (0, 3), *[(0, None)] * 3, (4, 3))
+        parts[0] = sps + pps + parts[0]
+    return parts
+
+
+def field_coded(path: Path, per_packet: int = 1) -> Path:
+    """An H.264 video whose pictures are two fields each; per_packet: fields in a packet."""
+    raw = path.with_suffix(".fields.h264")
+    fields = [field for number in range(NUM) for field in _fields(number)]
+    raw.write_bytes(b"".join(fields))
+    with av.open(str(raw)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for first in range(0, len(fields), per_packet):
+            packet = av.Packet(b"".join(fields[first : first + per_packet]))
+            packet.pts = packet.dts = first
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 60), stream, first % 24 == 0
+            new.mux(packet)
+    return path
+
+
 def without(path: Path, numbers: Iterable[int]) -> Path:
     """A folder of frames without some of them; the fifth is of another size."""
     path.mkdir()
@@ -265,4 +335,11 @@ VIDEOS: dict[str, tuple[Maker, int]] = {
     "two_streams.mkv": (two_streams, NUM),
     "changing_size.webm": (changing_size, NUM),
     "joined.ts": (joined, NUM),
+    "interlaced.ts": (_x264(bf="2", **{"x264-params": "scenecut=0:b-adapt=0:tff=1:cqm=jvt"}), NUM),
+    "interlaced.mp4": (_x264(bf="2", **{"x264-params": "scenecut=0:b-adapt=0:tff=1"}), NUM),
+    "fields.h264": (lambda p: field_coded(p.with_suffix(".ts")) and p.with_suffix(".fields.h264").rename(p), NUM),
+    "fields.ts": (field_coded, NUM),
+    "fields_in_pairs.ts": (lambda p: field_coded(p, 2), NUM),
+    "fields.mkv": (field_coded, NUM),
+    "fields_in_pairs.mp4": (lambda p: field_coded(p, 2), NUM),
 }

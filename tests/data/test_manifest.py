@@ -350,7 +350,10 @@ def test_files_that_are_all_missing_are_one_error(tmp_path: Path) -> None:
         read_manifest(path).require_files()
     message = str(caught.value)
     assert f"none of the 20 paths looked at exists, such as {tmp_path}/videos\\0.mp4: no such file" in message
-    assert f"Paths are relative to {tmp_path}; correct them or name their folder with --root" in message
+    assert (
+        f"Paths are relative to {tmp_path}; correct them, or where the command has --root name their folder with it"
+        in message
+    )
     path = write(tmp_path, "path,label\n" + "".join(f"videos/{n}.mp4,0\n" for n in range(60, 79)))
     read_manifest(path).require_files()  # one of them exists
     with pytest.raises(ManifestError, match="relative to /elsewhere"):

@@ -10,10 +10,11 @@ import pytest
 from odd_videos import NUM, VIDEOS, without
 
 from svfap.data.augment import fit_frames
+from svfap.data.container import Container
 from svfap.data.ffmpeg import Upright, video_stream
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
-from svfap.data.sample import frames_between, span_of
+from svfap.data.sample import span_of
 from svfap.data.video import open_video
 from svfap.faces.config import FaceCropConfig, TrackConfig
 from svfap.model.config import ModelConfig
@@ -81,7 +82,7 @@ def check_loader_and_windows(path: Path, picture_of: np.ndarray, pictures: np.nd
             np.testing.assert_array_equal(clip, fit_frames(pictures[picture_of[frames]], SIZE, "squash"))
     with open_video(path) as source:
         first, stop = span_of(source, manifest[1])
-        part = np.stack([picture for _, picture in frames_between(source, first, stop)])
+        part = np.stack([picture for _, picture in source.steady_frames(None, first, stop)])
         np.testing.assert_array_equal(part, pictures[picture_of[first:stop]])
         times_s = source.grid().times_s
     reader = Reader(config, None, None, FaceCropConfig(size_px=SIZE), TrackConfig(), 10.0)
@@ -125,6 +126,9 @@ def test_readers_agree_on_folders(folder: Path, config: ModelConfig) -> None:
         ("double_stamp_b_frames.mkv", 30, 35 / 30),
         ("missing_stamp.ts", 30, 35 / 30),
         ("joined.ts", 30, 35 / 30),
+        ("fields.ts", 30, 35 / 30),
+        ("fields_in_pairs.ts", 30, 35 / 30),
+        ("fields.mkv", 30, 35 / 30),
         ("variable.mkv", 30, 103 / 30),
         ("pause.mkv", 30, 217 / 30),
     ],
@@ -135,6 +139,15 @@ def test_times(folder: Path, name: str, fps: float, last_s: float) -> None:
         assert source.times_s[-1] == pytest.approx(last_s, abs=0.0011)
         if name not in ("variable.mkv", "pause.mkv"):
             np.testing.assert_allclose(source.times_s, np.arange(NUM) / 30, atol=0.0011)
+
+
+def test_a_picture_of_two_fields_is_read_by_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_video(made(folder, "fields.ts")) as source:
+        pictures = source.read(range(NUM))
+        np.testing.assert_allclose(pictures[7, :4].mean(axis=(1, 2)) - pictures[6, :4].mean(axis=(1, 2)), 6, atol=1)
+        monkeypatch.setattr(Container, "_all_from", None)  # which decodes all pictures before a damaged one
+        for number in (5, 6, 35):
+            np.testing.assert_array_equal(source.read([number])[0], pictures[number])
 
 
 def test_non_square_pixels_are_made_square(folder: Path) -> None:

@@ -48,8 +48,9 @@ def test_the_manifests_of_a_dataset_have_its_root(folder):
     with pytest.raises(UserError, match="b.mp4: no such file or folder") as caught:
         (folder / "pretrain.csv").write_text("path\nb.mp4\n")
         paths(folder, "pretrain.csv")
-    assert f"Paths are relative to {folder / 'deep/er'}; correct them or name their folder with --root" in str(
-        caught.value
+    assert (
+        f"Paths are relative to {folder / 'deep/er'}; correct them, or where the command has --root name their folder with it"
+        in str(caught.value)
     )
     assert paths(folder, "pretrain.csv", root=folder) == ["b.mp4"]
     with pytest.raises(UserError, match=f"Paths are relative to {folder};"):

@@ -20,7 +20,7 @@ def manifest_of(folder: Path, **columns: object) -> Manifest:
 
 
 def units(sizes: list[int]) -> Units:
-    return Units(np.repeat(np.arange(len(sizes)), sizes), "subject")
+    return Units(np.repeat(np.arange(len(sizes)), sizes), "subject", [f"subject {n}" for n in range(len(sizes))])
 
 
 def torn(unit_of: np.ndarray, held: np.ndarray) -> set[int]:
@@ -42,11 +42,14 @@ def test_a_unit_is_a_subject_else_a_group_else_a_source_else_a_file():
         }
     )
     # 3.mp4 is of the source of a clip of anna; 4 and 5 are a group; 6.mp4 is one file
-    assert units_of(table, ROOT) == (pytest.approx([0, 0, 0, 0, 1, 1, 2, 2]), "subject")
-    assert units_of(table, ROOT, ignore_subjects=True) == (pytest.approx([0, 0, 1, 1, 2, 2, 3, 3]), "group")
-    assert units_of(table[["path", "source"]], ROOT) == (pytest.approx([0, 0, 1, 1, 2, 3, 4, 4]), "source")
-    found = units_of(table[["path"]], ROOT)
-    assert (found.of.tolist(), found.kind, found.num) == ([0, 0, 1, 2, 3, 4, 5, 5], "file", 6)
+    for found, of, kind in (
+        (units_of(table, ROOT), [0, 0, 0, 0, 1, 1, 2, 2], "subject"),
+        (units_of(table, ROOT, ignore_subjects=True), [0, 0, 1, 1, 2, 2, 3, 3], "group"),
+        (units_of(table[["path", "source"]], ROOT), [0, 0, 1, 1, 2, 3, 4, 4], "source"),
+        (units_of(table[["path"]], ROOT), [0, 0, 1, 2, 3, 4, 5, 5], "file"),
+    ):
+        assert (found.of.tolist(), found.kind, found.num) == (of, kind, max(of) + 1)
+    assert units_of(table, ROOT).names == ["subject anna", "group g", "/data/6.mp4"]
 
 
 def test_equal_names_of_different_columns_are_different_units():
@@ -92,11 +95,23 @@ def test_a_unit_larger_than_the_part_stays_in_training(capsys):
         held = hold_out(1000, 0.1, seed, one)
         assert held.sum() == 100
         assert not held[:900].any()
-    assert capsys.readouterr().err == ""
+    text = capsys.readouterr().err
+    assert (
+        "100 of 1000 samples are set aside: no subject is divided, and the largest has 900 (subject 0), alone in its part"
+        in text
+    )
+    assert "if it is several people, name each apart; else leave out some of its samples, or choose" in text
     for seed in SEEDS:
         assert hold_out(1000, 0.2, seed, one).sum() == 100  # there is no nearer set without the 900
     text = capsys.readouterr().err
-    assert "100 of 1000 samples are set aside, in place of 200: no subject is divided, and the largest has 900" in text
+    assert (
+        "100 of 1000 samples are set aside, in place of 200: no subject is divided, and the largest has 900 (subject 0)"
+        in text
+    )
+    assert hold_out(1000, 0.05, 0, one).sum() == 50  # five others stay in training, too
+    assert hold_out(900, 0.1, 0, units([100] * 9)).sum() == 100
+    assert hold_out(20, 0.5, 0, units([10, 10])).sum() == 10
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,26 @@ def test_corrected_labels_are_scored(config, capsys):
     )
 
 
+def test_corrected_values_per_frame_are_scored(config, tmp_path, capsys):
+    for name in CLASSES:
+        (config.dataset / f"{name}.csv").write_text("label\n" + f"{name}\n" * 16)
+    manifest = config.dataset / "test.csv"
+    pd.read_csv(manifest).assign(frame_values=[f"{name}.csv" for name in CLASSES]).to_csv(manifest, index=False)
+    torch.manual_seed(0)
+    kwargs = dict(label_names=CLASSES, sampling_stride=1, frame_level=True)
+    svfap.create_model("svfap_debug", "classification", **kwargs).save_pretrained(tmp_path / "run" / "fold_1" / "best")
+    pool(config)
+    pool(config)
+    assert "holds the evaluation of" in capsys.readouterr().err
+    (config.dataset / "sad.csv").write_text("label\n" + "happy\n" * 16)
+    with pytest.raises(UserError, match=r"a frame_values file of .*test\.csv has changed since the evaluation"):
+        pool(PoolConfig(out=config.out))
+    pool(config)
+    assert "is of other values per frame (a frame_values file has changed); it is done again" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_other_settings_are_evaluated_again(config, capsys):
     pool(config)
     before = evaluated(config)["settings"]

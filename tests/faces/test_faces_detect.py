@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from svfap.console import say_once
 from svfap.errors import UserError
 from svfap.faces import detect
 from svfap.faces.config import FaceCropConfig
@@ -27,7 +28,7 @@ def cache(tmp_path, monkeypatch):
     zoo = tmp_path / "zoo.onnx"
     zoo.write_bytes(CONTENT)
     monkeypatch.setattr(detect, "MODEL_URL", zoo.as_uri())
-    detect._say_fallback.cache_clear()
+    say_once.cache_clear()
     return tmp_path / "cache" / "svfap" / detect.MODEL_FILE
 
 

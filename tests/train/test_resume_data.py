@@ -154,6 +154,9 @@ def test_digests_do_not_depend_on_the_folder_and_depend_on_what_counts(tmp_path)
     assert digests(per_frame) == plain, "files of values count for frame-level models only"
     (tmp_path / "values.csv").write_text("label\n1\n1\n")
     assert digests(per_frame, frame_level=True) != first
+    accented = per_frame.replace("values.csv", "f\u00e4ces.csv")  # stored by macOS with two characters for one
+    (tmp_path / "fa\u0308ces.csv").write_text("label\n1\n1\n")
+    assert digests(accented, frame_level=True) == digests(per_frame, frame_level=True)
 
 
 def test_differences_of_runs_with_and_without_validation(tmp_path):

@@ -123,7 +123,7 @@ def random_resized_crop(clips: Tensor, scale: Range, generator: torch.Generator,
     """The fine-tuning crop, in place: a random box of each clip, enlarged to the whole frame. (B, 3, T, H, W) float.
 
     The box has `scale` times the frame's area and width / height log-uniform in `ratio`. After 10 draws that do not fit:
-    the largest centred box whose ratio lies within `ratio`. Bilinear.
+    the largest centred box with a ratio within `ratio`. Bilinear.
     """
     rng = _decisions(generator)
     for clip in clips:
@@ -233,7 +233,7 @@ def _partners(count: int) -> list[int]:
 
 
 # ---------------------------------------------------------------- RandAugment
-# Operations on one clip, (3, T, H, W) float32 that holds whole levels of 0 to 255. They may work in place; use the returned
+# Operations on one clip, (3, T, H, W) float32 with whole levels of 0 to 255. They may work in place; use the returned
 # tensor. Results are whole levels too, rounded as Pillow does: the published code runs Pillow on each frame, so extremes,
 # means and histograms are those of a frame.
 

@@ -24,7 +24,7 @@ from svfap.data.packets import NO_TIME, Numbers, Timetable, list_packets, timeta
 
 UNTIMED_FORMATS = ("avi", "mpeg")  # their time stamps are decoding times, or guessed between packs: wrong with B-frames
 SOUGHT_BY_BYTE = ("mpegts", "mpeg")  # and streams without time stamps
-MOST_PICTURES, MOST_FILES = 1_000_000, 200  # of which timetables are kept: 16 MB
+MOST_PICTURES, MOST_FILES = 1_000_000, 200  # in the timetables that are kept: 16 MB
 SEQUENTIAL_CODECS = ("gif", "apng")  # their keyframes do not stand alone
 
 
@@ -45,7 +45,7 @@ class Container(VideoSource):
 
     def _timetable(self) -> Timetable:
         codec, tick_s = self._stream.codec_context, float(self._stream.time_base or 1)
-        packets = list_packets(self._demuxed(), codec.codec.canonical_name)
+        packets = list_packets(self._demuxed(), codec.codec.canonical_name, codec.extradata)
         table = timetable(
             packets,
             codec.codec.canonical_name,
@@ -53,7 +53,7 @@ class Container(VideoSource):
             self._stated_rates(),
             may_reorder=bool(codec.has_b_frames),
             is_untimed=self._container.format.name in UNTIMED_FORMATS,
-            is_cut=lambda end: self._is_cut(end * tick_s, len(packets)),
+            is_cut=lambda end: self._is_cut(end * tick_s, len(packets.pts)),
             decoded_order=lambda: _decoded_order(self.path),
         )
         if table is None:
@@ -89,7 +89,10 @@ class Container(VideoSource):
 
     def _read_run(self, key: int, run: list[int]) -> Iterator[Pixels]:
         """Pictures that can all be decoded from keyframe number `key` on."""
-        decoded = self._decoded(key, frozenset(self._packet_of[run].tolist()))
+        packets = self._packet_of[run]
+        after = np.minimum(packets + 1, len(self._picture_of) - 1)
+        needed = np.append(packets, after[self._picture_of[after] < 0])  # second fields, too
+        decoded = self._decoded(key, frozenset(needed.tolist()))
         remaining, last = run[::-1], -1
         for number, frame in decoded:
             if frame is None or frame.is_corrupt or number < last or number > remaining[-1]:
@@ -109,10 +112,9 @@ class Container(VideoSource):
                 return
 
     def _all_from(self, first: int, back: int = 0) -> Iterator[tuple[int, Pixels]]:
-        """Yield (number, picture) of all pictures from `first` on; a damaged one is replaced by the one before it.
+        """Yield (number, picture) of all pictures from `first` on; see `_ascending`.
 
-        Damaged ones at the start of the file are replaced by the first that can be decoded. back: start decoding this many
-        keyframes before the one that is needed.
+        A damaged picture is replaced by the one before it, at the start of the file by the first that can be decoded.
         """
         shown: av.VideoFrame | None = None
         due = first
@@ -126,7 +128,10 @@ class Container(VideoSource):
             raise VideoError(self.path, f"damaged: picture {due + 1} of {self.num_frames} cannot be decoded")
 
     def _ascending(self, first: int, back: int = 0) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield (number, frame) in ascending order, from number `first`, or an earlier one, on."""
+        """Yield (number, frame) in ascending order from number `first`, or an earlier one, on.
+
+        back: start decoding this many keyframes before the one that is needed.
+        """
         key = max(int(np.searchsorted(self._keys.pictures, first, side="right")) - 1 - back, -1)
         while True:
             decoded = ((number, frame) for number, frame in self._decoded(key) if frame is not None)
@@ -217,7 +222,7 @@ class Container(VideoSource):
             self._upright.learn(first[1])
 
     def _is_cut(self, end_s: float, num_packets: int) -> bool:
-        """Whether the file states more than it holds; end_s: when its last picture ends at the latest."""
+        """Whether the file states more pictures than it has; end_s: when its last picture ends at the latest."""
         stated_s = (self._container.duration or 0) / av.time_base
         start_s = (self._container.start_time or 0) / av.time_base
         return self._ended_badly or self._stream.frames > num_packets or end_s < start_s + stated_s
@@ -268,7 +273,7 @@ def _identity(packet: av.Packet[av.VideoStream]) -> tuple[int, int]:
 
 
 def _decoded_order(path: Path) -> Numbers:
-    """The numbers of the packets whose pictures are shown, in order, by decoding a file."""
+    """The numbers of the packets that give pictures, in order of presentation, by decoding a file."""
     with open_container(path) as container:
         stream = video_stream(container)
         assert stream is not None
@@ -285,7 +290,7 @@ _TABLES: dict[tuple[str, int, int], Timetable] = {}  # the least recently used f
 
 
 def _remembered(key: tuple[str, int, int], make: Callable[[], Timetable]) -> Timetable:
-    """The timetable of a file, which is the same as long as its name, its time of change and its size are."""
+    """The timetable of a file. key: its path, time of change and size."""
     table = _TABLES.pop(key, None) or make()
     _TABLES[key] = table
     num_pictures = sum(len(other.times_s) for other in _TABLES.values())

@@ -107,11 +107,10 @@ def upright(picture: Pixels, matrix: Sequence[int]) -> Pixels:
 
 
 def packets_of(container: InputContainer, stream: Any) -> Iterator[Any]:
-    """The packets of a stream as `container.demux` gives them, without those of streams that a damaged file announces midway,
-    at which PyAV stops with an IndexError."""
+    """The packets of a stream. PyAV raises IndexError at packets of a stream that a damaged file announces midway."""
     while True:
         try:
             yield from container.demux(stream)
             return
-        except IndexError:  # behind that packet
-            continue
+        except IndexError:
+            continue  # with the next packet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from unicodedata import normalize
@@ -27,9 +28,8 @@ def walk(folder: Path, within: Path | None = None) -> Iterator[tuple[Path, list[
     """Yield (folder, names of its folders, names of its files) of a folder and all below it, like `os.walk`.
 
     Names are sorted, without those that `is_left_out`. A name removed from the list of folders is not searched. Links to
-    folders elsewhere are followed, each folder once. Links that lead back, or to a folder below `within` (default: the folder
-    itself) that has been or will be found in its own place, are passed over. Raises `UserError` for a folder that cannot be
-    read.
+    folders elsewhere are followed, each folder once; links to a folder that is found in its own place below `within`
+    (default: the folder itself), or that contains it, are not. Raises `UserError` for a folder that cannot be read.
     """
     root = os.path.realpath(within or folder)
     seen: set[str] = set()
@@ -86,18 +86,14 @@ def _alike(path: Path, key: Callable[[str], str]) -> Path | None:
     folder = _alike(path.parent, key)
     if folder is None:
         return None
-    alike = [name for name in _names(folder) if key(name) == key(path.name)]
+    names = _names(folder, folder.stat().st_mtime_ns)
+    alike = [name for name in names if key(name) == key(path.name)]
     return folder / alike[0] if len(alike) == 1 else None
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return _listed(str(folder), os.stat(folder).st_mtime_ns)
-    except OSError:
-        return []
-
-
 @lru_cache(maxsize=8)
-def _listed(folder: str, changed_ns: int) -> list[str]:
+def _names(folder: Path, changed_ns: int) -> list[str]:
     """Names in a folder, read again when it changes: many files of one folder may be missing."""
-    return os.listdir(folder)
+    with suppress(OSError):
+        return os.listdir(folder)
+    return []

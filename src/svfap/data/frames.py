@@ -34,14 +34,10 @@ class VideoSource(ABC):
     Its N pictures, numbered 0, 1, ... in order of presentation, are upright, have square pixels and the size of the first
     one; all methods give the same pictures to the bit.
 
-    Attributes:
-        path: of the file or folder.
-        times_s: (N,) float64, when each picture is shown, in seconds since the first; strictly ascending.
-        fps: the usual rate: 1 / the median interval between pictures, or the rate that the file states if both agree to
-            within the rounding of time stamps.
-        start_s: the time stamp of the first picture in the file.
-        joints: numbers of the pictures with which another recording begins, in files that were joined.
-        picture_names: names of the files of the pictures, of a folder of frames; else None.
+    path: of the file or folder. times_s: (N,) float64, when each picture is shown, in seconds since the first; strictly
+    ascending. fps: the usual rate: 1 / the median interval between pictures, or the rate that the file states if both agree
+    to within the rounding of time stamps. start_s: the time stamp of the first picture in the file. joints: numbers of the
+    pictures with which another recording begins, in files that were joined. picture_names: file names of a folder of frames.
     """
 
     path: Path

@@ -131,13 +131,17 @@ class ClipDataset(Dataset[Item]):
                 if self.target is not None and self.frame_level:
                     labels = picture_targets(self.manifest, sample, video)
                 grid = video.grid(self.fps)
-                drawn = self._sample(grid.parts(*span_of(video, sample, self.fps)), rng)
-                rows, counts = _distinct(drawn) if self.mode == "test" else (drawn, [1] * len(drawn))
-                shown = [grid.picture_of[row] for row in rows]
-                wanted, places = np.unique(np.concatenate(shown), return_inverse=True)
+                rows = self._sample(grid.parts(*span_of(video, sample, self.fps)), rng)
+                counts = np.ones(len(rows), np.int64)
+                if self.mode == "test":  # segments of a short video coincide
+                    rows, counts = np.unique(rows, axis=0, return_counts=True)
+                shown = grid.picture_of[rows]
+                wanted, places = np.unique(shown, return_inverse=True)
                 pictures = inside_box(video.read(wanted), sample)
             item = Item(index % len(self), sample)
-            for row, numbers, where, count in zip(rows, shown, places.reshape(len(rows), -1), counts, strict=True):
+            for row, numbers, where, count in zip(
+                rows, shown, places.reshape(rows.shape), counts.tolist(), strict=True
+            ):
                 crops = self._crop(pictures[where], rng)
                 item.clips += [crop for crop, _ in crops]
                 item.frames += [row] * len(crops)
@@ -156,24 +160,19 @@ class ClipDataset(Dataset[Item]):
         target = target_of(self.manifest, sample)
         return np.repeat(target[None], len(pictures), axis=0) if self.frame_level else target
 
-    def _sample(self, stretches: Sequence[tuple[int, int]], rng: np.random.RandomState) -> Sequence[Indices]:
-        """Frame numbers of each clip, within one of the stretches (first, stop)."""
-        lengths = np.array([stop - first for first, stop in stretches])
-        if self.mode in ("val", "test"):
-            longest = int(np.argmax(lengths))
-            first, shape = stretches[longest][0], (int(lengths[longest]), self.clip_length, self.stride)
-            if self.mode == "val":
-                return [first + sampling.validation_indices(*shape)]
-            return list(first + sampling.test_indices(*shape, self.num_segments))
+    def _sample(self, stretches: Sequence[tuple[int, int]], rng: np.random.RandomState) -> Indices:
+        """Frame numbers of the clips, (clips, clip_length), each clip within one of the stretches (first, stop)."""
+        steps = self.clip_length, self.stride
+        if self.mode == "train":
+            drawn = (_drawn(stretches, rng) for _ in range(self.repeats))
+            return np.stack([first + sampling.train_indices(stop - first, *steps, rng) for first, stop in drawn])
         if self.mode == "pretrain":
-            first, stop = _drawn(stretches, lengths, rng)
-            shape = (stop - first, self.clip_length, self.stride)
-            return list(first + sampling.pretrain_indices(*shape, self.repeats, rng))
-        clips = []
-        for _ in range(self.repeats):
-            first, stop = _drawn(stretches, lengths, rng)
-            clips.append(first + sampling.train_indices(stop - first, self.clip_length, self.stride, rng))
-        return clips
+            first, stop = _drawn(stretches, rng)
+            return first + sampling.pretrain_indices(stop - first, *steps, self.repeats, rng)
+        first, stop = max(stretches, key=lambda part: part[1] - part[0])
+        if self.mode == "val":
+            return first + sampling.validation_indices(stop - first, *steps)[None]
+        return first + sampling.test_indices(stop - first, *steps, self.num_segments)
 
     def _crop(self, pictures: Pixels, rng: np.random.RandomState) -> list[tuple[Pixels, int]]:
         """The clips that show these frames, each with the number of coinciding crops."""
@@ -206,19 +205,12 @@ class ClipDataset(Dataset[Item]):
         return batch
 
 
-def _drawn(
-    stretches: Sequence[tuple[int, int]], lengths: NDArray[np.int64], rng: np.random.RandomState
-) -> tuple[int, int]:
+def _drawn(stretches: Sequence[tuple[int, int]], rng: np.random.RandomState) -> tuple[int, int]:
     """A stretch, drawn in proportion to its length; nothing is drawn from `rng` if there is only one."""
     if len(stretches) == 1:
         return stretches[0]
-    return stretches[int(np.searchsorted(np.cumsum(lengths), rng.randint(lengths.sum()), side="right"))]
-
-
-def _distinct(rows: Sequence[Indices]) -> tuple[Sequence[Indices], list[int]]:
-    """Rows that coincide, as the segments of a short video do, once, and how often each occurs."""
-    distinct, counts = np.unique(rows, axis=0, return_counts=True)
-    return list(distinct), counts.tolist()
+    ends = np.cumsum([stop - first for first, stop in stretches])
+    return stretches[int(np.searchsorted(ends, rng.randint(ends[-1]), side="right"))]
 
 
 def sharded_batches(
@@ -287,7 +279,7 @@ class BatchLoader:
 
     def __init__(self, *datasets: ClipDataset, num_workers: int = 0, pin_memory: bool = False) -> None:
         self._datasets, self._num_workers, self._pin_memory = datasets, num_workers, pin_memory
-        self._order = _Order()
+        self._requests: list[list[Request]] = []  # of the epoch being loaded; filled anew for each
         self._loader: DataLoader[Batch] | None = None
 
     def batches(
@@ -319,7 +311,7 @@ class BatchLoader:
 
     def load(self, requests: list[list[Request]]) -> Iterator[Batch]:
         """Load batches. Raises `UserError` if a worker process dies or has no room in the shared memory."""
-        self._order.requests = requests
+        self._requests[:] = requests
         with worker_errors():
             if self._loader is None:
                 self._loader = self._make()
@@ -347,7 +339,7 @@ class BatchLoader:
             cv2.setNumThreads(1)
         return DataLoader(
             _Loading(self._datasets),
-            batch_sampler=self._order,
+            batch_sampler=self._requests,
             collate_fn=hand_over,  # type: ignore[arg-type] # of the batch that `_Loading` has made
             num_workers=self._num_workers,
             persistent_workers=self._num_workers > 0,
@@ -378,21 +370,8 @@ class Request(NamedTuple):
     sample: int
 
 
-class _Order:
-    """The batch sampler of a `DataLoader` that lives longer than an epoch: other batches before each of them."""
-
-    def __init__(self) -> None:
-        self.requests: list[list[Request]] = []
-
-    def __iter__(self) -> Iterator[list[Request]]:
-        return iter(self.requests)
-
-    def __len__(self) -> int:
-        return len(self.requests)
-
-
 class _Loading(Dataset[Batch]):
-    """What a worker holds: copies of the datasets, and how requests become a batch."""
+    """Makes batches of requests, from copies of the datasets: their `epoch` is set for each batch."""
 
     def __init__(self, datasets: Sequence[ClipDataset]) -> None:
         self.datasets = [replace(dataset) for dataset in datasets]
@@ -404,7 +383,7 @@ class _Loading(Dataset[Batch]):
 
 
 def _say_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The `sys.excepthook` of a worker: a main process that stops while it takes over a batch is no error."""
+    """The `sys.excepthook` of a worker. A main process that stops while it receives a batch is no error."""
     if not isinstance(error, ConnectionError):
         sys.__excepthook__(kind, error, trace)
 

@@ -1,4 +1,4 @@
-"""Read manifests, lists of videos with their labels: a CSV with a header, or the published formats of `path label` lines."""
+"""Manifests, lists of videos with their labels: a CSV with a header, or the published formats of `path label` lines."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ class Manifest(Sequence[Sample]):
             how = "" if len(rows) == 1 else f"none of the {len(rows)} paths looked at exists, such as "
             first, why, searched = printable(self[0].path), missing(self[0].path), printable(self.root.absolute())
             raise ManifestError(
-                f"{self.path}: {how}{first}: {why}. Paths are relative to {searched}; correct them or name their "
-                "folder with --root (in Python: root)"
+                f"{self.path}: {how}{first}: {why}. Paths are relative to {searched}; correct them, or where the command "
+                "has --root name their folder with it (in Python: root)"
             )
 
     def _texts(self, column: str) -> NDArray[np.object_] | None:
@@ -184,9 +184,8 @@ def read_manifest(
     split: keep only the rows whose column `split` has this value.
     invalid_marks: numbers that mean "not annotated"; frames with one are left out (see `svfap.data.targets`).
     label_range: least and greatest value (regression); frames with a value outside are left out.
-    Raises `ManifestError`, also for a clip's own value that is such a mark or outside the range. Says where classes look
-    wrong: counted from 1, with holes, or the same up to case. Whether the videos exist is not checked; see
-    `Manifest.require_files`.
+    Raises `ManifestError`, also for a value of a whole clip that is a mark or outside the range. Prints a message if classes
+    are counted from 1, have holes, or differ only in case. `Manifest.require_files` checks whether the videos exist.
     """
     marks = tuple(float(mark) for mark in invalid_marks)
     parser = _Parser(Path(path), root, marks, label_range)
@@ -295,7 +294,7 @@ def _read_list(path: Path, root: Path) -> pd.DataFrame:
 
 
 class _Parser:
-    """The rows of one file: the columns that identify a sample are parsed at once, the targets by a further call.
+    """The rows of one file: the columns that identify a sample are parsed at once, the targets by `read_labels` or `read_values`.
 
     text: all columns as text, '' if empty; the index has the line numbers of the file. table: the columns parsed so far (see
     `Manifest`), with the same index. chosen: (rows,) bool; the other rows need no targets.
@@ -349,43 +348,37 @@ class _Parser:
         labels = self.text["label"].map(same_text)
         given = [str(text) for text in labels.unique() if text.lower() not in ("", "nan")]
         numbers = {text: number for text in given if (number := integer(text)) is not None}
-        if not numbers and not known:
-            known = tuple(sorted(given))
-            self._say_alike(known)
         class_of = {same_text(name): number for number, name in enumerate(known)}
-        if unknown := [text for text in given if text not in class_of]:
-            if len(numbers) == len(given):
-                limit = len(known) or MAX_INFERRED_CLASSES
-                for text, number in numbers.items():
-                    if not 0 <= number < limit:
-                        what = f"{text} is out of range; labels are 0 to {limit - 1}"
-                        what += ", not counted from 1" if number == limit and 0 not in numbers.values() else ""
-                        self._refuse(labels == text, "label", what)
-                if not known:
-                    self._say_holes(set(numbers.values()))
-                known, class_of = known or tuple(str(number) for number in range(max(numbers.values()) + 1)), numbers
-            elif known:
-                what = f"'{unknown[0]}' is not a known label; known are {_listed(known)}"
-                self._refuse(labels == unknown[0], "label", what)
-            else:
-                text = next(iter(numbers))
-                self._refuse(labels == text, "label", f"'{text}' is a number among names; use one or the other")
+        unknown = [text for text in given if text not in class_of]
+        if unknown and len(numbers) == len(given):
+            limit, found = len(known) or MAX_INFERRED_CLASSES, set(numbers.values())
+            for text, number in numbers.items():
+                if not 0 <= number < limit:
+                    what = f"{text} is out of range; labels are 0 to {limit - 1}"
+                    what += ", not counted from 1" if number == limit and 0 not in found else ""
+                    self._refuse(labels == text, "label", what)
+            class_of = numbers
+            if not known:
+                known = tuple(map(str, range(max(found) + 1)))
+                if holes := sorted(set(range(max(found))) - found):
+                    outputs = f"{len(known)} outputs for {len(found)} classes"
+                    outputs += "; if classes are counted from 1, subtract 1 or write names" if holes[0] == 0 else ""
+                    say_once(f"{path}: no row has label {_listed(holes)}: {outputs}")
+        elif unknown and known:
+            what = f"'{unknown[0]}' is not a known label; known are {_listed(known)}"
+            self._refuse(labels == unknown[0], "label", what)
+        elif unknown and numbers:
+            text = next(iter(numbers))
+            self._refuse(labels == text, "label", f"'{text}' is a number among names; use one or the other")
+        elif unknown:
+            known = tuple(sorted(unknown))
+            class_of = {name: number for number, name in enumerate(known)}
+            for alike in same_up_to_case(known):
+                say_once(
+                    f"{path}: classes {', '.join(alike)} differ only in case; correct the labels if they are one class"
+                )
         self.table["label"] = labels.map(class_of).fillna(-1).astype(np.int64)
         return known
-
-    def _say_alike(self, names: Iterable[str]) -> None:
-        for alike in same_up_to_case(names):
-            say_once(
-                f"{self.path}: classes {', '.join(alike)} differ only in case; correct the labels if they are one class"
-            )
-
-    def _say_holes(self, numbers: set[int]) -> None:
-        if holes := sorted(set(range(max(numbers) + 1)) - numbers):
-            counted = "; if classes are counted from 1, subtract 1 or write names" if holes[0] == 0 else ""
-            say_once(
-                f"{self.path}: no row has label {_listed(map(str, holes))}: {max(numbers) + 1} outputs for {len(numbers)} "
-                f"classes{counted}"
-            )
 
     def read_values(self, dimensions: Sequence[str] | None, frame_level: bool) -> tuple[str, ...]:
         """Add a float64 column per dimension, and `frame_numbers` if cells have numbers per frame; return the dimensions."""
@@ -396,29 +389,28 @@ class _Parser:
             names = tuple(name for name in free if _is_numeric(text[name][self.chosen], frame_level))
             if not names:
                 raise ManifestError(f"{path}: no column of numbers to learn; add one per dimension or name the columns")
-        missing = [name for name in names if name not in text]
-        if len(missing) == len(names) and "frame_values" in self.table:
+        absent = [name for name in names if name not in text]
+        if len(absent) == len(names) and "frame_values" in self.table:
             self._refuse(self._missing("frame_values"), "frame_values", "is missing; give a file of values")
             return names  # all values are in files
-        if missing:
+        if absent:
             found = _listed(text.columns)
-            raise ManifestError(f"{path}: no column '{missing[0]}' for that dimension; there are {found}")
+            raise ManifestError(f"{path}: no column '{absent[0]}' for that dimension; there are {found}")
         if frame_level and any(text[name].str.contains(" ").any() for name in names):
             self._read_frame_numbers(names)
         else:
             for name in names:
                 self.table[name] = self._numbers(name)
-        whole = self.table["frame_numbers"].isna() if "frame_numbers" in self.table else True  # one value for the clip
+        clips = self.chosen  # rows with one value for the whole clip
+        if "frame_numbers" in self.table:
+            clips = clips & self.table["frame_numbers"].isna()
         for name in names:
-            values = self.table[name]
-            chosen = self.chosen & whole
-            self._refuse(values.isna() & chosen, name, "is missing; give a number or remove the row")
-            invalid = chosen & pd.Series(is_invalid(values.to_numpy(np.float64), *self.validity), values.index)
+            values, (marks, label_range) = self.table[name], self.validity
+            self._refuse(values.isna() & clips, name, "is missing; give a number or remove the row")
+            invalid = clips & is_invalid(values.to_numpy(np.float64), marks, label_range)
             if invalid.any():
                 value = values[invalid].iloc[0]
-                reason = f"outside label_range {self.validity[1]}"
-                if value in self.validity[0]:
-                    reason = "a mark of what is not annotated"
+                reason = "a mark of what is not annotated" if value in marks else f"outside label_range {label_range}"
                 self._refuse(invalid, name, f"{value:g} is {reason}; correct it or remove the row")
         return names
 
@@ -472,10 +464,10 @@ class _Parser:
         return numbers
 
     def _missing(self, column: str) -> pd.Series:
-        """The chosen rows whose cell is empty or `nan`."""
+        """The chosen rows with an empty cell or `nan`."""
         return self.text[column].str.lower().isin(["", "nan"]) & self.chosen
 
-    def _refuse(self, wrong: pd.Series, column: str, what: str) -> None:
+    def _refuse(self, wrong: pd.Series | NDArray[np.bool_], column: str, what: str) -> None:
         """Raise `ManifestError` naming the first wrong row, if there is any."""
         rows = self.text.index[wrong]
         if len(rows):
@@ -484,10 +476,7 @@ class _Parser:
 
 
 def _is_numeric(column: pd.Series, several: bool) -> bool:
-    """Whether a column is meant to be numeric: its first entry or most entries are numbers, so that a typo is reported.
-
-    several: an entry may have several numbers separated by spaces; the first one decides.
-    """
+    """Whether the first entry or most entries are numbers, so that a typo is reported. several: an entry may have several."""
     given = column[~column.str.lower().isin(["", "nan"])]
     given = given.str.split(n=1).str[0] if several else given
     numbers = pd.to_numeric(given, errors="coerce").notna()
@@ -508,13 +497,13 @@ def integer(text: str) -> int | None:
 
 
 def same_up_to_case(names: Iterable[str]) -> list[list[str]]:
-    """Names that differ from others only in their case, together with those."""
+    """Groups of two or more names that differ only in case."""
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(name.casefold(), []).append(name)
     return [found for found in alike.values() if len(found) > 1]
 
 
-def _listed(names: Iterable[str], limit: int = 20) -> str:
-    names = [str(name) or "(empty)" for name in names]
-    return ", ".join(names[:limit]) + (f", and {len(names) - limit} more" if len(names) > limit else "")
+def _listed(names: Iterable[object], limit: int = 20) -> str:
+    texts = [str(name) or "(empty)" for name in names]
+    return ", ".join(texts[:limit]) + (f", and {len(texts) - limit} more" if len(texts) > limit else "")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
+from svfap.data.h264 import Fields
 from svfap.data.timing import Times, repaired, usual_rate
 
 PICTURE_FPS = 25.0  # of folders of frames and images, and of streams that state no rate
@@ -20,46 +22,39 @@ Numbers = NDArray[np.int64]
 NO_TIME = np.iinfo(np.int64).min
 
 
-@dataclass
-class Packets:
-    """The packets of a stream with data in them, in the order of the file.
+class Packets(NamedTuple):
+    """The P packets of a stream with data in them, in the order of the file; each field is (P,) int64.
 
-    pts, dts: time stamps in ticks, NO_TIME if missing. pos: place in the file, -1 if not known. is_key: decoding can start
-    there. is_shown: it gives a picture, as far as can be seen without decoding.
+    pts, dts: time stamps in ticks, NO_TIME if missing. pos: place in the file, -1 if not known. size: in bytes. is_key: 1 if
+    decoding can start there. is_shown: 1 if it gives a picture, as far as can be seen without decoding.
     """
 
-    pts: array[int] = field(default_factory=lambda: array("q"))
-    dts: array[int] = field(default_factory=lambda: array("q"))
-    pos: array[int] = field(default_factory=lambda: array("q"))
-    size: array[int] = field(default_factory=lambda: array("q"))
-    is_key: bytearray = field(default_factory=bytearray)
-    is_shown: bytearray = field(default_factory=bytearray)
-
-    def __len__(self) -> int:
-        return len(self.pts)
+    pts: Numbers
+    dts: Numbers
+    pos: Numbers
+    size: Numbers
+    is_key: Numbers
+    is_shown: Numbers
 
 
-def list_packets(packets: Iterable[av.Packet[av.VideoStream]], codec: str) -> Packets:
-    """List all packets; incomplete ones at the end of a file that was cut off are left out."""
-    listed = Packets()
-    num_whole = 0
+def list_packets(packets: Iterable[av.Packet[av.VideoStream]], codec: str, extradata: bytes | None) -> Packets:
+    """List all packets; incomplete ones at the end of a file that was cut off are left out. extradata: of the codec."""
+    listed, num_whole = array("q"), 0
+    fields = Fields(extradata) if codec == "h264" else None
     for packet in packets:
-        listed.pts.append(NO_TIME if packet.pts is None else packet.pts)
-        listed.dts.append(NO_TIME if packet.dts is None else packet.dts)
-        listed.pos.append(-1 if packet.pos is None else packet.pos)
-        listed.size.append(packet.size)
-        listed.is_key.append(packet.is_keyframe)
+        times = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
         # Pictures outside the edit list of an MP4 are decoded but not shown.
-        listed.is_shown.append(not packet.is_discard and not _is_hidden(packet, codec))
+        is_second = fields is not None and fields.is_second(packet)
+        is_shown = not packet.is_discard and not is_second and not _is_hidden(packet, codec)
+        pos = -1 if packet.pos is None else packet.pos
+        listed.extend((*times, pos, packet.size, packet.is_keyframe and not is_second, is_shown))
         if not packet.is_corrupt:
             num_whole = len(listed)
-    for column in (listed.pts, listed.dts, listed.pos, listed.size, listed.is_key, listed.is_shown):
-        del column[num_whole:]
-    return listed
+    return Packets(*np.array(listed[:num_whole], np.int64).reshape(-1, len(Packets._fields)).T)
 
 
 def _is_hidden(packet: av.Packet[av.VideoStream], codec: str) -> bool:
-    """Whether a packet only holds a reference for later pictures, by the bits show_frame and show_existing_frame."""
+    """Whether a packet is only a reference for later pictures, by the bits show_frame and show_existing_frame."""
     if codec not in ("vp8", "vp9"):
         return False
     data = memoryview(packet)
@@ -117,19 +112,17 @@ def timetable(
 
     stated_rates: pictures per second, the average that the file states and the rate that its stream states. may_reorder: the
     codec shows pictures in another order than it decodes them. is_untimed: the time stamps are only decoding times. is_cut:
-    whether a file with pictures up to this time in ticks is known to be cut off. decoded_order: the numbers of
-    the packets whose pictures the decoder gives, in its order; this decodes the whole file, so it is only asked for where
-    time stamps do not tell.
+    whether a file with pictures up to this time in ticks is known to be cut off. decoded_order: decodes the whole file, where
+    time stamps do not tell the order; gives the numbers of the packets of its pictures, in the decoder's order.
     """
-    pts, dts = (_as_float(column) for column in (packets.pts, packets.dts))
+    pts, dts = (np.where(ticks == NO_TIME, np.nan, ticks.astype(np.float64)) for ticks in packets[:2])
     if not may_reorder:
         pts = np.where(np.isnan(pts), dts, pts)
-    keys = np.flatnonzero(np.asarray(packets.is_key))
-    shown = np.flatnonzero(np.asarray(packets.is_shown))
+    keys, shown = np.flatnonzero(packets.is_key), np.flatnonzero(packets.is_shown)
     shown = shown[shown >= keys[0]] if len(keys) else shown
     if len(shown) == 0:
         return None
-    unsure = codec == "mpeg4" and bool((np.asarray(packets.size)[shown] < SMALLEST_VOP).any())
+    unsure = codec == "mpeg4" and bool((packets.size[shown] < SMALLEST_VOP).any())
     order = None if unsure or (is_untimed and may_reorder) else _order(pts[shown], dts[shown], may_reorder)
     if order is not None:
         order = shown[order]
@@ -139,7 +132,7 @@ def timetable(
         stamps = pts[order]
     else:
         order = decoded_order()
-        order = order[order < len(packets)]
+        order = order[order < len(pts)]
         if len(order) == 0:
             return None
         stamps = np.sort(dts[order]) if is_untimed or np.isnan(pts[order]).all() else pts[order]
@@ -149,12 +142,7 @@ def timetable(
     times_s, joints = repaired(stamps * tick_s, None if known else 1 / stated)
     fps = (usual_rate(times_s, tick_s, stated_rates) if known else 0.0) or stated
     start_s = float(np.nan_to_num(stamps[0]) * tick_s)
-    return Timetable(times_s, order, len(packets), _keyframes(packets, keys, order), fps, start_s, joints)
-
-
-def _as_float(column: array[int]) -> Times:
-    ticks = np.asarray(column, np.int64)
-    return np.where(ticks == NO_TIME, np.nan, ticks.astype(np.float64))
+    return Timetable(times_s, order, len(pts), _keyframes(packets, keys, order), fps, start_s, joints)
 
 
 def _order(pts: Times, dts: Times, may_reorder: bool) -> Numbers | None:
@@ -191,7 +179,7 @@ def _not_before(pts: Times, order: Numbers, key: int) -> int:
 
 
 def _whole(stamps: Times, dts: Times, is_cut: Callable[[float], bool]) -> int:
-    """How many pictures a file holds without a gap: the B-frames before the last ones are missing if it was cut off."""
+    """Number of pictures without a gap: in a file that was cut off, B-frames before the last pictures are missing."""
     steps = np.diff(stamps)
     if len(steps) < 2 or not np.isfinite(dts).any() or not is_cut(float(stamps[-1] + 1.5 * steps[-3:].max())):
         return len(stamps)
@@ -203,13 +191,10 @@ def _whole(stamps: Times, dts: Times, is_cut: Callable[[float], bool]) -> int:
 
 def _keyframes(packets: Packets, keys: Numbers, order: Numbers) -> Keyframes:
     """order: the packets of all pictures. A keyframe that is not shown itself stands for the first picture after it."""
-    num_packets = len(packets)
+    num_packets = len(packets.pts)
     place = np.full(num_packets, num_packets)
     place[order] = np.arange(len(order))
     later = np.minimum.accumulate(place[::-1])[::-1]
     pictures = np.where(place[keys] == num_packets, later[keys], place[keys])
-    pts, dts, pos, sizes = (
-        np.asarray(column, np.int64)[keys] for column in (packets.pts, packets.dts, packets.pos, packets.size)
-    )
-    times = np.where(pts == NO_TIME, dts, pts)
-    return Keyframes(keys, np.maximum.accumulate(pictures), times, pos, sizes)
+    times = np.where(packets.pts == NO_TIME, packets.dts, packets.pts)
+    return Keyframes(keys, np.maximum.accumulate(pictures), times[keys], packets.pos[keys], packets.size[keys])

@@ -35,9 +35,8 @@ class PreparedDataset:
     label_names: classes in order, or the dimensions of a regression. root: folder that the manifests' paths are relative
     to. folds: of the official protocol; their predictions are pooled and scored once. pretrain: unlabelled videos.
     metrics: those the protocol reports, by the names in `svfap.evaluation.metrics`. label_range: least and greatest value of
-    the labels (regression). pictures: what the clips show, face crops ("faces") or whole frames ("frames"); None: not known.
-    counts: number of rows of each manifest. notes: anything else worth keeping (what was missing,
-    how validation was carved, …).
+    the labels (regression). pictures: whether the clips are face crops or whole frames; None: not known. counts: number of
+    rows of each manifest. notes: anything else worth keeping (what was missing, how validation was carved, …).
     """
 
     name: str
@@ -136,8 +135,8 @@ def dataset_terms(dataset: Path | None, manifest: Path | None) -> dict[str, str]
 def replacing_dataset(folder: Path, name: str) -> Iterator[None]:
     """Set aside the description and manifests of the same dataset until the block has written new ones.
 
-    A run that was killed is so not taken for a complete one, and after an error the former files are back. Raises `UserError`
-    if the folder holds another dataset.
+    A killed run leaves no description; after an error the former files are back. Raises `UserError` if the folder holds
+    another dataset.
     """
     file = folder / DATASET_FILE
     if not file.exists() and _aside(file).exists():  # a run was killed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 from svfap.console import say, track
 from svfap.data.manifest import Manifest
 from svfap.data.suffixes import PICTURE_SUFFIXES
-from svfap.data.timing import RATE_TOLERANCE, clock_rate
+from svfap.data.timing import alike, clock_rate
 from svfap.data.video import PICTURE_FPS, VideoError, open_video
 from svfap.settings import MAX_FPS, Fps
 
@@ -23,20 +24,12 @@ POSSIBLE_FPS = (0.1, MAX_FPS)
 FRAMES_NOTE = f"folders of frames are read as {PICTURE_FPS:g} pictures per second; --frames_fps says otherwise"
 
 
-def alike(rate: float, other: float) -> bool:
-    """Whether a frame rate is close to another, so that it counts as the same."""
-    return abs(rate / other - 1) <= RATE_TOLERANCE
-
-
 @dataclass(frozen=True)
 class Clock:
     """When the frames of a model's clips are taken.
 
-    Attributes:
-        fps: frames per second of every video; None: each video's own frames.
-        trained_at: the model's `frame_rate`; None: not known.
-        span: frames from the first to the last of a clip.
-        own: the user asks for each video's own frames.
+    fps: frames per second of every video; None: each video's own frames. trained_at: the model's `frame_rate`; None: not
+    known. span: frames from the first to the last of a clip. own: the user asks for each video's own frames.
     """
 
     fps: float | None
@@ -46,17 +39,17 @@ class Clock:
 
     @classmethod
     def of(cls, fps: Fps, trained_at: float | None, span: int) -> Clock:
-        """The clock that the setting `fps` means: the model's rate unless the user says otherwise."""
+        """The clock that the setting `fps` means; None: the model's rate."""
         if fps == "own":
             return cls(None, trained_at, span, own=True)
         return cls(trained_at if fps is None else float(fps), trained_at, span)
 
     def rate(self, video: float) -> float:
-        """Frames per second that are taken of a video of this many pictures per second."""
+        """Frames per second taken of a video of `video` pictures per second."""
         return clock_rate(video, self.fps)
 
     def note(self, rate: float) -> str | None:
-        """What a user must know of a video of `rate` pictures per second, in one line; None: nothing."""
+        """What users must know about a video of `rate` pictures per second, in one line; None: nothing."""
         if not POSSIBLE_FPS[0] <= rate <= POSSIBLE_FPS[1]:
             return (
                 f"{rate:.4g} pictures per second by the file's time stamps, which are probably broken, and all times with them; "
@@ -82,7 +75,7 @@ class Clock:
         return f"{rate:.4g}/s in the file; the model does not say its frame rate; {lasts}; --fps 30 samples by time"
 
     def say_notes(self, rates: Sequence[float]) -> None:
-        """Tell the user what is to be known of a set of videos."""
+        """Print the notes on a set of videos, with the number of videos for each."""
         notes = Counter(note for note in map(self.note, rates) if note is not None)
         for note, count in notes.most_common(3):
             say(f"{count} of {len(rates)} videos looked at: {note}")
@@ -94,8 +87,10 @@ def states_no_rate(path: Path) -> bool:
 
 
 def look_at_rates(manifest: Manifest, frames_fps: float | None) -> tuple[list[float], int]:
-    """The rates of up to 64 videos of a manifest, evenly spaced rows, and how many more of them are folders of frames
-    whose rate nobody states. Videos that cannot be read are skipped. Decodes nothing; shows its progress."""
+    """The rates of up to 64 videos, from evenly spaced rows, and the number of folders of frames without a stated rate.
+
+    Videos that cannot be read are skipped. Decodes nothing; shows its progress.
+    """
     rates: list[float] = []
     num_unknown = 0
     rows = np.unique(np.linspace(0, len(manifest) - 1, min(len(manifest), NUM_LOOKED_AT)).round().astype(int))
@@ -107,18 +102,15 @@ def look_at_rates(manifest: Manifest, frames_fps: float | None) -> tuple[list[fl
             else:
                 rates.append(frames_fps)
             continue
-        try:
-            with open_video(path) as video:
-                rates.append(video.fps)
-        except (VideoError, OSError):
-            continue
+        with suppress(VideoError, OSError), open_video(path) as video:
+            rates.append(video.fps)
     return rates, num_unknown
 
 
 def training_rate(manifest: Manifest, fps: float | None, frames_fps: float | None) -> float | None:
     """The frame rate of a model that is trained on these videos: `fps`, at which they are sampled, if it is given.
 
-    Else the rate that at least 90% of up to 64 of them share, to within 5%, or None with a message that says why.
+    Else the rate that at least 90% of up to 64 videos share, to within 5%; if there is none, None and a message.
     """
     rates, num_unknown = look_at_rates(manifest, frames_fps)
     if fps is not None:

@@ -19,20 +19,12 @@ def span_of(video: VideoSource, sample: Sample, fps: float | None = None) -> tup
     return first, stop
 
 
-def frames_between(
-    video: VideoSource, first: int, stop: int, fps: float | None = None
-) -> Iterator[tuple[float, Pixels]]:
-    """Yield (time in seconds, frame (H, W, 3) uint8) of the frames first, ..., stop - 1 of `video.grid(fps)`.
-
-    Constant memory; the video is sought to, not decoded from its start. Raises `VideoError`.
-    """
-    return video.steady_frames(fps, first, stop)
-
-
 def frames_of(video: VideoSource, sample: Sample, fps: float | None) -> Iterator[tuple[float, Pixels]]:
-    """Yield (time in seconds, frame (H, W, 3) uint8) of a sample: the frames of `video.grid(fps)` within its time span, inside
-    its box. Raises `VideoError`."""
-    for time_s, picture in frames_between(video, *span_of(video, sample, fps), fps):
+    """Yield (time in seconds, frame (H, W, 3) uint8) of the frames of `video.grid(fps)` in a sample's time span and box.
+
+    Raises `VideoError`.
+    """
+    for time_s, picture in video.steady_frames(fps, *span_of(video, sample, fps)):
         yield time_s, inside_box(picture[None], sample)[0]
 
 

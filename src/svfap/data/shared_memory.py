@@ -31,8 +31,7 @@ class SharedMemoryError(RuntimeError):
 def hand_over(batch: dict[str, Any]) -> dict[str, Any]:
     """In a worker process, move the tensors of a batch to shared memory. Raises `SharedMemoryError`.
 
-    Without this a thread of the worker would do it later. It would print a failure, and the main process would wait for the
-    batch without end.
+    Otherwise a thread of the worker would do it, and after a failure the main process would wait for the batch for ever.
     """
     if get_worker_info() is not None:
         try:
@@ -71,7 +70,7 @@ def _death_while_handing_over(error: Exception) -> str:
 
 
 def workers_with_room(batch_bytes: int, held: int = 2) -> int | None:
-    """Number of workers for whose batches there is room at the same time; None where shared memory is no file system.
+    """Number of workers that have room for their batches at the same time; None where shared memory is no file system.
 
     held: batches that the main process works on meanwhile.
     """
@@ -82,7 +81,7 @@ def workers_with_room(batch_bytes: int, held: int = 2) -> int | None:
 
 
 def require_room(num_workers: int, batch_bytes: int, held: int = 2) -> None:
-    """Raise `UserError` if there is no room for the batches of so many workers; see `workers_with_room`."""
+    """Raise `UserError` if the batches of `num_workers` workers have no room; see `workers_with_room`."""
     fitting = workers_with_room(batch_bytes, held)
     if fitting is not None and fitting < num_workers:
         needed = batch_bytes * (held + BATCHES_AHEAD * num_workers)

@@ -1,8 +1,9 @@
-"""Split a manifest: training and held-out parts that tear no subject, group or file apart, and fractions of training samples."""
+"""Split a manifest into training and held-out parts by whole subjects, groups or files; take a fraction of its samples."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +21,14 @@ MAX_DRAWS, MAX_SWAPS, MAX_COMPARED = 50, 100, 200
 
 
 class Units(NamedTuple):
-    """What a split does not tear apart. of: (N,) int64, the unit of each sample, from 0. kind: what most are, in words."""
+    """What a split does not divide.
+
+    of: (N,) int64, the unit of each sample, from 0. kind: what most are, in words. names: of the units, such as "subject 7".
+    """
 
     of: NDArray[np.int64]
     kind: str
+    names: Sequence[str]
 
     @property
     def num(self) -> int:
@@ -31,12 +36,11 @@ class Units(NamedTuple):
 
 
 def units_of(table: pd.DataFrame, root: Path, *, ignore_subjects: bool = False) -> Units:
-    """The units of a table's rows: all that have one subject; without one, one group, else one source, else one path.
+    """The units of a table's rows: rows with the same subject; without one the same group, else source, else path.
 
     table: as `Manifest.table`; the columns `subject`, `group` and `source` (the video a face was cropped from, as
-    `svfap crop` writes it) may be missing, and '' is unknown. A row without a subject belongs to that of another row of the
-    same file, if one has it, and likewise for groups. root: folder that paths are relative to. ignore_subjects: as if none
-    was known.
+    `svfap crop` writes it) may be missing, and '' is unknown. A row without a subject or group gets that of another row of
+    the same file. root: folder that paths are relative to. ignore_subjects: leave out the column `subject`.
     """
     path = table["path"].map(lambda text: printable(os.path.abspath(root / same_text(text))))
     file, unit, kind = path, path, "path"
@@ -48,9 +52,10 @@ def units_of(table: pd.DataFrame, root: Path, *, ignore_subjects: bool = False) 
             text = text.fillna(file.map(text.groupby(file).first()))
         if text.notna().any():
             kind = column
-            unit = (column + ":" + text).fillna(unit)
+            unit = (UNITS[column] + " " + text).fillna(unit)
         file = unit if column == "source" else file
-    return Units(pd.factorize(unit)[0].astype(np.int64), UNITS[kind])
+    number, names = pd.factorize(unit)
+    return Units(number.astype(np.int64), UNITS[kind], list(names))
 
 
 def carve_validation(manifest: Manifest, fraction: float, seed: int) -> tuple[Manifest, Manifest]:
@@ -72,9 +77,8 @@ def carve_validation(manifest: Manifest, fraction: float, seed: int) -> tuple[Ma
 def take_fraction(manifest: Manifest, fraction: float, seed: int) -> Manifest:
     """About `fraction` of the samples of each class, at least one, in the manifest's order (Fig. 7; Table 1 without classes).
 
-    Samples are drawn one by one, not as whole units: the videos to test on have been set aside before. For the same seed a
-    larger fraction contains the smaller ones. Raises `ManifestError` if the fraction is not above 0 and
-    at most 1.
+    Samples are drawn one by one, not as whole units. For the same seed a larger fraction contains the smaller ones. Raises
+    `ManifestError` if the fraction is not above 0 and at most 1.
     """
     if not 0 < fraction <= 1:
         raise ManifestError(f"{manifest.path}: fraction {fraction} must be above 0 and at most 1")
@@ -90,16 +94,18 @@ def hold_out(
 ) -> NDArray[np.bool_]:
     """Choose about `fraction` of `num` samples: (num,) bool. Whole units, each class in its share as far as possible.
 
-    If every sample is a unit by itself, or units is None, the number of samples is exact and so is each class's share.
-    Otherwise units are drawn at random, several times; of the draws that one is taken whose number of samples and classes are
-    nearest to the fraction, and swaps with other units bring it nearer. A unit larger than the part asked for stays in the
-    other part, unless there is no smaller one; a message says so where the part is far from what was asked for.
-    labels: (num,) int64. All or no samples are chosen if they cannot be divided.
+    If every sample is a unit, or units is None, the number of samples and each class's share are exact. Otherwise units are
+    drawn at random several times, the draw with the nearest numbers of samples and classes is taken, and swaps with other
+    units improve it. A unit larger than the part asked for stays in the other part, unless there is no smaller one. A message
+    names it if the part is far from what was asked for, or nothing else stays. labels: (num,) int64. All or no samples are
+    chosen if there is one unit.
     """
     if units is not None and units.num < num:
-        if fraction > 0.5:
-            return ~_whole_units(units, 1 - fraction, seed, labels)
-        return _whole_units(units, fraction, seed, labels)
+        smaller = _whole_units(units, min(fraction, 1 - fraction), seed, labels)
+        held_out = ~smaller if fraction > 0.5 else smaller
+        if units.num > 1:
+            _say_too_large(units, held_out, fraction * num, is_alone=len(np.unique(units.of[~smaller])) == 1)
+        return held_out
     rng = np.random.default_rng(seed)
     by_class = rng.permutation(num)
     if labels is not None:
@@ -131,14 +137,19 @@ def _whole_units(units: Units, fraction: float, seed: int, labels: NDArray[np.in
             best, least = drawn, distance
         if least == 0:
             break
-    best = _swapped(best, counts, wanted, rng)
-    held, due = int(sizes[best].sum()), wanted.sum()
-    if not due / 1.5 <= held <= due * 1.5 and abs(held - due) > 1:
-        say(
-            f"{held} of {len(units.of)} samples are set aside, in place of {due:.0f}: no {units.kind} is divided, and the "
-            f"largest has {sizes.max()}"
-        )
-    return np.isin(units.of, best)
+    return np.isin(units.of, _swapped(best, counts, wanted, rng))
+
+
+def _say_too_large(units: Units, held_out: NDArray[np.bool_], due: float, is_alone: bool) -> None:
+    """Name the largest unit if far more or fewer samples than `due` are held out, or if it is alone in the larger part."""
+    held, sizes, kind = int(held_out.sum()), np.bincount(units.of), units.kind
+    is_far = not due / 1.5 <= held <= due * 1.5 and abs(held - due) > 1
+    if is_far or (is_alone and units.num > 2):
+        text = f"{held} of {len(held_out)} samples are set aside" + (f", in place of {due:.0f}" if is_far else "")
+        text += f": no {kind} is divided, and the largest has {sizes.max()} ({units.names[int(sizes.argmax())]})"
+        text += ", alone in its part; " if is_alone else "; "
+        text += "if it is several people, name each apart; else " if kind == "subject" else ""
+        say(f"{text}leave out some of its samples, or choose the parts yourself")
 
 
 def _fill(order: NDArray[np.int64], sizes: NDArray[np.int64], wanted: float) -> NDArray[np.int64]:

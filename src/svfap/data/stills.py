@@ -62,7 +62,7 @@ def scaled(picture: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def _read_picture(file: Path) -> Pixels | None:
-    """RGB (H, W, 3), EXIF orientation applied, without alpha; None if the file is broken or truncated."""
+    """RGB (H, W, 3), upright, without alpha; None if the file is broken or truncated."""
     data = file.read_bytes()
     # Some versions of OpenCV fill the missing part of a JPEG with grey: require the end marker after the last scan.
     cut_jpeg = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")

@@ -1,12 +1,13 @@
 """Training targets: labels or values of clips, and of single pictures for frame-level models.
 
 Row i of a file of values, and number i of a cell, belong to picture i of the video in order of presentation. A picture is not
-annotated if its cell is empty or holds one of `invalid_marks`, if any of its values lies outside `label_range`, or if its
+annotated if its cell is empty or one of `invalid_marks`, if any of its values lies outside `label_range`, or if its
 class is -1. It then has the target NaN in all dimensions, or the label -1; losses and scores leave it out.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from io import StringIO
@@ -20,20 +21,20 @@ from numpy.typing import NDArray
 from svfap.console import say, track
 from svfap.data.delimited import separator_of, split_line
 from svfap.data.find import on_disk, same_text
-from svfap.data.manifest import Manifest, Sample, integer, is_invalid
+from svfap.data.manifest import Manifest, Sample, integer, is_invalid, read_whole_manifest
 from svfap.data.video import VideoError, VideoSource
 from svfap.errors import UserError
+from svfap.files import file_digest
 
 Targets = NDArray[Any]  # float32 values or int64 labels
 
 
 def frame_targets(manifest: Manifest, sample: Sample) -> Targets | None:
-    """Targets of all R rows of a video, in order of presentation.
+    """Targets of all R rows of a video: values (R, K) float32, NaN if not annotated, or labels (R,) int64, -1 if not.
 
-    They are values (R, K) float32, NaN if not annotated, or labels (R,) int64, -1 if not annotated. They are taken from the
-    manifest's cells if these have a number per frame, else from the sample's `frame_values` file: its columns named after the
-    dimensions, or its column `label`. None if the sample has one target for all its frames. Raises `VideoError` if the file
-    cannot be read or has other columns.
+    They come from the manifest's cells if these have a number per frame, else from the sample's `frame_values` file: its
+    columns named after the dimensions, or its column `label`. None if the sample has one target for all its frames. Raises
+    `VideoError` if the file cannot be read or has other columns.
     """
     try:
         if (values := _values(manifest, sample)) is not None:
@@ -92,12 +93,25 @@ def read_frame_values(path: Path, columns: Sequence[str], **options: Any) -> pd.
     return table.rename(columns=lambda name: str(name).strip())
 
 
+def frame_values_digest(manifest: Path, root: Path) -> str | None:
+    """Digest of the contents of a manifest's `frame_values` files, in 16 hexadecimal digits; None if it names none.
+
+    root: folder that their paths are relative to. A missing file counts, too. Raises `ManifestError`.
+    """
+    table = read_whole_manifest(manifest, root=root)[0].table
+    if "frame_values" not in table:
+        return None
+    files = [on_disk(root / name) for name in dict.fromkeys(table["frame_values"]) if name]
+    digests = [file_digest(file) if file.is_file() else "" for file in files]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
+
+
 def picture_targets(manifest: Manifest, sample: Sample, video: VideoSource) -> Targets | None:
     """Targets of all N pictures of an open video: values (N, K) float32 or labels (N,) int64; see `frame_targets`.
 
-    If a folder of frames has fewer pictures than there are rows, because frames without a face were not saved, numbers in the
-    names of the pictures tell which rows are theirs: number n is row n - 1, counted from 0, or row n if a picture has the
-    number 0. Raises `VideoError` if rows and pictures do not fit, with both counts.
+    If a folder of frames has fewer pictures than rows, because frames without a face were not saved, the numbers in the
+    pictures' names tell their rows: number n is row n - 1, counted from 0, or row n if a picture has the number 0. Raises
+    `VideoError` with both counts if rows and pictures do not fit.
     """
     targets = frame_targets(manifest, sample)
     if targets is None or len(targets) == video.num_frames:
@@ -121,8 +135,8 @@ def target_of(manifest: Manifest, sample: Sample) -> Targets:
 def all_targets(manifest: Manifest, frame_level: bool) -> Targets:
     """All targets of a manifest, of clips or with frame_level of frames: labels (N,) int64 or values (N, K) float32.
 
-    frame_level: frames without a target are left out, and a message tells how many; so are videos whose `frame_values` file
-    cannot be read, which training counts as unreadable. Raises `UserError` if nothing is left.
+    frame_level: leaves out frames without a target, with a message, and videos without a readable `frame_values` file.
+    Raises `UserError` if nothing is left.
     """
     if not frame_level:
         return np.stack([target_of(manifest, sample) for sample in manifest])
@@ -154,7 +168,7 @@ def require_values(manifest: Manifest, values: NDArray[np.float32], bounds: tupl
     """Raise `UserError` for values (N, K) that look like a mark of what is not annotated, or lie outside of `bounds`.
 
     A mark, as the -5 of Aff-Wild2, is a whole number in all dimensions at once that is further from all other values than
-    these are from each other. It is not looked for if the manifest has a label_range. bounds: what the model can put out.
+    these are from each other. With a label_range marks are not looked for. bounds: the range of the model's outputs.
     """
     mark = _unlike_the_rest(values) if manifest.label_range is None else None
     if mark is not None:

@@ -27,11 +27,9 @@ T = TypeVar("T")
 class FrameGrid:
     """Which picture of a video is shown at each of the F frames of a regular clock.
 
-    Attributes:
-        fps: frames of the clock per second.
-        picture_of: (F,) int64, the ordinal of the picture that is shown at each frame.
-        times_s: (F,) float64, the time of each frame in seconds since the video's first picture.
-        stretches: (first, stop) of the frames first, ..., stop - 1 without a hole or a joint, in order; they cover all frames.
+    fps: frames of the clock per second. picture_of: (F,) int64, the number of the picture that is shown at each frame.
+    times_s: (F,) float64, the time of each frame in seconds since the video's first picture. stretches: (first, stop) of the
+    frames first, ..., stop - 1 without a hole or a joint, in order; they cover all frames.
     """
 
     fps: float
@@ -51,8 +49,6 @@ class FrameGrid:
 
     def parted(self, before_s: float, after_s: float) -> bool:
         """Whether a stretch begins after the frame at before_s and not after that at after_s."""
-        if len(self.stretches) == 1:
-            return False
         starts_s = self.times_s[[first for first, _ in self.stretches]]
         before, after = np.searchsorted(starts_s, np.array([before_s, after_s]) + SAME_S, side="right")
         return bool(before < after)
@@ -63,9 +59,14 @@ class FrameGrid:
         return [(start, end) for start, end in cut if start < end]
 
 
+def alike(rate: float, other: float) -> bool:
+    """Whether two frame rates count as the same."""
+    return abs(rate / other - 1) <= RATE_TOLERANCE
+
+
 def clock_rate(fps_of_video: float, fps: float | None) -> float:
-    """The rate asked for, or the video's own if that is None or close to it (`RATE_TOLERANCE`)."""
-    return fps_of_video if fps is None or abs(fps / fps_of_video - 1) <= RATE_TOLERANCE else fps
+    """The rate asked for, or the video's own if that is None or `alike`."""
+    return fps_of_video if fps is None or alike(fps, fps_of_video) else fps
 
 
 def longest_step(fps: float, max_hole_s: float = MAX_HOLE_S) -> float:
@@ -84,16 +85,14 @@ def frame_grid(
 
     fps_of_video: the usual rate of the pictures. fps: of the clock; see `clock_rate`. At each frame the latest picture is
     shown; at a constant rate and its own clock these are all the pictures, each once. max_hole_s: a longer interval between
-    two pictures is a hole in which there are no frames, if it is also longer than 1.5 usual intervals; after it the clock
-    starts anew with the next picture. joints: numbers of the pictures with which another recording begins; there it starts anew
-    as well.
+    two pictures is a hole in which there are no frames, if it is also longer than 1.5 usual intervals. The clock starts anew
+    after a hole, and at joints: the numbers of the pictures with which another recording begins.
     """
     times, usual_s, rate = np.asarray(times_s, np.float64), 1 / fps_of_video, clock_rate(fps_of_video, fps)
     rounding_s = _rounding(usual_s, rate)
     holes = np.flatnonzero(np.diff(times) > longest_step(fps_of_video, max_hole_s)) + 1
     starts = sorted({0, *holes.tolist(), *joints})
-    pictures: list[NDArray[np.int64]] = []
-    shown_s: list[Times] = []
+    pictures, shown_s = [], []
     for first, stop in pairwise([*starts, len(times)]):
         since_s = times[first:stop] - times[first]
         due_s = np.arange(stop - first) / rate
@@ -111,7 +110,7 @@ def frame_grid(
 def steady(
     frames: Iterable[tuple[float, T]], fps_of_video: float, fps: float, max_hole_s: float = MAX_HOLE_S
 ) -> Iterator[tuple[float, T]]:
-    """As `frame_grid`, for (time_s, picture) of a live source, whose later times are not known yet."""
+    """As `frame_grid`, for (time_s, picture) of a live source: later times are not known yet."""
     usual_s = 1 / fps_of_video
     rounding_s, hole_s = _rounding(usual_s, fps), longest_step(fps_of_video, max_hole_s)
     start_s, number = 0.0, 0
@@ -155,9 +154,8 @@ def repaired(stamps_s: Times, usual_s: float | None = None) -> tuple[Times, list
     """Strictly ascending times (N,) in seconds since the first, from the time stamps of pictures in order of presentation.
 
     A stamp that is missing (NaN), repeated or out of line is replaced by one between its neighbours. Where the stamps jump
-    back for good, as in files that were joined, the pictures follow on one interval later; the numbers of the pictures with
-    which that begins are the second result. usual_s: the interval between pictures where nothing else tells; None: the median
-    in the file.
+    back for good, as in files that were joined, the next picture follows one interval later; the second result has the
+    numbers of these pictures. usual_s: the interval where stamps do not tell; None: the median.
     """
     stamps = np.array(stamps_s, np.float64)
     known = np.flatnonzero(np.isfinite(stamps))

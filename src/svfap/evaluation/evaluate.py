@@ -15,7 +15,7 @@ from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.prepared import find_crop, read_dataset
 from svfap.data.rates import FRAMES_NOTE, Clock, look_at_rates
-from svfap.data.targets import all_targets, require_values, with_frame_values
+from svfap.data.targets import all_targets, frame_values_digest, require_values, with_frame_values
 from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.evaluation import predictions as tables
@@ -25,6 +25,7 @@ from svfap.evaluation.views import predict_views, scored_by_group
 from svfap.files import file_digest, make_folder, only_writer
 from svfap.formats import read_settings_file
 from svfap.metric_table import SupervisedTask
+from svfap.model.base import Model
 from svfap.model.config import ModelConfig
 from svfap.model.perceiver import Perceiver
 from svfap.view.figures.base import save_figure
@@ -65,7 +66,6 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if shape.task not in ("classification", "regression"):
         raise UserError(f"{config.model}: is a {shape.task} model; only classification and regression can be evaluated")
     assert isinstance(perceiver, Perceiver)
-    weights = fingerprint(perceiver)
     if not shape.label_names:
         raise UserError(
             f"{config.model}: its config.json has no label_names; the manifest's labels cannot be matched to outputs"
@@ -75,6 +75,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     task = cast(SupervisedTask, shape.task)
     videos = read_manifest(manifest, root=root, task=task, split=config.split, frame_level=shape.frame_level, **names)
     videos.require_files()
+    origin = provenance(config, perceiver, manifest, videos.root)
     if shape.task == "regression":
         videos = with_frame_values(videos) if shape.frame_level else videos
         require_values(videos, all_targets(videos, shape.frame_level))
@@ -102,8 +103,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             sources = {"model": config.model, "manifest": manifest, "root": videos.root, "split": config.split}
             sources |= {"fold": config.fold, "fps": clock.fps, "frames_fps": config.frames_fps}
             known = {key: str(value) for key, value in sources.items() if value is not None}
-            known |= provenance(config, weights, manifest)
-            write_metrics(out / tables.METRICS_FILE, {**known, **metrics})
+            write_metrics(out / tables.METRICS_FILE, {**known, **origin, **metrics})
             _write_predictions(out, predictions, metrics, by_group)
             _write_unreadable(out, predictions.unreadable)
         accelerator.wait_for_everyone()
@@ -169,15 +169,18 @@ def _say_contract(clock: Clock, config: EvaluateConfig, videos: Manifest, model:
         )
 
 
-def provenance(config: EvaluateConfig, weights: str, manifest: Path) -> dict[str, Any]:
-    """What an evaluation's results depend on, as in `metrics.json`: digests of weights and manifest, and settings.
+def provenance(config: EvaluateConfig, model: Model, manifest: Path, root: Path) -> dict[str, Any]:
+    """What an evaluation's results depend on, as in `metrics.json`: digests of weights and labels, and settings.
 
-    weights: of `svfap.weights.folder.fingerprint`.
+    root: folder that the manifest's paths are relative to; the files of values per frame count if the model needs them.
     """
     names = ("num_segments", "num_crops", "precision", "fps", "frames_fps", "invalid_marks", "label_range")
     values = {name: getattr(config, name) for name in names}
     settings = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    return {"weights": weights, "manifest_digest": file_digest(manifest), "settings": settings}
+    origin = {"weights": fingerprint(model), "manifest_digest": file_digest(manifest), "settings": settings}
+    if model.config.frame_level and (digest := frame_values_digest(manifest, root)):
+        origin["frame_values_digest"] = digest
+    return origin
 
 
 def _write_predictions(

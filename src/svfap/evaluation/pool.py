@@ -12,6 +12,7 @@ import pandas as pd
 
 from svfap.console import say
 from svfap.data.prepared import Fold, PreparedDataset, fold_folder, read_dataset
+from svfap.data.targets import frame_values_digest
 from svfap.errors import UserError
 from svfap.evaluation.config import FOLDS_FILE, EvaluateConfig, PoolConfig, require_folds
 from svfap.evaluation.evaluate import evaluate, provenance
@@ -26,7 +27,12 @@ from svfap.weights.folder import fingerprint, has_model, load_model
 
 RESULTS_FILE = "results.json"
 # What `svfap.evaluation.evaluate.provenance` names, for messages.
-PROVENANCE = {"weights": "weights", "manifest_digest": "labels (the manifest has changed)", "settings": "settings"}
+PROVENANCE = {
+    "weights": "weights",
+    "manifest_digest": "labels (the manifest has changed)",
+    "frame_values_digest": "values per frame (a frame_values file has changed)",
+    "settings": "settings",
+}
 PAPER_COLUMNS = {"svfap_small": "paper, small", "svfap_base": "paper, base", "released": "released"}
 
 
@@ -116,11 +122,12 @@ def is_evaluated(config: EvaluateConfig, allow_incomplete: bool = False) -> bool
     Prints in what an existing evaluation differs. Raises `UserError` if the model or the dataset cannot be used.
     """
     assert config.dataset is not None
-    fold, folder = read_dataset(config.dataset).fold(config.fold), config.out_folder
+    prepared, folder = read_dataset(config.dataset), config.out_folder
+    fold = prepared.fold(config.fold)
     if fold.test is None or not has_evaluation(folder, fold, allow_incomplete):
         return False
     metrics = _read_metrics(folder)
-    expected = provenance(config, fingerprint(load_model(config.model)), fold.test)
+    expected = provenance(config, load_model(config.model), fold.test, config.root or prepared.root)
     names = [PROVENANCE[key] for key, value in expected.items() if metrics.get(key) != value]
     if names:
         known = expected.keys() <= metrics.keys()
@@ -152,10 +159,14 @@ def _require_current(out: Path, prepared: PreparedDataset) -> None:
             continue
         assert fold.test is not None
         model = next((each for each in (Path(metrics["model"]), folder.parent) if has_model(each)), None)
-        changed = fold.test if file_digest(fold.test) != metrics.get("manifest_digest") else None
-        if model is not None and fingerprint(load_model(model)) != metrics["weights"]:
-            changed = model
-        if changed is not None:
+        digests = {"manifest_digest": file_digest(fold.test)}
+        if "frame_values_digest" in metrics and (root := Path(metrics["root"])).is_dir():
+            digests["frame_values_digest"] = frame_values_digest(fold.test, root) or ""
+        if model is not None:
+            digests["weights"] = fingerprint(load_model(model))
+        if changed := [key for key, digest in digests.items() if digest != metrics.get(key)]:
+            what = str(model if "weights" in changed else fold.test)
+            what = f"a frame_values file of {what}" if changed == ["frame_values_digest"] else what
             raise UserError(
                 f"fold {fold.name}: {changed} has changed since the evaluation in {folder}; evaluate it again, with "
                 "`svfap evaluate`, `svfap pool --models`, or `svfap finetune --fold all --resume`"

@@ -82,12 +82,9 @@ class TrackConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FaceSettings(Settings):
-    """How faces are found and cut out.
+    """How faces are found and cut out. Raises `UserError` for values out of range and for a missing file."""
 
-    Raises `UserError` for values out of range and for a missing file.
-    """
-
-    faces: Literal["auto", "yunet", "haar", "none"] | None = None
+    faces: Faces | None = None
     """Face detector; auto: YuNet if its model file is available, else Haar; none: the video is a face crop already, of which
     the centre square is used. Default: the detector of the model's training (`svfap info MODEL` shows it), else auto."""
     face_model: Path | None = None
@@ -95,14 +92,14 @@ class FaceSettings(Settings):
     detect_every: int | None = None
     """Frames from one run of the detector to the next; default: about 8 runs per second."""
     min_face_px: int = 32
-    """Smallest face in pixels of the video, longer side of its box; smaller ones are dropped, and their number is said."""
+    """Smallest face in pixels of the video, longer side of its box; smaller ones are dropped and counted in a message."""
     margin: float | None = None
     """Space added on every side of the face box, as a fraction of its longer side. Default: as in the model's training,
     else 0.3."""
     align: bool | None = None
     """Rotate each crop so that the eyes are level, if the detector gives landmarks. Default: as in the model's training,
     else not."""
-    border: Literal["grey", "replicate", "reflect"] | None = None
+    border: Border | None = None
     """What fills a crop beyond the edge of the frame: grey, the edge pixels repeated (replicate) or mirrored (reflect).
     Default: as in the model's training, else grey."""
 

@@ -6,7 +6,6 @@ import hashlib
 import os
 import urllib.request
 from dataclasses import dataclass
-from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from svfap.console import say
+from svfap.console import say_once
 from svfap.errors import UserError
 from svfap.faces.config import DetectorName
 from svfap.files import write_atomically
@@ -35,11 +34,9 @@ HAAR_LEAST_WEIGHT = 53.76  # the last stage's threshold in haarcascade_frontalfa
 class Face:
     """A face in a picture.
 
-    Attributes:
-        box: x, y, width, height in pixels of the picture; it may reach a little beyond it.
-        confidence: 0 to 1, as the detector gives it, not calibrated.
-        landmarks: (5, 2) float32 x, y of the right eye, the left eye, the tip of the nose, and the right and left corner
-            of the mouth, where right is the person's right; None if the detector gives none.
+    box: x, y, width, height in pixels of the picture; it may reach a little beyond it. confidence: 0 to 1, as the detector
+    gives it, not calibrated. landmarks: (5, 2) float32 x, y of the right eye, the left eye, the tip of the nose, and the
+    right and left corner of the mouth, where right is the person's right; None if the detector gives none.
     """
 
     box: tuple[float, float, float, float]
@@ -139,7 +136,7 @@ def make_detector(name: DetectorName = "auto", model: str | Path | None = None) 
     except UserError as error:
         if name == "yunet":
             raise
-        _say_fallback(str(error))
+        say_once(f"faces: using the Haar cascade, which misses profiles: {error}")
         return Haar()
 
 
@@ -165,11 +162,6 @@ def cached_model() -> Path:
         )
     write_atomically(file, content)
     return file
-
-
-@cache  # each reason is reported once
-def _say_fallback(reason: str) -> None:
-    say(f"faces: using the Haar cascade, which misses profiles: {reason}")
 
 
 def _shrink(frame: Pixels, longer_side_px: int) -> tuple[Pixels, float]:

@@ -29,13 +29,10 @@ SAME_FACE = 0.3  # least intersection over union of a face and the one found in 
 class TrackedFace:
     """A tracked face in one frame.
 
-    Attributes:
-        track: number from 1, in order of appearance.
-        box: x, y, width, height in pixels of the frame, smoothed; it may reach beyond the frame.
-        confidence: the detector's, 0 to 1, interpolated.
-        landmarks: (5, 2) float32, smoothed, in the order of `Face.landmarks`; None if the detector gives none.
-        seen: False if the detector's run before or after this frame missed the face, so that the box is interpolated over
-            a miss; frames between two runs that found it count as seen.
+    track: number from 1, in order of appearance. box: x, y, width, height in pixels of the frame, smoothed; it may reach
+    beyond the frame. confidence: the detector's, 0 to 1, interpolated. landmarks: (5, 2) float32, smoothed, in the order of
+    `Face.landmarks`; None if the detector gives none. seen: False if the detector's run before or after this frame missed
+    the face, so that the box is interpolated over a miss.
     """
 
     track: int
@@ -47,10 +44,9 @@ class TrackedFace:
 
 @dataclass
 class Dropped:
-    """Faces that were long in view and were dropped all the same.
+    """Number of faces that were long in view and dropped; a face that was away for a while counts each time.
 
-    small: smaller than `TrackConfig.min_face_px`. not_again: in whose crops the detector does not find a face. A face that
-    was away for a while counts each time.
+    small: smaller than `TrackConfig.min_face_px`. not_again: the detector does not find a face in their crops.
     """
 
     small: int = 0
@@ -58,16 +54,12 @@ class Dropped:
 
     def note(self, min_face_px: int) -> str:
         """What was dropped, in words; "" if nothing was."""
-        parts = []
-        if self.small:
-            parts.append(f"{_faces(self.small)} smaller than {min_face_px} px (min_face_px)")
-        if self.not_again:
-            parts.append(f"{_faces(self.not_again)} that the detector does not find again in their crops")
+        reasons = {
+            f"smaller than {min_face_px} px (min_face_px)": self.small,
+            "that the detector does not find again in their crops": self.not_again,
+        }
+        parts = [f"{count} face{'s' * (count > 1)} {why}" for why, count in reasons.items() if count]
         return f"dropped {' and '.join(parts)}" if parts else ""
-
-
-def _faces(number: int) -> str:
-    return f"{number} face{'s' * (number > 1)}"
 
 
 @dataclass(frozen=True)
@@ -124,8 +116,7 @@ def _increasing(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[tuple[fl
 
 
 def _with_runs(shots: Iterator[ShotFrame], every: int, hole_s: float) -> Iterator[tuple[ShotFrame, bool]]:
-    """Each frame, and whether the detector runs on it: the first and the last of a shot, or before and after a hole, and
-    every `every`-th in between."""
+    """Each frame, and whether the detector runs on it: at both ends of shots and holes, and every `every`-th in between."""
     since, is_first = 0, True
     for item, following in pairwise(chain(shots, [None])):
         assert item is not None
@@ -235,8 +226,7 @@ class _Tracker:
         piece.confirmed |= piece.lasting and is_face and piece.size_px >= self.config.min_face_px
 
     def _is_found_again(self, frame: np.ndarray, face: Face) -> bool:
-        """Whether the detector finds the face in its own crop: texture and covered faces that it takes for a face in the
-        whole frame mostly fail, real faces do not (measured in docs/faces.md)."""
+        """Whether the detector finds the face in its own crop; false detections mostly fail (measured in docs/faces.md)."""
         found = self.detector.detect(crop_face(frame, face.box, CHECK))
         size = np.array(face.box[2:]) * CHECK.size_px / (max(face.box[2:]) * (1 + 2 * CHECK.margin))
         expected = np.concatenate([(CHECK.size_px - size) / 2, size])

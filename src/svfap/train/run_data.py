@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from svfap.data.find import on_disk
 from svfap.files import write_atomically
 from svfap.formats import stamped, upgrade
 
@@ -121,6 +122,6 @@ def _digest(content: bytes) -> str:
 
 def _digest_of_file(file: Path) -> str:
     try:
-        return _digest(file.read_bytes())
+        return _digest(on_disk(file).read_bytes())
     except OSError:  # training counts the video as unreadable
         return ""
