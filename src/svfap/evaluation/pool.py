@@ -168,7 +168,7 @@ def _require_current(out: Path, prepared: PreparedDataset) -> None:
             what = str(model if "weights" in changed else fold.test)
             what = f"a frame_values file of {what}" if changed == ["frame_values_digest"] else what
             raise UserError(
-                f"fold {fold.name}: {changed} has changed since the evaluation in {folder}; evaluate it again, with "
+                f"fold {fold.name}: {what} has changed since the evaluation in {folder}; evaluate it again, with "
                 "`svfap evaluate`, `svfap pool --models`, or `svfap finetune --fold all --resume`"
             )
 
