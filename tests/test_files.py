@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,13 @@ def test_names_that_are_not_utf8_become_text():
     name = os.fsdecode(b"caf\xe9.mp4")
     assert printable(name) == r"caf\udce9.mp4"
     assert printable("café 中.mp4") == "café 中.mp4"
+
+
+def test_the_current_folder_has_one_writer(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    with only_writer(Path()):
+        assert (tmp_path / ".run.lock").exists()
+        with pytest.raises(UserError, match="is being written by another run"), only_writer(tmp_path / "run"):
+            pass
+    assert not (tmp_path / ".run.lock").exists()

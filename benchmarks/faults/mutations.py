@@ -241,10 +241,14 @@ def existing_tests() -> set[str]:
 
 
 def tests_of(fault: Fault, known: dict) -> list[str]:
-    """The tests that run the fault's statement, or anything of its module if that is run on import; the quickest first."""
+    """The tests that run the fault's statement, the quickest first.
+
+    All that run anything of its module where that is run on import, or by processes that the tests start, which are not seen.
+    """
     lines = known["lines"].get(fault.module, {})
-    around = range(fault.first, max(fault.last, fault.line) + 1) if fault.inside else map(int, lines)
+    around = range(fault.first, max(fault.last, fault.line) + 1) if fault.inside else ()
     names = {name for line in around for name in lines.get(str(line), ())}
+    names = names or {name for tests in lines.values() for name in tests}
     return sorted(names, key=lambda name: known["seconds"].get(name, 1.0))
 
 

@@ -110,7 +110,8 @@ def only_writer(target: Path) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    file = target.with_name(f".{target.name}.lock")
+    path = Path(os.path.abspath(target))  # "." has no name
+    file = path.parent / f".{path.name}.lock"
     while True:
         try:
             handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)

@@ -13,7 +13,7 @@ import pytest
 
 from svfap.errors import UserError
 from svfap.train.config import FinetuneConfig
-from svfap.train.parallel import run_all, run_parallel
+from svfap.train.parallel import num_workers, run_all, run_parallel
 
 
 def configs(out: Path) -> list[FinetuneConfig]:
@@ -38,6 +38,13 @@ def test_a_run_that_fails_stops_the_others_and_says_why(tmp_path):
     assert not (tmp_path / "fold_1" / "finished").exists()  # it was not waited for
     assert (tmp_path / "fold_2" / "output.log").read_text() == "begun\nerror: the disk is full\n"
     assert not (tmp_path / "fold_3").exists()
+
+
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(8, 1, 7), (8, 2, 3), (2, 2, 0), (1, 1, 0), (1, 4, 0)])
+def test_decoding_processes_are_a_share_of_the_cores(cores, processes, workers, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    assert num_workers(None, processes) == workers
+    assert num_workers(5, processes) == 5
 
 
 def is_killed(config: FinetuneConfig) -> int:
