@@ -241,7 +241,7 @@ def existing_tests() -> set[str]:
 
 
 def tests_of(fault: Fault, known: dict) -> list[str]:
-    """The tests that run the fault's statement, the quickest first.
+    """The tests that run the fault's statement; first those of its folder and of the wiring, the quickest first.
 
     All that run anything of its module where that is run on import, or by processes that the tests start, which are not seen.
     """
@@ -249,7 +249,8 @@ def tests_of(fault: Fault, known: dict) -> list[str]:
     around = range(fault.first, max(fault.last, fault.line) + 1) if fault.inside else ()
     names = {name for line in around for name in lines.get(str(line), ())}
     names = names or {name for tests in lines.values() for name in tests}
-    return sorted(names, key=lambda name: known["seconds"].get(name, 1.0))
+    near = (f"tests/{fault.module.split('/')[0]}/", "tests/wiring/")
+    return sorted(names, key=lambda name: (not name.startswith(near), known["seconds"].get(name, 1.0)))
 
 
 def is_noticed(fault: Fault, tests: list[str], most_s: float) -> str:
@@ -313,7 +314,7 @@ def main() -> None:
     def attempt(fault: Fault) -> dict:
         began = time.monotonic()
         tests = [name for name in tests_of(fault, known) if name in existing and name in known["seconds"]]
-        # The quickest for half of the time, and of the others some from all over.
+        # The first for half of the time, and of the others some from all over.
         ends = list(itertools.accumulate(known["seconds"][name] for name in tests))
         quick = bisect.bisect(ends, args.most_s / 2)
         step = math.ceil(max((ends[-1] if ends else 0) - args.most_s / 2, 1) / (args.most_s / 2))
