@@ -309,6 +309,7 @@ def main() -> None:
     whole = sum(map(len, by_folder.values()))
     for faults in by_folder.values():  # each folder by its share of all possible faults
         chosen += rng.sample(faults, min(round(args.number * len(faults) / whole) or 1, len(faults)))
+    rng.shuffle(chosen)  # so that an unfinished run is a fair sample
     left = [fault for fault in chosen if (fault.module, fault.number) not in tried]
 
     def attempt(fault: Fault) -> dict:
