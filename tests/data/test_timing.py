@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from svfap.data import container
 from svfap.data.timing import frame_grid, repaired, steady, usual_rate
 
 NAN = float("nan")
@@ -173,3 +176,25 @@ def test_repaired_times_ascend_whatever_the_stamps() -> None:
         given[rng.random(60) < rng.choice([0, 0.1, 0.5])] = NAN
         times, _ = repaired(given)
         assert times[0] == 0 and (np.diff(times) > 0).all()
+
+
+def test_as_many_timetables_are_kept_as_have_room(monkeypatch):
+    monkeypatch.setattr(container, "_TABLES", {})
+    monkeypatch.setattr(container, "MOST_FILES", 3)
+    monkeypatch.setattr(container, "MOST_PICTURES", 100)
+    made = []
+
+    def use(name: str, num_pictures: int = 10) -> None:
+        container._remembered((name, 0, 0), lambda: made.append(name) or SimpleNamespace(times_s=range(num_pictures)))
+
+    for name in "abcabc":
+        use(name)
+    assert made == list("abc")
+    use("d")  # a is the one not used for longest
+    for name in "bcd":
+        use(name)
+    assert made == list("abcd")
+    use("long", 90)  # with d as many as are allowed
+    for name in ("d", "long", "c"):
+        use(name)
+    assert made == [*"abcd", "long", "c"]

@@ -137,6 +137,7 @@ def test_the_progress_bar_of_parallel_runs_counts_their_epochs(faces, tmp_path, 
     assert [(shown.description, shown.completed, shown.total) for shown in bars[0].tasks] == [("a", 3, 3), ("b", 3, 3)]
     assert [shown.fields["note"] for shown in bars[0].tasks] == ["done", "done"]
     assert parallel._progress(configs[0]) == (1, "loss 0.2500")
+    assert parallel._progress(pretraining(faces, tmp_path / "not_begun")) == (0, "starts")
 
 
 def test_the_log_counts_epochs_from_1_and_a_log_from_0_is_continued(faces, tmp_path, monkeypatch):
@@ -149,3 +150,17 @@ def test_the_log_counts_epochs_from_1_and_a_log_from_0_is_continued(faces, tmp_p
     (tmp_path / "run" / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in from_zero))
     assert pretrain(replace(config, resume=True)).finished
     assert (tmp_path / "run" / "log.jsonl").read_text() == whole
+
+
+def test_previews_hide_the_same_tubelets_each_time(faces, tmp_path):
+    task = PretrainTask(pretraining(faces, tmp_path / "run", previews=2))
+    shown: list[torch.Tensor] = []
+
+    class Writer:
+        def add_images(self, tag: str, pictures: torch.Tensor, step: int) -> None:
+            shown.append(pictures)
+
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        task.show(task.model.eval(), Writer(), Accelerator(cpu=True), step=1)
+    assert torch.equal(*shown)

@@ -142,7 +142,12 @@ def test_a_crash_while_a_checkpoint_is_put_in_place_loses_nothing(faces, tmp_pat
     monkeypatch.undo()
     (tmp_path / "run" / "last").rename(tmp_path / "run" / "last.old")  # between the two renames
     (tmp_path / "run" / "last.new").mkdir()
+    steps, step = [], loop.TrainingRun._step
+    monkeypatch.setattr(
+        loop.TrainingRun, "_step", lambda run, *args: (steps.append(run.state.step), step(run, *args))[1]
+    )
     pretrain(pretraining(faces, tmp_path / "run", resume=True))
+    assert steps == list(range(6, 12))  # it goes on, and does not begin again
     assert len(losses(tmp_path / "run")) == 12
 
 
