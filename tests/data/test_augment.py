@@ -430,3 +430,11 @@ def test_every_operation_takes_extremes_and_tiny_frames() -> None:
                     result = operation(clip.clone(), argument(magnitude, sign))
                     assert result.shape == shape and torch.equal(result, result.round()), name
                     assert result.min() >= 0 and result.max() <= 255, name
+
+
+@pytest.mark.parametrize("short, side", [(96, 96), (98, 96), (99, 99), (95, 95)])
+def test_a_pre_training_crop_within_three_pixels_of_the_size_has_the_size(
+    short: int, side: int, boxes: list[tuple[int, int, int, int]]
+) -> None:
+    augment.multi_scale_crop(coordinates(120, short), 96, np.random.RandomState(0), scales=(1.0,))
+    assert boxes[0][2:] == (side, side)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from odd_videos import NUM, VIDEOS, without
+from odd_videos import NUM, VIDEOS, encode, without
 
 from svfap.data.augment import fit_frames
 from svfap.data.container import Container
@@ -153,6 +154,14 @@ def test_a_picture_of_two_fields_is_read_by_itself(folder: Path, monkeypatch: py
 def test_non_square_pixels_are_made_square(folder: Path) -> None:
     with open_video(made(folder, "sar.mp4")) as source:
         assert (source.width, source.height) == (round(64 * 16 / 9), 48)
+
+
+@pytest.mark.parametrize(("sides", "width"), [((5, 1), 320), ((6, 1), 64), ((1, 6), 64)])
+def test_pixels_that_are_longer_than_any_real_ones_are_an_error_of_the_file(
+    tmp_path: Path, sides: tuple[int, int], width: int
+) -> None:
+    with open_video(encode(tmp_path / "v.mp4", "libx264", sar=Fraction(*sides))) as source:
+        assert (source.width, source.height) == (width, 48)
 
 
 def test_the_default_stream_is_read(folder: Path) -> None:

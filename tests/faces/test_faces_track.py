@@ -16,7 +16,7 @@ from svfap.faces.boxes import overlap, predicted, smoothed
 from svfap.faces.config import TrackConfig
 from svfap.faces.detect import Face
 from svfap.faces.shots import iter_shots
-from svfap.faces.track import CHECK, TrackedFrame, track_faces
+from svfap.faces.track import CHECK, TrackedFrame, _Piece, track_faces
 
 FPS = 25.0
 WIDTH, HEIGHT = 640, 360
@@ -398,3 +398,12 @@ def test_values_out_of_range_and_times_that_do_not_increase_are_refused():
         TrackConfig(min_overlap=1.5)
     with pytest.raises(UserError, match="0.04 s follows one at 0.04 s"):
         list(track_faces([(0.04, frame_of(0)), (0.04, frame_of(1))], FakeDetector(still)))
+
+
+def test_two_detections_are_kept_to_tell_the_motion():
+    piece = _Piece()
+    for n in range(4):
+        piece.add(0.1 * n, n, Face((10.0 + 5 * n, 0.0, 20.0, 20.0), 0.9))
+    piece.forget(1.0)
+    assert piece.runs == [2, 3]
+    np.testing.assert_allclose(piece.next_box(0.4), [30, 0, 20, 20])

@@ -250,3 +250,12 @@ def test_a_table_that_cannot_be_shown_is_refused_in_one_line(tmp_path):
 
 def test_times_read_as_on_a_player():
     assert [clock(t) for t in (0, 9.96, 75.24, 3599.97)] == ["0:00.0", "0:10.0", "1:15.2", "1:00:00.0"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0, 1], [0, 1]), ([0.2, 0.4], [0, 1]), ([-1, 1], [-1, 1]), ([-0.1, 0.5], [-1, 1]), ([0, 1.5], [-0.075, 1.575]),
+     ([-2, 0], [-2.1, 0.1]), ([3, 3], [2.5, 3.5]), ([np.nan, 0.5], [0, 1])],
+)  # fmt: skip
+def test_the_vertical_axis_has_a_usual_scale_if_the_values_fit(values, expected):
+    assert affect_page._range(np.array(values, float)) == pytest.approx(expected)
