@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from flat_videos import NUM, encode, flat, numbers_of
 
+from svfap.data.container import decoded_frames
 from svfap.data.video import VideoError, open_video, upright, write_video
 
 
@@ -394,3 +396,18 @@ def test_far_pictures_cost_no_more(folder: Path) -> None:
             assert len(decoded) < 40, name
             np.testing.assert_allclose(numbers_of(next(source.frames(385))[1][None]), [25], atol=1)
             assert len(decoded) < 80, name
+
+
+def test_unwanted_pictures_that_no_other_needs_are_not_decoded() -> None:
+    seen: list[tuple[int | None, str]] = []
+
+    class Decoder:
+        skip_frame = "DEFAULT"
+
+        def decode(self, packet: SimpleNamespace | None) -> list[av.VideoFrame]:
+            seen.append((packet and packet.pts, self.skip_frame))
+            return []
+
+    packets = [(number, SimpleNamespace()) for number in range(3)]
+    assert list(decoded_frames(packets, Decoder(), frozenset([1]))) == []
+    assert seen == [(0, "NONREF"), (1, "DEFAULT"), (2, "NONREF"), (None, "DEFAULT")]
