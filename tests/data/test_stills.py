@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flat_videos import flat, numbers_of
 
+from svfap.data.stills import scaled
 from svfap.data.video import VideoError, natural_key, open_video
 
 
@@ -63,6 +64,16 @@ def test_pictures_of_several_sizes_get_the_size_of_the_first(tmp_path: Path) -> 
         np.testing.assert_array_equal(next(source.frames(2))[1], streamed[2])
     with open_video(tmp_path) as source:  # the first one is not among those that are read
         assert source.read([2]).shape == (1, 40, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "how"),
+    [((5, 4), cv2.INTER_LINEAR), ((4, 6), cv2.INTER_LINEAR), ((7, 9), cv2.INTER_LINEAR), ((3, 4), cv2.INTER_AREA),
+     ((8, 3), cv2.INTER_AREA), ((2, 2), cv2.INTER_AREA)],
+)  # fmt: skip
+def test_pictures_are_averaged_only_where_they_shrink(size: tuple[int, int], how: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    np.testing.assert_array_equal(scaled(picture, size), cv2.resize(picture, size, interpolation=how))
 
 
 def test_rate_of_a_folder(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from svfap.data.loader import ClipDataset, Item
 from svfap.data.manifest import Manifest, read_manifest
-from svfap.data.targets import all_targets, frame_targets, require_values
-from svfap.data.video import write_video
+from svfap.data.targets import all_targets, frame_targets, picture_targets, require_values
+from svfap.data.video import VideoError, open_video, write_video
 from svfap.errors import UserError
 
 
@@ -73,6 +73,13 @@ def test_rows_that_do_not_fit_are_refused_with_both_counts(tmp_path, names, num_
     manifest = values(tmp_path, "x\n" + "0.5\n" * num_rows)
     for item in [*items(manifest), *items(manifest, "val", 1), *items(manifest, "test", 1)]:
         assert item.reason == f"values per frame values.csv: {num_rows} rows, 70 pictures"
+
+
+def test_a_picture_behind_the_last_row_is_refused(tmp_path):
+    draw(tmp_path / "v", ["0.png", "1.png", "3.png", "5.png"], [0] * 4)
+    manifest = values(tmp_path, "x\n" + "0.5\n" * 5)
+    with open_video(tmp_path / "v") as video, pytest.raises(VideoError, match="5 rows, 4 pictures"):
+        picture_targets(manifest, manifest[0], video)
 
 
 @pytest.mark.parametrize("num_rows", [24, 41, 39])

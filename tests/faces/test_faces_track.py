@@ -12,7 +12,7 @@ import pytest
 
 from svfap.data.video import open_video
 from svfap.errors import UserError
-from svfap.faces.boxes import overlap, predicted, smoothed
+from svfap.faces.boxes import PATH_POINTS, overlap, predicted, smoothed
 from svfap.faces.config import TrackConfig
 from svfap.faces.detect import Face
 from svfap.faces.shots import iter_shots
@@ -398,6 +398,16 @@ def test_values_out_of_range_and_times_that_do_not_increase_are_refused():
         TrackConfig(min_overlap=1.5)
     with pytest.raises(UserError, match="0.04 s follows one at 0.04 s"):
         list(track_faces([(0.04, frame_of(0)), (0.04, frame_of(1))], FakeDetector(still)))
+
+
+def test_smoothing_is_a_line_fitted_with_the_weights_of_a_hann_window():
+    times, half_s = np.arange(0, 1, 0.04), 0.3
+    values = np.sin(7 * times)[:, None] * 50
+    for time in (0.0, 0.4, 0.96):
+        points = np.linspace(max(time - half_s, 0), min(time + half_s, 0.96), PATH_POINTS)
+        weights = np.cos(np.pi * (points - time) / half_s / 2)  # squared by polyfit
+        line = np.polyfit(points, np.interp(points, times, values[:, 0]), 1, w=np.abs(weights))
+        assert smoothed(times, values, time, half_s)[0] == pytest.approx(np.polyval(line, time), abs=1e-6)
 
 
 def test_two_detections_are_kept_to_tell_the_motion():

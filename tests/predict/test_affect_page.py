@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from pages import Outline
 
 from svfap.data.video import write_video
 from svfap.errors import UserError
 from svfap.predict import page as affect_page
+from svfap.predict.figure import MAX_TRACKS
 from svfap.predict.figure import timeline as draw_timeline
 from svfap.predict.page import clock, write_affect_page
 from svfap.predict.timeline import Timeline, shares, spread, strongest_changes
@@ -250,6 +252,15 @@ def test_a_table_that_cannot_be_shown_is_refused_in_one_line(tmp_path):
 
 def test_times_read_as_on_a_player():
     assert [clock(t) for t in (0, 9.96, 75.24, 3599.97)] == ["0:00.0", "0:10.0", "1:15.2", "1:00:00.0"]
+
+
+@pytest.mark.parametrize(("num_faces", "title"), [(1, "t"), (MAX_TRACKS, "t"), (MAX_TRACKS + 2, None)])
+def test_the_figure_tells_how_many_faces_it_leaves_out(num_faces, title):
+    table = pd.concat(
+        windows([0, 2, 4], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], track=n) for n in range(1, num_faces + 1)
+    )
+    expected = title or f"t ({MAX_TRACKS} faces with most rows; 2 more are in the table)"
+    assert expected in [text.get_text() for text in draw_timeline(table, "t").findobj(Text)]
 
 
 @pytest.mark.parametrize(

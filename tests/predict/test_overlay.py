@@ -88,7 +88,7 @@ def test_boxes_follow_the_face_in_the_colour_of_the_top_label_and_the_sound_stay
     assert {path.name for path in tmp_path.iterdir()} == {"in.mkv", "out.mp4"}
 
 
-@pytest.mark.parametrize("sound", [None, "pcm_s16le"])
+@pytest.mark.parametrize("sound", [None, "pcm_s16le", "flac"])
 def test_no_sound_and_sound_that_must_be_converted(sound, predict, tmp_path):
     video = film(tmp_path / "in.mkv", frames(PLACES[:30], EVEN), sound=sound)
     overlay(predict, video, tmp_path / "out.mp4")
@@ -96,7 +96,9 @@ def test_no_sound_and_sound_that_must_be_converted(sound, predict, tmp_path):
         kinds = [stream.codec_context.name for stream in container.streams]
         assert kinds == ["h264", *["aac"] * (sound is not None)]
         if sound:
-            wave = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+            sounds = list(container.decode(audio=0))
+            assert sounds[0].time < 0.004  # from the first sample on
+            wave = np.concatenate([frame.to_ndarray()[0] for frame in sounds])
             assert len(wave) == pytest.approx(1.2 * 16000, abs=2500)
             assert 0.1 < np.abs(wave[4000:12000]).max() < 0.5  # a tone at a quarter of the full range
 
@@ -113,6 +115,16 @@ def test_bars_are_as_long_as_values_and_text_stands_on_dark_ground():
     assert 0.01 < dark < 0.3  # the panel, and nothing else
     heading = panel[60:80, :120]
     assert heading.max() > 240 and np.median(heading) <= round(255 * DARKEN)
+
+
+def test_bars_lie_within_their_panel(monkeypatch):
+    painter, areas = Painter(400, 600, LABELS, (0.0, 1.0)), []
+    monkeypatch.setattr(painter, "_bar", lambda picture, value, k, area: areas.append(area))
+    picture = np.full((400, 600, 3), 255, np.uint8)
+    x, y, width, height = painter._panel(picture, FaceValues(3, None, np.array([0.5, 0.25, 0.125])), 20, [])
+    for left, top, length, thickness in areas:
+        assert x < left and left + length < x + width
+        assert y < top and top + thickness < y + height
 
 
 def test_negative_values_grow_to_the_left_of_the_middle():

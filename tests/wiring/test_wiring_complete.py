@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,7 @@ def test_there_are_no_settings_beside_those_of_the_verbs(tested):
         waiting += config.__subclasses__()
         if config.__module__.startswith("svfap."):
             assert any(issubclass(each, config) for each in checked), f"{config.__name__} is no settings of a verb"
+            if is_dataclass(config):  # `Settings` itself is none
+                assert config.__dataclass_params__.frozen, f"{config.__name__} can be changed"
+            if config in settings_of_verbs().values():
+                assert all(field.kw_only for field in fields(config)), f"{config.__name__} can be given without names"
