@@ -24,9 +24,10 @@ from svfap.crop import crop as cropping
 from svfap.crop.config import CropConfig
 from svfap.crop.crop import crop_videos
 from svfap.data.manifest import read_manifest
-from svfap.data.video import open_video, write_video
+from svfap.data.video import VideoError, open_video, write_video
 from svfap.errors import UserError
 from svfap.faces.detect import Face
+from svfap.faces.track import TrackedFace, TrackedFrame
 
 FPS, HEIGHT, WIDTH, SIDE = 20, 96, 160, 32
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 230)}
@@ -187,6 +188,34 @@ def test_only_the_largest_face_is_kept(tmp_path):
     assert done.num_tracks == 1
     assert shows("green", pictures(tmp_path / "out", row))
     assert len(list((tmp_path / "out").rglob("*.mp4"))) == 1
+
+
+def test_the_largest_face_is_that_with_most_area_over_time(tmp_path, monkeypatch):
+    def tracked(frames, *_):
+        large, small = (
+            TrackedFace(n, box, 0.9, None, True) for n, box in enumerate([(10, 10, 40, 40), (90, 20, 9, 9)])
+        )
+        for n, (time_s, frame) in enumerate(frames):
+            yield TrackedFrame(n, time_s, frame, (large, small) if n < 20 else (small,), 0)
+
+    monkeypatch.setattr(face_clips, "track_faces", tracked)
+    crop_videos([film(tmp_path / "v.mp4", still, 60)], plain(tmp_path / "out", largest=True))
+    assert rows(tmp_path / "out")[0]["source_end_s"] == "1.0"  # of the large one: it is shorter, and has more area
+
+
+def test_files_are_closed_after_an_error(tmp_path, monkeypatch):
+    def breaks(frames, *_):
+        for n, (time_s, frame) in enumerate(frames):
+            if n == 30:
+                raise VideoError(Path("v.mp4"), "damaged")
+            yield TrackedFrame(n, time_s, frame, (TrackedFace(0, (10, 10, 40, 40), 0.9, None, True),), 0)
+
+    video = film(tmp_path / "v.mp4", still, 60)
+    closed, close = [], face_clips.VideoWriter.close
+    monkeypatch.setattr(face_clips, "track_faces", breaks)
+    monkeypatch.setattr(face_clips.VideoWriter, "close", lambda writer: (closed.append(writer), close(writer)))
+    done = crop_videos([video], plain(tmp_path / "out"))
+    assert len(done.failures) == len(set(closed)) == 1
 
 
 # many videos -----------------------------------------------------------------------------------------------------------

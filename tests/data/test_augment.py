@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -235,6 +236,18 @@ def test_mix_gives_targets_the_share_of_the_pixels(batch_size: int, mixup: float
             assert box.sum() == box.any(0).sum() * box.any(1).sum(), "one box"
         elif batch_size > 1:
             assert (mixed[0] == mixed[0, 0, 0, 0, 0]).all(), "all pixels alike"
+
+
+@pytest.mark.parametrize(("share", "side"), [(0.75, 32), (0.4375, 48), (1.0, 0)])
+def test_the_box_of_cutmix_has_the_area_that_was_drawn(
+    share: float, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = SimpleNamespace(beta=lambda a, b: share, random=lambda: 0.0, integers=lambda high: high // 2)
+    monkeypatch.setattr(augment, "_decisions", lambda generator: rng)
+    clips = torch.arange(2.0).view(2, 1, 1, 1, 1).expand(2, 3, 4, 64, 64).clone()
+    mixed, targets = augment.mix(clips, torch.eye(2), 0, 1.0, 1.0, torch.Generator())
+    assert int((mixed[0, 0, 0] == 1).sum()) == side**2
+    assert targets[0].tolist() == [share, 1 - share]
 
 
 def test_mix_draws_beta_shares_and_switches() -> None:
