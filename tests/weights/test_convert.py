@@ -246,6 +246,26 @@ def test_of_a_pretrained_checkpoint_the_dataset_gives_rate_and_crop(tmp_path, ca
     assert "of dataset only frame rate and face crop are used" in " ".join(capsys.readouterr().err.split())
 
 
+def test_what_a_checkpoint_stores_of_its_outputs_is_not_replaced_by_a_datasets(tmp_path, capsys):
+    """The names are facts about the order of the outputs: another order is another model."""
+    names = tuple(reversed(get_dataset("dfew").label_names))
+    svfap.create_model("svfap_debug", "classification", label_names=names).save_pretrained(tmp_path / "model")
+    file, out = str(tmp_path / "x.pth"), tmp_path / "out"
+    assert main(["convert", str(tmp_path / "model"), file]) == 0
+    capsys.readouterr()
+    assert main(["convert", file, str(out), "--dataset", "dfew"]) == 1
+    error = capsys.readouterr().err.strip()
+    for listed in (f"stores label_names {', '.join(names)}", f"DFEW has {', '.join(reversed(names))}"):
+        assert listed in error
+    assert "Leave out dataset to keep what is stored, or give label_names" in error and "\n" not in error
+    assert not out.exists()
+    assert main(["convert", file, str(out)]) == 0
+    assert words(out)["label_names"] == list(names)
+    given = ["--dataset", "dfew", "--label_names", f"[{', '.join(sorted(names))}]"]
+    assert main(["convert", file, str(tmp_path / "given"), *given]) == 0
+    assert words(tmp_path / "given")["label_names"] == sorted(names)
+
+
 def test_every_setting_of_a_model_can_be_given():
     names = set(ModelConfig.field_names()) - {"preset", "provenance"}
     assert names <= {field.name for field in fields(ConvertConfig)}
