@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -237,6 +238,24 @@ def test_what_is_known_of_the_authors_clips_is_written(tmp_path, capsys, monkeyp
     assert main(["convert", str(tmp_path / "given"), str(tmp_path / "ours.pth")]) == 0
     assert main(["convert", str(tmp_path / "ours.pth"), str(tmp_path / "back"), "--dataset", dataset]) == 0
     assert svfap.load_model(tmp_path / "back").config.frame_rate == 12, "what a checkpoint says of itself stays"
+
+
+@pytest.mark.parametrize(
+    ("name", "fps", "rate"), [("ravdess", None, 29.97), ("ravdess", 12.5, 12.5), ("own", None, None)]
+)
+def test_the_crop_of_a_folder_goes_before_the_authors(tmp_path, name, fps, rate):
+    labels = get_dataset("ravdess").label_names
+    model = svfap.create_model("svfap_debug", "classification", num_outputs=len(labels))
+    torch.save({"model": export_published(model)}, tmp_path / "official.pth")
+    (tmp_path / "cropped").mkdir()
+    prepared = PreparedDataset(name, "Cropped", "classification", Path("clips"), label_names=labels)
+    write_dataset_file(tmp_path / "cropped", prepared)
+    crop = {"margin": 0.3, "align": False, "border": "grey", "detector": "yunet"}
+    (tmp_path / "cropped" / "crop.json").write_text(json.dumps({**crop, "size_px": 160, "fps": fps}))
+    flags = ["--dataset", str(tmp_path / "cropped")]
+    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "out"), *flags]) == 0
+    config = svfap.load_model(tmp_path / "out").config
+    assert (config.frame_rate, config.face_crop) == (rate, crop)
 
 
 def test_of_a_pretrained_checkpoint_the_dataset_gives_rate_and_crop(tmp_path, capsys):

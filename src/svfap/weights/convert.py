@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from svfap.console import say
-from svfap.data.prepared import PreparedDataset, read_dataset
+from svfap.data.prepared import PreparedDataset, read_crop, read_dataset
 from svfap.datasets.dataset import NAMES, Dataset, get_dataset
 from svfap.errors import UserError
 from svfap.files import make_folder, replacing_folder
 from svfap.model.base import Model
+from svfap.model.config import face_crop_of
 from svfap.weights.checkpoint import Checkpoint, read_published
 from svfap.weights.config import ConvertConfig, require_new
 from svfap.weights.folder import load_model
@@ -114,16 +115,22 @@ def _listed(value: Any) -> str:
 
 
 def _contract(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Frame rate and face crop of the clips that the authors trained on; empty for a checkpoint that stores them.
+    """Frame rate and face crop of the clips that were trained on; empty for a checkpoint that stores them.
 
-    name: of a dataset, or a prepared folder.
+    name: of a dataset, for the authors' clips; or a prepared folder, whose `crop.json` takes precedence.
     """
+    crop = read_crop(name)
     if Path(name).is_dir():
         name = read_dataset(name).name
-    if name not in NAMES or checkpoint.complete:
+    if checkpoint.complete:
         return {}
-    dataset = get_dataset(name)
-    return {"frame_rate": dataset.frame_rate, "face_crop": dict(dataset.face_crop)}
+    known: dict[str, Any] = {}
+    if name in NAMES:
+        dataset = get_dataset(name)
+        known = {"frame_rate": dataset.frame_rate, "face_crop": dict(dataset.face_crop)}
+    if crop is not None:
+        known |= {"face_crop": face_crop_of(crop), **({"frame_rate": crop["fps"]} if crop.get("fps") else {})}
+    return known
 
 
 def _find_dataset(name: str) -> PreparedDataset | Dataset:
