@@ -295,9 +295,7 @@ def test_a_set_for_pre_training(tmp_path):
     for name in ("id1/x/00001.mp4", "id2/x/00001.mp4"):
         make_film(tmp_path / "root" / name, STILL)
     lines = ["path,subject,box", "id1/x/00001.mp4,id1,10 0 70 72", "id2/x/00001.mp4,id2,10 0 70 72"]
-    prepared = one_part(
-        tmp_path, *lines, task="unlabelled", label_names=(), folds=(), pretrain=Path("train.csv"), pictures="faces"
-    )
+    prepared = one_part(tmp_path, *lines, task="unlabelled", label_names=(), folds=(), pretrain=Path("train.csv"))
     done = crop_dataset(plain(prepared, tmp_path / "out", fps=10.0))
     assert rows(done.dataset.pretrain) == [
         {"path": "id1/x/00001.mp4", "subject": "id1"},
@@ -305,6 +303,22 @@ def test_a_set_for_pre_training(tmp_path):
     ]
     with open_video(done.dataset.root / "id1/x/00001.mp4") as video:
         assert (video.fps, video.num_frames) == (10, 10)
+
+
+def test_clips_that_are_face_crops_already_are_not_cut_again(tmp_path):
+    make_film(tmp_path / "root" / "v.mp4", STILL)
+    faces = one_part(tmp_path, "path,label", "v.mp4,a", pictures="faces")
+    refused = pytest.raises(UserError, match=r"prepared: the clips of Own are face crops already; use it as it is")
+    with refused:
+        crop_dataset(plain(faces, tmp_path / "out"))
+    unknown = one_part(tmp_path, "path,label", "v.mp4,a")
+    for folder in (tmp_path / "root", unknown):
+        (folder / "crop.json").write_text("{}")
+        with refused:
+            crop_dataset(plain(unknown, tmp_path / "out"))
+        (folder / "crop.json").unlink()
+    assert not (tmp_path / "out").exists()
+    crop_dataset(plain(unknown, tmp_path / "out"))
 
 
 def test_names_of_clips():

@@ -78,8 +78,8 @@ def test_manifests_bring_their_columns_and_others_have_none(folder, monkeypatch)
     (folder / "one.csv").write_text("path,label,start_s,box\nb.mp4,joy,1,\nout/../b.mp4,calm,,0 0 8 8\n")
     (folder / "two.csv").write_text("path,note,split\nd.mp4,NA,test\nmissing.mp4,x,train\n")
     monkeypatch.chdir(folder)
-    samples, columns, listed = read_sources(["one.csv", "a.MKV"])
-    assert listed == [True, True, False]
+    samples, columns, manifests = read_sources(["one.csv", "a.MKV"])
+    assert manifests == [Path("one.csv"), Path("one.csv"), None]
     assert [sample.key for sample in samples] == [
         f"{folder}/b.mp4#t=1,",
         f"{folder}/b.mp4#xywh=0,0,8,8",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import yaml
 
 import svfap
 from svfap.cli.main import main
-from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
+from svfap.data.prepared import Fold, PreparedDataset, read_dataset, write_dataset_file
 from svfap.data.video import write_video
 from svfap.errors import UserError
-from svfap.evaluation.config import EvaluateConfig
+from svfap.evaluation.config import EvaluateConfig, PoolConfig
 from svfap.evaluation.evaluate import evaluate
+from svfap.evaluation.pool import pool
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +146,27 @@ def test_test_clips_that_were_cut_out_otherwise_are_told(data, tmp_path, capsys)
         (data / "crop.json").unlink()
     assert f"{data}: the faces were cut out with margin 0.6, those of the model's training with 0.3" in told
     assert told.count("cut out with") == 1
+
+
+def test_the_crop_of_test_clips_is_found_above_them(data, tmp_path, capsys):
+    (tmp_path / "x" / "clips").mkdir(parents=True)
+    (tmp_path / "x" / "clips" / "0.mp4").hardlink_to(data / "0.mp4")
+    (tmp_path / "x" / "crop.json").write_text('{"margin": 0.6}')
+    (tmp_path / "own.csv").write_text("path,label\nx/clips/0.mp4,joy\n")
+    here = run(tmp_path / "run", {"face_crop": {"margin": 0.3}})
+    told = scores(here, tmp_path / "own.csv", capsys)[1]
+    assert f"{tmp_path / 'x'}: the faces were cut out with margin 0.6" in told and "nothing says" not in told
+
+
+@pytest.mark.parametrize("pictures", ["frames", None])
+def test_what_is_known_of_a_datasets_pictures_is_said_once_for_all_folds(data, tmp_path, capsys, pictures):
+    whole = tmp_path / "whole"
+    shutil.copytree(data, whole)
+    write_dataset_file(whole, replace(read_dataset(whole), root=Path("."), pictures=pictures))
+    for fold in "12":
+        run(tmp_path / fold, {"face_crop": {"margin": 0.3}})
+    told = scores(tmp_path / "1", whole / "fold_1_test.csv", capsys)[1]
+    pool(PoolConfig(models=str(tmp_path / "{fold}"), dataset=whole, out=tmp_path / "out", precision="fp32"))
+    told += capsys.readouterr().err
+    assert told.count("the clips of Own are whole frames, not faces") == (pictures == "frames")
+    assert told.count(f"nothing says how those of {whole} were cut") == (pictures is None)

@@ -16,6 +16,7 @@ import torch
 from fake_faces import SIZE, Spots, film, frames, model
 
 from svfap.cli.main import main
+from svfap.data.prepared import PreparedDataset, write_dataset_file
 from svfap.errors import UserError
 from svfap.features.config import ExtractConfig
 from svfap.features.extract import extract_features
@@ -128,6 +129,30 @@ def test_rows_of_manifests_are_face_crops_as_in_training(folder, tmp_path, capsy
     searched = extract(folder, folder / "list.csv", faces="haar")
     assert searched["track"].tolist() == extract(folder, folder / "two.mp4")["track"].tolist()
     assert set(searched["label"]) == {"joy"}
+
+
+def test_crops_that_are_not_like_those_of_the_training_are_told_as_in_evaluation(folder, tmp_path, capsys):
+    model("features", label_names=(), face_crop={"margin": 0.3}).save_pretrained(tmp_path / "model")
+    (tmp_path / "x" / "clips").mkdir(parents=True)
+    film(tmp_path / "x" / "clips" / "a.mp4", frames([[(36, 24)]] * 50))
+    (tmp_path / "x" / "crop.json").write_text('{"margin": 0.6}')
+    (tmp_path / "own.csv").write_text("path\nx/clips/a.mp4\n")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "test.csv").write_text(f"path\n{folder / 'two.mp4'}\n")
+
+    def told(*sources: Path, **settings: Any) -> str:
+        extract(tmp_path, list(sources), **settings)
+        return " ".join(capsys.readouterr().err.split())
+
+    differing = f"{tmp_path / 'x'}: the faces were cut out with margin 0.6, those of the model's training with 0.3"
+    assert differing in told(tmp_path / "own.csv")
+    assert f"nothing says how those of {tmp_path / 'whole' / 'test.csv'} were cut" in told(
+        tmp_path / "whole" / "test.csv"
+    )
+    described = PreparedDataset("own", "Own", "unlabelled", Path("."), pretrain=Path("test.csv"), pictures="frames")
+    write_dataset_file(tmp_path / "whole", described)
+    assert "cut" not in told(tmp_path / "whole" / "test.csv", faces="haar")  # they are searched for faces
+    assert "the clips of Own are whole frames, not faces" in told(tmp_path / "whole" / "test.csv", faces="none")
 
 
 def test_clips_of_svfap_crop_are_face_crops(folder, tmp_path, capsys):

@@ -83,6 +83,35 @@ def test_the_crop_of_a_dataset_is_found_in_its_folder(videos, tmp_path):
     assert task.model.config.face_crop == KEPT
 
 
+def test_the_crop_is_that_of_the_clips_wherever_the_manifest_lies(videos, tmp_path, capsys):
+    for name, crop in (
+        ("x", CROP),
+        ("same", {**CROP, "size_px": 64}),
+        ("other", {**CROP, "margin": 0.2}),
+        ("none", None),
+    ):
+        (tmp_path / name / "clips" / "a").mkdir(parents=True)
+        for video in ("slow0.mp4", "slow1.mp4"):
+            (tmp_path / name / "clips" / "a" / video).hardlink_to(videos / video)
+        if crop is not None:
+            (tmp_path / name / "crop.json").write_text(json.dumps(crop))
+    (tmp_path / "x" / "lists").mkdir()
+
+    def kept(file: str, *folders: str) -> dict[str, Any]:
+        manifest = tmp_path / file
+        lines = [f"{folder}/clips/a/slow{n}.mp4,0.{n}\n" for folder in folders for n in (0, 1)]
+        manifest.write_text("path,valence\n" + "".join(lines))
+        config = finetuning(tmp_path, tmp_path / "run", manifest.with_suffix("").relative_to(tmp_path).as_posix())
+        return FinetuneTask(config).model.config.face_crop
+
+    assert kept("own.csv", "x") == kept("x/lists/own.csv", "..") == kept("own.csv", "x", "same") == KEPT
+    assert kept("own.csv", "none") == {} and "different ways" not in capsys.readouterr().err
+    for other, shown in (("other", tmp_path / "other" / "crop.json"), ("none", "folders without one")):
+        assert kept("own.csv", "x", other) == {}
+        listed = f"the training clips were cut out in different ways ({tmp_path / 'x' / 'crop.json'}, {shown})"
+        assert listed in capsys.readouterr().err
+
+
 def test_clips_of_all_videos_span_the_same_time(videos, tmp_path):
     """At 8 frames a second, 16 frames of a video of 2 s are all of them: the brightness rises by 60 x 15 / 8 levels."""
     task = FinetuneTask(finetuning(videos, tmp_path / "run", "mixed", fps=8, rand_augment=False, flip_rate=0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -239,11 +240,49 @@ def test_what_is_known_of_the_authors_clips_is_written(tmp_path, capsys, monkeyp
     assert svfap.load_model(tmp_path / "back").config.frame_rate == 12, "what a checkpoint says of itself stays"
 
 
+@pytest.mark.parametrize(
+    ("name", "fps", "rate"), [("ravdess", None, 29.97), ("ravdess", 12.5, 12.5), ("own", None, None)]
+)
+def test_the_crop_of_a_folder_goes_before_the_authors(tmp_path, name, fps, rate):
+    labels = get_dataset("ravdess").label_names
+    model = svfap.create_model("svfap_debug", "classification", num_outputs=len(labels))
+    torch.save({"model": export_published(model)}, tmp_path / "official.pth")
+    (tmp_path / "cropped").mkdir()
+    prepared = PreparedDataset(name, "Cropped", "classification", Path("clips"), label_names=labels)
+    write_dataset_file(tmp_path / "cropped", prepared)
+    crop = {"margin": 0.3, "align": False, "border": "grey", "detector": "yunet"}
+    (tmp_path / "cropped" / "crop.json").write_text(json.dumps({**crop, "size_px": 160, "fps": fps}))
+    flags = ["--dataset", str(tmp_path / "cropped")]
+    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "out"), *flags]) == 0
+    config = svfap.load_model(tmp_path / "out").config
+    assert (config.frame_rate, config.face_crop) == (rate, crop)
+
+
 def test_of_a_pretrained_checkpoint_the_dataset_gives_rate_and_crop(tmp_path, capsys):
     torch.save({"model": export_published(svfap.create_model("svfap_debug", "pretraining"))}, tmp_path / "official.pth")
     assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "out"), "--dataset", "voxceleb2"]) == 0
     assert svfap.load_model(tmp_path / "out").config.frame_rate == 25
     assert "of dataset only frame rate and face crop are used" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_a_checkpoint_stores_of_its_outputs_is_not_replaced_by_a_datasets(tmp_path, capsys):
+    """The names are facts about the order of the outputs: another order is another model."""
+    names = tuple(reversed(get_dataset("dfew").label_names))
+    svfap.create_model("svfap_debug", "classification", label_names=names).save_pretrained(tmp_path / "model")
+    file, out = str(tmp_path / "x.pth"), tmp_path / "out"
+    assert main(["convert", str(tmp_path / "model"), file]) == 0
+    capsys.readouterr()
+    assert main(["convert", file, str(out), "--dataset", "dfew"]) == 1
+    error = capsys.readouterr().err.strip()
+    for listed in (f"stores label_names {', '.join(names)}", f"DFEW has {', '.join(reversed(names))}"):
+        assert listed in error
+    assert "Leave out dataset to keep what is stored, or give label_names" in error and "\n" not in error
+    assert not out.exists()
+    assert main(["convert", file, str(out)]) == 0
+    assert words(out)["label_names"] == list(names)
+    given = ["--dataset", "dfew", "--label_names", f"[{', '.join(sorted(names))}]"]
+    assert main(["convert", file, str(tmp_path / "given"), *given]) == 0
+    assert words(tmp_path / "given")["label_names"] == sorted(names)
 
 
 def test_every_setting_of_a_model_can_be_given():

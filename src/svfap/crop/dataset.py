@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from svfap.console import say
 from svfap.crop.clips import OneFace, write_one_face
 from svfap.crop.config import CropConfig
 from svfap.crop.crop import (
@@ -30,7 +29,16 @@ from svfap.crop.crop import (
     write_crop_file,
 )
 from svfap.data.manifest import SPAN_COLUMNS, Manifest, Sample, read_whole_manifest
-from svfap.data.prepared import DATASET_FILE, Fold, PreparedDataset, read_dataset, replacing_dataset, write_dataset_file
+from svfap.data.prepared import (
+    DATASET_FILE,
+    Fold,
+    PreparedDataset,
+    in_crops,
+    read_crop,
+    read_dataset,
+    replacing_dataset,
+    write_dataset_file,
+)
 from svfap.data.suffixes import VIDEO_SUFFIXES
 from svfap.errors import UserError
 from svfap.faces.detect import make_detector
@@ -78,7 +86,8 @@ def crop_dataset(config: CropConfig) -> CroppedDataset:
     (failures.csv) are left out of the manifests. crops.csv has a row for each face clip, crop.json the settings. An
     interrupted run is continued.
 
-    Raises `UserError` for a folder that is no dataset, a part without any face, and for results of other settings in `out`.
+    Raises `UserError` for a folder that is no dataset or one of face crops, a part without any face, and for results of other
+    settings in `out`.
     """
     if config.dataset is None:
         raise UserError("dataset: give a folder of `svfap prepare`")
@@ -91,8 +100,11 @@ def crop_dataset(config: CropConfig) -> CroppedDataset:
         raise UserError(
             f"fps={config.fps:g}: {source.title} has a label for each frame, which would not fit other frames"
         )
-    if source.pictures == "faces":
-        say(f"the clips of {source.title} are face crops already; they are cut again")
+    if source.pictures == "faces" or read_crop(config.dataset) is not None or in_crops(source.root):
+        raise UserError(
+            f"dataset={config.dataset}: the clips of {source.title} are face crops already; use it as it is, or crop the dataset "
+            "of the whole frames"
+        )
     config = replace(with_detector(config), out=out)
     clips = _read(source)
     make_folder(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -134,6 +135,11 @@ class Manifest(Sequence[Sample]):
     def groups(self) -> NDArray[np.object_] | None:
         """Group of each sample, (N,), '' if it has none; None if no sample has one."""
         return self._texts("group")
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders that the videos lie in, each once."""
+        return [self.root / folder for folder in dict.fromkeys(map(os.path.dirname, self.table["path"]))]
 
     @property
     def labels(self) -> NDArray[np.int64] | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,24 +113,26 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
 
 def root_of(manifest: Path) -> Path:
     """The folder that a manifest's paths are relative to: of one that belongs to a prepared dataset its root, else its own."""
-    if (manifest.parent / DATASET_FILE).is_file():
-        with suppress(UserError):  # a file of the same name beside a manifest
-            dataset = read_dataset(manifest.parent)
-            if manifest.absolute() in dataset.manifests().values():
-                return dataset.root
+    dataset = _described(manifest.parent)
+    if dataset is not None and manifest.absolute() in dataset.manifests().values():
+        return dataset.root
     return manifest.parent
 
 
 def dataset_terms(dataset: Path | None, manifest: Path | None) -> dict[str, str]:
     """`dataset` and `licence`, the title and terms in `dataset.json` of a folder, or beside a manifest; empty where unknown."""
     folder = dataset or (manifest.parent if manifest is not None else None)
-    if folder is None or not (folder / DATASET_FILE).is_file():
-        return {}
-    try:
-        described = read_dataset(folder)
-    except UserError:  # a file of the same name beside a manifest
+    described = _described(folder) if folder is not None else None
+    if described is None:
         return {}
     return {"dataset": described.title, **({"licence": described.licence} if described.licence else {})}
+
+
+def _described(folder: Path) -> PreparedDataset | None:
+    """The dataset in a folder; None if it holds none, or a file of the same name beside a manifest."""
+    with suppress(UserError):
+        return read_dataset(folder) if (folder / DATASET_FILE).is_file() else None
+    return None
 
 
 @contextmanager
@@ -182,18 +186,49 @@ def read_crop(folder: str | Path) -> dict[str, Any] | None:
     return crop
 
 
+def find_crops(folders: Iterable[Path], manifest: Path | None = None) -> dict[Path | None, dict[str, Any]]:
+    """How `svfap crop` cut the clips in these folders: folder of each `crop.json` that says so -> its content.
+
+    It lies in the clips' folder or above, else beside their manifest. None -> {} for clips without one. Raises `UserError`.
+    """
+
+    @cache
+    def nearest(folder: Path) -> Path | None:
+        if read_crop(folder) is not None:
+            return folder
+        return nearest(folder.parent) if folder != folder.parent else None
+
+    beside = manifest.absolute().parent if manifest is not None and read_crop(manifest.parent) is not None else None
+    places = (nearest(Path(os.path.abspath(folder))) or beside for folder in folders)
+    return {place: (read_crop(place) if place else None) or {} for place in dict.fromkeys(places)}
+
+
 def in_crops(folder: Path) -> bool:
     """Whether `svfap crop` wrote what is in a folder: there is a `crop.json` in it or in one above."""
-    folder = folder.absolute()
-    return any(read_crop(parent) is not None for parent in (folder, *folder.parents))
+    return None not in find_crops([folder])
 
 
-def find_crop(dataset: Path | None, manifest: Path | None, root: Path | None) -> tuple[Path, dict[str, Any]] | None:
-    """The folder and content of the first `crop.json` beside a dataset, a manifest or its clips; None if there is none."""
-    for folder in (dataset, manifest and manifest.parent, root):
-        if folder is not None and (crop := read_crop(folder)) is not None:
-            return folder, crop
-    return None
+def say_crops(face_crop: Mapping[str, Any], folders: Iterable[Path], manifest: Path | None) -> None:
+    """Say, once each, in what clips read as face crops differ from those of a model's training.
+
+    face_crop: of the model, as in `ModelConfig`. folders, manifest: of the clips, as in `find_crops`. Raises `UserError`.
+    """
+    described = _described(manifest.parent) if manifest is not None else None
+    for folder, crop in find_crops(folders, manifest).items():
+        for name, value in face_crop.items():
+            if folder is not None and crop.get(name, value) != value:
+                say_once(
+                    f"{folder}: the faces were cut out with {name} {crop[name]}, those of the model's training with {value}"
+                )
+        if folder is None and manifest is not None and described is not None and described.pictures == "frames":
+            warn_of_whole_frames(manifest.parent)
+        elif folder is None and face_crop:
+            cut = ", ".join(f"{name} {value}" for name, value in face_crop.items())
+            where = manifest.parent if manifest is not None and described is not None else manifest
+            say_once(
+                f"the model was trained on faces cut out with {cut}, and nothing says how those of {where} were cut; if they "
+                "are whole frames, crop them first (svfap crop)"
+            )
 
 
 def warn_of_whole_frames(folder: str | Path) -> None:
@@ -201,7 +236,8 @@ def warn_of_whole_frames(folder: str | Path) -> None:
     dataset = read_dataset(folder)
     if dataset.pictures == "frames":
         say_once(
-            f"warning: the clips of {dataset.title} are whole frames, not faces; `svfap crop --dataset {folder}` cuts them"
+            f"warning: the clips of {dataset.title} are whole frames, not faces; "
+            f"`svfap crop --dataset {Path(folder).absolute()}` cuts them"
         )
 
 

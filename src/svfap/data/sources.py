@@ -19,12 +19,12 @@ class Sources(NamedTuple):
     """Samples without labels, with absolute paths, and as many rows of columns.
 
     columns: `path` as the user wrote it, and every other column of the manifests, as text, '' where a source has none.
-    listed: for each sample, whether it is a row of a manifest.
+    manifests: for each sample, the manifest that it is a row of, or None.
     """
 
     samples: Manifest
     columns: pd.DataFrame
-    listed: list[bool]
+    manifests: list[Path | None]
 
 
 def read_sources(
@@ -51,7 +51,7 @@ def read_sources(
     if not manifests and (root is not None or split is not None):
         raise UserError("root and split are for manifests, and none is given")
     tables, columns = [], []
-    listed: list[bool] = []
+    listed: list[Path | None] = []
     for source in sources:
         if source in manifests:
             manifest, text = read_whole_manifest(source, root=root, split=split)
@@ -61,7 +61,7 @@ def read_sources(
             text = pd.DataFrame({"path": _texts(_videos_of(Path(source), skip))})
             tables.append(text)
         columns.append(text)
-        listed += [source in manifests] * len(text)
+        listed += [Path(source) if source in manifests else None] * len(text)
     table = pd.concat(tables, ignore_index=True)
     table["path"] = _texts(os.path.abspath(path) for path in table["path"])
     table = table[[name for name in ("path", *SPAN_COLUMNS, *BOX_COLUMNS) if name in table]]

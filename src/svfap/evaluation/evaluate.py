@@ -13,7 +13,7 @@ import pandas as pd
 from svfap.console import say
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
-from svfap.data.prepared import find_crop, read_dataset
+from svfap.data.prepared import read_dataset, say_crops
 from svfap.data.rates import FRAMES_NOTE, Clock, look_at_rates
 from svfap.data.targets import all_targets, frame_values_digest, require_values, with_frame_values
 from svfap.device import make_accelerator
@@ -154,19 +154,7 @@ def _say_contract(clock: Clock, config: EvaluateConfig, videos: Manifest, model:
     clock.say_notes(rates)
     if num_unknown and clock.fps is not None:
         say(FRAMES_NOTE)
-    if found := find_crop(config.dataset, config.manifest, videos.root):
-        folder, crop = found
-        for name, value in model.face_crop.items():
-            if crop.get(name, value) != value:
-                say(
-                    f"{folder}: the faces were cut out with {name} {crop[name]}, those of the model's training with {value}"
-                )
-    elif model.face_crop:
-        cut = ", ".join(f"{name} {value}" for name, value in model.face_crop.items())
-        say(
-            f"the model was trained on faces cut out with {cut}, and nothing says how those of {videos.path} were cut; if they "
-            "are whole frames, crop them first (svfap crop)"
-        )
+    say_crops(model.face_crop, videos.folders, videos.path)
 
 
 def provenance(config: EvaluateConfig, model: Model, manifest: Path, root: Path) -> dict[str, Any]:

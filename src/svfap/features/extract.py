@@ -16,7 +16,7 @@ import pandas as pd
 
 from svfap.console import say
 from svfap.data.manifest import TEXT_COLUMNS, Manifest
-from svfap.data.prepared import in_crops
+from svfap.data.prepared import in_crops, say_crops
 from svfap.data.sources import read_sources
 from svfap.errors import UserError
 from svfap.faces.config import CROP_FIELDS
@@ -80,8 +80,8 @@ def extract_features(
         check_table(config.out)
         if not _parts_of(config.out).exists():  # otherwise an interrupted run, or videos to be tried again
             check_new(config.out, config.overwrite)
-    samples, columns, listed = read_sources(sources, root=config.root, split=config.split)
-    searched = _searched(samples, listed, config)
+    samples, columns, manifests = read_sources(sources, root=config.root, split=config.split)
+    searched = _searched(samples, manifests, config)
     if reserved := {"feature", *SPAN.values(), *(FACE_COLUMNS if any(searched) else ())} & set(columns):
         raise UserError(f"column '{min(reserved)}' of a manifest: the table has a column of this name; rename it")
     columns = columns.assign(path=columns["path"].map(printable)).rename(columns=SPAN).apply(_as_numbers)
@@ -92,8 +92,13 @@ def extract_features(
     from svfap.weights.folder import fingerprint
 
     extractor = extractor_of(config) if model is None else Extractor(config, model)
-    if config.faces == "none":
-        warn_of_whole_pictures(extractor.model.config, (sample.path for sample in samples))
+    shape = extractor.model.config
+    for manifest in dict.fromkeys(manifests):
+        crops = samples.subset([n for n, of in enumerate(manifests) if of == manifest and not searched[n]])
+        if manifest is None and config.faces == "none":
+            warn_of_whole_pictures(shape, (sample.path for sample in crops))
+        else:
+            say_crops(shape.face_crop, crops.folders, manifest)
     settings = {name: getattr(config, name) for name in SAME_SETTINGS}
     settings |= {"weights": fingerprint(extractor.model), "part_format": PART_FORMAT}
     with (
@@ -136,11 +141,12 @@ def unreadable_list(out: Path) -> Path:
     return out.with_name(f"{out.stem}.unreadable.csv")
 
 
-def _searched(samples: Manifest, listed: list[bool], config: ExtractConfig) -> list[bool]:
+def _searched(samples: Manifest, manifests: list[Path | None], config: ExtractConfig) -> list[bool]:
     """For each sample, whether faces are searched for in it; else it is a face crop. Says how many there are of each."""
     if config.faces is not None:
         return [config.faces != "none"] * len(samples)
     cropped = cache(in_crops)
+    listed = [manifest is not None for manifest in manifests]
     searched = [not (row or cropped(sample.path.parent)) for sample, row in zip(samples, listed, strict=True)]
     where = {
         "rows of manifests are read as in training, as face crops": sum(listed),

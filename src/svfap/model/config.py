@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ MULTIPLES |= {"decoder_embed_dim": "decoder_num_heads"}
 MAX_SIZE, MAX_TOKENS, MAX_STAGES = 65_536, 100_000, 32  # beyond every use; a damaged file shall not take all memory
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def face_crop_of(crop: Mapping[str, Any]) -> dict[str, Any]:
+    """`ModelConfig.face_crop` of a model that is trained on clips of `svfap crop`. crop: what their `crop.json` says."""
+    return {name: crop[name] for name in FACE_CROP if crop.get(name) is not None}
 
 
 @dataclass(frozen=True)

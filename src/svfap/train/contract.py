@@ -4,28 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
-from svfap.console import say_once
+from svfap.console import say, say_once
 from svfap.data.manifest import Manifest
-from svfap.data.prepared import dataset_terms, find_crop
+from svfap.data.prepared import CROP_FILE, dataset_terms, find_crops
 from svfap.data.rates import training_rate
-from svfap.model.config import FACE_CROP, ModelConfig
+from svfap.model.config import ModelConfig, face_crop_of
 from svfap.train.config import TrainConfig
 
 
 def contract(config: TrainConfig, training: Manifest, **provenance: Any) -> dict[str, Any]:
     """`frame_rate`, `face_crop` and `provenance` of a model that is trained on these videos; see `ModelConfig`.
 
-    config: resolved. provenance: further entries of it. Says which rates there are if the videos share none.
+    config: resolved. provenance: further entries of it. Says which rates, or crops, there are if the videos share none.
     """
-    _, crop = find_crop(config.dataset, config.manifest, training.root) or (None, {})
     return {
         "frame_rate": training_rate(training, config.fps, config.frames_fps),
-        "face_crop": {name: crop[name] for name in FACE_CROP if crop.get(name) is not None},
+        "face_crop": _shared_crop(training),
         "provenance": {
             **provenance, "num_videos": len(training), "fraction": config.fraction, "seed": config.seed,
             **dataset_terms(config.dataset, config.manifest),
         },
     }  # fmt: skip
+
+
+def _shared_crop(training: Manifest) -> dict[str, Any]:
+    """How the faces of all videos were cut out; empty, with a message, if that differs, and where it is not known."""
+    crops = {folder: face_crop_of(crop) for folder, crop in find_crops(training.folders, training.path).items()}
+    first = next(iter(crops.values()), {})
+    if all(crop == first for crop in crops.values()):
+        return first
+    listed = ", ".join("folders without one" if folder is None else str(folder / CROP_FILE) for folder in crops)
+    say(f"the training clips were cut out in different ways ({listed}), so the model will not say how")
+    return {}
 
 
 def warn_of_other_contract(init: str, initial: ModelConfig, model: ModelConfig) -> None:

@@ -43,7 +43,8 @@ class ConvertConfig(ModelSettings):
     dataset: str | None = None
     """Dataset that the checkpoint was trained on: a name, or a folder written by `svfap prepare`. Gives the head's task, label
     names and output activation; the sampling stride, where the checkpoint does not store it; and, for config.json, the
-    frame_rate and face_crop of the clips that the authors trained on, as far as these are documented."""
+    frame_rate and face_crop of the folder's clips if `svfap crop` wrote it, else of those that the authors trained on, as far as
+    these are documented."""
     task: Literal["classification", "regression", "features", "pretraining"] | None = None
     """Build a model for this task; default: the dataset's, else the checkpoint's."""
     ema: bool = False

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from svfap.console import say
-from svfap.data.prepared import PreparedDataset, read_dataset
+from svfap.data.prepared import PreparedDataset, read_crop, read_dataset
 from svfap.datasets.dataset import NAMES, Dataset, get_dataset
 from svfap.errors import UserError
 from svfap.files import make_folder, replacing_folder
 from svfap.model.base import Model
+from svfap.model.config import face_crop_of
 from svfap.weights.checkpoint import Checkpoint, read_published
 from svfap.weights.config import ConvertConfig, require_new
 from svfap.weights.folder import load_model
 from svfap.weights.published import build_published, save_published
 
 PUBLISHED_SUFFIXES = (".pth", ".pt")
+OUTPUTS = ("output_activation", "frame_level", "label_names")  # settings of a head that a dataset has
 
 
 class Conversion(NamedTuple):
@@ -70,7 +73,11 @@ def _build(checkpoint: Checkpoint, config: ConvertConfig) -> Model:
         else:
             dataset = _find_dataset(config.dataset)
             task = task or dataset.task
-            settings = {**_dataset_settings(dataset, task, checkpoint.settings.get("sampling_stride")), **settings}
+            described = _dataset_settings(dataset, task, checkpoint.settings.get("sampling_stride"))
+            _require_as_stored(
+                {name: described[name] for name in described.keys() - settings}, checkpoint, dataset.title
+            )
+            settings = {**described, **settings}
     model = build_published(checkpoint, task, **settings)
     if model.config.task in ("classification", "regression") and not model.config.label_names:
         say("warning: the outputs have no names; give --dataset or --label_names")
@@ -83,7 +90,7 @@ def _dataset_settings(dataset: PreparedDataset | Dataset, task: str, stored_stri
         raise UserError(f"dataset={dataset.name}: has no labels of its own; name a folder of `svfap prepare`")
     if task not in (dataset.task, "features"):
         raise UserError(f"task={task}: {dataset.title} is for {dataset.task}; leave out task or dataset")
-    names = ["output_activation", "frame_level", "label_names"] if task == dataset.task else []
+    names = [*OUTPUTS] if task == dataset.task else []
     if stored_stride is None:
         names.append("sampling_stride")
     elif stored_stride != dataset.sampling_stride:
@@ -92,17 +99,38 @@ def _dataset_settings(dataset: PreparedDataset | Dataset, task: str, stored_stri
     return {name: getattr(dataset, name) for name in names}
 
 
-def _contract(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Frame rate and face crop of the clips that the authors trained on; empty for a checkpoint that stores them.
+def _require_as_stored(described: Mapping[str, Any], checkpoint: Checkpoint, title: str) -> None:
+    """Raise `UserError` where a fine-tuned checkpoint says otherwise of its outputs than a dataset; no names say nothing."""
+    for name in () if checkpoint.pretrained else OUTPUTS:
+        stored, wanted = _listed(checkpoint.settings.get(name)), _listed(described.get(name))
+        if name in described and stored not in ("", "None", wanted):
+            raise UserError(
+                f"{checkpoint.source}: stores {name} {stored}; {title} has {wanted}. Leave out dataset to keep what is stored, "
+                f"or give {name}"
+            )
 
-    name: of a dataset, or a prepared folder.
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _contract(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Frame rate and face crop of the clips that were trained on; empty for a checkpoint that stores them.
+
+    name: of a dataset, for the authors' clips; or a prepared folder, whose `crop.json` takes precedence.
     """
+    crop = read_crop(name)
     if Path(name).is_dir():
         name = read_dataset(name).name
-    if name not in NAMES or checkpoint.complete:
+    if checkpoint.complete:
         return {}
-    dataset = get_dataset(name)
-    return {"frame_rate": dataset.frame_rate, "face_crop": dict(dataset.face_crop)}
+    known: dict[str, Any] = {}
+    if name in NAMES:
+        dataset = get_dataset(name)
+        known = {"frame_rate": dataset.frame_rate, "face_crop": dict(dataset.face_crop)}
+    if crop is not None:
+        known |= {"face_crop": face_crop_of(crop), **({"frame_rate": crop["fps"]} if crop.get("fps") else {})}
+    return known
 
 
 def _find_dataset(name: str) -> PreparedDataset | Dataset:
