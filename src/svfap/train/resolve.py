@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from svfap.data.prepared import PreparedDataset, fold_folder, read_dataset, warn_of_whole_frames
 from svfap.errors import UserError
-from svfap.settings import is_hub_name
+from svfap.settings import require_model
 from svfap.train.config import FinetuneConfig, TrainConfig
 from svfap.train.run_folder import RunFolder
 
@@ -21,9 +21,9 @@ ONLY_FOR = {
 
 
 def check_run(config: TrainConfig) -> None:
-    """Raise `UserError` if a run cannot start, in milliseconds.
+    """Raise `UserError` if a run cannot start, without importing torch.
 
-    Checks that dataset, manifests, root and `init` exist, that the settings go with the dataset, and that `out` holds no
+    Checks that dataset, manifests, root and `init` exist (a Hub name: that the Hub has it), that the settings go with the dataset, and that `out` holds no
     other run; with fold="all", of every fold.
     """
     if config.dataset is not None:
@@ -40,8 +40,9 @@ def check_run(config: TrainConfig) -> None:
     if config.root is not None and not Path(config.root).is_dir():
         raise UserError(f"root={config.root}: no such folder")
     init = getattr(config, "init", None)
-    if init and not Path(init).exists() and not is_hub_name(init):
-        raise UserError(f"init={init}: no such folder or file")
+    if init:
+        fix = "pre-train first (`svfap pretrain`) or give other weights; --init null trains from scratch"
+        require_model(init, "init", fix)
     RunFolder(config).check()
 
 
