@@ -23,8 +23,8 @@ ONLY_FOR = {
 def check_run(config: TrainConfig) -> None:
     """Raise `UserError` if a run cannot start, without importing torch.
 
-    Checks that dataset, manifests, root and `init` exist (a Hub name: that the Hub has it), that the settings go with the dataset, and that `out` holds no
-    other run; with fold="all", of every fold.
+    Checks that dataset, manifests, root and `init` exist, there or on the Hub, that the settings go with the dataset, and
+    that `out` holds no other run; with fold="all", of every fold.
     """
     if config.dataset is not None:
         warn_of_whole_frames(config.dataset)
