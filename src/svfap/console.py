@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -34,11 +36,38 @@ console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def say(text: str) -> None:
-    """One message to the user, on standard error, as it stands: brackets in a path are no markup.
+    """One message to the user, on standard error: brackets in a path are no markup. Settings are named `as_typed`.
 
     Bytes of file names that are not UTF-8 are shown as escapes.
     """
-    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    console.print(as_typed(printable(text)), markup=False, highlight=False, soft_wrap=True)
+
+
+_options: Collection[str] = ()  # of the command that is running
+
+
+@contextmanager
+def naming_options(names: Collection[str]) -> Iterator[None]:
+    """Until the end, messages name these settings as options of the command."""
+    global _options
+    before, _options = _options, names
+    try:
+        yield
+    finally:
+        _options = before
+
+
+def as_typed(text: str, field_first: bool = False) -> str:
+    """A message with its settings as the user writes them: margin=0.1 and `margin`, for the command --margin=0.1 and --margin.
+
+    field_first: the message may begin with a setting's name alone, as in "margin: …".
+    """
+    if not _options:
+        return text
+    names = "|".join(map(re.escape, _options))
+    text = re.sub(rf"^(?=(?:{names}): )", "--", text) if field_first else text
+    text = re.sub(rf"(?<![\w'\"`/.-])(?<!in Python: )(?=(?:{names})=)", "--", text)
+    return re.sub(rf"`({names})`", r"--\1", text)
 
 
 @cache

@@ -803,14 +803,14 @@ def test_folder_unlabelled(tmp_path):
         (["--value_columns", "V,V"], "value_columns: contains a name twice (V, V)"),
         (
             ["--frame_values_column", "Who"],
-            "frame_values_column: name what its files contain, with value_columns or label_",
+            "--frame_values_column: name what its files contain, with --value_columns or --label_",
         ),
         (["--frame_values_column", "X", "--value_columns", "V"], "no column 'X'; there are Clip, Emotion, V"),
         (
             ["--frame_values_column", "Who", "--value_columns", "V", "--label_names", "sad,calm"],
             "a dataset has one task",
         ),
-        (["--value_columns", "V", "--label_names", "sad,calm"], "label_names: are the classes of label_column"),
+        (["--value_columns", "V", "--label_names", "sad,calm"], "--label_names: are the classes of --label_column"),
         (["--label_column", "Emotion", "--test_fraction", "1"], "test_fraction=1.0: must be"),
         (["--value_columns", "[Who]"], "no clip of train (48 listed) can be used"),
         (["--value_columns", "[start_s]"], "value_columns: 'start_s' is reserved in manifests"),

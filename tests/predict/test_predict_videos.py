@@ -165,7 +165,7 @@ def test_a_part_that_an_interrupted_run_left_is_never_overwritten(folder, tmp_pa
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"detect_every": 0}, "detect_every=0: must be at least 1"),
         ({"margin": 3.0}, "margin=3.0: must be from 0 to 2"),
-        ({"out": None, "resume": True}, "resume=True: without out"),
+        ({"out": None, "resume": True}, "resume=True: without `out`"),
     ],
     ids=str,
 )

@@ -51,7 +51,7 @@ def test_the_command_finds_mistakes_without_torch(manifest, tmp_path):
         ],
         "manifest=gone.csv: no such file": ["pretrain", "--manifest", "gone.csv", *out],
         "gone: holds no dataset.json": ["finetune", "--dataset", "gone", *out],
-        "fold=all: give dataset": ["finetune", *there, *out, "--fold", "all"],
+        "--fold=all: give --dataset": ["finetune", *there, *out, "--fold", "all"],
         "--init=nowhere: no such folder or checkpoint; pre-train first (`svfap pretrain`) or give other weights; --init null": [
             "finetune",
             *there,

@@ -62,7 +62,7 @@ def pool(config: PoolConfig) -> PooledResults:
         UserError: no `out`; a folder without folds; a model or dataset that cannot be used; see also `score_folds`.
     """
     if config.out is None:
-        raise UserError("give either the folder of a run, or models with dataset and out")
+        raise UserError("give either the folder of a run, or `models` with `dataset` and `out`")
     if config.models is not None:
         _evaluate_models(config.models, config)
     else:

@@ -47,7 +47,7 @@ class PredictConfig(FaceSettings, DeviceSettings, ClockSettings):
         require_file(self, "overlay", OVERLAY_SUFFIXES)
         require_file(self, "report", (".html",))
         if self.resume and self.out is None:
-            raise UserError("resume=True: without out there is no table to continue")
+            raise UserError("resume=True: without `out` there is no table to continue")
 
 
 @dataclass(frozen=True, kw_only=True)
