@@ -27,6 +27,16 @@ def test_the_bar_shows_its_numbers_whole(width, monkeypatch):
     assert "training" in line or width < 80
 
 
+def test_without_a_total_the_bar_shows_what_is_known(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=screen, force_terminal=True, width=80, color_system=None))
+    with console.progress_bar() as bar:
+        one = bar.add_task("Own data", total=None, note="")
+        bar.update(one, advance=10, note="test")
+    line = [line for line in screen.getvalue().splitlines() if "Own data" in line][-1]
+    assert line.split("━")[-1].split() == ["10", "0:00:00", "test"]
+
+
 def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch):
     log, now = io.StringIO(), [100.0]
     monkeypatch.setattr(console, "console", Console(file=log, width=80))

@@ -19,7 +19,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TaskID,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
@@ -124,15 +123,28 @@ class _Words(ProgressColumn):
         return Text(self._words(task), no_wrap=True, overflow="ellipsis")
 
 
+class _Count(MofNCompleteColumn):
+    """12/34, or 12 where the total is not known."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.completed:.0f}") if task.total is None else super().render(task)
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The word left and the time; nothing where the total is not known."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else Text.assemble("left ", super().render(task))
+
+
 def progress_bar() -> Progress:
     """A progress display whose tasks may carry a `note` field, shown at the end of the line."""
     return _Progress(
         _Words(lambda task: task.description),
         BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=3)),
-        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        _Count(table_column=Column(no_wrap=True)),
         TimeElapsedColumn(table_column=Column(no_wrap=True)),
-        TextColumn("left", table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        _TimeLeft(table_column=Column(no_wrap=True)),
         _Words(lambda task: task.fields["note"]),
         console=console,
         expand=True,
