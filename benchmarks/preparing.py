@@ -1,6 +1,6 @@
 """Time and memory of `svfap prepare` on large releases.
 
-Creates releases of empty files in a temporary folder: FERV39k at its official size, and VoxCeleb2 at two sizes. Each is
+Creates releases of files without content in a temporary folder: FERV39k at its official size, and VoxCeleb2 at two sizes. Each is
 prepared in a separate process, so that its peak memory can be measured. Prints Markdown.
 
     python benchmarks/preparing.py
@@ -10,7 +10,6 @@ prepared in a separate process, so that its peak memory can be measured. Prints 
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 
 from svfap.datasets.config import PrepareConfig
-from svfap.datasets.dataset import get_dataset
+from svfap.datasets.dataset import PLACEHOLDER_BYTES, get_dataset
 from svfap.datasets.prepare import prepare
 
 
@@ -87,7 +86,8 @@ def voxceleb2(root: Path, number: int) -> None:
 
 def touch(folder: Path, name: str) -> None:
     try:
-        os.close(os.open(f"{folder}/{name}", os.O_CREAT))
+        with open(f"{folder}/{name}", "wb") as file:
+            file.truncate(PLACEHOLDER_BYTES)  # smaller files are opened
     except FileNotFoundError:
         folder.mkdir(parents=True)
         touch(folder, name)

@@ -1,4 +1,4 @@
-"""Progress: a line now and then in a log, and a bar whose numbers are whole in a narrow terminal."""
+"""Progress as a bar and as lines of a log; messages that name settings as their reader writes them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from svfap import console
+from svfap.cli.main import main
 
 NOTE = "epoch 12, loss 0.1234, 3.21/s"
 
@@ -24,6 +25,16 @@ def test_the_bar_shows_its_numbers_whole(width, monkeypatch):
     assert "━" in line
     assert (NOTE in line) == (width >= 80)
     assert "training" in line or width < 80
+
+
+def test_without_a_total_the_bar_shows_what_is_known(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=screen, force_terminal=True, width=80, color_system=None))
+    with console.progress_bar() as bar:
+        one = bar.add_task("Own data", total=None, note="")
+        bar.update(one, advance=10, note="test")
+    line = [line for line in screen.getvalue().splitlines() if "Own data" in line][-1]
+    assert line.split("━")[-1].split() == ["10", "0:00:00", "test"]
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch):
@@ -51,3 +62,48 @@ def test_a_terminal_gets_no_lines(monkeypatch):
         now[0] += 100
         bar.update(one, completed=50)
     assert "50 of 100" not in screen.getvalue()
+
+
+MESSAGES = {
+    "margin=0.1, while the model's training had 0.25": "--margin=0.1, while the model's training had 0.25",
+    "warning: faces=none: whole pictures": "warning: --faces=none: whole pictures",
+    "no videos (margin=0): give `faces` or `other`": "no videos (--margin=0): give --faces or `other`",
+    "see --margin (in Python: margin=0) or --margin=1": "see --margin (in Python: margin=0) or --margin=1",
+    "/data/margin=1/a.mp4, 'margin=1', my_margin=1, margins=1": "/data/margin=1/a.mp4, 'margin=1', my_margin=1, margins=1",
+    "faces: 3 of manifests": "faces: 3 of manifests",
+}
+
+
+@pytest.mark.parametrize(("message", "typed"), MESSAGES.items())
+def test_messages_name_settings_as_they_are_typed(message, typed, capsys):
+    console.say(message)
+    with console.naming_options({"margin", "faces"}):
+        console.say(message)
+    console.say(message)
+    assert capsys.readouterr().err.splitlines() == [message, typed, message]
+    with console.naming_options({"margin"}):
+        assert console.as_typed("margin: is wrong", field_first=True) == "--margin: is wrong"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["evaluate", "--model", "MODEL"],
+            "error: give either --manifest (a CSV of test videos) or --dataset (a folder",
+        ),
+        (["pool"], "error: give either the folder of a run, or --models with --dataset and --out"),
+        (
+            ["prepare", "folder", "--root", "MODEL", "--out", "o", "--label_column", "x"],
+            "error: --label_column: names a column",
+        ),
+        (
+            ["predict", "a.mp4", "--model", "MODEL", "--out", "null", "--resume"],
+            "error: --resume=True: without --out there",
+        ),
+    ],
+)
+def test_errors_of_the_command_name_its_options(arguments, message, tmp_path, capsys):
+    assert main([str(tmp_path) if word == "MODEL" else word for word in arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert console.as_typed("give `out`") == "give `out`"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -17,7 +19,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TaskID,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
@@ -34,11 +35,38 @@ console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def say(text: str) -> None:
-    """One message to the user, on standard error, as it stands: brackets in a path are no markup.
+    """One message to the user, on standard error: brackets in a path are no markup. Settings are named `as_typed`.
 
     Bytes of file names that are not UTF-8 are shown as escapes.
     """
-    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    console.print(as_typed(printable(text)), markup=False, highlight=False, soft_wrap=True)
+
+
+_options: Collection[str] = ()  # of the command that is running
+
+
+@contextmanager
+def naming_options(names: Collection[str]) -> Iterator[None]:
+    """Until the end, messages name these settings as options of the command."""
+    global _options
+    before, _options = _options, names
+    try:
+        yield
+    finally:
+        _options = before
+
+
+def as_typed(text: str, field_first: bool = False) -> str:
+    """A message with its settings as the user writes them: margin=0.1 and `margin`, for the command --margin=0.1 and --margin.
+
+    field_first: the message may begin with a setting's name alone, as in "margin: …".
+    """
+    if not _options:
+        return text
+    names = "|".join(map(re.escape, _options))
+    text = re.sub(rf"^(?=(?:{names}): )", "--", text) if field_first else text
+    text = re.sub(rf"(?<![\w'\"`/.-])(?<!in Python: )(?=(?:{names})=)", "--", text)
+    return re.sub(rf"`({names})`", r"--\1", text)
 
 
 @cache
@@ -95,15 +123,28 @@ class _Words(ProgressColumn):
         return Text(self._words(task), no_wrap=True, overflow="ellipsis")
 
 
+class _Count(MofNCompleteColumn):
+    """12/34, or 12 where the total is not known."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.completed:.0f}") if task.total is None else super().render(task)
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The word left and the time; nothing where the total is not known."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else Text.assemble("left ", super().render(task))
+
+
 def progress_bar() -> Progress:
     """A progress display whose tasks may carry a `note` field, shown at the end of the line."""
     return _Progress(
         _Words(lambda task: task.description),
         BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=3)),
-        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        _Count(table_column=Column(no_wrap=True)),
         TimeElapsedColumn(table_column=Column(no_wrap=True)),
-        TextColumn("left", table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        _TimeLeft(table_column=Column(no_wrap=True)),
         _Words(lambda task: task.fields["note"]),
         console=console,
         expand=True,

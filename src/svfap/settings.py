@@ -187,23 +187,25 @@ def is_hub_name(model: str | Path) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", str(model).removeprefix(HUB_PREFIX)) is not None
 
 
-def require_model(model: str, field: str = "model") -> None:
+def require_model(model: str, field: str = "model", fix: str = "") -> None:
     """Raise `UserError` unless `model` is an existing path or a repository on the Hub (owner/name), in cache or reachable.
 
-    A name whose parent is a local folder is a path: a typing error in it is reported without asking the Hub.
+    A name whose parent is a local folder is a path: a typing error in it is reported without asking the Hub, which has
+    `HUB_TIMEOUT_S` to answer. field: the setting that names the model. fix: what to do if there is none.
     """
-    path = Path(model)
+    path, end = Path(model), f"; {fix}" if fix else ""
     if path.exists():
         return
     if (path.parent.is_dir() and not model.startswith(HUB_PREFIX)) or not is_hub_name(model):
-        raise UserError(f"{field}={model}: no such folder or checkpoint")
+        raise UserError(f"{field}={model}: no such folder or checkpoint{end}")
     import huggingface_hub
 
-    model = model.removeprefix(HUB_PREFIX)
-    if isinstance(huggingface_hub.try_to_load_from_cache(model, "config.json"), str):
+    repository = model.removeprefix(HUB_PREFIX)
+    if isinstance(huggingface_hub.try_to_load_from_cache(repository, "config.json"), str):
         return
     try:
-        huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(model, "config.json"), timeout=HUB_TIMEOUT_S)
+        url = huggingface_hub.hf_hub_url(repository, "config.json")
+        huggingface_hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S)
     except Exception as error:  # network, permission and format errors of the Hub's client
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{field}={model}: no such folder, and not available on the Hub ({reason})") from None
+        raise UserError(f"{field}={model}: no such folder, and not available on the Hub ({reason}){end}") from None

@@ -71,7 +71,9 @@ def test_values_out_of_range_are_told_with_unknown_names(fails):
 def test_numbers_are_text_where_the_setting_is_text(tmp_path, fails):
     (tmp_path / "a.csv").write_text("path,label\na.mp4,1\n")
     words = ("--manifest", str(tmp_path / "a.csv"), "--out", str(tmp_path / "out"))
-    assert fails("fold: 1\nlabel_names: [1, 2]\n", "finetune", *words).startswith("--fold=1: folds come with a dataset")
+    assert fails("fold: 1\nlabel_names: [1, 2]\n", "finetune", *words).startswith(
+        "--fold=1: folds come with a dataset; give --dataset in place of --manifest"
+    )
 
 
 @pytest.mark.parametrize("verb", ["finetune", "pretrain", "predict", "extract", "crop", "pool", "convert"])

@@ -437,7 +437,7 @@ def test_mistakes_are_named_before_anything_is_done(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             crop_videos(sources, plain(tmp_path / "out"))
-    with pytest.raises(UserError, match="root and split are for manifests"):
+    with pytest.raises(UserError, match="`root` and `split` are for manifests"):
         crop_videos([video], plain(tmp_path / "out", split="train"))
     with pytest.raises(UserError, match="engine='spark'"):
         crop_videos([video], plain(tmp_path / "out", engine="spark"))  # type: ignore[arg-type]

@@ -353,8 +353,8 @@ def test_mistakes_are_named_before_anything_is_done(tmp_path, capsys):
         ([], "give videos, folders or manifests, or the folder of a prepared dataset with --dataset"),
         (["v.mp4", "--dataset", str(prepared)], "give videos, folders or manifests, or the folder of a prepared"),
         (["--dataset", str(tmp_path)], "holds no dataset.json"),
-        (["--dataset", str(prepared), "--max_clip_s", "5"], "max_clip_s: is not for dataset"),
-        (["--dataset", str(prepared), "--split", "train"], "split: is not for dataset"),
+        (["--dataset", str(prepared), "--max_clip_s", "5"], "--max_clip_s: is not for --dataset"),
+        (["--dataset", str(prepared), "--split", "train"], "--split: is not for --dataset"),
     ):
         assert main(["crop", *arguments, "--out", str(tmp_path / "out")]) == 1
         assert message in " ".join(capsys.readouterr().err.split())

@@ -131,7 +131,7 @@ def test_split_chooses_rows_and_keeps_all_labels(tmp_path: Path) -> None:
     train = read_manifest(path, split="train")
     assert [(sample.key, sample.label) for sample in train] == [("a", 0), ("d", 2)]
     assert train.label_names == ("x", "y", "z")
-    assert "holds several parts, pretrain, test, train; say which one with split" in refused(path)
+    assert "holds several parts, pretrain, test, train; say which one with `split`" in refused(path)
     assert "no row with split 'val'; there are pretrain, test, train" in refused(path, split="val")
     plain = write(tmp_path, "path,label\na,0\n", "plain.csv")
     assert "no column 'split'" in refused(plain, split="val")

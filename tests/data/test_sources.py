@@ -102,8 +102,8 @@ def test_manifests_bring_their_columns_and_others_have_none(folder, monkeypatch)
         (["missing.mp4"], {}, r"missing\.mp4: no such file or folder"),
         (["empty"], {}, r"empty: holds no videos \(\.mp4, .* and no images"),
         (["b.mp4", "."], {}, r"b\.mp4: comes twice"),
-        (["b.mp4"], {"root": "x"}, "root and split are for manifests, and none is given"),
-        (["b.mp4"], {"split": "x"}, "root and split are for manifests, and none is given"),
+        (["b.mp4"], {"root": "x"}, "`root` and `split` are for manifests, and none is given"),
+        (["b.mp4"], {"split": "x"}, "`root` and `split` are for manifests, and none is given"),
         ([], {}, "no videos are given"),
     ],
 )

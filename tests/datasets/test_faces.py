@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pickle
 from itertools import product
 from pathlib import Path
 
 import pytest
+from large_files import make_large
 
 from svfap.cli.main import main
 from svfap.data.prepared import PreparedDataset, read_dataset
@@ -23,7 +25,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab29
 def touch(root: Path, *paths: str) -> None:
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).touch()
+        make_large(root / path)
 
 
 def write(file: Path, text: str) -> None:
@@ -356,6 +358,23 @@ def test_placeholders_are_missing_and_counted_once(tmp_path, capsys):
     assert "can be used, e.g. VideoFlash/" in (said := capsys.readouterr().err) and "git lfs pull" in said
 
 
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_empty_files_and_links_to_nothing_are_missing(tmp_path, unlabelled):
+    root = tmp_path / "own"
+    touch(root, *(f"{label}/{n}.mp4" for label in "ab" for n in range(4)))
+    (root / "a" / "empty.mp4").touch()
+    (root / "a" / "gone.mp4").symlink_to(tmp_path / "unmounted" / "1.mp4")
+    (root / "a" / "linked.mp4").symlink_to(root / "a" / "1.mp4")
+    (root / "b" / "pointer.mp4").write_text(POINTER)
+    dataset = prepare("folder", root, unlabelled=unlabelled, **({} if unlabelled else {"test_fraction": 0.25}))
+    assert found(dataset, "missing") == {
+        "a/empty.mp4": "the file is empty",
+        "a/gone.mp4": "is a link to a file that is not there",
+        "b/pointer.mp4": "is a git-lfs pointer, not the video; run git lfs pull",
+    }
+    assert sum(dataset.counts.values()) == 9 and dataset.notes["placeholders"] == 3
+
+
 def test_names_that_are_not_utf_8_are_listed(tmp_path):
     root = tmp_path / "root"
     touch(root, *crema_d(root))
@@ -366,8 +385,7 @@ def test_names_that_are_not_utf_8_are_listed(tmp_path):
     assert found(dataset, "extra").keys() == {"VideoFlash/1001_DFA_ANG_\\udce9.flv", "VideoFlash/caf\\udce9.txt"}
     root = tmp_path / "own"
     touch(root, *(f"{label}/{n}.mp4" for label in "ab" for n in range(4)))
-    with open(str(root).encode() + b"/a/caf\xe9.mp4", "wb"):
-        pass
+    make_large(os.fsdecode(str(root).encode() + b"/a/caf\xe9.mp4"))
     config = get_dataset("folder").config(root=root, out=tmp_path / "out", validation="none", test_fraction=0.25)
     prepared = writing.prepare("folder", config)
     assert sum(prepared.counts.values()) == 8 and not writing.is_complete(prepared)

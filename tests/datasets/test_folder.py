@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from large_files import make_large
 
 from svfap.cli.main import main
 from svfap.data.manifest import Manifest, read_manifest
@@ -16,7 +17,7 @@ from svfap.data.prepared import read_dataset
 def make(root: Path, *names: str) -> Path:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
+        make_large(root / name)
     return root
 
 

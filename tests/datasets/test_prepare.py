@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from large_files import make_large
 
 from svfap.cli.main import main
 from svfap.data.manifest import Manifest, read_manifest
@@ -34,12 +35,13 @@ def write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def touch(path: str) -> None:
-    os.close(os.open(path, os.O_CREAT))
+def write_large(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    make_large(file)
 
 
 def make_folders(folder: Path, names: list[str], make: Callable[[str], None] = os.mkdir) -> None:
-    """make: touch puts files in the folders' place, in half the time."""
+    """make: make_large puts files in the folders' place, in half the time."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         make(f"{folder}/{name}")
@@ -220,8 +222,8 @@ def test_a_part_without_any_clip_is_an_error(tmp_path, capsys):
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "folder"])
 def test_a_wrong_layout_says_what_was_looked_for_and_found(tmp_path, capsys, name):
     root = tmp_path / "in"
-    write(root / "holiday" / "1.jpg", "")
-    write(root / "readme.txt", "")
+    write_large(root / "holiday" / "1.jpg")
+    write_large(root / "readme.txt")
     assert run(name, "--root", root, "--out", tmp_path / "out") == 1
     text = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
@@ -473,7 +475,7 @@ def test_ferv39k_a_bad_line_and_an_unknown_label(tmp_path, capsys):
 def make_mafw(root: Path, num_clips: int, sizes: list[int], media: str = "data/frames", suffix: str = "") -> None:
     classes = get_dataset("mafw").label_names
     numbers, start = list(range(1, num_clips + 1)), 0
-    make_folders(root / media, [f"{number:05d}{suffix}" for number in numbers], touch if suffix else os.mkdir)
+    make_folders(root / media, [f"{number:05d}{suffix}" for number in numbers], make_large if suffix else os.mkdir)
     for fold, size in enumerate(sizes, 1):
         parts = {"test": numbers[start : start + size], "train": numbers[:start] + numbers[start + size :]}
         start += size
@@ -524,7 +526,7 @@ def assert_folds_are_disjoint_and_complete(out: Path, num_clips: int) -> None:
 
 def test_official_size_dfew(tmp_path):
     sizes = [2341, 2341, 2340, 2339, 2336]
-    make_dfew(tmp_path / "in", {n: n % 7 + 1 for n in range(1, 11698)}, sizes, make=touch)
+    make_dfew(tmp_path / "in", {n: n % 7 + 1 for n in range(1, 11698)}, sizes, make=make_large)
     assert run("dfew", "--root", tmp_path / "in", "--out", tmp_path / "out", "--validation", "none") == 0
     counts = read_dataset(tmp_path / "out").counts
     assert [counts[f"fold_{fold}_test"] for fold in range(1, 6)] == sizes
@@ -533,7 +535,7 @@ def test_official_size_dfew(tmp_path):
 
 
 def test_official_size_ferv39k(tmp_path):
-    make_ferv39k(tmp_path / "in", {"train": 31088, "test": 7847}, tuple(f"Scene{n}" for n in range(22)), touch)
+    make_ferv39k(tmp_path / "in", {"train": 31088, "test": 7847}, tuple(f"Scene{n}" for n in range(22)), make_large)
     args = ["prepare", "ferv39k", "--root", tmp_path / "in", "--out", tmp_path / "out", "--validation", "none"]
     assert main([str(arg) for arg in args]) == 0
     assert read_dataset(tmp_path / "out").counts == {"train": 31088, "test": 7847}
@@ -556,7 +558,7 @@ def test_voxceleb2_every_row_and_the_clips_left_out(tmp_path, capsys):
     root, out = tmp_path / "vox", tmp_path / "out"
     clips = [f"id0001{s}/video{v}/0000{c}.mp4" for s in (2, 5) for v in "ab" for c in (1, 2)]
     for clip in [*clips, "id00012/videoa/notes.txt"]:
-        write(root / "dev/mp4" / clip, "")
+        write_large(root / "dev/mp4" / clip)
     write(tmp_path / "broken.txt", "id00012/videob/00002.mp4\ndev/mp4/id00015/videoa/00001\n\n")
     args = ("voxceleb2", "--root", root, "--out", out, "--exclude", tmp_path / "broken.txt")
     assert run(*args) == 1 and run(*args, "--allow_missing", "true") == 0
@@ -598,12 +600,12 @@ def test_folder_one_folder_per_class(tmp_path):
     expected = []
     for label in ("sad", "happy"):
         for n in range(10):
-            write(root / label / f"{n}.MP4", "")
+            write_large(root / label / f"{n}.MP4")
             expected.append((f"{label}/{n}.MP4", label))
-        write(root / label / "anna" / "7" / "1.png", "")
+        write_large(root / label / "anna" / "7" / "1.png")
         expected.append((f"{label}/anna/7", label))
-    write(root / "sad" / "notes.txt", "")
-    write(root / "papers" / "consent.pdf", "")
+    write_large(root / "sad" / "notes.txt")
+    write_large(root / "papers" / "consent.pdf")
     assert run("folder", "--root", root, "--out", out, "--validation", "none") == 0
     dataset, found = read_dataset(out), manifests(out)
     assert dataset.label_names == ("happy", "sad") and dataset.counts == {"train": 18, "test": 4}
@@ -629,7 +631,7 @@ def make_table(tmp_path: Path, num_subjects: int = 12) -> tuple[Path, list[dict[
                 "start_s": f"{n}.5",
             }
         )
-        write(tmp_path / "in" / "clips" / f"{n}.avi", "")
+        write_large(tmp_path / "in" / "clips" / f"{n}.avi")
     with (tmp_path / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -705,7 +707,7 @@ def frame_table(tmp_path: Path, header: str, *lines: str) -> None:
     """A table, and a video for each of its lines."""
     write(tmp_path / "table.csv", "\n".join([header, *lines]))
     for line in lines:
-        write(tmp_path / "in" / line.split(",")[0], "")
+        write_large(tmp_path / "in" / line.split(",")[0])
 
 
 def test_folder_numbers_per_frame_in_cells(tmp_path, capsys):
@@ -776,7 +778,7 @@ def test_folder_table_without_labels_is_for_pretraining(tmp_path):
 
 def test_folder_unlabelled(tmp_path):
     for name in ("a/1.mp4", "a/b/2.mkv", "frames/x/1.jpg", "frames/x/2.jpg", "frames/y/1.png", "top.mp4", "a/list.txt"):
-        write(tmp_path / "in" / name, "")
+        write_large(tmp_path / "in" / name)
     assert run("folder", "--root", tmp_path / "in", "--out", tmp_path / "out", "--unlabelled", "true") == 0
     paths = [row["path"] for row in rows_of(tmp_path / "out/pretrain.csv")]
     assert sorted(paths) == ["a/1.mp4", "a/b/2.mkv", "frames/x", "frames/y", "top.mp4"]
@@ -801,14 +803,14 @@ def test_folder_unlabelled(tmp_path):
         (["--value_columns", "V,V"], "value_columns: contains a name twice (V, V)"),
         (
             ["--frame_values_column", "Who"],
-            "frame_values_column: name what its files contain, with value_columns or label_",
+            "--frame_values_column: name what its files contain, with --value_columns or --label_",
         ),
         (["--frame_values_column", "X", "--value_columns", "V"], "no column 'X'; there are Clip, Emotion, V"),
         (
             ["--frame_values_column", "Who", "--value_columns", "V", "--label_names", "sad,calm"],
             "a dataset has one task",
         ),
-        (["--value_columns", "V", "--label_names", "sad,calm"], "label_names: are the classes of label_column"),
+        (["--value_columns", "V", "--label_names", "sad,calm"], "--label_names: are the classes of --label_column"),
         (["--label_column", "Emotion", "--test_fraction", "1"], "test_fraction=1.0: must be"),
         (["--value_columns", "[Who]"], "no clip of train (48 listed) can be used"),
         (["--value_columns", "[start_s]"], "value_columns: 'start_s' is reserved in manifests"),
@@ -821,7 +823,7 @@ def test_folder_mistakes(tmp_path, capsys, args, message):
 
 
 def test_folder_without_classes(tmp_path, capsys):
-    write(tmp_path / "in/readme.txt", "")
+    write_large(tmp_path / "in/readme.txt")
     assert run("folder", "--root", tmp_path / "in", "--out", tmp_path / "out") == 1
     assert "looked for one folder of videos per class" in capsys.readouterr().err
     assert run("folder", "--root", tmp_path / "in", "--out", tmp_path / "out", "--label_column", "x") == 1

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
+from large_files import make_large
 
 from svfap.cli.main import main
 from svfap.data.manifest import read_manifest
@@ -30,12 +31,12 @@ EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
 
 
 def touch(root: Path, paths: Iterable[str]) -> None:
-    """Empty files: `prepare` looks at names alone."""
+    """Files without content: `prepare` looks at names and sizes alone."""
     files = [root / path for path in paths]
     for folder in {file.parent for file in files}:
         folder.mkdir(parents=True, exist_ok=True)
     for file in files:
-        file.touch()
+        make_large(file)
 
 
 def prepare(
@@ -623,7 +624,7 @@ def test_real_videos_open_from_the_manifest(tmp_path: Path) -> None:
         if actor <= 4:
             write_video(file, np.full((4, 32, 32, 3), 10 * actor, np.uint8), fps=25)
         else:
-            file.touch()
+            make_large(file)
     dataset = prepare("ravdess", tmp_path / "root", whole=False)
     for sample in read_manifest(dataset.fold("1").test, root=dataset.root, label_names=dataset.label_names):
         with open_video(sample.path) as video:

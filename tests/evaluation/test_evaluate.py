@@ -249,11 +249,11 @@ def test_the_test_part_of_a_datasets_fold(faces, classifier, scored, tmp_path):
         ({"dataset": prepared}, "Faces has folds one, two, bare; say which"),
         ({"dataset": prepared, "fold": "three"}, "no fold 'three'"),
         ({"dataset": prepared, "fold": "bare"}, "fold bare has no test part"),
-        ({}, "give either manifest"),
+        ({}, "give either `manifest`"),
     ):
         with pytest.raises(UserError, match=message):
             evaluate(classifier, None, tmp_path / "out", **kwargs)
-    with pytest.raises(UserError, match="give either manifest"):
+    with pytest.raises(UserError, match="give either `manifest`"):
         evaluate(classifier, faces / "test.csv", tmp_path / "out", dataset=prepared, fold="two")
     with pytest.raises(UserError, match="fold=two: only a dataset has folds"):
         evaluate(classifier, faces / "test.csv", tmp_path / "out", fold="two")
@@ -429,7 +429,7 @@ def test_mistakes_are_found_before_torch_is_loaded(tmp_path):
     mistakes = {
         f"--model={gone}: no such folder": ["--model", gone, "--manifest", there],
         f"--manifest={gone}: no such file": ["--model", str(tmp_path), "--manifest", gone],
-        "give either manifest": ["--model", str(tmp_path)],
+        "give either --manifest": ["--model", str(tmp_path)],
         "--fold=2: only a dataset has folds": ["--model", str(tmp_path), "--manifest", there, "--fold", "2"],
         "--num_crops=0: must be at least 1": ["--model", str(tmp_path), "--manifest", there, "--num_crops", "0"],
     }

@@ -78,10 +78,10 @@ def test_of_a_manifest_with_a_split_the_rows_for_testing_are_taken(data, tmp_pat
 
 def test_a_run_without_a_test_part_is_refused(data, tmp_path):
     here = run(tmp_path / "run", manifest=str(data / "fold_1_train.csv"), dataset=None, split=None)
-    with pytest.raises(UserError, match=r"knows no test part, as it was trained on all rows of \S+; give manifest"):
+    with pytest.raises(UserError, match=r"knows no test part, as it was trained on all rows of \S+; give `manifest`"):
         evaluate(EvaluateConfig(model=str(here)))
     (here / "config.yaml").unlink()
-    with pytest.raises(UserError, match=r"give either manifest .* is not the folder of a run"):
+    with pytest.raises(UserError, match=r"give either `manifest` .* is not the folder of a run"):
         EvaluateConfig(model=str(here))
     (tmp_path / "gone").mkdir()
     shutil.copy(data / "dataset.json", tmp_path / "gone")

@@ -170,3 +170,15 @@ def test_the_fingerprint_is_of_weights_and_of_settings_that_matter():
     with torch.no_grad():
         model.head.bias[0] += 1e-6
     assert fingerprint(model) != first
+
+
+def test_the_models_of_all_folds_are_looked_for_before_the_first_evaluation(dataset, tmp_path, monkeypatch):
+    part = Path("test.csv")
+    folds = (Fold("1", part, part), Fold("2", part, part))
+    described = PreparedDataset("own", "Own", "classification", Path("."), CLASSES, folds, sampling_stride=1)
+    write_dataset_file(dataset, described)
+    train(tmp_path / "run" / "fold_1", 0)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^models=run/fold_2: no such folder or checkpoint"):
+        pool(PoolConfig(models="run/fold_{fold}", dataset=dataset, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -268,7 +268,7 @@ def test_videos_that_cannot_be_read_are_counted_and_not_lost_silently(folder, sa
         ({"per": "video", "pool": "none"}, "a video's time steps are those of its windows"),
         ({"hop_s": 0.0}, "hop_s=0.0: "),
         ({"batch_size": 0}, "batch_size=0: "),
-        ({"root": "x"}, "root and split are for manifests"),
+        ({"root": "x"}, "`root` and `split` are for manifests"),
         ({"device": "abacus"}, "device=abacus: "),
     ],
 )
@@ -306,7 +306,7 @@ def test_a_table_in_memory_may_be_made_by_other_processes(folder, saved):
 
 
 def test_options_that_need_a_file_or_this_process(folder, saved):
-    with pytest.raises(UserError, match="engine=ray: needs out"):
+    with pytest.raises(UserError, match="engine=ray: needs `out`"):
         in_memory(folder / "a.mp4", saved, engine="ray")
     with pytest.raises(UserError, match="model: a loaded model runs in this process"):
         in_memory(folder / "a.mp4", model(), num_workers=1)

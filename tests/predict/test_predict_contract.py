@@ -15,9 +15,11 @@ from svfap.cli.main import main
 from svfap.data.video import write_video
 from svfap.faces.config import FaceCropConfig
 from svfap.faces.detect import Face
+from svfap.model.build import create_model
 from svfap.predict.config import PredictConfig
 from svfap.predict.predict import predict_videos
 from svfap.predict.predictor import Predictor, detector_of
+from svfap.predict.reconstruct import reconstruct_video
 
 STRIDE = 4  # windows of 61 frames: 2.03 s at 30 a second
 
@@ -65,10 +67,32 @@ def test_the_user_is_told_of_another_rate(videos, capsys):
     predict(videos / "x30.mp4", 30.0)
     assert "sampled at" not in said(capsys)
     predict(videos / "x240.mp4", 30.0)
-    assert f"{videos / 'x240.mp4'}: 240/s in the file, sampled at 30/s as in the model's training" in said(capsys)
+    told = said(capsys)
+    assert f"{videos / 'x240.mp4'}: 240/s in the file, sampled at 30/s as in the model's training" in told
+    assert told.endswith("(said once for all files of this rate)")
     table = predict(videos / "x240.mp4", None)
     assert spans(table)[0] == pytest.approx(61 / 240)
     assert "the model does not say its frame rate; a window here lasts 0.25 s; --fps 30 samples by time" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("of_file", "count", "of_model"), [(30, 9, 25.0), (50, 15, 25.0), (30, 40, 25.0), (25, 7, 60.0)]
+)
+def test_no_row_ends_after_the_video(of_file, count, of_model, tmp_path):
+    write_video(tmp_path / "short.mp4", frames([[(20, 20)]] * count), of_file)
+    net = model(sampling_stride=1, frame_rate=of_model)
+    table = Predictor(net, "cpu", "fp32", faces="none")(tmp_path / "short.mp4")
+    assert table["end_s"].max() == pytest.approx(count / of_file, abs=1e-6)
+    assert (table["end_s"] <= count / of_file + 1e-6).all() and (table["end_s"] > table["start_s"]).all()
+
+
+def test_a_reconstruction_tells_of_another_rate(videos, capsys):
+    net = create_model("svfap_debug", "pretraining", frame_rate=30.0, sampling_stride=1)
+    reconstruct_video(videos / "x240.mp4", net)
+    assert f"{videos / 'x240.mp4'}: 240/s in the file, sampled at 30/s as in the model's training" in said(capsys)
+    reconstruct_video(videos / "x30.mp4", net)
+    reconstruct_video(videos / "x240.mp4", create_model("svfap_debug", "pretraining", sampling_stride=1))
+    assert said(capsys) == ""
 
 
 def test_each_message_comes_once(videos, capsys):

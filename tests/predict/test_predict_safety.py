@@ -249,7 +249,8 @@ def test_a_table_says_how_it_was_made(folder, tmp_path, config):
     sentence = (
         f"Affect was predicted with SVFAP {svfap.__version__} (Sun et al., 2024; model {folder / 'model'}, weights "
         f"{about['weights']}) in windows of 16 frames, consecutive frames at 25 frames per second (0.64 s), starting every "
-        "0.2 s. Faces were detected with spots, tracked, and cut out as squares with a margin of 50% of the face box on every "
+        "0.2 s. The last window of a face ends at its last frame and may overlap the one before. "
+        "Faces were detected with spots, tracked, and cut out as squares with a margin of 50% of the face box on every "
         "side (32 px; beyond the picture's edge filled with grey). Faces smaller than 32 px were left out."
     )
     assert about["methods"] == sentence
@@ -268,18 +269,31 @@ def test_without_faces_and_at_several_rates(folder, tmp_path, config):
     about = made(done)
     assert (about["crop"], about["tracking"], about["detector"]) == ({}, {}, "")
     assert about["methods"].endswith(
-        "in windows of 16 frames, consecutive frames at 12.5 to 25 frames per second (0.64 to 1.28 s), without overlap. "
+        "in windows of 16 frames, consecutive frames at 12.5 to 25 frames per second (0.64 to 1.28 s), one after another. "
+        "The last window of a face ends at its last frame and may overlap the one before. "
         "Each whole picture was used as a face, its centre square scaled to the model's input."
     )
 
 
-def test_of_a_picture_no_frame_rate_is_said(tmp_path, config):
+def test_the_hop_is_told_in_whole_frames(folder, tmp_path, config):
+    done = predict_videos(folder / "a.mp4", config(out=tmp_path / "t.csv", hop_s=0.5, report=tmp_path / "p.html"))
+    np.testing.assert_allclose(np.diff(done.table[done.table["track"] == 1]["start_s"])[:2], 0.48, atol=1e-6)
+    assert ", starting every 0.48 s. " in made(done)["methods"]
+    assert '<th scope="row">Hop</th><td>0.48 s</td>' in (tmp_path / "p.html").read_text("utf-8")
+
+
+def test_of_a_picture_no_frame_rate_is_said(folder, tmp_path, config):
     image = np.ascontiguousarray(next(frames([[(30, 20)]])))
     Image.fromarray(image).save(tmp_path / "face.png")
-    done = predict_videos(tmp_path / "face.png", config(out=tmp_path / "t.csv"))
+    done = predict_videos(tmp_path / "face.png", config(out=tmp_path / "t.csv", report=tmp_path / "p.html"))
     about = made(done)
     assert about["videos"] == [str(tmp_path / "face.png")] and about["rates"] == {}
-    assert "in windows of 16 frames, consecutive frames, without overlap." in about["methods"]
+    assert f"weights {about['weights']}) in single pictures. Faces were detected" in about["methods"]
+    assert not {"Window", "Hop", "Frames per second"} & set(
+        re.findall(r'<th scope="row">(.*?)</th>', (tmp_path / "p.html").read_text("utf-8"))
+    )
+    both = made(predict_videos([tmp_path / "face.png", folder / "a.mp4"], config(out=tmp_path / "both.csv")))
+    assert "(0.64 s), one after another and in single pictures. The last window" in both["methods"]
     assert predict_videos(tmp_path / "face.png", config(out=tmp_path / "t.csv", resume=True)).was_complete
 
 

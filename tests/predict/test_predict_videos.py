@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -71,6 +73,22 @@ def test_a_folder_stands_for_the_videos_in_it_and_one_video_needs_no_list(folder
 def test_a_page_may_be_written_without_a_table(folder, tmp_path, config):
     done = predict_videos([folder / "a.mp4"], config(out=None, report=tmp_path / "p.html"))
     assert done.written == [tmp_path / "p.html"] == list(tmp_path.iterdir())
+
+
+def test_names_in_another_unicode_form_are_found(folder, tmp_path, config):
+    on_disk, typed = (normalize(form, "café") for form in ("NFD", "NFC"))
+    (tmp_path / on_disk).mkdir()
+    shutil.copy(folder / "a.mp4", tmp_path / on_disk / f"{on_disk}.mp4")
+    (tmp_path / "list.csv").write_text(f"path\n{typed}/{typed}.mp4\n", encoding="utf-8")
+    for source in (tmp_path / "list.csv", tmp_path / typed / f"{typed}.mp4", tmp_path / typed):
+        done = predict_videos(source, config(out=None))
+        assert len(done.videos) == 1 and not done.table.empty and done.failures == {}
+
+
+def test_backslashes_in_a_path_are_pointed_out(folder, config, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(UserError, match=r"a\.mp4, so write / in place of"):
+        predict_videos(f"{folder.name}\\a.mp4", config(out=None))
 
 
 def test_if_all_videos_fail_nothing_is_written(tmp_path, config):
@@ -147,7 +165,7 @@ def test_a_part_that_an_interrupted_run_left_is_never_overwritten(folder, tmp_pa
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"detect_every": 0}, "detect_every=0: must be at least 1"),
         ({"margin": 3.0}, "margin=3.0: must be from 0 to 2"),
-        ({"out": None, "resume": True}, "resume=True: without out"),
+        ({"out": None, "resume": True}, "resume=True: without `out`"),
     ],
     ids=str,
 )
@@ -170,6 +188,7 @@ def test_mistakes_are_found_before_torch_is_imported(folder, tmp_path):
         (["predict", video, *arguments, str(tmp_path / "t.txt")], "the suffix must be one of"),
         (["predict", video, *arguments, str(out)], "holds the rows of an interrupted run"),
         (["reconstruct", none, *arguments, str(tmp_path / "r")], f"{none}: no such file or folder"),
+        (["reconstruct", f"{folder}\\a.mp4", *arguments, str(tmp_path / "r")], f"there is {video}, so write /"),
         (["reconstruct", video, "--model", none], f"model={none}: no such folder"),
     ]
     code = f"import sys; from svfap.cli.main import main\nfor arguments in {[case[0] for case in cases]}: main(arguments)\n"

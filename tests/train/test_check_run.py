@@ -51,8 +51,14 @@ def test_the_command_finds_mistakes_without_torch(manifest, tmp_path):
         ],
         "manifest=gone.csv: no such file": ["pretrain", "--manifest", "gone.csv", *out],
         "gone: holds no dataset.json": ["finetune", "--dataset", "gone", *out],
-        "fold=all: give dataset": ["finetune", *there, *out, "--fold", "all"],
-        "init=nowhere: no such folder or file": ["finetune", *there, *out, "--init", "nowhere"],
+        "--fold=all: give --dataset": ["finetune", *there, *out, "--fold", "all"],
+        "--init=nowhere: no such folder or checkpoint; pre-train first (`svfap pretrain`) or give other weights; --init null": [
+            "finetune",
+            *there,
+            *out,
+            "--init",
+            "nowhere",
+        ],
         "begun: holds a run already; --resume": ["pretrain", *there, "--out", str(tmp_path / "begun")],
         "batch_size: 256 then, 8 now": [
             "pretrain",
@@ -77,7 +83,7 @@ def test_the_command_finds_mistakes_without_torch(manifest, tmp_path):
     [
         ({"val_manifest": Path("gone.csv")}, "val_manifest=gone.csv: no such file"),
         ({"root": Path("gone")}, "root=gone: no such folder"),
-        ({"init": "runs/owner/name"}, "init=runs/owner/name: no such folder or file"),
+        ({"init": "runs/owner/name"}, "init=runs/owner/name: no such folder or checkpoint; pre-train first"),
         ({"parallel": 2}, "parallel=2: is the number of folds at a time"),
         ({"ema_decay": 1.5}, "ema_decay=1.5: must be from 0 to 1"),
         ({"model": {"num_head": 4}}, "did you mean 'num_heads'"),
@@ -88,7 +94,18 @@ def test_settings_that_cannot_start(settings, message, manifest, tmp_path):
         check_run(FinetuneConfig(manifest=manifest, out=tmp_path / "run", **settings))
 
 
-def test_what_can_start_passes(manifest, tmp_path):
+def test_initial_weights_that_the_hub_lacks(manifest, tmp_path, monkeypatch):
+    def no_answer(url, timeout):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", no_answer)
+    message = r"^init=runs/voxceleb2: no such folder, and not available on the Hub \(no network\); .*--init null"
+    with pytest.raises(UserError, match=message):
+        check_run(FinetuneConfig(manifest=manifest, out=tmp_path / "run", init="runs/voxceleb2"))
+
+
+def test_what_can_start_passes(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: f"cache/{name}/{file}")
     check_run(PretrainConfig(manifest=manifest, out=tmp_path / "run"))
     check_run(FinetuneConfig(manifest=manifest, out=tmp_path / "run", init="owner/name", root=tmp_path))
     begun(FinetuneConfig(manifest=manifest, out=tmp_path / "run"))

@@ -473,13 +473,13 @@ def test_a_damaged_folder_of_folds_is_told(text, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["pool"], "give either the folder of a run, or models"),
+        (["pool"], "give either the folder of a run, or --models"),
         (["pool", "nowhere"], "nowhere: holds no folds.json"),
-        (["pool", "nowhere", "--out", "OUT"], "out: goes with models"),
+        (["pool", "nowhere", "--out", "OUT"], "--out: goes with --models"),
         (["pool", "nowhere", "--models", "m", "--out", "OUT", "--dataset", "DATA"], "give either the folder of a run"),
-        (["pool", "--models", "m/{fold}"], "models: need dataset"),
+        (["pool", "--models", "m/{fold}"], "--models: need --dataset"),
         (["pool", "--models", "same", "--dataset", "DATA", "--out", "OUT"], "must hold {fold}"),
-        (["finetune", "--fold", "all", "--manifest", "m.csv", "--out", "OUT"], "fold=all: give dataset"),
+        (["finetune", "--fold", "all", "--manifest", "m.csv", "--out", "OUT"], "--fold=all: give --dataset"),
         (["finetune", "--dataset", "DATA", "--out", "OUT", "--parallel", "2"], "goes with --fold all"),
         (["finetune", "--fold", "all", "--dataset", "DATA", "--out", "OUT", "--val_manifest", "v.csv"], "val_manifest"),
     ],

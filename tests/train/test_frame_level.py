@@ -153,7 +153,7 @@ def test_files_of_classes_that_do_not_fit(labelled, faces, tmp_path):
     for name, reason, part in zip(("stray", "short", "other"), reasons, parts, strict=True):
         assert f"{name}.csv" in reason
         assert part in reason
-    with pytest.raises(ManifestError, match="name them with label_names"):
+    with pytest.raises(ManifestError, match="name them with `label_names`"):
         read_manifest(tmp_path / "list.csv", frame_level=True)
     with pytest.raises(ManifestError, match="no column 'label'"):
         read_manifest(tmp_path / "list.csv", label_names=NAMES)

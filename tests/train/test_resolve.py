@@ -56,7 +56,7 @@ def test_what_the_settings_say_wins(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"dataset": None, "fold": None}, "give either manifest .* or dataset"),
+        ({"dataset": None, "fold": None}, "give either `manifest` .* or `dataset`"),
         ({"dataset": None, "manifest": "m.csv"}, "fold=1: folds come with a dataset"),
         ({"manifest": Path("m.csv")}, "manifest=m.csv: dataset=.* gives the videos"),
         ({"fold": None}, "X has folds 1, 2; say which, or all"),
@@ -80,5 +80,5 @@ def test_unlabelled_videos_are_for_pretraining_alone(tmp_path):
     assert resolve(config) == config
     with pytest.raises(UserError, match="X has no labels; it is for pre-training"):
         resolve(finetuning(unlabelled))
-    with pytest.raises(UserError, match="has no videos for pre-training; give manifest instead"):
+    with pytest.raises(UserError, match="has no videos for pre-training; give `manifest` instead"):
         resolve(PretrainConfig(out=tmp_path / "run", dataset=labelled))

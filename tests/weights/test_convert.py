@@ -186,7 +186,7 @@ def test_regression_and_its_activation(official, tmp_path):
         (["official.pth", "out", "--dataset", "avcaffe"], "avcaffe: has several targets; name the folder"),
         (["official.pth", "out", "--dataset", "prepared", "--task", "regression"], "Faces is for classification"),
         (["official.pth", "out", "--ema", "true"], "holds no moving average"),
-        (["official.pth", "out", "--img_size", "33"], "img_size=33 is not a multiple of patch_size=8"),
+        (["official.pth", "out", "--img_size", "33"], "--img_size=33 is not a multiple of --patch_size=8"),
     ],
 )
 def test_mistakes_are_one_line(official, prepared, tmp_path, monkeypatch, capsys, arguments, message):
@@ -262,7 +262,7 @@ def test_of_a_pretrained_checkpoint_the_dataset_gives_rate_and_crop(tmp_path, ca
     torch.save({"model": export_published(svfap.create_model("svfap_debug", "pretraining"))}, tmp_path / "official.pth")
     assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "out"), "--dataset", "voxceleb2"]) == 0
     assert svfap.load_model(tmp_path / "out").config.frame_rate == 25
-    assert "of dataset only frame rate and face crop are used" in " ".join(capsys.readouterr().err.split())
+    assert "of --dataset only frame rate and face crop are used" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_a_checkpoint_stores_of_its_outputs_is_not_replaced_by_a_datasets(tmp_path, capsys):

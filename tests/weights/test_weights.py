@@ -53,6 +53,7 @@ def test_run_folder_loads_its_best(classifier, tmp_path):
 def test_a_model_on_the_hub_loads_as_a_folder_does(classifier, tmp_path, monkeypatch):
     classifier.save_pretrained(tmp_path)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, name: str(tmp_path / name))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: str(tmp_path / name))
     monkeypatch.chdir(tmp_path)
     loaded = svfap.load_model("owner/name")
     assert loaded.config == classifier.config and not loaded.training
@@ -98,6 +99,37 @@ def test_nothing_there(tmp_path):
     (tmp_path / "file.pth").touch()
     with pytest.raises(UserError, match=r"file\.pth: not a checkpoint"):
         svfap.load_model(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "message"),
+    [
+        ("runs/pretrainn", [], "model=runs/pretrainn: no such folder or checkpoint"),  # runs/ is a folder here
+        (
+            "hf://runs/pretrain",
+            ["runs/pretrain"],
+            "model=hf://runs/pretrain: no such folder, and not available on the Hub",
+        ),
+        ("owner/name", ["owner/name"], "model=owner/name: no such folder, and not available on the Hub"),
+    ],
+)
+def test_a_name_that_nothing_has_is_looked_up_once_and_never_downloaded(name, asked, message, tmp_path, monkeypatch):
+    urls = []
+
+    def no_answer(url, timeout):
+        urls.append((url, timeout <= 5))
+        raise OSError("no network")
+
+    def download(*_, **__):
+        raise AssertionError("the Hub's client downloads, and tries again and again")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", no_answer)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^{message}"):
+        svfap.load_model(name)
+    assert urls == [(f"https://huggingface.co/{repository}/resolve/main/config.json", True) for repository in asked]
 
 
 def test_overrides_of_a_saved_model_need_a_task(classifier, tmp_path):

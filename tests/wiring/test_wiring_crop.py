@@ -144,7 +144,7 @@ def test_a_setting_of_crop_has_its_effect_on_a_dataset(name, runs):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_settings_that_a_dataset_refuses(name, runs):
-    with pytest.raises(UserError, match=f"^{name}: is not for dataset"):
+    with pytest.raises(UserError, match=f"^{name}: is not for `dataset`"):
         runs({name: REFUSED[name]}, True)
 
 

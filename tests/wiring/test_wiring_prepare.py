@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from large_files import make_large
 from observe import Effect, check
 
 from svfap.cli.prepare import run
@@ -82,7 +83,7 @@ BASE = {  # settings of every run of a dataset
 def touch(root: Path, *paths: str) -> None:
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).touch()
+        make_large(root / path)
 
 
 def write(file: Path, *lines: str) -> None:

@@ -6,9 +6,9 @@ import io
 import sys
 
 import svfap
-from svfap.cli.parser import Parser, add_command, booleans_spelt_out, run_command, with_flags
+from svfap.cli.parser import Parser, add_command, booleans_spelt_out, options_of, run_command
 from svfap.cli.verbs import VERBS
-from svfap.console import say
+from svfap.console import as_typed, naming_options, say
 from svfap.errors import UserError, signal_of
 
 
@@ -41,11 +41,13 @@ def main(argv: list[str] | None = None) -> int:
             add_command(sub, command)
             argv = booleans_spelt_out(sub, argv)
     args = parser.parse_args(argv)
-    try:
-        return run_command(args.verb, VERBS[args.verb], args[args.verb])
-    except UserError as error:
-        print(f"svfap {args.verb}: error: {with_flags(VERBS[args.verb], args[args.verb], str(error))}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interrupt:
-        say(f"svfap {args.verb}: {str(interrupt) or 'interrupted'}")
-        return 128 + signal_of(interrupt)
+    command, options = VERBS[args.verb], args[args.verb]
+    with naming_options(options_of(command, options)):
+        try:
+            return run_command(args.verb, command, options)
+        except UserError as error:
+            print(f"svfap {args.verb}: error: {as_typed(str(error), field_first=True)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt as interrupt:
+            say(f"svfap {args.verb}: {str(interrupt) or 'interrupted'}")
+            return 128 + signal_of(interrupt)

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
+from svfap.console import as_typed, naming_options
 from svfap.errors import UserError
 from svfap.formats import read_yaml
 from svfap.settings import as_text
@@ -74,7 +75,8 @@ class Parser(ArgumentParser):
                 name = str(error).partition("=")[0]
                 if values.pop(name, None) is None:  # the error is not about one setting of the file
                     break
-                problems.append(f"--{error}")
+                with naming_options(hints):
+                    problems.append(as_typed(str(error), field_first=True))
         return problems
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -196,12 +198,10 @@ def run_command(name: str, command: Command, args: Namespace) -> int:
     return load(run)(config, *(args[name] for name in names)) or 0
 
 
-def with_flags(command: Command, args: Namespace, message: str) -> str:
-    """A message that begins with the name of an option, as `model=x: …` does, with that option as it is typed."""
-    positionals = {positional.name for positional in command.positionals}
-    name = re.match(r"(\w+)(?==|: )", message)
+def options_of(command: Command, args: Namespace) -> set[str]:
+    """Names of the options that the command takes."""
     options = args[args[command.variants.name]] if command.variants else args
-    return f"--{message}" if name and name[1] in options and name[1] not in positionals else message
+    return set(vars(options)) - {positional.name for positional in command.positionals}
 
 
 def add_settings(parser: Parser, config: type, skip: set[str] | None = None) -> None:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def run(config: PoolConfig, folder: Path | None) -> None:
     """Pool the folds in `folder`, or those of `config.models`, and show the table."""
     if (folder is None) == (config.models is None):
-        raise UserError("give either the folder of a run, or models with dataset and out")
+        raise UserError("give either the folder of a run, or `models` with `dataset` and `out`")
     if folder is not None:
         if config.out is not None:
-            raise UserError("out: goes with models; the table of a run is written into the folder of the run")
+            raise UserError("out: goes with `models`; the table of a run is written into the folder of the run")
         require_folds(folder)
         config = replace(config, out=folder)
     if config.dataset is not None:

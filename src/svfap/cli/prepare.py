@@ -40,7 +40,8 @@ def run(config: PrepareConfig, dataset: str) -> int:
             say(f"{kind.replace('_', ' ')}: {prepared.notes[kind]:,}, listed in {config.out / kind}.csv")
     if count := prepared.notes["placeholders"]:
         say(
-            f"warning: {count:,} of the missing were not downloaded: their files are placeholders, as git-lfs makes them"
+            f"warning: {count:,} of the missing were not downloaded: their files are empty, placeholders as git-lfs makes "
+            "them, or links to nothing"
         )
     for name, counts in prepared.notes["count_mismatch"].items():
         part, _, what = name.partition(" ")

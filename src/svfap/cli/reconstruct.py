@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svfap.console import say
+from svfap.data.find import missing, on_disk
 from svfap.errors import UserError
 from svfap.settings import require_model
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 def run(config: ReconstructConfig, video: str) -> None:
     """Reconstruct, and say the error and what was written."""
-    if not Path(video).exists():
-        raise UserError(f"{video}: no such file or folder")
+    if not on_disk(path := Path(video)).exists():
+        raise UserError(f"{video}: {missing(path)}")
     require_model(config.model)
 
     from svfap.predict.reconstruct import reconstruct  # imports torch, which takes seconds

@@ -56,7 +56,7 @@ class CropConfig(FaceSettings, SourceSettings, JobSettings):
             for name in ("root", "split", "max_clip_s"):
                 if getattr(self, name) != getattr(CropConfig, name):
                     raise UserError(
-                        f"{name}: is not for dataset, of which every clip is cut, as one clip; leave it out"
+                        f"{name}: is not for `dataset`, of which every clip is cut, as one clip; leave it out"
                     )
 
     def cropping(self, **more: Any) -> FaceCropConfig:

@@ -108,7 +108,7 @@ class ClipDataset(Dataset[Item]):
         self.target = "values" if manifest.dimensions is not None else "label" if manifest.label_names else None
         first = manifest.dimensions[0] if manifest.dimensions else None
         if first is not None and first not in manifest.table and not self.frame_level:
-            raise UserError(f"{manifest.path}: has no column '{first}', only values per frame; set frame_level")
+            raise UserError(f"{manifest.path}: has no column '{first}', only values per frame; set `frame_level`")
         if self.balanced and manifest.labels is None:
             raise UserError(f"{manifest.path}: balanced sampling needs a column 'label', a class for each video")
 

@@ -332,9 +332,9 @@ class _Parser:
         splits = sorted(set(self.table["split"])) if "split" in self.table else []
         if split is None:
             if len(splits) > 1:
-                raise ManifestError(f"{self.path}: holds several parts, {_listed(splits)}; say which one with split")
+                raise ManifestError(f"{self.path}: holds several parts, {_listed(splits)}; say which one with `split`")
         elif not splits:
-            raise ManifestError(f"{self.path}: no column 'split' to choose '{split}' from; add it or give no split")
+            raise ManifestError(f"{self.path}: no column 'split' to choose '{split}' from; add it or give no `split`")
         elif split not in splits:
             raise ManifestError(f"{self.path}: no row with split '{split}'; there are {_listed(splits)}")
         else:
@@ -346,7 +346,7 @@ class _Parser:
         if "label" not in self.text and frame_level and "frame_values" in self.table:
             self._refuse(self._missing("frame_values"), "frame_values", "is missing; give a file of labels")
             if not known:
-                raise ManifestError(f"{path}: labels are only in the frame_values files; name them with label_names")
+                raise ManifestError(f"{path}: labels are only in the frame_values files; name them with `label_names`")
             return known
         if "label" not in self.text:
             raise ManifestError(f"{path}: no column 'label'; add one with a class name or an integer from 0")

@@ -49,7 +49,7 @@ def read_sources(
         raise UserError("no videos are given")
     manifests = [source for source in sources if _is_manifest(Path(source))]
     if not manifests and (root is not None or split is not None):
-        raise UserError("root and split are for manifests, and none is given")
+        raise UserError("`root` and `split` are for manifests, and none is given")
     tables, columns = [], []
     listed: list[Path | None] = []
     for source in sources:

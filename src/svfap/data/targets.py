@@ -184,7 +184,7 @@ def require_values(manifest: Manifest, values: NDArray[np.float32], bounds: tupl
         if least < bounds[0] - 1e-6 or most > bounds[1] + 1e-6:
             raise UserError(
                 f"{manifest.path}: {name} is from {least:g} to {most:g}, but the outputs of this activation are from "
-                f"{bounds[0]:g} to {bounds[1]:g}; set label_scaling=range, or output_activation=none, or label_range to leave "
+                f"{bounds[0]:g} to {bounds[1]:g}; set label_scaling=range, or output_activation=none, or `label_range` to leave "
                 "out frames with other values"
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -141,7 +142,7 @@ class Release:
         self.watched: list[tuple[str, int]] = []
         # The names in a folder, which is read once, however many clips are looked up in it.
         self.names = cache(lambda folder: frozenset(self._list(folder)))
-        self.placeholder, self.face_frames = cache(self._placeholder), cache(self._face_frames)
+        self.face_frames = cache(self._face_frames)
         self.faces = self._face_folder(find_faces)
         self._clip_of: dict[str, str] = {}  # folder of face frames -> the clip that it belongs to
 
@@ -263,15 +264,16 @@ class Release:
                     return frames
         return None
 
-    def _placeholder(self, path: str) -> str | None:
-        """What a small file is, if it stands in place of a video that was not downloaded; None for other and empty files."""
+    def placeholder(self, path: str) -> str | None:
+        """What stands in place of a video: an empty or small file that is none, or a link to nothing; None for other files."""
         from svfap.data.frames import placeholder  # here, since numpy takes long to import
 
         file = self.root / path
         try:
-            small = file.is_file() and 0 < file.stat().st_size < PLACEHOLDER_BYTES
+            status = file.stat()
         except OSError:
-            return None
+            return "is a link to a file that is not there" if file.is_symlink() else None
+        small = stat.S_ISREG(status.st_mode) and status.st_size < PLACEHOLDER_BYTES
         return placeholder(file) if small else None
 
     def entries(self, folder: str, depth: int = 1) -> Iterator[str]:

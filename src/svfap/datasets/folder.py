@@ -56,7 +56,7 @@ class FolderConfig(PrepareConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.unlabelled and (self.table or self.label_names):
-            raise UserError("unlabelled=true: takes neither table nor label_names")
+            raise UserError("unlabelled=true: takes neither `table` nor `label_names`")
         if self.table is None:
             of_table = ("label_column", "value_columns", "frame_values_column")
             for name in (*of_table, "subject_column", "group_column", "split_column"):
@@ -67,15 +67,15 @@ class FolderConfig(PrepareConfig):
             if len(set(names)) < len(names):
                 raise UserError(f"{name}: contains a name twice ({', '.join(names)}); make them distinct")
         if self.label_names and self.table and not (self.label_column or self.frame_values_column):
-            raise UserError("label_names: are the classes of label_column; give that as well")
+            raise UserError("label_names: are the classes of `label_column`; give that as well")
         if self.value_columns and (self.label_column or self.label_names):
             raise UserError(
-                "label_column or label_names, and value_columns: a dataset has one task; give one or the other"
+                "`label_column` or `label_names`, and `value_columns`: a dataset has one task; give one or the other"
             )
         if self.frame_values_column and not (self.value_columns or self.label_column or self.label_names):
-            raise UserError("frame_values_column: name what its files contain, with value_columns or label_names")
+            raise UserError("frame_values_column: name what its files contain, with `value_columns` or `label_names`")
         if self.folds is not None and (self.split_column or self.folds < 2):
-            raise UserError("folds: give 2 or more, and no split_column")
+            raise UserError("folds: give 2 or more, and no `split_column`")
         if not 0 <= self.test_fraction < 1:
             raise UserError(f"test_fraction={self.test_fraction}: must be at least 0 and below 1")
 

@@ -103,8 +103,8 @@ class _Writer:
     """Writes the manifest of each part as it is read.
 
     advance: called with a part's name for each listed clip. listed: manifest -> clips that the annotations list.
-    written: manifest -> rows. used: paths in the annotations. folds: name -> its manifests. num_placeholders: clips that
-    were not downloaded.
+    written: manifest -> rows. used: paths in the annotations. folds: name -> its manifests. num_placeholders: clips
+    whose file is no video.
     """
 
     def __init__(self, dataset: Dataset, release: Release, advance: Callable[[str], None]) -> None:
@@ -149,7 +149,7 @@ class _Writer:
             if not streams:
                 self.used.add(row.path)
             frame_values = row.extra.get("frame_values")
-            if reason := self._file_error(part, row, streams):
+            if reason := self._file_error(part, row):
                 note("missing", row.path, reason)
             elif frame_values and not self.release.has(frame_values):
                 note("missing", frame_values, f"labels per frame of {row.path}")
@@ -160,8 +160,8 @@ class _Writer:
             else:
                 yield self._with_pictures(row)
 
-    def _file_error(self, part: Part, row: ClipRow, streams: bool) -> str | None:
-        """Why a row has no clip, if so. Files of a large unlabelled part are not opened."""
+    def _file_error(self, part: Part, row: ClipRow) -> str | None:
+        """Why a row has no clip, if so. Only files too small to be a video are opened."""
         release = self.release
         if printable(row.path) != row.path:
             return "its name is not UTF-8 text, which manifests are; rename it"
@@ -169,7 +169,7 @@ class _Writer:
             return None if release.face_frames(row.path) else f"no face frames of it in {release.faces}"
         if not part.on_disk and not release.has(row.path):
             return f"listed for {part.name}"
-        if not streams and (reason := release.placeholder(row.path)):
+        if reason := release.placeholder(row.path):
             self.num_placeholders += row.path not in release.findings["missing"]
             return reason
         return None

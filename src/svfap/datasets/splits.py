@@ -48,7 +48,7 @@ def tested_rows(rows: Sequence[ClipRow], root: Path, fraction: float, seed: int)
     tested = hold_out(len(rows), fraction, seed, units, _labels(rows))
     if not tested.any() or tested.all():
         few = f"only one {units.kind}" if units.num < len(rows) else "too few clips"
-        raise UserError(f"test_fraction: {few} to divide; give split_column or --test_fraction 0")
+        raise UserError(f"test_fraction: {few} to divide; give `split_column` or --test_fraction 0")
     return tested
 
 

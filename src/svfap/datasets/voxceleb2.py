@@ -73,7 +73,7 @@ DATASET = Dataset(
     layout="dev/mp4/id00012/21Uxsk56VDQ/00001.mp4 …",
     protocol="All clips of the development set, without labels, cropped to the upper-central 160x160 pixels (Fig. 3). Left "
     "out: the 283 clips that the authors of SVFAP could not read, from their published list; see --exclude.",
-    checked="The number of clips. Files are not opened: training skips and lists unreadable ones.",
+    checked="The number of clips, and that no file is empty. Videos are not opened: training skips and lists unreadable ones.",
     read=read,
     frame_rate=25.0,
     task="unlabelled",

@@ -66,16 +66,16 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
         ClockSettings.__post_init__(self)
         require(self, 1, "num_segments", "num_crops")
         if self.manifest is not None and self.dataset is not None:
-            raise UserError("give either manifest (a CSV of test videos) or dataset (a folder of `svfap prepare`)")
+            raise UserError("give either `manifest` (a CSV of test videos) or `dataset` (a folder of `svfap prepare`)")
         if self.fold is not None and self.manifest is not None:
-            raise UserError(f"fold={self.fold}: only a dataset has folds; give dataset in place of manifest")
+            raise UserError(f"fold={self.fold}: only a dataset has folds; give `dataset` in place of `manifest`")
         if self.manifest is not None and not self.manifest.is_file():
             raise UserError(f"manifest={self.manifest}: no such file")
         if not Path(self.model).exists() and not is_hub_name(self.model):
             raise UserError(f"model={self.model}: no such folder")
         if self.manifest is None and self.dataset is None and self.run_config is None:
             raise UserError(
-                "give either manifest (a CSV of test videos) or dataset (a folder of `svfap prepare`): "
+                "give either `manifest` (a CSV of test videos) or `dataset` (a folder of `svfap prepare`): "
                 f"{self.model} is not the folder of a run, whose own test part would be known"
             )
 
@@ -95,7 +95,7 @@ def require_folds(out: Path) -> Path:
     """The file in `out` that describes its folds. Raises `UserError` if there is none."""
     file = out / FOLDS_FILE
     if not file.is_file():
-        raise UserError(f"{out}: holds no {FOLDS_FILE}; name a folder of `svfap finetune --fold all`, or give models")
+        raise UserError(f"{out}: holds no {FOLDS_FILE}; name a folder of `svfap finetune --fold all`, or give `models`")
     return file
 
 
@@ -119,5 +119,5 @@ class PoolConfig(EvaluationSettings):
         super().__post_init__()
         if self.models is not None and (self.dataset is None or self.out is None):
             raise UserError(
-                "models: need dataset, whose test parts they are evaluated on, and out, a folder for the results"
+                "models: need `dataset`, whose test parts they are evaluated on, and `out`, a folder for the results"
             )

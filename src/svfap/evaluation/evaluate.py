@@ -129,7 +129,7 @@ def _with_test_part(config: EvaluateConfig) -> EvaluateConfig:
     if trained_on is None or manifest is None or config.fold is not None:
         raise UserError(
             f"{config.run_config}: the run knows no test part, as it was trained on "
-            f"{'all rows of ' if trained_on is None else ''}{manifest}; give manifest or dataset"
+            f"{'all rows of ' if trained_on is None else ''}{manifest}; give `manifest` or `dataset`"
         )
     split = config.split or "test"
     say(f"evaluating on the run's own test part: {manifest}, split {split}")
@@ -144,7 +144,7 @@ def _test_set(config: EvaluateConfig) -> tuple[Path, Path | None, tuple[float, f
     prepared = read_dataset(config.dataset)
     fold = prepared.fold(config.fold)
     if fold.test is None:
-        raise UserError(f"{config.dataset}: fold {fold.name} has no test part; give manifest instead")
+        raise UserError(f"{config.dataset}: fold {fold.name} has no test part; give `manifest` instead")
     return fold.test, config.root or prepared.root, config.label_range or prepared.label_range
 
 

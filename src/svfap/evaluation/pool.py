@@ -22,6 +22,7 @@ from svfap.evaluation.predictions import FRAMES_FILE, METRICS_FILE, PREDICTIONS_
 from svfap.files import file_digest, make_folder, write_atomically
 from svfap.metric_table import format_percent, metric_heading, metric_keys, metric_name, metric_text
 from svfap.paper import RESULTS
+from svfap.settings import require_model
 from svfap.view.tables import write_table
 from svfap.weights.folder import fingerprint, has_model, load_model
 
@@ -61,7 +62,7 @@ def pool(config: PoolConfig) -> PooledResults:
         UserError: no `out`; a folder without folds; a model or dataset that cannot be used; see also `score_folds`.
     """
     if config.out is None:
-        raise UserError("give either the folder of a run, or models with dataset and out")
+        raise UserError("give either the folder of a run, or `models` with `dataset` and `out`")
     if config.models is not None:
         _evaluate_models(config.models, config)
     else:
@@ -180,12 +181,14 @@ def _evaluate_models(models: str, config: PoolConfig) -> None:
         raise UserError(
             f"models={models}: must hold {{fold}}, as in 'models/fold_{{fold}}'; {prepared.title} has several"
         )
+    names = {fold: models.replace("{fold}", fold.name) for fold in prepared.folds}
+    for name in dict.fromkeys(names.values()):
+        require_model(name, "models")
     make_folder(config.out)
-    for fold in prepared.folds:
+    for fold, name in names.items():
         one = EvaluateConfig(
-            model=models.replace("{fold}", fold.name), dataset=config.dataset, fold=fold.name,
-            out=_evaluation_of(config.out, fold), batch_size=config.batch_size, num_workers=config.num_workers,
-            precision=config.precision,
+            model=name, dataset=config.dataset, fold=fold.name, out=_evaluation_of(config.out, fold),
+            batch_size=config.batch_size, num_workers=config.num_workers, precision=config.precision,
         )  # fmt: skip
         if is_evaluated(one, config.allow_incomplete):
             say(f"fold {fold.name}: {one.out} holds the evaluation of {one.model} already")

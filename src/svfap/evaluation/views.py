@@ -141,7 +141,9 @@ def scored_by_group(manifest: Manifest, config: ModelConfig, by_group: bool | No
     if not by_group:
         return False
     if groups is None:
-        raise UserError(f"{manifest.path}: no column 'group', by which by_group averages; add it or leave by_group out")
+        raise UserError(
+            f"{manifest.path}: no column 'group', by which `by_group` averages; add it or leave `by_group` out"
+        )
     if config.frame_level:
         raise UserError("by_group: a frame-level model is scored on frames; leave it out")
     if labels is not None:

@@ -64,7 +64,7 @@ def experiment_runs(config: ExperimentConfig) -> ExperimentRuns:
         finetune = finetune or read_settings(FinetuneConfig, SYNTHETIC / "finetune.yaml")
     dataset = read_dataset(folder)
     if dataset.task == "unlabelled" or not dataset.folds:
-        raise UserError(f"dataset={folder}: has no labels to fine-tune on; give it as pretrain_dataset")
+        raise UserError(f"dataset={folder}: has no labels to fine-tune on; give it as `pretrain_dataset`")
     fold_name = config.fold or finetune.pop("fold", None)
     fold = dataset.folds[0] if fold_name is None else dataset.fold(fold_name)
     if fold.test is None:
@@ -73,7 +73,7 @@ def experiment_runs(config: ExperimentConfig) -> ExperimentRuns:
     weights = config.weights or finetune.pop("init", None)
     source = config.pretrain_dataset or pretrain.get("dataset") or (folder if dataset.pretrain else None)
     if source is None and weights is None:
-        raise UserError(f"dataset={folder}: has no videos for pre-training; give pretrain_dataset or weights")
+        raise UserError(f"dataset={folder}: has no videos for pre-training; give `pretrain_dataset` or `weights`")
     defaults = {"epochs": PretrainConfig.epochs, "warmup_epochs": PretrainConfig.warmup_epochs}
     pretrain = {**defaults, **pretrain, "preset": preset, "dataset": source}
     finetune = {**finetune, "preset": preset, "dataset": folder, "fold": fold.name}
@@ -85,7 +85,7 @@ def run_study(name: str, runs: ExperimentRuns, config: ExperimentConfig) -> pd.D
     study = STUDIES[name]
     rows = runs.rows(study)
     if runs.pretrain["dataset"] is None and any(runs.pretrainings(row) for row in rows):
-        raise UserError(f"experiment {name} needs pre-training; give pretrain_dataset")
+        raise UserError(f"experiment {name} needs pre-training; give `pretrain_dataset`")
     train_all(f"{name}: pre-training", [c for row in rows for c in runs.pretrainings(row)], config.parallel)
     train_all(f"{name}: fine-tuning", [c for row in rows for c in runs.finetunings(row)], config.parallel)
     scores = {row.name: runs.scores(row) for row in rows}

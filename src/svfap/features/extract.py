@@ -70,7 +70,7 @@ def extract_features(
     complete table would be replaced without `overwrite`.
     """
     if config.engine == "ray" and config.out is None:
-        raise UserError("engine=ray: needs out, a file on a file system that the machines share")
+        raise UserError("engine=ray: needs `out`, a file on a file system that the machines share")
     if model is not None and (config.engine != "local" or config.num_workers > 0 or config.item_timeout_s is not None):
         needed = "engine=local, num_workers=0 and no item_timeout_s"
         raise UserError(f"model: a loaded model runs in this process; use {needed}, or name a folder")

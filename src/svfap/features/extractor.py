@@ -107,7 +107,7 @@ def _load(config: ExtractConfig) -> Model:
         if not config.random_weights:
             raise UserError(
                 f"model={config.model}: a preset has random weights, whose features say nothing of affect; name a run or "
-                "model folder, or set random_weights for a baseline"
+                "model folder, or set `random_weights` for a baseline"
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the same weights in every process

@@ -53,16 +53,25 @@ class About:
         span = (self.window_frames - 1) * self.window_stride + 1
         return _range(span / rate for rate in self.rates.values())
 
+    @property
+    def _hop_s(self) -> str | None:
+        """Seconds from the start of a window to the next, which are whole frames; None: windows follow each other."""
+        from svfap.predict.windows import frames_of_hop
+
+        hop_s = self.settings.get("hop_s")
+        return None if hop_s is None else _range(frames_of_hop(hop_s, rate) / rate for rate in self.rates.values())
+
     def methods(self) -> str:
         """Sentences for a methods section."""
-        at = f" at {self._frames_per_s} frames per second" if self.rates else ""
-        long = f" ({self._window_s} s)" if self.rates else ""
-        hop = self.settings.get("hop_s")
-        step = "without overlap" if hop is None else f"starting every {hop:g} s"
         every = "consecutive frames" if self.window_stride == 1 else f"every {_ordinal(self.window_stride)} frame"
+        windows = f"windows of {self.window_frames} frames, {every} at {self._frames_per_s} frames per second"
+        step = "one after another" if self._hop_s is None else f"starting every {self._hop_s} s"
+        where = [f"{windows} ({self._window_s} s), {step}"] if self.rates else []
+        where += ["single pictures"] if set(self.videos) - self.rates.keys() - self.failures.keys() else []
+        last = " The last window of a face ends at its last frame and may overlap the one before." if self.rates else ""
         first = (
             f"Affect was predicted with SVFAP {self.svfap} (Sun et al., 2024; model {self.model}, weights {self.weights}) in "
-            f"windows of {self.window_frames} frames, {every}{at}{long}, {step}."
+            f"{' and in '.join(where)}.{last}"
         )
         if not self.crop:
             return f"{first} Each whole picture was used as a face, its centre square scaled to the model's input."
@@ -77,17 +86,19 @@ class About:
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values of what decides the results, for people to read."""
-        window = f"{self.window_frames} frames, stride {self.window_stride}"
-        hop = self.settings.get("hop_s")
+        window = f"{self.window_frames} frames, stride {self.window_stride}, {self._window_s} s"
         rows = [
             ("Model", f"{self.model} (weights {self.weights})"),
             ("SVFAP", self.svfap),
             ("Date", self.date),
-            ("Frames per second", self._frames_per_s or "–"),
-            ("Window", f"{window}, {self._window_s} s" if self.rates else window),
-            ("Hop", "a window" if hop is None else f"{hop:g} s"),
-            ("Face detector", FULL_NAMES.get(self.detector, self.detector) or "none: the whole picture"),
         ]
+        if self.rates:
+            rows += [
+                ("Frames per second", self._frames_per_s),
+                ("Window", window),
+                ("Hop", "a window" if self._hop_s is None else f"{self._hop_s} s"),
+            ]
+        rows.append(("Face detector", FULL_NAMES.get(self.detector, self.detector) or "none: the whole picture"))
         for name, values in (("Face crop", self.crop), ("Tracking", self.tracking)):
             if values:
                 rows.append((name, ", ".join(f"{key} {_text(value)}" for key, value in values.items())))

@@ -34,7 +34,8 @@ class PredictConfig(FaceSettings, DeviceSettings, ClockSettings):
     report: Path | None = None
     """Also write an interactive page: .html."""
     hop_s: float | None = None
-    """Seconds from the start of one window to the start of the next; default: windows follow each other without overlap."""
+    """Seconds from the start of one window to the start of the next, rounded to whole frames: at 25 per second 0.5 s are 12
+    frames, 0.48 s. Default: windows follow each other."""
     timeout_s: float = 10.0
     """Stop reading a stream after this many seconds without data."""
 
@@ -47,7 +48,7 @@ class PredictConfig(FaceSettings, DeviceSettings, ClockSettings):
         require_file(self, "overlay", OVERLAY_SUFFIXES)
         require_file(self, "report", (".html",))
         if self.resume and self.out is None:
-            raise UserError("resume=True: without out there is no table to continue")
+            raise UserError("resume=True: without `out` there is no table to continue")
 
 
 @dataclass(frozen=True, kw_only=True)

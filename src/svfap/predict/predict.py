@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from svfap.console import progress_bar, say
+from svfap.data.find import missing, on_disk
 from svfap.data.sources import find_videos, read_sources
 from svfap.data.suffixes import MANIFEST_SUFFIXES
 from svfap.errors import UserError
@@ -155,7 +156,7 @@ def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
 
 def _videos_of(video: str | Path) -> list[str]:
     """The videos below a folder, at any depth, or in a manifest; else the name as given, such as of a folder of frames."""
-    path = Path(video)
+    path = on_disk(Path(video))
     if path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file():
         samples = read_sources(path).samples
         for sample in samples:
@@ -169,9 +170,9 @@ def _check_videos(names: Sequence[str], config: PredictConfig) -> None:
     """Raise `UserError` for what can be known before the model is loaded: what is missing."""
     if config.overlay is not None and (live := [name for name in names if is_live(name)]):
         raise UserError(f"overlay={config.overlay}: {live[0]} can be read only once; record it to a file first")
-    if names and not any(is_live(name) or Path(name).exists() for name in names):
+    if names and not any(is_live(name) or on_disk(Path(name)).exists() for name in names):
         others = f" (nor any of the other {len(names) - 1})" if len(names) > 1 else ""
-        raise UserError(f"{names[0]}: no such file or folder{others}")
+        raise UserError(f"{names[0]}: {missing(Path(names[0]))}{others}")
     require_model(config.model)
 
 
@@ -186,8 +187,8 @@ def _check_same_run(out: Path, names: Sequence[str], config: PredictConfig) -> N
         return
     fix = "choose another --out, or --overwrite in place of --resume"
     check_same_settings(out, about["settings"], _same_settings(config), fix)
-    if missing := [printable(name) for name in names if printable(name) not in about["videos"]]:
-        raise UserError(f"{out}: is complete, and was made of other videos, without {missing[0]}; {fix}")
+    if others := [printable(name) for name in names if printable(name) not in about["videos"]]:
+        raise UserError(f"{out}: is complete, and was made of other videos, without {others[0]}; {fix}")
 
 
 def _same_settings(config: PredictConfig) -> dict[str, Any]:

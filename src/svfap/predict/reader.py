@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,7 @@ class Reader:
         dropped = Dropped()
         with self.open(name) as source:
             fps, total = self.rate(source), self.num_frames(source)
+            end_s = math.inf if isinstance(source, LiveSource) else source.duration_s
 
             def frames() -> Iterator[tuple[float, np.ndarray]]:
                 try:
@@ -87,6 +89,7 @@ class Reader:
                 tracked = self.tracks(decoded, fps, dropped)
                 shape = (self.config.num_frames, self.config.sampling_stride, hop)
                 for window in iter_windows(tracked, *shape, self._crop, source.parted):
+                    window = replace(window, end_s=min(window.end_s, end_s))
                     yield window if sample is None or sample.box is None else _moved(window, *left_top(sample))
         if note := dropped.note(self.tracking.min_face_px):
             say(f"{printable(name)}: {note}")
@@ -101,7 +104,7 @@ class Reader:
             note = None if source.num_frames == 1 else FRAMES_NOTE
         if note is not None and note not in self._said:
             self._said.add(note)
-            say(note if note == FRAMES_NOTE else f"{video}: {note}")
+            say(note if note == FRAMES_NOTE else f"{video}: {note} (said once for all files of this rate)")
         return source
 
     def rate(self, source: VideoSource | LiveSource) -> float:

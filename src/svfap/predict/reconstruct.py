@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from svfap.console import say
 from svfap.data.augment import fit_frames, normalize
 from svfap.data.clips import validation_indices
+from svfap.data.rates import Clock, states_no_rate
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError
 from svfap.model.base import Model
@@ -62,6 +64,9 @@ def reconstruct_video(
     """As `reconstruct`, with a loaded model and without writing files."""
     config = model.config
     with open_video(video) as source:
+        rate_note = Clock.of(None, config.frame_rate, config.span).note(source.fps)
+        if config.frame_rate is not None and rate_note is not None and not states_no_rate(Path(video)):
+            say(f"{video}: {rate_note}")
         grid = source.grid(config.frame_rate)
         first, stop = max(grid.stretches, key=lambda stretch: stretch[1] - stretch[0])
         indices = first + validation_indices(stop - first, config.num_frames, config.sampling_stride)

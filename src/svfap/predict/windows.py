@@ -145,4 +145,9 @@ def whole_pictures(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[Track
 
 def hop_frames(config: ModelConfig, hop_s: float | None, fps: float) -> int:
     """Frames from the start of one window to the next; hop_s=None: no overlap. fps: of the frames that windows are cut from."""
-    return config.num_frames * config.sampling_stride if hop_s is None else max(round(hop_s * fps), 1)
+    return config.num_frames * config.sampling_stride if hop_s is None else frames_of_hop(hop_s, fps)
+
+
+def frames_of_hop(hop_s: float, fps: float) -> int:
+    """The whole number of frames that is nearest to a hop in seconds, at least one."""
+    return max(round(hop_s * fps), 1)

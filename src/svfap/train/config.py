@@ -201,4 +201,4 @@ class FinetuneConfig(TrainConfig):
         if self.label_range is not None and not self.label_range[0] < self.label_range[1]:
             raise UserError(f"label_range={self.label_range}: must be two numbers, the smaller one first")
         if self.loss != "mse" and not self.frame_level and self.micro_batch_size < 2:
-            raise UserError(f"loss={self.loss}: needs at least 2 clips in a micro-batch; make batch_size larger")
+            raise UserError(f"loss={self.loss}: needs at least 2 clips in a micro-batch; make `batch_size` larger")

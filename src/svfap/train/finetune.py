@@ -178,7 +178,7 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
         say(f"{how}, by {units.kind}" if units.num < len(training) + len(validation) else how)
         return training, validation
     if config.val_manifest is None and config.split is None:
-        raise UserError("val_split without split: training would hold the validation videos; give split as well")
+        raise UserError("`val_split` without `split`: training would hold the validation videos; give `split` as well")
     columns |= dict(label_names=training.label_names, dimensions=training.dimensions)
     return training, read_manifest(config.val_manifest or config.manifest, **columns, split=config.val_split)
 

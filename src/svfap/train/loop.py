@@ -293,7 +293,7 @@ class TrainingRun:
         write_atomically(file, json.dumps({"step": step, "paths": keys}, indent=2))
         raise UserError(
             f"the loss is {loss} at step {step}; stopped before the step. The videos of that step are in {file}, the last good "
-            "checkpoint is in last/. A lower base_lr or precision=fp32 may help"
+            "checkpoint is in last/. A lower `base_lr` or precision=fp32 may help"
         )
 
     def _check_readable(self) -> None:

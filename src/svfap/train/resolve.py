@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from svfap.data.prepared import PreparedDataset, fold_folder, read_dataset, warn_of_whole_frames
 from svfap.errors import UserError
-from svfap.settings import is_hub_name
+from svfap.settings import require_model
 from svfap.train.config import FinetuneConfig, TrainConfig
 from svfap.train.run_folder import RunFolder
 
@@ -21,10 +21,10 @@ ONLY_FOR = {
 
 
 def check_run(config: TrainConfig) -> None:
-    """Raise `UserError` if a run cannot start, in milliseconds.
+    """Raise `UserError` if a run cannot start, without importing torch.
 
-    Checks that dataset, manifests, root and `init` exist, that the settings go with the dataset, and that `out` holds no
-    other run; with fold="all", of every fold.
+    Checks that dataset, manifests, root and `init` exist, there or on the Hub, that the settings go with the dataset, and
+    that `out` holds no other run; with fold="all", of every fold.
     """
     if config.dataset is not None:
         warn_of_whole_frames(config.dataset)
@@ -40,21 +40,22 @@ def check_run(config: TrainConfig) -> None:
     if config.root is not None and not Path(config.root).is_dir():
         raise UserError(f"root={config.root}: no such folder")
     init = getattr(config, "init", None)
-    if init and not Path(init).exists() and not is_hub_name(init):
-        raise UserError(f"init={init}: no such folder or file")
+    if init:
+        fix = "pre-train first (`svfap pretrain`) or give other weights; --init null trains from scratch"
+        require_model(init, "init", fix)
     RunFolder(config).check()
 
 
 def fold_configs(config: FinetuneConfig) -> list[FinetuneConfig]:
     """The run of each fold of `config.dataset`, in `out`/fold_<name>. Raises `UserError`."""
     if config.dataset is None:
-        raise UserError("fold=all: give dataset, a folder of `svfap prepare`; its folds are trained one by one")
+        raise UserError("fold=all: give `dataset`, a folder of `svfap prepare`; its folds are trained one by one")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             "fold=all: start it without torchrun, it runs one process per GPU; or torchrun each fold by itself"
         )
     if config.val_manifest is not None:
-        raise UserError("val_manifest: with fold=all each fold has its own validation part; leave val_manifest out")
+        raise UserError("val_manifest: with fold=all each fold has its own validation part; leave `val_manifest` out")
     dataset = read_dataset(config.dataset).require_tests(config.dataset)
     configs = [
         replace(config, fold=fold.name, out=fold_folder(Path(config.out), fold.name), parallel=None, resume=True)
@@ -75,7 +76,7 @@ def resolve(config: C) -> C:
     and for settings that do not go with the dataset or the task.
     """
     if config.manifest is None and config.dataset is None:
-        raise UserError("give either manifest (a CSV of training videos) or dataset (a folder of `svfap prepare`)")
+        raise UserError("give either `manifest` (a CSV of training videos) or `dataset` (a folder of `svfap prepare`)")
     dataset = read_dataset(config.dataset) if config.dataset is not None else None
     stride = config.sampling_stride or (dataset.sampling_stride if dataset else 4)
     settings: dict[str, Any] = {"sampling_stride": stride}
@@ -85,7 +86,7 @@ def resolve(config: C) -> C:
         settings |= _finetuning(config, dataset)
         settings |= _recipe(config, settings["task"])
     elif dataset is not None and dataset.pretrain is None:
-        raise UserError(f"{config.dataset}: has no videos for pre-training; give manifest instead")
+        raise UserError(f"{config.dataset}: has no videos for pre-training; give `manifest` instead")
     # A resolved config, as a run's config.yaml stores it, has both.
     if dataset is not None and config.manifest not in (None, settings["manifest"]):
         raise UserError(f"manifest={config.manifest}: dataset={config.dataset} gives the videos; leave one of them out")
@@ -95,7 +96,7 @@ def resolve(config: C) -> C:
 def _finetuning(config: FinetuneConfig, dataset: PreparedDataset | None) -> dict[str, Any]:
     if dataset is None:
         if config.fold is not None:
-            raise UserError(f"fold={config.fold}: folds come with a dataset; give dataset in place of manifest")
+            raise UserError(f"fold={config.fold}: folds come with a dataset; give `dataset` in place of `manifest`")
         return {"task": config.task or "classification", "output_activation": config.output_activation or "none"}
     if dataset.task == "unlabelled":
         raise UserError(f"{config.dataset}: {dataset.title} has no labels; it is for pre-training")

@@ -88,7 +88,7 @@ def read_published(path_or_state_dict: str | Path | Mapping[str, Any], ema: bool
     else:
         source, contents = "state dict", path_or_state_dict
     if ema and not isinstance(contents.get(EMA_KEY), Mapping):
-        raise UserError(f"{source}: holds no moving average (no {EMA_KEY!r} in it); leave out ema")
+        raise UserError(f"{source}: holds no moving average (no {EMA_KEY!r} in it); leave out `ema`")
     tensors = _without_wrappers(_state(contents, (EMA_KEY,) if ema else (*WEIGHTS_KEYS, EMA_KEY)), source)
     settings, naming = {}, "published"
     if is_transformers(tensors):

@@ -67,7 +67,7 @@ def _build(checkpoint: Checkpoint, config: ConvertConfig) -> Model:
         settings = {**_contract(config.dataset, checkpoint), **settings}
         if checkpoint.pretrained and task not in ("classification", "regression"):
             say(
-                f"warning: {checkpoint.source} is pre-trained and has no head, so of dataset only frame rate and face crop "
+                f"warning: {checkpoint.source} is pre-trained and has no head, so of `dataset` only frame rate and face crop "
                 "are used; for a new head give --task too"
             )
         else:
@@ -89,7 +89,7 @@ def _dataset_settings(dataset: PreparedDataset | Dataset, task: str, stored_stri
     if not dataset.label_names:
         raise UserError(f"dataset={dataset.name}: has no labels of its own; name a folder of `svfap prepare`")
     if task not in (dataset.task, "features"):
-        raise UserError(f"task={task}: {dataset.title} is for {dataset.task}; leave out task or dataset")
+        raise UserError(f"task={task}: {dataset.title} is for {dataset.task}; leave out `task` or `dataset`")
     names = [*OUTPUTS] if task == dataset.task else []
     if stored_stride is None:
         names.append("sampling_stride")

@@ -17,7 +17,7 @@ from svfap.errors import UserError, first_line
 from svfap.model.base import Model
 from svfap.model.build import build_model, model_shapes
 from svfap.model.config import CONFIG_FILE, ModelConfig
-from svfap.settings import HUB_PREFIX, is_hub_name
+from svfap.settings import HUB_PREFIX, require_model
 from svfap.weights.filetype import describe
 from svfap.weights.published import import_published
 
@@ -52,9 +52,8 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
         return _load_folder(holder)
     if folder.exists():
         raise UserError(f"{folder}: holds no model (no config.json here, nor in best/ or last/)")
-    if is_hub_name(path_or_hub_id):
-        return _load_hub(str(path_or_hub_id).removeprefix(HUB_PREFIX))
-    raise UserError(f"{folder}: no such folder")
+    require_model(str(path_or_hub_id))
+    return _load_hub(str(path_or_hub_id).removeprefix(HUB_PREFIX))
 
 
 def has_model(path: Path) -> bool:
@@ -110,9 +109,7 @@ def _load_hub(repository: str) -> Model:
     try:
         files = [hf_hub_download(repository, name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
     except Exception as error:  # network, permission and format errors of the hub client
-        raise UserError(
-            f"{repository}: no such folder here, and cannot be loaded from the Hub: {first_line(error)}"
-        ) from None
+        raise UserError(f"{repository}: cannot be loaded from the Hub: {first_line(error)}") from None
     return _load_folder(Path(files[0]).parent)
 
 
