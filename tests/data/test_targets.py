@@ -158,6 +158,11 @@ def test_files_of_values_may_have_other_separators(tmp_path, separator):
     assert column(frame_targets(manifest, manifest[0])) == pytest.approx([0.5, float("nan"), 1.5], nan_ok=True)
 
 
+def test_files_of_values_may_have_spaces_after_separators(tmp_path):
+    manifest = values(tmp_path, "frame, x, y\n0, 0.5, 1\n1, , 2\n2, 1.5, 3\n")
+    assert column(frame_targets(manifest, manifest[0])) == pytest.approx([0.5, float("nan"), 1.5], nan_ok=True)
+
+
 def test_a_class_of_minus_one_is_none(tmp_path):
     text = "label\na\n-1\n1.0\n\n0\n7\nc\n\n"
     manifest = values(

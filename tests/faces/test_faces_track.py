@@ -211,6 +211,13 @@ def test_how_often_the_detector_runs_matters_little():
     assert np.percentile(differences, 99) < 0.05
 
 
+@pytest.mark.parametrize(("fps", "every"), [(12, 2), (25, 3), (60, 8), (4, 1)])
+def test_the_detector_runs_eight_times_a_second(fps, every):
+    detector = FakeDetector(still)
+    followed(detector, 4 * every + 1, fps)
+    assert detector.runs == list(range(0, 4 * every + 1, every))
+
+
 def gap_in(first: int, stop: int) -> Callable[[int], Boxes]:
     return lambda number: {} if first <= number < stop else still(number)
 

@@ -63,6 +63,18 @@ def test_small_faces_are_dropped_and_counted():
     assert tracks_of(frames) == [[1]] * 50 and dropped == Dropped() and dropped.note(12) == ""
 
 
+def test_a_face_that_is_found_again_every_second_time_is_one():
+    class Sometimes(Scene):
+        def detect(self, frame: np.ndarray) -> list[Face]:
+            faces = super().detect(frame)
+            if frame.shape[0] == CHECK.size_px:
+                self.in_crops = not self.in_crops
+            return faces
+
+    frames, dropped = followed(Sometimes(lambda _: [(50, 50, 60, 60)], in_crops=False), 50)
+    assert tracks_of(frames) == [[1]] * 50 and dropped == Dropped()
+
+
 def test_a_face_that_comes_nearer_is_followed_from_its_least_size_on_and_one_that_goes_has_a_gap():
     def walk(number: int) -> list[Box]:
         side = 12.0 + 0.4 * (number if number < 100 else 200 - number)  # 32 px at 50 and at 150, 24 px at 170

@@ -47,6 +47,7 @@ def test_a_file_without_it_says_nothing(saved):
         ({"face_crop": {"align": "yes"}}, "face_crop: align='yes' is of the wrong type"),
         ({"face_crop": {"margin": True}}, "face_crop: margin=True is of the wrong type"),
         ({"face_crop": 0.3}, "face_crop=0.3 must be names with values"),
+        ({"provenance": ["DFEW"]}, "provenance must be a mapping"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(settings, message):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from svfap.errors import UserError
+from svfap.train import parallel
 from svfap.train.config import FinetuneConfig
 from svfap.train.parallel import num_workers, run_all, run_parallel
 
@@ -45,6 +46,16 @@ def test_decoding_processes_are_a_share_of_the_cores(cores, processes, workers, 
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
     assert num_workers(None, processes) == workers
     assert num_workers(5, processes) == 5
+
+
+def test_each_run_gets_its_share_of_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(9)), raising=False)
+    workers: list[int | None] = []
+    assert run_all(lambda config: workers.append(config.num_workers) or 0, configs(tmp_path), 1) == 0
+    assert workers == [8, 8, 8]
+    monkeypatch.setattr(parallel, "run_parallel", lambda run, configs, number, gpus: sum(map(run, configs)))
+    assert run_all(lambda config: workers.append(config.num_workers) or 0, configs(tmp_path), 3) == 0
+    assert workers[3:] == [2, 2, 2]
 
 
 def is_killed(config: FinetuneConfig) -> int:
