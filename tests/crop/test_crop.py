@@ -168,6 +168,12 @@ def test_long_tracks_are_cut_without_losing_a_frame_or_leaving_a_short_clip(tmp_
     assert [len(pictures(tmp_path / "more", row)) for row in rows(tmp_path / "more")] == [25, 25, 10]
 
 
+def test_how_faces_were_cut_is_a_file_for_people_too(tmp_path):
+    crop_videos([film(tmp_path / "v.mp4", still, 30)], plain(tmp_path / "out"))
+    lines = (tmp_path / "out" / "crop.json").read_text().splitlines()
+    assert '  "margin": 0.0,' in lines and '  "border": "grey",' in lines  # a line for each setting
+
+
 def test_fps_sets_that_of_the_clips(tmp_path):
     video = film(tmp_path / "v.mp4", walking, 60)
     crop_videos([video], plain(tmp_path / "out", fps=10))

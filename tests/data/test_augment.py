@@ -451,3 +451,12 @@ def test_a_pre_training_crop_within_three_pixels_of_the_size_has_the_size(
 ) -> None:
     augment.multi_scale_crop(coordinates(120, short), 96, np.random.RandomState(0), scales=(1.0,))
     assert boxes[0][2:] == (side, side)
+
+
+def test_luma_is_that_of_pillow_where_it_is_nearly_the_next_one() -> None:
+    colours = np.stack(np.meshgrid(*[np.arange(0, 256, 3)] * 3), axis=-1).reshape(-1, 3).astype(np.uint8)
+    remainder = (colours.astype(np.int64) @ [19595, 38470, 7471] + 32768) % 65536
+    close = colours[(remainder < 300) | (remainder > 65536 - 300)][None]
+    expected = np.asarray(Image.fromarray(close).convert("L"))
+    ours = augment._grey(torch.from_numpy(close).permute(2, 0, 1)[:, None].float())
+    assert close.shape[1] > 1000 and ours[0].tolist() == expected.tolist()

@@ -254,6 +254,13 @@ def test_times_read_as_on_a_player():
     assert [clock(t) for t in (0, 9.96, 75.24, 3599.97)] == ["0:00.0", "0:10.0", "1:15.2", "1:00:00.0"]
 
 
+def test_only_the_lowest_panel_of_the_figure_has_times():
+    table = pd.concat(windows([0, 2, 4], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], track=n) for n in (1, 2))
+    panels = draw_timeline(table).axes
+    shown = [panel.xaxis.get_tick_params()["labelbottom"] for panel in panels]
+    assert shown == [False] * (len(panels) - 1) + [True]
+
+
 @pytest.mark.parametrize(("num_faces", "title"), [(1, "t"), (MAX_TRACKS, "t"), (MAX_TRACKS + 2, None)])
 def test_the_figure_tells_how_many_faces_it_leaves_out(num_faces, title):
     table = pd.concat(
