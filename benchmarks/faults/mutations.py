@@ -249,8 +249,12 @@ def tests_of(fault: Fault, known: dict) -> list[str]:
     around = range(fault.first, max(fault.last, fault.line) + 1) if fault.inside else ()
     names = {name for line in around for name in lines.get(str(line), ())}
     names = names or {name for tests in lines.values() for name in tests}
-    near = (f"tests/{fault.module.split('/')[0]}/", "tests/wiring/")
-    return sorted(names, key=lambda name: (not name.startswith(near), known["seconds"].get(name, 1.0)))
+    return sorted(names, key=lambda name: (not name.startswith(_near(fault)), known["seconds"].get(name, 1.0)))
+
+
+def _near(fault: Fault) -> tuple[str, str]:
+    """The folders of the tests that are most likely to notice a fault."""
+    return f"tests/{fault.module.split('/')[0]}/", "tests/wiring/"
 
 
 def is_noticed(fault: Fault, tests: list[str], most_s: float) -> str:
@@ -321,7 +325,8 @@ def main() -> None:
         step = math.ceil(max((ends[-1] if ends else 0) - args.most_s / 2, 1) / (args.most_s / 2))
         some = tests[:quick] + tests[quick::step]
         usual_s = sum(known["seconds"][name] for name in some)
-        some += sorted(existing - set(known["seconds"]))  # written after the map
+        newer = existing - known["seconds"].keys()  # written after the map
+        some = sorted(newer, key=lambda name: not name.startswith(_near(fault))) + some
         by = is_noticed(fault, some, START_S + PATIENCE * usual_s) if tests else ""
         return {**asdict(fault), "by": by, "tests": len(tests), "seconds": round(time.monotonic() - began, 1)}
 
