@@ -73,7 +73,7 @@ class Reader:
         dropped = Dropped()
         with self.open(name) as source:
             fps, total = self.rate(source), self.num_frames(source)
-            end_s = math.inf if isinstance(source, LiveSource) else source.duration_s
+            end_s = math.inf if source.num_frames is None else source.duration_s
 
             def frames() -> Iterator[tuple[float, np.ndarray]]:
                 try:
