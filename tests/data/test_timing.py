@@ -198,3 +198,5 @@ def test_as_many_timetables_are_kept_as_have_room(monkeypatch):
     for name in ("d", "long", "c"):
         use(name)
     assert made == [*"abcd", "long", "c"]
+    use("huge", 500)  # the last one is kept in any case, alone if need be
+    assert [name for name, *_ in container._TABLES] == ["huge"]
