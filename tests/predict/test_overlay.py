@@ -118,7 +118,7 @@ def test_bars_are_as_long_as_values_and_text_stands_on_dark_ground():
 
 
 def test_bars_lie_within_their_panel(monkeypatch):
-    painter, areas = Painter(400, 600, LABELS, (0.0, 1.0)), []
+    painter, areas = Painter(400, 600, ["surprised or afraid", "calm", "joy"], (-1.0, 1.0)), []
     monkeypatch.setattr(painter, "_bar", lambda picture, value, k, area: areas.append(area))
     picture = np.full((400, 600, 3), 255, np.uint8)
     x, y, width, height = painter._panel(picture, FaceValues(3, None, np.array([0.5, 0.25, 0.125])), 20, [])
