@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from svfap.errors import UserError
-from svfap.files import only_writer, printable, write_atomically, writing_atomically
+from svfap.files import only_writer, printable, remove_abandoned, write_atomically, writing_atomically
 
 HOLD = """
 import sys, time
@@ -63,6 +63,17 @@ def test_names_that_are_not_utf8_become_text():
     name = os.fsdecode(b"caf\xe9.mp4")
     assert printable(name) == r"caf\udce9.mp4"
     assert printable("café 中.mp4") == "café 中.mp4"
+
+
+def test_temporary_files_of_killed_processes_are_removed(tmp_path):
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    gone = [f".table_1_v.{done.pid}-0123abcd.png", f".table.{done.pid}-0123abcd.csv"]
+    kept = [f".table.{os.getpid()}-0123abcd.csv", f".other.{done.pid}-0123abcd.csv", ".table.2024.csv", "table.csv"]
+    for name in gone + kept:
+        (tmp_path / name).touch()
+    remove_abandoned(tmp_path / "table.csv")
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
 
 
 def test_the_current_folder_has_one_writer(tmp_path, monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -37,7 +39,8 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
     Raises `UserError` where it cannot be written.
     """
-    part = path.with_name(f".{path.stem}.{os.getpid()}{secrets.token_hex(4)}{path.suffix}")  # unique among machines too
+    # Unique among machines too; see `remove_abandoned`.
+    part = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -47,6 +50,27 @@ def replacing_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # such as where the folder is a file
             part.unlink()
+
+
+def remove_abandoned(target: Path) -> None:
+    """Remove the temporary files of `replacing_file` beside `target`, of names like its own, whose process was killed."""
+    for path in target.parent.glob(f".{glob.escape(target.stem)}*"):
+        if (found := re.search(r"\.(\d+)-[0-9a-f]{8}\.\w+$", path.name)) and not _is_alive(int(found[1])):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    if os.name == "nt":  # where os.kill ends the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def check_new(out: Path, overwrite: bool) -> None:

@@ -123,7 +123,9 @@ def test_one_file_cannot_be_divided(tmp_path, capsys):
     make(tmp_path / "in", "a.mp4")
     (tmp_path / "t.csv").write_text("path,label,start_s\n" + "".join(f"a.mp4,{'xy'[n % 2]},{n}\n" for n in range(8)))
     assert prepare(tmp_path, "--table", tmp_path / "t.csv", "--label_column", "label") == 1
-    assert "--test_fraction: only one file to divide; give --split_column or --test_fraction 0" in capsys.readouterr().err
+    assert (
+        "--test_fraction: only one file to divide; give --split_column or --test_fraction 0" in capsys.readouterr().err
+    )
 
 
 # Folders

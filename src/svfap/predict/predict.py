@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from svfap.data.sources import find_videos, read_sources
 from svfap.data.suffixes import MANIFEST_SUFFIXES
 from svfap.errors import UserError
 from svfap.faces.config import CROP_FIELDS
-from svfap.files import check_new, make_folder, only_writer, printable
+from svfap.files import check_new, make_folder, only_writer, printable, remove_abandoned
 from svfap.predict.about import About, about_of, read_about, write_about
 from svfap.predict.config import PredictConfig
 from svfap.predict.source import is_live
@@ -101,11 +101,15 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
             _check_same_run(config.out, names, config)
             about = about_of(config.out) if about_of(config.out).exists() else None
             table = read_predictions(config.out)
-            return Predictions(tuple(names), table, out=config.out, about=about, was_complete=True)
+            predictions = Predictions(tuple(names), table, out=config.out, about=about, was_complete=True)
+            remove_abandoned(config.out)
+            _write_timelines(predictions, missing_alone=True)
+            return predictions
         _check_videos(names, config)
         for path in filter(None, (config.out, config.overlay, config.report)):
             make_folder(path.absolute().parent)
             locks.enter_context(only_writer(path))
+            remove_abandoned(path)
         if config.out is not None and not config.resume:
             check_no_part(config.out)
             check_new(config.out, config.overwrite)
@@ -247,21 +251,36 @@ def _add_rows(predictor: Predictor, names: Sequence[str], writer: TableWriter) -
             writer.end_video(current, fps=rates.get(current))  # Ctrl-C is how a live source is ended
 
 
-def _write_pictures(predictions: Predictions, config: PredictConfig, reader: Reader, about: About) -> Predictions:
-    """Write the timelines, the overlays and the page; returns the predictions with their files."""
-    from svfap.predict.figure import timeline
-    from svfap.predict.overlay import write_overlay
-    from svfap.predict.page import write_affect_page
-    from svfap.view.figures.base import save_figure
-
+def _suffixes(predictions: Predictions) -> Iterator[tuple[str, str]]:
+    """(video, what its pictures have in their names after that of the table)."""
     for number, video in enumerate(predictions.videos, 1):
         stem = re.sub(r"[^\w.-]+", "_", Path(video).stem)
-        suffix = f"_{number}_{stem}" if len(predictions.videos) > 1 else ""
+        yield video, f"_{number}_{stem}" if len(predictions.videos) > 1 else ""
+
+
+def _write_timelines(predictions: Predictions, missing_alone: bool = False) -> None:
+    """Write the pictures beside the table. missing_alone: those that are not there yet, as after a kill."""
+    from svfap.predict.figure import timeline
+    from svfap.view.figures.base import save_figure
+
+    for video, suffix in _suffixes(predictions):
         rows = predictions.rows_of(video)
-        if config.out is not None and not rows.empty:
-            picture = config.out.with_name(f"{config.out.stem}{suffix}.png")
+        if predictions.out is None or rows.empty:
+            continue
+        picture = predictions.out.with_name(f"{predictions.out.stem}{suffix}.png")
+        if not (missing_alone and picture.exists()):
             save_figure(timeline(rows, printable(Path(video).name)), picture)
-            predictions.timelines[video] = picture
+        predictions.timelines[video] = picture
+
+
+def _write_pictures(predictions: Predictions, config: PredictConfig, reader: Reader, about: About) -> Predictions:
+    """Write the timelines, the overlays and the page; returns the predictions with their files."""
+    from svfap.predict.overlay import write_overlay
+    from svfap.predict.page import write_affect_page
+
+    _write_timelines(predictions)
+    for video, suffix in _suffixes(predictions):
+        rows = predictions.rows_of(video)
         if config.overlay is None or (video in predictions.failures and rows.empty):
             continue
         overlay = config.overlay.with_name(f"{config.overlay.stem}{suffix}{config.overlay.suffix}")
