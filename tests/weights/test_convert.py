@@ -276,7 +276,7 @@ def test_what_a_checkpoint_stores_of_its_outputs_is_not_replaced_by_a_datasets(t
     error = capsys.readouterr().err.strip()
     for listed in (f"stores label_names {', '.join(names)}", f"DFEW has {', '.join(reversed(names))}"):
         assert listed in error
-    assert "Leave out dataset to keep what is stored, or give label_names" in error and "\n" not in error
+    assert "Leave out --dataset to keep what is stored, or give --label_names" in error and "\n" not in error
     assert not out.exists()
     assert main(["convert", file, str(out)]) == 0
     assert words(out)["label_names"] == list(names)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from svfap.console import say, show
 from svfap.data.prepared import read_dataset
 from svfap.errors import UserError
-from svfap.evaluation.config import PoolConfig, require_folds
+from svfap.evaluation.config import PoolConfig, models_of_folds, require_folds
 
 if TYPE_CHECKING:
     from svfap.evaluation.pool import PooledResults
@@ -25,7 +25,9 @@ def run(config: PoolConfig, folder: Path | None) -> None:
         require_folds(folder)
         config = replace(config, out=folder)
     if config.dataset is not None:
-        read_dataset(config.dataset).require_tests(config.dataset)  # before torch is imported
+        prepared = read_dataset(config.dataset).require_tests(config.dataset)  # before torch is imported
+        if config.models is not None:
+            models_of_folds(config.models, prepared)
     from svfap.evaluation.pool import pool
 
     assert config.out is not None

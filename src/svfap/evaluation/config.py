@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from svfap.data.prepared import PreparedDataset
 from svfap.errors import UserError
-from svfap.settings import ClockSettings, Settings, SourceSettings, is_hub_name, require
+from svfap.settings import ClockSettings, Settings, SourceSettings, is_hub_name, require, require_model
 
 FOLDS_FILE = "folds.json"
 RUN_CONFIG = "config.yaml"
@@ -97,6 +98,18 @@ def require_folds(out: Path) -> Path:
     if not file.is_file():
         raise UserError(f"{out}: holds no {FOLDS_FILE}; name a folder of `svfap finetune --fold all`, or give `models`")
     return file
+
+
+def models_of_folds(models: str, prepared: PreparedDataset) -> list[str]:
+    """The model of each fold of a dataset; models: as in `PoolConfig`. Raises `UserError` where one is not there."""
+    if "{fold}" not in models and len(prepared.folds) > 1:
+        raise UserError(
+            f"models={models}: must hold {{fold}}, as in 'models/fold_{{fold}}'; {prepared.title} has several"
+        )
+    names = [models.replace("{fold}", fold.name) for fold in prepared.folds]
+    for name in dict.fromkeys(names):
+        require_model(name, "models")
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from svfap.console import say
 from svfap.data.prepared import Fold, PreparedDataset, fold_folder, read_dataset
 from svfap.data.targets import frame_values_digest
 from svfap.errors import UserError
-from svfap.evaluation.config import FOLDS_FILE, EvaluateConfig, PoolConfig, require_folds
+from svfap.evaluation.config import FOLDS_FILE, EvaluateConfig, PoolConfig, models_of_folds, require_folds
 from svfap.evaluation.evaluate import evaluate, provenance
 from svfap.evaluation.folds import score_folds
 from svfap.evaluation.metrics import flat_scores, write_metrics
@@ -22,7 +22,6 @@ from svfap.evaluation.predictions import FRAMES_FILE, METRICS_FILE, PREDICTIONS_
 from svfap.files import file_digest, make_folder, write_atomically
 from svfap.metric_table import format_percent, metric_heading, metric_keys, metric_name, metric_text
 from svfap.paper import RESULTS
-from svfap.settings import require_model
 from svfap.view.tables import write_table
 from svfap.weights.folder import fingerprint, has_model, load_model
 
@@ -177,15 +176,9 @@ def _require_current(out: Path, prepared: PreparedDataset) -> None:
 def _evaluate_models(models: str, config: PoolConfig) -> None:
     assert config.dataset is not None and config.out is not None
     prepared = read_dataset(config.dataset).require_tests(config.dataset)
-    if "{fold}" not in models and len(prepared.folds) > 1:
-        raise UserError(
-            f"models={models}: must hold {{fold}}, as in 'models/fold_{{fold}}'; {prepared.title} has several"
-        )
-    names = {fold: models.replace("{fold}", fold.name) for fold in prepared.folds}
-    for name in dict.fromkeys(names.values()):
-        require_model(name, "models")
+    names = models_of_folds(models, prepared)
     make_folder(config.out)
-    for fold, name in names.items():
+    for fold, name in zip(prepared.folds, names, strict=True):
         one = EvaluateConfig(
             model=name, dataset=config.dataset, fold=fold.name, out=_evaluation_of(config.out, fold),
             batch_size=config.batch_size, num_workers=config.num_workers, precision=config.precision,

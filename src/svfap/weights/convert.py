@@ -105,8 +105,8 @@ def _require_as_stored(described: Mapping[str, Any], checkpoint: Checkpoint, tit
         stored, wanted = _listed(checkpoint.settings.get(name)), _listed(described.get(name))
         if name in described and stored not in ("", "None", wanted):
             raise UserError(
-                f"{checkpoint.source}: stores {name} {stored}; {title} has {wanted}. Leave out dataset to keep what is stored, "
-                f"or give {name}"
+                f"{checkpoint.source}: stores {name} {stored}; {title} has {wanted}. Leave out `dataset` to keep what is "
+                f"stored, or give `{name}`"
             )
 
 
