@@ -68,3 +68,13 @@ def test_variants_follow_the_size_of_the_preset():
     assert rows_of("variants", "svfap_debug")["bottleneck only"].model["num_bottleneck_tokens"] == (1, 1)
     maximum = rows_of("downsampling", "svfap_debug")["max"].model
     assert create_model("svfap_debug", **maximum).encoder.stages[1] is not None
+
+
+def test_the_presets_are_the_papers_sizes() -> None:
+    """Sec. IV-B: width, heads, blocks of the three stages, bottleneck tokens; multiply-adds (G) for 16 frames of 160 px."""
+    expected = {"svfap_base": (512, 8, (12, 6, 3), (8, 8), 43.5), "svfap_small": (384, 6, (8, 4, 2), (8, 8), 18.0)}
+    for name, (width, heads, depths, tokens, gflops) in expected.items():
+        config = model_config(name, "features")
+        assert (config.embed_dim, config.num_heads, config.stage_depths) == (width, heads, depths)
+        assert config.num_bottleneck_tokens == tokens
+        assert complexity(config).multiply_adds / 1e9 == pytest.approx(gflops, abs=0.1)
