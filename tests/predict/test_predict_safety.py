@@ -111,7 +111,9 @@ def test_a_complete_table_is_replaced_only_on_request(folder, tmp_path, config, 
     assert again.was_complete and again.about == about_of(out)
     (picture,) = again.timelines.values()
     picture.unlink()  # killed before it was drawn
+    (tmp_path / f".{out.name}.lock").touch()
     assert predict_videos([folder / "b.mp4"], config(out=out, resume=True)).was_complete and picture.exists()
+    assert not (tmp_path / f".{out.name}.lock").exists()
     for videos, more, message in (
         (["a.mp4", "b.mp4"], {}, r"is complete, and was made of other videos, without .*a\.mp4"),
         (["b.mp4"], {"hop_s": 0.2}, r"was made with other settings \(hop_s: None then, 0.2 now\)"),

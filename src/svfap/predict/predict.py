@@ -102,8 +102,9 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
             about = about_of(config.out) if about_of(config.out).exists() else None
             table = read_predictions(config.out)
             predictions = Predictions(tuple(names), table, out=config.out, about=about, was_complete=True)
-            remove_abandoned(config.out)
-            _write_timelines(predictions, missing_alone=True)
+            with only_writer(config.out):
+                remove_abandoned(config.out)
+                _write_timelines(predictions, missing_alone=True)
             return predictions
         _check_videos(names, config)
         for path in filter(None, (config.out, config.overlay, config.report)):
