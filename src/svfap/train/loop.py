@@ -272,7 +272,9 @@ class TrainingRun:
         """
         total, accelerator = 0.0, self.accelerator
         counts = [self.task.count(batch) for batch in micro]
-        all_counts = int(accelerator.reduce(torch.tensor(sum(counts), device=accelerator.device), "sum"))
+        all_counts = sum(counts)
+        if accelerator.num_processes > 1:  # alone, a GPU need not be waited for
+            all_counts = int(accelerator.reduce(torch.tensor(all_counts, device=accelerator.device), "sum"))
         for i, (batch, count) in enumerate(zip(micro, counts, strict=True)):
             entropy = [self.config.seed, self.state.step, i, accelerator.process_index]
             seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
