@@ -33,14 +33,18 @@ def writing_atomically(path: Path) -> Iterator[TextIOWrapper]:
         yield file
 
 
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` to write under until the file is whole; unique among machines, see `remove_abandoned`."""
+    return path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+
+
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """A name beside `path` for another writer, in place whole once the block ends without an error.
 
     Raises `UserError` where it cannot be written.
     """
-    # Unique among machines too; see `remove_abandoned`.
-    part = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    part = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -53,7 +57,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(target: Path) -> None:
-    """Remove the temporary files of `replacing_file` beside `target`, of names like its own, whose process was killed."""
+    """Remove the files of a `temporary_name` beside `target`, of names like its own, whose process was killed."""
     for path in target.parent.glob(f".{glob.escape(target.stem)}*"):
         if (found := re.search(r"\.(\d+)-[0-9a-f]{8}\.\w+$", path.name)) and not _is_alive(int(found[1])):
             with suppress(OSError):

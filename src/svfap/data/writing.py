@@ -13,6 +13,7 @@ import av
 import numpy as np
 
 from svfap.data.frames import Pixels, VideoError
+from svfap.files import temporary_name
 
 TICKS_PER_S = 90_000  # of time stamps that are given
 
@@ -36,7 +37,7 @@ def write_video(
     or frames of different size.
     """
     path = Path(path)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    part = temporary_name(path)
     try:
         with closing(VideoWriter(part, fps, timed=times_s is not None, gop=gop, crf=crf, preset=preset)) as writer:
             for picture, time_s in zip(
