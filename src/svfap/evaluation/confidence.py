@@ -1,0 +1,194 @@
+"""Confidence intervals of scores and of differences of scores: a bootstrap over subjects.
+
+Clips of one person are alike, so people are drawn, not clips. All scores here are functions of sums over clips (`SubjectScore`):
+a drawn sample of people needs only the sums of each person, and two models are compared on the same drawn people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from svfap.errors import UserError
+
+Sums = NDArray[np.float64]
+NUM_RESAMPLES, LEVEL = 2000, 0.95
+
+
+@dataclass(frozen=True)
+class SubjectScore:
+    """A score as a function of sums over subjects.
+
+    sums: (S, ...) float64, those of each subject. combine: maps sums over drawn subjects (R, ...) to R scores.
+    """
+
+    sums: Sums
+    combine: Callable[[Sums], NDArray[np.float64]]
+
+    @property
+    def value(self) -> float:
+        """The score of all subjects together."""
+        return float(self.combine(self.sums.sum(axis=0, keepdims=True))[0])
+
+
+class Interval(NamedTuple):
+    """A score, or a difference of scores, with the bounds of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def subject_scores(
+    targets: ArrayLike, outputs: ArrayLike, subjects: Sequence[str] | NDArray, names: Sequence[str]
+) -> dict[str, SubjectScore]:
+    """The scores of predictions, by the keys of `svfap.evaluation.metrics.flat_scores`.
+
+    targets: (N,) int class indices, or (N, K) values. outputs: (N, K) scores of classes or values; or (runs, N, K): then a
+    score is the mean over the runs' scores. subjects: (N,) names. names: of the K classes or dimensions.
+
+    Classification: `uar` and `war`. Regression: `ccc`, `pcc`, and `ccc_within_people`: CCC after each subject's mean is
+    subtracted from targets and outputs, so that only differences within a person count; each is the mean over dimensions, and
+    with several dimensions `ccc_<dimension>` and so on are the scores of each. Raises `UserError` for shapes that do not fit.
+    """
+    truth, given = np.asarray(targets), np.asarray(outputs, np.float64)
+    given = given[None] if given.ndim == 2 else given
+    people, _ = pd.factorize(np.asarray(subjects, dtype=object))
+    expected = (len(truth), len(names))
+    if given.ndim != 3 or given.shape[1:] != expected or len(people) != len(truth) or not len(truth):
+        raise UserError(f"outputs: shape {np.shape(outputs)} does not fit {len(truth)} targets of {len(names)} names")
+    if truth.ndim == 1:
+        return _classification(truth, given, people)
+    if truth.shape != expected:
+        raise UserError(f"targets: shape {truth.shape} does not fit {len(names)} dimensions")
+    truth = truth.astype(np.float64)
+    centre = truth.mean(axis=0)
+    moments = _moments(truth - centre, given - centre, people)
+    within = _moments(_centred(truth, people), np.stack([_centred(run, people) for run in given]), people)
+    scores = {}
+    for key, sums, combine in (("ccc", moments, ccc), ("pcc", moments, pcc), ("ccc_within_people", within, ccc)):
+        scores[key] = SubjectScore(sums, lambda s, f=combine: f(s).mean(axis=(1, 2)))  # type: ignore[misc]
+        for k, name in enumerate(names if len(names) > 1 else ()):
+            scores[f"{key}_{name}"] = SubjectScore(
+                sums[:, :, k : k + 1],
+                lambda s, f=combine: f(s).mean(axis=(1, 2)),  # type: ignore[misc]
+            )
+    return scores
+
+
+def interval(
+    score: SubjectScore,
+    reference: SubjectScore | None = None,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """Confidence interval of a score, or of its difference to `reference`, by drawing subjects with replacement.
+
+    The difference is paired: both scores are of the same drawn subjects. Quantiles of the percentile interval are widened by
+    the factor √(S/(S-1)) and Student's t for S subjects (the expanded percentile interval of Hesterberg, The American
+    Statistician, 2015), since the plain one is too narrow for few subjects. Deterministic for a seed.
+
+    Raises `UserError` for fewer than two subjects, and if the two scores are not of the same number of subjects.
+    """
+    number = len(score.sums)
+    if number < 2:
+        raise UserError("a confidence interval over subjects needs at least 2 subjects")
+    if reference is not None and len(reference.sums) != number:
+        raise UserError(f"the scores to compare are of {number} and {len(reference.sums)} subjects")
+    counts = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), num_resamples)
+    drawn = score.combine(_drawn(counts, score.sums))
+    value = score.value
+    if reference is not None:
+        drawn, value = drawn - reference.combine(_drawn(counts, reference.sums)), value - reference.value
+    tail = norm.cdf(np.sqrt(number / (number - 1)) * student.ppf((1 - level) / 2, number - 1))
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(value, float(low), float(high))
+
+
+def intervals(
+    scores: Mapping[str, SubjectScore], reference: Mapping[str, SubjectScore] | None = None, **how: float
+) -> dict[str, Interval]:
+    """`interval` of each score by its key, or of the differences to the scores of a reference that has the same keys."""
+    return {
+        key: interval(score, None if reference is None else reference[key], **how)  # type: ignore[arg-type]
+        for key, score in scores.items()
+    }
+
+
+def ccc(sums: Sums) -> NDArray[np.float64]:
+    """Concordance correlation (Eq. 14) from moments (..., 6) as `_moments` gives them; 0 where it is not defined."""
+    mean_t, mean_p, var_t, var_p, covariance = _statistics(sums)
+    spread = var_t + var_p + (mean_t - mean_p) ** 2
+    return _ratio(2 * np.where((var_t > 0) & (var_p > 0), covariance, 0.0), spread)
+
+
+def pcc(sums: Sums) -> NDArray[np.float64]:
+    """Pearson's correlation from moments (..., 6); 0 where it is not defined."""
+    _, _, var_t, var_p, covariance = _statistics(sums)
+    return _ratio(covariance, np.sqrt(var_t * var_p))
+
+
+def _classification(truth: NDArray, outputs: NDArray[np.float64], people: NDArray) -> dict[str, SubjectScore]:
+    """Sums (S, runs, K, 2): of each class the clips that are recognised, and all."""
+    num_classes = outputs.shape[2]
+    one_hot = np.eye(num_classes)[truth]  # N, K
+    hits = (outputs.argmax(axis=2) == truth)[..., None] * one_hot  # runs, N, K
+    table = np.stack([hits, np.broadcast_to(one_hot, hits.shape)], axis=3).transpose(1, 0, 2, 3)
+    sums = _sum_by(people, table)
+
+    def uar(s: Sums) -> NDArray[np.float64]:
+        present = s[..., 1] > 0
+        recalls = np.where(present, s[..., 0] / np.maximum(s[..., 1], 1), 0)
+        return (recalls.sum(axis=-1) / present.sum(axis=-1)).mean(axis=1)
+
+    def war(s: Sums) -> NDArray[np.float64]:
+        return (s[..., 0].sum(axis=-1) / s[..., 1].sum(axis=-1)).mean(axis=1)
+
+    return {"uar": SubjectScore(sums, uar), "war": SubjectScore(sums, war)}
+
+
+def _moments(truth: NDArray[np.float64], outputs: NDArray[np.float64], people: NDArray) -> Sums:
+    """(S, runs, K, 6): number, and sums of t, p, t², p² and t·p, of targets t (N, K) and outputs p (runs, N, K)."""
+    t, p = np.broadcast_arrays(truth, outputs)
+    return _sum_by(people, np.stack([np.ones_like(t), t, p, t * t, p * p, t * p], axis=3).transpose(1, 0, 2, 3))
+
+
+def _statistics(sums: Sums) -> tuple[NDArray[np.float64], ...]:
+    number = sums[..., 0]
+    mean_t, mean_p, tt, pp, tp = (sums[..., i] / number for i in range(1, 6))
+    return mean_t, mean_p, _variance(tt, mean_t), _variance(pp, mean_p), tp - mean_t * mean_p
+
+
+def _variance(squares: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Variance from the mean of squares and the mean; 0 where it is rounding."""
+    variance = squares - mean**2
+    return np.where(variance > 1e-12 * squares, variance, 0.0)
+
+
+def _ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(b > 0, a / np.where(b > 0, b, 1), 0.0)
+
+
+def _centred(values: NDArray[np.float64], people: NDArray) -> NDArray[np.float64]:
+    """Values (N, K) less the mean of their subject."""
+    return values - pd.DataFrame(values).groupby(people).transform("mean").to_numpy()
+
+
+def _sum_by(people: NDArray, table: NDArray[np.float64]) -> Sums:
+    """Sums of (N, ...) over the clips of each subject: (S, ...)."""
+    sums = pd.DataFrame(table.reshape(len(table), -1)).groupby(people).sum().to_numpy()
+    return sums.reshape(-1, *table.shape[1:])
+
+
+def _drawn(counts: NDArray, sums: Sums) -> Sums:
+    """Sums of R drawn samples, (R, ...): counts (R, S) say how often each subject is drawn."""
+    return (counts @ sums.reshape(len(sums), -1)).reshape(-1, *sums.shape[1:])

@@ -1,0 +1,1 @@
+"""Probing: what simple readers find in the frozen features of an encoder."""
