@@ -34,6 +34,14 @@ from .predict.predict import predict_videos as predict_videos
 from .predict.predictor import Predictor as Predictor
 from .predict.reconstruct import Reconstruction as Reconstruction
 from .predict.reconstruct import reconstruct as reconstruct
+from .probe.config import ProbeConfig as ProbeConfig
+from .probe.probe import Probed as Probed
+from .probe.probe import probe_model as probe_model
+from .probe.readers import attentive_probe as attentive_probe
+from .probe.readers import knn_probe as knn_probe
+from .probe.readers import linear_probe as linear_probe
+from .probe.tokens import Tokens as Tokens
+from .probe.tokens import read_tokens as read_tokens
 from .reports.config import ReportConfig as ReportConfig
 from .reports.report import report as report
 from .synth.config import SynthConfig as SynthConfig

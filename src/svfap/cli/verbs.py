@@ -53,6 +53,13 @@ VERBS: dict[str, Command] = {
         "svfap evaluate --model runs/finetune --manifest test.csv",
         "svfap.evaluation.config:EvaluateConfig",
     ),
+    "probe": Command(
+        "Probe a frozen encoder: what linear, nearest-neighbour and attentive readers find in its features, beside those of an "
+        "untrained encoder, pixels and chance, with confidence intervals over people.",
+        "svfap probe runs/pretrain --dataset prepared/crema_d --kind '[linear, knn, attentive]'",
+        "svfap.probe.config:ProbeConfig",
+        (Positional("run", "run or model folder, Hub name or checkpoint, pre-trained or fine-tuned"),),
+    ),
     "pool": Command(
         "Pool the evaluations of all folds: score their predictions together, beside the numbers of the paper.",
         "svfap pool --models 'released/fold_{fold}' --dataset prepared/dfew --out runs/dfew_released",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -127,6 +128,14 @@ class TPSBT(nn.Module):
         clip: (B, 3, T, H, W) float, ImageNet-normalised. Returns (B, N_out, D): N_out = time steps
         (`num_output_time_steps`) × visible positions, time first. Raises `ValueError` for sizes other than the config's.
         """
+        outputs = self.stage_outputs(clip, mask)
+        if self.norm is None:
+            return outputs[-1].flatten(1, 2)
+        fused = outputs if self.config.fuse_stages else outputs[-1:]
+        return self.norm(self.fused(fused)).flatten(1, 2)
+
+    def stage_outputs(self, clip: Tensor, mask: TubeMask | None = None) -> list[Tensor]:
+        """The tokens of every stage, each (B, T_i, S, D) with T_i = `config.stage_time_steps`; arguments as in `forward`."""
         self._check(clip, mask)
         visible = None if mask is None else mask.visible
         tokens = self.tubelet_embed(clip, visible)
@@ -136,11 +145,12 @@ class TPSBT(nn.Module):
         for stage in self.stages:
             tokens = stage(tokens)
             outputs.append(tokens)
-        if self.norm is not None:
-            fused = outputs if self.config.fuse_stages else outputs[-1:]
-            upsampled = [upsample_time(x, self.config.num_time_steps) for x in fused]  # Eq. 9
-            tokens = self.norm(torch.stack(upsampled).sum(0))  # Eq. 10
-        return tokens.flatten(1, 2)
+        return outputs
+
+    def fused(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The sum of stages' outputs at the first stage's time resolution, before the norm: (B, T/tubelet_size, S, D)."""
+        upsampled = [upsample_time(x, self.config.num_time_steps) for x in outputs]  # Eq. 9
+        return torch.stack(upsampled).sum(0)  # Eq. 10
 
     def _check(self, clip: Tensor, mask: TubeMask | None) -> None:
         expected = (3, self.config.num_frames, self.config.img_size, self.config.img_size)

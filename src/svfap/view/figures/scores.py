@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from svfap.errors import UserError
-from svfap.metric_table import is_percent, metric_name
+from svfap.metric_table import is_percent, metric_heading, metric_name, metric_scale
 from svfap.view.figures.base import (
     BLUES,
     INK,
@@ -137,4 +137,28 @@ def class_bars(
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("Recall, %")
     legend_below(figure, 2)
+    return figure
+
+
+@styled
+def score_intervals(rows: Mapping[str, tuple[str, float, float, float]], metric: str, title: str = "") -> Figure:
+    """A horizontal bar for each row with its confidence interval, coloured by kind: name -> kind, value, low, high.
+
+    Bounds that are NaN are not drawn. Values are in percent if the metric is a percentage.
+    """
+    kinds = list(dict.fromkeys(kind for kind, *_ in rows.values()))
+    figure, (axes,) = new_figure(6.4, 1.4 + 0.34 * len(rows), title=title)
+    for place, (kind, *numbers) in enumerate(rows.values()):
+        value, low, high = (metric_scale(metric) * number for number in numbers)
+        color = PALETTE[kinds.index(kind) % len(PALETTE)]
+        axes.barh(place, value, 0.66, color=color, label=legend_name(kind), zorder=2)
+        if np.isfinite([low, high]).all():
+            axes.plot([low, high], [place, place], color=INK, linewidth=1.4, zorder=3)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    axes.set_xlabel(metric_heading(metric))
+    legend_below(figure, min(len(kinds), 4))
     return figure

@@ -1,0 +1,32 @@
+"""`svfap probe`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from svfap.console import say, show
+from svfap.errors import UserError
+from svfap.probe.config import ProbeConfig
+from svfap.settings import require_model
+
+
+def run(config: ProbeConfig, run: str) -> int:
+    """Probe and show the table; the exit status is 1 if videos could not be read."""
+    require_model(run, "run")  # before torch is imported
+    out = config.out_folder(Path(run))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("probe: runs in one process; start it without torchrun")
+    from svfap.evaluation.predictions import UNREADABLE_FILE
+    from svfap.probe.probe import probe_model
+    from svfap.view.tables import to_terminal
+
+    done = probe_model(run, config)
+    show(to_terminal(done.summary, done.caption))
+    say(f"{out}: probe.md, probe.csv, probe.tex, probe.json and probe.png")
+    if missing := len(done.unreadable):
+        say(
+            f"svfap probe: error: {missing} of {done.num_expected} videos could not be read; they are listed in "
+            f"{out / UNREADABLE_FILE}"
+        )
+    return 1 if missing else 0
