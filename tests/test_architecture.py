@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "predict": {"model", "weights", "data", "faces", "view"},
     "crop": {"data", "faces", "jobs", "predict"},
     "features": {"model", "weights", "data", "faces", "jobs", "predict"},
-    "reports": {"model", "weights", "data", "evaluation", "view"},
+    "reports": {"model", "weights", "data", "evaluation", "probe", "view"},
     "experiments": {"model", "weights", "data", "synth", "evaluation", "train", "predict", "view"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

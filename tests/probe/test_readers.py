@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from svfap.errors import UserError
 from svfap.evaluation.confidence import subject_scores
 from svfap.probe import readers
-from svfap.probe.readers import AttentiveReader, attentive_probe, group_folds, knn_probe, linear_probe
+from svfap.probe.readers import AttentiveReader, attentive_probe, group_folds, knn_probe, linear_probe, normed
 
 
 def material(rng, num_people=24, per_person=8, dim=20):
@@ -192,11 +192,15 @@ def test_attentive_reads_values_and_leaves_the_random_state_alone():
 
 
 def test_the_attentive_reader_is_one_cross_attention_block_with_one_query():
-    reader = AttentiveReader(16, 4, 3)
-    assert reader.query.shape == (1, 1, 16)
-    tokens = torch.randn(2, 5, 16)
-    assert reader(tokens).shape == (2, 3)
-    torch.testing.assert_close(reader(tokens), reader(tokens[:, [4, 2, 0, 1, 3]]))  # tokens are a set
+    torch.manual_seed(0)
+    reader = AttentiveReader(16, 4, 3).double()
+    for parameter in reader.parameters():
+        torch.nn.init.normal_(parameter)
+    tokens = torch.randn(2, 5, 16, dtype=torch.float64)
+    query = reader.query.expand(2, -1, -1)
+    query = query + reader.attention(query, reader.token_norm(tokens))
+    query = query + reader.mlp(reader.norm(query))
+    torch.testing.assert_close(reader(normed(tokens)), reader.head(query[:, 0]))
 
 
 def test_samples_that_do_not_fit_together():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ class Parts:
         """The classes or dimensions."""
         return self.manifest.label_names or self.manifest.dimensions or ()
 
+    def with_splits(self, splits: Sequence[Fold]) -> Parts:
+        """The same videos, divided otherwise."""
+        return replace(self, splits=splits)
+
     def targets(self) -> NDArray[Any]:
         """Classes (N,) int64 or values (N, K) float64 of the videos."""
         labels = self.manifest.labels
@@ -58,7 +62,7 @@ def read_parts(config: ProbeConfig) -> Parts:
     """
     if config.dataset is not None:
         prepared = read_dataset(config.dataset)
-        how = _how(config, prepared)
+        how = manifest_options(config, prepared)
         fold = prepared.fold(config.fold)
         if fold.test is None:
             raise UserError(f"{config.dataset}: fold {fold.name} has no test part; give `manifest` and `test_manifest`")
@@ -68,7 +72,7 @@ def read_parts(config: ProbeConfig) -> Parts:
         title = prepared.title + (f", fold {fold.name}" if len(prepared.folds) > 1 else "")
         return make_parts(fit, [test], title, frame_level=how["frame_level"])
     assert config.manifest is not None
-    how = _how(config, None)
+    how = manifest_options(config, None)
     first = read_manifest(config.manifest, root=config.root, split=config.split, **how)
     names = {"label_names": first.label_names} if first.label_names else {"dimensions": first.dimensions}
     how |= names
@@ -82,7 +86,7 @@ def read_parts(config: ProbeConfig) -> Parts:
             )
         labels = None if first.dimensions is not None else first.labels
         splits = group_folds(parts.people, labels, config.num_folds, config.seed)
-        return Parts(parts.manifest, splits, parts.people, parts.known, parts.kind, title, level)
+        return parts.with_splits(splits)
     if config.test_manifest is not None:
         test = read_manifest(config.test_manifest, root=config.root, **how)
     else:
@@ -137,8 +141,8 @@ def _absolute(manifest: Manifest) -> pd.DataFrame:
     return table
 
 
-def _how(config: ProbeConfig, prepared: PreparedDataset | None) -> dict[str, Any]:
-    """How manifests are read. Raises `UserError` for settings that do not go with the dataset."""
+def manifest_options(config: ProbeConfig, prepared: PreparedDataset | None) -> dict[str, Any]:
+    """The arguments of `read_manifest`. Raises `UserError` for settings that do not go with the dataset."""
     values = bool(config.dimensions or config.frame_level)
     task = config.task or ("regression" if values else "classification")
     frame_level, label_range, names = config.frame_level, config.label_range, config.dimensions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +98,7 @@ def probe_model(model: str | Path | Model, config: ProbeConfig) -> Probed:
     with only_writer(out / PROBE_FILE):
         tokens = _features(config, loaded, clips, out)
         unreadable = dict(tokens[TRAINED].unreadable)
-        parts_read = _readable(parts, tokens[TRAINED])
+        parts_read = readable(parts, tokens[TRAINED])
         scores = _scores(config, tokens, parts_read)
         table = _table(scores, config)
         title = "an encoder" if isinstance(model, Model) else str(model)
@@ -108,7 +108,7 @@ def probe_model(model: str | Path | Model, config: ProbeConfig) -> Probed:
         save_figure(score_intervals(bars_of(table), main_key(table)), out / "probe.png")
         write_csv(out / UNREADABLE_FILE, pd.DataFrame(sorted(unreadable.items()), columns=["path", "reason"]))
         content = {
-            "model": title, "weights": fingerprint(loaded), "data": parts.title, "task": _task(parts), "names": parts.names,
+            "model": title, "weights": fingerprint(loaded), "data": parts.title, "task": task_of(parts), "names": parts.names,
             "num_expected": len(parts.manifest), "num_evaluated": len(parts.manifest) - len(unreadable), "caption": caption,
             "summary": summary.to_dict("records"), "scores": table.astype(object).where(table.notna(), None).to_dict("records"),
         }  # fmt: skip
@@ -179,6 +179,22 @@ def read_frames(
     return np.concatenate(rows), np.concatenate(read, axis=1), np.concatenate(truths)
 
 
+def read_scores(
+    reader: Callable[..., Outputs], tokens: Tokens, name: str, parts: Parts, flat: bool = True
+) -> dict[str, SubjectScore]:
+    """The scores of a reader, by key, as sums over the people that are scored; see `read_clips` and `read_frames`.
+
+    Scores within people are left out where people are not known.
+    """
+    if parts.frame_level:
+        rows, outputs, truth = read_frames(reader, tokens, name, parts, flat)
+    else:
+        rows, outputs = read_clips(reader, tokens, name, parts, flat)
+        truth = parts.targets()[rows]
+    scores = subject_scores(truth, outputs, _drawn_units(parts, rows), parts.names)
+    return {key: score for key, score in scores.items() if parts.known or "within_people" not in key}
+
+
 def _clips(config: ProbeConfig, model: Model, parts: Parts) -> ClipDataset:
     """The test views of all videos, sampled as `svfap evaluate` does; says in what they differ from the training's."""
     shape, manifest = model.config, parts.manifest
@@ -221,7 +237,7 @@ def _features(config: ProbeConfig, model: Model, clips: ClipDataset, out: Path) 
     )
 
 
-def _readable(parts: Parts, tokens: Tokens) -> Parts:
+def readable(parts: Parts, tokens: Tokens) -> Parts:
     """The parts without the videos that could not be read. Raises `UserError` if nothing is left of one."""
     there = np.unique(tokens.rows)
     splits = [(fit[np.isin(fit, there)], test[np.isin(test, there)]) for fit, test in parts.splits]
@@ -229,7 +245,7 @@ def _readable(parts: Parts, tokens: Tokens) -> Parts:
         if not all(map(len, rows)):
             first = ": ".join(next(iter(tokens.unreadable.items()), (parts.title, "it is empty")))
             raise UserError(f"{parts.title}: no video of the part that {name} can be read; {first}")
-    return replace(parts, splits=splits)
+    return parts.with_splits(splits)
 
 
 def _scores(config: ProbeConfig, tokens: Mapping[str, Tokens], parts: Parts) -> dict[Row, dict[str, SubjectScore]]:
@@ -239,15 +255,9 @@ def _scores(config: ProbeConfig, tokens: Mapping[str, Tokens], parts: Parts) -> 
     rows = [Row(kind, name, which) for kind, name in planned for which in (TRAINED, UNTRAINED)]
     rows.append(Row("linear", PIXELS, PIXELS))
     for row in track(rows, "probing"):
-        reader, flat = _reader(config, row.reader, len(parts.names), parts), row.reader != "attentive"
-        source = tokens[row.encoder]
-        if parts.frame_level:
-            number, outputs, truth = read_frames(reader, source, row.features, parts, flat)
-        else:
-            number, outputs = read_clips(reader, source, row.features, parts, flat)
-            truth = parts.targets()[number]
-        found[row] = _scored(truth, outputs, number, parts)
-    found[Row(CHANCE, "", CHANCE)] = _scored(truth, _chance(parts, len(truth)), number, parts)
+        reader = _reader(config, row.reader, parts)
+        found[row] = read_scores(reader, tokens[row.encoder], row.features, parts, flat=row.reader != "attentive")
+    found[Row(CHANCE, "", CHANCE)] = read_scores(_chance, tokens[PIXELS], PIXELS, parts)
     return found
 
 
@@ -262,10 +272,10 @@ def _plan(config: ProbeConfig, tokens: Tokens) -> Iterator[tuple[str, str]]:
             yield from ((kind, name) for name in names if name != "tokens" or kind == "linear")
 
 
-def _reader(config: ProbeConfig, kind: str, num_classes: int, parts: Parts) -> Callable[..., Outputs]:
+def _reader(config: ProbeConfig, kind: str, parts: Parts) -> Callable[..., Outputs]:
     how: dict[str, Any] = {"num_folds": config.num_folds}
     if parts.manifest.dimensions is None:
-        how["num_classes"] = num_classes
+        how["num_classes"] = len(parts.names)
     if kind == "attentive":
         seeds = range(config.seed, config.seed + config.num_seeds)
         how |= {"rates": config.attentive_rates, "decays": config.attentive_decays, "epochs": config.attentive_epochs}
@@ -274,24 +284,17 @@ def _reader(config: ProbeConfig, kind: str, num_classes: int, parts: Parts) -> C
     return partial(linear_probe, **how) if kind == "linear" else partial(knn_probe, neighbours=config.neighbours, **how)
 
 
-def _scored(truth: NDArray[Any], outputs: Outputs, rows: NDArray[np.int64], parts: Parts) -> dict[str, SubjectScore]:
-    scores = subject_scores(truth, outputs, _drawn_units(parts, rows), parts.names)
-    return {key: score for key, score in scores.items() if parts.known or "within_people" not in key}
-
-
 def _drawn_units(parts: Parts, rows: NDArray[np.int64]) -> NDArray[Any]:
     """What the bootstrap draws: the people of the rows, or the videos where there is a single person."""
     people = parts.people[rows]
     return people if len(set(people)) > 1 else rows.astype(str).astype(object)
 
 
-def _chance(parts: Parts, number: int) -> Outputs:
-    """The outputs of always the most frequent class of the part that fits, or of always the same value."""
-    outputs = np.zeros((number, len(parts.names)))
-    if parts.manifest.dimensions is None:
-        fit = np.concatenate([fit for fit, _ in parts.splits])
-        outputs[:, np.bincount(parts.targets()[fit]).argmax()] = 1
-    return outputs
+def _chance(x: NDArray[Any], y: NDArray[Any], groups: NDArray[Any], queries: NDArray[Any]) -> Outputs:
+    """A reader that looks at no features: always the most frequent class, or always the same value."""
+    if y.ndim == 2:
+        return np.zeros((len(queries), y.shape[1]))
+    return np.eye(int(y.max()) + 1)[np.full(len(queries), np.bincount(y).argmax())]
 
 
 def _table(scores: Mapping[Row, Mapping[str, SubjectScore]], config: ProbeConfig) -> pd.DataFrame:
@@ -320,7 +323,7 @@ def _intervals(
 def _summary(table: pd.DataFrame, parts: Parts) -> pd.DataFrame:
     """The table as text: for each row the scores with their intervals, and the differences to the untrained encoder."""
     there = set(table["score"])
-    keys = [key for key in MAIN[_task(parts)] if key in there]
+    keys = [key for key in MAIN[task_of(parts)] if key in there]
     rows = []
     for which, lines in table.groupby(list(Row._fields), sort=False):
         cells = {"reader, features": Row(*map(str, which)).name}
@@ -370,7 +373,7 @@ def _caption(model: str, config: ProbeConfig, parts: Parts, scores: Mapping[Row,
     return text
 
 
-def _task(parts: Parts) -> str:
+def task_of(parts: Parts) -> str:
     return "classification" if parts.manifest.dimensions is None else "regression"
 
 

@@ -13,6 +13,7 @@ from svfap.reports.calibration import calibration_section
 from svfap.reports.config import ReportConfig
 from svfap.reports.embedding import embedding_section
 from svfap.reports.hard_examples import hard_examples_section
+from svfap.reports.probe import probe_section
 from svfap.reports.runs import Run, read_run
 from svfap.reports.scores import overview, scores_section, training_section
 from svfap.view.page import Section, write_page
@@ -47,6 +48,7 @@ def report(runs: str | Path | Sequence[str | Path], config: ReportConfig) -> lis
 def _run_section(run: Run, config: ReportConfig) -> Section:
     parts = [
         training_section(run),
+        probe_section(run),
         scores_section(run),
         calibration_section(run),
         agreement_section(run),

@@ -38,6 +38,7 @@ RUN_FILES = {
     "metrics": "evaluation/metrics.json",
     "predictions": "evaluation/predictions.csv",
     "features": "evaluation/features.npz",
+    "probe": "probe/probe.json",
     "timeline": "prediction/*.png",
     "picture": "reconstruction/reconstruction.png",
     "film": "reconstruction/reconstruction.mp4",
@@ -52,8 +53,8 @@ class Run:
 
     metrics: of the test set, as written by `svfap evaluate`, or of the predictions of all folds pooled. predictions: one
     row per test video; with folds, the column `fold` names the fold. frames: one row per frame, of a frame-level model.
-    features: N paths, and (N, D). dataset: name of the prepared dataset. pictures: name in `RUN_FILES` -> file. incomplete:
-    sentences about what the pooled scores lack.
+    features: N paths, and (N, D). probe: as written by `svfap probe`. dataset: name of the prepared dataset. pictures: name
+    in `RUN_FILES` -> file. incomplete: sentences about what the pooled scores lack.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Run:
     predictions: pd.DataFrame = field(default_factory=pd.DataFrame)
     frames: pd.DataFrame | None = None
     features: tuple[list[str], NDArray[np.float32]] | None = None
+    probe: dict[str, Any] = field(default_factory=dict)
     config: str = ""
     pictures: dict[str, Path] = field(default_factory=dict)
     folds: list[Run] = field(default_factory=list)
@@ -110,6 +112,7 @@ def _read_one(folder: Path) -> Run:
         predictions=read("predictions", read_predictions, pd.DataFrame()),
         frames=read_predictions(frames) if frames.is_file() else None,
         features=read("features", read_features, None),
+        probe=read("probe", _read_json, {}),
         config=config,
         dataset=_dataset_name(config, folder / RUN_FILES["config"]),
         pictures={name: found[name] for name in ("timeline", "picture", "film") if name in found},

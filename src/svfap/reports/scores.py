@@ -14,7 +14,7 @@ from svfap.evaluation.predictions import task_and_names, truth_columns
 from svfap.metric_table import format_percent, metric_heading, metric_keys, metric_text
 from svfap.paper import RESULTS
 from svfap.reports.runs import Run
-from svfap.view.figures.curves import fold_curves, loss_curves
+from svfap.view.figures.curves import fold_curves, loss_curves, probe_curves
 from svfap.view.figures.scores import class_bars, comparison_bars, confusion_matrix
 from svfap.view.page import Picture, Section, Table
 from svfap.view.tables import to_terminal
@@ -73,7 +73,11 @@ def training_section(run: Run) -> Section | None:
         return None
     if run.folds:
         return Section("Training", figures={"Loss and validation of every fold": fold_curves(logs)})
-    return Section("Training", figures={"Loss and validation over epochs": loss_curves(run.log)})
+    figures: dict[str, Figure | Picture] = {"Loss and validation over epochs": loss_curves(run.log)}
+    if any(record.get("kind") == "probe" for record in run.log):
+        note = "Epoch 0 is the untrained encoder, the dashed line a linear reader of pixels."
+        figures["Probes of the frozen encoder over epochs"] = Picture(probe_curves(run.log), note=note)
+    return Section("Training", figures=figures)
 
 
 def scores_section(run: Run) -> Section | None:

@@ -103,10 +103,19 @@ class PretrainConfig(TrainConfig):
     """Sides of the multi-scale crop (Fig. 3), as fractions of the frame's shorter side."""
     previews: int = 4
     """Clips whose reconstruction is shown in TensorBoard after each epoch."""
+    probe_every: int | None = None
+    """Probe the encoder before the first step and after every so many epochs: what linear and nearest-neighbour readers find
+    in its frozen features goes into the log and TensorBoard, and changes nothing in the training. Needs `probe_dataset`."""
+    probe_dataset: Path | None = None
+    """Folder of `svfap prepare` with labels: its train part fits the readers, its val part is scored (else people of the train
+    part that are held out); its test part is not read."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, 0, "previews")
+        require(self, 1, "probe_every")
+        if (self.probe_every is None) != (self.probe_dataset is None):
+            raise UserError("give `probe_every` (epochs) and `probe_dataset` (a folder of `svfap prepare`) together")
         if not 0 < self.mask_ratio < 1:
             raise UserError(f"mask_ratio={self.mask_ratio}: must lie between 0 and 1")
         if not self.crop_scales or not all(0 < scale <= 1 for scale in self.crop_scales):

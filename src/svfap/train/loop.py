@@ -76,6 +76,14 @@ class TrainingTask:
         """
         return {}
 
+    def probes_after(self, epoch: int) -> bool:
+        """Whether `probe` is called after this epoch; 0: before the first step."""
+        return False
+
+    def probe(self, accelerator: Accelerator, model: Model, epoch: int) -> dict[str, float]:
+        """Scores of the frozen features of a model. Called on the main process alone; must not change the training."""
+        return {}
+
     def show(self, model: Model, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
         """Write pictures for TensorBoard."""
 
@@ -194,6 +202,9 @@ class TrainingRun:
         num_steps = self.config.epochs * self.steps_per_epoch
         batches: Iterator[Batch] | None = None
         validation: dict[str, Any] = {}
+        if state.step == 0:
+            with stop.at_once() if self.accelerator.num_processes == 1 else nullcontext():
+                self._probe(0)
         first_step, first_s = state.step, time.monotonic()
         with progress_bar() as bar:
             shown = bar.add_task("training", total=num_steps, completed=state.step, note="")
@@ -212,6 +223,7 @@ class TrainingRun:
                 ends_epoch = state.step % self.steps_per_epoch == 0
                 if ends_epoch:
                     validation = self._validate(epoch, loss)
+                    self._probe(epoch)
                 if ends_epoch or (save_every and state.step % save_every == 0):
                     self._save()
                 if stops and state.step < num_steps:
@@ -327,6 +339,17 @@ class TrainingRun:
             with self.folder.writing(self.folder.tensorboard):
                 task.show(self.best_model, self.writer, self.accelerator, state.step)
         return validation
+
+    def _probe(self, epoch: int) -> None:
+        """Probe on the main process, if the task does so after this epoch; the others wait for it."""
+        if not self.task.probes_after(epoch):
+            return
+        if self.accelerator.is_main_process:
+            began = time.monotonic()
+            # Not the wrapped model: its collectives would wait for the other processes.
+            scores = self.task.probe(self.accelerator, self.best_model, epoch)
+            self._log("probe", epoch, {**scores, "seconds": round(time.monotonic() - began, 2)})
+        self.accelerator.wait_for_everyone()
 
     def _log(self, kind: str, epoch: int, numbers: dict[str, float]) -> None:
         if self.writer:

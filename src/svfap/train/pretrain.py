@@ -15,13 +15,16 @@ from svfap.data.augment import normalize
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.data.split import take_fraction
+from svfap.metric_table import metric_heading, metric_text
 from svfap.model.base import Model
 from svfap.model.build import create_model
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.masking import tube_mask
+from svfap.probe.monitor import Monitor
 from svfap.train.config import PretrainConfig
 from svfap.train.contract import contract
 from svfap.train.loop import Batch, TrainingTask, TrainResult, to_device, train
+from svfap.train.parallel import num_workers
 from svfap.train.resolve import check_run, resolve
 
 
@@ -57,6 +60,7 @@ class PretrainTask(TrainingTask):
             fps=shape.frame_rate, frames_fps=config.frames_fps,
         )  # fmt: skip
         self._preview: Batch | None = None
+        self._monitor: Monitor | None = None
 
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """The loss of Eq. 11, for a mask drawn on the CPU, so that every device hides the same tubelets."""
@@ -64,6 +68,27 @@ class PretrainTask(TrainingTask):
         clips = normalize(batch["clips"], shape.pixel_mean, shape.pixel_std)
         mask = tube_mask(len(clips), shape, generator=generator).to(clips.device)
         return self.model.loss(clips, mask, forward=model)
+
+    def probes_after(self, epoch: int) -> bool:
+        every = self.config.probe_every
+        return every is not None and epoch % every == 0
+
+    def probe(self, accelerator: Accelerator, model: Model, epoch: int) -> dict[str, float]:
+        """Scores of `Monitor`; before the first step, of the untrained encoder, those of pixels too."""
+        config = self.config
+        assert config.probe_dataset is not None
+        if self._monitor is None:
+            workers = num_workers(config.num_workers, accelerator.num_processes)
+            self._monitor = Monitor(
+                config.probe_dataset, self.model.config, frames_fps=config.frames_fps, num_workers=workers
+            )
+        precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+        scores = self._monitor.measure(model.encoder, accelerator.device, precision, pixels=epoch == 0)
+        key = next(name for name in scores if name.startswith("linear_last_")).removeprefix("linear_last_")
+        shown = {name.removesuffix(f"_{key}"): value for name, value in scores.items() if name.endswith(f"_{key}")}
+        listed = ", ".join(f"{name.replace('_', ' ')} {metric_text(key, value)}" for name, value in shown.items())
+        say(f"probe {f'after epoch {epoch}' if epoch else 'of the untrained encoder'}: {metric_heading(key)}: {listed}")
+        return scores
 
     def show(self, model: Model, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
         """Middle frames of the same few clips each time: original, masked, reconstructed."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from svfap.data.prepared import PreparedDataset, fold_folder, read_dataset, warn_of_whole_frames
 from svfap.errors import UserError
 from svfap.settings import require_model
-from svfap.train.config import FinetuneConfig, TrainConfig
+from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.train.run_folder import RunFolder
 
 C = TypeVar("C", bound=TrainConfig)
@@ -39,6 +39,10 @@ def check_run(config: TrainConfig) -> None:
             raise UserError(f"{name}={file}: no such file; give the path of a manifest")
     if config.root is not None and not Path(config.root).is_dir():
         raise UserError(f"root={config.root}: no such folder")
+    if isinstance(config, PretrainConfig) and config.probe_dataset is not None:
+        probed = read_dataset(config.probe_dataset)
+        if probed.task == "unlabelled":
+            raise UserError(f"probe_dataset={config.probe_dataset}: {probed.title} has no labels to probe on")
     init = getattr(config, "init", None)
     if init:
         fix = "pre-train first (`svfap pretrain`) or give other weights; --init null trains from scratch"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from svfap.model.config import ModelConfig
 
 # Settings that may change when a run is resumed, since they do not change its result.
-FREE_SETTINGS = ("num_workers", "save_every_steps", "max_unreadable", "out")
+FREE_SETTINGS = ("num_workers", "save_every_steps", "max_unreadable", "out", "probe_every", "probe_dataset")
 DATA_SETTINGS = ("dataset", "manifest", "val_manifest", "root")  # may change where the rows are known to be the same
 NOT_STORED = ("resume", "parallel")  # of one call, not of the run
 FULL_BYTES = 2**20  # a disk with less free space is full
@@ -179,7 +179,8 @@ class RunFolder:
         """Drop the log lines of steps after the last checkpoint, which will be done again."""
         if self._log_file.exists():
             records = list(filter(None, map(_record, self._log_file.read_text().splitlines())))
-            first = min((record["epoch"] for record in records), default=1)  # 0 in logs of version 0.2 and before
+            # 0 in logs of version 0.2 and before; a probe before the first step belongs to epoch 0 in all.
+            first = min((record["epoch"] for record in records if record.get("kind") != "probe"), default=1)
             kept = [{**record, "epoch": record["epoch"] + 1 - first} for record in records if record["step"] <= step]
             write_atomically(self._log_file, "".join(json.dumps(record) + "\n" for record in kept))
 

@@ -16,6 +16,7 @@ from svfap.metric_table import is_percent, metric_heading, metric_keys, metric_n
 from svfap.view.figures.base import MUTED, PALETTE, legend_below, legend_name, new_figure, styled
 
 CURVES = metric_keys(tables=True, higher_is_better=True)  # validation metrics that are drawn
+PROBED = ("uar", "ccc", "ccc_within_people")  # scores of probes that are drawn
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -85,6 +86,34 @@ def loss_curves(records: Records, title: str = "") -> Figure:
         axes.legend()
     for axes in (figure.axes[0], *more):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+@styled
+def probe_curves(records: Records, title: str = "") -> Figure:
+    """Scores of the frozen encoder's readers over epochs, in one panel per score; of pixels a dashed line.
+
+    records: a run's log: `{"kind": "probe", "epoch", "<reader>_<features>_<score>"...}`, where epoch 0 is the untrained encoder.
+    If an epoch was logged twice, the later record counts. Raises `UserError` without a record of a probe.
+    """
+    probes = _latest(records, "probe", ("epoch",))
+    if not probes:
+        raise UserError("the log holds no record of a probe")
+    names = dict.fromkeys(name for record in probes for name in record if name.count("_") >= 2)
+    scores = [key for key in PROBED if any(name.split("_", 2)[2] == key for name in names)]
+    figure, panels = new_figure(4.8 * len(scores), 3.7, 1, len(scores), title=title)
+    for axes, key in zip(panels, scores, strict=True):
+        for number, name in enumerate(name for name in names if name.split("_", 2)[2] == key):
+            reader, features, _ = name.split("_", 2)
+            points = [(r["epoch"], metric_scale(key) * r[name]) for r in probes if name in r]
+            color, label = PALETTE[number % len(PALETTE)], f"{reader}, {features}"
+            if features == "pixels":
+                axes.axhline(points[0][1], color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, label=label)
+            else:
+                axes.plot(*zip(*points, strict=True), color=color, marker="o", label=label)
+        axes.set(xlabel="Epoch", ylabel=metric_heading(key))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_below(figure, 3)
     return figure
 
 
