@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -440,7 +441,37 @@ def test_previews(runs):
 
 
 OWN_TESTS = {"out", "resume", "dataset", "compile", "num_workers", "max_unreadable", "save_every_steps"}
+
+
+def test_probe_every_and_probe_dataset(runs):
+    found = {}
+    for every, classes in ((1, 3), (2, 3), (1, 2)):
+        folder = probed(runs, classes)
+        config = runs.config(PretrainConfig, {"probe_every": every, "probe_dataset": folder})
+        pretrain(config)
+        lines = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
+        found[every, classes] = [line for line in lines if line["kind"] == "probe"]
+    assert [line["epoch"] for line in found[1, 3]] == [0, 1, 2] and [line["epoch"] for line in found[2, 3]] == [0, 2]
+    assert found[1, 3][0]["linear_pixels_war"] == found[2, 3][0]["linear_pixels_war"]
+    scores = [{**lines[0], "seconds": 0} for lines in (found[1, 3], found[1, 2])]
+    assert scores[0] != scores[1]
+
+
+def probed(runs: Runs, classes: int) -> Path:
+    """A dataset over the material with some of the classes; people are not in both parts."""
+    folder = runs.folder / f"probed_{classes}"
+    folder.mkdir(exist_ok=True)
+    head, *lines = (runs.folder / "m.csv").read_text().splitlines()
+    names = ("happy", "neutral", "sad")[:classes]
+    chosen = [line for line in lines if line.split(",")[1] in names]
+    (folder / "train.csv").write_text("\n".join([head, *(line for line in chosen if ",train," in line)]) + "\n")
+    (folder / "val.csv").write_text("\n".join([head, *(line for line in chosen if ",val," in line)]) + "\n")
+    folds = (Fold("1", Path("train.csv"), None, Path("val.csv")),)
+    write_dataset_file(folder, PreparedDataset("own", "Own", "classification", Path(".."), names, folds))
+    return folder
+
+
 TESTED = {
     FinetuneConfig: {*FINETUNE_EFFECTS, *OWN_TESTS, "fold", "parallel", "init"},
-    PretrainConfig: {*PRETRAIN_EFFECTS, *OWN_TESTS, "previews"},
+    PretrainConfig: {*PRETRAIN_EFFECTS, *OWN_TESTS, "previews", "probe_every", "probe_dataset"},
 }

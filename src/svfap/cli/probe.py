@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from svfap.console import say, show
+from svfap.data.prepared import read_dataset
 from svfap.errors import UserError
 from svfap.probe.config import ProbeConfig
 from svfap.settings import require_model
@@ -14,7 +14,9 @@ from svfap.settings import require_model
 def run(config: ProbeConfig, run: str) -> int:
     """Probe and show the table; the exit status is 1 if videos could not be read."""
     require_model(run, "run")  # before torch is imported
-    out = config.out_folder(Path(run))
+    out = config.out_folder(run)
+    if config.dataset is not None:
+        read_dataset(config.dataset).fold(config.fold)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("probe: runs in one process; start it without torchrun")
     from svfap.evaluation.predictions import UNREADABLE_FILE

@@ -133,13 +133,13 @@ class ProbeConfig(ClockSettings, DeviceSettings, SourceSettings):
         """Whether there is no test part, so that every video is scored once, by readers fitted on other people."""
         return self.dataset is None and self.test_manifest is None and self.test_split is None
 
-    def out_folder(self, model: str | Path) -> Path:
+    def out_folder(self, run: str | Path | None) -> Path:
         """Where the results go: `out`, or `probe` in the folder of the run. Raises `UserError` where it has none."""
         if self.out is not None:
             return self.out
-        if not Path(model).is_dir():
-            raise UserError(f"out: {model} is not a folder on this machine that results could be put into; give --out")
-        return Path(model) / PROBE_FOLDER
+        if run is None or not Path(run).is_dir():
+            raise UserError(f"out: {run or 'a loaded model'} is no folder that results could be put into; give `out`")
+        return Path(run) / PROBE_FOLDER
 
 
 def _several(config: Any, name: str, known: Sequence[str]) -> list[str]:

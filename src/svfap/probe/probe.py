@@ -89,7 +89,7 @@ def probe_model(model: str | Path | Model, config: ProbeConfig) -> Probed:
     Writes into `config.out_folder`: probe.md, .csv and .tex (the table), probe.json (all numbers), probe.png, and
     unreadable.csv. Raises `UserError` for a model or data that cannot be used, people in both parts, no readable video.
     """
-    out = config.out_folder("" if isinstance(model, Model) else model)
+    out = config.out_folder(None if isinstance(model, Model) else model)
     parts = read_parts(config)
     parts.manifest.require_files()
     loaded = model if isinstance(model, Model) else load_model(model, "features" if Path(model).is_file() else None)

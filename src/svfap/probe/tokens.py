@@ -205,9 +205,11 @@ class FeatureCache:
         """
         exact = pick_precision(precision, device)
         places = {key: self.folder / f"{self.data}-{names[key]}-{exact}" for key in readers}
+        # An encoder that is not trained yet may be the untrained one.
+        first = {place: key for key, place in reversed(places.items())}
         there = {key: _read_meta(place) for key, place in places.items()}
         needed = {key: [*dict.fromkeys([*sets[key], *there[key].get("asked", [])])] for key in readers}
-        missing = [key for key in readers if set(needed[key]) - set(there[key].get("asked", []))]
+        missing = [key for key in first.values() if set(needed[key]) - set(there[key].get("asked", []))]
         if missing:
             make_folder(self.folder)
             with ExitStack() as fresh:

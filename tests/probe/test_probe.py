@@ -1,0 +1,283 @@
+"""`svfap probe` on videos whose labels are known to be in the pixels."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from lit_people import save_encoder, write_people
+
+from svfap.cli.main import main
+from svfap.data.loader import ClipDataset
+from svfap.data.prepared import read_dataset, write_dataset_file
+from svfap.errors import UserError
+from svfap.evaluation.confidence import interval
+from svfap.probe import probe as probe_module
+from svfap.probe.config import ProbeConfig
+from svfap.probe.parts import read_parts
+from svfap.probe.probe import Row, probe_model
+from svfap.reports.config import ReportConfig
+from svfap.reports.report import report
+from svfap.weights.config import ConvertConfig
+from svfap.weights.convert import convert
+from svfap.weights.folder import load_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_people(tmp_path_factory.mktemp("people"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_encoder(tmp_path_factory.mktemp("models") / "run")
+
+
+def config(**settings):
+    return ProbeConfig(**{"precision": "fp32", "num_resamples": 200, "features": "last", **settings})
+
+
+@pytest.fixture(scope="module")
+def values(folder, model):
+    """Values of clips of the dataset, all readers."""
+    kinds = ["attentive", "knn", "linear"]
+    settings = {"attentive_epochs": 2, "attentive_rates": [1e-3], "attentive_decays": [0.0], "num_seeds": 2}
+    return probe_model(
+        model,
+        config(
+            dataset=folder / "dataset_values", kind=kinds, features=["last", "fused", "tokens", "stages"], **settings
+        ),
+    )
+
+
+def score(done, row, key):
+    found = done.table[(done.table[["reader", "features", "encoder"]] == list(row)).all(axis=1)]
+    return found.set_index("score").loc[key]
+
+
+def test_rows_are_every_reader_on_every_encoder_beside_pixels_and_chance(values):
+    rows = list(dict.fromkeys(values.table[["reader", "features", "encoder"]].itertuples(index=False, name=None)))
+    stages = ["stage_1", "stage_2", "stage_3"]
+    pairs = [*(("linear", name) for name in ("last", "fused", "tokens", *stages)), ("attentive", "tokens")]
+    pairs += [("knn", name) for name in ("last", "fused", *stages)]
+    wanted = [(*pair, which) for pair in pairs for which in ("trained", "untrained")]
+    assert rows == [*wanted, ("linear", "pixels", "pixels"), ("chance", "", "chance")]
+    assert set(values.table["score"]) == {
+        f"{key}{end}" for key in ("ccc", "pcc", "ccc_within_people") for end in ("", "_valence", "_arousal")
+    }
+
+
+def test_values_that_are_in_the_pixels_are_found_and_noise_is_not(values):
+    pixels = ("linear", "pixels", "pixels")
+    assert score(values, pixels, "ccc_valence").value > 0.95
+    assert score(values, pixels, "ccc_within_people_valence").value > 0.9
+    assert abs(score(values, pixels, "ccc_arousal").value) < 0.4
+    assert score(values, ("linear", "last", "trained"), "ccc_valence").value > 0.8
+    assert score(values, ("chance", "", "chance"), "ccc").value == 0
+
+
+def test_each_row_has_its_interval_and_its_paired_difference(values):
+    for name in ("last", "tokens"):
+        trained, untrained = (score(values, ("linear", name, which), "ccc") for which in ("trained", "untrained"))
+        assert trained.low < trained.value < trained.high
+        assert trained.difference == pytest.approx(trained.value - untrained.value)
+        assert trained.difference_low <= trained.difference <= trained.difference_high
+        assert math.isnan(untrained.difference)
+        one, other = (values.scores[Row("linear", name, which)]["ccc"] for which in ("trained", "untrained"))
+        found = interval(one, other, num_resamples=200)
+        assert (trained.difference, trained.difference_low, trained.difference_high) == pytest.approx(tuple(found))
+    assert len(values.scores[Row("linear", "last", "trained")]["ccc"].sums) == 5  # people of the test part
+
+
+def test_files(values, model, folder, tmp_path):
+    out = model / "probe"
+    assert values.out == out
+    names = {"probe.md", "probe.csv", "probe.tex", "probe.json", "probe.png", "unreadable.csv", "features"}
+    assert {path.name for path in out.iterdir()} == names
+    text = (out / "probe.md").read_text()
+    assert (
+        "44 videos of 11 people, scored on 20 videos of 5 people" in text
+        and "200 bootstrap samples of the 5 people" in text
+    )
+    assert "linear, last stage, untrained" in text and "CCC within people − untrained" in text
+    content = json.loads((out / "probe.json").read_text())
+    assert len(content["scores"]) == len(values.table) and content["num_evaluated"] == 64
+    (run,) = report(model, ReportConfig(out=tmp_path / "report.html", maps=False))
+    page = (tmp_path / "report.html").read_text()
+    assert run.probe and "Probes of the frozen features" in page and "attentive, all tokens" in page
+    (out / "probe.json").write_text('{"caption": "x"}')
+    with pytest.raises(UserError, match=r"probe\.json is not what"):
+        report(model, ReportConfig(out=tmp_path / "report.html", maps=False))
+    (out / "probe.json").write_text(json.dumps(content))
+
+
+def test_another_reader_decodes_nothing_again(values, folder, model, monkeypatch):
+    def refuse(self, index):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(ClipDataset, "__getitem__", refuse)
+    settings = dict(kind="linear, knn", features=["last", "fused"], num_resamples=300)
+    done = probe_model(model, config(dataset=folder / "dataset_values", **settings))
+    for row in (("linear", "last", "trained"), ("knn", "fused", "untrained")):
+        assert score(done, row, "ccc").value == score(values, row, "ccc").value
+
+
+def test_classes_of_a_manifest_are_cross_validated_over_people(folder, model, tmp_path, monkeypatch):
+    seen = []
+    real = probe_module.knn_probe
+    monkeypatch.setattr(probe_module, "knn_probe", lambda *a, **k: seen.append((set(a[2]), len(a[3]))) or real(*a, **k))
+    done = probe_model(model, config(manifest=folder / "all.csv", num_folds=4, kind="knn", out=tmp_path / "out"))
+    assert "4-fold cross-validation over 64 videos of 16 people" in done.caption
+    assert len(seen) == 8 and sum(number for _, number in seen) % 64 == 0
+    assert all(len(people) == 12 for people, _ in seen)
+    assert score(done, ("chance", "", "chance"), "uar").value == 0.5
+    assert score(done, ("linear", "pixels", "pixels"), "uar").value > 0.9
+    assert len(done.scores[Row("knn", "last", "trained")]["uar"].sums) == 16
+
+
+def test_values_of_frames_are_read_at_every_time_step(folder, model, tmp_path):
+    done = probe_model(
+        model, config(dataset=folder / "dataset_frames", dimensions=["valence"], kind="linear", out=tmp_path / "out")
+    )
+    assert score(done, ("linear", "pixels", "pixels"), "ccc").value > 0.9
+    # One view of 16 frames at each end of 24, which overlap: every frame once.
+    assert done.scores[Row("linear", "last", "trained")]["ccc"].sums[:, 0, 0, 0].tolist() == [24 * 4] * 5
+    assert "at every frame" in done.caption
+
+
+def test_frames_of_a_person_that_are_not_annotated_are_left_out(folder, model, tmp_path):
+    shutil.copytree(folder, tmp_path / "people")
+    for clip in range(4):
+        file = tmp_path / "people" / "frames" / f"p11_{clip}.csv"
+        lines = file.read_text().splitlines()
+        file.write_text("\n".join([*lines[:10], *(["-5,-5"] * 15)]) + "\n")
+    settings = dict(dataset=tmp_path / "people" / "dataset_frames", kind="linear", invalid_marks=[-5.0])
+    done = probe_model(model, config(**settings, out=tmp_path / "out"))
+    numbers = done.scores[Row("linear", "last", "trained")]["ccc"].sums[:, 0, 0, 0].tolist()
+    assert sorted(numbers) == [9 * 4, *[24 * 4] * 4]
+
+
+def test_a_manifest_without_subjects_is_refused_unless_asked_otherwise(folder, model, tmp_path):
+    table = pd.read_csv(folder / "m.csv").drop(columns=["subject", "split"])
+    table.to_csv(folder / "nobody.csv", index=False)
+    with pytest.raises(UserError, match="no subject for all rows.*--by_video"):
+        read_parts(config(manifest=folder / "nobody.csv"))
+    done = probe_model(model, config(manifest=folder / "nobody.csv", by_video=True, kind="knn", out=tmp_path / "out"))
+    assert "people are not known" in done.caption and "bootstrap samples of the 64 files" in done.caption
+    done = probe_model(
+        model,
+        config(manifest=folder / "nobody.csv", by_video=True, kind="knn", dimensions=["valence"], out=tmp_path / "b"),
+    )
+    assert "ccc_within_people" not in set(done.table["score"])
+
+
+def test_people_in_both_parts_are_refused(folder):
+    rows = pd.read_csv(folder / "test.csv")
+    rows.loc[3, "subject"] = "s2"
+    rows.to_csv(folder / "shared.csv", index=False)
+    with pytest.raises(UserError, match=r"subject s2 is in both the part that fits .* \(1 such\)"):
+        read_parts(config(manifest=folder / "train.csv", test_manifest=folder / "shared.csv"))
+    with pytest.raises(UserError, match="in both"):
+        read_parts(config(manifest=folder / "train.csv", test_manifest=folder / "train.csv"))
+
+
+def test_parts_of_a_split_column_and_of_other_folders(folder, tmp_path):
+    parts = read_parts(config(manifest=folder / "m.csv", split="train", test_split="test"))
+    ((fit, test),) = parts.splits
+    assert (len(fit), len(test)) == (32, 20) and not set(parts.people[fit]) & set(parts.people[test])
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "p11_0.mp4").symlink_to(folder / "p11_0.mp4")
+    shutil.copy(folder / "test.csv", tmp_path / "there" / "test.csv")
+    moved = read_parts(config(manifest=folder / "train.csv", test_manifest=tmp_path / "there" / "test.csv"))
+    assert moved.manifest[32].path == (tmp_path / "there" / "p11_0.mp4") and moved.manifest[0].path.is_file()
+
+
+def test_unreadable_videos_are_counted_and_listed(folder, model, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "people")
+    (tmp_path / "people" / "p0_1.mp4").write_bytes(b"nothing")
+    (tmp_path / "people" / "p12_0.mp4").unlink()
+    out = tmp_path / "out"
+    arguments = ["--dataset", str(tmp_path / "people" / "dataset_labels"), "--kind", "knn", "--features", "last"]
+    assert main(["probe", str(model), *arguments, "--precision", "fp32", "--out", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert "2 of 64 videos could not be read" in printed.err and "knn, last stage" in printed.out
+    assert pd.read_csv(out / "unreadable.csv")["path"].tolist() == ["p0_1.mp4", "p12_0.mp4"]
+    assert "43 videos of 11 people, scored on 19 videos of 5 people" in (out / "probe.md").read_text().replace(
+        "\n", " "
+    )
+
+
+def test_a_test_part_of_one_person_draws_videos(folder, model, tmp_path):
+    table = pd.read_csv(folder / "test.csv")
+    table[table["subject"] == "s11"].to_csv(folder / "alone.csv", index=False)
+    parts = {"manifest": folder / "train.csv", "test_manifest": folder / "alone.csv"}
+    done = probe_model(model, config(**parts, dimensions=["valence"], kind="knn", out=tmp_path / "out"))
+    assert "200 bootstrap samples of the 4 videos of the only person" in done.caption
+
+
+@pytest.mark.parametrize("task", ["classification", "features"])
+def test_any_model_can_be_probed(task, folder, values, tmp_path):
+    settings = {"label_names": ("a", "b")} if task == "classification" else {}
+    model = save_encoder(tmp_path / task, task, **settings)
+    done = probe_model(model, config(dataset=folder / "dataset_values", kind="linear"))
+    assert "ccc" in set(done.table["score"])
+
+
+def test_an_encoder_that_is_the_untrained_one_differs_from_it_by_nothing(folder, tmp_path):
+    model = save_encoder(tmp_path / "start", seed=0)
+    done = probe_model(model, config(dataset=folder / "dataset_values", kind="linear"))
+    row = score(done, ("linear", "last", "trained"), "ccc")
+    assert (row.difference, row.difference_low, row.difference_high) == (0, 0, 0)
+
+
+def test_a_published_checkpoint_and_a_loaded_model(folder, model, tmp_path):
+    loaded = load_model(model)
+    weights = [parameter.clone() for parameter in loaded.parameters()]
+    done = probe_model(loaded, config(dataset=folder / "dataset_labels", kind="knn", out=tmp_path / "a"))
+    assert all((a == b).all() for a, b in zip(weights, loaded.parameters(), strict=True))
+    with pytest.raises(UserError, match="give `out`"):
+        probe_model(loaded, config(dataset=folder / "dataset_labels", kind="knn"))
+    assert np.isfinite(done.table["value"]).all()
+    convert(str(model), tmp_path / "published.pth", ConvertConfig())
+    settings = config(dataset=folder / "dataset_labels", kind="knn", out=tmp_path / "b")
+    assert probe_model(tmp_path / "published.pth", settings).table.equals(done.table)
+
+
+def test_datasets_that_cannot_be_probed(folder, tmp_path):
+    from dataclasses import replace
+
+    described = read_dataset(folder / "dataset_labels")
+    write_dataset_file(tmp_path, replace(described, folds=(replace(described.folds[0], test=None),)))
+    with pytest.raises(UserError, match="fold 1 has no test part"):
+        read_parts(config(dataset=tmp_path))
+    with pytest.raises(UserError, match="is for classification"):
+        read_parts(config(dataset=folder / "dataset_labels", dimensions=["valence"]))
+    with pytest.raises(UserError, match="has no 'joy'; it has valence, arousal"):
+        read_parts(config(dataset=folder / "dataset_values", dimensions=["joy"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "give either `dataset`"),
+        ({"dataset": "d", "manifest": "m"}, "give either `dataset`"),
+        ({"dataset": "d", "fold": "all"}, "one fold is probed at a time"),
+        ({"dataset": "d", "test_split": "test"}, "goes with `manifest`"),
+        ({"manifest": "m", "test_split": "test"}, "give `split` too"),
+        ({"manifest": "m", "fold": "1"}, "only a dataset has folds"),
+        ({"manifest": "none"}, "no such file"),
+        ({"dataset": "d", "kind": "forest"}, "'forest' is none of linear, attentive, knn"),
+        ({"dataset": "d", "features": ["last", "first"]}, "'first' is none of"),
+        ({"dataset": "d", "kind": "knn", "features": "tokens"}, "knn reads last"),
+        ({"dataset": "d", "num_folds": 1}, "num_folds=1"),
+        ({"dataset": "d", "task": "classification", "frame_level": True}, "frame_level: is for regression"),
+        ({"dataset": "d", "attentive_rates": []}, "attentive_rates"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings, message):
+    with pytest.raises(UserError, match=message):
+        ProbeConfig(**settings)

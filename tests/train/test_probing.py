@@ -1,0 +1,183 @@
+"""Probing while pre-training: it is logged, reads no test part, and changes nothing in the training."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import log, pretraining
+
+from svfap.console import console
+from svfap.data.prepared import read_dataset, write_dataset_file
+from svfap.errors import UserError
+from svfap.probe import monitor as monitor_module
+from svfap.probe.monitor import Monitor, training_parts
+from svfap.probe.readers import linear_probe
+from svfap.probe.tokens import read_pixels, untrained_encoder
+from svfap.reports.config import ReportConfig
+from svfap.reports.report import report
+from svfap.train.config import PretrainConfig
+from svfap.train.loop import TrainingRun
+from svfap.train.pretrain import pretrain
+from svfap.view.figures.curves import probe_curves
+
+NAMES = {
+    f"{reader}_{features}_{key}"
+    for reader in ("linear", "knn")
+    for features in ("last", "fused")
+    for key in ("uar", "war")
+}
+
+
+@pytest.fixture(scope="module")
+def plain(faces, tmp_path_factory):
+    out = tmp_path_factory.mktemp("plain") / "run"
+    pretrain(pretraining(faces, out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def probed(faces, tmp_path_factory):
+    out = tmp_path_factory.mktemp("probed") / "run"
+    pretrain(pretraining(faces, out, probe_every=2, probe_dataset=faces))
+    return out
+
+
+def test_probing_changes_nothing_in_the_training(plain, probed):
+    assert log(plain) == log(probed)
+    for part in ("best", "last"):
+        assert (plain / part / "model.safetensors").read_bytes() == (probed / part / "model.safetensors").read_bytes()
+
+
+def test_the_log_has_the_untrained_encoder_and_every_second_epoch(probed):
+    records = log(probed, "probe")
+    assert [(record["epoch"], record["step"]) for record in records] == [(0, 0), (2, 8)]
+    for record, more in zip(records, ({"linear_pixels_uar", "linear_pixels_war"}, set()), strict=True):
+        assert set(record) - {"kind", "epoch", "step", "seconds"} == NAMES | more
+        assert all(0 <= record[name] <= 1 for name in NAMES) and record["seconds"] > 0
+
+
+def test_the_first_probe_is_of_the_untrained_encoder(probed, faces):
+    from svfap.weights.folder import load_model
+
+    shape = load_model(probed).config
+    scores = Monitor(faces, shape).measure(untrained_encoder(shape), torch.device("cpu"), "fp32")
+    assert scores == {name: log(probed, "probe")[0][name] for name in NAMES}
+
+
+def test_a_resumed_run_has_the_same_losses_and_probes(plain, probed, faces, tmp_path, monkeypatch):
+    config = pretraining(faces, tmp_path / "run", probe_every=2, probe_dataset=faces)
+    real, steps = TrainingRun._accumulate, iter(range(1, 100))
+
+    def stopping(*args):
+        if next(steps) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(TrainingRun, "_accumulate", stopping)
+    assert pretrain(config).step == 6
+    monkeypatch.undo()
+    assert pretrain(replace(config, resume=True)).finished
+    assert log(tmp_path / "run") == log(plain)
+    again, whole = log(tmp_path / "run", "probe"), log(probed, "probe")
+    assert [{**record, "seconds": 0} for record in again] == [{**record, "seconds": 0} for record in whole]
+
+
+def test_a_run_may_be_resumed_without_probing(faces, tmp_path):
+    config = pretraining(faces, tmp_path / "run", epochs=2, probe_every=1, probe_dataset=faces)
+    pretrain(config)
+    assert pretrain(replace(config, probe_every=None, probe_dataset=None, resume=True)).finished
+    assert [record["epoch"] for record in log(tmp_path / "run")] == [1] * 4 + [
+        2
+    ] * 4  # the probe of epoch 0 shifts none
+
+
+def described(faces: Path, folder: Path, **changes) -> Path:
+    dataset = read_dataset(faces)
+    (fold,) = dataset.folds
+    write_dataset_file(folder, replace(dataset, folds=(replace(fold, **changes),)))
+    return folder
+
+
+def test_the_test_part_is_not_read_and_people_are_kept_apart(faces, tmp_path):
+    parts = training_parts(described(faces, tmp_path, test=tmp_path / "there_is_none.csv"))
+    ((fit, scored),) = parts.splits
+    assert (len(fit), len(scored)) == (28, 7) and not set(parts.people[fit]) & set(parts.people[scored])
+    parts = training_parts(described(faces, tmp_path, val=None, test=None))
+    ((fit, scored),) = parts.splits
+    assert len(fit) == 21 and len(scored) == 7 and not set(parts.people[fit]) & set(parts.people[scored])
+
+
+def test_videos_are_decoded_once_where_they_have_room(faces, plain, monkeypatch):
+    from svfap.data.loader import ClipDataset
+    from svfap.weights.folder import load_model
+
+    model, decoded = load_model(plain), []
+    real = ClipDataset.__getitem__
+    monkeypatch.setattr(ClipDataset, "__getitem__", lambda self, i: (decoded.append(i), real(self, i))[1])
+    monitor = Monitor(faces, model.config)
+    model.train()
+    before = torch.get_rng_state()
+    first = monitor.measure(model.encoder, torch.device("cpu"))
+    assert monitor.measure(model.encoder, torch.device("cpu")) == first and len(decoded) == 35
+    assert model.encoder.training and torch.equal(before, torch.get_rng_state())
+    monkeypatch.setattr(monitor_module, "MEMORY_BYTES", 1000)
+    monitor = Monitor(faces, model.config)
+    assert (
+        monitor.measure(model.encoder, torch.device("cpu"))
+        == first
+        == monitor.measure(model.encoder, torch.device("cpu"))
+    )
+    assert len(decoded) == 35 * 3
+
+
+def test_the_pixels_are_those_of_the_middle_clips(faces, plain):
+    from svfap.weights.folder import load_model
+
+    shape = load_model(plain).config
+    monitor = Monitor(faces, shape)
+    scores = monitor.measure(untrained_encoder(shape), torch.device("cpu"), pixels=True)
+    items = [monitor.clips[row] for row in range(35)]
+    clips = monitor.clips.collate(items)["clips"]
+    x, y = read_pixels(clips, shape.num_time_steps)["pixels"].reshape(35, -1).numpy(), monitor.parts.targets()
+    ((fit, test),) = monitor.parts.splits
+    found = linear_probe(x[fit], y[fit], monitor.parts.people[fit], x[test], num_classes=7)
+    assert scores["linear_pixels_war"] == pytest.approx((found.argmax(axis=1) == y[test]).mean())
+
+
+def test_only_the_main_process_probes_and_the_others_wait(faces, tmp_path, monkeypatch):
+    config = pretraining(faces, tmp_path / "run", probe_every=1, probe_dataset=faces)
+    from svfap.train.pretrain import PretrainTask
+
+    task = PretrainTask(config)
+    run, called = TrainingRun(task, task.config), []
+    monkeypatch.setattr(task, "probe", lambda *args: called.append("probe") or {})
+    monkeypatch.setattr(type(run.accelerator), "wait_for_everyone", lambda self: called.append("wait"))
+    run._probe(1)
+    monkeypatch.setattr(type(run.accelerator), "is_main_process", False)
+    run._probe(2)
+    run.loader.close()
+    assert called == ["probe", "wait", "wait"]
+
+
+def test_the_report_shows_the_curves(probed, tmp_path):
+    report(probed, ReportConfig(out=tmp_path / "report.html", maps=False))
+    assert "Probes of the frozen encoder over epochs" in (tmp_path / "report.html").read_text()
+    figure = probe_curves([json.loads(line) for line in (probed / "log.jsonl").read_text().splitlines()])
+    (axes,) = figure.axes
+    assert len(axes.lines) == 5 and list(axes.lines[0].get_xdata()) == [0, 2]
+
+
+def test_settings_of_probing_that_do_not_go_together(faces, tmp_path):
+    with pytest.raises(UserError, match="together"):
+        PretrainConfig(out=tmp_path, probe_every=1)
+    unlabelled = replace(read_dataset(faces), task="unlabelled")
+    write_dataset_file(tmp_path, unlabelled)
+    with pytest.raises(UserError, match="has no labels to probe on"):
+        pretrain(pretraining(faces, tmp_path / "run", probe_every=1, probe_dataset=tmp_path))
+    assert not console.quiet
