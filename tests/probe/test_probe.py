@@ -161,6 +161,12 @@ def test_frames_of_a_person_that_are_not_annotated_are_left_out(folder, model, t
     assert sorted(numbers) == [9 * 4, *[24 * 4] * 4]
 
 
+def test_frames_without_any_annotation_are_an_error(folder, model, tmp_path):
+    settings = dict(dataset=folder / "dataset_frames", kind="linear", label_range=(50.0, 60.0), out=tmp_path / "out")
+    with pytest.raises(UserError, match="is annotated"):
+        probe_model(model, config(**settings))
+
+
 def test_a_manifest_without_subjects_is_refused_unless_asked_otherwise(folder, model, tmp_path):
     table = pd.read_csv(folder / "m.csv").drop(columns=["subject", "split"])
     table.to_csv(folder / "nobody.csv", index=False)

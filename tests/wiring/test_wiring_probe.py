@@ -38,7 +38,7 @@ EFFECTS: dict[str, Effect] = {
     "dimensions": Effect(VALUES, {"dimensions": ["arousal"]}, ("scores",), ("clips",)),
     "frame_level": Effect(VALUES, FRAMES, ("scores", "caption"), ("clips",)),
     "invalid_marks": Effect(PER_FRAME, {**PER_FRAME, "invalid_marks": [0.25]}, ("fitted",), ("clips",)),
-    "label_range": Effect(PER_FRAME, {**PER_FRAME, "label_range": (-1.0, 0.2)}, ("fitted",), ("clips",)),
+    "label_range": Effect(PER_FRAME, {**PER_FRAME, "label_range": (-1.0, 0.36)}, ("scored",), ("clips",)),
     "kind": Effect({"kind": "linear"}, {"kind": ["linear", "knn"]}, ("rows",), ("clips",)),
     "features": Effect({"features": "last"}, {"features": "last, stages"}, ("rows",), ("clips",)),
     "num_segments": Effect({"num_segments": 1}, {"num_segments": 3}, ("clips", "caption"), ("scored",)),
@@ -56,8 +56,8 @@ EFFECTS: dict[str, Effect] = {
         {**ATTENTIVE, "attentive_rates": [1e-2]},
         {**ATTENTIVE, "attentive_rates": [1e-2], "attentive_decays": [10.0]}, ("outputs",), ("clips",)),
     "num_seeds": Effect(ATTENTIVE, {**ATTENTIVE, "num_seeds": 2}, ("outputs",), ("clips",)),
-    "num_resamples": Effect(VALUES, {**VALUES, "num_resamples": 300}, ("intervals", "caption"), ("scores",)),
-    "seed": Effect(VALUES, {**VALUES, "seed": 1}, ("intervals",), ("clips", "last")),
+    "num_resamples": Effect({**ALONE, **VALUES}, {**ALONE, **VALUES, "num_resamples": 300}, ("intervals", "caption"), ("scores",)),
+    "seed": Effect({**ALONE, **VALUES}, {**ALONE, **VALUES, "seed": 1}, ("intervals", "fitted"), ("clips",)),
 }  # fmt: skip
 
 

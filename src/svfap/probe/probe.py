@@ -164,6 +164,8 @@ def read_frames(
         x, queries = (tokens.of_steps(name, clips, flat) for clips in (known, new))
         num_steps, (_, num_frames, num_values) = x.shape[1], tokens.values.shape
         targets, annotated = _step_targets(tokens.values[known], num_steps)
+        if not annotated.any() or not np.isfinite(tokens.values[new]).all(axis=2).any():
+            raise UserError(f"{parts.title}: no frame that is shown of a part is annotated; there is nothing to read")
         people = np.repeat(parts.people[tokens.rows[known]][:, None], num_steps, axis=1)
         samples = queries.reshape(-1, *queries.shape[2:])
         outputs = reader(x[annotated], targets[annotated], people[annotated], samples)
