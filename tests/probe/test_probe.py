@@ -162,7 +162,9 @@ def test_frames_of_a_person_that_are_not_annotated_are_left_out(folder, model, t
 
 
 def test_frames_without_any_annotation_are_an_error(folder, model, tmp_path):
-    settings = dict(dataset=folder / "dataset_frames", kind="linear", label_range=(50.0, 60.0), out=tmp_path / "out")
+    pd.read_csv(folder / "all.csv")[["path", "subject", "frame_values"]].to_csv(folder / "files.csv", index=False)
+    settings = dict(manifest=folder / "files.csv", dimensions=["valence"], frame_level=True, kind="linear")
+    settings |= dict(label_range=(50.0, 60.0), out=tmp_path / "out")
     with pytest.raises(UserError, match="is annotated"):
         probe_model(model, config(**settings))
 

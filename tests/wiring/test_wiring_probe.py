@@ -21,6 +21,7 @@ FRAMES = {**VALUES, "frame_level": True}
 PER_FRAME = {**FRAMES, "manifest": "per_frame.csv"}
 FOLDS = {"manifest": None, "split": None, "test_split": None, "dataset": ".", "fold": "a"}
 ALONE = {"manifest": "alone.csv", "split": None, "test_split": None}
+NINE = {**ALONE, **VALUES}  # people are scored
 ATTENTIVE = {"kind": "attentive", "attentive_epochs": 1, "attentive_rates": [1e-3], "attentive_decays": [0.0]}
 EFFECTS: dict[str, Effect] = {
     "dataset": Effect(FOLDS, {**FOLDS, "dataset": "prepared"}, ("fitted", "scores")),
@@ -56,8 +57,8 @@ EFFECTS: dict[str, Effect] = {
         {**ATTENTIVE, "attentive_rates": [1e-2]},
         {**ATTENTIVE, "attentive_rates": [1e-2], "attentive_decays": [10.0]}, ("outputs",), ("clips",)),
     "num_seeds": Effect(ATTENTIVE, {**ATTENTIVE, "num_seeds": 2}, ("outputs",), ("clips",)),
-    "num_resamples": Effect({**ALONE, **VALUES}, {**ALONE, **VALUES, "num_resamples": 300}, ("intervals", "caption"), ("scores",)),
-    "seed": Effect({**ALONE, **VALUES}, {**ALONE, **VALUES, "seed": 1}, ("intervals", "fitted"), ("clips",)),
+    "num_resamples": Effect(NINE, {**NINE, "num_resamples": 300}, ("intervals", "caption"), ("scores",)),
+    "seed": Effect(NINE, {**NINE, "seed": 1}, ("intervals", "fitted"), ("clips",)),
 }  # fmt: skip
 
 
