@@ -165,6 +165,18 @@ def test_a_report_of_regression_shows_scores_per_clip_and_per_frame(tmp_path):
 @pytest.mark.parametrize("left", sorted(RUN_FILES))
 def test_a_run_with_a_single_file_shows_only_its_content(tmp_path, left):
     folder = fake_run(tmp_path / "run")
+    (folder / "probe").mkdir()
+    score = {
+        "reader": "linear",
+        "features": "last",
+        "encoder": "trained",
+        "score": "uar",
+        "value": 0.5,
+        "low": 0.4,
+        "high": None,
+    }
+    content = {"caption": "Probes", "summary": [{"row": "linear", "UAR, %": "50.0"}], "scores": [score]}
+    (folder / RUN_FILES["probe"]).write_text(json.dumps(content))
     keep(folder, left)
     report([folder], ReportConfig(out=tmp_path / "report.html"))
     _, outline = read_page(tmp_path / "report.html")
@@ -173,6 +185,7 @@ def test_a_run_with_a_single_file_shows_only_its_content(tmp_path, left):
         "log": CAPTIONS[:1],
         "metrics": CAPTIONS[1:3],
         "predictions": ["Reliability"],
+        "probe": ["Probes"],
         "timeline": ["Affect over time in one video"],
         "picture": ["Reconstruction of masked frames"],
         "film": ["Reconstruction of masked frames, as a film"],
