@@ -165,7 +165,7 @@ def test_a_report_of_regression_shows_scores_per_clip_and_per_frame(tmp_path):
 @pytest.mark.parametrize("left", sorted(RUN_FILES))
 def test_a_run_with_a_single_file_shows_only_its_content(tmp_path, left):
     folder = fake_run(tmp_path / "run")
-    (folder / "probe").mkdir()
+    (folder / "probe").mkdir(exist_ok=True)
     score = {
         "reader": "linear",
         "features": "last",
