@@ -75,7 +75,9 @@ class MaskedAutoencoder(Model):
         """
         parts = []
         for target in self.config.targets:
-            tubelets = self._standardised(clip, mask.hidden)[0] if target == "pixels" else self._changes(clip, mask.hidden)
+            tubelets = (
+                self._standardised(clip, mask.hidden)[0] if target == "pixels" else self._changes(clip, mask.hidden)
+            )
             parts.append(tubelets.transpose(2, 3).flatten(2))
         return torch.cat(parts, dim=2)
 
@@ -129,7 +131,9 @@ class MaskedAutoencoder(Model):
             output = original.diff(dim=2, prepend=original[:, :, :1])
             tubelets = prediction * DIFFERENCE_UNIT
         grid = tubelet_view(output, config.tubelet_size, config.patch_size)
-        grid[locate(grid, mask.hidden)] = tubelets.unflatten(3, (config.tubelet_size, config.patch_size, config.patch_size))
+        grid[locate(grid, mask.hidden)] = tubelets.unflatten(
+            3, (config.tubelet_size, config.patch_size, config.patch_size)
+        )
         if config.targets[0] == "difference":
             output[:, :, 0] = original[:, :, 0]
             output = output.cumsum(dim=2)
