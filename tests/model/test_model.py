@@ -236,8 +236,36 @@ def test_targets_are_standardised_pixels_of_the_hidden_tubelets():
     assert_close(targets[0, 0].view(-1, 3), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_perfect_prediction_reconstructs_the_clip(monkeypatch):
-    model = debug()
+def test_differences_are_those_of_each_frame_to_the_one_before():
+    model = svfap.create_model("svfap_debug", "pretraining", target="difference")
+    clip, tubes = clips(1, model), mask(1, model)
+    pixels = model.denormalize(clip)[0]
+    targets = model.targets(clip, tubes).view(-1, 2, 8, 8, 3)  # tubelet, frame, row, column, channel
+    for number in (0, -1):  # of the first time step and the last
+        index = int(tubes.hidden[0, number])
+        time, row, column = 2 * (index // 16), index // 4 % 4 * 8, index % 4 * 8
+        for frame in range(2):
+            this = max(time + frame, 1)  # the first frame has that of the second
+            change = (pixels[:, this] - pixels[:, this - 1])[:, row : row + 8, column : column + 8] / 0.05
+            assert_close(targets[number, frame], change.permute(1, 2, 0), rtol=1e-4, atol=1e-4)
+
+
+def test_both_targets_are_the_two_side_by_side_with_equal_weight():
+    one, other, both = (
+        svfap.create_model("svfap_debug", "pretraining", target=t) for t in ("pixels", "difference", "both")
+    )
+    clip, tubes = clips(2, one), mask(2, one)
+    parts = [model.targets(clip, tubes) for model in (one, other)]
+    assert torch.equal(both.targets(clip, tubes), torch.cat(parts, dim=2))
+    assert both(clip, tubes).shape == both.targets(clip, tubes).shape
+    silent = [part.square().mean() for part in parts]
+    loss = both.loss(clip, tubes, forward=lambda c, m: torch.zeros_like(both.targets(c, m)))
+    assert_close(loss, sum(silent) / 2)
+
+
+@pytest.mark.parametrize("target", ["pixels", "difference", "both"])
+def test_a_perfect_prediction_reconstructs_the_clip(monkeypatch, target):
+    model = svfap.create_model("svfap_debug", "pretraining", target=target)
     pixels = torch.rand(2, 3, 16, 32, 32)
     mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (model.config.pixel_mean, model.config.pixel_std))
     clip = (pixels - mean) / std

@@ -37,6 +37,7 @@ EFFECTS = {
     "drop_path_rate": Effect({}, {"drop_path_rate": 0.5}, ("output_in_training",), ("shapes", "first_output")),
     "fuse_stages": Effect({}, {"fuse_stages": True}, ("first_output",)),
     "mask_ratio": Effect(PRETRAINING, {**PRETRAINING, "mask_ratio": 0.5}, ("num_hidden", "loss"), ("shapes", "weights")),
+    "target": Effect(PRETRAINING, {**PRETRAINING, "target": "difference"}, ("loss",), ("shapes", "weights", "num_hidden")),
     "decoder_embed_dim": Effect(PRETRAINING, {**PRETRAINING, "decoder_embed_dim": 32}, ("shapes", "loss"), ("num_hidden",)),
     "decoder_num_heads": Effect(PRETRAINING, {**PRETRAINING, "decoder_num_heads": 4}, ("loss",), ("shapes", "weights")),
     "decoder_depth": Effect(PRETRAINING, {**PRETRAINING, "decoder_depth": 2}, ("shapes", "loss")),

@@ -144,6 +144,7 @@ PRETRAIN_EFFECTS: dict[str, Effect] = {
     "accumulate_steps": Effect({}, {"accumulate_steps": 2}, ("num_forwards",), ("num_steps", "rates", "first_weights")),
     "ema_decay": Effect({}, {"ema_decay": 0.9}, ("weights",), ("losses", "last_weights")),
     "mask_ratio": Effect({}, {"mask_ratio": 0.5}, ("losses", "model"), ("first_weights", "first_clips")),
+    "target": Effect({}, {"target": "difference"}, ("losses", "model"), ("first_weights", "first_clips")),
     "crop_scales": Effect({}, {"crop_scales": (0.5,)}, ("first_clips", "losses"), ("first_weights", "model")),
 }
 

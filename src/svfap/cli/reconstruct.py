@@ -24,4 +24,5 @@ def run(config: ReconstructConfig, video: str) -> None:
 
     result = reconstruct(video, config)
     files = ", ".join(map(str, result.written))
-    say(f"mean squared error on hidden tubelets {result.loss:.4f} (1 = predicting each tubelet's mean); {files}")
+    error = f"{result.loss:.4f}, of predicting zero (each tubelet's mean; no change) {result.trivial_loss:.4f}"
+    say(f"mean squared error on hidden tubelets {error}; {files}")

@@ -19,6 +19,7 @@ CHOICES = {
     "task": TASKS,
     "output_activation": ("none", "sigmoid", "tanh"),
     "temporal_downsample": ("conv", "avg", "max"),
+    "target": ("pixels", "difference", "both"),
     "frame_fit": ("squash", "centre"),
 }
 # Names and types in face_crop.
@@ -49,6 +50,9 @@ class ModelConfig:
     frames of the video, `frame_rate` to the second. Outputs are the head's values × `output_scale` + `output_offset`, one
     of each per output.
 
+    `target` is what pre-training predicts of a hidden tubelet: its "pixels", standardised, as in the paper; the
+    "difference" of each frame to the one before, as in MAE-DFER (Sun et al., ACM Multimedia 2023); or "both".
+
     `frame_rate` and `face_crop` are the contract of a trained model: pictures per second of its training videos (None: not
     known), and how faces were cut out of them, with the keys margin, align, border and detector as far as they are known
     (see `svfap.faces.config.FaceCropConfig`). Videos that the model is applied to are sampled and cropped like that.
@@ -78,6 +82,7 @@ class ModelConfig:
     fuse_stages: bool = False
     # Masked autoencoding (Fig. 1a).
     mask_ratio: float = 0.9
+    target: str = "pixels"
     decoder_embed_dim: int = 384
     decoder_num_heads: int = 6
     decoder_depth: int = 4
@@ -239,6 +244,11 @@ class ModelConfig:
     def tubelet_dim(self) -> int:
         """Values of one RGB tubelet."""
         return self.tubelet_size * self.patch_size**2 * 3
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The parts of `target`, in the order in which the decoder predicts them."""
+        return ("pixels", "difference") if self.target == "both" else (self.target,)
 
     def num_masked_positions(self, ratio: float | None = None) -> int:
         """Positions that `ratio` (default: `mask_ratio`) hides in each time step, rounded down."""

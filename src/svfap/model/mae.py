@@ -1,4 +1,4 @@
-"""The masked autoencoder (Sec. III-A, Fig. 1a): encode visible tubelets, predict the pixels of hidden ones."""
+"""The masked autoencoder (Sec. III-A, Fig. 1a): encode visible tubelets, predict what is hidden."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from svfap.model.layers import Block, gather_tubelets, layer_norm, locate, sinco
 from svfap.model.masking import TubeMask
 
 TARGET_EPS = 1e-6
+DIFFERENCE_UNIT = 0.05  # of the range of pixels; about the deviation of differences on faces 0.2 s apart
 
 
 class Decoder(nn.Module):
-    """Transformer blocks over encoded and mask tokens, then a linear map from mask tokens to pixels (Fig. 1a)."""
+    """Transformer blocks over encoded and mask tokens, then a linear map from mask tokens to the targets (Fig. 1a)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -26,10 +27,10 @@ class Decoder(nn.Module):
         blocks = (Block(dim, config.decoder_num_heads, config.mlp_ratio) for _ in range(config.decoder_depth))
         self.blocks = nn.ModuleList(blocks)
         self.norm = layer_norm(dim)
-        self.head = nn.Linear(dim, config.tubelet_dim)
+        self.head = nn.Linear(dim, len(config.targets) * config.tubelet_dim)
 
     def forward(self, tokens: Tensor, num_hidden: int) -> Tensor:
-        """(B, N, D) with the mask tokens last -> (B, num_hidden, tubelet_dim)."""
+        """(B, N, D) with the mask tokens last -> (B, num_hidden, targets × tubelet_dim)."""
         for block in self.blocks:
             tokens = block(tokens)
         return self.head(self.norm(tokens[:, tokens.shape[1] - num_hidden :]))
@@ -55,19 +56,30 @@ class MaskedAutoencoder(Model):
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
     def forward(self, clip: Tensor, mask: TubeMask) -> Tensor:
-        """Predict the normalised pixels of the hidden tubelets.
+        """Predict the targets of the hidden tubelets.
 
-        clip: (B, 3, T, H, W) float, ImageNet-normalised. Returns (B, N_hidden, tubelet_size·patch_size²·3) in the order of
-        `mask.hidden`, each tubelet as (frame, row, column, channel).
+        clip: (B, 3, T, H, W) float, ImageNet-normalised. Returns (B, N_hidden, K·tubelet_size·patch_size²·3) in the order of
+        `mask.hidden`: for each of the K `config.targets`, each tubelet as (frame, row, column, channel).
         """
         encoded = self.encoder_to_decoder(self.encoder(clip, mask))
         visible = encoded + self.positions[mask.visible].to(encoded.dtype)
         hidden = (self.mask_token + self.positions[mask.hidden]).to(encoded.dtype)
         return self.decoder(torch.cat((visible, hidden), dim=1), mask.hidden.shape[1])
 
+    @torch.no_grad()
     def targets(self, clip: Tensor, mask: TubeMask) -> Tensor:
-        """What `forward` should predict, in its shape: float32 pixels, standardised per tubelet and channel."""
-        return self._targets(clip, mask.hidden)[0]
+        """What `forward` should predict, in its shape: float32.
+
+        "pixels" are those in [0, 1], standardised per tubelet and channel. "difference" is each frame less the one before
+        it, in units of 0.05; the first frame, which has none before it, gets the difference of the second.
+        """
+        parts = []
+        for target in self.config.targets:
+            tubelets = (
+                self._standardised(clip, mask.hidden)[0] if target == "pixels" else self._changes(clip, mask.hidden)
+            )
+            parts.append(tubelets.transpose(2, 3).flatten(2))
+        return torch.cat(parts, dim=2)
 
     def loss(self, clip: Tensor, mask: TubeMask, forward: Callable[..., Tensor] | None = None) -> Tensor:
         """Mean squared error between prediction and target on hidden tubelets (Eq. 11): a float32 scalar.
@@ -81,29 +93,50 @@ class MaskedAutoencoder(Model):
         return F.mse_loss(prediction.float(), self.targets(clip, mask))  # Eq. 11
 
     @torch.no_grad()
-    def _targets(self, clip: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Standardised tubelets at `index` (B, M), and the mean and deviation (B, M, 3, 1) that undo it."""
-        tubelets = gather_tubelets(clip, index, self.config.tubelet_size, self.config.patch_size)
-        pixels = tubelets.flatten(3).float()  # B, M, 3, t·p·p
+    def _standardised(self, clip: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Standardised tubelets at `index` (B, M), (B, M, 3, t·p·p), and the mean and deviation (B, M, 3, 1) that undo it."""
+        pixels = self._tubelets(clip, index)
         mean, std = (pixels.new_tensor(v).unsqueeze(1) for v in (self.config.pixel_mean, self.config.pixel_std))
         pixels = pixels * std + mean
         deviation, mean = torch.std_mean(pixels, dim=3, keepdim=True)
         deviation = deviation + TARGET_EPS
-        return ((pixels - mean) / deviation).transpose(2, 3).flatten(2), mean, deviation
+        return (pixels - mean) / deviation, mean, deviation
+
+    def _changes(self, clip: Tensor, index: Tensor) -> Tensor:
+        """Differences of frames, in units of DIFFERENCE_UNIT, in the tubelets at `index`: (B, M, 3, t·p·p)."""
+        change = clip.float().diff(dim=2)
+        change = torch.cat((change[:, :, :1], change), dim=2)
+        std = change.new_tensor(self.config.pixel_std).unsqueeze(1)
+        return self._tubelets(change, index) * (std / DIFFERENCE_UNIT)
+
+    def _tubelets(self, clip: Tensor, index: Tensor) -> Tensor:
+        """(B, 3, T, H, W) and (B, M) -> (B, M, 3, t·p·p) float32."""
+        return gather_tubelets(clip, index, self.config.tubelet_size, self.config.patch_size).flatten(3).float()
 
     @torch.no_grad()
     def reconstruct(self, clip: Tensor, mask: TubeMask) -> Tensor:
         """The clip with its hidden tubelets replaced by the prediction: (B, 3, T, H, W) float32 in [0, 1].
 
-        Mean and deviation of a hidden tubelet, which its target leaves out, are taken from the original.
+        What the target leaves out is taken from the original: mean and deviation of a hidden tubelet, or with differences
+        the first frame, to which the predicted changes are added one after the other. With both targets, pixels are shown.
         """
-        prediction = self(clip, mask).float().unflatten(2, (-1, 3)).transpose(2, 3)
-        _, mean, deviation = self._targets(clip, mask.hidden)
-        size = self.config.patch_size
-        tubelets = (prediction * deviation + mean).unflatten(3, (self.config.tubelet_size, size, size))
-        output = self.denormalize(clip.float())
-        grid = tubelet_view(output, self.config.tubelet_size, self.config.patch_size)
-        grid[locate(grid, mask.hidden)] = tubelets
+        config = self.config
+        prediction = self(clip, mask).float()[:, :, : config.tubelet_dim].unflatten(2, (-1, 3)).transpose(2, 3)
+        original = self.denormalize(clip.float())
+        output = original
+        if config.targets[0] == "pixels":
+            _, mean, deviation = self._standardised(clip, mask.hidden)
+            tubelets = prediction * deviation + mean
+        else:
+            output = original.diff(dim=2, prepend=original[:, :, :1])
+            tubelets = prediction * DIFFERENCE_UNIT
+        grid = tubelet_view(output, config.tubelet_size, config.patch_size)
+        grid[locate(grid, mask.hidden)] = tubelets.unflatten(
+            3, (config.tubelet_size, config.patch_size, config.patch_size)
+        )
+        if config.targets[0] == "difference":
+            output[:, :, 0] = original[:, :, 0]
+            output = output.cumsum(dim=2)
         return output.clamp_(0, 1)
 
     @torch.no_grad()

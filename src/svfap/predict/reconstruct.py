@@ -29,7 +29,8 @@ class Reconstruction:
 
     Attributes:
         original, masked, reconstruction: (T, H, W, 3) uint8 RGB; masked: grey where patches are masked.
-        loss: mean squared error on the masked tubelets (Eq. 11), 1 for predicting each tubelet's mean.
+        loss: mean squared error on the masked tubelets (Eq. 11).
+        trivial_loss: the same of predicting zero: each tubelet's mean, or with the target "difference", no change.
         fps: frames of the clip per second.
         written: files that `reconstruct` has written.
     """
@@ -38,6 +39,7 @@ class Reconstruction:
     masked: np.ndarray
     reconstruction: np.ndarray
     loss: float
+    trivial_loss: float
     fps: float
     written: tuple[Path, ...] = ()
 
@@ -88,7 +90,8 @@ def reconstruct_clip(
     clip = normalize(torch.from_numpy(frames)[None], config.pixel_mean, config.pixel_std)
     mask = tube_mask(1, config, mask_ratio, torch.Generator().manual_seed(seed))
     original, seen, filled = (_uint8(picture) for picture in model.show_masking(clip, mask))
-    return Reconstruction(original, seen, filled, model.loss(clip, mask).item(), fps)
+    trivial = model.targets(clip, mask).square().mean().item()
+    return Reconstruction(original, seen, filled, model.loss(clip, mask).item(), trivial, fps)
 
 
 def _uint8(clip: torch.Tensor) -> np.ndarray:

@@ -48,7 +48,7 @@ class PretrainTask(TrainingTask):
         if config.fraction < 1:
             say(f"pre-training on {self.num_videos} of {len(everything)} videos, at the cost of all")
         torch.manual_seed(config.seed)
-        settings = dict(sampling_stride=config.sampling_stride, mask_ratio=config.mask_ratio)
+        settings = dict(sampling_stride=config.sampling_stride, mask_ratio=config.mask_ratio, target=config.target)
         settings |= contract(config, self.manifest, pretrained_on=str(config.manifest), epochs=config.epochs)
         model = create_model(config.preset, "pretraining", **{**settings, **config.model})
         assert isinstance(model, MaskedAutoencoder)

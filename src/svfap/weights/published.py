@@ -216,9 +216,13 @@ def save_published(model: Model, path: str | Path) -> None:
     """Write a checkpoint as the published code does: `model`, `epoch` and `args`, readable without executing code.
 
     args: an `argparse.Namespace` of settings of the published scripts (model, input_size, num_frames, nb_classes, …), and the
-    whole `ModelConfig` as `svfap`, so that `import_published` needs no overrides. Raises `UserError` if it cannot be written.
+    whole `ModelConfig` as `svfap`, so that `import_published` needs no overrides. Raises `UserError` if it cannot be written,
+    and for a pre-training target that the published code does not know.
     """
     config = model.config
+    if config.task == "pretraining" and config.target != "pixels":
+        reason = "the published code predicts pixels; convert its encoder alone, with `task` features"
+        raise UserError(f"target={config.target}: {reason}")
     contents = {
         "model": {name: tensor.detach().cpu().contiguous() for name, tensor in export_published(model).items()},
         "epoch": config.provenance.get("epoch", "best"),
