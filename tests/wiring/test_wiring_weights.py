@@ -25,6 +25,7 @@ FREE: dict[str, Any] = {
     "num_heads": 4,
     "drop_path_rate": 0.3,
     "mask_ratio": 0.6,
+    "target": "difference",
     "decoder_num_heads": 4,
     "output_activation": "tanh",
     "output_scale": (2.0,) * 7,
@@ -56,7 +57,7 @@ FIXED: dict[str, Any] = {
     "decoder_depth": 1,
     "num_outputs": 5,
 }
-OF_PRETRAINING = ("mask_ratio", "decoder_embed_dim", "decoder_num_heads", "decoder_depth")
+OF_PRETRAINING = ("mask_ratio", "target", "decoder_embed_dim", "decoder_num_heads", "decoder_depth")
 SCALED = {"task": "regression", "output_scale": (1.0,) * 7, "output_offset": (0.0,) * 7}
 BESIDE = {"output_activation": {"task": "regression"}, "output_scale": SCALED, "output_offset": SCALED}
 
