@@ -236,6 +236,28 @@ def test_targets_are_standardised_pixels_of_the_hidden_tubelets():
     assert_close(targets[0, 0].view(-1, 3), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_standardised_clips_differ_neither_in_light_nor_in_contrast():
+    plain, model = (svfap.create_model("svfap_debug", "features", standardize_clips=s) for s in (False, True))
+    model.load_state_dict(plain.state_dict())
+    clip = clips(2, model)
+    other = clip * torch.tensor([0.5, 2.0, 1.5]).view(3, 1, 1, 1) + torch.tensor([1.0, -1.0, 0.3]).view(3, 1, 1, 1)
+    assert (plain(other) - plain(clip)).abs().max() > 0.1
+    assert_close(model(other), model(clip), rtol=1e-2, atol=1e-2)
+    assert model(torch.full_like(clip, 3.0)).isfinite().all()
+    one_by_one = torch.cat([model(each[None]) for each in clip])
+    assert_close(one_by_one, model(clip), rtol=1e-4, atol=1e-5)
+
+
+def test_standardising_does_not_read_hidden_pixels():
+    model = svfap.create_model("svfap_debug", "pretraining", standardize_clips=True)
+    clip, tubes = clips(1, model), mask(1, model)
+    size, hidden = model.config.patch_size, tubes.to_bool()[0].view(-1, 4, 4)[0]
+    other = clip.clone()
+    rows = hidden.repeat_interleave(size, 0).repeat_interleave(size, 1)
+    other[..., rows] += 5.0
+    assert torch.equal(model.encoder(other, tubes), model.encoder(clip, tubes))
+
+
 def test_differences_are_those_of_each_frame_to_the_one_before():
     model = svfap.create_model("svfap_debug", "pretraining", target="difference")
     clip, tubes = clips(1, model), mask(1, model)

@@ -24,6 +24,7 @@ EFFECTS = {
     "num_frames": Effect({}, {"num_frames": 32}, ("num_tokens", "first_output"), ("shapes",)),
     "patch_size": Effect({}, {"patch_size": 16}, ("num_tokens", "shapes")),
     "tubelet_size": Effect({}, {"tubelet_size": 1}, ("num_tokens", "shapes")),
+    "standardize_clips": Effect({}, {"standardize_clips": True}, ("first_output",), ("shapes", "weights")),
     "embed_dim": Effect({}, {"embed_dim": 16}, ("shapes",), ("num_tokens",)),
     "num_heads": Effect({}, {"num_heads": 4}, ("first_output",), ("shapes", "weights")),
     "mlp_ratio": Effect({}, {"mlp_ratio": 2.0}, ("shapes",)),

@@ -24,6 +24,7 @@ FREE: dict[str, Any] = {
     "num_frames": 8,
     "num_heads": 4,
     "drop_path_rate": 0.3,
+    "standardize_clips": True,
     "mask_ratio": 0.6,
     "target": "difference",
     "decoder_num_heads": 4,

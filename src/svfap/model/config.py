@@ -50,6 +50,10 @@ class ModelConfig:
     frames of the video, `frame_rate` to the second. Outputs are the head's values × `output_scale` + `output_offset`, one
     of each per output.
 
+    With `standardize_clips` the encoder first standardises each clip, per channel, over the pixels that it sees. Without it
+    (as published), how bright a clip is outweighs all else in the tokens of an untrained encoder, and small ones do not get
+    over it. It adds no parameters.
+
     `target` is what pre-training predicts of a hidden tubelet: its "pixels", standardised, as in the paper; the
     "difference" of each frame to the one before, as in MAE-DFER (Sun et al., ACM Multimedia 2023); or "both".
 
@@ -67,6 +71,7 @@ class ModelConfig:
     num_frames: int = 16
     patch_size: int = 16
     tubelet_size: int = 2
+    standardize_clips: bool = False
     # TPSBT, the encoder (Sec. III-B, Fig. 2).
     embed_dim: int = 512
     num_heads: int = 8

@@ -108,7 +108,8 @@ class TPSBT(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.tubelet_embed = TubeletEmbed(config.tubelet_size, config.patch_size, config.embed_dim)
+        sizes = (config.tubelet_size, config.patch_size, config.embed_dim)
+        self.tubelet_embed = TubeletEmbed(*sizes, standardize=config.standardize_clips)
         self.register_buffer("positions", sincos_positions(config.num_tokens, config.embed_dim), persistent=False)
         num_blocks = sum(config.stage_depths)
         rates = iter(config.drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_EPS = 1e-6
+DEVIATION_EPS = 1e-3  # of a clip's pixels, in units of the dataset's; a clip of one colour stays zero
 # Without matrix tiles (AMX) a CPU's bfloat16 attention kernel is up to eight times slower than its float32 one.
 CPU_ATTENDS_IN_BF16 = torch.cpu._is_amx_tile_supported()
 
@@ -47,19 +48,27 @@ def locate(grid: Tensor, index: Tensor) -> tuple[Tensor, ...]:
 class TubeletEmbed(nn.Module):
     """Linear embedding of tubelets; equal to a 3-D convolution with stride = kernel size, and stored as one."""
 
-    def __init__(self, tubelet_size: int, patch_size: int, embed_dim: int) -> None:
+    def __init__(self, tubelet_size: int, patch_size: int, embed_dim: int, standardize: bool = False) -> None:
         super().__init__()
-        self.tubelet_size, self.patch_size = tubelet_size, patch_size
+        self.tubelet_size, self.patch_size, self.standardize = tubelet_size, patch_size, standardize
         conv = nn.Conv3d(3, embed_dim, (tubelet_size, patch_size, patch_size))
         self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, clip: Tensor, index: Tensor | None = None) -> Tensor:
         """(B, 3, T, H, W) -> (B, N, D); with `index` (B, M) int64 only those tubelets are read: (B, M, D)."""
         if index is None:
-            tubelets = tubelet_view(clip, self.tubelet_size, self.patch_size).flatten(4).flatten(1, 3)
+            tubelets = tubelet_view(clip, self.tubelet_size, self.patch_size).flatten(1, 3)
         else:
-            tubelets = gather_tubelets(clip, index, self.tubelet_size, self.patch_size).flatten(2)
-        return F.linear(tubelets, self.weight.flatten(1), self.bias)
+            tubelets = gather_tubelets(clip, index, self.tubelet_size, self.patch_size)
+        if self.standardize:
+            tubelets = standardized(tubelets)
+        return F.linear(tubelets.flatten(2), self.weight.flatten(1), self.bias)
+
+
+def standardized(tubelets: Tensor) -> Tensor:
+    """Tubelets (B, M, C, t, p, p) with mean 0 and deviation 1 over each clip and channel; float32."""
+    deviation, mean = torch.std_mean(tubelets.float(), dim=(1, 3, 4, 5), keepdim=True)
+    return (tubelets - mean) / (deviation + DEVIATION_EPS)
 
 
 class Mlp(nn.Module):

@@ -134,7 +134,7 @@ def init_encoder(model: Model, source: Model) -> list[str]:
     settings in which the two encoders differ.
     """
     shape_settings = (
-        *("patch_size", "tubelet_size", "embed_dim", "num_heads", "mlp_ratio", "stage_depths"),
+        *("patch_size", "tubelet_size", "standardize_clips", "embed_dim", "num_heads", "mlp_ratio", "stage_depths"),
         *("num_bottleneck_tokens", "bottleneck_hidden_dim", "temporal_kernel_size"),
         *("temporal_pyramid", "temporal_downsample", "spatial_bottleneck"),
     )

@@ -217,12 +217,17 @@ def save_published(model: Model, path: str | Path) -> None:
 
     args: an `argparse.Namespace` of settings of the published scripts (model, input_size, num_frames, nb_classes, …), and the
     whole `ModelConfig` as `svfap`, so that `import_published` needs no overrides. Raises `UserError` if it cannot be written,
-    and for a pre-training target that the published code does not know.
+    and for what the published code cannot do: a target other than pixels, clips that the encoder standardises.
     """
     config = model.config
     if config.task == "pretraining" and config.target != "pixels":
         reason = "the published code predicts pixels; convert its encoder alone, with `task` features"
         raise UserError(f"target={config.target}: {reason}")
+    if config.standardize_clips:
+        reason = (
+            "the published encoder does not standardise clips, and would give other outputs; it cannot be converted"
+        )
+        raise UserError(f"standardize_clips=True: {reason}")
     contents = {
         "model": {name: tensor.detach().cpu().contiguous() for name, tensor in export_published(model).items()},
         "epoch": config.provenance.get("epoch", "best"),
