@@ -15,10 +15,12 @@ import torch
 from odd_videos import encode
 
 from svfap.data import clips as sampling
+from svfap.data import loader as loader_module
 from svfap.data.augment import fit_frames, multi_scale_crop
+from svfap.data.container import Container
 from svfap.data.loader import ClipDataset, make_loader, sharded_batches
 from svfap.data.manifest import Manifest, read_manifest
-from svfap.data.video import write_video
+from svfap.data.video import VideoError, write_video
 from svfap.errors import UserError
 
 NUM_FRAMES, HEIGHT, WIDTH = 40, 36, 48
@@ -432,3 +434,72 @@ def test_one_stretch_draws_nothing_more(manifest: Manifest) -> None:
         rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([1, 0, 3])))
         expected = sampling.train_indices(NUM_FRAMES, 8, 2, rng)
         assert dataset(manifest, "train", fps=fps)[3].frames[0].tolist() == expected.tolist()
+
+
+class TestCache:
+    @staticmethod
+    def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+        """The videos that are opened from now on."""
+        paths: list[Path] = []
+        real = loader_module.open_video
+
+        def noting(path: Path, frames_fps: float) -> Any:
+            paths.append(path)
+            return real(path, frames_fps)
+
+        monkeypatch.setattr(loader_module, "open_video", noting)
+        return paths
+
+    @staticmethod
+    def epochs(data: ClipDataset) -> list[dict[str, Any]]:
+        batches = []
+        for epoch in range(2):
+            data.epoch = epoch
+            batches.append(one_batch(data))
+        return batches
+
+    @pytest.mark.parametrize(("mode", "frame_level"), [("train", False), ("pretrain", False), ("test", True)])
+    def test_the_clips_are_the_same_and_each_video_is_opened_once(
+        self, mode: str, frame_level: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        manifest = read_manifest(folder / "list.csv", task="regression", dimensions=Dimensions, frame_level=frame_level)
+        options: dict[str, Any] = {"frame_level": frame_level, "fps": 10.0}
+        plain = self.epochs(dataset(manifest, mode, **options))
+        paths = self.opened(monkeypatch)
+        kept = self.epochs(dataset(manifest, mode, cache_bytes=10**9, **options))
+        assert len(paths) == len(set(paths)) == len(manifest)
+        for one, other in zip(plain, kept, strict=True):
+            assert torch.equal(one["clips"], other["clips"])
+            assert torch.equal(one["values"], other["values"])
+            assert torch.equal(one["frames"], other["frames"])
+
+    def test_only_videos_with_room_are_kept(self, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+        paths = self.opened(monkeypatch)
+        self.epochs(dataset(manifest, "train", cache_bytes=3 * NUM_FRAMES * HEIGHT * WIDTH * 3))
+        assert len(paths) == 3 + 2 * (len(manifest) - 3)
+
+    def test_nothing_is_kept_unless_asked_for(self, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+        paths = self.opened(monkeypatch)
+        self.epochs(dataset(manifest, "train"))
+        assert len(paths) == 2 * len(manifest)
+
+    def test_boxes_and_spans_hold(self, folder: Path) -> None:
+        file = folder / "boxes.csv"
+        file.write_text("path,start_s,end_s,box_x,box_y,box_w,box_h\n0.mp4,0.5,1.5,2,3,24,20\n1.mp4,0,1,0,0,30,30\n")
+        rows = read_manifest(file, task="unlabelled")
+        plain, kept = (self.epochs(dataset(rows, "pretrain", cache_bytes=room)) for room in (0, 10**9))
+        assert all(torch.equal(a["clips"], b["clips"]) for a, b in zip(plain, kept, strict=True))
+
+    def test_a_picture_that_cannot_be_read_is_no_matter_for_clips_without_it(
+        self, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = dataset(manifest, "val", cache_bytes=10**9)
+        real = Container.read
+
+        def reading(self: Container, numbers: Any) -> Any:
+            if len(numbers) > 8:
+                raise VideoError(self.path, "frame 0 is damaged")
+            return real(self, numbers)
+
+        monkeypatch.setattr(Container, "read", reading)
+        assert data[0].reason is None

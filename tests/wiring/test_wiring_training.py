@@ -17,6 +17,7 @@ from observe import Effect, check, observe_training, watching, write_material
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import svfap
+from svfap.data import loader
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
@@ -407,6 +408,20 @@ def test_num_workers(kind, train, runs, monkeypatch, tmp_path):
 
 
 @BOTH
+def test_cache_gb(kind, train, runs, monkeypatch):
+    opened = []
+    real = loader.open_video
+    monkeypatch.setattr(loader, "open_video", lambda path, fps: opened.append(path) or real(path, fps))
+    shown, counts = {}, {}
+    for gigabytes in (0.0, 0.1):
+        opened.clear()
+        shown[gigabytes] = observe_training(train, runs.config(kind, {"cache_gb": gigabytes}))
+        counts[gigabytes] = len(opened), len(set(opened))
+    assert shown[0.0]["losses"] == shown[0.1]["losses"]
+    assert counts[0.1][0] == counts[0.1][1] < counts[0.0][0]
+
+
+@BOTH
 def test_max_unreadable(kind, train, runs):
     lines = (runs.folder / "m.csv").read_text().splitlines()
     (runs.folder / "broken.mp4").write_bytes(b"no video")
@@ -441,7 +456,7 @@ def test_previews(runs):
     assert (shown[0], shown[2]) == ([], [2 * 32])  # side by side
 
 
-OWN_TESTS = {"out", "resume", "dataset", "compile", "num_workers", "max_unreadable", "save_every_steps"}
+OWN_TESTS = {"out", "resume", "dataset", "compile", "num_workers", "cache_gb", "max_unreadable", "save_every_steps"}
 
 
 def test_probe_every_and_probe_dataset(runs):

@@ -19,7 +19,8 @@ from __future__ import annotations
 import atexit
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
@@ -63,6 +64,17 @@ class Item:
     targets: list[Targets] = field(default_factory=list)
 
 
+class Opened(NamedTuple):
+    """A video while its clips are read: targets of all its pictures (None: one target for the whole video), the picture that
+    each frame of the clock shows, the stretches of frames that clips may come from, and how pictures are read by number.
+    """
+
+    targets: Targets | None
+    picture_of: Indices
+    stretches: list[tuple[int, int]]
+    read: Callable[[Indices], Pixels]
+
+
 @dataclass(eq=False)
 class ClipDataset(Dataset[Item]):
     """The samples of a manifest as clips of `clip_length` frames, `stride` frames apart, of `size` x `size` pixels.
@@ -77,6 +89,8 @@ class ClipDataset(Dataset[Item]):
     frame_level: targets of the sampled frames (see `svfap.data.targets`) instead of the target of the clip.
     fps: sample all videos on a clock of this many frames per second; None: each on the clock of its own rate. frames_fps:
     pictures per second of folders of frames; None: 25.
+    cache_bytes: memory for decoded videos, which are then not read again. Videos are taken in as they come, until one has no
+    room; each process that loads batches has its own.
     balanced: an epoch of the loader has as many samples as the manifest, but all classes equally often.
     A clip never spans a hole in the video's time stamps: random clips are drawn from its stretches in proportion to their
     length, the others come from the longest one.
@@ -99,10 +113,13 @@ class ClipDataset(Dataset[Item]):
     balanced: bool = False
     fps: float | None = None
     frames_fps: float | None = None
+    cache_bytes: int = 0
     epoch: int = 0
+    _kept: dict[int, Opened] = field(default_factory=dict, init=False, repr=False)
+    _room: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        manifest = self.manifest
+        manifest, self._room = self.manifest, self.cache_bytes
         if self.mode not in ("pretrain", "train", "val", "test"):
             raise ValueError(f"mode is '{self.mode}', known are pretrain, train, val and test")
         self.target = "values" if manifest.dimensions is not None else "label" if manifest.label_names else None
@@ -126,18 +143,15 @@ class ClipDataset(Dataset[Item]):
         seeds = np.random.SeedSequence([self.seed, self.epoch, index])
         rng = np.random.RandomState(np.random.MT19937(seeds))
         try:
-            with open_video(sample.path, self.frames_fps or PICTURE_FPS) as video:
-                labels = None
-                if self.target is not None and self.frame_level:
-                    labels = picture_targets(self.manifest, sample, video)
-                grid = video.grid(self.fps)
-                rows = self._sample(grid.parts(*span_of(video, sample, self.fps)), rng)
+            with self._opened(index % len(self), sample) as video:
+                labels = video.targets
+                rows = self._sample(video.stretches, rng)
                 counts = np.ones(len(rows), np.int64)
                 if self.mode == "test":  # segments of a short video coincide
                     rows, counts = np.unique(rows, axis=0, return_counts=True)
-                shown = grid.picture_of[rows]
+                shown = video.picture_of[rows]
                 wanted, places = np.unique(shown, return_inverse=True)
-                pictures = inside_box(video.read(wanted), sample)
+                pictures = video.read(wanted)
             item = Item(index % len(self), sample)
             for row, numbers, where, count in zip(
                 rows, shown, places.reshape(rows.shape), counts.tolist(), strict=True
@@ -152,6 +166,35 @@ class ClipDataset(Dataset[Item]):
         except (VideoError, OSError) as error:
             reason = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
             return Item(index % len(self), sample, reason)
+
+    @contextmanager
+    def _opened(self, number: int, sample: Sample) -> Iterator[Opened]:
+        """The video of a sample, from memory if it is there."""
+        if number in self._kept:
+            yield self._kept[number]
+            return
+        with open_video(sample.path, self.frames_fps or PICTURE_FPS) as video:
+            per_picture = self.target is not None and self.frame_level
+            targets = picture_targets(self.manifest, sample, video) if per_picture else None
+            grid = video.grid(self.fps)
+            stretches = grid.parts(*span_of(video, sample, self.fps))
+            opened = Opened(targets, grid.picture_of, stretches, lambda wanted: inside_box(video.read(wanted), sample))
+            if self._room > 0:
+                opened = self._keep(number, opened, video.shape)
+            yield opened
+
+    def _keep(self, number: int, video: Opened, shape: tuple[int, int]) -> Opened:
+        """The same video in memory, if it has room there; the first that has none ends the taking in."""
+        numbers = np.unique(np.concatenate([video.picture_of[first:stop] for first, stop in video.stretches]))
+        self._room -= len(numbers) * shape[0] * shape[1] * 3
+        if self._room < 0:
+            return video
+        try:
+            pictures = video.read(numbers)
+        except VideoError:  # of a picture that the clips may not need
+            return video
+        self._kept[number] = video._replace(read=lambda wanted: pictures[np.searchsorted(numbers, wanted)])
+        return self._kept[number]
 
     def _target(self, sample: Sample, labels: Targets | None, pictures: Indices) -> Targets:
         """Of a clip that shows these pictures of the video. labels: of all its pictures; None: one for the whole video."""

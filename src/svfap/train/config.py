@@ -68,6 +68,9 @@ class TrainConfig(SourceSettings, FramesSettings):
     seed: int = 0
     num_workers: int | None = None
     """Decoding processes per training process; default: its share of the cores, less one."""
+    cache_gb: float = 0.0
+    """Memory for decoded videos, in GB, of each process that decodes: short videos are then decoded once and not once an
+    epoch. 0: none."""
     max_unreadable: float = 0.01
     """Stop when more than this fraction of the videos cannot be read."""
     save_every_steps: int | None = None
@@ -77,10 +80,16 @@ class TrainConfig(SourceSettings, FramesSettings):
         if not 0 < self.fraction <= 1:
             raise UserError(f"fraction={self.fraction}: must be above 0 and at most 1")
         require(self, 1, "epochs", "batch_size", "repeats", "accumulate_steps", "sampling_stride", "save_every_steps")
-        require(self, 0, "num_workers", "seed", "base_lr", "min_lr", "weight_decay", "warmup_epochs", "max_unreadable")
+        require(self, 0, "num_workers", "seed", "base_lr", "min_lr", "weight_decay", "warmup_epochs")
+        require(self, 0, "max_unreadable", "cache_gb")
         require_fraction(self, "ema_decay")
         require_rate(self, "fps", "frames_fps")
         check_model(self.preset, self.model)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory for decoded videos of each process that decodes."""
+        return int(self.cache_gb * 1e9)
 
     @property
     def micro_batch_size(self) -> int:

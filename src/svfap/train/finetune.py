@@ -82,7 +82,7 @@ class FinetuneTask(TrainingTask):
         shape = self.model.config
         clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
         frames: dict[str, Any] = {"frame_level": shape.frame_level, "frame_fit": shape.frame_fit}
-        frames |= {"fps": shape.frame_rate, "frames_fps": config.frames_fps}
+        frames |= {"fps": shape.frame_rate, "frames_fps": config.frames_fps, "cache_bytes": config.cache_bytes}
         self.dataset = ClipDataset(
             training, "train", *clips, repeats=config.repeats, balanced=config.balanced_sampling, **frames
         )

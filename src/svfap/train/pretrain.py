@@ -57,7 +57,7 @@ class PretrainTask(TrainingTask):
         clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
         self.dataset = ClipDataset(
             repeated, "pretrain", *clips, repeats=config.repeats, crop_scales=config.crop_scales,
-            fps=shape.frame_rate, frames_fps=config.frames_fps,
+            fps=shape.frame_rate, frames_fps=config.frames_fps, cache_bytes=config.cache_bytes,
         )  # fmt: skip
         self._preview: Batch | None = None
         self._monitor: Monitor | None = None

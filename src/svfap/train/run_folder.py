@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from svfap.model.config import ModelConfig
 
 # Settings that may change when a run is resumed, since they do not change its result.
-FREE_SETTINGS = ("num_workers", "save_every_steps", "max_unreadable", "out", "probe_every", "probe_dataset")
+FREE_SETTINGS = ("num_workers", "cache_gb", "save_every_steps", "max_unreadable", "out", "probe_every", "probe_dataset")
 DATA_SETTINGS = ("dataset", "manifest", "val_manifest", "root")  # may change where the rows are known to be the same
 NOT_STORED = ("resume", "parallel")  # of one call, not of the run
 FULL_BYTES = 2**20  # a disk with less free space is full
