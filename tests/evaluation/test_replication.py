@@ -75,7 +75,7 @@ def test_true_differences_are_found_and_the_interval_covers_them():
             different, estimates = called_different(simulated(rng, means=[0, 0, 0, size * error]))
             last = estimates[3]
             found[size].append((different[2], last.p < 0.05, last.low < size * error < last.high, last.standard_error))
-    holm3, plain3, covered, errors = np.mean(found[3], axis=0)
+    holm3, plain3, covered, _ = np.mean(found[3], axis=0)
     assert holm3 > 0.38 and plain3 > 0.6
     assert np.mean(found[5], axis=0)[0] > 0.85
     assert 0.91 < covered < 0.985

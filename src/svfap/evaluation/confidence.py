@@ -199,9 +199,11 @@ def _sum_by(people: NDArray, table: NDArray[np.float64]) -> Sums:
 
 
 @lru_cache(maxsize=4)
-def _counts(number: int, num_resamples: int, seed: int) -> NDArray[np.int64]:
+def _counts(number: int, num_resamples: int, seed: int) -> NDArray[np.float64]:
     """How often each of S subjects is in each of R drawn samples: (R, S)."""
-    return np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), num_resamples)
+    return (
+        np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), num_resamples).astype(np.float64)
+    )
 
 
 def _drawn(counts: NDArray, sums: Sums) -> Sums:

@@ -14,8 +14,8 @@ covariance, over drawn people, of the scores of two of its pre-trainings. s² ha
 between pre-trainings, c the part which they share, so nothing is counted twice. For a difference to the reference row the same
 holds of the P paired differences, but s² / 2 is the interaction's mean square over all R rows of the table, with (R - 1)(P - 1)
 degrees of freedom: with 3 pre-trainings a variance of one pair alone, with 2 degrees of freedom, would show next to nothing. It
-assumes that the rows scatter alike from pre-training to pre-training. Where the reference scatters three times as much as the other
-rows, rows without a difference are called different in one table of ten instead of one of twenty.
+assumes that the rows scatter alike from pre-training to pre-training. Where the reference scatters three times as much as the
+other rows, rows without a difference are called different in one table of ten instead of one of twenty.
 
 Intervals and tests use Student's t, with the degrees of freedom of Satterthwaite for the sum of the two parts. With 4 rows, 3
 pre-trainings and Holm's correction, a true difference of 3 standard errors is found in about half of the tables (without the
@@ -90,8 +90,8 @@ def table_differences(
     for number, row in enumerate(rows):
         paired = scores[number] - scores[reference]
         same = not paired.any() and scores.shape[1] > 1
-        how = (0.0, 1) if same else (spread, dof)
-        found.append(_estimate(paired, *how, drawn[number] - drawn[reference], len(row[0].sums)))
+        scatter = 0.0 if same else spread
+        found.append(_estimate(paired, scatter, max(dof, 1), drawn[number] - drawn[reference], len(row[0].sums)))
     return found
 
 
