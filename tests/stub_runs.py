@@ -22,15 +22,21 @@ class StubRuns:
     """Stands in for `run_all`: notes the runs, and writes their results.
 
     skill: from a run and the reader (`finetune`, `linear`, `attentive`, `chance`) to the share of test videos that are
-    recognised; which ones depends on the run's folder.
+    recognised (which ones depends on the run's folder), or of values 1 less the deviation of the outputs.
     """
 
     def __init__(self, dataset: PreparedDataset, skill: Skill = lambda run, reader: 0.5) -> None:
         test = dataset.folds[0].test
         assert test is not None
-        manifest = read_manifest(test, root=dataset.root, label_names=dataset.label_names)
-        self.keys, self.names = [sample.key for sample in manifest], dataset.label_names
+        assert dataset.task != "unlabelled"
+        names: dict[str, Any] = {
+            "label_names" if dataset.task == "classification" else "dimensions": dataset.label_names
+        }
+        manifest = read_manifest(test, root=dataset.root, task=dataset.task, **names)
+        self.keys, self.names, self.task = [sample.key for sample in manifest], dataset.label_names, dataset.task
         self.labels, self.skill = manifest.labels, skill
+        if dataset.task == "regression":
+            self.values = manifest.table[list(self.names)].to_numpy(np.float64)
         self.done: list[Any] = []
         self.parallel: list[int | None] = []
 
@@ -55,6 +61,10 @@ class StubRuns:
         """Predictions of the skill, drawn by the name of the file."""
         for file in files:
             rng = np.random.default_rng([1, zlib.crc32("/".join(file.parts[-3:]).encode())])
+            if self.task == "regression":
+                outputs = self.values + rng.normal(size=self.values.shape) * (1 - self.skill(run, reader))
+                write_csv(file, predictions_table(self.keys, outputs, self.names, self.values, self.task))
+                continue
             right = rng.random(len(self.keys)) < self.skill(run, reader)
             wrong = (self.labels + 1) % len(self.names)
             outputs = np.eye(len(self.names))[np.where(right, self.labels, wrong)]

@@ -60,9 +60,9 @@ def test_the_misplaced_fusion_changes_the_output():
 
 def test_rows_of_the_faults_are_pretrained_with_them_and_told_apart(tmp_path, faces, monkeypatch):
     """The study of the faults goes through the machinery of experiments, on runs of a known score."""
-    import svfap.experiments.runs as runs_module
     from stub_runs import StubRuns
 
+    import svfap.experiments.runs as runs_module
     from svfap.data.prepared import read_dataset
     from svfap.experiments.config import ExperimentConfig
     from svfap.experiments.experiment import experiment_runs, run_study

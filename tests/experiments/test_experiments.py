@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -222,6 +223,8 @@ def test_videomae_is_its_checkpoint_or_its_encoder(tmp_path, faces, configs):
 
 def test_a_table_has_the_scores_of_its_runs_and_no_run_is_repeated(tmp_path, faces, configs, monkeypatch, capsys):
     """Real runs, of which one is interrupted: the second call does the rest, the third nothing."""
+    quick = partial(ProbeConfig, attentive_epochs=1, attentive_rates=[1e-3], attentive_decays=[0.1])
+    monkeypatch.setattr(runs_module, "ProbeConfig", quick)
     how = {"out": tmp_path, "dataset": faces, "pretrainings": 2, "readings": 1, **configs}
     done = []
 
@@ -278,13 +281,14 @@ def test_a_table_has_the_scores_of_its_runs_and_no_run_is_repeated(tmp_path, fac
     assert main([*command, *given]) == 0
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*.csv")} == after
     shown = capsys.readouterr()
-    assert "from scratch" in shown.out and "of 2, pre-training" not in shown.err
+    assert "scratch" in shown.out and "p (Holm)" in shown.out and "parameters" not in shown.out
+    assert "of 2, pre-training" not in shown.err
 
-    readers = replace(ProbeConfig(dataset=faces, fold="1", kind=["linear", "attentive"]), attentive_epochs=3)
     runs = experiment_runs(ExperimentConfig(**how))
-    other = replace(runs.probes(BASELINE)[0], config=readers)
+    probe = runs.probes(BASELINE)[0]
+    other = replace(probe, config=replace(probe.config, attentive_epochs=3))
     with pytest.raises(
-        UserError, match=r"settings.json: was made with other settings \(attentive_epochs: 20 then, 3 now"
+        UserError, match=r"settings.json: was made with other settings \(attentive_epochs: 1 then, 3 now"
     ):
         probe_encoder(other)
     (tmp_path / "other.yaml").write_text(yaml.safe_dump({**FINETUNE, "batch_size": 14}))

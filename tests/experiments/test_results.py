@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -190,6 +191,23 @@ def test_test_videos_that_are_missing_are_an_error(prepared, tmp_path, monkeypat
     table.write_text(table.read_text().replace("v0000", "other"))
     with pytest.raises(UserError, match=r"predictions.csv: .*other.mp4 is not in the test part"):
         Results(runs, runs.rows(STUDIES["masking"])).lines()
+
+
+def test_values_are_scored_by_ccc_without_points(prepared, tmp_path, monkeypatch):
+    folder = tmp_path / "values"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = [f"v{n:03d}.mp4,{rng.normal():.3f},{rng.normal():.3f},p{n // 6}" for n in range(240)]
+    (folder / "m.csv").write_text("\n".join(["path,valence,arousal,subject", *rows]) + "\n")
+    dataset = PreparedDataset(
+        "own", "Own", "regression", Path("."), ("valence", "arousal"), (Fold("a", Path("m.csv"), Path("m.csv")),),
+        Path("m.csv"), ("pcc", "ccc"),
+    )  # fmt: skip
+    write_dataset_file(folder, dataset)
+    found, _, table = done(folder, tmp_path / "out", monkeypatch, lambda run, reader: 0.8, "scale", readings=1)
+    assert found["metrics"] == ["ccc", "pcc"] and "Standard error of a row: 0.0" in found["caption"]
+    assert "points" not in found["caption"]
+    assert re.fullmatch(r"0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\]", table["CCC"].iloc[0])
 
 
 def test_a_line_without_a_test_shows_no_difference():

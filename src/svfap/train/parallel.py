@@ -67,7 +67,8 @@ def run_all(run: Callable[[Any], int], configs: Sequence[Run], parallel: int | N
         return run_parallel(run, configs, parallel, gpus)
     try:
         for number, config in enumerate(configs, 1):
-            say(f"run {number} of {len(configs)}: {config.out}")
+            if len(configs) > 1:
+                say(f"run {number} of {len(configs)}: {config.out}")
             if stopped_by := run(config):
                 return stopped_by
     except KeyboardInterrupt as interrupt:
