@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +111,8 @@ def test_the_same_runs_do_not_differ_and_do_not_count_twice():
     alone = table_differences(rows, 0, RESAMPLES)
     twice = table_differences([*rows, rows[0], rows[2]], 0, RESAMPLES)
     assert twice[4] == (0, 0, 0, 0, 1) and twice[5] == twice[2] == alone[2]
+    by_chance = table_differences([*rows[:3], [replace(score) for score in rows[0]]], 0, RESAMPLES)[3]
+    assert by_chance.value == 0 and by_chance.low < 0 < by_chance.high, "other runs of the same scores may differ"
 
 
 def test_one_pretraining_has_no_interval():

@@ -222,8 +222,8 @@ def test_figures_show_rows_intervals_reference_baselines_and_the_papers_numbers(
     panels = {"fine-tuning": rows, "probe, linear": rows}
     for joined in (False, True):
         figure = study_figure(
-            panels, "uar", "what", reference="b", joined=joined, baselines={"probe, linear": {"untrained": 0.2}},
-            paper={"b": 0.6},
+            panels, "uar", "what", reference="b", joined=joined, paper={"b": 0.6},
+            baselines={"fine-tuning": {"chance": 0.1}, "probe, linear": {"untrained": 0.2, "chance": 0.1}},
         )  # fmt: skip
         first, second = figure.axes
         assert [tick.get_text() for tick in first.get_xticklabels()] == ["a", "b"]
@@ -239,6 +239,7 @@ def test_figures_show_rows_intervals_reference_baselines_and_the_papers_numbers(
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
         assert {"reference row, 95% interval", "untrained", "the paper (DFEW, fold 1)"} <= set(labels)
         assert any(line.get_ydata()[0] == pytest.approx(20) for line in second.lines)
+        assert len({line.get_color() for a in figure.axes for line in a.lines if line.get_label() == "chance"}) == 1
 
 
 def test_steps_are_in_the_order_of_rows_and_pretrainings(prepared, tmp_path):

@@ -71,8 +71,8 @@ def table_differences(
 ) -> list[Estimate]:
     """Each row's difference to the row with the number `reference`, paired by pre-training seed and by test people.
 
-    rows: R rows of P scores, those at the same place with the same seed. A row whose scores are those of an earlier row, as of
-    the same runs, adds nothing to the common scatter. Raises `UserError` for rows of different length or other subjects.
+    rows: R rows of P scores, those at the same place with the same seed. Rows of the same runs have the same objects: these do
+    not differ, and count once in the common scatter. Raises `UserError` for rows of different length or other subjects.
     """
     if len({len(row) for row in rows}) > 1:
         raise UserError(
@@ -82,15 +82,15 @@ def table_differences(
         raise UserError("the rows to compare are not of the same subjects")
     scores = np.stack([_scores(row) for row in rows])
     drawn = [_drawn(row, num_resamples, seed) for row in rows]
-    distinct = np.unique(scores, axis=0)
+    runs = [tuple(map(id, row)) for row in rows]
+    distinct = scores[[runs.index(one) for one in dict.fromkeys(runs)]]
     residuals = distinct - distinct.mean(axis=0) - distinct.mean(axis=1, keepdims=True) + distinct.mean()
     dof = (len(distinct) - 1) * (scores.shape[1] - 1)
     spread = 2 * float((residuals**2).sum()) / dof if dof else math.nan
     found = []
     for number, row in enumerate(rows):
         paired = scores[number] - scores[reference]
-        same = not paired.any() and scores.shape[1] > 1
-        scatter = 0.0 if same else spread
+        scatter = 0.0 if runs[number] == runs[reference] else spread
         found.append(_estimate(paired, scatter, max(dof, 1), drawn[number] - drawn[reference], len(row[0].sums)))
     return found
 

@@ -35,6 +35,7 @@ def study_figure(
     num_rows = max(map(len, panels.values()))
     figure, axes = new_figure(max(4.6, 0.8 * num_rows + 1.6) * len(panels), 4.2, 1, len(panels), title=title)
     scale = metric_scale(metric)
+    names = [*dict.fromkeys(label for lines in (baselines or {}).values() for label in lines)]
     for number, (panel, (name, rows)) in enumerate(zip(axes, panels.items(), strict=True)):
         places = range(len(rows))
         means = [scale * bar.value for bar in rows.values()]
@@ -50,8 +51,8 @@ def study_figure(
             panel.scatter(x, each, s=14, color=INK, alpha=0.6, linewidths=0, zorder=2, label="one pre-training")
             if marked:
                 panel.axhline(means[place], color=color, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-        for at, (label, value) in enumerate((baselines or {}).get(name, {}).items()):
-            color = PALETTE[(2 + at) % len(PALETTE)]
+        for label, value in (baselines or {}).get(name, {}).items():
+            color = PALETTE[(2 + names.index(label)) % len(PALETTE)]
             panel.axhline(scale * value, color=color, linewidth=1, linestyle=(0, (1, 2)), label=label, zorder=0)
         known = [
             (place, scale * (paper or {})[row])
