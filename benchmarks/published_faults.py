@@ -4,10 +4,10 @@
 2. Misplaced: outputs of later stages are reshaped with the number of time steps before down-sampling, so half of the
    repeated tokens are added at wrong spatial positions.
 
-Pre-training runs with these faults, fine-tuning with the package's encoder, on synthetic faces with the settings of
-`svfap experiment`; with the same `--out` the runs of `svfap experiment` are reused. Prints and writes a Markdown table.
+Pre-training runs with these faults, its readings with the package's encoder, on synthetic faces with the settings of
+`svfap experiment`; with the same `--out` the runs of `svfap experiment` are reused. Writes the table and figure of a study.
 
-    python benchmarks/published_faults.py --out runs/experiments --seeds 3
+    python benchmarks/published_faults.py --out runs/experiments
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from unittest import mock
 
 import pandas as pd
@@ -25,13 +25,14 @@ import torch
 from torch import Tensor
 
 from svfap.experiments.config import ExperimentConfig
-from svfap.experiments.experiment import experiment_runs
-from svfap.experiments.runs import BASELINE, train_all
+from svfap.experiments.experiment import experiment_runs, run_study
+from svfap.experiments.runs import ExperimentRuns
+from svfap.experiments.studies import Baseline, Study, StudyRow
 from svfap.model.build import build_model
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT, Stage
 from svfap.model.masking import TubeMask, tube_mask
-from svfap.view.tables import to_markdown, write_table
+from svfap.view.tables import to_markdown
 
 
 def leaky_forward(encoder: TPSBT, clip: Tensor, mask: TubeMask | None = None) -> Tensor:
@@ -89,46 +90,35 @@ def influence_of_hidden_pixels(config: ModelConfig) -> float:
         return float((encoder(clip, mask) - encoder(changed, mask)).abs().max())
 
 
+def rows(baseline: Baseline) -> list[StudyRow]:
+    """The package itself, each fault, and both."""
+    return [
+        StudyRow("neither (this package)", reference=True),
+        StudyRow("1: leak", variant="leak", within=partial(faults, True, False)),
+        StudyRow("2: misplaced", variant="misplaced", within=partial(faults, False, True)),
+        StudyRow("both, as released", variant="leakmisplaced", within=partial(faults, True, True)),
+    ]
+
+
+STUDY = Study("Pre-training with the faults of the released code", "released code", "pre-trained with", rows)
+
+
+def of_pretraining(runs: ExperimentRuns, row: StudyRow) -> dict[str, str]:
+    """Cells about the pre-training of a row: its last loss, and how much hidden pixels influence the encoder's output."""
+    logs = [pd.read_json(config.out / "log.jsonl", lines=True)["loss"].dropna() for config in runs.pretrainings(row)]
+    with row.within():
+        influence = influence_of_hidden_pixels(runs.model_configs(row)[1])
+    loss = mean(float(log.tail(100).mean()) for log in logs)
+    return {"pre-training loss": f"{loss:.3f}", "influence of hidden pixels": f"{influence:.2g}"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/experiments"), help="folder for data, runs and the table"
-    )
-    parser.add_argument("--seeds", type=int, default=3, help="fine-tunings per row")
-    args = parser.parse_args()
-    baseline, lines = experiment_runs(ExperimentConfig(out=args.out, seeds=args.seeds)), []
-    for name, leak, misplaced in (
-        ("neither (this package)", False, False),
-        ("1: leak", True, False),
-        ("2: misplaced", False, True),
-        ("both, as released", True, True),
-    ):
-        folder = f"runs-{'leak' * leak}{'misplaced' * misplaced}" if leak or misplaced else "runs"
-        runs = replace(baseline, out=args.out / folder)
-        with faults(leak, misplaced):
-            influence = influence_of_hidden_pixels(runs.model_configs(BASELINE)[1])
-            train_all(name, runs.pretrainings(BASELINE), parallel=1)
-        train_all(name, runs.finetunings(BASELINE), parallel=1)
-        uar, war = ([100 * seed[m] for seed in runs.scores(BASELINE)] for m in ("uar", "war"))
-        loss = (
-            pd.read_json(runs.pretrainings(BASELINE)[0].out / "log.jsonl", lines=True)["loss"].dropna().tail(100).mean()
-        )
-        spread = f" ± {stdev(uar):.1f} ({', '.join(f'{v:.1f}' for v in uar)})" if len(uar) > 1 else ""
-        lines.append(
-            {
-                "pre-trained with": name,
-                "UAR, %": f"{mean(uar):.1f}{spread}",
-                "WAR, %": f"{mean(war):.1f}",
-                "pre-training loss": f"{loss:.3f}",
-                "influence of hidden pixels": f"{influence:.2g}",
-            }
-        )
-    table = pd.DataFrame(lines)
-    caption = (
-        f"Pre-training with the faults of the released code; {baseline.dataset.title}, seeds 0 to {args.seeds - 1}"
-    )
-    write_table(args.out / "faults", table, caption)
-    print(to_markdown(table, caption))
+    parser.add_argument("--out", type=Path, default=ExperimentConfig.out, help="folder for data, runs and the table")
+    for name, what in (("pretrainings", "pre-trainings of each row"), ("readings", "readings of each pre-training")):
+        parser.add_argument(f"--{name}", type=int, default=getattr(ExperimentConfig, name), help=what)
+    runs = experiment_runs(ExperimentConfig(**vars(parser.parse_args())))
+    print(to_markdown(run_study("faults", STUDY, runs, partial(of_pretraining, runs))))
 
 
 if __name__ == "__main__":

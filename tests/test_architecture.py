@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "crop": {"data", "faces", "jobs", "predict"},
     "features": {"model", "weights", "data", "faces", "jobs", "predict"},
     "reports": {"model", "weights", "data", "evaluation", "probe", "view"},
-    "experiments": {"model", "weights", "data", "synth", "evaluation", "train", "predict", "view"},
+    "experiments": {"model", "weights", "data", "synth", "evaluation", "probe", "train", "predict", "view"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 MODULES = {

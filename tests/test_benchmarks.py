@@ -56,3 +56,44 @@ def test_the_misplaced_fusion_changes_the_output():
     found = benchmark.misplaced_upsample(tokens, 8)
     assert found.shape == expected.shape and not torch.equal(found, expected)
     assert torch.equal(found.sum(dim=(1, 2)), expected.sum(dim=(1, 2)))  # the same tokens at other positions
+
+
+def test_rows_of_the_faults_are_pretrained_with_them_and_told_apart(tmp_path, faces, monkeypatch):
+    """The study of the faults goes through the machinery of experiments, on runs of a known score."""
+    from stub_runs import StubRuns
+
+    import svfap.experiments.runs as runs_module
+    from svfap.data.prepared import read_dataset
+    from svfap.experiments.config import ExperimentConfig
+    from svfap.experiments.experiment import experiment_runs, run_study
+    from svfap.model.encoder import TPSBT
+    from svfap.train.config import PretrainConfig
+
+    benchmark = importlib.import_module("published_faults")
+    found = {}
+
+    class Noted(StubRuns):
+        def __call__(self, work, runs, parallel=None):
+            for run in runs:
+                if isinstance(run, PretrainConfig):
+                    found[run.out.name] = TPSBT.forward is benchmark.leaky_forward
+                    run.out.mkdir(parents=True)
+                    (run.out / "log.jsonl").write_text('{"loss": 0.5}\n{"loss": 0.7}\n')
+            return super().__call__(work, runs, parallel)
+
+    stub = Noted(read_dataset(faces))
+    monkeypatch.setattr(runs_module, "run_all", stub)
+    runs = experiment_runs(
+        ExperimentConfig(
+            out=tmp_path, dataset=faces, preset="svfap_debug", pretrainings=2, readings=1, readers="finetune"
+        )
+    )
+    table = run_study("faults", benchmark.STUDY, runs, lambda row: benchmark.of_pretraining(runs, row))
+    names = {"": False, "leak-": True, "misplaced-": False, "leakmisplaced-": True}
+    assert found == {f"pretrain-{name}base-seed{seed}": leak for name, leak in names.items() for seed in (0, 1)}
+    assert TPSBT.forward is benchmark.encoder_forward
+    cells = table[table["read by"] == "fine-tuning"].set_index("pre-trained with")
+    assert list(cells["pre-training loss"]) == ["0.600"] * 4
+    assert [float(cell) > 0 for cell in cells["influence of hidden pixels"]] == [False, True, False, True]
+    assert cells["difference to neither (this package)"].iloc[0] == "reference"
+    assert (tmp_path / "faults.md").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,6 +89,16 @@ def metric_heading(key: str) -> str:
 def metric_text(key: str, value: float) -> str:
     """A value as the field prints it: percentages with two decimals, the rest with four."""
     return format_percent(value) if is_percent(key) else f"{value:.4f}"
+
+
+def interval_text(key: str, value: float, low: float, high: float, signed: bool = False) -> str:
+    """A value with its interval: `45.3 [40.1, 50.2]`; the value alone without bounds (NaN), and nothing without a value."""
+    if math.isnan(value):
+        return ""
+    form = f"{'+' if signed else ''}.{1 if is_percent(key) else 3}f"
+    value, low, high = (metric_scale(key) * number for number in (value, low, high))
+    bounds = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
+    return f"{value:{form}}{bounds}".replace("-", "−")
 
 
 def format_percent(fraction: float) -> str:

@@ -171,6 +171,17 @@ def _require(config: Any, names: Sequence[str], holds: Callable[[Any], bool], wh
             raise UserError(f"{name}={value:{form}}: must be {what}")
 
 
+def several(config: Any, name: str, known: Sequence[str]) -> list[str]:
+    """One or several names, given as a list or separated by commas. Raises `UserError` for one that is not known."""
+    given = getattr(config, name)
+    names = [part.strip() for part in given.split(",")] if isinstance(given, str) else list(given)
+    if unknown := [each for each in names if each not in known]:
+        raise UserError(f"{name}={unknown[0]!r} is none of {', '.join(known)}")
+    if not names:
+        raise UserError(f"{name}: give one or several of {', '.join(known)}")
+    return names
+
+
 def require_file(config: Any, name: str, suffixes: tuple[str, ...]) -> None:
     """Raise `UserError` for the name of a file to write that is given and has another suffix or is a folder."""
     path = getattr(config, name)

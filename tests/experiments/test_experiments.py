@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+import svfap.experiments.probing as probing_module
 import svfap.experiments.runs as runs_module
 from svfap.cli.main import main
-from svfap.errors import UserError
+from svfap.data.manifest import read_manifest
+from svfap.errors import Interrupted, UserError
 from svfap.experiments.config import ExperimentConfig
 from svfap.experiments.experiment import SYNTHETIC, experiment, experiment_runs, read_settings
-from svfap.experiments.runs import BASELINE, ExperimentRuns
+from svfap.experiments.probing import ProbeRun, probe_encoder
+from svfap.experiments.runs import BASELINE, Clock, ExperimentRuns, do_all, do_one, duration
 from svfap.experiments.studies import EXPERIMENTS, STUDIES, StudyRow
+from svfap.probe.config import ProbeConfig
+from svfap.probe.probe import probe_model
 from svfap.train.config import FinetuneConfig
 from svfap.train.loop import TrainResult
+from svfap.train.resolve import resolve
 from svfap.weights.folder import load_model
 
 MODEL = {"num_frames": 8, "stage_depths": [1, 1, 1], "num_bottleneck_tokens": 8}
@@ -72,21 +85,37 @@ def test_the_papers_settings_have_the_same_scores_in_every_table(tmp_path, faces
     assert all(0 < score["uar"] < score["war"] < 1 for score in scores)
 
 
+def test_each_study_has_one_reference_row_the_papers_default(tmp_path, faces, configs):
+    runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, **configs))
+    references = {name: [row.name for row in rows_of(name, runs).values() if row.reference] for name in STUDIES}
+    assert references == {
+        "scratch": ["pre-trained"], "schedule": ["1 epochs"], "scale": ["100%"], "masking": ["90%"], "variants": ["both"],
+        "fusion": ["yes / no"], "bottleneck": ["8"], "downsampling": ["conv"], "videomae": ["SVFAP"], "few_shot": ["100%"],
+    }  # fmt: skip
+
+
 def test_every_row_is_a_separate_training_that_tables_share(tmp_path, faces, configs):
-    runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, seeds=2, **configs))
+    runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, pretrainings=2, readings=3, **configs))
     base = runs.finetunings(BASELINE)
-    assert [config.seed for config in base] == [0, 1]
-    assert {config.init for config in base} == {str(tmp_path / "runs" / "pretrain-base-seed0")}
+    assert [[config.seed for config in group] for group in base] == [[0, 1, 2], [100, 101, 102]]
+    started = [{Path(config.init).name for config in group} for group in base]
+    assert started == [{"pretrain-base-seed0"}, {"pretrain-base-seed1"}]
+    probes = runs.probes(BASELINE)
+    assert [Path(probe.weights).name for probe in probes] == ["pretrain-base-seed0", "pretrain-base-seed1"]
+    assert [[file.name for file in probe.files("attentive")] for probe in probes] == [
+        [f"attentive-seed{100 * p + r}.csv" for r in range(3)] for p in range(2)
+    ]
     pretrained = {name: runs.pretrainings(row)[0] for name, row in rows_of("masking", runs).items()}
     assert [config.mask_ratio for config in pretrained.values()] == [0.75, 0.85, 0.9, 0.95]
     assert pretrained["75%"] == runs.pretrainings(BASELINE)[0], "the baseline's ratio is the baseline"
     for table, row in (("bottleneck", "8"), ("downsampling", "conv"), ("variants", "both"), ("fusion", "yes / no"),
                        ("scale", "100%"), ("schedule", "1 epochs"), ("few_shot", "100%")):  # fmt: skip
         assert runs.finetunings(rows_of(table, runs)[row]) == base, table
-    everything = [c for name in STUDIES for row in rows_of(name, runs).values() for c in runs.finetunings(row)]
     by_folder = {}
-    for config in everything:
-        assert by_folder.setdefault(config.out, config) == config, "one folder, one training"
+    for row in (row for name in STUDIES for row in rows_of(name, runs).values()):
+        for run in [*runs.pretrainings(row), *chain(*runs.finetunings(row)), *runs.probes(row)]:
+            run = replace(run, linear="last") if isinstance(run, ProbeRun) else run  # each run has both
+            assert by_folder.setdefault(run.out, run) == run, "one folder, one run"
 
 
 def test_settings_of_rows(tmp_path, faces, configs):
@@ -99,21 +128,38 @@ def test_settings_of_rows(tmp_path, faces, configs):
     assert fused == {f"{a} / {b}": (values[a], values[b]) for a in values for b in values}
     assert [runs.pretrainings(row)[0].fraction for row in rows_of("scale", runs).values()] == [0.01, 0.05, 0.1, 0.2, 1]
     few = rows_of("few_shot", runs)
-    assert [runs.finetunings(row)[0].fraction for row in few.values()] == [0.1, 0.25, 0.5, 1.0] * 2
-    assert [runs.finetunings(row)[0].init is None for row in few.values()] == [False] * 4 + [True] * 4
-    plain = runs.finetunings(rows_of("variants", runs)["neither"])[0].model
+    for read in (lambda row: runs.finetunings(row)[0][0], lambda row: runs.probes(row)[0]):
+        assert [read(row).fraction for row in few.values()] == [0.1, 0.25, 0.5, 1.0] * 2
+    assert [runs.finetunings(row)[0][0].init is None for row in few.values()] == [False] * 4 + [True] * 4
+    assert [probe.linear for row in rows_of("fusion", runs).values() for probe in runs.probes(row)[:1]] == [
+        "last",
+        "fused",
+    ] * 2
+    plain = runs.finetunings(rows_of("variants", runs)["neither"])[0][0].model
     assert (plain["temporal_pyramid"], plain["spatial_bottleneck"]) == (False, False)
     assert runs.pretrainings(rows_of("variants", runs)["neither"])[0].model == plain
 
 
-def test_each_seed_may_pretrain_and_weights_may_replace_pretraining(tmp_path, faces, configs):
-    runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, seeds=2, share_pretraining=False, **configs))
-    assert [config.seed for config in runs.pretrainings(BASELINE)] == [0, 1]
-    assert [config.init[-1] for config in runs.finetunings(BASELINE)] == ["0", "1"]
+def test_rows_from_scratch_have_as_many_readings_each_with_weights_of_its_own(tmp_path, faces, configs):
+    runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, **configs))
+    scratch = rows_of("scratch", runs)["from scratch"]
+    assert runs.pretrainings(scratch) == []
+    seeds = [config.seed for config in chain(*runs.finetunings(scratch))]
+    assert len(set(seeds)) == 9 and all(config.init is None for config in chain(*runs.finetunings(scratch)))
+    assert [(probe.weights, probe.seed) for probe in runs.probes(scratch)] == [(None, 0), (None, 1), (None, 2)]
+    assert runs.probes(scratch) == runs.untrained_probes()
+    assert runs.probes(scratch)[0].shape.sampling_stride == resolve(runs.finetunings(scratch)[0][0]).sampling_stride
+
+
+def test_weights_may_replace_pretraining(tmp_path, faces, configs):
     weights = tmp_path / "elsewhere"
     weights.mkdir()
-    runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, seeds=2, weights=str(weights), **configs))
-    assert runs.pretrainings(BASELINE) == [] and runs.finetunings(BASELINE)[0].init == str(weights)
+    runs = experiment_runs(
+        ExperimentConfig(out=tmp_path, dataset=faces, pretrainings=2, weights=str(weights), **configs)
+    )
+    assert runs.pretrainings(BASELINE) == [] and runs.starts_from_given(BASELINE)
+    assert {config.init for config in chain(*runs.finetunings(BASELINE))} == {str(weights)}
+    assert {probe.weights for probe in runs.probes(BASELINE)} == {str(weights)}
     assert len(runs.pretrainings(rows_of("masking", runs)["90%"])) == 2
 
 
@@ -122,7 +168,7 @@ def test_a_recipe_with_weights_can_be_used_unchanged(tmp_path, faces):
     recipe = SYNTHETIC.parents[3] / "configs" / "dfew.yaml"
     settings = yaml.safe_load(recipe.read_text())
     runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, finetune_config=recipe))
-    scratch, pretrained = (runs.finetunings(row)[0] for row in rows_of("scratch", runs).values())
+    scratch, pretrained = (runs.finetunings(row)[0][0] for row in rows_of("scratch", runs).values())
     assert (scratch.init, pretrained.init) == (None, settings["init"]) and pretrained.dataset == faces
     assert runs.pretrainings(BASELINE) == []
 
@@ -150,7 +196,7 @@ def test_settings_may_name_datasets(tmp_path, faces):
     runs = experiment_runs(
         ExperimentConfig(out=tmp_path / "out", finetune_config=tmp_path / "a.yaml", pretrain_config=tmp_path / "b.yaml")
     )
-    config = runs.finetunings(BASELINE)[0]
+    config = runs.finetunings(BASELINE)[0][0]
     assert (str(config.dataset), config.fold, config.base_lr) == (str(faces), "1", 0.001)
     assert str(runs.pretrain["dataset"]) == str(tmp_path)
 
@@ -170,66 +216,185 @@ def test_videomae_is_its_checkpoint_or_its_encoder(tmp_path, faces, configs):
     runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, videomae=str(videomae)))
     rows = rows_of("videomae", runs)
     assert list(rows) == ["VideoMAE (Kinetics-400)", "SVFAP-B"]
-    published = runs.finetunings(rows["VideoMAE (Kinetics-400)"])[0]
+    published = runs.finetunings(rows["VideoMAE (Kinetics-400)"])[0][0]
     assert (published.preset, published.init, published.epochs) == ("videomae_base", str(videomae), 100)
     assert runs.model_configs(rows["VideoMAE (Kinetics-400)"])[0].embed_dim == 768
 
 
 def test_a_table_has_the_scores_of_its_runs_and_no_run_is_repeated(tmp_path, faces, configs, monkeypatch, capsys):
-    config = ExperimentConfig(out=tmp_path, dataset=faces, seeds=2, **configs)
-    table = experiment("downsampling", config)["downsampling"]
-    assert list(table["down-sampling"]) == ["avg", "max", "conv"]
-    kinds = ("base", "temporal_downsample=avg", "temporal_downsample=max")
-    assert {run.name for run in (tmp_path / "runs").iterdir()} == {
-        *(f"pretrain-{kind}-seed0" for kind in kinds),
-        *(f"finetune-{kind}-to-{kind}-seed{seed}" for kind in kinds for seed in (0, 1)),
-    }
-    scores = json.loads((tmp_path / "downsampling.json").read_text())["scores"]
-    files = [tmp_path / "runs" / f"finetune-base-to-base-seed{seed}" / "evaluation/metrics.json" for seed in (0, 1)]
-    uar = [100 * json.loads(file.read_text())["uar"] for file in files]
-    assert [100 * seed["uar"] for seed in scores["conv"]] == uar
-    assert table["UAR, %"].iloc[2].startswith(f"{statistics.mean(uar):.1f} ± {statistics.stdev(uar):.1f}")
-    assert (
-        "62.04 / 74.42" in table["paper: UAR / WAR, %"].iloc[0] and table["paper: M, G, G"].iloc[2] == "77.6, 43.6, –"
-    )
-    model = load_model(tmp_path / "runs" / "pretrain-temporal_downsample=max-seed0")
-    assert model.config.temporal_downsample == "max"
-    text = (tmp_path / "downsampling.md").read_text()
-    assert "Table 6" in text and "chance is 14.3% UAR" in text and "one pre-training" in text
-    assert (tmp_path / "downsampling.png").stat().st_size > 10_000 and (tmp_path / "downsampling.tex").exists()
+    """Real runs, of which one is interrupted: the second call does the rest, the third nothing."""
+    quick = partial(ProbeConfig, attentive_epochs=1, attentive_rates=[1e-3], attentive_decays=[0.1])
+    monkeypatch.setattr(runs_module, "ProbeConfig", quick)
+    how = {"out": tmp_path, "dataset": faces, "pretrainings": 2, "readings": 1, **configs}
     done = []
-    monkeypatch.setattr(runs_module, "pretrain", lambda config: done.append(config.out) or TrainResult(finished=True))
-    before = {file: file.stat().st_mtime_ns for file in files}
-    command = [
-        "experiment",
-        "downsampling",
-        "--out",
-        str(tmp_path),
-        "--dataset",
-        str(faces),
-        "--seeds",
-        "2",
-        "--preset",
-    ]
-    files_of = [f"--{name}={configs[name]}" for name in ("pretrain_config", "finetune_config")]
-    assert main([*command, "svfap_debug", *files_of]) == 0
-    assert len(done) == 3 and {file: file.stat().st_mtime_ns for file in files} == before
-    assert "avg" in capsys.readouterr().out
+
+    def two_then_interrupted(run):
+        done.append(run.out.name)
+        return signal.SIGTERM if len(done) == 4 else do_one(run)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(runs_module, "do_one", two_then_interrupted)
+        experiment("scratch", ExperimentConfig(**how))
+    first = done[:3]
+    assert first == ["probe-scratch-to-base-seed0", "finetune-scratch-to-base-seed0-0", "probe-scratch-to-base-seed1"]
+    capsys.readouterr()
+    before = {file: file.stat().st_mtime_ns for name in first for file in (tmp_path / "runs" / name).rglob("*.csv")}
+    assert before
+    table = experiment("scratch", ExperimentConfig(**how))["scratch"]
+    said = capsys.readouterr().err
+    assert (
+        "scratch: row 1 of 2, pre-training 2 of 2, " in said
+        and "scratch: row 2 of 2, pre-training 1 of 2, about " in said
+    )
+    assert "row 1 of 2, pre-training 1 of 2" not in said, "what is there is not announced"
+    assert {run.name for run in (tmp_path / "runs").iterdir() if run.is_dir()} == {
+        *(f"pretrain-base-seed{p}" for p in (0, 1)), "probe-pixels",
+        *(f"probe-{start}-to-base-seed{p}" for start in ("base", "scratch") for p in (0, 1)),
+        *(f"finetune-{start}-to-base-seed{p}-0" for start in ("base", "scratch") for p in (0, 1)),
+    }  # fmt: skip
+    lines = json.loads((tmp_path / "scratch.json").read_text())["lines"]
+    files = [tmp_path / "runs" / f"finetune-base-to-base-seed{p}-0" / "evaluation/metrics.json" for p in (0, 1)]
+    uar = [json.loads(file.read_text())["uar"] for file in files]
+    assert [group[0] for group in lines[1]["scores"]["uar"]["readings"]] == pytest.approx(uar)
+    assert table["UAR, %"].iloc[1].startswith(f"{100 * statistics.mean(uar):.1f} [")
+    assert load_model(tmp_path / "runs" / "finetune-scratch-to-base-seed0-0").config.provenance["init"] is None
+    probe = probe_model(
+        tmp_path / "runs" / "pretrain-base-seed0", ProbeConfig(dataset=faces, kind="linear", features="last")
+    )
+    linear = next(line for line in lines if (line["row"], line["reader"]) == ("pre-trained", "linear"))
+    scores = {row.encoder: by_key["uar"].value for row, by_key in probe.scores.items()}
+    assert linear["scores"]["uar"]["readings"][0] == pytest.approx([scores["trained"]]), "as `svfap probe` finds"
+    untrained, pixels, chance = (
+        next(line for line in lines if line["row"] == name) for name in ("untrained", "pixels", "chance")
+    )
+    assert untrained["scores"]["uar"]["readings"][0] == pytest.approx([scores["untrained"]])
+    assert pixels["scores"]["uar"]["value"] == pytest.approx(scores["pixels"])
+    assert chance["scores"]["uar"]["value"] == pytest.approx(scores["chance"]) == pytest.approx(1 / 7)
+    assert not list((tmp_path / "runs").glob("probe-*/features")), "features are removed"
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    after = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*.csv")}
+    monkeypatch.setattr(
+        runs_module, "pretrain", lambda config: done.append(config.out.name) or TrainResult(finished=True)
+    )
+    command = ["experiment", "scratch", "--pretrainings", "2", "--readings", "1", "--readers", "[probe,finetune]"]
+    given = [f"--{name}={value}" for name, value in {"out": tmp_path, "dataset": faces, **configs}.items()]
+    assert main([*command, *given]) == 0
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*.csv")} == after
+    shown = capsys.readouterr()
+    assert "scratch" in shown.out and "p (Holm)" in shown.out and "parameters" not in shown.out
+    assert "of 2, pre-training" not in shown.err
+
+    runs = experiment_runs(ExperimentConfig(**how))
+    probe = runs.probes(BASELINE)[0]
+    other = replace(probe, config=replace(probe.config, attentive_epochs=3))
+    with pytest.raises(
+        UserError, match=r"settings.json: was made with other settings \(attentive_epochs: 1 then, 3 now"
+    ):
+        probe_encoder(other)
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({**FINETUNE, "batch_size": 14}))
+    with pytest.raises(
+        UserError, match=r"finetune-scratch-to-base-seed0-0/config.yaml: is of other settings .*batch_size: 7 then"
+    ):
+        experiment("scratch", ExperimentConfig(**{**how, "finetune_config": tmp_path / "other.yaml"}))
+    damaged = tmp_path / "runs" / "probe-pixels" / "settings.json"
+    damaged.write_text("{")
+    with pytest.raises(UserError, match=r"probe-pixels/settings.json: is damaged"):
+        probe_encoder(runs.pixel_probe())
 
 
-def test_scratch_against_pretrained_and_reconstructions(tmp_path, faces, configs):
-    config = ExperimentConfig(out=tmp_path, dataset=faces, seeds=1, **configs)
-    table = experiment("scratch", config)["scratch"]
-    assert list(table["training"]) == ["from scratch", "pre-trained"]
-    assert load_model(tmp_path / "runs" / "finetune-scratch-to-base-seed0").config.provenance["init"] is None
+def test_a_probe_with_few_labels_fits_that_part_of_them(tmp_path, faces, configs, monkeypatch):
+    runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, readings=2, **configs))
+    (few,) = (row for row in rows_of("few_shot", runs).values() if row.name == "25%, from scratch")
+    fitted = []
+
+    def outputs(reader, tokens, name, parts, flat=True):
+        fitted.append((name, flat, *(len(rows) for rows in parts.splits[0])))
+        return parts.splits[0][1], np.ones((2 if name == "tokens" else 1, 14, 7)), parts.targets()[parts.splits[0][1]]
+
+    monkeypatch.setattr(probing_module, "read_outputs", outputs)
+    assert probe_encoder(runs.probes(few)[1]) == 0
+    assert fitted == [
+        ("last", True, 7, 14),
+        ("fused", True, 7, 14),
+        ("tokens", False, 7, 14),
+    ]  # of 35: at least 1 of 7 classes
+    names = {file.name for file in runs.probes(few)[1].out.glob("*.csv")}
+    assert names == {"linear-last.csv", "linear-fused.csv", "attentive-seed100.csv", "attentive-seed101.csv"}
+
+
+def test_test_videos_that_cannot_be_read_are_an_error(tmp_path, faces, configs):
+    copy = tmp_path / "faces"
+    shutil.copytree(faces, copy)
+    runs = experiment_runs(ExperimentConfig(out=tmp_path / "out", dataset=copy, **configs))
+    manifest = read_manifest(copy / "test.csv")
+    manifest[3].path.write_bytes(b"no video")
+    with pytest.raises(UserError, match=rf"{manifest[3].path.name}: 1 test videos could not be read"):
+        probe_encoder(runs.pixel_probe())
+
+
+def test_reconstructions(tmp_path, faces, configs):
+    config = ExperimentConfig(out=tmp_path, dataset=faces, **configs)
     table = experiment("reconstructions", config)["reconstructions"]
     errors = table["mean squared error"].astype(float)
     assert list(table["masking ratio"]) == ["75%", "85%", "90%", "95%"] and errors.between(0.3, 3).all()
     assert (tmp_path / "reconstructions_3.png").exists()
+    assert [run.name for run in (tmp_path / "runs").iterdir() if run.is_dir()] == ["pretrain-base-seed0"]
+
+
+def test_the_time_left_is_that_of_each_kind_of_run(tmp_path, faces, configs):
+    runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, **configs))
+    pretraining, probe, finetuning = (
+        runs.pretrainings(BASELINE)[0],
+        runs.probes(BASELINE)[0],
+        runs.finetunings(BASELINE)[0][0],
+    )
+    clock = Clock()
+    clock.add(replace(pretraining, epochs=2), 1200)
+    assert clock.left([pretraining, finetuning]) == "time left not known yet"
+    clock.add(finetuning, 600)
+    clock.add(probe, 60)
+    left = [replace(pretraining, epochs=8), finetuning, replace(finetuning, fraction=0.5), probe]
+    assert clock.left(left) == "about 1 h 36 min left"
+    assert (duration(5), duration(7 * 60), duration(6000)) == ("1 min", "7 min", "1 h 40 min")
+
+
+def test_a_variant_is_a_row_of_its_own_that_is_pretrained_in_its_context(tmp_path, faces, configs, monkeypatch):
+    where = []
+
+    @contextmanager
+    def within():
+        where.append("in")
+        yield
+        where.append("out")
+
+    monkeypatch.setattr(
+        runs_module, "run_all", lambda work, runs, parallel: where.extend(run.out.name for run in runs) or 0
+    )
+    runs = experiment_runs(
+        ExperimentConfig(
+            out=tmp_path, dataset=faces, pretrainings=1, readings=1, parallel=2, readers="finetune", **configs
+        )
+    )
+    steps = runs.steps([StudyRow("plain"), StudyRow("changed", variant="leak", within=within)])
+    do_all("faults", runs, [step for step in steps if step.row], 2)
+    assert where == [
+        "pretrain-base-seed0", "finetune-base-to-base-seed0-0", "in", "pretrain-leak-base-seed0", "out",
+        "finetune-leak-base-to-base-seed0-0",
+    ]  # fmt: skip
+    do_all("faults", runs, [step for step in steps if step.row], 2)
+    assert len(where) == 6, "done once in a call"
+
+
+def test_in_parallel_pretrainings_come_first(tmp_path, faces, configs, monkeypatch):
+    given = []
+    monkeypatch.setattr(runs_module, "run_all", lambda work, runs, parallel: given.append((parallel, len(runs))) or 0)
+    runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, parallel=2, readings=2, **configs))
+    do_all("masking", runs, runs.steps(runs.rows(STUDIES["masking"])), 4)
+    assert given == [(2, 4 * 3), (2, 4 * 3 * 3 + 4)]
 
 
 def test_no_runs_are_interrupted_silently(tmp_path, faces, configs, monkeypatch, capsys):
-    monkeypatch.setattr(runs_module, "train_one", lambda config: signal.SIGTERM)
+    monkeypatch.setattr(runs_module, "do_one", lambda run: signal.SIGTERM)
     arguments = ["--dataset", str(faces), *(f"--{name}={value}" for name, value in configs.items())]
     assert main(["experiment", "scratch", "--out", str(tmp_path), *arguments]) == 128 + signal.SIGTERM
     assert "interrupted and saved; the same command continues it" in capsys.readouterr().err
@@ -239,7 +404,10 @@ def test_no_runs_are_interrupted_silently(tmp_path, faces, configs, monkeypatch,
     ("arguments", "message"),
     [
         (["nonsense"], "experiment 'nonsense' is none of scratch"),
-        (["scratch", "--seeds", "0"], "seeds=0"),
+        (["scratch", "--pretrainings", "0"], "pretrainings=0"),
+        (["scratch", "--readings", "0"], "readings=0"),
+        (["scratch", "--readings", "101"], "readings=101: must be at most 100"),
+        (["scratch", "--readers", "[guess]"], "readers='guess' is none of probe, finetune"),
         (["scratch", "--parallel", "0"], "parallel=0"),
         (["scratch", "--dataset", "nowhere"], "dataset=nowhere: holds no dataset.json"),
         (["scratch", "--pretrain_dataset", "nowhere"], "pretrain_dataset=nowhere: holds no dataset.json"),
@@ -305,21 +473,9 @@ def test_synthetic_settings_are_valid_and_need_no_further_files(tmp_path, monkey
     for name in STUDIES:
         for row in rows_of(name, runs).values():
             assert runs.finetunings(row) and (row.pretrain is None or runs.pretrainings(row))
+    synthetic = yaml.safe_load((SYNTHETIC / "synth.yaml").read_text())
+    assert (synthetic["num_train"], synthetic["num_test"]) == (1400, 2100), "a small standard error needs many"
     assert set(EXPERIMENTS) == {*STUDIES, "reconstructions", "all"}
-
-
-def test_figures_show_rows_seeds_and_the_papers_numbers():
-    from svfap.view.figures.studies import study_figure
-
-    scores = {"a": {"uar": [0.2, 0.4]}, "b": {"uar": [0.5, 0.5]}}
-    for joined in (False, True):
-        figure = study_figure(scores, ["uar"], "what", joined=joined, reference={"b": {"uar": 0.6}})
-        (axes,) = figure.axes
-        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["a", "b"]
-        heights = [p.get_height() for p in axes.patches] or axes.lines[0].get_ydata()
-        assert list(heights) == pytest.approx([30, 50])
-        drawn = [tuple(point) for c in axes.collections for point in c.get_offsets().tolist()]
-        assert (1, 60) in [(x, round(y)) for x, y in drawn]
 
 
 def test_a_number_in_a_settings_file_names_a_fold(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +10,17 @@ from typing import Any
 import pytest
 import yaml
 from observe import LABELS, Effect, check
+from stub_runs import StubRuns
 
 import svfap.experiments.experiment as experiment_module
 import svfap.experiments.runs as runs_module
-from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
+from svfap.data.prepared import Fold, PreparedDataset, read_dataset, write_dataset_file
 from svfap.errors import Interrupted
 from svfap.experiments.config import ExperimentConfig
 from svfap.experiments.experiment import experiment
 from svfap.model.complexity import complexity
 from svfap.model.config import ModelConfig
-from svfap.train.config import FinetuneConfig, TrainConfig
+from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 
 OPEN = {"dataset": "other"}  # a dataset without videos for pre-training
 EFFECTS: dict[str, Effect] = {
@@ -37,10 +37,9 @@ EFFECTS: dict[str, Effect] = {
     "videomae": Effect(
         {"name": "videomae"}, {"name": "videomae", "videomae": "weights"}, ("starts", "presets", "rows")
     ),
-    "seeds": Effect({"seeds": 1}, {"seeds": 2}, ("seeds",), ("pretrain", "rows")),
-    "share_pretraining": Effect(
-        {"seeds": 2}, {"seeds": 2, "share_pretraining": False}, ("pretrain", "starts"), ("finetune", "seeds")
-    ),
+    "pretrainings": Effect({}, {"pretrainings": 2}, ("pretrain", "starts", "seeds", "probes", "intervals"), ("rows",)),
+    "readings": Effect({}, {"readings": 2}, ("seeds", "probes"), ("pretrain", "rows")),
+    "readers": Effect({"readers": ["finetune"]}, {"readers": ["probe"]}, ("finetune", "probed", "rows"), ("pretrain",)),
     "parallel": Effect({"parallel": 1}, {"parallel": 2}, ("parallel",), ("pretrain", "finetune")),
 }
 
@@ -50,7 +49,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wiring_experiment")
     for name in ("prepared", "more", "other"):
         (folder / name).mkdir()
-        (folder / name / "m.csv").write_text("path,label\na.mp4,sad\n")
+        (folder / name / "m.csv").write_text("path,label,subject\na.mp4,sad,x\nb.mp4,happy,y\n")
         folds = tuple(Fold(fold, Path("m.csv"), Path("m.csv")) for fold in "ab")
         pretrain = None if name == "other" else Path("m.csv")
         described = PreparedDataset("own", "Own", "classification", Path("."), LABELS, folds, pretrain, ("uar", "war"))
@@ -91,7 +90,15 @@ def runs(folder) -> Runs:
 
 
 def observed(folder: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    chosen = {"name": "scratch", "dataset": "prepared", "preset": "svfap_debug", "seeds": 1, "out": "here", **settings}
+    chosen = {
+        "name": "scratch",
+        "dataset": "prepared",
+        "preset": "svfap_debug",
+        "pretrainings": 1,
+        "readings": 1,
+        "out": "here",
+    }
+    chosen |= settings
     name = chosen.pop("name")
     for setting in ("dataset", "pretrain_dataset", "pretrain_config", "finetune_config"):
         if setting in chosen:
@@ -100,28 +107,17 @@ def observed(folder: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any
         if setting in chosen:
             chosen[setting] = str(folder / chosen[setting])
     config = ExperimentConfig(**{**chosen, "out": out / chosen["out"]})
-    trained: list[TrainConfig] = []
-    parallel: list[int | None] = []
-
-    def train(work: Any, configs: Sequence[TrainConfig], number: int | None) -> int:
-        trained.extend(configs)
-        parallel.append(number)
-        for one in configs:
-            file = one.out / "evaluation" / "metrics.json"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(
-                json.dumps({"num_expected": 1, "num_evaluated": 1, "confusion": [], "uar": 0.5, "war": 0.5})
-            )
-        return 0
+    stub = StubRuns(read_dataset(config.dataset))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs_module, "run_all", train)
+        patch.setattr(runs_module, "run_all", stub)
         patch.setattr(experiment_module, "save_figure", lambda figure, file: file.touch())
         (table,) = experiment(name, config).values()
+    trained = [*stub.of(PretrainConfig), *stub.of(FinetuneConfig)]
     assert {f"{name}.{suffix}" for suffix in ("md", "csv", "tex", "json", "png")} <= {
         p.name for p in config.out.iterdir()
     }
-    finetune = [one for one in trained if isinstance(one, FinetuneConfig)]
+    finetune = stub.of(FinetuneConfig)
 
     def shown(configs: Sequence[TrainConfig]) -> list[dict[str, Any]]:
         left_out = ("out", "init")
@@ -129,8 +125,8 @@ def observed(folder: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any
 
     return {
         "out": config.out.name,
-        "rows": table.iloc[:, 0].tolist(),
-        "pretrain": shown([one for one in trained if one not in finetune]),
+        "rows": table.iloc[:, :2].to_numpy().tolist(),
+        "pretrain": shown(stub.of(PretrainConfig)),
         "finetune": shown(finetune),
         "recipes": [(one.epochs, one.batch_size, one.base_lr) for one in trained],
         "datasets": [one.dataset for one in trained],
@@ -138,7 +134,10 @@ def observed(folder: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any
         "presets": [one.preset for one in trained],
         "seeds": [one.seed for one in finetune],
         "starts": [one.init and Path(one.init).name for one in finetune],
-        "parallel": parallel,
+        "probes": [(probe.out.name, probe.seed, probe.config.seed, probe.config.num_seeds) for probe in stub.probes],
+        "probed": [probe.weights and Path(probe.weights).name for probe in stub.probes],
+        "intervals": ["[" in cell for cell in table["UAR, %"]],
+        "parallel": stub.parallel,
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -100,18 +101,26 @@ def interval(
     Raises `UserError` for fewer than two subjects, and if the two scores are not of the same number of subjects.
     """
     number = len(score.sums)
-    if number < 2:
-        raise UserError("a confidence interval over subjects needs at least 2 subjects")
     if reference is not None and len(reference.sums) != number:
         raise UserError(f"the scores to compare are of {number} and {len(reference.sums)} subjects")
-    counts = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), num_resamples)
-    drawn = score.combine(_drawn(counts, score.sums))
-    value = score.value
+    drawn, value = drawn_scores(score, num_resamples, seed), score.value
     if reference is not None:
-        drawn, value = drawn - reference.combine(_drawn(counts, reference.sums)), value - reference.value
+        drawn, value = drawn - drawn_scores(reference, num_resamples, seed), value - reference.value
     tail = norm.cdf(np.sqrt(number / (number - 1)) * student.ppf((1 - level) / 2, number - 1))
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
+
+
+def drawn_scores(score: SubjectScore, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> NDArray[np.float64]:
+    """The score of each of R samples of subjects drawn with replacement, (R,).
+
+    Scores of the same number of subjects are of the same samples for a seed, so they may be subtracted. Raises `UserError` for
+    fewer than two subjects.
+    """
+    number = len(score.sums)
+    if number < 2:
+        raise UserError("a confidence interval over subjects needs at least 2 subjects")
+    return score.combine(_drawn(_counts(number, num_resamples, seed), score.sums))
 
 
 def intervals(
@@ -187,6 +196,14 @@ def _sum_by(people: NDArray, table: NDArray[np.float64]) -> Sums:
     """Sums of (N, ...) over the clips of each subject: (S, ...)."""
     sums = pd.DataFrame(table.reshape(len(table), -1)).groupby(people).sum().to_numpy()
     return sums.reshape(-1, *table.shape[1:])
+
+
+@lru_cache(maxsize=4)
+def _counts(number: int, num_resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often each of S subjects is in each of R drawn samples: (R, S)."""
+    return (
+        np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), num_resamples).astype(np.float64)
+    )
 
 
 def _drawn(counts: NDArray, sums: Sums) -> Sums:

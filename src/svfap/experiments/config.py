@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from svfap.errors import UserError
-from svfap.settings import Settings, require, require_model
+from svfap.settings import Settings, require, require_model, several
+
+READERS = ("probe", "finetune")
+MAX_READINGS = 100  # the seed of a reading is this times that of its pre-training, plus its number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +37,22 @@ class ExperimentConfig(Settings):
     """Pre-trained weights to use instead of the baseline's pre-training; default: `init` in `finetune_config`."""
     videomae: str | None = None
     """Checkpoint of VideoMAE-Base, for the comparison of Table 7."""
-    seeds: int = 3
-    """Fine-tunings of each row, with seeds 0, 1, …"""
-    share_pretraining: bool = True
-    """Pre-train each row once, with seed 0, and start the fine-tunings of all seeds from it."""
+    pretrainings: int = 3
+    """Pre-trainings of each row, with seeds 0, 1, …; the interval of a row is over these and the people of the test part, so
+    with a single one there is none."""
+    readings: int = 3
+    """How often each pre-training is fine-tuned, and probed by the attentive reader, each with a seed of its own; at most 100."""
+    readers: str | list[str] = field(default_factory=lambda: list(READERS))
+    """How a pre-trained encoder is read: probe (frozen, by the linear and the attentive reader of `svfap probe`), finetune."""
     parallel: int | None = None
     """Runs trained at a time, one process each; default: one per GPU."""
 
     def __post_init__(self) -> None:
-        require(self, 1, "seeds", "parallel")
+        require(self, 1, "pretrainings", "readings", "parallel")
+        if self.readings > MAX_READINGS:
+            raise UserError(f"readings={self.readings}: must be at most {MAX_READINGS}")
+        chosen = several(self, "readers", READERS)
+        object.__setattr__(self, "readers", [name for name in READERS if name in chosen])
         for name, folder in (("dataset", self.dataset), ("pretrain_dataset", self.pretrain_dataset)):
             if folder is not None and not (folder / "dataset.json").is_file():
                 fix = "give a folder of `svfap prepare` or `svfap synth`"

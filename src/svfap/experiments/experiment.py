@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, get_type_hints
 
 import pandas as pd
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+from matplotlib.figure import Figure
 
 from svfap.data.prepared import read_dataset
 from svfap.errors import UserError
 from svfap.experiments.config import ExperimentConfig
+from svfap.experiments.probing import CHANCE
 from svfap.experiments.reconstructions import run_reconstructions
-from svfap.experiments.runs import ExperimentRuns, train_all
-from svfap.experiments.studies import RECONSTRUCTIONS, STUDIES, Study, StudyRow, chosen_experiments
+from svfap.experiments.results import FINETUNE, READER_NAMES, Line, Results
+from svfap.experiments.runs import ExperimentRuns, do_all
+from svfap.experiments.studies import RECONSTRUCTIONS, STUDIES, Reported, Study, StudyRow, chosen_experiments
 from svfap.files import make_folder, write_atomically
 from svfap.formats import read_settings_file
-from svfap.metric_table import is_percent, metric_heading, metric_scale
+from svfap.metric_table import interval_text, is_percent, metric_heading
 from svfap.model.complexity import complexity
 from svfap.settings import as_text
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.view.figures.base import save_figure
-from svfap.view.figures.studies import study_figure
+from svfap.view.figures.studies import Bar, study_figure
 from svfap.view.tables import write_table
 
 # not allowed in settings files
 SET_BY_EXPERIMENT = {"seed", "resume", "parallel", "manifest", "root", "split", "val_manifest", "val_split"}
 SYNTHETIC = Path(__file__).parent / "synthetic"
+COST_COLUMNS = ("parameters, M", "fine-tune, G", "pre-train, G")
+MAX_ERROR = 0.015  # standard error above which a caption warns
 
 
 def experiment(name: str, config: ExperimentConfig) -> dict[str, pd.DataFrame]:
@@ -45,7 +51,10 @@ def experiment(name: str, config: ExperimentConfig) -> dict[str, pd.DataFrame]:
         raise UserError("start experiments without torchrun: they start one process per GPU themselves")
     make_folder(config.out)
     runs = experiment_runs(config)
-    return {name: (run_reconstructions if name == RECONSTRUCTIONS else run_study)(name, runs, config) for name in names}
+    return {
+        name: run_reconstructions(name, runs) if name == RECONSTRUCTIONS else run_study(name, STUDIES[name], runs)
+        for name in names
+    }
 
 
 def experiment_runs(config: ExperimentConfig) -> ExperimentRuns:
@@ -80,68 +89,154 @@ def experiment_runs(config: ExperimentConfig) -> ExperimentRuns:
     return ExperimentRuns(config, config.out / "runs", dataset, pretrain, finetune, weights)
 
 
-def run_study(name: str, runs: ExperimentRuns, config: ExperimentConfig) -> pd.DataFrame:
-    """Train and score the rows of one study; writes its table, scores and figure, returns the table."""
-    study = STUDIES[name]
-    rows = runs.rows(study)
+def run_study(
+    name: str,
+    study: Study,
+    runs: ExperimentRuns,
+    more: Callable[[StudyRow], Mapping[str, str]] = lambda row: {},
+) -> pd.DataFrame:
+    """Do the runs of one study; writes its table, numbers and figure into `out` and returns the table.
+
+    more: further cells of a row, heading -> text.
+    """
+    rows, out = runs.rows(study), runs.config.out
     if runs.pretrain["dataset"] is None and any(runs.pretrainings(row) for row in rows):
         raise UserError(f"experiment {name} needs pre-training; give `pretrain_dataset`")
-    train_all(f"{name}: pre-training", [c for row in rows for c in runs.pretrainings(row)], config.parallel)
-    train_all(f"{name}: fine-tuning", [c for row in rows for c in runs.finetunings(row)], config.parallel)
-    scores = {row.name: runs.scores(row) for row in rows}
-    table = _table(study, rows, runs, scores)
-    caption = _caption(study, rows, runs)
-    write_table(config.out / name, table, caption)
-    write_atomically(config.out / f"{name}.json", json.dumps({"caption": caption, "scores": scores}, indent=2) + "\n")
-    metrics = [metric for metric in runs.dataset.metrics if metric in scores[rows[0].name][0]]
-    values = {row: {m: [seed[m] for seed in seeds] for m in metrics} for row, seeds in scores.items()}
-    paper = {row.name: row.paper.scores for row in rows}
-    title = f"{study.title} ({study.source})"
-    figure = study_figure(values, metrics, study.axis, joined=study.swept, title=title, reference=paper)
-    save_figure(figure, config.out / f"{name}.png")
+    do_all(name, runs, runs.steps(rows), len(rows))
+    results = Results(runs, rows)
+    lines = results.lines()
+    table = study_table(study, results, lines, more)
+    caption = study_caption(study, results, lines)
+    write_table(out / name, table, caption)
+    content = {
+        "caption": caption, "metrics": results.metrics, "reference": results.reference.name,
+        "pretrainings": len(runs.seeds), "readings": runs.config.readings, "lines": [line.record() for line in lines],
+    }  # fmt: skip
+    write_atomically(out / f"{name}.json", json.dumps(content, indent=2) + "\n")
+    save_figure(_figure(study, results, lines), out / f"{name}.png")
     return table
 
 
-def _table(
-    study: Study, rows: Sequence[StudyRow], runs: ExperimentRuns, scores: Mapping[str, list[dict[str, float]]]
+def study_table(
+    study: Study,
+    results: Results,
+    lines: Sequence[Line],
+    more: Callable[[StudyRow], Mapping[str, str]] = lambda row: {},
 ) -> pd.DataFrame:
+    """The table as text cells; see docs/experiments.md for the columns."""
+    runs, (main, *others) = results.runs, results.metrics
+    rows = {row.name: row for row in results.rows}
+    costs, further = (
+        {row.name: _costs(runs, row) for row in results.rows},
+        {row.name: dict(more(row)) for row in results.rows},
+    )
     cells = []
-    for row in rows:
-        finetuned, pretrained = (complexity(config) for config in runs.model_configs(row))
-        line: dict[str, Any] = {study.axis: row.name}
-        for metric in runs.dataset.metrics:
-            values = [metric_scale(metric) * seed[metric] for seed in scores[row.name]]
-            line[metric_heading(metric)] = _summary(values, digits=1 if is_percent(metric) else 3)
-        line["parameters, M"] = f"{finetuned.parameters / 1e6:.2f}"
-        line["fine-tune, G"] = f"{finetuned.multiply_adds / 1e9:.3g}"
-        line["pre-train, G"] = "–" if row.pretrain is None else f"{pretrained.multiply_adds / 1e9:.3g}"
-        if any(other.paper.scores for other in rows):
-            line["paper: UAR / WAR, %"] = f"{row.paper.uar:.2f} / {row.paper.war:.2f}" if row.paper.scores else ""
-        if any(other.paper.costs for other in rows):
-            line["paper: M, G, G"] = ", ".join("–" if c is None else f"{c:g}" for c in row.paper.costs)
-        cells.append(line)
-    return pd.DataFrame(cells)
+    for number, line in enumerate(lines):
+        row = rows.get(line.row) if number < len(rows) * len(results.readers) else None
+        estimate = line.estimates[main]
+        cell: dict[str, Any] = {study.axis: line.row, "read by": READER_NAMES[line.reader]}
+        cell[metric_heading(main)] = interval_text(main, estimate.value, estimate.low, estimate.high)
+        cell["standard error"] = interval_text(main, estimate.standard_error, math.nan, math.nan) or "–"
+        cell[f"difference to {results.reference.name}"], cell["p (Holm)"] = _compared(main, line)
+        for metric in others:
+            other = line.estimates[metric]
+            cell[metric_heading(metric)] = interval_text(metric, other.value, other.low, other.high)
+        cell |= costs[line.row] if row is not None else dict.fromkeys(COST_COLUMNS, "")
+        paper = Reported() if row is None else row.paper
+        if any(other.paper.scores for other in rows.values()):
+            cell["paper: UAR / WAR, %"] = f"{paper.uar:.2f} / {paper.war:.2f}" if paper.scores else ""
+        if any(other.paper.costs for other in rows.values()):
+            cell["paper: M, G, G"] = ", ".join("–" if c is None else f"{c:g}" for c in paper.costs)
+        cells.append(cell | (further[line.row] if row is not None else {}))
+    return pd.DataFrame(cells).fillna("")
 
 
-def _caption(study: Study, rows: Sequence[StudyRow], runs: ExperimentRuns) -> str:
-    dataset, count, seeds = runs.dataset, len(runs.seeds), "one seed"
-    if count > 1:
-        shared = " of fine-tuning after one pre-training" if runs.config.share_pretraining else ""
-        seeds = f"seeds 0 to {count - 1}{shared}, mean ± standard deviation and each seed"
-    parts = [f"{study.title} (the paper's {study.source}). {dataset.title}, {dataset.task}, {seeds}"]
-    if dataset.task == "classification":
-        parts.append(f"chance is {100 / len(dataset.label_names):.1f}% UAR")
-    if any(row.paper.scores for row in rows):
-        parts.append("the paper's are of SVFAP-B on fold 1 of DFEW")
-    return "; ".join(parts) + "."
+def _costs(runs: ExperimentRuns, row: StudyRow) -> dict[str, str]:
+    """The cells of the costs of a row's models."""
+    finetuned, pretrained = (complexity(config) for config in runs.model_configs(row))
+    pretrain = "–" if row.pretrain is None else f"{pretrained.multiply_adds / 1e9:.3g}"
+    texts = (f"{finetuned.parameters / 1e6:.2f}", f"{finetuned.multiply_adds / 1e9:.3g}", pretrain)
+    return dict(zip(COST_COLUMNS, texts, strict=True))
 
 
-def _summary(values: Sequence[float], digits: int) -> str:
-    """Mean, standard deviation and each value: "37.9 ± 8.1 (42.0, 43.1, 28.6)"; a single value alone."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    each = ", ".join(f"{v:.{digits}f}" for v in values)
-    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f} ({each})"
+def _compared(metric: str, line: Line) -> tuple[str, str]:
+    """The cells of the difference to the reference row and of its p."""
+    if line.difference is None:
+        return "reference", ""
+    if line.same_runs:
+        return "the same runs", ""
+    found = line.difference
+    text = interval_text(metric, found.value, found.low, found.high, signed=True)
+    if math.isnan(line.p):
+        return text, "not tested"
+    p = "< 0.001" if line.p < 0.001 else f"{line.p:.3f}"
+    return text, p if line.shows_difference else f"{p}, no difference shown"
+
+
+def study_caption(study: Study, results: Results, lines: Sequence[Line]) -> str:
+    """What was run and scored on whom, what the intervals and tests are, and how far the standard error is down."""
+    runs, dataset = results.runs, results.runs.dataset
+    keys, people, known = results.test
+    number, readings = len(runs.seeds), runs.config.readings
+    reference, main = results.reference.name, results.metrics[0]
+    units = f"{len(set(people))} people" if known else f"{len(set(people))} units, as people are not known"
+    parts = [
+        f"{study.title} (the paper's {study.source}). {dataset.title}, {dataset.task}; {len(keys)} test clips of {units}.",
+        f"Each row: pre-training seeds 0 to {number - 1}, {readings} readings of each." if number > 1 else
+        f"Each row: one pre-training, {readings} readings, so there are no intervals over pre-trainings and no tests.",
+    ]  # fmt: skip
+    if number > 1:
+        what = f"in brackets 95% intervals over pre-trainings and {'people' if known else 'units'}"
+        parts.append(
+            f"Mean over all, {what}. Differences are to the reference row, {reference}, paired by seed and test clips; p is "
+            "after Holm's correction for the rows of a reader, and for the trivial baselines (chance, pixels, untrained). No "
+            "difference shown: p is not below 0.05, which does not mean that there is none."
+        )
+    if any(row.pretrain is None for row in results.rows):
+        parts.append(
+            "A row without pre-training here has as many readings, each fine-tuning with first weights of its own."
+        )
+    if given := [row.name for row in results.rows if runs.starts_from_given(row)]:
+        parts.append(f"{', '.join(given)}: one pre-training that was given, so the interval is not over pre-trainings.")
+    errors = {f"{line.row} ({READER_NAMES[line.reader]})": line.estimates[main].standard_error for line in lines}
+    errors = {name: error for name, error in errors.items() if not math.isnan(error) and error > 0}
+    if errors:
+        parts.append(f"Standard error of a row: {_points(main, *(bound(errors.values()) for bound in (min, max)))}.")
+        if large := [name for name, error in errors.items() if error > MAX_ERROR]:
+            parts.append(
+                f"Warning: it is above {_points(main, MAX_ERROR)} for {', '.join(large)}; more pre-trainings or test people are "
+                "needed to show small differences."
+            )
+    if any(row.paper.scores for row in results.rows):
+        parts.append("The paper's numbers are of SVFAP-B on fold 1 of DFEW.")
+    return " ".join(parts)
+
+
+def _points(metric: str, *errors: float) -> str:
+    """1.5 points of a percentage, or 0.015; of several the range."""
+    texts = [interval_text(metric, error, math.nan, math.nan) for error in errors]
+    return " to ".join(dict.fromkeys(texts)) + (" points" if is_percent(metric) else "")
+
+
+def _figure(study: Study, results: Results, lines: Sequence[Line]) -> Figure:
+    """Rows by each reader; chance, and in the panels of probes what the same reader finds without pre-training."""
+    main, num_rows = results.metrics[0], len(results.rows)
+    panels: dict[str, dict[str, Bar]] = {}
+    baselines: dict[str, dict[str, float]] = {}
+    rows, trivial = lines[: num_rows * len(results.readers)], lines[num_rows * len(results.readers) :]
+    for line in rows:
+        estimate, each = line.estimates[main], [mean(group) for group in line.readings[main]]
+        bar = Bar(estimate.value, estimate.low, estimate.high, each)
+        panels.setdefault(READER_NAMES[line.reader], {})[line.row] = bar
+    for reader in results.readers:
+        shown = [line for line in trivial if line.reader in (reader, CHANCE)]
+        baselines[READER_NAMES[reader]] = {line.row: line.estimates[main].value for line in shown}
+    paper = {row.name: row.paper.scores[main] for row in results.rows if main in row.paper.scores}
+    title = f"{study.title} ({study.source})"
+    return study_figure(
+        panels, main, study.axis, reference=results.reference.name, joined=study.swept, title=title, baselines=baselines,
+        paper=paper if results.readers[0] == FINETUNE else {},
+    )  # fmt: skip
 
 
 def read_settings(config: type[TrainConfig], file: Path | None) -> dict[str, Any]:
@@ -160,6 +255,6 @@ def read_settings(config: type[TrainConfig], file: Path | None) -> dict[str, Any
     settings: dict[str, Any] = parsed.as_dict()
     settings.pop("out", None)
     if refused := sorted(SET_BY_EXPERIMENT & set(settings)):
-        reason = "experiments use a prepared dataset and the seeds 0 to seeds - 1"
+        reason = "experiments use a prepared dataset and seeds of their own (`pretrainings`, `readings`)"
         raise UserError(f"{file}: {refused[0]} cannot be set here; {reason}")
     return settings

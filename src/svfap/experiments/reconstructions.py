@@ -7,8 +7,7 @@ import pandas as pd
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
-from svfap.experiments.config import ExperimentConfig
-from svfap.experiments.runs import BASELINE, ExperimentRuns, train_all
+from svfap.experiments.runs import BASELINE, ExperimentRuns, Step, do_all
 from svfap.experiments.studies import STUDIES
 from svfap.predict.reconstruct import reconstruct_clip
 from svfap.view.figures.base import save_figure
@@ -20,12 +19,12 @@ NUM_PICTURES = 3
 NUM_MEASURED = 50
 
 
-def run_reconstructions(name: str, runs: ExperimentRuns, config: ExperimentConfig) -> pd.DataFrame:
-    """Reconstruct test videos with the baseline's pre-trained model, at every masking ratio of Table 2.
+def run_reconstructions(name: str, runs: ExperimentRuns) -> pd.DataFrame:
+    """Reconstruct test videos with the baseline's first pre-trained model, at every masking ratio of Table 2.
 
     Writes `NAME.md`, `.csv`, `.tex` and `NAME_1.png`, …; returns the table. Raises `UserError`.
     """
-    train_all(f"{name}: pre-training", runs.pretrainings(BASELINE), config.parallel)
+    do_all(name, runs, [Step(1, 1, config) for config in runs.pretrainings(BASELINE)[:1]])
     weights = runs.pretrained_weights(BASELINE, runs.seeds[0])
     assert weights is not None
     model = load_model(weights)
@@ -52,11 +51,11 @@ def run_reconstructions(name: str, runs: ExperimentRuns, config: ExperimentConfi
     for number, clip in enumerate(clips[:NUM_PICTURES], 1):
         result = reconstruct_clip(clip, model, seed=number - 1)
         picture = reconstruction_grid(result.original, result.masked, result.reconstruction)
-        save_figure(picture, config.out / f"{name}_{number}.png")
+        save_figure(picture, runs.config.out / f"{name}_{number}.png")
     table = pd.DataFrame(lines)
     caption = (
         f"Error on hidden tubelets of {len(clips)} test videos of {runs.dataset.title}; 1 is the error of predicting "
         f"each tubelet's mean. Pre-trained at {model.config.mask_ratio:.0%} masking (the paper's Fig. 6 shows pictures only)."
     )
-    write_table(config.out / name, table, caption)
+    write_table(runs.config.out / name, table, caption)
     return table

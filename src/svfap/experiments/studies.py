@@ -6,6 +6,7 @@ The numbers are from the paper (arXiv 2401.00416v2); tables show them beside the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -44,7 +45,9 @@ class StudyRow:
     """One row of a table: the settings in which it differs from the baseline.
 
     pretrain, finetune: fields of `PretrainConfig` and `FinetuneConfig`; pretrain=None trains from scratch. model: fields
-    of `ModelConfig` for both phases; `model` within `pretrain` or `finetune` holds those for one phase.
+    of `ModelConfig` for both phases; `model` within `pretrain` or `finetune` holds those for one phase. reference: the row that
+    the others of a study are tested against. variant: name of a change that is no setting, for the folders of its runs; within:
+    makes the context in which such a row is pre-trained, in this process.
     """
 
     name: str
@@ -52,6 +55,9 @@ class StudyRow:
     finetune: Settings = field(default_factory=dict)
     model: Settings = field(default_factory=dict)
     paper: Reported = field(default=Reported())
+    reference: bool = False
+    variant: str = ""
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,8 @@ class Baseline:
 class Study:
     """One table or figure of the paper, `source`.
 
-    axis: heading of the column that names the rows. rows: the rows for a baseline. swept: the rows are points along an axis,
-    drawn as a line and not as bars.
+    axis: heading of the column that names the rows. rows: the rows for a baseline; one of them is the reference, the paper's
+    default setting. swept: the rows are points along an axis, joined by a line.
     """
 
     title: str
@@ -96,7 +102,7 @@ def scratch(baseline: Baseline) -> list[StudyRow]:
     """The paper's scores from scratch are read off the figure."""
     return [
         StudyRow("from scratch", pretrain=None, paper=Reported(21, 30)),
-        StudyRow("pre-trained", paper=Reported(62.63, 74.81)),
+        StudyRow("pre-trained", paper=Reported(62.63, 74.81), reference=True),
     ]
 
 
@@ -105,7 +111,8 @@ def schedule(baseline: Baseline) -> list[StudyRow]:
     """Each length is a separate run, with its own cosine schedule to the end. The paper has a curve, without numbers."""
     epochs = sorted({max(1, round(baseline.pretrain["epochs"] * part)) for part in (0.1, 0.25, 0.5, 1.0)})
     warmup = baseline.pretrain["warmup_epochs"]
-    return [StudyRow(f"{n} epochs", pretrain={"epochs": n, "warmup_epochs": min(warmup, n / 2)}) for n in epochs]
+    lengths = [(n, {"epochs": n, "warmup_epochs": min(warmup, n / 2)}) for n in epochs]
+    return [StudyRow(f"{n} epochs", pretrain=settings, reference=n == epochs[-1]) for n, settings in lengths]
 
 
 @_study("Amount of pre-training data, at equal cost", "Table 1", "part of the data", swept=True)
@@ -116,7 +123,7 @@ def scale(baseline: Baseline) -> list[StudyRow]:
         StudyRow("5%", pretrain={"fraction": 0.05}, paper=Reported(60.34, 73.00)),
         StudyRow("10%", pretrain={"fraction": 0.1}, paper=Reported(61.09, 73.56)),
         StudyRow("20%", pretrain={"fraction": 0.2}, paper=Reported(61.54, 73.76)),
-        StudyRow("100%", pretrain={"fraction": 1.0}, paper=Reported(62.63, 74.81)),
+        StudyRow("100%", pretrain={"fraction": 1.0}, paper=Reported(62.63, 74.81), reference=True),
     ]
 
 
@@ -126,7 +133,7 @@ def masking(baseline: Baseline) -> list[StudyRow]:
     return [
         StudyRow("75%", pretrain={"mask_ratio": 0.75}, paper=Reported(60.89, 73.91, pretrain=18.4)),
         StudyRow("85%", pretrain={"mask_ratio": 0.85}, paper=Reported(61.87, 74.77, pretrain=14.7)),
-        StudyRow("90%", pretrain={"mask_ratio": 0.9}, paper=Reported(62.63, 74.81, pretrain=12.9)),
+        StudyRow("90%", pretrain={"mask_ratio": 0.9}, paper=Reported(62.63, 74.81, pretrain=12.9), reference=True),
         StudyRow("95%", pretrain={"mask_ratio": 0.95}, paper=Reported(59.93, 73.17, pretrain=11.2)),
     ]
 
@@ -150,7 +157,7 @@ def variants(baseline: Baseline) -> list[StudyRow]:
         StudyRow("pyramid only", model=no_bottleneck, paper=Reported(60.84, 74.28, 77.5, 53.1, 13.1)),
         StudyRow("bottleneck only", model={**no_pyramid, "num_bottleneck_tokens": tokens},
                  paper=Reported(62.66, 75.02, 76.6, 49.9, 13.5)),
-        StudyRow("both", paper=Reported(62.63, 74.81, 77.6, 43.6, 12.9)),
+        StudyRow("both", paper=Reported(62.63, 74.81, 77.6, 43.6, 12.9), reference=True),
     ]  # fmt: skip
 
 
@@ -161,7 +168,7 @@ def fusion(baseline: Baseline) -> list[StudyRow]:
     return [
         StudyRow("no / no", pretrain=no, finetune=no, paper=Reported(61.78, 74.43)),
         StudyRow("no / yes", pretrain=no, finetune=yes, paper=Reported(61.24, 74.17)),
-        StudyRow("yes / no", pretrain=yes, finetune=no, paper=Reported(62.63, 74.81)),
+        StudyRow("yes / no", pretrain=yes, finetune=no, paper=Reported(62.63, 74.81), reference=True),
         StudyRow("yes / yes", pretrain=yes, finetune=yes, paper=Reported(62.39, 74.74)),
     ]
 
@@ -171,7 +178,9 @@ def bottleneck(baseline: Baseline) -> list[StudyRow]:
     """G, the number of bottleneck tokens in each time step of every later stage."""
     return [
         StudyRow("4", model={"num_bottleneck_tokens": 4}, paper=Reported(61.76, 74.08, None, 43.2, 12.6)),
-        StudyRow("8", model={"num_bottleneck_tokens": 8}, paper=Reported(62.63, 74.81, None, 43.6, 12.9)),
+        StudyRow(
+            "8", model={"num_bottleneck_tokens": 8}, paper=Reported(62.63, 74.81, None, 43.6, 12.9), reference=True
+        ),
         StudyRow("16", model={"num_bottleneck_tokens": 16}, paper=Reported(62.86, 74.69, None, 44.4, 13.7)),
     ]
 
@@ -182,7 +191,9 @@ def downsampling(baseline: Baseline) -> list[StudyRow]:
     return [
         StudyRow("avg", model={"temporal_downsample": "avg"}, paper=Reported(62.04, 74.42, 76.6, 43.3)),
         StudyRow("max", model={"temporal_downsample": "max"}, paper=Reported(62.25, 74.16, 76.6, 43.3)),
-        StudyRow("conv", model={"temporal_downsample": "conv"}, paper=Reported(62.63, 74.81, 77.6, 43.6)),
+        StudyRow(
+            "conv", model={"temporal_downsample": "conv"}, paper=Reported(62.63, 74.81, 77.6, 43.6), reference=True
+        ),
     ]
 
 
@@ -191,9 +202,9 @@ def videomae(baseline: Baseline) -> list[StudyRow]:
     """VideoMAE's checkpoint if it is given; else an encoder like VideoMAE's, pre-trained here: one stage, 1.5 times the
     baseline's width (768 instead of 512), heads of the same width.
     """
-    svfap = StudyRow("SVFAP")
+    svfap = StudyRow("SVFAP", reference=True)
     if baseline.model.preset == "svfap_base":
-        svfap = StudyRow("SVFAP-B", paper=Reported(62.63, 74.81))
+        svfap = StudyRow("SVFAP-B", paper=Reported(62.63, 74.81), reference=True)
     if baseline.videomae is not None:
         start = {"preset": "videomae_base", "init": baseline.videomae}
         paper = Reported(58.32, 70.94)
@@ -210,7 +221,10 @@ def few_shot(baseline: Baseline) -> list[StudyRow]:
     reported = {10: Reported(50, 63), 100: Reported(62.63, 74.81)}
     percents = (10, 25, 50, 100)
     return [
-        *(StudyRow(f"{p}%", {}, {"fraction": p / 100}, paper=reported.get(p, Reported())) for p in percents),
+        *(
+            StudyRow(f"{p}%", {}, {"fraction": p / 100}, paper=reported.get(p, Reported()), reference=p == 100)
+            for p in percents
+        ),
         *(StudyRow(f"{p}%, from scratch", None, {"fraction": p / 100}) for p in percents),
     ]
 

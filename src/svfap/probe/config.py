@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from svfap.errors import UserError
-from svfap.settings import ClockSettings, DeviceSettings, SourceSettings, require
+from svfap.settings import ClockSettings, DeviceSettings, SourceSettings, require, several
 
 KINDS = ("linear", "attentive", "knn")
 SETS = ("last", "fused", "tokens", "stages")
@@ -84,8 +83,8 @@ class ProbeConfig(ClockSettings, DeviceSettings, SourceSettings):
     def __post_init__(self) -> None:
         ClockSettings.__post_init__(self)
         DeviceSettings.__post_init__(self)
-        object.__setattr__(self, "kind", _several(self, "kind", KINDS))
-        object.__setattr__(self, "features", _several(self, "features", SETS))
+        object.__setattr__(self, "kind", several(self, "kind", KINDS))
+        object.__setattr__(self, "features", several(self, "features", SETS))
         if "knn" in self.kind and set(self.features) == {"tokens"}:
             raise UserError("features=tokens: knn reads last, fused or stages; add one of them")
         require(self, 1, "num_segments", "num_crops", "neighbours", "attentive_epochs", "num_seeds")
@@ -140,14 +139,3 @@ class ProbeConfig(ClockSettings, DeviceSettings, SourceSettings):
         if run is None or not Path(run).is_dir():
             raise UserError(f"out: {run or 'a loaded model'} is no folder that results could be put into; give `out`")
         return Path(run) / PROBE_FOLDER
-
-
-def _several(config: Any, name: str, known: Sequence[str]) -> list[str]:
-    """One or several names, given as a list or separated by commas. Raises `UserError` for one that is not known."""
-    given = getattr(config, name)
-    names = [part.strip() for part in given.split(",")] if isinstance(given, str) else list(given)
-    if unknown := [each for each in names if each not in known]:
-        raise UserError(f"{name}={unknown[0]!r} is none of {', '.join(known)}")
-    if not names:
-        raise UserError(f"{name}: give one or several of {', '.join(known)}")
-    return names

@@ -25,8 +25,10 @@ from svfap.evaluation.confidence import Interval, SubjectScore, intervals, subje
 from svfap.evaluation.metrics import average_views, write_metrics
 from svfap.evaluation.predictions import UNREADABLE_FILE, write_csv
 from svfap.files import make_folder, only_writer
-from svfap.metric_table import is_percent, metric_heading, metric_name, metric_scale
+from svfap.metric_table import SupervisedTask, interval_text, metric_heading, metric_name
 from svfap.model.base import Model
+from svfap.model.config import ModelConfig
+from svfap.model.encoder import TPSBT
 from svfap.probe.config import PROBE_FILE, ProbeConfig
 from svfap.probe.parts import Parts, read_parts
 from svfap.probe.readers import attentive_probe, knn_probe, linear_probe
@@ -93,10 +95,11 @@ def probe_model(model: str | Path | Model, config: ProbeConfig) -> Probed:
     parts = read_parts(config)
     parts.manifest.require_files()
     loaded = model if isinstance(model, Model) else load_model(model, "features" if Path(model).is_file() else None)
-    clips = _clips(config, loaded, parts)
+    clips = clips_of(config, loaded.config, parts)
     make_folder(out)
     with only_writer(out / PROBE_FILE):
-        tokens = _features(config, loaded, clips, out)
+        encoders = {TRAINED: loaded.encoder, UNTRAINED: untrained_encoder(loaded.config)}
+        tokens = features_of(config, encoders, loaded.config, clips, out / "features")
         unreadable = dict(tokens[TRAINED].unreadable)
         parts_read = readable(parts, tokens[TRAINED])
         scores = _scores(config, tokens, parts_read)
@@ -181,25 +184,33 @@ def read_frames(
     return np.concatenate(rows), np.concatenate(read, axis=1), np.concatenate(truths)
 
 
+def read_outputs(
+    reader: Callable[..., Outputs], tokens: Tokens, name: str, parts: Parts, flat: bool = True
+) -> tuple[NDArray[np.int64], Outputs, NDArray[Any]]:
+    """`read_clips`, or `read_frames` for values of frames: rows (N,), outputs (runs, N, K), and targets (N,) or (N, K)."""
+    if parts.frame_level:
+        return read_frames(reader, tokens, name, parts, flat)
+    rows, outputs = read_clips(reader, tokens, name, parts, flat)
+    return rows, outputs, parts.targets()[rows]
+
+
 def read_scores(
     reader: Callable[..., Outputs], tokens: Tokens, name: str, parts: Parts, flat: bool = True
 ) -> dict[str, SubjectScore]:
-    """The scores of a reader, by key, as sums over the people that are scored; see `read_clips` and `read_frames`.
+    """The scores of a reader, by key, as sums over the people that are scored; see `read_outputs`.
 
     Scores within people are left out where people are not known.
     """
-    if parts.frame_level:
-        rows, outputs, truth = read_frames(reader, tokens, name, parts, flat)
-    else:
-        rows, outputs = read_clips(reader, tokens, name, parts, flat)
-        truth = parts.targets()[rows]
+    rows, outputs, truth = read_outputs(reader, tokens, name, parts, flat)
     scores = subject_scores(truth, outputs, _drawn_units(parts, rows), parts.names)
     return {key: score for key, score in scores.items() if parts.known or "within_people" not in key}
 
 
-def _clips(config: ProbeConfig, model: Model, parts: Parts) -> ClipDataset:
-    """The test views of all videos, sampled as `svfap evaluate` does; says in what they differ from the training's."""
-    shape, manifest = model.config, parts.manifest
+def clips_of(config: ProbeConfig, shape: ModelConfig, parts: Parts) -> ClipDataset:
+    """The test views of all videos for a model of this shape, sampled as `svfap evaluate` does; says in what they differ
+    from the training's.
+    """
+    manifest = parts.manifest
     clock = Clock.of(config.fps, shape.frame_rate, shape.span)
     rates, num_unknown = look_at_rates(manifest, config.frames_fps)
     clock.say_notes(rates)
@@ -213,20 +224,27 @@ def _clips(config: ProbeConfig, model: Model, parts: Parts) -> ClipDataset:
     )  # fmt: skip
 
 
-def _features(config: ProbeConfig, model: Model, clips: ClipDataset, out: Path) -> dict[str, Tokens]:
-    """Features of the trained and the untrained encoder and the pixels, from files where they are there already."""
+def features_of(
+    config: ProbeConfig, encoders: Mapping[str, TPSBT], shape: ModelConfig, clips: ClipDataset, folder: Path
+) -> dict[str, Tokens]:
+    """Features of each encoder by its key, and with the key `PIXELS` the pixels; kept in `folder` and used from there.
+
+    shape: of the encoders. Videos are decoded once. The encoders are moved to the device, and in eval mode afterwards.
+    """
     device = pick_device(config.device)
-    encoders = {TRAINED: model.encoder.eval(), UNTRAINED: untrained_encoder(model.config)}
     readers: dict[str, Callable[[Sequence[str]], Any]] = {
         name: lambda sets, encoder=encoder: partial(encode, encoder.to(device), sets=tuple(sets))  # type: ignore[misc]
         for name, encoder in encoders.items()
     }
-    num_steps = model.config.num_time_steps
+    num_steps = shape.num_time_steps
     readers[PIXELS] = lambda sets: partial(read_pixels, num_steps=num_steps)
-    names = {name: encoder_digest(encoder) for name, encoder in encoders.items()} | {PIXELS: f"pixels_{num_steps}"}
+    names = {name: encoder_digest(encoder.eval()) for name, encoder in encoders.items()} | {
+        PIXELS: f"pixels_{num_steps}"
+    }
     sets = [name for name in config.features if name != "tokens" or "linear" in config.kinds]
     sets += ["tokens"] if "attentive" in config.kinds else []
-    cache = FeatureCache(out / "features", data_digest(clips))
+    needed = {**dict.fromkeys(encoders, sets), PIXELS: [PIXELS]}
+    cache = FeatureCache(folder, data_digest(clips))
     pin = device.type == "cuda"
 
     def batches() -> Any:
@@ -234,9 +252,7 @@ def _features(config: ProbeConfig, model: Model, clips: ClipDataset, out: Path) 
             clips, config.batch_size, shuffle=False, seed=0, num_workers=config.num_workers, pin_memory=pin
         )
 
-    return cache.read(
-        readers, names, {TRAINED: sets, UNTRAINED: sets, PIXELS: [PIXELS]}, batches, device, config.precision, "reading"
-    )
+    return cache.read(readers, names, needed, batches, device, config.precision, "reading")
 
 
 def readable(parts: Parts, tokens: Tokens) -> Parts:
@@ -257,9 +273,9 @@ def _scores(config: ProbeConfig, tokens: Mapping[str, Tokens], parts: Parts) -> 
     rows = [Row(kind, name, which) for kind, name in planned for which in (TRAINED, UNTRAINED)]
     rows.append(Row("linear", PIXELS, PIXELS))
     for row in track(rows, "probing"):
-        reader = _reader(config, row.reader, parts)
+        reader = reader_of(config, row.reader, parts)
         found[row] = read_scores(reader, tokens[row.encoder], row.features, parts, flat=row.reader != "attentive")
-    found[Row(CHANCE, "", CHANCE)] = read_scores(_chance, tokens[PIXELS], PIXELS, parts)
+    found[Row(CHANCE, "", CHANCE)] = read_scores(read_chance, tokens[PIXELS], PIXELS, parts)
     return found
 
 
@@ -274,7 +290,8 @@ def _plan(config: ProbeConfig, tokens: Tokens) -> Iterator[tuple[str, str]]:
             yield from ((kind, name) for name in names if name != "tokens" or kind == "linear")
 
 
-def _reader(config: ProbeConfig, kind: str, parts: Parts) -> Callable[..., Outputs]:
+def reader_of(config: ProbeConfig, kind: str, parts: Parts) -> Callable[..., Outputs]:
+    """The reader of a kind with its settings, for `read_outputs`."""
     how: dict[str, Any] = {"num_folds": config.num_folds}
     if parts.manifest.dimensions is None:
         how["num_classes"] = len(parts.names)
@@ -292,7 +309,7 @@ def _drawn_units(parts: Parts, rows: NDArray[np.int64]) -> NDArray[Any]:
     return people if len(set(people)) > 1 else rows.astype(str).astype(object)
 
 
-def _chance(x: NDArray[Any], y: NDArray[Any], groups: NDArray[Any], queries: NDArray[Any]) -> Outputs:
+def read_chance(x: NDArray[Any], y: NDArray[Any], groups: NDArray[Any], queries: NDArray[Any]) -> Outputs:
     """A reader that looks at no features: always the most frequent class, or always the same value."""
     if y.ndim == 2:
         return np.zeros((len(queries), y.shape[1]))
@@ -331,22 +348,12 @@ def _summary(table: pd.DataFrame, parts: Parts) -> pd.DataFrame:
         cells = {"reader, features": Row(*map(str, which)).name}
         for _, line in lines[lines["score"].isin(keys)].set_index("score").loc[keys].reset_index().iterrows():
             key = line["score"]
-            cells[metric_heading(key)] = _cell(key, line["value"], line["low"], line["high"])
+            cells[metric_heading(key)] = interval_text(key, line["value"], line["low"], line["high"])
             if key in COMPARED:
                 difference = (line["difference"], line["difference_low"], line["difference_high"])
-                cells[f"{metric_name(key)} − untrained"] = _cell(key, *difference, signed=True)
+                cells[f"{metric_name(key)} − untrained"] = interval_text(key, *difference, signed=True)
         rows.append(cells)
     return pd.DataFrame(rows)
-
-
-def _cell(key: str, value: float, low: float, high: float, signed: bool = False) -> str:
-    """`45.3 [40.1, 50.2]`; empty without a value."""
-    if math.isnan(value):
-        return ""
-    form = f"{'+' if signed else ''}.{1 if is_percent(key) else 3}f"
-    value, low, high = (metric_scale(key) * number for number in (value, low, high))
-    bounds = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
-    return f"{value:{form}}{bounds}".replace("-", "−")
 
 
 def _caption(model: str, config: ProbeConfig, parts: Parts, scores: Mapping[Row, Mapping[str, SubjectScore]]) -> str:
@@ -375,7 +382,7 @@ def _caption(model: str, config: ProbeConfig, parts: Parts, scores: Mapping[Row,
     return text
 
 
-def task_of(parts: Parts) -> str:
+def task_of(parts: Parts) -> SupervisedTask:
     return "classification" if parts.manifest.dimensions is None else "regression"
 
 

@@ -13,14 +13,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from svfap.console import progress_bar, say
 from svfap.errors import STOP_SIGNALS, Interrupted, UserError, signal_of
 from svfap.files import make_folder
-from svfap.train.config import TrainConfig
 
 POLL_S = 0.2
+
+
+class Run(Protocol):
+    """The settings of a run, a dataclass: a training, or other work that takes as long as one.
+
+    out: its folder. epochs: what a display of progress counts. num_workers: decoding processes; None: chosen here.
+    """
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def num_workers(self) -> int | None: ...
 
 
 def visible_gpus() -> list[str]:
@@ -40,19 +54,21 @@ def num_workers(asked: int | None, num_processes: int) -> int:
     return max(cores // num_processes - 1, 0)
 
 
-def run_all(run: Callable[[Any], int], configs: Sequence[TrainConfig], parallel: int | None = None) -> int:
+def run_all(run: Callable[[Any], int], configs: Sequence[Run], parallel: int | None = None) -> int:
     """Call `run(config)` for each config, `parallel` at a time, by default one per GPU; in this process if that is 1.
 
     run, result, errors: as for `run_parallel`.
     """
     gpus = visible_gpus()
     parallel = min(parallel or max(len(gpus), 1), len(configs))
-    configs = [replace(config, num_workers=num_workers(config.num_workers, parallel)) for config in configs]
+    workers = [num_workers(config.num_workers, parallel) for config in configs]
+    configs = [replace(config, num_workers=n) for config, n in zip(configs, workers, strict=True)]  # type: ignore[type-var]
     if parallel > 1:
         return run_parallel(run, configs, parallel, gpus)
     try:
         for number, config in enumerate(configs, 1):
-            say(f"run {number} of {len(configs)}: {config.out}")
+            if len(configs) > 1:
+                say(f"run {number} of {len(configs)}: {config.out}")
             if stopped_by := run(config):
                 return stopped_by
     except KeyboardInterrupt as interrupt:
@@ -60,7 +76,7 @@ def run_all(run: Callable[[Any], int], configs: Sequence[TrainConfig], parallel:
     return 0
 
 
-def run_parallel(run: Callable[[Any], int], configs: Sequence[TrainConfig], at_once: int, gpus: Sequence[str]) -> int:
+def run_parallel(run: Callable[[Any], int], configs: Sequence[Run], at_once: int, gpus: Sequence[str]) -> int:
     """Call `run(config)` for each config in a separate process, `at_once` at a time; GPUs are assigned in turn.
 
     run: a function of a module, which returns the number of the signal that interrupted it, else 0. Its output is appended
@@ -68,7 +84,7 @@ def run_parallel(run: Callable[[Any], int], configs: Sequence[TrainConfig], at_o
     or one of the runs, after all runs have saved, else 0. If a run fails, the others are stopped and save as well; raises
     `UserError` with the reason.
     """
-    waiting, running = list(configs), dict[int, tuple[TrainConfig, subprocess.Popen[bytes]]]()
+    waiting, running = list(configs), dict[int, tuple[Run, subprocess.Popen[bytes]]]()
     threads = os.environ.get("OMP_NUM_THREADS") or str(max((os.cpu_count() or 1) // at_once, 1))
     # Every signal becomes an exception, so that the processes started here are stopped too.
     with progress_bar() as bar, signal_handlers(interrupt, *STOP_SIGNALS):
@@ -122,7 +138,7 @@ def signal_handlers(handler: Callable[..., Any], *signals: signal.Signals) -> It
             signal.signal(number, former)
 
 
-def _start(run: Callable[[Any], int], config: TrainConfig, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(run: Callable[[Any], int], config: Run, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     make_folder(config.out)
     path = os.pathsep.join(filter(None, sys.path))  # the run can import the same modules
     with (config.out / "output.log").open("ab") as log:
@@ -156,7 +172,7 @@ def _stop_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _check(config: TrainConfig, status: int) -> None:
+def _check(config: Run, status: int) -> None:
     if status > 128:
         raise Interrupted(status - 128)
     if status == 0:
@@ -168,7 +184,7 @@ def _check(config: TrainConfig, status: int) -> None:
     raise UserError(f"{config.out.name}: {reason} (all that it printed: {log}). {others}")
 
 
-def _progress(config: TrainConfig) -> tuple[float, str]:
+def _progress(config: Run) -> tuple[float, str]:
     """Epochs that a run has done and its last loss, from the end of its log."""
     try:
         with (config.out / "log.jsonl").open("rb") as file:
