@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from svfap.data.prepared import read_dataset
 from svfap.data.video import VideoError, open_video, write_video
 from svfap.errors import UserError
 from svfap.synth.behaviour import ACTION_UNITS, AFFECT_PROTOTYPES, PROTOTYPES, make_behaviour
@@ -71,10 +72,15 @@ def test_manifests_have_exactly_the_documented_columns(tables):
         assert list(tables[split].columns) == labelled
 
 
-def test_a_split_of_no_clips_still_has_a_header(tmp_path):
+def test_a_split_of_no_clips_still_has_a_header_and_is_no_part_of_the_dataset(tmp_path):
     synthesize(small(tmp_path, num_pretrain=0, num_train=1, num_val=0, num_test=0))
     assert (tmp_path / "pretrain.csv").read_text() == "path,subject\n"
     assert (tmp_path / "val.csv").read_text() == (tmp_path / "train.csv").read_text().splitlines()[0] + "\n"
+    dataset = read_dataset(tmp_path)
+    (fold,) = dataset.folds
+    assert (dataset.pretrain, fold.val, fold.test) == (None, None, None) and fold.train == tmp_path / "train.csv"
+    synthesize(small(tmp_path / "unlabelled", num_pretrain=1, num_train=0, num_val=0, num_test=0))
+    assert read_dataset(tmp_path / "unlabelled").folds == ()
 
 
 def test_counts_classes_and_files(dataset, tables):

@@ -95,15 +95,17 @@ def plan(config: SynthConfig) -> Iterator[ClipPlan]:
 
 
 def describe_dataset(config: SynthConfig) -> PreparedDataset:
-    """What `dataset.json` says of the dataset."""
+    """What `dataset.json` says of the dataset. Parts without videos are left out."""
+    files = {split: Path(f"{split}.csv") if getattr(config, f"num_{split}") else None for split in SPLITS}
+    folds = (Fold("1", train=Path("train.csv"), val=files["val"], test=files["test"]),)
     return PreparedDataset(
         name="synth",
         title="Synthetic faces",
         task="classification",
         root=Path("."),
         label_names=CLASSES,
-        folds=(Fold("1", train=Path("train.csv"), val=Path("val.csv"), test=Path("test.csv")),),
-        pretrain=Path("pretrain.csv"),
+        folds=folds if config.num_train else (),
+        pretrain=files["pretrain"],
         metrics=("uar", "war"),
         counts={split: getattr(config, f"num_{split}") for split in SPLITS},
     )

@@ -105,7 +105,7 @@ class PretrainConfig(TrainConfig):
     """Fraction of the spatial positions that is hidden, at all times."""
     target: Literal["pixels", "difference", "both"] = "pixels"
     """What is predicted of hidden tubelets: their standardised pixels, as published; the difference of each frame to the one
-    before, so that features hold what moves; or both. docs/learning.md measures them."""
+    before, so that features hold what moves; or both."""
     epochs: int = 100
     batch_size: int = 256
     base_lr: float = 3e-4

@@ -1,0 +1,74 @@
+"""The table at the end of `make demo`: does pre-training help on synthetic faces, beside the trivial baselines?
+
+Scores are UAR on people that no training saw, with 95% bootstrap intervals over people. The difference of each row to the
+pre-trained one is paired, on the same drawn people. The untrained encoder is shown by the best of its readers on these very
+people, which favours it.
+
+    python benchmarks/demo.py runs/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from svfap.evaluation.confidence import SubjectScore, interval, subject_scores
+from svfap.evaluation.predictions import PREDICTIONS_FILE, labelled_outputs, read_predictions
+from svfap.probe.config import ProbeConfig
+from svfap.probe.probe import CHANCE, PIXELS, TRAINED, UNTRAINED, Probed, probe_model
+from svfap.view.tables import to_markdown, write_table
+
+PRETRAINED = "pre-trained, fine-tuned"
+
+
+def evaluated(run: Path) -> SubjectScore:
+    """UAR of a run that `svfap evaluate` has tested."""
+    file = run / "evaluation" / PREDICTIONS_FILE
+    table = read_predictions(file)
+    read = labelled_outputs(table, file)
+    assert read is not None
+    return subject_scores(read.targets, read.outputs, table["subject"].to_numpy(), read.names)["uar"]
+
+
+def best(probed: Probed, encoder: str) -> tuple[str, SubjectScore]:
+    """The row of an encoder with the highest UAR: name and score."""
+    rows = {row.name: scores["uar"] for row, scores in probed.scores.items() if row.encoder == encoder}
+    return max(rows.items(), key=lambda row: row[1].value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what `make demo` has written")
+    folder = parser.parse_args().folder
+    settings = ProbeConfig(dataset=folder / "data", kind="linear", num_crops=1)
+    probed = probe_model(folder / "pretrain", settings)
+    names = {CHANCE: "", PIXELS: "", UNTRAINED: "untrained encoder: ", TRAINED: "pre-trained encoder, frozen: "}
+    rows = {start + name: score for key, start in names.items() for name, score in [best(probed, key)]}
+    rows |= {"from scratch": evaluated(folder / "scratch"), PRETRAINED: evaluated(folder / "finetuned")}
+    lines = []
+    for name, score in rows.items():
+        value, low, high = (100 * each for each in interval(score))
+        line = {
+            "": name,
+            "UAR, %": f"{value:.1f}",
+            "95% interval": f"{low:.1f} to {high:.1f}",
+            "pre-trained is better by": "",
+        }
+        if name != PRETRAINED:
+            more, least, most = (100 * each for each in interval(rows[PRETRAINED], score))
+            line["pre-trained is better by"] = f"{more:+.1f} ({least:+.1f} to {most:+.1f})"
+        lines.append(line)
+    people = len(rows[PRETRAINED].sums)
+    caption = (
+        f"Seven expressions of {people} synthetic people that no training saw. "
+        "Scores on synthetic faces say nothing about real ones."
+    )
+    table = pd.DataFrame(lines)
+    write_table(folder / "table", table, caption)
+    print(f"{caption}\n\n{to_markdown(table)}")
+
+
+if __name__ == "__main__":
+    main()
