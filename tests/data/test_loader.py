@@ -473,6 +473,16 @@ class TestCache:
             assert torch.equal(one["values"], other["values"])
             assert torch.equal(one["frames"], other["frames"])
 
+    def test_a_video_that_is_in_the_list_again_is_kept_once(
+        self, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        repeated = manifest.subset(np.resize(np.arange(3), 9))
+        plain = self.epochs(dataset(repeated, "pretrain"))
+        paths = self.opened(monkeypatch)
+        kept = self.epochs(dataset(repeated, "pretrain", cache_bytes=3 * NUM_FRAMES * HEIGHT * WIDTH * 3))
+        assert len(paths) == 3
+        assert all(torch.equal(one["clips"], other["clips"]) for one, other in zip(plain, kept, strict=True))
+
     def test_only_videos_with_room_are_kept(self, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
         paths = self.opened(monkeypatch)
         self.epochs(dataset(manifest, "train", cache_bytes=3 * NUM_FRAMES * HEIGHT * WIDTH * 3))

@@ -115,7 +115,7 @@ class ClipDataset(Dataset[Item]):
     frames_fps: float | None = None
     cache_bytes: int = 0
     epoch: int = 0
-    _kept: dict[int, Opened] = field(default_factory=dict, init=False, repr=False)
+    _kept: dict[str, Opened] = field(default_factory=dict, init=False, repr=False)
     _room: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -143,7 +143,7 @@ class ClipDataset(Dataset[Item]):
         seeds = np.random.SeedSequence([self.seed, self.epoch, index])
         rng = np.random.RandomState(np.random.MT19937(seeds))
         try:
-            with self._opened(index % len(self), sample) as video:
+            with self._opened(sample) as video:
                 labels = video.targets
                 rows = self._sample(video.stretches, rng)
                 counts = np.ones(len(rows), np.int64)
@@ -168,10 +168,10 @@ class ClipDataset(Dataset[Item]):
             return Item(index % len(self), sample, reason)
 
     @contextmanager
-    def _opened(self, number: int, sample: Sample) -> Iterator[Opened]:
+    def _opened(self, sample: Sample) -> Iterator[Opened]:
         """The video of a sample, from memory if it is there."""
-        if number in self._kept:
-            yield self._kept[number]
+        if sample.key in self._kept:
+            yield self._kept[sample.key]
             return
         with open_video(sample.path, self.frames_fps or PICTURE_FPS) as video:
             per_picture = self.target is not None and self.frame_level
@@ -180,10 +180,10 @@ class ClipDataset(Dataset[Item]):
             stretches = grid.parts(*span_of(video, sample, self.fps))
             opened = Opened(targets, grid.picture_of, stretches, lambda wanted: inside_box(video.read(wanted), sample))
             if self._room > 0:
-                opened = self._keep(number, opened, video.shape)
+                opened = self._keep(sample.key, opened, video.shape)
             yield opened
 
-    def _keep(self, number: int, video: Opened, shape: tuple[int, int]) -> Opened:
+    def _keep(self, key: str, video: Opened, shape: tuple[int, int]) -> Opened:
         """The same video in memory, if it has room there; the first that has none ends the taking in."""
         numbers = np.unique(np.concatenate([video.picture_of[first:stop] for first, stop in video.stretches]))
         self._room -= len(numbers) * shape[0] * shape[1] * 3
@@ -193,8 +193,8 @@ class ClipDataset(Dataset[Item]):
             pictures = video.read(numbers)
         except VideoError:  # of a picture that the clips may not need
             return video
-        self._kept[number] = video._replace(read=lambda wanted: pictures[np.searchsorted(numbers, wanted)])
-        return self._kept[number]
+        self._kept[key] = video._replace(read=lambda wanted: pictures[np.searchsorted(numbers, wanted)])
+        return self._kept[key]
 
     def _target(self, sample: Sample, labels: Targets | None, pictures: Indices) -> Targets:
         """Of a clip that shows these pictures of the video. labels: of all its pictures; None: one for the whole video."""
