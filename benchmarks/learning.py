@@ -244,41 +244,43 @@ def pretrained(variant: Variant, parts: Mapping[str, Part], seed: int) -> tuple[
 
 def measured(model: MaskedAutoencoder, parts: Mapping[str, Part], seed: int) -> dict[str, float]:
     """What readers find in the frozen features of test people."""
-    fit, test = (views(model, parts[name]) for name in ("train", "test"))
+    fit, test = (
+        read_tokens(
+            model, views(parts[name]), sets=("last", "fused", "tokens", "stages"), device="cpu", precision="fp32",
+            batch_size=64,
+        )
+        for name in ("train", "test")
+    )  # fmt: skip
     train, scored = parts["train"], parts["test"]
     found: dict[str, float] = {}
-    clips = len(VIEWS)
-    labels, people = np.repeat(train.classes, clips), np.repeat(train.people, clips)
-
-    def uar(outputs: Array) -> float:
-        """Of outputs (runs, clips, classes), averaged over the views of a video."""
-        of_videos = outputs.reshape(len(outputs), -1, clips, outputs.shape[-1]).mean(axis=2)
-        return 100 * subject_scores(scored.classes, of_videos, scored.people.astype(str), CLASSES)["uar"].value
-
+    labels, people = (np.repeat(each, len(VIEWS)) for each in (train.classes, train.people))
     for name in ("stage_1", "stage_2", "last", "fused", "tokens"):
         read = linear_probe(fit.of_clips(name), labels, people, test.of_clips(name), num_classes=len(CLASSES))
-        found[f"linear, {name}"] = uar(read[None])
+        found[f"linear, {name}"] = uar(read[None], scored)
     tokens = fit.of_clips("tokens", flat=False), test.of_clips("tokens", flat=False)
     read = attentive_probe(
         tokens[0], labels, people, tokens[1], num_classes=len(CLASSES), num_heads=4, rates=(1e-3, 3e-3), decays=(0.05,),
         epochs=20, seeds=(seed,),
     )  # fmt: skip
-    found["attentive"] = uar(read)
+    found["attentive"] = uar(read, scored)
     x, y = (each.of_clips("last") for each in (fit, test))
     for fact, values in train.facts.items():
-        known = np.repeat(scored.facts[fact], clips)
-        read = linear_probe(x, np.repeat(values, clips)[:, None], people, y)[:, 0]
+        known = np.repeat(scored.facts[fact], len(VIEWS))
+        read = linear_probe(x, np.repeat(values, len(VIEWS))[:, None], people, y)[:, 0]
         found[f"R², {fact}"] = float(1 - np.square(known - read).sum() / np.square(known - known.mean()).sum())
     return {**found, **spectrum(y, test)}
 
 
-def views(model: MaskedAutoencoder, part: Part) -> Tokens:
-    """The frozen features of the chosen clips of each video, one after another."""
+def uar(outputs: Array, part: Part) -> float:
+    """UAR in percent of outputs (runs, clips, classes) for the views of a part, averaged over the views of a video."""
+    of_videos = outputs.reshape(len(outputs), -1, len(VIEWS), outputs.shape[-1]).mean(axis=2)
+    return 100 * subject_scores(part.classes, of_videos, part.people.astype(str), CLASSES)["uar"].value
+
+
+def views(part: Part) -> Array:
+    """The clips that are read of each video, one after another: uint8 (N, T, H, W, 3)."""
     numbers = np.array(VIEWS)[:, None] + np.arange(NUM_FRAMES)
-    clips = part.videos[:, numbers].reshape(-1, NUM_FRAMES, *part.videos.shape[2:])
-    return read_tokens(
-        model, clips, sets=("last", "fused", "tokens", "stages"), device="cpu", precision="fp32", batch_size=64
-    )
+    return part.videos[:, numbers].reshape(-1, NUM_FRAMES, *part.videos.shape[2:])
 
 
 def spectrum(pooled: Array, tokens: Tokens) -> dict[str, float]:
@@ -301,25 +303,13 @@ def spectrum(pooled: Array, tokens: Tokens) -> dict[str, float]:
 
 def pixel_rows(parts: Mapping[str, Part]) -> dict[str, float]:
     """The linear reader of 12 × 12 grey pixels."""
-    numbers = np.array(VIEWS)[:, None] + np.arange(NUM_FRAMES)
     read = {}
     for name in ("train", "test"):
-        videos = parts[name].videos[:, numbers].reshape(-1, NUM_FRAMES, *parts[name].videos.shape[2:])
-        pixels = [read_pixels(torch.from_numpy(videos[i : i + 256]), 4)["pixels"] for i in range(0, len(videos), 256)]
-        read[name] = torch.cat(pixels).flatten(1).numpy()
-    clips, train, scored = len(VIEWS), parts["train"], parts["test"]
-    outputs = linear_probe(
-        read["train"],
-        np.repeat(train.classes, clips),
-        np.repeat(train.people, clips),
-        read["test"],
-        num_classes=len(CLASSES),
-    )
-    of_videos = outputs.reshape(1, -1, clips, len(CLASSES)).mean(axis=2)
-    return {
-        "linear, pixels": 100
-        * subject_scores(scored.classes, of_videos, scored.people.astype(str), CLASSES)["uar"].value
-    }
+        clips = torch.from_numpy(views(parts[name]))
+        read[name] = torch.cat([read_pixels(each, 1)["pixels"] for each in clips.split(256)]).flatten(1).numpy()
+    labels, people = (np.repeat(each, len(VIEWS)) for each in (parts["train"].classes, parts["train"].people))
+    outputs = linear_probe(read["train"], labels, people, read["test"], num_classes=len(CLASSES))
+    return {"linear, pixels": uar(outputs[None], parts["test"])}
 
 
 def run(name: str, seed: int, out: Path) -> Path:

@@ -100,16 +100,15 @@ class ExperimentRuns:
 
     def steps(self, rows: Sequence[StudyRow]) -> list[Step]:
         """All runs that the table of these rows needs, each once, row by row; those of the trivial baselines last."""
-        steps = []
+        steps: list[Step] = []
         for number, row in enumerate(rows, 1):
-            pretrainings = self.pretrainings(row)
+            pretrainings, probes, finetunings = self.pretrainings(row), self.probes(row), self.finetunings(row)
             for place in range(len(self.seeds)):
-                runs: list[Step] = [Step(number, place + 1, run, row.within) for run in pretrainings[place : place + 1]]
+                steps += [Step(number, place + 1, run, row.within) for run in pretrainings[place : place + 1]]
                 if "probe" in self.config.readers:
-                    runs.append(Step(number, place + 1, self.probes(row)[place]))
+                    steps.append(Step(number, place + 1, probes[place]))
                 if "finetune" in self.config.readers:
-                    runs += [Step(number, place + 1, run) for run in self.finetunings(row)[place]]
-                steps += runs
+                    steps += [Step(number, place + 1, run) for run in finetunings[place]]
         trivial = enumerate([*self.untrained_probes(), self.pixel_probe()], 1)
         steps += [Step(0, min(number, len(self.seeds)), run) for number, run in trivial]
         first: dict[Path, Step] = {}
