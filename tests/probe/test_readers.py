@@ -9,8 +9,9 @@ from sklearn.linear_model import Ridge
 
 from svfap.errors import UserError
 from svfap.evaluation.confidence import subject_scores
+from svfap.model.layers import normed
 from svfap.probe import readers
-from svfap.probe.readers import AttentiveReader, attentive_probe, group_folds, knn_probe, linear_probe, normed
+from svfap.probe.readers import AttentiveReader, attentive_probe, group_folds, knn_probe, linear_probe
 
 
 def material(rng, num_people=24, per_person=8, dim=20):

@@ -15,6 +15,7 @@ from svfap.data.loader import ClipDataset, make_loader
 from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
 from svfap.model.build import create_model
+from svfap.model.presets import model_config
 from svfap.probe.tokens import (
     FeatureCache,
     data_digest,
@@ -79,6 +80,15 @@ def test_the_untrained_encoder_is_that_which_pre_training_starts_from():
     encoder = untrained_encoder(config)
     assert torch.equal(before, torch.get_rng_state())
     assert encoder_digest(encoder) == encoder_digest(first) != encoder_digest(untrained_encoder(config, seed=1))
+
+
+def test_the_digest_of_an_encoder_tells_settings_that_its_weights_do_not_show():
+    settings = [
+        {}, {"num_heads": 4}, {"standardize_clips": True}, {"pixel_mean": (0.1, 0.2, 0.3)}, {"pixel_std": (0.3, 0.2, 0.1)},
+        {"temporal_downsample": "avg"}, {"temporal_downsample": "max"}, {"temporal_pyramid": False},
+    ]  # fmt: skip
+    encoders = [untrained_encoder(model_config("svfap_debug", "features", **each)) for each in settings]
+    assert len({encoder_digest(encoder) for encoder in encoders}) == len(settings)
 
 
 def test_clips_of_another_kind_are_refused(pretrained):

@@ -22,6 +22,12 @@ CHOICES = {
     "target": ("pixels", "difference", "both"),
     "frame_fit": ("squash", "centre"),
 }
+# Two encoders with equal weights give equal tokens for the same clips if these are equal too.
+ENCODER_SETTINGS = (
+    *("patch_size", "tubelet_size", "standardize_clips", "embed_dim", "num_heads", "mlp_ratio", "stage_depths"),
+    *("num_bottleneck_tokens", "bottleneck_hidden_dim", "temporal_kernel_size"),
+    *("temporal_pyramid", "temporal_downsample", "spatial_bottleneck"),
+)
 # Names and types in face_crop.
 FACE_CROP: dict[str, Any] = {"margin": (int, float), "align": bool, "border": str, "detector": str}
 # Each is a multiple of the other.

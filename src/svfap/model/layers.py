@@ -16,6 +16,16 @@ def layer_norm(dim: int) -> nn.LayerNorm:
     return nn.LayerNorm(dim, eps=NORM_EPS)
 
 
+def normed(x: Tensor) -> Tensor:
+    """Layer norm over the last axis, without learned scale and shift."""
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+
+
+def steps_to_frames(steps: Tensor, num_frames: int) -> Tensor:
+    """(B, T', K) at the encoder's time steps -> (B, T, K) at frames, linearly between the middles of the steps."""
+    return F.interpolate(steps.transpose(1, 2), size=num_frames, mode="linear", align_corners=False).transpose(1, 2)
+
+
 def sincos_positions(num_tokens: int, dim: int) -> Tensor:
     """Sine-cosine position embeddings over the flattened token index (time, row, column).
 

@@ -6,13 +6,12 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svfap.model.base import Model, init_linear
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
-from svfap.model.layers import layer_norm
+from svfap.model.layers import layer_norm, steps_to_frames
 
 HEAD_INIT_SCALE = 0.001
 
@@ -71,9 +70,7 @@ class Perceiver(Model):
         with _no_autocast(tokens):
             if not self.config.frame_level:
                 return self._activate(self.head(self._pooled(tokens)))
-            outputs = self.head(self._steps(tokens)).transpose(1, 2)
-            frames = F.interpolate(outputs, size=self.config.num_frames, mode="linear", align_corners=False)
-            return self._activate(frames.transpose(1, 2))
+            return self._activate(steps_to_frames(self.head(self._steps(tokens)), self.config.num_frames))
 
     def _activate(self, outputs: Tensor) -> Tensor:
         if self.config.output_activation != "none":

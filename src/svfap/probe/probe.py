@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from svfap.console import say, track
@@ -29,6 +28,7 @@ from svfap.metric_table import SupervisedTask, interval_text, metric_heading, me
 from svfap.model.base import Model
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
+from svfap.model.layers import steps_to_frames
 from svfap.probe.config import PROBE_FILE, ProbeConfig
 from svfap.probe.parts import Parts, read_parts
 from svfap.probe.readers import attentive_probe, knn_probe, linear_probe
@@ -406,7 +406,6 @@ def _step_targets(values: NDArray[np.float32], num_steps: int) -> tuple[Outputs,
 
 
 def _interpolated(steps: Outputs, num_frames: int) -> Outputs:
-    """(runs, V, T', K) at time steps -> (runs, V, T, K) at frames, linearly between the middles of the steps."""
-    flat = torch.from_numpy(steps.reshape(-1, *steps.shape[2:])).transpose(1, 2)
-    frames = F.interpolate(flat, size=num_frames, mode="linear", align_corners=False)
-    return frames.transpose(1, 2).reshape(*steps.shape[:2], num_frames, steps.shape[3]).numpy()
+    """(runs, V, T', K) at time steps -> (runs, V, T, K) at frames."""
+    frames = steps_to_frames(torch.from_numpy(steps.reshape(-1, *steps.shape[2:])), num_frames)
+    return frames.reshape(*steps.shape[:2], num_frames, steps.shape[3]).numpy()

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from svfap.errors import UserError
 from svfap.evaluation.confidence import subject_scores
-from svfap.model.layers import NORM_EPS, CrossAttention, Mlp, layer_norm
+from svfap.model.layers import CrossAttention, Mlp, layer_norm, normed
 
 Array = NDArray[Any]
 Values = NDArray[np.float64]
@@ -169,11 +169,6 @@ class AttentiveReader(nn.Module):
         return attention.proj(torch.einsum("bhc,hdc->bhd", mean, value).flatten(1) + attention.v_bias)[:, None]
 
 
-def normed(tokens: Tensor) -> Tensor:
-    """Layer norm over channels, without scale and shift: (..., D)."""
-    return F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS)
-
-
 def attentive_probe(
     train_tokens: Array,
     train_y: ArrayLike,
@@ -219,13 +214,6 @@ def attentive_probe(
     rate, decay = settings[int(np.argmax(scores))] if scores else settings[0]
     everything = np.arange(len(train_tokens))
     return np.stack([predict(everything, rate, decay, seed, test) for seed in seeds])
-
-
-READERS: dict[str, Callable[..., Values]] = {
-    "linear": linear_probe,
-    "knn": knn_probe,
-    "attentive": attentive_probe,
-}
 
 
 def _fit_attentive(

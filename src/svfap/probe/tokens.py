@@ -35,8 +35,10 @@ from svfap.errors import UserError
 from svfap.files import make_folder, recover_folder, replacing_folder, write_atomically
 from svfap.model.base import Model
 from svfap.model.build import build_model
-from svfap.model.config import ModelConfig
+from svfap.model.config import ENCODER_SETTINGS, ModelConfig
 from svfap.model.encoder import TPSBT
+from svfap.model.layers import normed
+from svfap.weights.folder import weights_digest
 
 Array = NDArray[Any]
 Sets = dict[str, Tensor]
@@ -114,7 +116,7 @@ def encode(encoder: TPSBT, clips: Tensor, sets: Sequence[str] = POOLED) -> Sets:
     outputs = [x.float() for x in encoder.stage_outputs(normalize(clips, config.pixel_mean, config.pixel_std))]
     found = {"last": outputs[-1].mean(dim=2)} if "last" in sets else {}
     if "fused" in sets or "tokens" in sets:
-        fused = F.layer_norm(encoder.fused(outputs), (config.embed_dim,))
+        fused = normed(encoder.fused(outputs))
         found |= {"fused": fused.mean(dim=2)} if "fused" in sets else {}
         found |= {"tokens": fused.half()} if "tokens" in sets else {}
     if "stages" in sets:
@@ -240,14 +242,9 @@ def data_digest(dataset: ClipDataset) -> str:
 
 
 def encoder_digest(encoder: TPSBT) -> str:
-    """Digest of an encoder's weights and shape: 16 hexadecimal digits. What is around the encoder does not count."""
-    shape = ("num_heads", "pixel_mean", "pixel_std", "temporal_downsample", "temporal_kernel_size")
-    settings = [getattr(encoder.config, name) for name in shape]
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for name, tensor in encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+    """Digest of an encoder's weights and settings: 16 hexadecimal digits. What is around the encoder does not count."""
+    names = (*ENCODER_SETTINGS, "pixel_mean", "pixel_std")
+    return weights_digest(encoder, {name: getattr(encoder.config, name) for name in names})
 
 
 class _Store:
@@ -306,8 +303,7 @@ def batches_of(clips: Tensor, batch_size: int) -> Iterator[dict[str, Any]]:
 
 
 def _normed(x: Array) -> Array:
-    """Layer norm over the last axis, without scale and shift."""
-    return F.layer_norm(torch.from_numpy(np.asarray(x, np.float32)), x.shape[-1:], eps=1e-6).numpy()
+    return normed(torch.from_numpy(np.asarray(x, np.float32))).numpy()
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:

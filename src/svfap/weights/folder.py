@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
 from svfap.errors import UserError, first_line
 from svfap.model.base import Model
 from svfap.model.build import build_model, model_shapes
-from svfap.model.config import CONFIG_FILE, ModelConfig
+from svfap.model.config import CONFIG_FILE, ENCODER_SETTINGS, ModelConfig
 from svfap.settings import HUB_PREFIX, require_model
 from svfap.weights.filetype import describe
 from svfap.weights.published import import_published
@@ -120,8 +122,13 @@ def fingerprint(model: Model) -> str:
     """
     default, settings = asdict(ModelConfig()), asdict(model.config)
     given = {name: settings[name] for name in settings if name != "provenance" and settings[name] != default[name]}
-    digest = hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode())
-    for name, tensor in model.state_dict().items():
+    return weights_digest(model, given)
+
+
+def weights_digest(module: nn.Module, settings: Mapping[str, Any]) -> str:
+    """Digest of a module's weights and of settings: 16 hexadecimal digits."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in module.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
@@ -133,14 +140,9 @@ def init_encoder(model: Model, source: Model) -> list[str]:
     Returns the names of the parameters of `model` that are unchanged (the task's head and norm). Raises `UserError` naming the
     settings in which the two encoders differ.
     """
-    shape_settings = (
-        *("patch_size", "tubelet_size", "standardize_clips", "embed_dim", "num_heads", "mlp_ratio", "stage_depths"),
-        *("num_bottleneck_tokens", "bottleneck_hidden_dim", "temporal_kernel_size"),
-        *("temporal_pyramid", "temporal_downsample", "spatial_bottleneck"),
-    )
     if model.encoder.norm is not None and source.encoder.norm is None:
         raise UserError("the source's encoder has no norm for fused stages: it was fine-tuned on its last stage only")
-    pairs = {name: (getattr(source.config, name), getattr(model.config, name)) for name in shape_settings}
+    pairs = {name: (getattr(source.config, name), getattr(model.config, name)) for name in ENCODER_SETTINGS}
     if differing := [f"{name}: {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]:
         raise UserError(f"the pre-trained encoder does not fit this model ({'; '.join(differing)})")
     model.encoder.load_state_dict(source.encoder.state_dict())
