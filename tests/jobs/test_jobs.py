@@ -308,7 +308,7 @@ def test_busy_workers_end_when_the_main_process_is_killed(tmp_path):
     run = subprocess.Popen([sys.executable, tmp_path / "program.py"], env=_environment())
     pids = out / "pids.txt"
     try:
-        _wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+        _wait_for(lambda: _num_words(pids) == 2)
     finally:
         run.kill()
         run.wait()
@@ -333,7 +333,11 @@ def _wait_for(condition) -> None:
 
 
 def on_cluster(victim: str, payload: str, target: Path) -> None:
-    """Record where this runs. One item kills its process every time, one fails; on one machine work gets stuck."""
+    """Record where this runs. One item kills its process every time, one fails.
+
+    On the victim both processors get stuck, each after a while. The other machine waits for that before it ends an item, so
+    that it cannot do all the work before the victim has begun.
+    """
     import ray
 
     node = ray.get_runtime_context().get_node_id()
@@ -345,11 +349,17 @@ def on_cluster(victim: str, payload: str, target: Path) -> None:
     if payload == "6":
         raise ValueError("six")
     target.write_text(payload)
-    if node == victim and len(begun.read_text().split()) > 4:
-        with begun.with_name("stuck.txt").open("a") as file:
+    stuck = begun.with_name("stuck.txt")
+    if node != victim:
+        _wait_for(lambda: _num_words(stuck) == 2)
+    elif len(begun.read_text().split()) > 4:
+        with stuck.open("a") as file:
             file.write(f"{payload}\n")
-        time.sleep(600)
-    time.sleep(0.1)
+        time.sleep(300)
+
+
+def _num_words(file: Path) -> int:
+    return len(file.read_text().split()) if file.exists() else 0
 
 
 def test_a_ray_cluster_that_loses_a_machine_loses_no_item_and_doubles_none(tmp_path, monkeypatch):
@@ -368,7 +378,7 @@ def test_a_ray_cluster_that_loses_a_machine_loses_no_item_and_doubles_none(tmp_p
         lost, stuck = tmp_path / f"begun_{second.node_id}", tmp_path / "stuck.txt"
 
         def pull_the_plug() -> None:
-            _wait_for(lambda: stuck.exists() and len(stuck.read_text().split()) == 2)
+            _wait_for(lambda: _num_words(stuck) == 2)
             cluster.remove_node(second, allow_graceful=False)
 
         thread = threading.Thread(target=pull_the_plug)
