@@ -40,6 +40,7 @@ from svfap.data.augment import normalize
 from svfap.evaluation.confidence import subject_scores
 from svfap.files import make_folder, write_atomically
 from svfap.model.build import create_model
+from svfap.model.config import ModelConfig
 from svfap.model.layers import gather_tubelets
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.masking import TubeMask, tube_mask
@@ -67,8 +68,9 @@ class Variant:
     """One way to pre-train.
 
     model: differences to `SMALL`. world: differences to the synthetic videos (`RenderConfig`). shift: pixels by which each
-    clip is moved at random, as a face detector's box moves. motion: weight hidden tubelets by what changes in them.
-    decoded: part of the hidden tubelets that is predicted (the dual masking of VideoMAE v2, drawn at random). steps 0: no
+    clip is moved at random, as a face detector's box moves. motion: weight hidden tubelets by what changes in them. mask:
+    what is hidden: "tube", positions; "random", any tubelets; "frame", time steps; only an encoder of one stage takes the
+    latter two, as a pyramid joins time steps. decoded: part of the hidden tubelets that is predicted (the dual masking of VideoMAE v2, drawn at random). steps 0: no
     pre-training.
     """
 
@@ -76,6 +78,7 @@ class Variant:
     world: Mapping[str, Any] = field(default_factory=dict)
     shift: int = 0
     motion: bool = False
+    mask: str = "tube"
     decoded: float = 1.0
     steps: int = 1600
     batch_size: int = 32
@@ -87,6 +90,7 @@ def _model(**changes: Any) -> Variant:
     return Variant(model={"target": "difference", **changes})
 
 
+ONE_STAGE = {"stage_depths": (6,)}
 FIRST = _model()
 VARIANTS: dict[str, Variant] = {
     "difference": FIRST,
@@ -110,6 +114,14 @@ VARIANTS: dict[str, Variant] = {
     "difference, decoder of 4 blocks": _model(decoder_depth=4),
     "difference, half decoded": replace(FIRST, decoded=0.5),
     "difference, half decoded, 1.25 × steps": replace(FIRST, decoded=0.5, steps=2000),
+    # The mask.
+    "difference, one stage": _model(**ONE_STAGE),
+    "difference, one stage, random mask": replace(_model(**ONE_STAGE), mask="random"),
+    "difference, one stage, frame mask": replace(_model(**ONE_STAGE), mask="frame"),
+    "pixels, one stage": _model(target="pixels", **ONE_STAGE),
+    "pixels, one stage, random mask": replace(_model(target="pixels", **ONE_STAGE), mask="random"),
+    "pixels, one stage, frame mask": replace(_model(target="pixels", **ONE_STAGE), mask="frame"),
+    "untrained, one stage": replace(_model(**ONE_STAGE), steps=0),
     # The optimiser.
     "difference, rate 3e-4": replace(FIRST, rate=3e-4),
     "difference, rate 3e-3": replace(FIRST, rate=3e-3),
@@ -197,6 +209,17 @@ def weighted_loss(model: MaskedAutoencoder, clips: Tensor, mask: TubeMask) -> Te
     return (error * weight / weight.mean(dim=1, keepdim=True)).mean()
 
 
+def drawn(kind: str, batch: int, config: ModelConfig, generator: torch.Generator) -> TubeMask:
+    """A mask that hides `config.mask_ratio` of the positions, of all tubelets, or of the time steps."""
+    if kind == "tube":
+        return tube_mask(batch, config, generator=generator)
+    draws = torch.rand(batch, config.num_time_steps, 1 if kind == "frame" else config.num_positions, generator=generator)
+    order = draws.expand(-1, -1, config.num_positions).flatten(1).argsort(dim=1, stable=True)
+    num_hidden = int(config.mask_ratio * config.num_tokens)
+    masked = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :num_hidden], True)
+    return TubeMask.from_bool(masked, config)
+
+
 def thinned(mask: TubeMask, part: float, generator: torch.Generator) -> TubeMask:
     """The mask without the hidden tubelets that are not to be predicted."""
     order = torch.rand(mask.hidden.shape, generator=generator).argsort(dim=1)
@@ -225,7 +248,7 @@ def pretrained(variant: Variant, parts: Mapping[str, Part], seed: int) -> tuple[
         first = rng.integers(0, FRAMES_OF_VIDEO - NUM_FRAMES + 1, variant.batch_size)
         batch = videos[rows[:, None], first[:, None] + clip_numbers]
         clips = normalize(torch.from_numpy(batch), shape.pixel_mean, shape.pixel_std)
-        mask = tube_mask(len(clips), shape, generator=generator)
+        mask = drawn(variant.mask, len(clips), shape, generator)
         if variant.decoded < 1:
             mask = thinned(mask, variant.decoded, generator)
         loss = weighted_loss(model, clips, mask) if variant.motion else model.loss(clips, mask)
@@ -254,7 +277,8 @@ def measured(model: MaskedAutoencoder, parts: Mapping[str, Part], seed: int) -> 
     train, scored = parts["train"], parts["test"]
     found: dict[str, float] = {}
     labels, people = (np.repeat(each, len(VIEWS)) for each in (train.classes, train.people))
-    for name in ("stage_1", "stage_2", "last", "fused", "tokens"):
+    stages = [name for name in ("stage_1", "stage_2") if name in fit.sets]
+    for name in (*stages, "last", "fused", "tokens"):
         read = linear_probe(fit.of_clips(name), labels, people, test.of_clips(name), num_classes=len(CLASSES))
         found[f"linear, {name}"] = uar(read[None], scored)
     tokens = fit.of_clips("tokens", flat=False), test.of_clips("tokens", flat=False)
