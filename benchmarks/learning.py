@@ -70,8 +70,8 @@ class Variant:
     model: differences to `SMALL`. world: differences to the synthetic videos (`RenderConfig`). shift: pixels by which each
     clip is moved at random, as a face detector's box moves. motion: weight hidden tubelets by what changes in them. mask:
     what is hidden: "tube", positions; "random", any tubelets; "frame", time steps; only an encoder of one stage takes the
-    latter two, as a pyramid joins time steps. decoded: part of the hidden tubelets that is predicted (the dual masking of VideoMAE v2, drawn at random). steps 0: no
-    pre-training.
+    latter two, as a pyramid joins time steps. decoded: part of the hidden tubelets that is predicted (the dual masking of
+    VideoMAE v2, drawn at random). steps 0: no pre-training.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -213,7 +213,9 @@ def drawn(kind: str, batch: int, config: ModelConfig, generator: torch.Generator
     """A mask that hides `config.mask_ratio` of the positions, of all tubelets, or of the time steps."""
     if kind == "tube":
         return tube_mask(batch, config, generator=generator)
-    draws = torch.rand(batch, config.num_time_steps, 1 if kind == "frame" else config.num_positions, generator=generator)
+    draws = torch.rand(
+        batch, config.num_time_steps, 1 if kind == "frame" else config.num_positions, generator=generator
+    )
     order = draws.expand(-1, -1, config.num_positions).flatten(1).argsort(dim=1, stable=True)
     num_hidden = int(config.mask_ratio * config.num_tokens)
     masked = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :num_hidden], True)
