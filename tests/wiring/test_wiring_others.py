@@ -29,6 +29,7 @@ SYNTH: dict[str, Effect] = {
     "num_frames": Effect({}, {"num_frames": 14}, ("num_frames",), ("counts", "labels", "size")),
     "nuisance": Effect({}, {"nuisance": 0.0}, ("first_picture",), ("counts", "labels", "size")),
     "expression_gain": Effect({}, {"expression_gain": 0.0}, ("first_video",), ("counts", "labels", "size")),
+    "placement": Effect({}, {"placement": 0.2}, ("first_picture",), ("counts", "labels", "size")),
     "num_pretrain": Effect({}, {"num_pretrain": 3}, ("counts",), ("size",)),
     "num_train": Effect({}, {"num_train": 3}, ("counts",), ("size",)),
     "num_val": Effect({}, {"num_val": 2}, ("counts",), ("size",)),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from svfap.synth.config import RenderConfig
+from svfap.synth.drawing import FACE_SCALE
 from svfap.synth.identity import Identity
 
 ACTION_UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 15, 16, 17, 20, 23, 25, 26)
@@ -99,6 +100,10 @@ def make_behaviour(config: RenderConfig, identity: Identity, clip_seed: int, lab
     spread = np.array([0.10, 0.08, 0.07, 0.09, 0.26, 0.16]) * config.nuisance
     moving = np.array([0.035, 0.03, 0.015, 0.03, 0.07, 0.05]) * config.nuisance * 2.0 * identity.liveliness
     pose = rng.uniform(-1, 1, 6) * spread + _smooth_noise(rng, num_frames, 6, 0.4 * fps) * moving
+    placed = np.random.default_rng([clip_seed, 3]).uniform(
+        -1, 1, 2
+    )  # of its own, so that the other draws stay as they are
+    pose[:, :2] += placed * config.placement / FACE_SCALE
 
     frame_values = intensity[:, None] * np.array(AFFECT_PROTOTYPES[label])
     values = frame_values[int(intensity.argmax())]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from svfap.errors import UserError
-from svfap.settings import Settings, require
+from svfap.settings import Settings, require, require_fraction
 
 CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 AFFECT = ("valence", "arousal", "dominance")
@@ -29,12 +29,16 @@ class RenderConfig(Settings):
     none."""
     expression_gain: float = 1.0
     """Factor on the strength of the expressions; 0: none are shown."""
+    placement: float = 0.0
+    """How far the face is from the middle, at most, across and down: a fraction of the video's side. It differs from video to
+    video, as the box of a face detector does."""
 
     def __post_init__(self) -> None:
         require(self, 32, "size_px")
         require(self, 1, "fps")
         require(self, 10, "num_frames")
         require(self, 0, "nuisance", "expression_gain")
+        require_fraction(self, "placement")
         if self.size_px % 2:
             raise UserError(f"size_px={self.size_px}: must be even, for H.264 with 4:2:0 chroma subsampling")
 
