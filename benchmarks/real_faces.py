@@ -4,10 +4,10 @@ The labels are teacher labels: face geometry and expressions as small networks s
 a folder with `corpus.csv` (path, subject, split), `teacher.csv` (clip, t_s, good, mp_*: labels of frames) and `windows.csv`
 (path, start_s, end_s, label, and the means of the frames' labels).
 
-Folds. Every person is scored once, by models that saw neither their face nor their labels, not even without labels: in fold 0
-the people of the splits "val" and "test", by models of those of "train"; in folds 1 and 2 each half of the "train" people, by
-models of all others. Encoders are pre-trained anew in each fold, with seeds of their own. All settings of the readers are
-chosen on training people of the fold. `--split test` shows the scores of the test people alone.
+Folds. Every person is scored once, by models that were neither pre-trained nor fitted on them: in fold 0 the people of the
+splits "val" and "test", by models of those of "train"; in folds 1 and 2 each half of the "train" people, by models of all
+others. Encoders are pre-trained anew in each fold, with seeds of their own. All settings of the readers are chosen on training
+people of the fold. Intervals are of a bootstrap over people. `--split test` shows the scores of the test people alone.
 
 Values. A clip is four labelled frames in a row and the frame halfway to the next of each, about 10 frames per second. Each
 time step of the encoder is such a pair, and what is read there is the value of the labelled frame. A window's value is the
@@ -232,7 +232,7 @@ def varied(frames: Array, rng: np.random.Generator) -> Array:
 
 def fitted_on(corpus: Corpus, people: Sequence[str]) -> Array:
     """The clips that readers are fitted on: of each person at most `MOST`, evenly spread over those with labels."""
-    labelled = np.isfinite(corpus.values).all(axis=2).any(axis=1)
+    labelled = np.isfinite(corpus.values).all(axis=2).sum(axis=1) > 0
     rows = [np.flatnonzero((corpus.people == name) & labelled) for name in people]
     return np.concatenate(
         [each[np.unique(np.linspace(0, len(each) - 1, MOST).astype(int))] for each in rows if len(each)]
@@ -276,7 +276,8 @@ def probed(model: MaskedAutoencoder, corpus: Corpus, fit: Array, test: Array, se
 def ridged(corpus: Corpus, fit: Array, test: Array) -> Array:
     """The outputs of the ridge on pixels for the test clips, (N, 4, 5)."""
     frames = corpus.clips[:, ::2].reshape(-1, SIZE, SIZE, 3)
-    grey = np.stack([cv2.resize(each @ np.float32(GREY), (20, 20), interpolation=cv2.INTER_AREA) for each in frames])
+    grey_of = np.array(GREY, np.float32)
+    grey = np.stack([cv2.resize(each @ grey_of, (20, 20), interpolation=cv2.INTER_AREA) for each in frames])
     pixels = grey.reshape(len(corpus.clips), STEPS, -1)
 
     def read(x: Array, y: Array, people: Array, queries: Array, num_classes: int | None) -> Array:
@@ -369,7 +370,7 @@ def window_table(corpus: Corpus, frames: pd.DataFrame) -> pd.DataFrame:
     by_path = dict(tuple(frames.groupby("path")))
     found = []
     for window in corpus.windows.itertuples():
-        there = by_path.get(window.path)
+        there = by_path.get(str(window.path))
         if there is None or not (now := inside(there["t_s"].to_numpy(), window)).any():
             continue
         line = {"subject": there["subject"].iloc[0], "split": there["split"].iloc[0]}
@@ -459,11 +460,39 @@ def pretrained_on(
     return pretrained(variant, {"pretrain": part}, seed)[0]
 
 
-def finished(out: Path, names: Sequence[str]) -> dict[tuple[str, str], dict[str, list[pd.DataFrame]]]:
-    """(condition, reader) -> "frames" and "windows" -> a table of all people for each seed of which all folds are done."""
+def results_of(out: Path) -> list[dict[str, Any]]:
+    """The runs that are there."""
     results = [json.loads(file.read_text()) for file in sorted(out.glob("*.json"))]
     if len({json.dumps(each["settings"]) for each in results}) > 1:
         sys.exit(f"{out}: has runs of different settings")
+    return results
+
+
+def about(out: Path, names: Sequence[str], split: str | None = None) -> str:
+    """What the tables are of, as Markdown."""
+    results, runs = results_of(out), finished(out, names)
+    settings = results[0]["settings"]
+    lines = [
+        "Real faces, teacher labels (not human ones). Pre-training: {steps} updates; fine-tuning: {tune_steps} updates for each "
+        "of the rates {tune_rates}; {batch_size} clips each. Attentive probe: {epochs} epochs.".format(**settings)
+    ]
+    for (name, reader), by_level in runs.items():
+        frames, windows = (by_level[level][0] for level in ("frames", "windows"))
+        if split:
+            frames, windows = frames[frames["split"] == split], windows[windows["split"] == split]
+        costs = [one["cpu seconds"] for one in results if one["name"] == name]
+        spent = {what: np.mean([each[what] for each in costs]) for what in ("pre-training", reader) if what in costs[0]}
+        lines.append(
+            f"- {name}, {reader}: {frames['subject'].nunique()} people, {len(frames)} frames, {len(windows)} windows, "
+            f"seeds: {len(by_level['frames'])}, CPU seconds in each fold: "
+            + ", ".join(f"{what} {value:.0f}" for what, value in spent.items())
+        )
+    return "\n".join(lines)
+
+
+def finished(out: Path, names: Sequence[str]) -> dict[tuple[str, str], dict[str, list[pd.DataFrame]]]:
+    """(condition, reader) -> "frames" and "windows" -> a table of all people for each seed of which all folds are done."""
+    results = results_of(out)
     done = {(each["name"], each["seed"], each["fold"]): each["readers"] for each in results}
     found: dict[tuple[str, str], dict[str, list[pd.DataFrame]]] = {}
     for name, seed in product(names, sorted({seed for _, seed, _ in done})):
@@ -557,7 +586,9 @@ def main() -> None:
                 waiting = [pool.submit(run, *job) for job in wanted]
                 for number, done in enumerate(as_completed(waiting), 1):
                     print(f"{number} of {len(wanted)}: {done.result()}", flush=True)
-    for title, table in tables(args.out, names, args.split).items():
+    found = tables(args.out, names, args.split)
+    print(f"{about(args.out, names, args.split)}\n")
+    for title, table in found.items():
         print(f"CCC, {title}\n\n{to_markdown(table.fillna(''))}\n")
 
 

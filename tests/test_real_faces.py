@@ -115,6 +115,7 @@ def test_conditions_are_run_once_and_tabulated(benchmark, corpus, tmp_path, monk
     assert len(files) == 12
     assert main().split("CCC", 1)[1] == text.split("CCC", 1)[1]
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == files
+    assert "- none, fine-tuning: 9 people, 117 frames, 18 windows, seeds: 1, CPU seconds" in text
     with pytest.raises(SystemExit, match="other settings"):
         main("--epochs", "2")
 
