@@ -14,16 +14,17 @@ time step of the encoder is such a pair, and what is read there is the value of 
 mean over its frames. CCC within people: each person's mean is subtracted from labels and outputs. UAR: neutral or happy, of
 the windows that are labelled as one of them.
 
-Readers. The attentive probe reads the tokens of the time step in the fused stages, of the frozen encoder. Fine-tuning trains
-the encoder and one linear head for all values and for happy, with the fused stages. Both are fitted on at most 40 clips of a
-person. Rates are chosen on a fifth of the training people; the probe is then fitted to all of them, fine-tuning is not. The
-ridge reads 20 × 20 grey pixels of the labelled frame.
+Readers. Probes read the tokens of the time step in the fused stages, of the frozen encoder: the attentive one each of them,
+the linear one, ridge regression, their means in 3 × 3 areas of the picture. Fine-tuning trains the encoder and one linear
+head for all values and for happy, with the fused stages. All are fitted on at most 40 clips of a person. Rates are chosen on
+a fifth of the training people; a probe is then fitted to all of them, fine-tuning is not. The ridge reads 20 × 20 grey
+pixels of the labelled frame.
 
 Cost. All pre-trainings have the same number of updates and clips, whatever they see, and so have all fine-tunings. "none" is
-the untrained encoder for the probe and training from scratch for fine-tuning; "none, as many updates" is trained from scratch
+the untrained encoder for the probes and training from scratch for fine-tuning; "none, as many updates" is trained from scratch
 for as many updates as pre-training and fine-tuning have together, which costs about the same.
 
-Finished runs are kept in OUT and not done again.
+Finished runs and pre-trained encoders are kept in OUT and not done again.
 
     python benchmarks/real_faces.py --corpus DIR --list
     python benchmarks/real_faces.py --corpus DIR                              # all conditions, three folds, one seed
@@ -76,8 +77,10 @@ EXPRESSIONS = ("neutral", "happy")
 FOLDS = (0, 1, 2)
 SIZE, STEPS = SMALL["img_size"], NUM_FRAMES // 2  # of a clip: pixels, time steps
 MOST = 40  # clips of one person that readers are fitted on
+AREAS = 3  # in each direction, of the linear probe
 SHIFT = 2  # px, at random in all training
-PROBE, TUNED, RIDGE = "attentive probe", "fine-tuning", "ridge on 20 × 20 grey pixels"
+LINEAR, PROBE, TUNED, RIDGE = "linear probe", "attentive probe", "fine-tuning", "ridge on 20 × 20 grey pixels"
+READERS = (RIDGE, LINEAR, PROBE, TUNED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,7 @@ class Condition:
 
     faces: str | None = None
     target: str = "pixels"
-    readers: tuple[str, ...] = (PROBE, TUNED)
+    readers: tuple[str, ...] = (LINEAR, PROBE, TUNED)
     whole: bool = False
 
 
@@ -111,13 +114,13 @@ class Settings:
     """The same for all conditions. videos: of 12 frames, synthetic ones or pieces of real ones, that pre-training draws from."""
 
     steps: int = 1000
-    tune_steps: int = 200
+    tune_steps: int = 600
     batch_size: int = 16
     rate: float = 1e-3
     tune_rates: tuple[float, ...] = (5e-4, 2e-3)
     weight_decay: float = 0.05
     videos: int = 2000
-    epochs: int = 12
+    epochs: int = 40
     probe_rates: tuple[float, ...] = (1e-3, 3e-3)
 
 
@@ -253,18 +256,21 @@ def by_step(fit_x: Array, test_x: Array, corpus: Corpus, fit: Array, read: Calla
     return np.column_stack([found, classes[:, 1] - classes[:, 0]]).reshape(len(test_x), STEPS, -1)
 
 
-def probed(model: MaskedAutoencoder, corpus: Corpus, fit: Array, test: Array, settings: Settings, seed: int) -> Array:
-    """The outputs of the attentive probe for the test clips, (N, 4, 5)."""
-    tokens = read_tokens(
-        model,
-        corpus.clips[np.concatenate([fit, test])],
-        sets=("tokens",),
-        device="cpu",
-        precision="fp32",
-        batch_size=64,
-    ).of_steps("tokens", flat=False)
+def probed(
+    model: MaskedAutoencoder, corpus: Corpus, fit: Array, test: Array, reader: str, settings: Settings, seed: int
+) -> Array:
+    """The outputs of a linear or an attentive probe for the test clips, (N, 4, 5)."""
+    clips = corpus.clips[np.concatenate([fit, test])]
+    found = read_tokens(model, clips, sets=("tokens",), device="cpu", precision="fp32", batch_size=64)
+    tokens = found.of_steps("tokens", flat=False)
+    if reader == LINEAR:
+        side = SIZE // SMALL["patch_size"]
+        blocks = tokens.reshape(len(clips), STEPS, AREAS, side // AREAS, AREAS, side // AREAS, -1)
+        tokens = blocks.mean(axis=(3, 5), dtype=np.float32).reshape(len(clips), STEPS, -1)
 
     def read(x: Array, y: Array, people: Array, queries: Array, num_classes: int | None) -> Array:
+        if reader == LINEAR:
+            return linear_probe(x, y, people, queries, num_classes=num_classes)
         return attentive_probe(
             x, y, people, queries, num_classes=num_classes, num_heads=4, rates=settings.probe_rates,
             decays=(settings.weight_decay,), epochs=settings.epochs, seeds=(seed,),
@@ -395,69 +401,70 @@ def scores_of(*runs: pd.DataFrame) -> dict[str, SubjectScore]:
     return scores
 
 
-def run(name: str, seed: int, fold: int, folder: Path, settings: Settings, out: Path) -> Path:
-    """One condition in one fold: pre-trained and read; the result is a JSON file of labels and outputs."""
+def run(name: str, seed: int, fold: int, readers: Sequence[str], folder: Path, settings: Settings, out: Path) -> Path:
+    """One condition in one fold: pre-trained and read; the result is a JSON file of labels and outputs for each reader."""
     condition, file = CONDITIONS[name], out / f"{slug(name)}-{seed}-{fold}.json"
-    described = json.loads(json.dumps({"condition": asdict(condition), "settings": asdict(settings)}))
+    described = json.loads(json.dumps({"name": name, "seed": seed, "fold": fold, "settings": asdict(settings)}))
+    result = {**described, "chosen": {}, "cpu seconds": {}, "readers": {}}
     if file.is_file():
-        done = json.loads(file.read_text())
-        if {key: done[key] for key in described} != described:
+        result = json.loads(file.read_text())
+        if {key: result[key] for key in described} != described:
             sys.exit(f"{file}: is of other settings; remove it, or give another --out")
+    wanted = [reader for reader in readers if reader in condition.readers and reader not in result["readers"]]
+    if not wanted:
         return file
     torch.set_num_threads(1)
     corpus, own_seed = read_corpus(folder), len(FOLDS) * seed + fold
     scored = scored_people(corpus, fold)
     others = sorted(set(corpus.people) - set(scored))
     fit, test = fitted_on(corpus, others), np.flatnonzero(np.isin(corpus.people, scored))
-    costs: dict[str, float] = {}
-    chosen: dict[str, float] = {}
-    tables: dict[str, pd.DataFrame] = {}
-    start = time.process_time()
-
-    def note(what: str, outputs: Array) -> None:
-        tables[what] = frame_table(corpus, test, outputs)
-        costs[what] = time.process_time() - start
-
-    if RIDGE in condition.readers:
-        note(RIDGE, ridged(corpus, fit, test))
-    else:
-        model = pretrained_on(condition, corpus, others, settings, own_seed)
-        costs["pre-training"] = time.process_time() - start
-    if PROBE in condition.readers:
+    if wanted != [RIDGE]:
         start = time.process_time()
-        note(PROBE, probed(model, corpus, fit, test, settings, own_seed))
-    if TUNED in condition.readers:
-        steps = settings.tune_steps + (settings.steps if condition.whole else 0)
+        model = pretrained_on(condition, corpus, others, settings, own_seed, out / "encoders" / file.stem)
+        result["cpu seconds"].setdefault("pre-training", time.process_time() - start)
+    for reader in wanted:
         start = time.process_time()
-        chosen["rate"], outputs = best_tuned(model, corpus, fit, test, steps, settings, own_seed)
-        note(TUNED, outputs)
-    readers = {
-        reader: {
+        if reader == RIDGE:
+            outputs = ridged(corpus, fit, test)
+        elif reader == TUNED:
+            steps = settings.tune_steps + (settings.steps if condition.whole else 0)
+            result["chosen"]["rate"], outputs = best_tuned(model, corpus, fit, test, steps, settings, own_seed)
+        else:
+            outputs = probed(model, corpus, fit, test, reader, settings, own_seed)
+        result["cpu seconds"][reader] = time.process_time() - start
+        frames = frame_table(corpus, test, outputs)
+        result["readers"][reader] = {
             "frames": frames.drop(columns=["path", "happy"]).round(5).to_dict("list"),
             "windows": window_table(corpus, frames).round(5).to_dict("list"),
         }
-        for reader, frames in tables.items()
-    }
-    result = {"name": name, "seed": seed, "fold": fold, **described, "chosen": chosen, "cpu seconds": costs}
-    write_atomically(file, json.dumps({**result, "readers": readers}))
+        write_atomically(file, json.dumps(result))
     return file
 
 
 def pretrained_on(
-    condition: Condition, corpus: Corpus, people: Sequence[str], settings: Settings, seed: int
+    condition: Condition, corpus: Corpus, people: Sequence[str], settings: Settings, seed: int, folder: Path
 ) -> MaskedAutoencoder:
-    """The model of a condition, pre-trained on synthetic faces, on some people of the corpus, or on both."""
+    """The model of a condition, pre-trained on synthetic faces, on some people of the corpus, or on both; kept in `folder`."""
+    variant = Variant(
+        model={"target": condition.target}, steps=settings.steps if condition.faces else 0, batch_size=settings.batch_size,
+        rate=settings.rate, weight_decay=settings.weight_decay,
+    )  # fmt: skip
+    if not condition.faces:
+        return pretrained(variant, {}, seed)[0]
+    described = json.dumps([condition.faces, asdict(variant), settings.videos, list(people), seed], default=list)
+    note = folder / "pretraining.json"
+    if note.is_file() and note.read_text() == described:
+        return MaskedAutoencoder.from_pretrained(folder)
     videos = []
     if condition.faces in ("synthetic", "both"):
         videos.append(synthetic_videos(settings.videos))
     if condition.faces in ("real", "both"):
         videos.append(real_videos(corpus, people, settings.videos, seed))
-    variant = Variant(
-        model={"target": condition.target}, steps=settings.steps if videos else 0, batch_size=settings.batch_size,
-        rate=settings.rate, weight_decay=settings.weight_decay,
-    )  # fmt: skip
-    part = Part(np.concatenate(videos) if videos else np.empty(0), np.empty(0), np.empty(0), {})
-    return pretrained(variant, {"pretrain": part}, seed)[0]
+    part = Part(np.concatenate(videos), np.empty(0), np.empty(0), {})
+    model = pretrained(variant, {"pretrain": part}, seed)[0]
+    model.save_pretrained(folder)
+    write_atomically(note, described)
+    return model
 
 
 def results_of(out: Path) -> list[dict[str, Any]]:
@@ -496,10 +503,11 @@ def finished(out: Path, names: Sequence[str]) -> dict[tuple[str, str], dict[str,
     done = {(each["name"], each["seed"], each["fold"]): each["readers"] for each in results}
     found: dict[tuple[str, str], dict[str, list[pd.DataFrame]]] = {}
     for name, seed in product(names, sorted({seed for _, seed, _ in done})):
-        if any((name, seed, fold) not in done for fold in FOLDS):
-            continue
+        folds = [done.get((name, seed, fold), {}) for fold in FOLDS]
         for reader, level in product(CONDITIONS[name].readers, ("frames", "windows")):
-            parts = [pd.DataFrame(done[name, seed, fold][reader][level]) for fold in FOLDS]
+            if any(reader not in each for each in folds):
+                continue
+            parts = [pd.DataFrame(each[reader][level]) for each in folds]
             whole = pd.concat(parts, ignore_index=True)
             found.setdefault((name, reader), {}).setdefault(level, []).append(whole)
     return found
@@ -559,6 +567,7 @@ def main() -> None:
     parser.add_argument("--tune_steps", type=int, default=Settings.tune_steps, help="updates of fine-tuning")
     parser.add_argument("--videos", type=int, default=Settings.videos, help="synthetic videos, and pieces of real ones")
     parser.add_argument("--epochs", type=int, default=Settings.epochs, help="of the attentive probe")
+    parser.add_argument("--readers", nargs="+", choices=READERS, default=READERS, help="default: all")
     parser.add_argument("--split", help="with --table: show the scores of this split's people alone")
     parser.add_argument("--list", action="store_true", help="show the conditions")
     parser.add_argument("--table", action="store_true", help="only print the tables of what is done")
@@ -577,7 +586,8 @@ def main() -> None:
         make_folder(args.out)
         os.environ["OMP_NUM_THREADS"] = "1"
         settings = Settings(steps=args.steps, tune_steps=args.tune_steps, videos=args.videos, epochs=args.epochs)
-        wanted = [(n, s, f, args.corpus, settings, args.out) for s, n, f in product(range(args.seeds), names, FOLDS)]
+        rest = (args.readers, args.corpus, settings, args.out)
+        wanted = [(n, s, f, *rest) for s, n, f in product(range(args.seeds), names, FOLDS)]
         if args.jobs == 1:
             for number, job in enumerate(wanted, 1):
                 print(f"{number} of {len(wanted)}: {run(*job)}", flush=True)

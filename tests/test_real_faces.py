@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -89,12 +90,12 @@ def test_everybody_is_scored_once_and_not_seen_before(benchmark, corpus):
         read.clips[:] = kept
 
 
-def test_fine_tuning_reads_each_time_step(benchmark, corpus):
+def test_fine_tuning_reads_each_time_step(benchmark, corpus, tmp_path):
     """The label is the brightness of the frame, so it is learnt in a few steps, and differs within each clip."""
     read = benchmark.read_corpus(corpus)
     everything = np.arange(len(read.clips))
     settings = benchmark.Settings(batch_size=8)
-    source = benchmark.pretrained_on(benchmark.CONDITIONS["none"], read, [], settings, 0)
+    source = benchmark.pretrained_on(benchmark.CONDITIONS["none"], read, [], settings, 0, tmp_path)
     outputs = benchmark.tuned(source, read, everything, everything, 40, 2e-3, settings, 0)
     frames = benchmark.frame_table(read, everything, outputs)
     scores = {name: score.value for name, score in benchmark.scores_of(frames).items()}
@@ -111,18 +112,20 @@ def test_conditions_are_run_once_and_tabulated(benchmark, corpus, tmp_path, monk
         return capsys.readouterr().out
 
     text = main()
-    files = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    assert len(files) == 12
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    assert sum(file.parent == tmp_path for file in files) == 12
+    encoders = {file.parent.name for file in files if file.suffix == ".safetensors"}
+    assert encoders == {f"both__pixels-0-{fold}" for fold in benchmark.FOLDS}
     assert main().split("CCC", 1)[1] == text.split("CCC", 1)[1]
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == files
+    assert {file: file.stat().st_mtime_ns for file in files} == files
     assert "- none, fine-tuning: 9 people, 117 frames, 18 windows, seeds: 1, CPU seconds" in text
     with pytest.raises(SystemExit, match="other settings"):
         main("--epochs", "2")
 
     tables = benchmark.tables(tmp_path, names)
     assert list(tables) == ["frames, all", "frames, within people", "windows, all", "windows, within people"]
-    rows = [("", benchmark.RIDGE), ("none", benchmark.PROBE), ("none", benchmark.TUNED)]
-    rows += [("both, pixels", benchmark.PROBE), ("both, pixels", benchmark.TUNED)]
+    rows = [("", benchmark.RIDGE)]
+    rows += product(("none", "both, pixels"), (benchmark.LINEAR, benchmark.PROBE, benchmark.TUNED))
     rows += [("none, as many updates", benchmark.TUNED), ("", "constant")]
     for table in tables.values():
         assert list(zip(table["pre-trained on"], table["read by"], strict=True)) == rows
@@ -132,9 +135,8 @@ def test_conditions_are_run_once_and_tabulated(benchmark, corpus, tmp_path, monk
             assert float(ridge[f"frames, {what}"][measure].split()[0]) > 0.6
     assert float(ridge["frames, within people"]["eye_open"].split()[0].replace("−", "-")) < 0.5  # noise
     assert float(ridge["windows, all"]["UAR, %"].split()[0]) >= 75
-    assert tables["frames, all"]["mean − none"].str.startswith(("+", "−")).tolist() == [False] * 3 + [True] * 3 + [
-        False
-    ]
+    compared = tables["frames, all"]["mean − none"].str.startswith(("+", "−")).tolist()
+    assert compared == [False] * 4 + [True] * 4 + [False]
 
     alone = benchmark.tables(tmp_path, names, "test")["frames, all"]
     assert alone.iloc[0]["mean"] != ridge["frames, all"]["mean"]
