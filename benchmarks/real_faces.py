@@ -475,9 +475,9 @@ def results_of(out: Path) -> list[dict[str, Any]]:
     return results
 
 
-def about(out: Path, names: Sequence[str], split: str | None = None) -> str:
+def about(out: Path, names: Sequence[str], split: str | None = None, folds: Sequence[int] = FOLDS) -> str:
     """What the tables are of, as Markdown."""
-    results, runs = results_of(out), finished(out, names)
+    results, runs = results_of(out), finished(out, names, folds)
     settings = results[0]["settings"]
     lines = [
         "Real faces, teacher labels (not human ones). Pre-training: {steps} updates; fine-tuning: {tune_steps} updates for each "
@@ -497,28 +497,32 @@ def about(out: Path, names: Sequence[str], split: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def finished(out: Path, names: Sequence[str]) -> dict[tuple[str, str], dict[str, list[pd.DataFrame]]]:
+def finished(
+    out: Path, names: Sequence[str], folds: Sequence[int] = FOLDS
+) -> dict[tuple[str, str], dict[str, list[pd.DataFrame]]]:
     """(condition, reader) -> "frames" and "windows" -> a table of all people for each seed of which all folds are done."""
     results = results_of(out)
     done = {(each["name"], each["seed"], each["fold"]): each["readers"] for each in results}
     found: dict[tuple[str, str], dict[str, list[pd.DataFrame]]] = {}
     for name, seed in product(names, sorted({seed for _, seed, _ in done})):
-        folds = [done.get((name, seed, fold), {}) for fold in FOLDS]
+        parts_of = [done.get((name, seed, fold), {}) for fold in folds]
         for reader, level in product(CONDITIONS[name].readers, ("frames", "windows")):
-            if any(reader not in each for each in folds):
+            if any(reader not in each for each in parts_of):
                 continue
-            parts = [pd.DataFrame(each[reader][level]) for each in folds]
+            parts = [pd.DataFrame(each[reader][level]) for each in parts_of]
             whole = pd.concat(parts, ignore_index=True)
             found.setdefault((name, reader), {}).setdefault(level, []).append(whole)
     return found
 
 
-def tables(out: Path, names: Sequence[str], split: str | None = None) -> dict[str, pd.DataFrame]:
+def tables(
+    out: Path, names: Sequence[str], split: str | None = None, folds: Sequence[int] = FOLDS
+) -> dict[str, pd.DataFrame]:
     """Tables of CCC per frame and per window, over all and within people, with 95% intervals over people.
 
     split: only its people. The last columns are paired differences of the mean to "none", read by the same reader.
     """
-    runs = finished(out, names)
+    runs = finished(out, names, folds)
     if not runs:
         sys.exit(f"{out}: no condition is finished in all folds")
     found = {}
@@ -568,6 +572,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=Settings.videos, help="synthetic videos, and pieces of real ones")
     parser.add_argument("--epochs", type=int, default=Settings.epochs, help="of the attentive probe")
     parser.add_argument("--readers", nargs="+", choices=READERS, default=READERS, help="default: all")
+    parser.add_argument("--folds", nargs="+", type=int, choices=FOLDS, default=FOLDS, help="default: all")
     parser.add_argument("--split", help="with --table: show the scores of this split's people alone")
     parser.add_argument("--list", action="store_true", help="show the conditions")
     parser.add_argument("--table", action="store_true", help="only print the tables of what is done")
@@ -587,7 +592,7 @@ def main() -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
         settings = Settings(steps=args.steps, tune_steps=args.tune_steps, videos=args.videos, epochs=args.epochs)
         rest = (args.readers, args.corpus, settings, args.out)
-        wanted = [(n, s, f, *rest) for s, n, f in product(range(args.seeds), names, FOLDS)]
+        wanted = [(n, s, f, *rest) for s, n, f in product(range(args.seeds), names, args.folds)]
         if args.jobs == 1:
             for number, job in enumerate(wanted, 1):
                 print(f"{number} of {len(wanted)}: {run(*job)}", flush=True)
@@ -596,8 +601,8 @@ def main() -> None:
                 waiting = [pool.submit(run, *job) for job in wanted]
                 for number, done in enumerate(as_completed(waiting), 1):
                     print(f"{number} of {len(wanted)}: {done.result()}", flush=True)
-    found = tables(args.out, names, args.split)
-    print(f"{about(args.out, names, args.split)}\n")
+    found = tables(args.out, names, args.split, args.folds)
+    print(f"{about(args.out, names, args.split, args.folds)}\n")
     for title, table in found.items():
         print(f"CCC, {title}\n\n{to_markdown(table.fillna(''))}\n")
 

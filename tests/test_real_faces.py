@@ -140,6 +140,8 @@ def test_conditions_are_run_once_and_tabulated(benchmark, corpus, tmp_path, monk
 
     alone = benchmark.tables(tmp_path, names, "test")["frames, all"]
     assert alone.iloc[0]["mean"] != ridge["frames, all"]["mean"]
+    first = benchmark.finished(tmp_path, names, (0,))["none", benchmark.PROBE]["frames"][0]
+    assert set(first["subject"]) == {"val0", "test0", "test1"}
     parts = benchmark.finished(tmp_path, names)["none", benchmark.PROBE]["frames"]
     assert len(parts) == 1 and len(parts[0]) == len(PEOPLE) * (ROWS - 1)
 
