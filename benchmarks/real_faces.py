@@ -488,11 +488,11 @@ def about(out: Path, names: Sequence[str], split: str | None = None, folds: Sequ
         if split:
             frames, windows = frames[frames["split"] == split], windows[windows["split"] == split]
         costs = [one["cpu seconds"] for one in results if one["name"] == name]
-        spent = {what: np.mean([each[what] for each in costs]) for what in ("pre-training", reader) if what in costs[0]}
+        spent = {what: [each[what] for each in costs if what in each] for what in ("pre-training", reader)}
         lines.append(
             f"- {name}, {reader}: {frames['subject'].nunique()} people, {len(frames)} frames, {len(windows)} windows, "
             f"seeds: {len(by_level['frames'])}, CPU seconds in each fold: "
-            + ", ".join(f"{what} {value:.0f}" for what, value in spent.items())
+            + ", ".join(f"{what} {np.mean(values):.0f}" for what, values in spent.items() if values)
         )
     return "\n".join(lines)
 
