@@ -199,7 +199,10 @@ def study_caption(study: Study, results: Results, lines: Sequence[Line]) -> str:
     if given := [row.name for row in results.rows if runs.starts_from_given(row)]:
         parts.append(f"{', '.join(given)}: one pre-training that was given, so the interval is not over pre-trainings.")
     errors = {f"{line.row} ({READER_NAMES[line.reader]})": line.estimates[main].standard_error for line in lines}
-    errors = {name: error for name, error in errors.items() if not math.isnan(error) and error > 0}
+    alike = [name for name, error in errors.items() if math.isnan(error)] if number > 1 else []
+    errors = {name: error for name, error in errors.items() if not math.isnan(error)}
+    if alike:
+        parts.append(f"No interval and no test where all pre-trainings and people score alike: {', '.join(alike)}.")
     if errors:
         parts.append(f"Standard error of a row: {_points(main, *(bound(errors.values()) for bound in (min, max)))}.")
         if large := [name for name, error in errors.items() if error > MAX_ERROR]:
