@@ -429,6 +429,33 @@ def test_mistakes(arguments, message, tmp_path, faces, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "svfap_nope"], "unknown preset 'svfap_nope'"),
+        (["--fold", "7"], "no fold '7'"),
+        (["--finetune_config", "model: {embed_dmi: 3}"], "unknown model setting 'embed_dmi'"),
+        (["--finetune_config", "init: nowhere.pth"], "init=nowhere.pth: no such folder or checkpoint"),
+        (["--finetune_config", "loss: ccc"], "loss=ccc: is for regression"),
+        (["--pretrain_config", "model: {num_heads: 7}"], "num_heads"),
+        (["--pretrain_dataset", "UNLABELLED"], "has no videos for pre-training"),
+    ],
+)
+def test_settings_are_checked_before_faces_are_rendered(arguments, message, tmp_path, monkeypatch, capsys):
+    from svfap.synth import dataset as synth
+
+    monkeypatch.setattr(synth, "synthesize", lambda config: pytest.fail("rendered before the settings were checked"))
+    described = replace(synth.describe_dataset(synth.SynthConfig(out=tmp_path)), pretrain=None)
+    synth.write_dataset_file(tmp_path, described)
+    option, value = arguments
+    if option.endswith("config"):
+        (tmp_path / "settings.yaml").write_text(value)
+        value = str(tmp_path / "settings.yaml")
+    value = str(tmp_path) if value == "UNLABELLED" else value
+    assert main(["experiment", "masking", "--out", str(tmp_path / "out"), option, value]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_weights_may_be_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: f"cache/{name}/{file}")
     assert ExperimentConfig(weights="someone/svfap_base").weights == "someone/svfap_base"
