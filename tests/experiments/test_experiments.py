@@ -256,7 +256,7 @@ def test_a_table_has_the_scores_of_its_runs_and_no_run_is_repeated(tmp_path, fac
     files = [tmp_path / "runs" / f"finetune-base-to-base-seed{p}-0" / "evaluation/metrics.json" for p in (0, 1)]
     uar = [json.loads(file.read_text())["uar"] for file in files]
     assert [group[0] for group in lines[1]["scores"]["uar"]["readings"]] == pytest.approx(uar)
-    assert table["UAR, %"].iloc[1].startswith(f"{100 * statistics.mean(uar):.1f} [")
+    assert table["UAR, %"].iloc[1].split(" [")[0] == f"{100 * statistics.mean(uar):.1f}"
     assert load_model(tmp_path / "runs" / "finetune-scratch-to-base-seed0-0").config.provenance["init"] is None
     probe = probe_model(
         tmp_path / "runs" / "pretrain-base-seed0", ProbeConfig(dataset=faces, kind="linear", features="last")
@@ -273,6 +273,9 @@ def test_a_table_has_the_scores_of_its_runs_and_no_run_is_repeated(tmp_path, fac
     assert not list((tmp_path / "runs").glob("probe-*/features")), "features are removed"
     assert {file: file.stat().st_mtime_ns for file in before} == before
     after = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*.csv")}
+    capsys.readouterr()
+    experiment("scratch", ExperimentConfig(**how))
+    assert capsys.readouterr().err.splitlines() == ["scratch: 11 of 11 runs were done before"]
     monkeypatch.setattr(
         runs_module, "pretrain", lambda config: done.append(config.out.name) or TrainResult(finished=True)
     )
