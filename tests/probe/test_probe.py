@@ -20,6 +20,7 @@ from svfap.probe import probe as probe_module
 from svfap.probe.config import ProbeConfig
 from svfap.probe.parts import read_parts
 from svfap.probe.probe import Row, probe_model
+from svfap.probe.tokens import encoder_digest
 from svfap.reports.config import ReportConfig
 from svfap.reports.report import report
 from svfap.weights.config import ConvertConfig
@@ -125,6 +126,18 @@ def test_another_reader_decodes_nothing_again(values, folder, model, monkeypatch
     done = probe_model(model, config(dataset=folder / "dataset_values", **settings))
     for row in (("linear", "last", "trained"), ("knn", "fused", "untrained")):
         assert score(done, row, "ccc").value == score(values, row, "ccc").value
+
+
+def test_a_damaged_cache_changes_no_row(folder, model, tmp_path):
+    settings = config(
+        dataset=folder / "dataset_labels", kind="linear", out=tmp_path / "out", num_segments=1, num_crops=1
+    )
+    whole = probe_model(model, settings)
+    assert score(whole, ("linear", "last", "trained"), "uar").value > 0.5
+    (cache,) = (tmp_path / "out" / "features").glob(f"*-{encoder_digest(load_model(model).encoder)}-*")
+    for name in ("last.bin", "views.npz"):
+        (cache / name).write_bytes(bytes((cache / name).stat().st_size))  # as after a power failure
+        pd.testing.assert_frame_equal(probe_model(model, settings).table, whole.table)
 
 
 def test_classes_of_a_manifest_are_cross_validated_over_people(folder, model, tmp_path, monkeypatch):
