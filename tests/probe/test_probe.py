@@ -231,7 +231,7 @@ def test_a_subject_that_some_rows_lack_is_refused(folder):
     assert not read_parts(config(manifest=folder / "train.csv", test_manifest=nobody)).known
 
 
-@pytest.mark.parametrize(("part", "what"), [("train", "fit the readers"), ("test", "are scored")])
+@pytest.mark.parametrize(("part", "what"), [("train", "fits the readers"), ("test", "is scored")])
 def test_a_part_of_one_class_is_refused(part, what, folder):
     # Numbers: the classes of a part are known without a video of each.
     numbered = {
@@ -245,7 +245,9 @@ def test_a_part_of_one_class_is_refused(part, what, folder):
         )
         for name in ("train", "test")
     }
-    with pytest.raises(UserError, match=f"numbered_train.csv: all videos that {what} are of class '1'; at least 2"):
+    with pytest.raises(
+        UserError, match=f"numbered_train.csv: all videos of the part that {what} are of class '1'; at least 2"
+    ):
         read_parts(config(manifest=numbered["train"], test_manifest=numbered["test"]))
 
 

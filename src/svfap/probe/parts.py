@@ -118,11 +118,11 @@ def require_classes(parts: Parts) -> None:
     if parts.manifest.dimensions is not None:
         return
     labels, scored = parts.targets(), np.concatenate([test for _, test in parts.splits])
-    for what, rows in [*(("fit the readers", fit) for fit, _ in parts.splits), ("are scored", scored)]:
+    for what, rows in [*(("fits the readers", fit) for fit, _ in parts.splits), ("is scored", scored)]:
         if len(found := set(labels[rows])) == 1:
             name = parts.names[found.pop()]
             raise UserError(
-                f"{parts.title}: all videos that {what} are of class '{name}'; at least 2 classes are needed"
+                f"{parts.title}: all videos of the part that {what} are of class '{name}'; at least 2 classes are needed"
             )
 
 
