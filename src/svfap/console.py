@@ -75,6 +75,16 @@ def say_once(text: str) -> None:
     say(text)
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Until the end, no messages and no progress bars."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 def show(*tables: RenderableType) -> None:
     """Tables that are a command's result, on standard output."""
     Console(quiet=console.quiet, markup=False, highlight=False).print(*tables)

@@ -15,6 +15,7 @@ class Metric:
 
     key: name in `metrics.json` and in logs. name: as printed. percent: a fraction that the field reports as a percentage.
     in_tables: shown in tables of results. in_summary: shown where one line has to do, such as at the end of training.
+    limits: least and greatest value.
     """
 
     key: str
@@ -24,6 +25,7 @@ class Metric:
     higher_is_better: bool = True
     in_tables: bool = True
     in_summary: bool = False
+    limits: tuple[float, float] = (0.0, 1.0)
 
 
 _TABLE = (
@@ -32,11 +34,11 @@ _TABLE = (
     Metric("weighted_f1", "Weighted F1", "classification", percent=True),
     Metric("macro_f1", "Macro F1", "classification", percent=True),
     Metric("micro_f1", "Micro F1", "classification", percent=True, in_tables=False),  # equals WAR for single labels
-    Metric("ccc", "CCC", "regression", in_summary=True),
-    Metric("pcc", "PCC", "regression", in_summary=True),
-    Metric("mae", "MAE", "regression", higher_is_better=False),
-    Metric("rmse", "RMSE", "regression", higher_is_better=False),
-    Metric("accuracy", "1 − MAE", "regression"),
+    Metric("ccc", "CCC", "regression", in_summary=True, limits=(-1.0, 1.0)),
+    Metric("pcc", "PCC", "regression", in_summary=True, limits=(-1.0, 1.0)),
+    Metric("mae", "MAE", "regression", higher_is_better=False, limits=(0.0, math.inf)),
+    Metric("rmse", "RMSE", "regression", higher_is_better=False, limits=(0.0, math.inf)),
+    Metric("accuracy", "1 − MAE", "regression", limits=(-math.inf, 1.0)),
 )
 METRICS = {metric.key: metric for metric in _TABLE}  # in the order of tables; the main metric of a task first
 

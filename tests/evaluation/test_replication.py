@@ -53,6 +53,7 @@ def called_different(table):
         {"trained": 0.005, "person_row": 0.1},  # people matter most
         {"num_rows": 7},
         {"num_rows": 2},
+        {"num_rows": 2, "trained": 0.015},  # two pairs often agree by chance
     ],
 )
 def test_rows_without_a_difference_are_called_different_in_one_table_of_twenty(how):
@@ -104,6 +105,38 @@ def test_numbers_by_hand():
     other = difference(flat[1], flat[0])
     assert other.value == pytest.approx(0.1) and other.standard_error == pytest.approx(0.1 / math.sqrt(3))
     assert other.p == pytest.approx(0.2254, abs=1e-3)  # t = √3 with 2 degrees of freedom
+
+
+def counted(hits):
+    """Scores of recognised clips (P, S), the numbers of each person, of CLIPS clips each."""
+    return row_of(np.asarray(hits) / CLIPS)
+
+
+def test_pretrainings_that_agree_by_chance_leave_the_error_of_the_people():
+    """Another person in each pre-training: equal scores, and a covariance over people that is negative."""
+    lucky = counted(np.eye(PEOPLE)[:3])
+    row = row_estimate(lucky)
+    mean_of_people = np.eye(PEOPLE)[:3].mean(axis=0) / CLIPS
+    assert row.standard_error == pytest.approx(mean_of_people.std(ddof=1) / math.sqrt(PEOPLE), rel=0.05)
+    assert row.low < 0 < row.value < row.high
+    found = difference(lucky, counted(np.zeros((3, PEOPLE))))
+    assert found.low < 0 < found.value < found.high and found.p > 0.05
+    few = row_estimate(row_of(np.array([[0.2, 0, 0, 0], [0, 0.2, 0, 0], [0, 0, 0.2, 0]])))
+    assert few.high - few.value == pytest.approx(3.1824 * few.standard_error, rel=1e-3), "3 degrees of freedom"
+
+
+def test_where_all_score_alike_there_is_nothing_to_estimate():
+    alike, other = (counted(np.full((3, PEOPLE), hits)) for hits in (2, 3))
+    for found in (row_estimate(alike), difference(other, alike)):
+        assert found.value > 0 and all(map(math.isnan, found[1:]))
+
+
+def test_an_interval_is_cut_at_the_range_of_the_score_and_that_of_a_difference_is_not():
+    row = row_of(np.full((2, PEOPLE), 1.0) * np.array([[0.1], [0.3]]))
+    assert row_estimate(row).low < 0 and row_estimate(row).high > 1
+    cut = row_estimate(row, limits=(0.0, 1.0))
+    assert (cut.low, cut.high) == (0, 1) and cut.standard_error == row_estimate(row).standard_error
+    assert difference(row, counted(np.zeros((2, PEOPLE)))).low < 0
 
 
 def test_the_same_runs_do_not_differ_and_do_not_count_twice():

@@ -256,7 +256,7 @@ def test_a_table_has_the_scores_of_its_runs_and_no_run_is_repeated(tmp_path, fac
     files = [tmp_path / "runs" / f"finetune-base-to-base-seed{p}-0" / "evaluation/metrics.json" for p in (0, 1)]
     uar = [json.loads(file.read_text())["uar"] for file in files]
     assert [group[0] for group in lines[1]["scores"]["uar"]["readings"]] == pytest.approx(uar)
-    assert table["UAR, %"].iloc[1].startswith(f"{100 * statistics.mean(uar):.1f} [")
+    assert table["UAR, %"].iloc[1].split(" [")[0] == f"{100 * statistics.mean(uar):.1f}"
     assert load_model(tmp_path / "runs" / "finetune-scratch-to-base-seed0-0").config.provenance["init"] is None
     probe = probe_model(
         tmp_path / "runs" / "pretrain-base-seed0", ProbeConfig(dataset=faces, kind="linear", features="last")
@@ -273,6 +273,9 @@ def test_a_table_has_the_scores_of_its_runs_and_no_run_is_repeated(tmp_path, fac
     assert not list((tmp_path / "runs").glob("probe-*/features")), "features are removed"
     assert {file: file.stat().st_mtime_ns for file in before} == before
     after = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*.csv")}
+    capsys.readouterr()
+    experiment("scratch", ExperimentConfig(**how))
+    assert capsys.readouterr().err.splitlines() == ["scratch: 11 of 11 runs were done before"]
     monkeypatch.setattr(
         runs_module, "pretrain", lambda config: done.append(config.out.name) or TrainResult(finished=True)
     )
@@ -426,6 +429,33 @@ def test_no_runs_are_interrupted_silently(tmp_path, faces, configs, monkeypatch,
 def test_mistakes(arguments, message, tmp_path, faces, capsys):
     arguments = [str(faces) if argument == "FACES" else argument for argument in arguments]
     assert main(["experiment", *arguments, "--out", str(tmp_path / "out")]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "svfap_nope"], "unknown preset 'svfap_nope'"),
+        (["--fold", "7"], "no fold '7'"),
+        (["--finetune_config", "model: {embed_dmi: 3}"], "unknown model setting 'embed_dmi'"),
+        (["--finetune_config", "init: nowhere.pth"], "init=nowhere.pth: no such folder or checkpoint"),
+        (["--finetune_config", "loss: ccc"], "loss=ccc: is for regression"),
+        (["--pretrain_config", "model: {num_heads: 7}"], "num_heads"),
+        (["--pretrain_dataset", "UNLABELLED"], "has no videos for pre-training"),
+    ],
+)
+def test_settings_are_checked_before_faces_are_rendered(arguments, message, tmp_path, monkeypatch, capsys):
+    from svfap.synth import dataset as synth
+
+    monkeypatch.setattr(synth, "synthesize", lambda config: pytest.fail("rendered before the settings were checked"))
+    described = replace(synth.describe_dataset(synth.SynthConfig(out=tmp_path)), pretrain=None)
+    synth.write_dataset_file(tmp_path, described)
+    option, value = arguments
+    if option.endswith("config"):
+        (tmp_path / "settings.yaml").write_text(value)
+        value = str(tmp_path / "settings.yaml")
+    value = str(tmp_path) if value == "UNLABELLED" else value
+    assert main(["experiment", "masking", "--out", str(tmp_path / "out"), option, value]) == 1
     assert message in capsys.readouterr().err
 
 

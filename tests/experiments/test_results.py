@@ -146,6 +146,24 @@ def test_one_pretraining_has_no_interval_and_no_test(prepared, tmp_path, monkeyp
     assert set(table["p (Holm)"]) == {"", "not tested"} and set(table["standard error"]) == {"–"}
 
 
+def test_rows_that_all_score_alike_have_no_interval_and_no_test(prepared, tmp_path, monkeypatch):
+    found, _, table = done(prepared, tmp_path, monkeypatch, lambda run, reader: 1.0, readings=1)
+    words = "No interval and no test where all pre-trainings and people score alike: 75% (fine-tuning), "
+    assert words in found["caption"]
+    assert set(table["UAR, %"]) == {"100.0"} and set(table["standard error"]) == {"–"}
+    assert set(table["p (Holm)"]) == {"", "not tested"}
+
+
+def test_intervals_of_scores_stay_in_their_range(prepared, tmp_path, monkeypatch):
+    """Two pre-trainings that differ much have 1 degree of freedom."""
+    found, _, _ = done(
+        prepared, tmp_path, monkeypatch, lambda run, reader: 0.1 if "seed0" in run.out.name else 0.9,
+        pretrainings=2, readings=1,
+    )  # fmt: skip
+    line = found["lines"][0]["scores"]["uar"]
+    assert (line["low"], line["high"]) == (0, 1)
+
+
 def test_baselines_are_in_the_table_of_rows_that_are_not_probed(prepared, tmp_path, monkeypatch):
     found, stub, _ = done(prepared, tmp_path, monkeypatch, differing, readers=["finetune"], readings=1)
     assert [line["reader"] for line in found["lines"]] == ["finetune"] * 4 + ["chance", "linear", "linear", "attentive"]

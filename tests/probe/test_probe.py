@@ -20,6 +20,7 @@ from svfap.probe import probe as probe_module
 from svfap.probe.config import ProbeConfig
 from svfap.probe.parts import read_parts
 from svfap.probe.probe import Row, probe_model
+from svfap.probe.tokens import encoder_digest
 from svfap.reports.config import ReportConfig
 from svfap.reports.report import report
 from svfap.weights.config import ConvertConfig
@@ -103,6 +104,7 @@ def test_files(values, model, folder, tmp_path):
         "44 videos of 11 people, scored on 20 videos of 5 people" in text
         and "200 bootstrap samples of the 5 people" in text
     )
+    assert "Warning: intervals from so few are not to be trusted; at least 10 people" in text
     assert "linear, last stage, untrained" in text and "CCC within people − untrained" in text
     content = json.loads((out / "probe.json").read_text())
     assert len(content["scores"]) == len(values.table) and content["num_evaluated"] == 64
@@ -126,12 +128,24 @@ def test_another_reader_decodes_nothing_again(values, folder, model, monkeypatch
         assert score(done, row, "ccc").value == score(values, row, "ccc").value
 
 
+def test_a_damaged_cache_changes_no_row(folder, model, tmp_path):
+    settings = config(
+        dataset=folder / "dataset_labels", kind="linear", out=tmp_path / "out", num_segments=1, num_crops=1
+    )
+    whole = probe_model(model, settings)
+    assert score(whole, ("linear", "last", "trained"), "uar").value > 0.5
+    (cache,) = (tmp_path / "out" / "features").glob(f"*-{encoder_digest(load_model(model).encoder)}-*")
+    for name in ("last.bin", "views.npz"):
+        (cache / name).write_bytes(bytes((cache / name).stat().st_size))  # as after a power failure
+        pd.testing.assert_frame_equal(probe_model(model, settings).table, whole.table)
+
+
 def test_classes_of_a_manifest_are_cross_validated_over_people(folder, model, tmp_path, monkeypatch):
     seen = []
     real = probe_module.knn_probe
     monkeypatch.setattr(probe_module, "knn_probe", lambda *a, **k: seen.append((set(a[2]), len(a[3]))) or real(*a, **k))
     done = probe_model(model, config(manifest=folder / "all.csv", num_folds=4, kind="knn", out=tmp_path / "out"))
-    assert "4-fold cross-validation over 64 videos of 16 people" in done.caption
+    assert "4-fold cross-validation over 64 videos of 16 people" in done.caption and "Warning" not in done.caption
     assert len(seen) == 8 and sum(number for _, number in seen) % 64 == 0
     assert all(len(people) == 12 for people, _ in seen)
     assert score(done, ("chance", "", "chance"), "uar").value == 0.5
@@ -191,6 +205,81 @@ def test_people_in_both_parts_are_refused(folder):
         read_parts(config(manifest=folder / "train.csv", test_manifest=folder / "shared.csv"))
     with pytest.raises(UserError, match="in both"):
         read_parts(config(manifest=folder / "train.csv", test_manifest=folder / "train.csv"))
+
+
+def altered(folder, name, change, source="test.csv"):
+    """A manifest like another one, with a change to its table."""
+    change(pd.read_csv(folder / source)).to_csv(folder / name, index=False)
+    return folder / name
+
+
+def test_a_file_in_both_parts_is_refused_whoever_is_said_to_be_in_it(folder):
+    test = altered(folder, "again.csv", lambda t: t.assign(path=["p0_1.mp4", *t["path"][1:]]))
+    with pytest.raises(UserError, match=r"p0_1\.mp4 is in both the part that fits .* \(1 such\)"):
+        read_parts(config(manifest=folder / "train.csv", test_manifest=test))
+
+
+def test_a_subject_that_some_rows_lack_is_refused(folder):
+    test = altered(folder, "gap.csv", lambda t: t.assign(subject=[None, *t["subject"][1:]]))
+    message = r"gap\.csv: row of p11_0\.mp4, column 'subject': is empty, and other rows have one"
+    with pytest.raises(UserError, match=message):
+        read_parts(config(manifest=folder / "train.csv", test_manifest=test))
+    with pytest.raises(UserError, match=message):
+        read_parts(config(manifest=test))
+    read_parts(config(manifest=test, by_video=True))
+    nobody = altered(folder, "no_test_people.csv", lambda t: t.drop(columns="subject"))
+    assert not read_parts(config(manifest=folder / "train.csv", test_manifest=nobody)).known
+
+
+@pytest.mark.parametrize(("part", "what"), [("train", "fits the readers"), ("test", "is scored")])
+def test_a_part_of_one_class_is_refused(part, what, folder):
+    # Numbers: the classes of a part are known without a video of each.
+    numbered = {
+        name: altered(
+            folder,
+            f"numbered_{name}.csv",
+            lambda t, name=name: t.assign(label=(t["label"] == "high").astype(int)).query(
+                "label == 1" if name == part else "label >= 0"
+            ),
+            f"{name}.csv",
+        )
+        for name in ("train", "test")
+    }
+    with pytest.raises(
+        UserError, match=f"numbered_train.csv: all videos of the part that {what} are of class '1'; at least 2"
+    ):
+        read_parts(config(manifest=numbered["train"], test_manifest=numbered["test"]))
+
+
+def test_few_people(folder):
+    one = altered(folder, "one.csv", lambda t: t[t["subject"] == "s0"], "train.csv")
+    with pytest.raises(UserError, match=r"one\.csv, column 'subject': videos of at least 3 people .* not of 1"):
+        read_parts(config(manifest=one, dimensions=["valence"]))
+    two = altered(folder, "two.csv", lambda t: t[t["subject"].isin(["s0", "s1"])], "train.csv")
+    with pytest.raises(UserError, match=r"two\.csv, column 'subject': videos of at least 3 people .* not of 2"):
+        read_parts(config(manifest=two, dimensions=["valence"]))
+    with pytest.raises(UserError, match=r"one\.csv, column 'subject': videos of at least 2 people .* not of 1"):
+        read_parts(config(manifest=one, test_manifest=folder / "test.csv", dimensions=["valence"]))
+
+
+def test_a_class_that_does_not_occur_in_training_says_where_the_classes_are_from(folder):
+    test = altered(folder, "angry.csv", lambda t: t.assign(label=["angry", *t["label"][1:]]))
+    message = r"angry\.csv: row 2, column 'label': 'angry' is not a known label; .* fits the readers, .*train\.csv"
+    with pytest.raises(UserError, match=message):
+        read_parts(config(manifest=folder / "train.csv", test_manifest=test))
+
+
+def test_the_values_of_frames_that_are_read_are_those_of_the_files(folder):
+    """Other columns of numbers, such as traits of the person, have no values per frame."""
+    parts = {
+        name: altered(folder, f"traits_{name}.csv", lambda t: t.assign(openness=0.5), f"{name}.csv")
+        for name in ("train", "test")
+    }
+    settings = {"manifest": parts["train"], "test_manifest": parts["test"], "frame_level": True}
+    assert read_parts(config(**settings)).names == ("valence", "arousal")
+    message = r"traits_train\.csv: .* p0_0\.csv, have no column 'openness'; there are valence, arousal; .*`dimensions`"
+    with pytest.raises(UserError, match=message):
+        read_parts(config(**settings, dimensions=["valence", "openness"]))
 
 
 def test_parts_of_a_split_column_and_of_other_folders(folder, tmp_path):

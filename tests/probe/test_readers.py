@@ -214,6 +214,32 @@ def test_samples_that_do_not_fit_together():
         linear_probe(x, np.full((4, 1), np.nan), list("abcd"), x)
 
 
+X, Y, PEOPLE = np.arange(12.0).reshape(6, 2), np.arange(6) % 2, list("abcdef")
+
+
+@pytest.mark.parametrize(
+    ("probe", "arguments", "more", "message"),
+    [
+        (knn_probe, (X, Y, PEOPLE, X), {"neighbours": 0}, "neighbours=0: must be at least 1"),
+        (linear_probe, (X, Y, PEOPLE, X), {"num_folds": 1}, "num_folds=1: must be at least 2"),
+        (linear_probe, (X, Y, PEOPLE, X[:, :1]), {}, r"test_x: has samples of shape \(1,\), and train_x of \(2,\)"),
+        (knn_probe, (np.where(X == 3, np.nan, X), Y, PEOPLE, X), {}, "train_x: has numbers that are not finite"),
+        (linear_probe, (X, Y, PEOPLE, X + np.inf), {}, "test_x: has numbers that are not finite"),
+        (linear_probe, (X[0], Y, PEOPLE, X), {}, r"train_x: must be numbers \(N, D\), not float64 of shape \(2,\)"),
+        (knn_probe, (X.astype(str), Y, PEOPLE, X), {}, r"train_x: must be numbers \(N, D\), not <U32"),
+        (knn_probe, (X, list("uvuvuv"), PEOPLE, X), {}, r"train_y: must be integer classes .* not <U1 .*np\.unique"),
+        (linear_probe, (X, Y + 0.5, PEOPLE, X), {}, r"train_y: must be integer classes .* not float64 of shape \(6,\)"),
+        (linear_probe, (X, Y, PEOPLE[:4], X), {}, "train_groups: 6 samples, 6 targets and 4 groups"),
+        (attentive_probe, (X, Y, PEOPLE, X), {}, r"train_tokens: must be numbers \(N, T, D\)"),
+        (attentive_probe, (X[:, None], Y, PEOPLE, X[:, None]), {"seeds": ()}, "number of seeds=0: must be at least 1"),
+        (attentive_probe, (X[:, None], Y, PEOPLE, X[:, None]), {"epochs": 0}, "epochs=0: must be at least 1"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(probe, arguments, more, message):
+    with pytest.raises(UserError, match=message):
+        probe(*arguments, **more)
+
+
 def test_the_test_part_has_no_influence():
     rng = np.random.default_rng(0)
     x, groups = material(rng)

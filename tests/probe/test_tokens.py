@@ -140,6 +140,42 @@ def test_a_cache_decodes_only_what_is_not_there(dataset, pretrained, tmp_path, m
     assert next(decoded) > before + 2
 
 
+DAMAGES = {
+    "deleted": lambda file: file.unlink(),
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-4]),
+    "empty": lambda file: file.write_bytes(b""),
+    "zeros": lambda file: file.write_bytes(bytes(file.stat().st_size)),  # as after a power failure
+    "garbled": lambda file: file.write_bytes(bytes(255 - byte for byte in file.read_bytes())),
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+}
+
+
+def test_a_damaged_cache_is_made_again(dataset, pretrained, tmp_path):
+    """Whichever file of whichever encoder is damaged, and however."""
+    cache = FeatureCache(tmp_path / "features", data_digest(dataset))
+    batches = list(make_loader(dataset, 3, shuffle=False, seed=0))
+    encoders = {"one": pretrained.encoder.eval(), "two": untrained_encoder(pretrained.config)}
+    names = {"one": "of_one", "two": "of_two"}
+
+    def read():
+        return cache.read(
+            {key: lambda sets, e=encoder: partial(encode, e, sets=tuple(sets)) for key, encoder in encoders.items()},
+            names, dict.fromkeys(encoders, ("last", "fused")), lambda: batches, torch.device("cpu"), "fp32", "reading",
+        )  # fmt: skip
+
+    first = read()
+    whole = {key: {name: np.array(x) for name, x in tokens.sets.items()} for key, tokens in first.items()}
+    files = sorted(file.relative_to(tmp_path) for file in (tmp_path / "features").rglob("*") if file.is_file())
+    assert [file.name for file in files] == ["features.json", "fused.bin", "last.bin", "views.npz"] * 2
+    for file in files:
+        for name, damage in DAMAGES.items():
+            damage(tmp_path / file)
+            for key, tokens in read().items():
+                assert tokens.rows.tolist() == first[key].rows.tolist(), (file, name)
+                for kind, expected in whole[key].items():
+                    np.testing.assert_array_equal(tokens.sets[kind], expected, err_msg=f"{file} {name}")
+
+
 def test_changed_videos_and_sampling_are_other_data(dataset, faces, tmp_path):
     from dataclasses import replace
 

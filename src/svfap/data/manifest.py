@@ -40,6 +40,10 @@ class ManifestError(UserError):
     """A manifest that cannot be used; the message names the file, row and column, and says how to fix it."""
 
 
+class LabelError(ManifestError):
+    """A label that is none of the known classes."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One row. `key` is unique: the path as written, then `#t=start,end` and `#xywh=x,y,w,h` if the row has them."""
@@ -362,7 +366,7 @@ class _Parser:
                 if not 0 <= number < limit:
                     what = f"{text} is out of range; labels are 0 to {limit - 1}"
                     what += ", not counted from 1" if number == limit and 0 not in found else ""
-                    self._refuse(labels == text, "label", what)
+                    self._refuse(labels == text, "label", what, LabelError)
             class_of = numbers
             if not known:
                 known = tuple(map(str, range(max(found) + 1)))
@@ -372,7 +376,7 @@ class _Parser:
                     say_once(f"{path}: no row has label {_listed(holes)}: {outputs}")
         elif unknown and known:
             what = f"'{unknown[0]}' is not a known label; known are {_listed(known)}"
-            self._refuse(labels == unknown[0], "label", what)
+            self._refuse(labels == unknown[0], "label", what, LabelError)
         elif unknown and numbers:
             text = next(iter(numbers))
             self._refuse(labels == text, "label", f"'{text}' is a number among names; use one or the other")
@@ -473,12 +477,14 @@ class _Parser:
         """The chosen rows with an empty cell or `nan`."""
         return self.text[column].str.lower().isin(["", "nan"]) & self.chosen
 
-    def _refuse(self, wrong: pd.Series | NDArray[np.bool_], column: str, what: str) -> None:
-        """Raise `ManifestError` naming the first wrong row, if there is any."""
+    def _refuse(
+        self, wrong: pd.Series | NDArray[np.bool_], column: str, what: str, kind: type[ManifestError] = ManifestError
+    ) -> None:
+        """Raise a `ManifestError` naming the first wrong row, if there is any."""
         rows = self.text.index[wrong]
         if len(rows):
             more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
-            raise ManifestError(f"{self.path}: row {rows[0]}{more}, column '{column}': {what}")
+            raise kind(f"{self.path}: row {rows[0]}{more}, column '{column}': {what}")
 
 
 def _is_numeric(column: pd.Series, several: bool) -> bool:

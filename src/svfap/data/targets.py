@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from svfap.console import say, track
 from svfap.data.delimited import separator_of, split_line
 from svfap.data.find import on_disk, same_text
-from svfap.data.manifest import Manifest, Sample, integer, is_invalid, read_whole_manifest
+from svfap.data.manifest import Manifest, ManifestError, Sample, integer, is_invalid, read_whole_manifest
 from svfap.data.video import VideoError, VideoSource
 from svfap.errors import UserError
 from svfap.files import file_digest
@@ -91,6 +91,29 @@ def read_frame_values(path: Path, columns: Sequence[str], **options: Any) -> pd.
     options |= {"sep": separator, "skipinitialspace": True, "skip_blank_lines": not one_column}
     table: pd.DataFrame = pd.read_csv(StringIO(text), **options)
     return table.rename(columns=lambda name: str(name).strip())
+
+
+def frame_dimensions(manifest: Manifest, chosen: Sequence[str] | None = None) -> list[str]:
+    """The dimensions of a manifest for which its files of values per frame, of which the first is read, have a column.
+
+    chosen: dimensions that must be there. Raises `ManifestError` for a file that cannot be read or has no such columns.
+    """
+    wanted = list(chosen or manifest.dimensions or ())
+    file = next((sample.frame_values for sample in manifest if sample.frame_values is not None), None)
+    if file is None or (chosen and "frame_numbers" in manifest.table):
+        return wanted
+    try:
+        columns = list(read_frame_values(file, wanted).columns)
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{file}: values per frame cannot be read ({error})") from None
+    found = [name for name in columns if name in (wanted or columns)]
+    if not found or (chosen and set(chosen) - set(found)):
+        missing = next(name for name in wanted if name not in found)
+        raise ManifestError(
+            f"{manifest.path}: its files of values per frame, such as {file.name}, have no column '{missing}'; there are "
+            f"{', '.join(columns)}; name those to read with `dimensions`"
+        )
+    return wanted if chosen else found
 
 
 def frame_values_digest(manifest: Path, root: Path) -> str | None:

@@ -11,7 +11,9 @@ same pre-training (fine-tunings, probes) is averaged before, and its rest is par
 
 A row's mean over P pre-trainings has the squared standard error s² / P + c: s² is the variance of the row's P scores, and c the
 covariance, over drawn people, of the scores of two of its pre-trainings. s² has that part of the people's error which differs
-between pre-trainings, c the part which they share, so nothing is counted twice. For a difference to the reference row the same
+between pre-trainings, c the part which they share, so nothing is counted twice. Few pre-trainings may agree by chance, and c may
+come out negative. So the squared standard error is never below the variance, over drawn people, of the mean over pre-trainings,
+which its expectation is not below either; what is missing is added to c. For a difference to the reference row the same
 holds of the P paired differences, but s² / 2 is the interaction's mean square over all R rows of the table, with (R - 1)(P - 1)
 degrees of freedom: with 3 pre-trainings a variance of one pair alone, with 2 degrees of freedom, would show next to nothing. It
 assumes that the rows scatter alike from pre-training to pre-training. Where the reference scatters three times as much as the
@@ -41,7 +43,8 @@ Row = Sequence[SubjectScore]
 class Estimate(NamedTuple):
     """A row's mean score, or its difference to another row's: interval, standard error, and p of the test against 0.
 
-    All but the value are NaN for a single pre-training, which tells nothing of another one.
+    All but the value are NaN for a single pre-training, which tells nothing of another one, and where all pre-trainings and
+    people score alike, so that there is nothing to estimate an error from.
     """
 
     value: float
@@ -51,14 +54,21 @@ class Estimate(NamedTuple):
     p: float
 
 
-def row_estimate(row: Row, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Estimate:
+def row_estimate(
+    row: Row,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> Estimate:
     """The mean score of a row's P pre-trainings; see the top of this module.
 
-    row: P scores, each the mean over the readings of a pre-training. Raises `UserError` for fewer than two subjects.
+    row: P scores, each the mean over the readings of a pre-training. limits: least and greatest value that the score may have;
+    the interval is cut there. Raises `UserError` for fewer than two subjects.
     """
     scores, drawn = _scores(row), _drawn(row, num_resamples, seed)
     spread = float(scores.var(ddof=1)) if len(scores) > 1 else math.nan
-    return _estimate(scores, spread, len(scores) - 1, drawn, len(row[0].sums))
+    found = _estimate(scores, spread, len(scores) - 1, drawn, len(row[0].sums))
+    return found._replace(low=max(found.low, limits[0]), high=min(found.high, limits[1]))
 
 
 def difference(row: Row, reference: Row, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Estimate:
@@ -89,9 +99,11 @@ def table_differences(
     spread = 2 * float((residuals**2).sum()) / dof if dof else math.nan
     found = []
     for number, row in enumerate(rows):
+        if runs[number] == runs[reference] and scores.shape[1] > 1:
+            found.append(Estimate(0.0, 0.0, 0.0, 0.0, 1.0))
+            continue
         paired = scores[number] - scores[reference]
-        scatter = 0.0 if runs[number] == runs[reference] else spread
-        found.append(_estimate(paired, scatter, max(dof, 1), drawn[number] - drawn[reference], len(row[0].sums)))
+        found.append(_estimate(paired, spread, max(dof, 1), drawn[number] - drawn[reference], len(row[0].sums)))
     return found
 
 
@@ -125,10 +137,11 @@ def _estimate(
         return Estimate(value, math.nan, math.nan, math.nan, math.nan)
     covariance = np.cov(drawn.T) * num_subjects / (num_subjects - 1)  # the bootstrap's is that of a population
     shared = float((covariance.sum() - covariance.trace()) / (number * (number - 1)))
-    trained, people = spread / number, max(shared, 0.0)
+    trained, least = spread / number, float(covariance.mean())
+    people = max(shared, least - trained, 0.0)
     error = math.sqrt(trained + people)
     if error < 1e-12:
-        return Estimate(value, value, value, 0.0, 1.0 if abs(value) < 1e-12 else 0.0)
+        return Estimate(value, math.nan, math.nan, math.nan, math.nan)
     freedom = (trained + people) ** 2 / (trained**2 / dof + people**2 / (num_subjects - 1))
     reach = float(student.ppf((1 + LEVEL) / 2, freedom)) * error
     return Estimate(value, value - reach, value + reach, error, float(2 * student.sf(abs(value) / error, freedom)))

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
 from typing import Any, get_type_hints
 
 import pandas as pd
@@ -15,20 +16,21 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from matplotlib.figure import Figure
 
-from svfap.data.prepared import read_dataset
+from svfap.data.prepared import read_dataset, write_dataset_file
 from svfap.errors import UserError
 from svfap.experiments.config import ExperimentConfig
 from svfap.experiments.probing import CHANCE
 from svfap.experiments.reconstructions import run_reconstructions
 from svfap.experiments.results import FINETUNE, READER_NAMES, Line, Results
-from svfap.experiments.runs import ExperimentRuns, do_all
+from svfap.experiments.runs import BASELINE, ExperimentRuns, do_all
 from svfap.experiments.studies import RECONSTRUCTIONS, STUDIES, Reported, Study, StudyRow, chosen_experiments
 from svfap.files import make_folder, write_atomically
 from svfap.formats import read_settings_file
 from svfap.metric_table import interval_text, is_percent, metric_heading
 from svfap.model.complexity import complexity
-from svfap.settings import as_text
+from svfap.settings import as_text, require_model
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
+from svfap.train.resolve import resolve
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.studies import Bar, study_figure
 from svfap.view.tables import write_table
@@ -50,43 +52,67 @@ def experiment(name: str, config: ExperimentConfig) -> dict[str, pd.DataFrame]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("start experiments without torchrun: they start one process per GPU themselves")
     make_folder(config.out)
-    runs = experiment_runs(config)
+    runs = experiment_runs(config, names)
     return {
         name: run_reconstructions(name, runs) if name == RECONSTRUCTIONS else run_study(name, STUDIES[name], runs)
         for name in names
     }
 
 
-def experiment_runs(config: ExperimentConfig) -> ExperimentRuns:
-    """The baseline's settings and the dataset; without a dataset, synthetic faces are rendered first."""
+def experiment_runs(config: ExperimentConfig, names: Sequence[str] = ()) -> ExperimentRuns:
+    """The baseline's settings and the dataset; without a dataset, synthetic faces are rendered first.
+
+    names: experiments whose settings are all checked before anything is rendered. Raises `UserError`.
+    """
     pretrain = read_settings(PretrainConfig, config.pretrain_config)
     finetune = read_settings(FinetuneConfig, config.finetune_config)
-    folder = config.dataset or finetune.pop("dataset", None)
-    if folder is None:
-        from svfap.synth.config import SynthConfig
-        from svfap.synth.dataset import synthesize
+    if folder := config.dataset or finetune.get("dataset"):
+        return _runs_on(folder, config, pretrain, finetune, names)
+    from svfap.synth.config import SynthConfig
+    from svfap.synth.dataset import describe_dataset, synthesize
 
-        folder = config.out / "data"
-        settings = yaml.safe_load((SYNTHETIC / "synth.yaml").read_text())
-        synthesize(SynthConfig(out=folder, num_workers=2, **settings))
-        pretrain = pretrain or read_settings(PretrainConfig, SYNTHETIC / "pretrain.yaml")
-        finetune = finetune or read_settings(FinetuneConfig, SYNTHETIC / "finetune.yaml")
+    settings = yaml.safe_load((SYNTHETIC / "synth.yaml").read_text())
+    faces = SynthConfig(out=config.out / "data", num_workers=2, **settings)
+    pretrain = pretrain or read_settings(PretrainConfig, SYNTHETIC / "pretrain.yaml")
+    finetune = finetune or read_settings(FinetuneConfig, SYNTHETIC / "finetune.yaml")
+    with TemporaryDirectory() as described:
+        write_dataset_file(Path(described), describe_dataset(faces))
+        _runs_on(Path(described), config, pretrain, finetune, names)
+    synthesize(faces)
+    return _runs_on(faces.out, config, pretrain, finetune, names)
+
+
+def _runs_on(
+    folder: Path, config: ExperimentConfig, pretrain: dict[str, Any], finetune: dict[str, Any], names: Sequence[str]
+) -> ExperimentRuns:
+    """The runs on a dataset, with the settings of the YAML files. Raises `UserError` for what does not fit."""
     dataset = read_dataset(folder)
     if dataset.task == "unlabelled" or not dataset.folds:
         raise UserError(f"dataset={folder}: has no labels to fine-tune on; give it as `pretrain_dataset`")
-    fold_name = config.fold or finetune.pop("fold", None)
+    fold_name = config.fold or finetune.get("fold")
     fold = dataset.folds[0] if fold_name is None else dataset.fold(fold_name)
     if fold.test is None:
         raise UserError(f"dataset={folder}: fold {fold.name} has no test part")
     preset = config.preset or finetune.get("preset") or pretrain.get("preset") or FinetuneConfig.preset
-    weights = config.weights or finetune.pop("init", None)
+    weights = config.weights or finetune.get("init")
     source = config.pretrain_dataset or pretrain.get("dataset") or (folder if dataset.pretrain else None)
     if source is None and weights is None:
         raise UserError(f"dataset={folder}: has no videos for pre-training; give `pretrain_dataset` or `weights`")
     defaults = {"epochs": PretrainConfig.epochs, "warmup_epochs": PretrainConfig.warmup_epochs}
     pretrain = {**defaults, **pretrain, "preset": preset, "dataset": source}
     finetune = {**finetune, "preset": preset, "dataset": folder, "fold": fold.name}
-    return ExperimentRuns(config, config.out / "runs", dataset, pretrain, finetune, weights)
+    finetune.pop("init", None)
+    runs = ExperimentRuns(config, config.out / "runs", dataset, pretrain, finetune, weights)
+    if names and weights is not None:
+        require_model(weights, "init" if config.weights is None else "weights")
+    for name in names:
+        rows = [BASELINE] if name == RECONSTRUCTIONS else runs.rows(STUDIES[name])
+        if source is None and any(runs.pretrainings(row) for row in rows):
+            raise UserError(f"experiment {name} needs pre-training; give `pretrain_dataset`")
+        for step in runs.steps(rows):
+            if isinstance(step.run, TrainConfig):
+                resolve(step.run)
+    return runs
 
 
 def run_study(
@@ -100,8 +126,6 @@ def run_study(
     more: further cells of a row, heading -> text.
     """
     rows, out = runs.rows(study), runs.config.out
-    if runs.pretrain["dataset"] is None and any(runs.pretrainings(row) for row in rows):
-        raise UserError(f"experiment {name} needs pre-training; give `pretrain_dataset`")
     do_all(name, runs, runs.steps(rows), len(rows))
     results = Results(runs, rows)
     lines = results.lines()
@@ -199,7 +223,10 @@ def study_caption(study: Study, results: Results, lines: Sequence[Line]) -> str:
     if given := [row.name for row in results.rows if runs.starts_from_given(row)]:
         parts.append(f"{', '.join(given)}: one pre-training that was given, so the interval is not over pre-trainings.")
     errors = {f"{line.row} ({READER_NAMES[line.reader]})": line.estimates[main].standard_error for line in lines}
-    errors = {name: error for name, error in errors.items() if not math.isnan(error) and error > 0}
+    alike = [name for name, error in errors.items() if math.isnan(error)] if number > 1 else []
+    errors = {name: error for name, error in errors.items() if not math.isnan(error)}
+    if alike:
+        parts.append(f"No interval and no test where all pre-trainings and people score alike: {', '.join(alike)}.")
     if errors:
         parts.append(f"Standard error of a row: {_points(main, *(bound(errors.values()) for bound in (min, max)))}.")
         if large := [name for name, error in errors.items() if error > MAX_ERROR]:

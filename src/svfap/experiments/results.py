@@ -29,7 +29,7 @@ from svfap.evaluation.replication import Estimate, difference, holm, row_estimat
 from svfap.experiments.probing import ATTENTIVE, CHANCE, LINEAR
 from svfap.experiments.runs import ExperimentRuns
 from svfap.experiments.studies import StudyRow
-from svfap.metric_table import main_metric
+from svfap.metric_table import METRICS, main_metric
 
 FINETUNE = "finetune"
 READER_NAMES = {FINETUNE: "fine-tuning", LINEAR: "probe, linear", ATTENTIVE: "probe, attentive", CHANCE: "–"}
@@ -153,7 +153,9 @@ class Results:
             metric: [[self._score((file,))[metric].value for file in group] for group in files]
             for metric in self.metrics
         }
-        estimates = {metric: row_estimate(self._scores(files, metric)) for metric in self.metrics}
+        estimates = {
+            metric: row_estimate(self._scores(files, metric), limits=METRICS[metric].limits) for metric in self.metrics
+        }
         return Line(row, reader, readings, estimates, found, p, same_runs)
 
     def _files(self, row: StudyRow, reader: str) -> Files:

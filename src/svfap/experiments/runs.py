@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from svfap.console import say
+from svfap.console import say, silent
 from svfap.data.prepared import PreparedDataset
 from svfap.errors import Interrupted, UserError
 from svfap.evaluation.predictions import METRICS_FILE
@@ -216,6 +216,8 @@ def do_all(title: str, runs: ExperimentRuns, steps: Sequence[Step], num_rows: in
 
 def _one_by_one(title: str, runs: ExperimentRuns, steps: Sequence[Step], num_rows: int) -> None:
     left = [step for step in steps if not is_done(step.run)]
+    if there := len(steps) - len(left):
+        say(f"{title}: {there} of {len(steps)} runs were done before")
     clock = Clock()
     for step in steps:
         if step in left:
@@ -223,7 +225,8 @@ def _one_by_one(title: str, runs: ExperimentRuns, steps: Sequence[Step], num_row
             where = f"{row}, pre-training {step.pretraining} of {len(runs.seeds)}"
             say(f"{title}: {where}, {clock.left([each.run for each in left])} ({step.run.out.name})")
         began = time.monotonic()
-        with step.within():
+        # What is there is only checked, without the messages of a training.
+        with step.within(), nullcontext() if step in left else silent():
             _do([step.run], title, 1)
         runs.done.add(step.run.out)
         if step in left:

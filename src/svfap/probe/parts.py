@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from svfap.data.manifest import TEXT_COLUMNS, Manifest, read_manifest
+from svfap.data.manifest import TEXT_COLUMNS, LabelError, Manifest, ManifestError, read_manifest
 from svfap.data.prepared import PreparedDataset, read_dataset
 from svfap.data.split import units_of
-from svfap.data.targets import with_frame_values
+from svfap.data.targets import frame_dimensions, with_frame_values
 from svfap.errors import UserError
 from svfap.probe.config import ProbeConfig
 from svfap.probe.readers import Fold, group_folds
@@ -57,26 +57,43 @@ class Parts:
 def read_parts(config: ProbeConfig) -> Parts:
     """The videos that the settings name.
 
-    Raises `UserError` for data that cannot be used, for people in both parts, and without subjects where a manifest alone is
-    to be divided by people.
+    Raises `UserError` for data that cannot be used: for people or files in both parts, for a manifest in which only some rows
+    have a subject, without subjects where a manifest alone is to be divided by people, for too few people to choose a reader's
+    settings on, and for a single class.
     """
-    if config.dataset is not None:
-        prepared = read_dataset(config.dataset)
-        how = manifest_options(config, prepared)
-        fold = prepared.fold(config.fold)
-        if fold.test is None:
-            raise UserError(f"{config.dataset}: fold {fold.name} has no test part; give `manifest` and `test_manifest`")
-        root = config.root or prepared.root
-        fit = [read_manifest(path, root=root, **how) for path in (fold.train, fold.val) if path is not None]
-        test = read_manifest(fold.test, root=root, **how)
-        title = prepared.title + (f", fold {fold.name}" if len(prepared.folds) > 1 else "")
-        return make_parts(fit, [test], title, frame_level=how["frame_level"])
+    parts = _of_dataset(config) if config.dataset is not None else _of_manifests(config)
+    for fit, _ in parts.splits:
+        _require_people(config, parts, fit, 2)
+    require_classes(parts)
+    return parts
+
+
+def _of_dataset(config: ProbeConfig) -> Parts:
+    assert config.dataset is not None
+    prepared = read_dataset(config.dataset)
+    how = manifest_options(config, prepared)
+    fold = prepared.fold(config.fold)
+    if fold.test is None:
+        raise UserError(f"{config.dataset}: fold {fold.name} has no test part; give `manifest` and `test_manifest`")
+    root = config.root or prepared.root
+    fit = [read_manifest(path, root=root, **how) for path in (fold.train, fold.val) if path is not None]
+    test = read_manifest(fold.test, root=root, **how)
+    _require_subjects(*fit, test)
+    title = prepared.title + (f", fold {fold.name}" if len(prepared.folds) > 1 else "")
+    return make_parts(fit, [test], title, frame_level=how["frame_level"])
+
+
+def _of_manifests(config: ProbeConfig) -> Parts:
     assert config.manifest is not None
     how = manifest_options(config, None)
     first = read_manifest(config.manifest, root=config.root, split=config.split, **how)
-    names = {"label_names": first.label_names} if first.label_names else {"dimensions": first.dimensions}
-    how |= names
     title, level = config.manifest.name, how["frame_level"]
+    if level:
+        how["dimensions"] = frame_dimensions(first, config.dimensions)
+        first = read_manifest(config.manifest, root=config.root, split=config.split, **how)
+    how |= {"label_names": first.label_names} if first.label_names else {"dimensions": first.dimensions}
+    if not config.by_video:
+        _require_subjects(first)
     if config.cross_validates:
         parts = make_parts([first], [], title, frame_level=level)
         if not parts.known and not config.by_video:
@@ -84,33 +101,70 @@ def read_parts(config: ProbeConfig) -> Parts:
                 f"{config.manifest}: no subject for all rows, so people cannot be kept apart; add a column 'subject', give a "
                 "test part, or accept --by_video (the same person may then be in both parts, and scores too high)"
             )
+        _require_people(config, parts, np.arange(len(first)), 3)
         labels = None if first.dimensions is not None else first.labels
         splits = group_folds(parts.people, labels, config.num_folds, config.seed)
         return parts.with_splits(splits)
-    if config.test_manifest is not None:
-        test = read_manifest(config.test_manifest, root=config.root, **how)
-    else:
-        test = read_manifest(config.manifest, root=config.root, split=config.test_split, **how)
+    try:
+        test = read_manifest(config.test_manifest or config.manifest, root=config.root, split=config.test_split, **how)
+    except LabelError as error:
+        raise LabelError(f"{error}. The classes are those of the part that fits the readers, {first.path}") from None
+    _require_subjects(test)
     return make_parts([first], [test], title, frame_level=level)
 
 
+def require_classes(parts: Parts) -> None:
+    """Raise `UserError` if all videos that fit readers, or all that are scored, are of one class."""
+    if parts.manifest.dimensions is not None:
+        return
+    labels, scored = parts.targets(), np.concatenate([test for _, test in parts.splits])
+    for what, rows in [*(("fits the readers", fit) for fit, _ in parts.splits), ("is scored", scored)]:
+        if len(found := set(labels[rows])) == 1:
+            name = parts.names[found.pop()]
+            raise UserError(
+                f"{parts.title}: all videos of the part that {what} are of class '{name}'; at least 2 classes are needed"
+            )
+
+
+def _require_subjects(*manifests: Manifest) -> None:
+    """Raise `ManifestError` for a manifest in which only some rows have a subject."""
+    for manifest in manifests:
+        subjects = manifest.subjects
+        if subjects is not None and (missing := np.flatnonzero(subjects == "")).size:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise ManifestError(
+                f"{manifest.path}: row of {manifest[int(missing[0])].key}{more}, column 'subject': is empty, and other rows "
+                "have one; name the person shown in every row, or remove the column (people are then not known)"
+            )
+
+
+def _require_people(config: ProbeConfig, parts: Parts, rows: NDArray[np.int64], least: int) -> None:
+    """Raise `UserError` if these rows show fewer people, or units in their place, than that."""
+    if (number := len(set(parts.people[rows]))) < least:
+        where = f"{config.dataset or config.manifest}, column 'subject'" if parts.known else f"{config.manifest}"
+        unit = "people" if parts.known else f"{parts.kind}s"
+        why = "to fit readers on some and choose their settings on others" + ", and to score further ones" * (least > 2)
+        raise UserError(f"{where}: videos of at least {least} {unit} are needed, not of {number}, {why}")
+
+
 def make_parts(fit: Sequence[Manifest], test: Sequence[Manifest], title: str, *, frame_level: bool = False) -> Parts:
-    """The parts of manifests that fit and manifests that are scored. Raises `UserError` for people in both."""
+    """The parts of manifests that fit and that are scored. Raises `UserError` for people or files in both."""
     manifest = joined([*fit, *test])
     if frame_level:
         manifest = with_frame_values(manifest)
     number = sum(map(len, fit))
-    units = units_of(manifest.table, manifest.root)
+    units, files = (units_of(table, manifest.root) for table in (manifest.table, manifest.table[["path"]]))
     people = np.array(units.names, dtype=object)[units.of]
     subjects = manifest.subjects
     known = subjects is not None and all(subjects)
-    shared = sorted(set(people[:number]) & set(people[number:]))
-    # A group, such as a film, may well be in both parts of an official split.
-    if shared := [name for name in shared if not str(name).startswith("group ")]:
-        raise UserError(
-            f"{title}: {shared[0]} is in both the part that fits the readers and the part that is scored "
-            f"({len(shared)} such); people must be in one of them only, so choose other parts"
-        )
+    for names in (people, np.array(files.names, dtype=object)[files.of]):
+        shared = sorted(set(names[:number]) & set(names[number:]))
+        # A group, such as a film, may well be in both parts of an official split.
+        if shared := [name for name in shared if not str(name).startswith("group ")]:
+            raise UserError(
+                f"{title}: {shared[0]} is in both the part that fits the readers and the part that is scored "
+                f"({len(shared)} such); people and files must be in one of them only, so choose other parts"
+            )
     rows = np.arange(len(manifest))
     splits = [(rows[:number], rows[number:])] if test else []
     return Parts(manifest, splits, people, known, units.kind, title, frame_level)

@@ -30,7 +30,7 @@ from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
 from svfap.model.layers import steps_to_frames
 from svfap.probe.config import PROBE_FILE, ProbeConfig
-from svfap.probe.parts import Parts, read_parts
+from svfap.probe.parts import Parts, read_parts, require_classes
 from svfap.probe.readers import attentive_probe, knn_probe, linear_probe
 from svfap.probe.tokens import FeatureCache, Tokens, data_digest, encode, encoder_digest, read_pixels, untrained_encoder
 from svfap.view.figures.base import save_figure
@@ -43,6 +43,7 @@ Outputs = NDArray[np.float64]
 SET_NAMES = {"last": "last stage", "fused": "fused stages", "tokens": "all tokens", "pixels": "pixels"}
 TRAINED, UNTRAINED, PIXELS, CHANCE = "trained", "untrained", "pixels", "chance"
 MAIN = {"classification": ("uar", "war"), "regression": ("ccc", "ccc_within_people", "pcc")}
+FEW = 10  # people below which the bootstrap's intervals may be far too narrow
 COMPARED = ("uar", "ccc", "ccc_within_people")  # shown with their differences to the untrained encoder
 
 
@@ -256,14 +257,16 @@ def features_of(
 
 
 def readable(parts: Parts, tokens: Tokens) -> Parts:
-    """The parts without the videos that could not be read. Raises `UserError` if nothing is left of one."""
+    """The parts without the videos that could not be read. Raises `UserError` if nothing, or one class, is left of one."""
     there = np.unique(tokens.rows)
     splits = [(fit[np.isin(fit, there)], test[np.isin(test, there)]) for fit, test in parts.splits]
     for name, rows in zip(("fits the readers", "is scored"), zip(*splits, strict=True), strict=True):
         if not all(map(len, rows)):
             first = ": ".join(next(iter(tokens.unreadable.items()), (parts.title, "it is empty")))
             raise UserError(f"{parts.title}: no video of the part that {name} can be read; {first}")
-    return parts.with_splits(splits)
+    left = parts.with_splits(splits)
+    require_classes(left)
+    return left
 
 
 def _scores(config: ProbeConfig, tokens: Mapping[str, Tokens], parts: Parts) -> dict[Row, dict[str, SubjectScore]]:
@@ -376,6 +379,8 @@ def _caption(model: str, config: ProbeConfig, parts: Parts, scores: Mapping[Row,
     text = f"Probes of {model} on {parts.title}: {data}. {views[0].upper()}{views[1:]}."
     if number > 1:
         text += f" In brackets 95% intervals: {config.num_resamples} bootstrap samples of the {number} {drawn}."
+    if 1 < number < FEW:
+        text += f" Warning: intervals from so few are not to be trusted; at least {FEW} people are needed."
     text += " Untrained: the same encoder with random weights (seed 0), whose differences are paired."
     if any("within_people" in key for by_key in scores.values() for key in by_key):
         text += " Within people: each person's mean is subtracted from values and outputs."

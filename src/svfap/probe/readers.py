@@ -4,7 +4,8 @@ All readers have the same signature. train_x: (N, D) features, or (N, T, D) toke
 integer classes, or (N, K) values. train_groups: (N,) the person, or another unit, of each sample: every free setting of a
 reader is chosen on people whose samples it was not fitted on, by the score that is reported, UAR or CCC. test_x: (M, D) or
 (M, T, D). They return (M, K) float64: scores of classes, whose largest is the prediction, or values. The test part has no
-influence on the fit; features are standardised by the training part.
+influence on the fit; features are standardised by the training part. Arguments that do not fit raise `UserError`,
+which names them.
 
 Every class has the same weight in the fit, whatever its frequency, as UAR has it. Wide features, with more entries than there
 are samples, are replaced by their coordinates in the span of the samples, which is exact for a linear reader with an L2
@@ -80,6 +81,8 @@ def linear_probe(
     The strength of the penalty is chosen from `STRENGTHS`, for each dimension of a regression by itself. num_classes: K;
     default: as many as there are in `train_y`. Raises `UserError` for shapes that do not fit, and for a single group.
     """
+    train_x, test_x = _features(2, train_x=train_x, test_x=test_x)
+    _require(num_folds=(num_folds, 2))
     y, targets, weights = _targets(train_x, train_y, train_groups, num_classes)
     train, test = _narrow(train_x, test_x, seed)
 
@@ -109,8 +112,10 @@ def knn_probe(
     """The nearest neighbours by the cosine of standardised features; see the top of this module.
 
     Neighbours vote for their class, or average their values, with the weights exp(cosine / 0.07), as in DINO. neighbours:
-    their number k; default: chosen from `NEIGHBOURS`.
+    their number k, at least 1; default: chosen from `NEIGHBOURS`. Raises `UserError` as `linear_probe` does.
     """
+    train_x, test_x = _features(2, train_x=train_x, test_x=test_x)
+    _require(num_folds=(num_folds, 2), neighbours=(neighbours, 1))
     y, targets, weights = _targets(train_x, train_y, train_groups, num_classes)
     train, test = (_unit(x) for x in _standardised(train_x, test_x))
 
@@ -191,8 +196,13 @@ def attentive_probe(
     best score on one fold of people that is held out from a first fit; the final fit has all samples. num_heads: at most
     that many, the next divisor of D.
 
-    Returns (seeds, M, K): probabilities of classes or values, from one fit for each seed.
+    Returns (seeds, M, K): probabilities of classes or values, from one fit for each seed. Raises `UserError` as
+    `linear_probe` does.
     """
+    train_tokens, test_tokens = _features(3, train_tokens=train_tokens, test_tokens=test_tokens)
+    _require(num_folds=(num_folds, 2), epochs=(epochs, 1), batch_size=(batch_size, 1), num_heads=(num_heads, 1))
+    for name, given in (("rates", rates), ("decays", decays), ("seeds", seeds)):
+        _require(**{f"number of {name}": (len(given), 1)})
     y, targets, weights = _targets(train_tokens, train_y, train_groups, num_classes)
     mean, deviation = _channels(train_tokens)
     train, test = (_prepared(tokens, mean, deviation) for tokens in (train_tokens, test_tokens))
@@ -285,6 +295,28 @@ def _prepared(tokens: Array, mean: Tensor, deviation: Tensor) -> Array:
     return found
 
 
+def _features(num_axes: int, **parts: ArrayLike) -> list[Array]:
+    """The features that fit and those that are read, by the names of the arguments, as arrays. Raises `UserError`."""
+    found = {name: np.asarray(part) for name, part in parts.items()}
+    for name, x in found.items():
+        if x.ndim != num_axes or not np.issubdtype(x.dtype, np.number):
+            form = "(N, D)" if num_axes == 2 else "(N, T, D)"
+            raise UserError(f"{name}: must be numbers {form}, not {x.dtype} of shape {x.shape}")
+        if not all(np.isfinite(piece).all() for piece in _pieces(x)):
+            raise UserError(f"{name}: has numbers that are not finite; leave these samples out")
+    (first, train), (second, test) = found.items()
+    if train.shape[1:] != test.shape[1:]:
+        raise UserError(f"{second}: has samples of shape {test.shape[1:]}, and {first} of {train.shape[1:]}")
+    return [train, test]
+
+
+def _require(**given: tuple[int | None, int]) -> None:
+    """Raise `UserError` for an argument, name -> (value, least), that is given and below its least value."""
+    for name, (value, least) in given.items():
+        if value is not None and value < least:
+            raise UserError(f"{name}={value}: must be at least {least}")
+
+
 def _targets(
     x: Array, y: ArrayLike, groups: ArrayLike, num_classes: int | None
 ) -> tuple[Array, Values, NDArray[np.float64]]:
@@ -292,18 +324,19 @@ def _targets(
     given = np.asarray(y)
     if len(given) != len(x) or len(np.asarray(groups)) != len(x) or not len(x):
         raise UserError(
-            f"{len(x)} samples, {len(given)} targets and {len(np.asarray(groups))} groups do not fit together"
+            f"train_y, train_groups: {len(x)} samples, {len(given)} targets and {len(np.asarray(groups))} groups do not fit "
+            "together"
         )
     if not _is_classes(given):
-        values = given.astype(np.float64)
-        if values.ndim != 2 or not np.isfinite(values).all():
-            raise UserError(
-                f"targets: must be integer classes (N,) or finite values (N, K), not of shape {given.shape}"
-            )
-        return given, values, np.ones(len(given))
+        numbers = np.issubdtype(given.dtype, np.number)
+        if not numbers or given.ndim != 2 or not np.isfinite(given).all():
+            fix = "" if numbers else "; number the classes: names, train_y = np.unique(train_y, return_inverse=True)"
+            what = f"{given.dtype} of shape {given.shape}"
+            raise UserError(f"train_y: must be integer classes (N,) or finite values (N, K), not {what}{fix}")
+        return given, given.astype(np.float64), np.ones(len(given))
     number = max(int(given.max()) + 1, num_classes or 0)
     if given.min() < 0:
-        raise UserError("targets: a class is negative; leave samples without a label out")
+        raise UserError("train_y: a class is negative; leave samples without a label out")
     counts = np.bincount(given, minlength=number)
     return given, np.eye(number)[given], (len(given) / (np.count_nonzero(counts) * counts[given]))
 

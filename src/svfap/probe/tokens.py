@@ -32,7 +32,7 @@ from svfap.data.augment import normalize
 from svfap.data.loader import ClipDataset, make_loader
 from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.errors import UserError
-from svfap.files import make_folder, recover_folder, replacing_folder, write_atomically
+from svfap.files import file_digest, make_folder, recover_folder, replacing_folder, write_atomically
 from svfap.model.base import Model
 from svfap.model.build import build_model
 from svfap.model.config import ENCODER_SETTINGS, ModelConfig
@@ -184,7 +184,7 @@ class FeatureCache:
     """Features in files: one folder for each reader, of the clips of one data set, sampled in one way.
 
     folder: of all caches. data: digest of the videos and of the sampling (see `data_digest`). Sets lie in raw files that are
-    read through memory maps; `features.json` has their shapes. A cache is whole or absent.
+    read through memory maps; `features.json` has their shapes and digests. A cache that is not whole is made again.
     """
 
     folder: Path
@@ -209,9 +209,10 @@ class FeatureCache:
         places = {key: self.folder / f"{self.data}-{names[key]}-{exact}" for key in readers}
         # An encoder that is not trained yet may be the untrained one.
         first = {place: key for key, place in reversed(places.items())}
-        there = {key: _read_meta(place) for key, place in places.items()}
-        needed = {key: [*dict.fromkeys([*sets[key], *there[key].get("asked", [])])] for key in readers}
-        missing = [key for key in first.values() if set(needed[key]) - set(there[key].get("asked", []))]
+        there = {place: _open(place) for place in first}
+        asked = {key: there[place][0] for key, place in places.items()}
+        needed = {key: [*dict.fromkeys([*sets[key], *asked[key]])] for key in readers}
+        missing = [key for key in first.values() if set(needed[key]) - set(asked[key])]
         if missing:
             make_folder(self.folder)
             with ExitStack() as fresh:
@@ -220,7 +221,11 @@ class FeatureCache:
                 found = read_features(made, batches(), device, precision, folders=folders, description=description)
                 for key, tokens in found.items():
                     _write_meta(folders[key], tokens, needed[key])
-        return {key: _open(places[key]) for key in readers}
+            there |= {places[key]: _open(places[key]) for key in missing}
+        whole = {place: tokens for place, (_, tokens) in there.items() if tokens is not None}
+        if broken := set(there) - set(whole):
+            raise UserError(f"{broken.pop()}: cannot be read back as it was written; is the disk damaged?")
+        return {key: whole[place] for key, place in places.items()}
 
 
 def data_digest(dataset: ClipDataset) -> str:
@@ -319,30 +324,25 @@ def _write_meta(folder: Path, tokens: Tokens, asked: Sequence[str]) -> None:
     arrays: dict[str, Any] = {"rows": tokens.rows, "weights": tokens.weights, "frames": tokens.frames}
     arrays |= {} if tokens.values is None else {"values": tokens.values}
     np.savez(folder / VIEWS_FILE, **arrays)
-    meta = {"version": CACHE_VERSION, "asked": list(asked), "sets": shapes, "unreadable": dict(tokens.unreadable)}
-    write_atomically(folder / META_FILE, json.dumps(meta))
+    digests = {file.name: file_digest(file) for file in folder.iterdir()}
+    meta = {"version": CACHE_VERSION, "asked": list(asked), "sets": shapes, "digests": digests}
+    write_atomically(folder / META_FILE, json.dumps(meta | {"unreadable": dict(tokens.unreadable)}))
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
-    """What a cache holds; nothing if it is absent, of another version or damaged, and is made again."""
+def _open(folder: Path) -> tuple[Sequence[str], Tokens | None]:
+    """The sets that a cache was asked for, and what it holds; nothing if it is absent, of another version or damaged."""
     recover_folder(folder)
     try:
         meta = json.loads((folder / META_FILE).read_text())
-        whole = all(
-            (folder / f"{name}.bin").stat().st_size == np.dtype(kind).itemsize * int(np.prod(shape))
+        is_whole = all(file_digest(folder / name) == digest for name, digest in meta["digests"].items())
+        if not is_whole or meta["version"] != CACHE_VERSION:
+            return (), None
+        sets = {
+            name: np.memmap(folder / f"{name}.bin", kind, "r", shape=tuple(shape))
             for name, (kind, *shape) in meta["sets"].items()
-        )
-        return meta if whole and meta["version"] == CACHE_VERSION and (folder / VIEWS_FILE).is_file() else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def _open(folder: Path) -> Tokens:
-    meta = _read_meta(folder)
-    sets = {
-        name: np.memmap(folder / f"{name}.bin", kind, "r", shape=tuple(shape))
-        for name, (kind, *shape) in meta["sets"].items()
-    }
-    with np.load(folder / VIEWS_FILE) as views:
-        about = {name: views[name] for name in views.files}
-    return Tokens(sets, unreadable=meta["unreadable"], **about)
+        }
+        with np.load(folder / VIEWS_FILE) as views:
+            about = {name: views[name] for name in views.files}
+        return meta["asked"], Tokens(sets, unreadable=meta["unreadable"], **about)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return (), None

@@ -18,7 +18,7 @@ from svfap.data.loader import BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.prepared import fold_folder, read_dataset
 from svfap.data.split import carve_validation, take_fraction, units_of
-from svfap.data.targets import all_targets, is_annotated, read_frame_values, require_values
+from svfap.data.targets import all_targets, frame_dimensions, is_annotated, require_values
 from svfap.errors import UserError
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
@@ -164,7 +164,7 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
     columns |= dict(label_names=config.label_names, dimensions=config.dimensions)
     columns |= dict(invalid_marks=config.invalid_marks, label_range=config.label_range)
     if config.frame_level and config.task == "regression" and not config.dimensions:
-        columns["dimensions"] = _frame_dimensions(read_manifest(config.manifest, **columns, split=config.split))
+        columns["dimensions"] = frame_dimensions(read_manifest(config.manifest, **columns, split=config.split))
     training = read_manifest(config.manifest, **columns, split=config.split)
     if training.dimensions:
         say(f"dimensions: {', '.join(training.dimensions)}")
@@ -181,18 +181,6 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
         raise UserError("`val_split` without `split`: training would hold the validation videos; give `split` as well")
     columns |= dict(label_names=training.label_names, dimensions=training.dimensions)
     return training, read_manifest(config.val_manifest or config.manifest, **columns, split=config.val_split)
-
-
-def _frame_dimensions(manifest: Manifest) -> list[str]:
-    """The dimensions of a manifest for which its files of values per frame have a column."""
-    file = next((sample.frame_values for sample in manifest if sample.frame_values is not None), None)
-    if file is None:
-        return list(manifest.dimensions or ())
-    try:
-        columns = read_frame_values(file, manifest.dimensions or ()).columns
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: values per frame cannot be read ({error})") from None
-    return [name for name in columns if name in (manifest.dimensions or columns)]
 
 
 def _read_init(init: str, config: ModelConfig) -> Model:
