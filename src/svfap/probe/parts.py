@@ -157,17 +157,24 @@ def make_parts(fit: Sequence[Manifest], test: Sequence[Manifest], title: str, *,
     people = np.array(units.names, dtype=object)[units.of]
     subjects = manifest.subjects
     known = subjects is not None and all(subjects)
-    for names in (people, np.array(files.names, dtype=object)[files.of]):
-        shared = sorted(set(names[:number]) & set(names[number:]))
-        # A group, such as a film, may well be in both parts of an official split.
-        if shared := [name for name in shared if not str(name).startswith("group ")]:
-            raise UserError(
-                f"{title}: {shared[0]} is in both the part that fits the readers and the part that is scored "
-                f"({len(shared)} such); people and files must be in one of them only, so choose other parts"
-            )
+    paths = np.array(files.names, dtype=object)[files.of]
+    pieces = manifest.table[[name for name in ("start_s", "box_x") if name in manifest.table]].notna().any(axis=1)
+    # A group, and different pieces of a file, such as of a film, may well be in both parts of an official split.
+    groups = np.array([str(name).startswith("group ") for name in people])
+    if shared := _in_both(people, groups, number) or _in_both(paths, pieces.to_numpy(), number):
+        raise UserError(
+            f"{title}: {shared[0]} is in both the part that fits the readers and the part that is scored "
+            f"({len(shared)} such); people and files must be in one of them only, so choose other parts"
+        )
     rows = np.arange(len(manifest))
     splits = [(rows[:number], rows[number:])] if test else []
     return Parts(manifest, splits, people, known, units.kind, title, frame_level)
+
+
+def _in_both(names: NDArray[np.object_], may: NDArray[np.bool_], number: int) -> list[object]:
+    """Names that occur among the first `number` and after them, unless all of these rows `may`."""
+    fit, test = {*names[:number]}, {*names[number:]}
+    return sorted(fit & test & {*names[~may]}, key=str)
 
 
 def joined(manifests: Sequence[Manifest]) -> Manifest:
