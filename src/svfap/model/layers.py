@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_EPS = 1e-6
+MIN_WIDTH = 32  # channels of a convolutional stem
 DEVIATION_EPS = 1e-3  # of a clip's pixels, in units of the dataset's; a clip of one colour stays zero
 # Without matrix tiles (AMX) a CPU's bfloat16 attention kernel is up to eight times slower than its float32 one.
 CPU_ATTENDS_IN_BF16 = torch.cpu._is_amx_tile_supported()
@@ -94,10 +95,11 @@ class ConvEmbed(nn.Module):
         super().__init__()
         self.tubelet_size, self.standardize = tubelet_size, standardize
         halvings = patch_size.bit_length() - 1
-        widths = [3, *(embed_dim >> i for i in reversed(range(halvings)))]
+        widths = [3, *(min(max(embed_dim >> i, MIN_WIDTH), embed_dim) for i in reversed(range(halvings)))]
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.GroupNorm(1, width) for width in widths[1:])
-        self.proj = nn.Linear(tubelet_size * embed_dim, embed_dim)
+        conv = nn.Conv1d(embed_dim, embed_dim, tubelet_size)  # over time; stored as the linear embedding is
+        self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, clip: Tensor, index: Tensor | None = None) -> Tensor:
         """(B, 3, T, H, W) -> (B, N, D). Raises `ValueError` for an index: every tubelet is read."""
@@ -112,7 +114,8 @@ class ConvEmbed(nn.Module):
         for conv, norm in zip(self.convs, self.norms, strict=True):
             frames = F.gelu(norm(conv(frames)))
         positions = frames.flatten(2).unflatten(0, (len(clip), -1, self.tubelet_size))  # B, T/t, t, D, S
-        return self.proj(positions.permute(0, 1, 4, 2, 3).flatten(3).flatten(1, 2))
+        tokens = positions.permute(0, 1, 4, 3, 2).flatten(3)  # B, T/t, S, D·t
+        return F.linear(tokens.flatten(1, 2), self.weight.flatten(1), self.bias)
 
 
 class Mlp(nn.Module):
