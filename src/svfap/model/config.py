@@ -62,8 +62,8 @@ class ModelConfig:
     over it. It adds no parameters.
 
     `stem` is how tubelets become tokens: "linear", as published, or "conv", convolutions of stride 2 (Xiao et al., NeurIPS
-    2021), which read movements of a fraction of a pixel better and let pixels reach the tokens beside theirs. Masked
-    autoencoding is for the former, as hidden pixels must not be read.
+    2021), which learn faster from few videos. With `patch_size` = `img_size` and "conv" the encoder is a convolutional network:
+    a frame is one token. Masked autoencoding is for the former, as hidden pixels must not be read.
 
     `target` is what pre-training predicts of a hidden tubelet: its "pixels", standardised, as in the paper; the
     "difference" of each frame to the one before, as in MAE-DFER (Sun et al., ACM Multimedia 2023); or "both".
@@ -183,15 +183,11 @@ class ModelConfig:
             value = getattr(self, name)
             _require(value in choices, f"{name}={value!r} is none of {', '.join(choices)}")
         if self.stem == "conv":
-            halvings = self.patch_size.bit_length() - 1
+            power = self.patch_size & (self.patch_size - 1) == 0 and self.patch_size > 1
             _require(
-                self.task != "pretraining", "stem='conv' reads hidden pixels too; pre-training needs stem='linear'"
+                power, f"stem='conv' halves patches to a pixel: patch_size={self.patch_size} must be a power of two"
             )
-            _require(
-                self.patch_size == 2**halvings and halvings >= 1 and self.embed_dim % 2 ** (halvings - 1) == 0,
-                f"stem='conv' halves the frame until a pixel is a token and doubles the channels: patch_size={self.patch_size} "
-                f"must be a power of two, and embed_dim={self.embed_dim} a multiple of half of it",
-            )
+            _require(self.task != "pretraining", "stem='conv' reads hidden pixels; pre-training needs stem='linear'")
         number, names, scales = self.num_outputs, self.label_names, self.output_scale
         for name in ("output_scale", "output_offset"):
             values = getattr(self, name)

@@ -88,7 +88,8 @@ class ConvEmbed(nn.Module):
     """Convolutional embedding of tubelets (Xiao et al., NeurIPS 2021), in place of the linear one.
 
     log2(patch_size) convolutions of 3 × 3 pixels and stride 2, each with a norm over the frame and GELU, bring every frame to
-    one position per tubelet; their channels double up to `embed_dim`. A linear layer joins the frames of a tubelet.
+    one position per tubelet; their channels double up to `embed_dim`, from `MIN_WIDTH` on. A convolution over time joins the
+    frames of a tubelet.
     """
 
     def __init__(self, tubelet_size: int, patch_size: int, embed_dim: int, standardize: bool = False) -> None:
