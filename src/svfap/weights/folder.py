@@ -20,6 +20,7 @@ from svfap.model.base import Model
 from svfap.model.build import build_model, model_shapes
 from svfap.model.config import CONFIG_FILE, ENCODER_SETTINGS, ModelConfig
 from svfap.settings import HUB_PREFIX, require_model
+from svfap.shipped import shipped_folder
 from svfap.weights.filetype import describe
 from svfap.weights.published import import_published
 
@@ -30,12 +31,14 @@ WEIGHTS_FILE = "model.safetensors"
 def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides: Any) -> Model:
     """Load a model, in eval mode.
 
-    path_or_hub_id: a folder written by `save_pretrained`; the folder of a run (its `best/`, else its `last/`); the name of a
-    repository on the Hugging Face Hub; or a checkpoint file of SVFAP or VideoMAE (see `import_published`).
+    path_or_hub_id: the name of a model that comes with the package (`list_models`); a folder written by `save_pretrained`; the
+    folder of a run (its `best/`, else its `last/`); the name of a repository on the Hugging Face Hub; or a checkpoint file of
+    SVFAP or VideoMAE (see `import_published`).
     task: build a model for another task around the encoder, such as "features" from a pre-trained one; its norm and head are
     then new, as a warning says. overrides: fields of `ModelConfig` for it (num_outputs=7, …); with a file, also settings that
     it does not store. Raises `UserError` if there is no model or its tensors do not fit.
     """
+    path_or_hub_id = shipped_folder(path_or_hub_id) or path_or_hub_id
     if Path(path_or_hub_id).is_file():
         return import_published(path_or_hub_id, task, **overrides)
     if task is not None:
