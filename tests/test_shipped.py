@@ -150,6 +150,13 @@ def test_a_model_of_single_frames_takes_every_picture_and_warns_of_no_rate(tmp_p
     assert len(table) == 8 and "/s in the file" not in said(capsys)
 
 
+def test_a_shipped_model_is_a_start_for_another_task():
+    features = svfap.load_model("movement", task="features")
+    assert features(torch.zeros(1, 3, 1, 128, 128)).shape == (1, 1, 256)
+    model = svfap.load_model("movement", task="classification", label_names=("a", "b", "c"), num_outputs=3)
+    assert model.config.reads == "affect" and model.config.meanings == () == model.config.output_scale
+
+
 def test_other_models_are_still_checked():
     with pytest.raises(UserError, match="no such folder"):
         svfap.predict_videos(__file__, svfap.PredictConfig(model="movements", out=None))

@@ -26,6 +26,8 @@ from svfap.weights.published import import_published
 
 log = logging.getLogger("svfap")
 WEIGHTS_FILE = "model.safetensors"
+# What a model for another task does not take over.
+OF_ITS_HEAD = dict(output_activation="none", output_scale=(), output_offset=(), reads="affect", meanings=())
 
 
 def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides: Any) -> Model:
@@ -45,10 +47,11 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
         source = load_model(path_or_hub_id)
         if source.config.task == task and not overrides:
             return source
-        settings = {**asdict(source.config), "task": task, "fuse_stages": task == "pretraining", **overrides}
+        new = OF_ITS_HEAD if source.config.task != task else {}
+        settings = {**asdict(source.config), **new, "task": task, "fuse_stages": task == "pretraining", **overrides}
         model = build_model(ModelConfig(**settings))
-        new = init_encoder(model, source)
-        log.warning("%s is a %s model: %s are new", path_or_hub_id, source.config.task, ", ".join(new))
+        unchanged = init_encoder(model, source)
+        log.warning("%s is a %s model: %s are new", path_or_hub_id, source.config.task, ", ".join(unchanged))
         return model.eval()
     if overrides:
         raise UserError(f"{path_or_hub_id}: to change {', '.join(overrides)} give task as well")
