@@ -1,14 +1,16 @@
 """Train the model `movement` that comes with the package, and score it on people that it never saw.
 
     python benchmarks/movement_landmarks.py CORPUS LANDMARKS       # in an environment with MediaPipe, see there
-    python benchmarks/movement.py CORPUS LANDMARKS --out OUT       # trains, and scores the validation people
+    python benchmarks/movement.py CORPUS LANDMARKS --out OUT       # trains, and scores validation people on the way
     python benchmarks/movement.py CORPUS LANDMARKS --out OUT --test   # scores the test people, at the end, once
 
 CORPUS holds face crops of 160 px, `corpus.csv` (path, subject, split, fps, licence, …) and `teacher.csv` with what MediaPipe
 FaceMesh measured five times a second. Clips whose licence forbids commercial use (NC) are left out. The network is the
 package's own, with a convolutional stem and a frame as one token; beside the five outputs it learns all landmarks, by a head
 that is dropped at the end. Pictures are moved, turned, scaled and bent, and the labels are measured on the moved landmarks, so
-that a few people make many faces. OUT/state.pt holds what an interrupted run continues from, OUT/model the model.
+that a few people make many faces. At the end, when settings are chosen and the scores of validation people are known, these
+people are learned from too. OUT/state.pt holds what an interrupted run continues from, OUT/model the model, OUT/before the model
+without the validation people.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import argparse
 import json
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ MEANINGS = {
 NAMES = tuple(MEANINGS)
 TEACHER = ("mp_mouth_open", "mp_smile_width", "mp_brow_height", "mp_eye_open")
 PIXELS, SIZE, EVERY = 160, 128, 2  # side of the clips, of the model's input; every second frame is learned from
-BATCH, RATE, DECAY, AVERAGE, WARMUP = 32, 1.5e-3, 0.05, 0.995, 0.02
+BATCH, RATE, LAST_RATE, DECAY, AVERAGE, WARMUP = 32, 1.5e-3, 5e-4, 0.05, 0.995, 0.02
 SAVE_EVERY = 500
 EYES = ((33, 133), (362, 263))  # corners: numbers of FaceMesh's landmarks
 LIDS = (((160, 144), (159, 145), (158, 153)), ((387, 373), (386, 374), (385, 380)))
@@ -73,6 +75,9 @@ def main() -> None:
     parser.add_argument("landmarks", type=Path, help="folder that movement_landmarks.py has written")
     parser.add_argument("--out", type=Path, default=Path("movement"), help="folder for the state and the model")
     parser.add_argument("--steps", type=int, default=6000, help=f"of {BATCH} frames each")
+    parser.add_argument(
+        "--last_steps", type=int, default=1500, help="further ones that learn from validation people too"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--test", action="store_true", help="score the test people with the model in OUT, and keep the scores in it"
@@ -82,15 +87,10 @@ def main() -> None:
     cv2.setNumThreads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     folder = options.out / "model"
-    if not options.test:
-        model = train(read(options.corpus, "train", options.landmarks), read(options.corpus, "val"), options)
-        save(model, folder)
-    model = load(folder)
-    part = "test" if options.test else "val"
-    frames = read(options.corpus, part)
-    found = scores(predict(model, frames.pixels), frames)
-    print(f"\n{part}: {len(set(frames.people))} people, {len(frames.people)} frames\n\n{markdown(found)}")
     if options.test:
+        model = load(folder)
+        frames = read(options.corpus, "test")
+        found = report(model, frames, "test")
         keys = ("ccc", "ccc_within_people")
         known = {
             "measured_on": f"{len(frames.people)} frames of {len(set(frames.people))} people that no training saw; "
@@ -99,6 +99,9 @@ def main() -> None:
         }
         model.config = replace(model.config, provenance={**model.config.provenance, **known})
         save(model, folder)
+    else:
+        train(options)
+        report(load(options.out / "before"), read(options.corpus, "val"), "val")
 
 
 # ---------------------------------------------------------------- data
@@ -231,12 +234,18 @@ def recoloured(pixels: Tensor, draw: torch.Generator) -> Tensor:
 # ---------------------------------------------------------------- training
 
 
-def train(frames: Frames, val: Frames, options: argparse.Namespace) -> Perceiver:
-    """The moving average of the weights after all steps. Continues from OUT/state.pt if it is there."""
+def train(options: argparse.Namespace) -> None:
+    """Writes OUT/before and OUT/model: the moving average of the weights. Continues from OUT/state.pt if it is there."""
     torch.manual_seed(options.seed)
+    val, both = (
+        read(options.corpus, "val"),
+        [read(options.corpus, name, options.landmarks) for name in ("train", "val")],
+    )
+    num_train = len(both[0].people)
+    frames = Frames(*(np.concatenate([getattr(part, each.name) for part in both]) for each in fields(Frames)))
     points, own = torch.from_numpy(frames.landmarks), ratios(torch.from_numpy(frames.landmarks))
     # Ours differ a little from the teacher's: scaled and moved so that means and deviations on training frames are equal.
-    known = np.isfinite(frames.teacher[:, 0])
+    known = np.isfinite(frames.teacher[:, 0]) & (np.arange(len(own)) < num_train)
     theirs, ours = torch.from_numpy(frames.teacher[known]), own[known]
     gain = theirs.std(0) / ours.std(0)
     offset = theirs.mean(0) - gain * ours.mean(0)
@@ -244,7 +253,7 @@ def train(frames: Frames, val: Frames, options: argparse.Namespace) -> Perceiver
         print(f"{name}: r = {np.corrcoef(ours[:, k], theirs[:, k])[0, 1]:.3f} with the teacher, training frames")
     blink = torch.from_numpy(closure((own * gain + offset)[:, 3].numpy(), frames.people))
     labels = torch.cat([own * gain + offset, blink[:, None]], 1)
-    mean, deviation = labels.mean(0), labels.std(0)
+    mean, deviation = labels[:num_train].mean(0), labels[:num_train].std(0)
     model = Perceiver(model_config(deviation, mean))
     nn.init.normal_(model.head.weight, std=0.02)  # type: ignore[union-attr, arg-type]
     dense = nn.Linear(model.config.embed_dim, 4 * points.shape[1])  # landmarks in the picture, and upright
@@ -253,19 +262,19 @@ def train(frames: Frames, val: Frames, options: argparse.Namespace) -> Perceiver
     groups.append({"params": [*dense.parameters()], "names": ["dense"], "weight_decay": DECAY, "lr_scale": 1.0})
     optimizer, average = build_optimizer(groups), moving_average(model, AVERAGE)
     rates = cosine_schedule(RATE, 1e-5, 1, options.steps, WARMUP)
-    middle, other = points.mean(0), mirrored(points.mean(0))
-    shape = upright(points)
+    rates = np.append(rates, cosine_schedule(LAST_RATE, 1e-5, 1, options.last_steps, WARMUP))
+    middle = points[:num_train].mean(0)
+    other, shape = mirrored(middle), upright(points[:num_train])
     usual, varies = shape.mean(0), shape.std(0).mean()
     # People with few frames count more, and so do closed eyes.
-    share = (
-        1
-        / pd.Series(frames.people).groupby(frames.people).transform("size").to_numpy() ** 0.5
-        * (1 + 3 * blink.numpy())
-    )
+    counts = pd.Series(frames.people).groupby(frames.people).transform("size").to_numpy()
+    share = (1 + 3 * blink.numpy()) / counts**0.5
 
     def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
         draw = torch.Generator().manual_seed(options.seed * 10**6 + step)
-        chosen = np.random.default_rng((options.seed, step)).choice(len(share), BATCH, p=share / share.sum())
+        part = num_train if step < options.steps else len(share)
+        chances = share[:part] / share[:part].sum()
+        chosen = np.random.default_rng((options.seed, step)).choice(part, BATCH, p=chances)
         pixels = torch.from_numpy(frames.pixels[chosen]).permute(0, 3, 1, 2).float()
         pixels, place, mirror = moved(pixels, points[chosen], draw)
         place[mirror] = place[mirror][:, other]
@@ -282,7 +291,7 @@ def train(frames: Frames, val: Frames, options: argparse.Namespace) -> Perceiver
         for name, part in parts.items():
             part.load_state_dict(state[name])  # type: ignore[attr-defined]
     begun = time.process_time()
-    for step in range(first, options.steps):
+    for step in range(first, len(rates)):
         clips, target, targets = batch(step)
         with torch.autocast("cpu", torch.bfloat16):
             features = model.features(clips)
@@ -298,17 +307,19 @@ def train(frames: Frames, val: Frames, options: argparse.Namespace) -> Perceiver
         optimizer.zero_grad()
         average.update_parameters(model)
         losses.append([loss.item() for loss in parts_of_loss])
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == options.steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 in (options.steps, len(rates)):
             state = {name: part.state_dict() for name, part in parts.items()}  # type: ignore[attr-defined]
             torch.save({**state, "step": step + 1}, state_file.with_suffix(".new"))
             state_file.with_suffix(".new").replace(state_file)
-            found = scores(predict(average.module, val.pixels), val)
-            shown = " ".join(
-                f"{found[f'ccc_{n}'].value:.2f}/{found[f'ccc_within_people_{n}'].value:.2f}" for n in NAMES
-            )
+            shown = ""
+            if step < options.steps:
+                save(average.module, options.out / "before")
+                found = scores(predict(average.module, val.pixels), val)
+                pairs = ((found[f"ccc_{name}"].value, found[f"ccc_within_people_{name}"].value) for name in NAMES)
+                shown = "val " + " ".join(f"{over_all:.2f}/{within:.2f}" for over_all, within in pairs)
             loss = "/".join(f"{value:.3f}" for value in np.mean(losses[-SAVE_EVERY:], axis=0))
-            print(f"{step + 1} {time.process_time() - begun:.0f} s loss {loss} val {shown}", flush=True)
-    return average.module
+            print(f"{step + 1} {time.process_time() - begun:.0f} s loss {loss} {shown}", flush=True)
+    save(average.module, options.out / "model")
 
 
 def model_config(scale: Tensor, offset: Tensor) -> ModelConfig:
@@ -320,7 +331,7 @@ def model_config(scale: Tensor, offset: Tensor) -> ModelConfig:
         provenance={
             "summary": "the geometry of mouth, brows and eyes in each frame; not emotion",
             "licence": "MIT",
-            "dataset": "face clips of 34 people under AFL-3.0, CC BY 4.0, MIT and Apache-2.0, labelled by MediaPipe FaceMesh",
+            "dataset": "face clips of 45 people under AFL-3.0, CC BY 4.0, MIT and Apache-2.0, labelled by MediaPipe FaceMesh",
         },
     )  # fmt: skip
 
@@ -345,6 +356,13 @@ def scores(outputs: Array, frames: Frames) -> dict[str, Interval]:
     """Agreement with the teacher, with intervals over people."""
     target = np.column_stack([frames.teacher, closure(frames.teacher[:, 3], frames.people)])
     return intervals(subject_scores(target, outputs, frames.people, NAMES))
+
+
+def report(model: Perceiver, frames: Frames, part: str) -> dict[str, Interval]:
+    """The scores of a part, which are printed."""
+    found = scores(predict(model, frames.pixels), frames)
+    print(f"\n{part}: {len(set(frames.people))} people, {len(frames.people)} frames\n\n{markdown(found)}")
+    return found
 
 
 def markdown(found: dict[str, Interval]) -> str:

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("landmarks", type=Path, help="folder to write into")
     options = parser.parse_args()
     with open(options.corpus / "corpus.csv", encoding="utf-8", newline="") as file:
-        paths = [row["path"] for row in csv.DictReader(file) if row["split"] == "train"]
+        paths = [row["path"] for row in csv.DictReader(file) if row["split"] in ("train", "val")]
     for path in paths:
         out = (options.landmarks / path).with_suffix(".npy")
         if not out.exists():
