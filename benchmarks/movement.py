@@ -95,7 +95,7 @@ def main() -> None:
         known = {
             "measured_on": f"{len(frames.people)} frames of {len(set(frames.people))} people that no training saw; "
             "agreement with MediaPipe FaceMesh, not with people",
-            "scores": {name: {key: [round(v, 3) for v in found[f"{key}_{name}"]] for key in keys} for name in NAMES},
+            "scores": {name: {key: [round(v, 2) for v in found[f"{key}_{name}"]] for key in keys} for name in NAMES},
         }
         model.config = replace(model.config, provenance={**model.config.provenance, **known})
         save(model, folder)

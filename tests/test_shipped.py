@@ -62,10 +62,9 @@ def test_the_card_has_the_figures_of_the_config_and_no_gaps(name):
     known, card = config_of(name).provenance, model_card(name)
     assert known["licence"] in card and f"{known['parameters'] / 1e6:.2f} M" in card
     for output in config_of(name).label_names:
-        row = next(line for line in card.splitlines() if line.startswith(f"| {output} | ") and " to " in line)
-        for key in ("ccc", "ccc_within_people"):
-            value, low, high = known["scores"][output][key]
-            assert f"{value:.2f} ({low:.2f} to {high:.2f})" in row
+        pairs = (known["scores"][output][key] for key in ("ccc", "ccc_within_people"))
+        cells = (f"{value:.2f} ({low:.2f} to {high:.2f})" for value, low, high in pairs)
+        assert f"| {output} | {' | '.join(cells)} | " in card
     for heading in ("Data", "Results", "Intended use", "Limits"):
         assert f"## {heading}" in card
     assert "not emotion" in " ".join(card.split())
