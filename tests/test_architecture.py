@@ -14,7 +14,7 @@ import svfap
 
 PACKAGE = Path(svfap.__file__).parent
 # Modules outside of folders.
-LEAVES = {"console", "device", "errors", "files", "formats", "metric_table", "paper", "settings"}
+LEAVES = {"console", "device", "errors", "files", "formats", "metric_table", "paper", "settings", "shipped"}
 # Each folder and the folders that it may import, which are listed before it.
 MAY_IMPORT = {
     "model": set(),

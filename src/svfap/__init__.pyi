@@ -44,6 +44,7 @@ from .probe.tokens import Tokens as Tokens
 from .probe.tokens import read_tokens as read_tokens
 from .reports.config import ReportConfig as ReportConfig
 from .reports.report import report as report
+from .shipped import list_models as list_models
 from .synth.config import SynthConfig as SynthConfig
 from .synth.dataset import synthesize as synthesize
 from .train.config import FinetuneConfig as FinetuneConfig

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from svfap.errors import UserError
+from svfap.shipped import shipped_folder
 
 HUB_TIMEOUT_S, HUB_PREFIX = 5.0, "hf://"
 MAX_FPS = 1000.0
@@ -201,11 +202,12 @@ def is_hub_name(model: str | Path) -> bool:
 def require_model(model: str, field: str = "model", fix: str = "") -> None:
     """Raise `UserError` unless `model` is an existing path or a repository on the Hub (owner/name), in cache or reachable.
 
+    The name of a model that comes with the package is one, whatever lies in the current folder (`./NAME` is a folder there).
     A name whose parent is a local folder is a path: a typing error in it is reported without asking the Hub, which has
     `HUB_TIMEOUT_S` to answer. field: the setting that names the model. fix: what to do if there is none.
     """
     path, end = Path(model), f"; {fix}" if fix else ""
-    if path.exists():
+    if path.exists() or shipped_folder(model) is not None:
         return
     if (path.parent.is_dir() and not model.startswith(HUB_PREFIX)) or not is_hub_name(model):
         raise UserError(f"{field}={model}: no such folder or checkpoint{end}")

@@ -248,6 +248,37 @@ def test_standardised_clips_differ_neither_in_light_nor_in_contrast():
     assert_close(one_by_one, model(clip), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("tubelet_size", [1, 2])
+def test_a_convolutional_stem_gives_the_tokens_of_the_linear_one_a_wider_view(tubelet_size):
+    model = debug("features", stem="conv", tubelet_size=tubelet_size, standardize_clips=False)
+    config, clip = model.config, clips(2, model)
+    before = model.encoder.tubelet_embed(clip)
+    assert before.shape == (2, config.num_tokens, config.embed_dim)
+    other = clip.clone()
+    other[:, :, tubelet_size, 8:16, 0:8] = 1.0  # row 1, column 0 of the second step, of 4 x 4 tubelets of 8 pixels
+    # GroupNorm is over the frame, so all positions of that step change, and none of another step.
+    changed = (model.encoder.tubelet_embed(other) != before).any(2).view(2, config.num_time_steps, -1)
+    assert changed[:, 1].all() and changed.sum() == changed[:, 1].numel()
+    assert_close(torch.cat([model(each[None]) for each in clip]), model(clip), rtol=1e-4, atol=1e-5)
+
+
+def test_a_convolutional_stem_standardises_like_the_linear_one():
+    model = svfap.create_model("svfap_debug", "features", stem="conv", standardize_clips=True)
+    clip = clips(2, model)
+    other = clip * torch.tensor([0.5, 2.0, 1.5]).view(3, 1, 1, 1) + torch.tensor([1.0, -1.0, 0.3]).view(3, 1, 1, 1)
+    assert_close(model(other), model(clip), rtol=1e-2, atol=1e-2)
+
+
+def test_a_convolutional_stem_is_refused_where_pixels_are_hidden():
+    with pytest.raises(UserError, match="stem='conv' reads hidden pixels"):
+        model_config("svfap_debug", "pretraining", stem="conv")
+    with pytest.raises(UserError, match="patch_size=12 must be a power of two"):
+        model_config("svfap_debug", "features", stem="conv", patch_size=12, img_size=48)
+    model = debug("features", stem="conv")
+    with pytest.raises(ValueError, match="reads every tubelet"):
+        model.encoder(clips(1, model), mask(1, model))
+
+
 def test_standardising_does_not_read_hidden_pixels():
     model = svfap.create_model("svfap_debug", "pretraining", standardize_clips=True)
     clip, tubes = clips(1, model), mask(1, model)

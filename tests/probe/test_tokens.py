@@ -84,7 +84,8 @@ def test_the_untrained_encoder_is_that_which_pre_training_starts_from():
 
 def test_the_digest_of_an_encoder_tells_settings_that_its_weights_do_not_show():
     settings = [
-        {}, {"num_heads": 4}, {"standardize_clips": True}, {"pixel_mean": (0.1, 0.2, 0.3)}, {"pixel_std": (0.3, 0.2, 0.1)},
+        {}, {"num_heads": 4}, {"standardize_clips": True}, {"stem": "conv"},
+        {"pixel_mean": (0.1, 0.2, 0.3)}, {"pixel_std": (0.3, 0.2, 0.1)},
         {"temporal_downsample": "avg"}, {"temporal_downsample": "max"}, {"temporal_pyramid": False},
     ]  # fmt: skip
     encoders = [untrained_encoder(model_config("svfap_debug", "features", **each)) for each in settings]

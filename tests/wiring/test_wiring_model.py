@@ -24,6 +24,7 @@ EFFECTS = {
     "num_frames": Effect({}, {"num_frames": 32}, ("num_tokens", "first_output"), ("shapes",)),
     "patch_size": Effect({}, {"patch_size": 16}, ("num_tokens", "shapes")),
     "tubelet_size": Effect({}, {"tubelet_size": 1}, ("num_tokens", "shapes")),
+    "stem": Effect({}, {"stem": "conv"}, ("shapes", "first_output"), ("num_tokens",)),
     "standardize_clips": Effect({}, {"standardize_clips": True}, ("first_output",), ("shapes", "weights")),
     "embed_dim": Effect({}, {"embed_dim": 16}, ("shapes",), ("num_tokens",)),
     "num_heads": Effect({}, {"num_heads": 4}, ("first_output",), ("shapes", "weights")),
@@ -65,6 +66,8 @@ EFFECTS = {
 KEPT: dict[str, Any] = {
     "preset": "mine",
     "label_names": ("joy", "fear", "calm"),
+    "reads": "pain",
+    "meanings": ("how glad", "how afraid", "how calm"),
     "sampling_stride": 3,
     "frame_rate": 12.5,
     "face_crop": {"margin": 0.1, "align": True, "border": "reflect", "detector": "yunet"},

@@ -13,7 +13,7 @@ from rich.console import Console
 from svfap.cli.info import run as run_info
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.errors import UserError
-from svfap.weights.config import ConvertConfig, InfoConfig
+from svfap.weights.config import ConvertConfig, InfoConfig, ModelsConfig
 from svfap.weights.convert import convert
 from svfap.weights.folder import load_model
 
@@ -33,6 +33,8 @@ FREE: dict[str, Any] = {
     "output_offset": (3.0,) * 7,
     "frame_level": True,
     "label_names": tuple("abcdefg"),
+    "reads": "pain",
+    "meanings": tuple("hijklmn"),
     "sampling_stride": 3,
     "frame_rate": 12.5,
     "face_crop": {"margin": 0.1, "align": True},
@@ -44,6 +46,7 @@ FREE: dict[str, Any] = {
 FIXED: dict[str, Any] = {
     "patch_size": 8,
     "tubelet_size": 1,
+    "stem": "conv",
     "embed_dim": 16,
     "mlp_ratio": 2.0,
     "stage_depths": (2, 2, 1),
@@ -60,7 +63,12 @@ FIXED: dict[str, Any] = {
 }
 OF_PRETRAINING = ("mask_ratio", "target", "decoder_embed_dim", "decoder_num_heads", "decoder_depth")
 SCALED = {"task": "regression", "output_scale": (1.0,) * 7, "output_offset": (0.0,) * 7}
-BESIDE = {"output_activation": {"task": "regression"}, "output_scale": SCALED, "output_offset": SCALED}
+BESIDE = {
+    "meanings": {"label_names": tuple("abcdefg")},
+    "output_activation": {"task": "regression"},
+    "output_scale": SCALED,
+    "output_offset": SCALED,
+}
 
 
 @pytest.fixture(scope="module")
@@ -143,4 +151,4 @@ def test_mask_ratio_of_info(monkeypatch):
     assert without[0.75] != without[0.5]  # the costs differ too
 
 
-TESTED = {ConvertConfig: {*FREE, *FIXED, "dataset", "task", "ema"}, InfoConfig: {"mask_ratio"}}
+TESTED = {ConvertConfig: {*FREE, *FIXED, "dataset", "task", "ema"}, InfoConfig: {"mask_ratio"}, ModelsConfig: set()}

@@ -8,6 +8,7 @@ from svfap.console import show
 from svfap.errors import UserError
 from svfap.model.presets import list_presets
 from svfap.settings import require_model
+from svfap.shipped import list_models, shipped_folder
 from svfap.weights.config import InfoConfig
 from svfap.weights.filetype import require_checkpoint
 
@@ -15,8 +16,11 @@ from svfap.weights.filetype import require_checkpoint
 def run(config: InfoConfig, model: str | None) -> None:
     """Show the tables of a model, or the list of presets."""
     if model is not None and model not in list_presets():
-        if not Path(model).exists() and "/" not in model:
-            raise UserError(f"{model!r} is neither a preset ({', '.join(list_presets())}) nor a folder")
+        if not Path(model).exists() and "/" not in model and shipped_folder(model) is None:
+            raise UserError(
+                f"{model!r} is neither a preset ({', '.join(list_presets())}) nor a folder nor a shipped model "
+                f"({', '.join(list_models())})"
+            )
         require_model(model)
         if Path(model).is_file():
             require_checkpoint(Path(model))

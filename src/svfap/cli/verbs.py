@@ -73,8 +73,10 @@ VERBS: dict[str, Command] = {
         (Positional("runs", "run folders, or folders of folds, which count as one run", "+", Path),),
     ),
     "predict": Command(
-        "Predict affect over time: a table and a timeline of every face in any video.",
-        "svfap predict interview.mp4 --model runs/finetune --out affect.csv --report page.html",
+        "Predict over time what a model reads in faces: a table and a timeline of every face in any video. Without --model it "
+        "is facial movement (mouth opening, smile width, brow height, eye opening, blink), which is not emotion; affect needs a "
+        "model that was fine-tuned for it.",
+        "svfap predict interview.mp4 --report page.html",
         "svfap.predict.config:PredictConfig",
         (
             Positional(
@@ -108,7 +110,20 @@ VERBS: dict[str, Command] = {
         "Show what a model costs: parameters, multiply-adds by stage, tokens, memory.",
         "svfap info svfap_base --mask_ratio 0.75",
         "svfap.weights.config:InfoConfig",
-        (Positional("model", "preset, run or model folder, Hub name or checkpoint; none: list the presets", "?"),),
+        (
+            Positional(
+                "model",
+                "preset, shipped model, run or model folder, Hub name or checkpoint; none: list the presets",
+                "?",
+            ),
+        ),
+    ),
+    "models": Command(
+        "List the models that come with the package: what each reads, its input, size, licence and measured scores. With the "
+        "name of one, print its model card.",
+        "svfap models movement",
+        "svfap.weights.config:ModelsConfig",
+        (Positional("name", "one of the models, whose card is printed; none: list them all", "?"),),
     ),
     "convert": Command(
         "Convert checkpoints: those published by the authors of SVFAP and VideoMAE into a model folder, or a model into "

@@ -63,6 +63,8 @@ class Clock:
             reason = "as in the model's training" if self.fps == self.trained_at else "as --fps says"
             reason += f", while {known}" if overridden else ""
             return f"{rate:.4g}/s in the file, sampled at {self.fps:.4g}/s {reason}"
+        if self.span == 1:  # a model of single frames sees no movement
+            return None
         lasts = f"a window here lasts {self.span / rate:.2g} s"
         if self.trained_at is not None:
             if alike(rate, self.trained_at):

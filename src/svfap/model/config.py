@@ -21,10 +21,11 @@ CHOICES = {
     "temporal_downsample": ("conv", "avg", "max"),
     "target": ("pixels", "difference", "both"),
     "frame_fit": ("squash", "centre"),
+    "stem": ("linear", "conv"),
 }
 # Two encoders with equal weights give equal tokens for the same clips if these are equal too.
 ENCODER_SETTINGS = (
-    *("patch_size", "tubelet_size", "standardize_clips", "embed_dim", "num_heads", "mlp_ratio", "stage_depths"),
+    *("patch_size", "tubelet_size", "stem", "standardize_clips", "embed_dim", "num_heads", "mlp_ratio", "stage_depths"),
     *("num_bottleneck_tokens", "bottleneck_hidden_dim", "temporal_kernel_size"),
     *("temporal_pyramid", "temporal_downsample", "spatial_bottleneck"),
 )
@@ -60,8 +61,15 @@ class ModelConfig:
     (as published), how bright a clip is outweighs all else in the tokens of an untrained encoder, and small ones do not get
     over it. It adds no parameters.
 
+    `stem` is how tubelets become tokens: "linear", as published, or "conv", convolutions of stride 2 (Xiao et al., NeurIPS
+    2021), which learn faster from few videos. With `patch_size` = `img_size` and "conv" the encoder is a convolutional network:
+    a frame is one token. Masked autoencoding is for the former, as hidden pixels must not be read.
+
     `target` is what pre-training predicts of a hidden tubelet: its "pixels", standardised, as in the paper; the
     "difference" of each frame to the one before, as in MAE-DFER (Sun et al., ACM Multimedia 2023); or "both".
+
+    `reads` says in words what the outputs are about, such as "facial movement", and `meanings` what each of them is; what
+    `svfap predict` writes says it too.
 
     `frame_rate` and `face_crop` are the contract of a trained model: pictures per second of its training videos (None: not
     known), and how faces were cut out of them, with the keys margin, align, border and detector as far as they are known
@@ -77,6 +85,7 @@ class ModelConfig:
     num_frames: int = 16
     patch_size: int = 16
     tubelet_size: int = 2
+    stem: str = "linear"
     standardize_clips: bool = False
     # TPSBT, the encoder (Sec. III-B, Fig. 2).
     embed_dim: int = 512
@@ -105,6 +114,8 @@ class ModelConfig:
     frame_level: bool = False
     # What a user of the weights needs.
     label_names: tuple[str, ...] = ()
+    reads: str = "affect"
+    meanings: tuple[str, ...] = ()
     sampling_stride: int = 4
     frame_rate: float | None = None
     face_crop: dict[str, Any] = field(default_factory=dict)
@@ -121,7 +132,7 @@ class ModelConfig:
                 all(isinstance(n, int) for n in numbers), f"{name}={value!r} must be whole numbers, one for each stage"
             )
             object.__setattr__(self, name, numbers)
-        for name in ("output_scale", "output_offset", "label_names", "pixel_mean", "pixel_std"):
+        for name in ("output_scale", "output_offset", "label_names", "meanings", "pixel_mean", "pixel_std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         num_later, tokens = len(self.stage_depths) - 1, self.num_bottleneck_tokens
         if len(tokens) == 1 or num_later == 0:  # one number serves every later stage
@@ -171,6 +182,12 @@ class ModelConfig:
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             _require(value in choices, f"{name}={value!r} is none of {', '.join(choices)}")
+        if self.stem == "conv":
+            power = self.patch_size & (self.patch_size - 1) == 0 and self.patch_size > 1
+            _require(
+                power, f"stem='conv' halves patches to a pixel: patch_size={self.patch_size} must be a power of two"
+            )
+            _require(self.task != "pretraining", "stem='conv' reads hidden pixels; pre-training needs stem='linear'")
         number, names, scales = self.num_outputs, self.label_names, self.output_scale
         for name in ("output_scale", "output_offset"):
             values = getattr(self, name)
@@ -187,7 +204,11 @@ class ModelConfig:
             _require(number >= 1, f"task={self.task!r} needs num_outputs of at least 1")
             _require(len(names) in (0, number), f"{len(names)} label_names for num_outputs={number}")
         _require(number <= MAX_SIZE, f"num_outputs={number} must be at most {MAX_SIZE}")
-        _require(all(isinstance(name, str) for name in names), f"label_names={names!r} must be text")
+        for name in ("label_names", "meanings", "reads"):
+            values = getattr(self, name)
+            texts = values if name != "reads" else (values,)
+            _require(all(isinstance(text, str) for text in texts), f"{name}={values!r} must be text")
+        _require(len(self.meanings) in (0, len(names)), f"{len(self.meanings)} meanings for {len(names)} label_names")
         for name in ("pixel_mean", "pixel_std"):
             values = getattr(self, name)
             numbers = len(values) == 3 and all(isinstance(value, int | float) for value in values)
@@ -214,10 +235,11 @@ class ModelConfig:
     def contract(self) -> dict[str, str]:
         """`frame_rate` and `face_crop` as text for people."""
         rate = self.frame_rate
+        unknown = ("any", "each frame by itself") if self.span == 1 else ("not known", "not known")
         crop = (f"{name} {self.face_crop[name]}".lower() for name in FACE_CROP if name in self.face_crop)
         return {
-            "frames a second in training": "not known" if rate is None else f"{rate:g}",
-            "seconds of a clip": "not known" if rate is None else f"{self.span / rate:.2f}",
+            "frames a second in training": unknown[0] if rate is None else f"{rate:g}",
+            "seconds of a clip": unknown[1] if rate is None else f"{self.span / rate:.2f}",
             "face crops of training": ", ".join(crop) or "not known",
         }
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svfap.model.config import ModelConfig
-from svfap.model.layers import Block, CrossBlock, Mlp, TubeletEmbed, layer_norm, sincos_positions
+from svfap.model.layers import Block, ConvEmbed, CrossBlock, Mlp, TubeletEmbed, layer_norm, sincos_positions
 from svfap.model.masking import TubeMask
 
 
@@ -109,7 +109,8 @@ class TPSBT(nn.Module):
         super().__init__()
         self.config = config
         sizes = (config.tubelet_size, config.patch_size, config.embed_dim)
-        self.tubelet_embed = TubeletEmbed(*sizes, standardize=config.standardize_clips)
+        embed = ConvEmbed if config.stem == "conv" else TubeletEmbed
+        self.tubelet_embed = embed(*sizes, standardize=config.standardize_clips)
         self.register_buffer("positions", sincos_positions(config.num_tokens, config.embed_dim), persistent=False)
         num_blocks = sum(config.stage_depths)
         rates = iter(config.drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks))

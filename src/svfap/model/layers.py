@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_EPS = 1e-6
+MIN_WIDTH = 32  # channels of a convolutional stem
 DEVIATION_EPS = 1e-3  # of a clip's pixels, in units of the dataset's; a clip of one colour stays zero
 # Without matrix tiles (AMX) a CPU's bfloat16 attention kernel is up to eight times slower than its float32 one.
 CPU_ATTENDS_IN_BF16 = torch.cpu._is_amx_tile_supported()
@@ -79,6 +82,41 @@ def standardized(tubelets: Tensor) -> Tensor:
     """Tubelets (B, M, C, t, p, p) with mean 0 and deviation 1 over each clip and channel; float32."""
     deviation, mean = torch.std_mean(tubelets.float(), dim=(1, 3, 4, 5), keepdim=True)
     return (tubelets - mean) / (deviation + DEVIATION_EPS)
+
+
+class ConvEmbed(nn.Module):
+    """Convolutional embedding of tubelets (Xiao et al., NeurIPS 2021), in place of the linear one.
+
+    log2(patch_size) convolutions of 3 × 3 pixels and stride 2, each with a norm over the frame and GELU, bring every frame to
+    one position per tubelet; their channels double up to `embed_dim`, from `MIN_WIDTH` on. A convolution over time joins the
+    frames of a tubelet.
+    """
+
+    def __init__(self, tubelet_size: int, patch_size: int, embed_dim: int, standardize: bool = False) -> None:
+        super().__init__()
+        self.tubelet_size, self.standardize = tubelet_size, standardize
+        halvings = patch_size.bit_length() - 1
+        widths = [3, *(min(max(embed_dim >> i, MIN_WIDTH), embed_dim) for i in reversed(range(halvings)))]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(nn.GroupNorm(1, width) for width in widths[1:])
+        conv = nn.Conv1d(embed_dim, embed_dim, tubelet_size)  # over time; stored as the linear embedding is
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, clip: Tensor, index: Tensor | None = None) -> Tensor:
+        """(B, 3, T, H, W) -> (B, N, D). Raises `ValueError` for an index: every tubelet is read."""
+        if index is not None:
+            raise ValueError(
+                "a convolutional stem reads every tubelet; it cannot embed only those that a mask leaves visible"
+            )
+        if self.standardize:
+            deviation, mean = torch.std_mean(clip.float(), dim=(2, 3, 4), keepdim=True)
+            clip = (clip - mean) / (deviation + DEVIATION_EPS)
+        frames = clip.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            frames = F.gelu(norm(conv(frames)))
+        positions = frames.flatten(2).unflatten(0, (len(clip), -1, self.tubelet_size))  # B, T/t, t, D, S
+        tokens = positions.permute(0, 1, 4, 3, 2).flatten(3)  # B, T/t, S, D·t
+        return F.linear(tokens.flatten(1, 2), self.weight.flatten(1), self.bias)
 
 
 class Mlp(nn.Module):

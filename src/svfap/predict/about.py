@@ -26,6 +26,7 @@ class About:
         settings: those of `PredictConfig` that decide the results, as given; None: the default.
         videos: all that were given. rates: video -> frames per second that were used of it, except of single pictures.
         failures: video -> why it is missing or incomplete.
+        reads: what the model's outputs are about; meanings: of its outputs, as far as the model says.
         date: when it was complete, in UTC, as ISO 8601. svfap: the version.
     """
 
@@ -41,11 +42,18 @@ class About:
     rates: dict[str, float]
     failures: dict[str, str]
     date: str
+    reads: str = "affect"
+    meanings: dict[str, str] = field(default_factory=dict)
     svfap: str = field(default=svfap.__version__)
 
     @property
     def _frames_per_s(self) -> str:
         return _range(self.rates.values())
+
+    @property
+    def _by_frame(self) -> bool:
+        """Whether the model reads each frame by itself."""
+        return self.window_frames == 1
 
     @property
     def _window_s(self) -> str:
@@ -67,12 +75,16 @@ class About:
         windows = f"windows of {self.window_frames} frames, {every} at {self._frames_per_s} frames per second"
         step = "one after another" if self._hop_s is None else f"starting every {self._hop_s} s"
         where = [f"{windows} ({self._window_s} s), {step}"] if self.rates else []
+        if self.rates and self._by_frame:
+            which = "each frame" if self._hop_s is None else f"a frame every {self._hop_s} s"
+            where = [f"{which} by itself, at {self._frames_per_s} frames per second"]
         where += ["single pictures"] if set(self.videos) - self.rates.keys() - self.failures.keys() else []
-        last = " The last window of a face ends at its last frame and may overlap the one before." if self.rates else ""
-        first = (
-            f"Affect was predicted with SVFAP {self.svfap} (Sun et al., 2024; model {self.model}, weights {self.weights}) in "
-            f"{' and in '.join(where)}.{last}"
-        )
+        last = " The last window of a face ends at its last frame and may overlap the one before."
+        last = last if self.rates and not self._by_frame else ""
+        last += "".join(f" {name}: {meaning}." for name, meaning in self.meanings.items())
+        model = f"model {self.model}, weights {self.weights}"
+        what = f"{self.reads.capitalize()} was predicted with SVFAP {self.svfap} (Sun et al., 2024; {model})"
+        first = f"{what} in {' and in '.join(where)}.{last}"
         if not self.crop:
             return f"{first} Each whole picture was used as a face, its centre square scaled to the model's input."
         edge = {"grey": "filled with grey", "replicate": "filled with its edge pixels", "reflect": "mirrored"}
@@ -87,6 +99,7 @@ class About:
     def rows(self) -> list[tuple[str, str]]:
         """Names and values of what decides the results, for people to read."""
         window = f"{self.window_frames} frames, stride {self.window_stride}, {self._window_s} s"
+        window = "each frame by itself" if self._by_frame else window
         rows = [
             ("Model", f"{self.model} (weights {self.weights})"),
             ("SVFAP", self.svfap),
@@ -96,7 +109,7 @@ class About:
             rows += [
                 ("Frames per second", self._frames_per_s),
                 ("Window", window),
-                ("Hop", "a window" if self._hop_s is None else f"{self._hop_s} s"),
+                ("Hop", f"a {'frame' if self._by_frame else 'window'}" if self._hop_s is None else f"{self._hop_s} s"),
             ]
         rows.append(("Face detector", FULL_NAMES.get(self.detector, self.detector) or "none: the whole picture"))
         for name, values in (("Face crop", self.crop), ("Tracking", self.tracking)):

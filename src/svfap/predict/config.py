@@ -15,14 +15,15 @@ OVERLAY_SUFFIXES = (".mp4", ".mov", ".mkv")
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(FaceSettings, DeviceSettings, ClockSettings):
-    """How affect is predicted and what is written.
+    """How a model is applied to videos and what is written.
 
     Raises `UserError` for values that cannot be used.
     """
 
-    model: str
-    """Run folder, model folder, or Hub repository (owner/name)."""
-    out: Path | None = Path("affect.csv")
+    model: str = "movement"
+    """Run folder, model folder, Hub repository (owner/name), or a model of `svfap models`. Default: the one that comes with the
+    package and reads facial movement, not emotion."""
+    out: Path | None = Path("predictions.csv")
     """Table to write: .csv, .jsonl, .json or .parquet; beside it timelines (.png), and how it was made (NAME.about.json).
     null: write none of them."""
     overwrite: bool = False

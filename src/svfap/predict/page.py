@@ -104,7 +104,7 @@ def write_affect_page(
     }
     html = render(
         "predict/page.html",
-        title="Affect over time",
+        title=f"{(about.reads if about else 'affect').capitalize()} over time",
         sections=sections,
         names=names,
         color_of=dict(zip(names, colors, strict=True)),

@@ -1,4 +1,4 @@
-"""`svfap predict`: affect over time in any number of videos, as a table, timelines, overlays and a page."""
+"""`svfap predict`: what a model reads over time in any number of videos, as a table, timelines, overlays and a page."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Predictions:
 
 
 def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictConfig) -> Predictions:
-    """Predict affect over time for every face in every video, or in one.
+    """Predict affect, or what else a model reads, over time for every face in every video, or in one.
 
     Rows are written as they are computed, so an interrupted run can be continued with `resume`. A video that cannot be
     read is listed in `Predictions.failures`, and the others are done; if all fail without a row, nothing is written.
@@ -119,7 +119,7 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
 
 def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
     # These import torch, which takes seconds; mistakes are reported before.
-    from svfap.predict.predictor import Predictor, warn_of_whole_pictures
+    from svfap.predict.predictor import Predictor, say_what_it_reads, warn_of_whole_pictures
     from svfap.weights.folder import fingerprint
 
     predictor = Predictor(
@@ -128,11 +128,12 @@ def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
         crop={name: getattr(config, name) for name in CROP_FIELDS},
         tracking=config.tracking(),
     )
+    say_what_it_reads(config.model, predictor.config)
     if config.faces == "none":
         warn_of_whole_pictures(predictor.config, map(Path, names))
     columns, weights = ["video", *predictor.columns], fingerprint(predictor.model)
     with TemporaryDirectory(prefix="svfap-predict-") as folder:
-        out = config.out or Path(folder) / "affect.jsonl"
+        out = config.out or Path(folder) / "predictions.jsonl"
         with TableWriter(out, columns, {**_same_settings(config), "weights": weights}, config.resume) as writer:
             if others := writer.ended.keys() - set(map(printable, names)):
                 raise UserError(
@@ -207,6 +208,8 @@ def _about(predictor: Predictor, config: PredictConfig, weights: str, writer: Ta
         weights=weights,
         window_frames=predictor.config.num_frames,
         window_stride=predictor.config.sampling_stride,
+        reads=predictor.config.reads,
+        meanings=dict(zip(predictor.config.label_names, predictor.config.meanings, strict=False)),
         crop={} if detector is None else asdict(reader.crop),
         detector="" if detector is None else detector.name,
         tracking={} if detector is None else asdict(reader.tracking),

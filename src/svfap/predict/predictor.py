@@ -28,6 +28,7 @@ from svfap.predict.source import is_live
 from svfap.predict.table import BOX, PROBABILITY, TIMES
 from svfap.predict.windows import Window
 from svfap.settings import Fps
+from svfap.shipped import shipped_folder
 from svfap.weights.folder import load_model
 
 Video = str | Path
@@ -40,7 +41,8 @@ class Predictor:
     """Predicts affect in one video at a time, in memory; `svfap.predict_videos` does many and writes files.
 
     Args:
-        model: a fine-tuned model, or what `svfap.load_model` takes. It is moved to the device and set to eval mode.
+        model: a fine-tuned model, or what `svfap.load_model` takes, such as "movement". It is moved to the device
+            and set to eval mode.
         device, precision, hop_s, batch_size, face_model, timeout_s, fps, frames_fps: as in `PredictConfig`.
         faces: as in `PredictConfig`, or a `Detector`.
         crop: how faces are cut out, or some of margin, align and border, by name; default: as in the model's training.
@@ -75,7 +77,7 @@ class Predictor:
             task = self.config.task
             raise UserError(f"the model is for {task}, not for prediction; fine-tune it first (svfap finetune)")
         times: dict[str, Any] = {"hop_s": hop_s, "timeout_s": timeout_s, "fps": fps, "frames_fps": frames_fps}
-        PredictConfig(model="", out=None, batch_size=batch_size, **times)  # checks the values
+        PredictConfig(out=None, batch_size=batch_size, **times)  # checks the values
         detector = detector_of(self.config, faces, face_model)
         self.device = pick_device(device)
         self.dtype = PRECISIONS[pick_precision(precision, self.device)]
@@ -194,6 +196,14 @@ def detector_of(model: ModelConfig, faces: Faces | Detector | None, face_model: 
     if trained is not None and detector.name != trained:
         say(f"faces are found by {detector.name}, while the model's training had those of {trained}")
     return detector
+
+
+def say_what_it_reads(name: str, model: ModelConfig) -> None:
+    """Say which model is used if it comes with the package, and what it reads if that is not affect."""
+    shipped = ", which comes with SVFAP (`svfap models` describes it)" if shipped_folder(name) is not None else ""
+    if model.reads != "affect":
+        names = f" ({', '.join(model.label_names)})" if model.label_names else ""
+        say(f"model {name}{shipped}: reads {model.reads}{names}, not emotion")
 
 
 def warn_of_whole_pictures(model: ModelConfig, videos: Iterable[Path]) -> None:

@@ -88,7 +88,8 @@ class Reader:
                 hop = hop_frames(self.config, self.hop_s, fps)
                 tracked = self.tracks(decoded, fps, dropped)
                 shape = (self.config.num_frames, self.config.sampling_stride, hop)
-                for window in iter_windows(tracked, *shape, self._crop, source.parted):
+                frame_s = 0.0 if total == 1 else 1 / fps
+                for window in iter_windows(tracked, *shape, self._crop, source.parted, frame_s):
                     window = replace(window, end_s=min(window.end_s, end_s))
                     yield window if sample is None or sample.box is None else _moved(window, *left_top(sample))
         if note := dropped.note(self.tracking.min_face_px):

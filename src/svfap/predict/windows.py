@@ -63,8 +63,8 @@ class _FaceCrop(NamedTuple):
 class _Windower:
     """Cuts consecutive frames of a track into windows; see `iter_windows`. Memory holds the frames that one window spans."""
 
-    def __init__(self, clip_length: int, stride: int, hop: int, track: int) -> None:
-        self.clip_length, self.stride, self.hop, self.track = clip_length, stride, hop, track
+    def __init__(self, clip_length: int, stride: int, hop: int, frame_s: float, track: int) -> None:
+        self.clip_length, self.stride, self.hop, self.frame_s, self.track = clip_length, stride, hop, frame_s, track
         self.span = (clip_length - 1) * stride + 1
         self._kept: deque[_FaceCrop] = deque(maxlen=self.span)
         self._count, self._next_start, self._last_start, self._last_shown = 0, 0, -1, -1
@@ -87,7 +87,7 @@ class _Windower:
         kept, before = list(self._kept), self._count - len(self._kept)
         indices = np.minimum(start + self.stride * np.arange(self.clip_length), self._count - 1)
         shown = [kept[i - before] for i in indices]
-        interval_s = (kept[-1].time_s - kept[0].time_s) / max(len(kept) - 1, 1)
+        interval_s = (kept[-1].time_s - kept[0].time_s) / (len(kept) - 1) if len(kept) > 1 else self.frame_s
         fresh = (indices > self._last_shown) & (np.diff(indices, prepend=-1) > 0)
         self._last_start, self._last_shown = start, int(indices[-1])
         return Window(
@@ -111,6 +111,7 @@ def iter_windows(
     hop: int,
     crop: Callable[[np.ndarray, TrackedFace], np.ndarray],
     parted: Callable[[float, float], bool] | None = None,
+    frame_s: float = 0.0,
 ) -> Iterator[Window]:
     """Cut each track into windows of `clip_length` frames, `stride` frames apart.
 
@@ -119,7 +120,8 @@ def iter_windows(
     and new ones start where it is found again. Memory holds the crops that one window spans for each face in view.
 
     crop: cuts a face out of its frame, uint8 RGB (H, W, 3). parted: whether windows must end between frames at
-    these two times, as in a pause of the recording (`VideoSource.parted`).
+    these two times, as in a pause of the recording (`VideoSource.parted`). frame_s: how long a frame lasts, for windows of a
+    single one; of others it is known.
     """
     runs: dict[int, _Windower] = {}
     last_s = 0.0
@@ -130,7 +132,7 @@ def iter_windows(
         for track in sorted(runs.keys() - in_view):
             yield from runs.pop(track).finish()
         for face in item.faces:
-            run = runs.setdefault(face.track, _Windower(clip_length, stride, hop, face.track))
+            run = runs.setdefault(face.track, _Windower(clip_length, stride, hop, frame_s, face.track))
             yield from run.push(_FaceCrop(crop(item.frame, face), item.time_s, face.box, face.confidence))
     for run in runs.values():
         yield from run.finish()

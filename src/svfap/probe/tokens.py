@@ -134,7 +134,8 @@ def read_pixels(clips: Tensor, num_steps: int) -> Sets:
 
 def untrained_encoder(config: ModelConfig, seed: int = 0) -> TPSBT:
     """An encoder of the same shape with the weights that pre-training starts from with this seed. Draws nothing else."""
-    shape = replace(config, task="pretraining", fuse_stages=True, frame_level=False, output_activation="none")
+    task = "pretraining" if config.stem == "linear" else "features"  # which a convolutional stem starts from
+    shape = replace(config, task=task, fuse_stages=True, frame_level=False, output_activation="none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_model(shape).encoder.eval()

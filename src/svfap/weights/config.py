@@ -37,6 +37,11 @@ class InfoConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelsConfig(Settings):
+    """Settings of `svfap models`, which has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertConfig(ModelSettings):
     """Settings of `svfap convert`. Options without a description are settings of the model; they override the checkpoint."""
 

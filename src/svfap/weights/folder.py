@@ -20,32 +20,38 @@ from svfap.model.base import Model
 from svfap.model.build import build_model, model_shapes
 from svfap.model.config import CONFIG_FILE, ENCODER_SETTINGS, ModelConfig
 from svfap.settings import HUB_PREFIX, require_model
+from svfap.shipped import shipped_folder
 from svfap.weights.filetype import describe
 from svfap.weights.published import import_published
 
 log = logging.getLogger("svfap")
 WEIGHTS_FILE = "model.safetensors"
+# What a model for another task does not take over.
+OF_ITS_HEAD = dict(output_activation="none", output_scale=(), output_offset=(), reads="affect", meanings=())
 
 
 def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides: Any) -> Model:
     """Load a model, in eval mode.
 
-    path_or_hub_id: a folder written by `save_pretrained`; the folder of a run (its `best/`, else its `last/`); the name of a
-    repository on the Hugging Face Hub; or a checkpoint file of SVFAP or VideoMAE (see `import_published`).
+    path_or_hub_id: the name of a model that comes with the package (`list_models`); a folder written by `save_pretrained`; the
+    folder of a run (its `best/`, else its `last/`); the name of a repository on the Hugging Face Hub; or a checkpoint file of
+    SVFAP or VideoMAE (see `import_published`).
     task: build a model for another task around the encoder, such as "features" from a pre-trained one; its norm and head are
     then new, as a warning says. overrides: fields of `ModelConfig` for it (num_outputs=7, …); with a file, also settings that
     it does not store. Raises `UserError` if there is no model or its tensors do not fit.
     """
+    path_or_hub_id = shipped_folder(path_or_hub_id) or path_or_hub_id
     if Path(path_or_hub_id).is_file():
         return import_published(path_or_hub_id, task, **overrides)
     if task is not None:
         source = load_model(path_or_hub_id)
         if source.config.task == task and not overrides:
             return source
-        settings = {**asdict(source.config), "task": task, "fuse_stages": task == "pretraining", **overrides}
+        new = OF_ITS_HEAD if source.config.task != task else {}
+        settings = {**asdict(source.config), **new, "task": task, "fuse_stages": task == "pretraining", **overrides}
         model = build_model(ModelConfig(**settings))
-        new = init_encoder(model, source)
-        log.warning("%s is a %s model: %s are new", path_or_hub_id, source.config.task, ", ".join(new))
+        unchanged = init_encoder(model, source)
+        log.warning("%s is a %s model: %s are new", path_or_hub_id, source.config.task, ", ".join(unchanged))
         return model.eval()
     if overrides:
         raise UserError(f"{path_or_hub_id}: to change {', '.join(overrides)} give task as well")

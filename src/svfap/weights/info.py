@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from rich.table import Table
 
 from svfap.errors import UserError
 from svfap.model.complexity import complexity
-from svfap.model.config import ModelConfig
+from svfap.model.config import CONFIG_FILE, ModelConfig
 from svfap.model.presets import PRESETS, list_presets, model_config
-from svfap.weights.folder import load_model
+from svfap.shipped import CARD_FILE, SHIPPED, shipped_folder
+from svfap.weights.folder import WEIGHTS_FILE, load_model
 
 
 def preset_table() -> Table:
@@ -35,13 +37,47 @@ def model_tables(model: str, mask_ratio: float | None = None) -> list[Table]:
     """
     if model in PRESETS:
         configs = [model_config(model, task) for task in ("features", "pretraining")]
-    elif Path(model).exists() or "/" in model:
+    elif Path(model).exists() or "/" in model or shipped_folder(model) is not None:
         configs = [load_model(model).config]
     else:
-        raise UserError(f"{model!r} is neither a preset ({', '.join(list_presets())}) nor a folder")
+        raise UserError(f"{model!r} is neither a preset ({', '.join(list_presets())}) nor a folder nor a shipped model")
     if mask_ratio is not None:
         configs = [replace(config, mask_ratio=mask_ratio) for config in configs]
     return [_model_table(model, config) for config in configs]
+
+
+def shipped_table(name: str) -> Table:
+    """What a model that comes with the package reads, takes and costs, how good it is, and where its card is."""
+    folder = SHIPPED / name
+    config = ModelConfig.read(folder / CONFIG_FILE)
+    known = config.provenance
+    table = Table(title=f"{name}: {config.reads}", show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    taken = "a frame" if config.num_frames == 1 else f"{config.num_frames} frames"
+    rows = [
+        ("reads", known["summary"]),
+        *((f"  {output}", meaning) for output, meaning in zip(config.label_names, config.meanings, strict=True)),
+        ("takes", f"{taken} of a face crop, {config.img_size} × {config.img_size} pixels"),
+        (
+            "size",
+            f"{known['parameters'] / 1e6:.2f} M parameters, {(folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f} MB",
+        ),
+        ("licence", known["licence"]),
+        ("measured on", known["measured_on"]),
+        *((f"  {output}", _agreement(known["scores"][output])) for output in config.label_names),
+        ("card", str(folder / CARD_FILE)),
+        ("use", f"svfap predict VIDEO --model {name}"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _agreement(scores: Mapping[str, Sequence[float]]) -> str:
+    """CCC over all frames and within people as text; scores: key -> (value, low, high)."""
+    parts = {"CCC": scores["ccc"], "within people": scores["ccc_within_people"]}
+    return ", ".join(f"{what} {value:.2f} ({low:.2f} to {high:.2f})" for what, (value, low, high) in parts.items())
 
 
 def _model_table(name: str, config: ModelConfig) -> Table:

@@ -217,7 +217,8 @@ def save_published(model: Model, path: str | Path) -> None:
 
     args: an `argparse.Namespace` of settings of the published scripts (model, input_size, num_frames, nb_classes, …), and the
     whole `ModelConfig` as `svfap`, so that `import_published` needs no overrides. Raises `UserError` if it cannot be written,
-    and for what the published code cannot do: a target other than pixels, clips that the encoder standardises.
+    and for what the published code cannot do: a target other than pixels, clips that the encoder standardises, a
+    convolutional stem.
     """
     config = model.config
     if config.task == "pretraining" and config.target != "pixels":
@@ -228,6 +229,8 @@ def save_published(model: Model, path: str | Path) -> None:
             "the published encoder does not standardise clips, and would give other outputs; it cannot be converted"
         )
         raise UserError(f"standardize_clips=True: {reason}")
+    if config.stem != "linear":
+        raise UserError(f"stem={config.stem}: the published encoder embeds tubelets linearly; it cannot be converted")
     contents = {
         "model": {name: tensor.detach().cpu().contiguous() for name, tensor in export_published(model).items()},
         "epoch": config.provenance.get("epoch", "best"),
