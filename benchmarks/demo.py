@@ -1,8 +1,8 @@
 """The table at the end of `make demo`: does pre-training help on synthetic faces, beside the trivial baselines?
 
 Scores are UAR on people that no training saw, with 95% bootstrap intervals over people. The difference of each row to the
-pre-trained one is paired, on the same drawn people. The untrained encoder is shown by the best of its readers on these very
-people, which favours it.
+last one is paired, on the same drawn people. The untrained encoder is shown by the best of its readers on these very people,
+which favours it.
 
     python benchmarks/demo.py runs/demo
 """
@@ -20,7 +20,7 @@ from svfap.probe.config import ProbeConfig
 from svfap.probe.probe import CHANCE, PIXELS, TRAINED, UNTRAINED, Probed, probe_model
 from svfap.view.tables import to_markdown, write_table
 
-PRETRAINED = "pre-trained, fine-tuned"
+LONGER = "pre-trained for longer, fine-tuned"
 
 
 def evaluated(run: Path) -> SubjectScore:
@@ -44,9 +44,10 @@ def main() -> None:
     folder = parser.parse_args().folder
     settings = ProbeConfig(dataset=folder / "data", kind="linear", num_crops=1)
     probed = probe_model(folder / "pretrain", settings)
-    names = {CHANCE: "", PIXELS: "", UNTRAINED: "untrained encoder: ", TRAINED: "pre-trained encoder, frozen: "}
+    names = {CHANCE: "", PIXELS: "", UNTRAINED: "untrained encoder: ", TRAINED: "pre-trained for minutes, frozen: "}
     rows = {start + name: score for key, start in names.items() for name, score in [best(probed, key)]}
-    rows |= {"from scratch": evaluated(folder / "scratch"), PRETRAINED: evaluated(folder / "finetuned")}
+    runs = {"from scratch": "scratch", "pre-trained for minutes, fine-tuned": "finetuned", LONGER: "longer"}
+    rows |= {name: evaluated(folder / run) for name, run in runs.items()}
     lines = []
     for name, score in rows.items():
         value, low, high = (100 * each for each in interval(score))
@@ -54,13 +55,13 @@ def main() -> None:
             "": name,
             "UAR, %": f"{value:.1f}",
             "95% interval": f"{low:.1f} to {high:.1f}",
-            "pre-trained is better by": "",
+            "the last is better by": "",
         }
-        if name != PRETRAINED:
-            more, least, most = (100 * each for each in interval(rows[PRETRAINED], score))
-            line["pre-trained is better by"] = f"{more:+.1f} ({least:+.1f} to {most:+.1f})"
+        if name != LONGER:
+            more, least, most = (100 * each for each in interval(rows[LONGER], score))
+            line["the last is better by"] = f"{more:+.1f} ({least:+.1f} to {most:+.1f})"
         lines.append(line)
-    people = len(rows[PRETRAINED].sums)
+    people = len(rows[LONGER].sums)
     caption = (
         f"Seven expressions of {people} synthetic people that no training saw. "
         "Scores on synthetic faces say nothing about real ones."

@@ -67,16 +67,14 @@ SMALL: dict[str, Any] = {
 class Variant:
     """One way to pre-train.
 
-    model: differences to `SMALL`. world: differences to the synthetic videos (`RenderConfig`). shift: pixels by which each
-    clip is moved at random, as a face detector's box moves. motion: weight hidden tubelets by what changes in them. mask:
-    what is hidden: "tube", positions; "random", any tubelets; "frame", time steps; only an encoder of one stage takes the
-    latter two, as a pyramid joins time steps. decoded: part of the hidden tubelets that is predicted (the dual masking of
-    VideoMAE v2, drawn at random). steps 0: no pre-training.
+    model: differences to `SMALL`. world: differences to the synthetic videos (`RenderConfig`). motion: weight hidden
+    tubelets by what changes in them. mask: what is hidden: "tube", positions; "random", any tubelets; "frame", time steps; only
+    an encoder of one stage takes the latter two, as a pyramid joins time steps. decoded: part of the hidden tubelets that is
+    predicted (the dual masking of VideoMAE v2, drawn at random). steps 0: no pre-training.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
     world: Mapping[str, Any] = field(default_factory=dict)
-    shift: int = 0
     motion: bool = False
     mask: str = "tube"
     decoded: float = 1.0
@@ -91,6 +89,7 @@ def _model(**changes: Any) -> Variant:
 
 
 ONE_STAGE = {"stage_depths": (6,)}
+PLACED = {"placement": 0.02}  # a pixel of 48
 FIRST = _model()
 VARIANTS: dict[str, Variant] = {
     "difference": FIRST,
@@ -132,9 +131,11 @@ VARIANTS: dict[str, Variant] = {
     "difference, 4 × steps": replace(FIRST, steps=6400),
     "pixels, 4 × steps": replace(_model(target="pixels"), steps=6400),
     # The world.
-    "untrained, shifted by up to 2 px": replace(FIRST, shift=2, steps=0),
-    "difference, shifted by up to 2 px": replace(FIRST, shift=2),
-    "pixels, shifted by up to 2 px": replace(_model(target="pixels"), shift=2),
+    "untrained, faces placed within 2%": replace(FIRST, world=PLACED, steps=0),
+    "difference, faces placed within 2%": replace(FIRST, world=PLACED),
+    "pixels, faces placed within 2%": replace(_model(target="pixels"), world=PLACED),
+    "difference, faces placed within 2%, 4 × steps": replace(FIRST, world=PLACED, steps=6400),
+    "pixels, faces placed within 2%, 4 × steps": replace(_model(target="pixels"), world=PLACED, steps=6400),
     "untrained, nuisance 0.5": replace(FIRST, world={"nuisance": 0.5}, steps=0),
     "difference, nuisance 0.5": replace(FIRST, world={"nuisance": 0.5}),
     "pixels, nuisance 0.5": replace(_model(target="pixels"), world={"nuisance": 0.5}),
@@ -164,7 +165,7 @@ def facts_of(frames: Array, behaviour: Behaviour, identity_seed: int, nuisance: 
 
 
 @lru_cache(maxsize=2)
-def world(size_px: int, settings: tuple[tuple[str, Any], ...], shift: int) -> dict[str, Part]:
+def world(size_px: int, settings: tuple[tuple[str, Any], ...]) -> dict[str, Part]:
     """All parts, rendered in memory: the same for the same arguments."""
     cv2.setNumThreads(1)
     config = RenderConfig(
@@ -181,22 +182,13 @@ def world(size_px: int, settings: tuple[tuple[str, Any], ...], shift: int) -> di
             person += index % len(CLASSES) == 0
             frames, behaviour = render_clip(config, person, number, CLASSES[index % len(CLASSES)])
             facts.append(facts_of(frames, behaviour, person, config.nuisance))
-            videos[index] = shifted(frames, shift, np.random.default_rng([number, 7]))
+            videos[index] = frames
             people.append(person)
             number += 1
         table = pd.DataFrame(facts)
         columns = {column: table[column].to_numpy() for column in table}
         parts[name] = Part(videos, np.arange(count) % len(CLASSES), np.array(people), columns)
     return parts
-
-
-def shifted(frames: Array, most: int, rng: np.random.Generator) -> Array:
-    """The frames (T, H, W, 3) moved by up to `most` pixels in x and y, the same in all; borders are repeated."""
-    if not most:
-        return frames
-    padded = np.pad(frames, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
-    x, y = rng.integers(0, 2 * most + 1, 2)
-    return padded[:, y : y + frames.shape[1], x : x + frames.shape[2]]
 
 
 def weighted_loss(model: MaskedAutoencoder, clips: Tensor, mask: TubeMask) -> Tensor:
@@ -349,7 +341,7 @@ def run(name: str, seed: int, out: Path) -> Path:
             sys.exit(f"{file}: is of other settings; remove it, or give another --out")
         return file
     torch.set_num_threads(1)
-    parts = world(SMALL["img_size"], tuple(sorted(variant.world.items())), variant.shift)
+    parts = world(SMALL["img_size"], tuple(sorted(variant.world.items())))
     model, training = pretrained(variant, parts, seed)
     scores = {**training, **measured(model, parts, seed), **(pixel_rows(parts) if not variant.steps else {})}
     model.save_pretrained(out / f"{slug(name)}-{seed}")

@@ -53,7 +53,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from learning import FRAMES_OF_VIDEO, NUM_FRAMES, SMALL, Part, Variant, pretrained, shifted, slug
+from learning import FRAMES_OF_VIDEO, NUM_FRAMES, SMALL, Part, Variant, pretrained, slug
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -230,7 +230,10 @@ def real_videos(corpus: Corpus, people: Sequence[str], number: int, seed: int) -
 
 def varied(frames: Array, rng: np.random.Generator) -> Array:
     """Frames (T, H, W, 3) mirrored at random, and moved by up to `SHIFT` px."""
-    return shifted(frames[:, :, ::-1] if rng.random() < 0.5 else frames, SHIFT, rng)
+    flipped = frames[:, :, ::-1] if rng.random() < 0.5 else frames
+    padded = np.pad(flipped, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+    x, y = rng.integers(0, 2 * SHIFT + 1, 2)
+    return padded[:, y : y + frames.shape[1], x : x + frames.shape[2]]
 
 
 def fitted_on(corpus: Corpus, people: Sequence[str]) -> Array:
