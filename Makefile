@@ -43,8 +43,9 @@ $(DEMO)/pretrain/metrics.json: $(DEMO)/data/synth.json
 	$(SVFAP) pretrain --config configs/demo/pretrain.yaml --manifest $(DEMO)/data/pretrain.csv --seed $(SEED) \
 		--out $(DEMO)/pretrain --resume
 
+# From scratch it takes more steps to learn anything.
 $(DEMO)/scratch/metrics.json: $(DEMO)/data/synth.json
-	$(TUNE) --out $(DEMO)/scratch
+	$(TUNE) --epochs 360 --warmup_epochs 28 --out $(DEMO)/scratch
 
 $(DEMO)/finetuned/metrics.json: $(DEMO)/pretrain/metrics.json
 	$(TUNE) --init $(DEMO)/pretrain --out $(DEMO)/finetuned
