@@ -169,8 +169,6 @@ def test_every_verb_takes_the_name(tmp_path, monkeypatch, capsys):
     (tmp_path / "movement").mkdir()
     for number in range(8):
         film(tmp_path / f"{number}.mp4", frames([[(20 + number, 20)] for _ in range(8)]))
-    rows = [f"{number}.mp4,{number},{0.1 * number:.1f},{'train' if number < 6 else 'test'}\n" for number in range(8)]
-    Path("values.csv").write_text("path,subject,smile_width,split\n" + "".join(rows))
     classes = [f"{n}.mp4,{n},{'ab'[n % 2]}\n" for n in range(8)]
     for name, part in (("train", classes[:6]), ("test", classes[6:])):
         Path(f"{name}.csv").write_text("path,subject,label\n" + "".join(part))
@@ -185,12 +183,13 @@ def test_every_verb_takes_the_name(tmp_path, monkeypatch, capsys):
     assert Path("probe/probe.json").is_file()
     capsys.readouterr()
     assert main(["convert", "movement", "converted"]) == 1
-    assert "movement: standardize_clips=True: the published encoder does not" in said(capsys)
+    assert "movement: its encoder standardises clips, which the published one does not" in said(capsys)
     assert main(["reconstruct", "0.mp4", "--model", "movement", "--out", "r"]) == 1
     assert "needs a pre-training model" in said(capsys)
     finetune = ["finetune", "--manifest", "train.csv", "--init", "movement", "--preset", "svfap_debug", "--out", "run"]
     assert main([*finetune, *workers, "--val_fraction", "0"]) == 1
-    assert "for a model of its shape put this into the YAML of --config" in (told := said(capsys))
+    told = said(capsys)
+    assert "for a model of its shape put this into the YAML of --config" in told
     settings = "model: {" + told.split("model: {")[1].split("}")[0] + "}"
     Path("f.yaml").write_text(f"{settings}\nepochs: 1\nwarmup_epochs: 0\nbatch_size: 4\nfps: 25\nmixup: 0\ncutmix: 0\n")
     assert main([*finetune, *workers, "--val_fraction", "0", "--config", "f.yaml"]) == 0, said(capsys)
@@ -201,10 +200,8 @@ def test_evaluate_takes_the_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     film(tmp_path / "0.mp4", frames([[(20, 20)] for _ in range(8)]))
     film(tmp_path / "1.mp4", frames([[(40, 20)] for _ in range(8)]))
-    for number in range(2):
-        values = pd.DataFrame(np.full((8, 5), 0.1 * number), columns=MOVEMENT).assign(frame=range(8))
-        values.to_csv(f"{number}.csv", index=False)
-    Path("test.csv").write_text("path,subject,frame_labels\n0.mp4,a,0.csv\n1.mp4,b,1.csv\n")
+    cells = [[f"{number}.mp4", number, *[" ".join([f"0.{number}"] * 8)] * 5] for number in range(2)]
+    pd.DataFrame(cells, columns=["path", "subject", *MOVEMENT]).to_csv("test.csv", index=False)
     code = main(["evaluate", "--model", "movement", "--manifest", "test.csv", "--out", "e", "--num_workers", "0"])
     assert code == 0, said(capsys)
     assert json.loads(Path("e/metrics.json").read_text())["num_evaluated"] == 2

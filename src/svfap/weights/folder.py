@@ -27,7 +27,9 @@ from svfap.weights.published import import_published
 log = logging.getLogger("svfap")
 WEIGHTS_FILE = "model.safetensors"
 # What a model for another task does not take over.
-OF_ITS_HEAD = dict(output_activation="none", output_scale=(), output_offset=(), reads="affect", meanings=())
+OF_ITS_HEAD: dict[str, Any] = dict(
+    output_activation="none", output_scale=(), output_offset=(), reads="affect", meanings=()
+)
 
 
 def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides: Any) -> Model:

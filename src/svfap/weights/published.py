@@ -218,11 +218,11 @@ def why_unpublishable(config: ModelConfig) -> str | None:
         return f"target={config.target}: the published code predicts pixels; convert its encoder alone, with `task` features"
     if config.standardize_clips:
         return (
-            "standardize_clips=True: the published encoder does not standardise clips, and would give other outputs; "
-            "it cannot be converted"
+            "its encoder standardises clips, which the published one does not; it would give other outputs there and cannot be "
+            "converted"
         )
     if config.stem != "linear":
-        return f"stem={config.stem}: the published encoder embeds tubelets linearly; it cannot be converted"
+        return "its stem is convolutional, and the published encoder embeds tubelets linearly; it cannot be converted"
     return None
 
 
