@@ -147,7 +147,7 @@ class Lane {
       shape(plot, "rect", "covered", { x: x(face.from[a]), width: Math.max(x(face.to[b]) - x(face.from[a]), 0.5), height: HEIGHT });
     }
     this.labelGaps(plot, x);
-    const levels = page.probabilities ? [0, 0.5, 1] : levelsOf(low, high, 5);
+    const levels = page.probabilities ? [0, 0.5, 1] : levelsOf(low, high, 7);
     if (!page.probabilities) for (const level of levels) shape(plot, "line", "rule", { x2: width, y1: y(level), y2: y(level) });
     const columns = !page.probabilities ? face.values : solo < 0 ? face.sums : [];
     if (page.probabilities) {  // the largest sum first; each area is partly covered by the next
