@@ -156,6 +156,23 @@ def test_a_shipped_model_is_a_start_for_another_task():
     assert model.config.reads == "affect" and model.config.meanings == () == model.config.output_scale
 
 
+@pytest.mark.parametrize(
+    ("fit", "method", "warning"),
+    [
+        ("squash", "resized to the model's square input whatever its proportions", "distorted: squashed to squares"),
+        ("centre", "its centre square scaled to the model's input", "cut to their centre square"),
+    ],
+)
+def test_how_whole_pictures_are_fitted_is_told(tmp_path, capsys, fit, method, warning):
+    settings = dict(num_outputs=5, label_names=tuple(MOVEMENT), frame_fit=fit)
+    svfap.load_model("movement", task="regression", **settings).save_pretrained(tmp_path / "model")
+    film(tmp_path / "a.mp4", frames([[(20, 20)] for _ in range(3)]))
+    config = svfap.PredictConfig(model=str(tmp_path / "model"), faces="none", out=tmp_path / "rows.csv")
+    done = svfap.predict_videos(tmp_path / "a.mp4", config)
+    assert f"Pictures that are not square are {warning}" in said(capsys)
+    assert f"used as a face, {method}." in json.loads(done.about.read_text())["methods"]
+
+
 def test_other_models_are_still_checked():
     with pytest.raises(UserError, match="no such folder or checkpoint; did you mean movement, which comes with SVFAP"):
         svfap.predict_videos(__file__, svfap.PredictConfig(model="Movment", out=None))
