@@ -45,7 +45,7 @@ MEANINGS = {
     "smile_width": "distance of the mouth's corners, divided by the distance of the eyes' centres; smiling widens it",
     "brow_height": "distance of each brow from the centre of its eye, divided by the distance of the eyes' centres; mean of both",
     "eye_opening": "height of each eye's opening divided by its width, mean of both; 0 is shut",
-    "blink": "how far the eyes are closed: 0 as open as is usual for this person, 1 shut (1 - eye opening / its median)",
+    "blink": "estimate of how far the eyes are closed: 0 open as usual in the training people, not in this person; 1 shut",
 }
 NAMES = tuple(MEANINGS)
 TEACHER = ("mp_mouth_open", "mp_smile_width", "mp_brow_height", "mp_eye_open")

@@ -69,6 +69,7 @@ MESSAGES = {
     "warning: faces=none: whole pictures": "warning: --faces=none: whole pictures",
     "no videos (margin=0): give `faces` or `other`": "no videos (--margin=0): give --faces or `other`",
     "see --margin (in Python: margin=0) or --margin=1": "see --margin (in Python: margin=0) or --margin=1",
+    "margin=2 (in Python: margin=…, faces=True) margin=1": "--margin=2 (in Python: margin=…, faces=True) --margin=1",
     "/data/margin=1/a.mp4, 'margin=1', my_margin=1, margins=1": "/data/margin=1/a.mp4, 'margin=1', my_margin=1, margins=1",
     "faces: 3 of manifests": "faces: 3 of manifests",
 }

@@ -156,6 +156,69 @@ def test_a_shipped_model_is_a_start_for_another_task():
     assert model.config.reads == "affect" and model.config.meanings == () == model.config.output_scale
 
 
+@pytest.mark.parametrize(
+    ("fit", "method", "warning"),
+    [
+        ("squash", "resized to the model's square input whatever its proportions", "distorted: squashed to squares"),
+        ("centre", "its centre square scaled to the model's input", "cut to their centre square"),
+    ],
+)
+def test_how_whole_pictures_are_fitted_is_told(tmp_path, capsys, fit, method, warning):
+    settings = dict(num_outputs=5, label_names=tuple(MOVEMENT), frame_fit=fit)
+    svfap.load_model("movement", task="regression", **settings).save_pretrained(tmp_path / "model")
+    film(tmp_path / "a.mp4", frames([[(20, 20)] for _ in range(3)]))
+    config = svfap.PredictConfig(model=str(tmp_path / "model"), faces="none", out=tmp_path / "rows.csv")
+    done = svfap.predict_videos(tmp_path / "a.mp4", config)
+    assert f"Pictures that are not square are {warning}" in said(capsys)
+    assert f"used as a face, {method}." in json.loads(done.about.read_text())["methods"]
+
+
 def test_other_models_are_still_checked():
-    with pytest.raises(UserError, match="no such folder"):
-        svfap.predict_videos(__file__, svfap.PredictConfig(model="movements", out=None))
+    with pytest.raises(UserError, match="no such folder or checkpoint; did you mean movement, which comes with SVFAP"):
+        svfap.predict_videos(__file__, svfap.PredictConfig(model="Movment", out=None))
+    with pytest.raises(UserError, match="no such folder or checkpoint$"):
+        svfap.predict_videos(__file__, svfap.PredictConfig(model="elsewhere", out=None))
+
+
+def test_every_verb_takes_the_name(tmp_path, monkeypatch, capsys):
+    """Also beside a folder of this name, which is no model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "movement").mkdir()
+    for number in range(8):
+        film(tmp_path / f"{number}.mp4", frames([[(20 + number, 20)] for _ in range(8)]))
+    classes = [f"{n}.mp4,{n},{'ab'[n % 2]}\n" for n in range(8)]
+    for name, part in (("train", classes[:6]), ("test", classes[6:])):
+        Path(f"{name}.csv").write_text("path,subject,label\n" + "".join(part))
+    assert main(["info", "movement"]) == 0
+    listed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for text in ("not emotion", "licence MIT", "0 is shut", "5.1 MB as float32", "multiply-adds"):
+        assert text in listed, text
+    assert main(["extract", "0.mp4", "--model", "movement", "--faces", "none", "--out", "features.npz"]) == 0
+    workers = ["--num_workers", "0"]
+    probe = ["probe", "movement", "--manifest", "train.csv", "--test_manifest", "test.csv", "--out", "probe", *workers]
+    assert main(probe) == 0, said(capsys)
+    assert Path("probe/probe.json").is_file()
+    capsys.readouterr()
+    assert main(["convert", "movement", "converted"]) == 1
+    assert "movement: its encoder standardises clips, which the published one does not" in said(capsys)
+    assert main(["reconstruct", "0.mp4", "--model", "movement", "--out", "r"]) == 1
+    assert "needs a pre-training model" in said(capsys)
+    finetune = ["finetune", "--manifest", "train.csv", "--init", "movement", "--preset", "svfap_debug", "--out", "run"]
+    assert main([*finetune, *workers, "--val_fraction", "0"]) == 1
+    told = said(capsys)
+    assert "for a model of its shape put this into the YAML of --config" in told
+    settings = "model: {" + told.split("model: {")[1].split("}")[0] + "}"
+    Path("f.yaml").write_text(f"{settings}\nepochs: 1\nwarmup_epochs: 0\nbatch_size: 4\nfps: 25\nmixup: 0\ncutmix: 0\n")
+    assert main([*finetune, *workers, "--val_fraction", "0", "--config", "f.yaml"]) == 0, said(capsys)
+    assert svfap.load_model("run").config.stem == "conv"
+
+
+def test_evaluate_takes_the_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / "0.mp4", frames([[(20, 20)] for _ in range(8)]))
+    film(tmp_path / "1.mp4", frames([[(40, 20)] for _ in range(8)]))
+    cells = [[f"{number}.mp4", number, *[" ".join([f"0.{number}"] * 8)] * 5] for number in range(2)]
+    pd.DataFrame(cells, columns=["path", "subject", *MOVEMENT]).to_csv("test.csv", index=False)
+    code = main(["evaluate", "--model", "movement", "--manifest", "test.csv", "--out", "e", "--num_workers", "0"])
+    assert code == 0, said(capsys)
+    assert json.loads(Path("e/metrics.json").read_text())["num_evaluated"] == 2

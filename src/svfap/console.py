@@ -65,8 +65,9 @@ def as_typed(text: str, field_first: bool = False) -> str:
         return text
     names = "|".join(map(re.escape, _options))
     text = re.sub(rf"^(?=(?:{names}): )", "--", text) if field_first else text
-    text = re.sub(rf"(?<![\w'\"`/.-])(?<!in Python: )(?=(?:{names})=)", "--", text)
-    return re.sub(rf"`({names})`", r"--\1", text)
+    parts = re.split(r"(\(in Python: [^)]*\))", text)  # what is for Python stays as it is
+    parts[::2] = [re.sub(rf"(?<![\w'\"`/.-])(?=(?:{names})=)", "--", part) for part in parts[::2]]
+    return re.sub(rf"`({names})`", r"--\1", "".join(parts))
 
 
 @cache

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from svfap.errors import UserError
-from svfap.shipped import shipped_folder
+from svfap.shipped import did_you_mean, local_model
 
 HUB_TIMEOUT_S, HUB_PREFIX = 5.0, "hf://"
 MAX_FPS = 1000.0
@@ -207,10 +207,10 @@ def require_model(model: str, field: str = "model", fix: str = "") -> None:
     `HUB_TIMEOUT_S` to answer. field: the setting that names the model. fix: what to do if there is none.
     """
     path, end = Path(model), f"; {fix}" if fix else ""
-    if path.exists() or shipped_folder(model) is not None:
+    if local_model(model) is not None:
         return
     if (path.parent.is_dir() and not model.startswith(HUB_PREFIX)) or not is_hub_name(model):
-        raise UserError(f"{field}={model}: no such folder or checkpoint{end}")
+        raise UserError(f"{field}={model}: no such folder or checkpoint{did_you_mean(model)}{end}")
     import huggingface_hub
 
     repository = model.removeprefix(HUB_PREFIX)

@@ -185,7 +185,7 @@ def test_a_video_without_a_face_is_listed_and_not_lost_silently(folder, tmp_path
     assert main([*arguments, "--out", str(out), "--precision", "fp32"]) == 1
     listed = pd.read_csv(tmp_path / "features.unreadable.csv")
     assert listed["path"].tolist() == [str(folder / "none.mp4")]
-    assert "no face found; --faces none takes the picture's centre square" in listed["reason"][0]
+    assert "no face found; --faces none uses the whole picture as a face" in listed["reason"][0]
     assert set(pd.read_parquet(out)["path"]) == {str(folder / "two.mp4")}
 
 

@@ -111,7 +111,19 @@ def test_the_strongest_changes_are_found_and_never_across_a_gap():
     np.testing.assert_allclose(found[0].before, values[1])
     np.testing.assert_allclose(found[0].after, values[2])
     assert [change.time_s for change in strongest_changes(line, 1, True)] == [4]
-    assert strongest_changes(line, 1, False)[0].distance == pytest.approx(1.4 / 3)
+    differences, sd = np.abs(np.subtract(values[2], values[1])), np.std(values, axis=0)  # rows of equal length
+    assert strongest_changes(line, 1, False)[0].distance == pytest.approx((differences / sd).mean())
+
+
+def test_changes_of_dimensions_do_not_depend_on_their_units():
+    times, first = np.arange(8) * 2.0, np.array([0, 0, 0, 0, 50.0, 50, 50, 50])
+    second = np.array([0.1, 0.1, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4])
+    found = strongest_changes(timeline(times, times + 2, np.stack([first, second], 1)), 5, False)
+    in_other_units = strongest_changes(timeline(times, times + 2, np.stack([first / 100, second], 1)), 5, False)
+    assert [change.time_s for change in found] == [change.time_s for change in in_other_units] == [4, 8]
+    assert [change.labels[0] for change in found] == [1, 0]
+    still = strongest_changes(timeline(times, times + 2, np.stack([second, 0.005 * second], 1)), 1, False)[0]
+    assert still.labels == (0, 0)  # noise below what is shown is not blown up
 
 
 def test_changes_of_frames_are_those_of_a_second_not_of_noise():

@@ -17,9 +17,10 @@ from odd_videos import NUM, encode, two_streams
 from svfap.cli.main import main
 from svfap.data.video import open_video
 from svfap.errors import UserError
+from svfap.model.config import ModelConfig
 from svfap.predict import predictor
 from svfap.predict.draw import DARKEN, FaceValues, Painter
-from svfap.predict.overlay import write_overlay
+from svfap.predict.overlay import bar_ranges, write_overlay
 from svfap.predict.predictor import Predictor
 
 LABELS = ["prob_joy", "prob_anger", "prob_calm"]
@@ -134,6 +135,19 @@ def test_negative_values_grow_to_the_left_of_the_middle():
     left, right = (np.flatnonzero(near(drawn, rgb, 1).any(axis=0)) for rgb in (BLUE, (0xE6, 0x9F, 0)))
     assert left.max() < right.min() <= left.max() + 3
     assert len(left) == pytest.approx(len(right), abs=1)
+
+
+def test_bars_have_the_scale_of_their_output():
+    scaled = ModelConfig(
+        preset="x", task="regression", num_outputs=2, label_names=("mouth", "smile"), output_scale=(0.1, 0.12),
+        output_offset=(0.1, 0.84),
+    )  # fmt: skip
+    values = np.array([[-0.004, 0.8], [0.3, 1.0], [np.nan, np.nan]])  # noise at 0 is no sign
+    np.testing.assert_allclose(bar_ranges(values, scaled), [[0, 0.4], [0, 1.2]])
+    values[0] = -0.2, 1.5
+    np.testing.assert_allclose(bar_ranges(values, scaled), [[-0.4, 0.4], [0, 1.5]])
+    plain = ModelConfig(preset="x", task="regression", num_outputs=2, label_names=("valence", "arousal"))
+    np.testing.assert_allclose(bar_ranges(np.array([[-0.3, 0.2], [0.4, 3.0]]), plain), [[-1, 1], [0, 3]])
 
 
 def test_panels_hide_no_other_face():

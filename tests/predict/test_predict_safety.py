@@ -276,7 +276,7 @@ def test_without_faces_and_at_several_rates(folder, tmp_path, config):
     assert about["methods"].endswith(
         "in windows of 16 frames, consecutive frames at 12.5 to 25 frames per second (0.64 to 1.28 s), one after another. "
         "The last window of a face ends at its last frame and may overlap the one before. "
-        "Each whole picture was used as a face, its centre square scaled to the model's input."
+        "Each whole picture was used as a face, resized to the model's square input whatever its proportions."
     )
 
 

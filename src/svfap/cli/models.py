@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from svfap.console import show
 from svfap.errors import UserError
-from svfap.shipped import list_models, model_card
+from svfap.shipped import did_you_mean, list_models, model_card
 from svfap.weights.config import ModelsConfig
 
 
@@ -16,5 +16,6 @@ def run(config: ModelsConfig, name: str | None) -> None:
         show(*map(shipped_table, list_models()))
         return
     if name not in list_models():
-        raise UserError(f"{name!r} is none of the models that come with the package: {', '.join(list_models())}")
+        names = ", ".join(list_models())
+        raise UserError(f"{name!r} is none of the models that come with the package: {names}{did_you_mean(name)}")
     print(model_card(name), end="")

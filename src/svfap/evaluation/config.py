@@ -9,6 +9,7 @@ from typing import Literal
 from svfap.data.prepared import PreparedDataset
 from svfap.errors import UserError
 from svfap.settings import ClockSettings, Settings, SourceSettings, is_hub_name, require, require_model
+from svfap.shipped import shipped_folder
 
 FOLDS_FILE = "folds.json"
 RUN_CONFIG = "config.yaml"
@@ -72,8 +73,8 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
             raise UserError(f"fold={self.fold}: only a dataset has folds; give `dataset` in place of `manifest`")
         if self.manifest is not None and not self.manifest.is_file():
             raise UserError(f"manifest={self.manifest}: no such file")
-        if not Path(self.model).exists() and not is_hub_name(self.model):
-            raise UserError(f"model={self.model}: no such folder")
+        if not is_hub_name(self.model):
+            require_model(self.model)
         if self.manifest is None and self.dataset is None and self.run_config is None:
             raise UserError(
                 "give either `manifest` (a CSV of test videos) or `dataset` (a folder of `svfap prepare`): "
@@ -83,6 +84,8 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
     @property
     def run_config(self) -> Path | None:
         """The settings of the run that the model is from, where it is the folder of a run or its best/ or last/."""
+        if shipped_folder(self.model) is not None:
+            return None
         files = (folder / RUN_CONFIG for folder in (Path(self.model), Path(self.model).absolute().parent))
         return next((file for file in files if file.is_file()), None)
 

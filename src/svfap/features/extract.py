@@ -27,6 +27,7 @@ from svfap.jobs.run import result_of, run_jobs, write_failures
 from svfap.model.presets import list_presets
 from svfap.predict.table import BOX
 from svfap.settings import require_model
+from svfap.shipped import shipped_folder
 
 if TYPE_CHECKING:
     from svfap.features.extractor import Features
@@ -85,7 +86,9 @@ def extract_features(
     if reserved := {"feature", *SPAN.values(), *(FACE_COLUMNS if any(searched) else ())} & set(columns):
         raise UserError(f"column '{min(reserved)}' of a manifest: the table has a column of this name; rename it")
     columns = columns.assign(path=columns["path"].map(printable)).rename(columns=SPAN).apply(_as_numbers)
-    if Path(config.model).exists():  # other processes may run in another folder
+    if (
+        shipped_folder(config.model) is None and Path(config.model).exists()
+    ):  # other processes may run in another folder
         config = replace(config, model=str(Path(config.model).absolute()))
     from svfap.features.extractor import Extractor, extractor_of, write_part  # imports torch, which takes seconds
     from svfap.predict.predictor import warn_of_whole_pictures

@@ -88,7 +88,7 @@ class Extractor:
                         box = window.boxes[first] if steps else window.box
                         rows.append((start_s, end_s, step, window.track, box, window.confidence))
         if not rows:
-            raise VideoError(sample.path, "no face found; --faces none takes the picture's centre square")
+            raise VideoError(sample.path, "no face found; --faces none uses the whole picture as a face")
         features = Features(*map(np.array, zip(*rows, strict=True)))
         return _means(features) if self.config.per == "video" else features
 

@@ -13,6 +13,10 @@ from svfap.errors import UserError
 from svfap.files import write_atomically
 
 FULL_NAMES = {"yunet": "YuNet", "haar": "OpenCV's Haar cascade"}
+FITTED = {
+    "squash": "resized to the model's square input whatever its proportions",
+    "centre": "its centre square scaled to the model's input",
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class About:
         videos: all that were given. rates: video -> frames per second that were used of it, except of single pictures.
         failures: video -> why it is missing or incomplete.
         reads: what the model's outputs are about; meanings: of its outputs, as far as the model says.
+        frame_fit: how whole pictures that are not square become so, as in `ModelConfig`.
         date: when it was complete, in UTC, as ISO 8601. svfap: the version.
     """
 
@@ -44,6 +49,7 @@ class About:
     date: str
     reads: str = "affect"
     meanings: dict[str, str] = field(default_factory=dict)
+    frame_fit: str = "squash"
     svfap: str = field(default=svfap.__version__)
 
     @property
@@ -86,7 +92,7 @@ class About:
         what = f"{self.reads.capitalize()} was predicted with SVFAP {self.svfap} (Sun et al., 2024; {model})"
         first = f"{what} in {' and in '.join(where)}.{last}"
         if not self.crop:
-            return f"{first} Each whole picture was used as a face, its centre square scaled to the model's input."
+            return f"{first} Each whole picture was used as a face, {FITTED[self.frame_fit]}."
         edge = {"grey": "filled with grey", "replicate": "filled with its edge pixels", "reflect": "mirrored"}
         turned = ", rotated so that the eyes are level" if self.crop["align"] else ""
         return (

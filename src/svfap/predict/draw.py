@@ -10,6 +10,7 @@ from typing import NamedTuple
 import cv2
 import matplotlib
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from svfap.faces.boxes import shared_area
@@ -36,17 +37,20 @@ class FaceValues(NamedTuple):
 class Painter:
     """Draws into pictures of one size.
 
-    columns: of the table, `prob_<label>` or a dimension's name. value_range: the values at the two ends of a bar.
+    columns: of the table, `prob_<label>` or a dimension's name. value_ranges: (2,) or (K, 2), the values at the two ends of all
+    bars or of each. Values of dimensions are written beside their bars.
     """
 
-    def __init__(self, height: int, width: int, columns: Sequence[str], value_range: tuple[float, float]) -> None:
+    def __init__(self, height: int, width: int, columns: Sequence[str], value_ranges: ArrayLike) -> None:
         self.text_px = max(round(TEXT_SIZE * min(height, width)), MIN_TEXT_PX)
         self.line_px = max(round(min(height, width) / 240), 1)
         self.probabilities = all(column.startswith(PROBABILITY) for column in columns)
         names = [value_name(column) for column in columns]
         self.names = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in names]
         self.colors = [ImageColor.getrgb(color)[:3] for color in label_colors(len(columns))]
-        self.value_range = value_range
+        self.value_ranges = np.broadcast_to(np.asarray(value_ranges, float), (len(columns), 2))
+        # Of the longest number, so that panels keep their size.
+        self.widest = max((f"{value:.2f}" for value in self.value_ranges.flat), key=len, default="")
 
     def paint(self, picture: np.ndarray, faces: Sequence[FaceValues]) -> np.ndarray:
         """A copy of the picture, uint8 RGB (H, W, 3), with the faces drawn in."""
@@ -77,7 +81,9 @@ class Painter:
         pad, bar = max(text_px // 3, 2), 4 * text_px
         names_width = max((row.shape[1] for row in rows), default=0)
         row_height = rows[0].shape[0] if rows else 0
-        width = max(heading.shape[1], names_width + pad + bar if rows else 0) + 2 * pad
+        number_px = max(round(0.8 * text_px), 9)
+        number_width = 0 if self.probabilities else pad + _text(self.widest, number_px).shape[1]
+        width = max(heading.shape[1], names_width + pad + bar + number_width if rows else 0) + 2 * pad
         height = heading.shape[0] + len(rows) * row_height + 2 * pad
         x, y = self._place(picture.shape, face.box, width, height, taken)
         ground = picture[y : y + height, x : x + width]
@@ -87,7 +93,11 @@ class Painter:
             assert face.values is not None
             top = y + pad + heading.shape[0] + k * row_height
             _write(picture, row, x + pad, top)
-            self._bar(picture, float(face.values[k]), k, (x + 2 * pad + names_width, top, bar, row_height))
+            left = x + 2 * pad + names_width
+            self._bar(picture, float(face.values[k]), k, (left, top, bar, row_height))
+            if not self.probabilities:
+                number = _text(f"{round(float(face.values[k]), 2) + 0.0:.2f}", number_px)
+                _write(picture, number, left + bar + number_width - number.shape[1], top)
         return x, y, width, height
 
     def _heading(self, face: FaceValues) -> str:
@@ -114,7 +124,7 @@ class Painter:
 
     def _bar(self, picture: np.ndarray, value: float, k: int, area: tuple[int, int, int, int]) -> None:
         x, y, width, height = area
-        low, high = self.value_range
+        low, high = self.value_ranges[k].tolist()
         ends = np.clip((np.array([0.0, value]) - low) / (high - low), 0, 1) * width
         top, bottom = y + round(0.25 * height), y + round(0.75 * height)
         ground = picture[top:bottom, x : x + width]

@@ -25,11 +25,13 @@ from svfap.data.video import Pixels, VideoError, VideoSource
 from svfap.errors import UserError
 from svfap.faces.track import TrackedFrame
 from svfap.files import printable, replacing_file
+from svfap.model.config import ModelConfig
 from svfap.predict.draw import FaceValues, Painter
 from svfap.predict.reader import DECODED_AHEAD, Reader, prefetched
 from svfap.predict.table import value_columns
 from svfap.predict.timeline import Timeline
 
+CLEARLY = 0.05  # part of a bar's length
 COPIED_AUDIO = ("aac", "mp3", "ac3", "opus")  # playable in all three containers; other codecs are converted to AAC
 
 
@@ -54,7 +56,7 @@ def write_overlay(video: str | Path, table: pd.DataFrame, reader: Reader, out: P
             tracked = reader.tracks(
                 track(frames, f"overlay {printable(video.name)[:16]}", reader.num_frames(source)), fps
             )
-            pictures = _encoded(_painted(tracked, table, 0.5 / fps), fps, target)
+            pictures = _encoded(_painted(tracked, table, 0.5 / fps, reader.config), fps, target)
             # Sorted by time, so that FFmpeg does not buffer packets.
             for packet in heapq.merge(pictures, _sound(source, target), key=_time):
                 target.mux(packet)
@@ -66,17 +68,33 @@ def _time(packet: av.Packet[Any]) -> Fraction:
     return Fraction(packet.dts or 0) * (packet.time_base or 0)
 
 
-def _painted(frames: Iterable[TrackedFrame], table: pd.DataFrame, tolerance_s: float) -> Iterator[tuple[float, Pixels]]:
+def bar_ranges(values: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """(K, 2): the values at the two ends of each output's bar; values: (N, K), those that are drawn.
+
+    A bar starts at 0 and has room for the output's usual values, which `output_offset` and `output_scale` tell (without them
+    up to 1), and for the largest value drawn. Only values that are clearly negative make it a bar to both sides of 0.
+    """
+    usual = np.ones(values.shape[1])
+    if config.output_scale:
+        reach = 3.0 if config.output_activation == "none" else 1.0  # standard deviations, or the end of the activation
+        usual = np.abs(config.output_offset) + reach * np.array(config.output_scale)
+    largest = np.maximum(usual, np.nanmax(np.abs(values), axis=0, initial=0.0))
+    signed = np.nanmin(values, axis=0, initial=0.0) < -CLEARLY * largest
+    return np.stack([np.where(signed, -largest, 0.0), largest], axis=1)
+
+
+def _painted(
+    frames: Iterable[TrackedFrame], table: pd.DataFrame, tolerance_s: float, config: ModelConfig
+) -> Iterator[tuple[float, Pixels]]:
     columns = value_columns(table)
     values = table[columns].to_numpy(float)
-    largest = max(1.0, float(np.nanmax(np.abs(values), initial=0.0)))
-    value_range = (-largest if (values < 0).any() else 0.0, largest)
+    value_ranges = bar_ranges(values, config)
     tracks = table.groupby("track") if "track" in table else [(0, table)]
     timelines = {int(str(number)): Timeline.of_table(rows, columns) for number, rows in tracks}
     painter: Painter | None = None
     for item in frames:
         height, width = item.frame.shape[:2]
-        painter = painter or Painter(height, width, columns, value_range)
+        painter = painter or Painter(height, width, columns, value_ranges)
         faces = []
         for face in item.faces:
             timeline = timelines.get(face.track)

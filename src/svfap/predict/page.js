@@ -103,6 +103,14 @@ function ticks(from, to, number) {
   return [found, step < 0.1 ? 2 : step < 1 ? 1 : 0];
 }
 
+// Round values between two, at most `number` intervals apart.
+function levelsOf(from, to, number) {
+  const least = (to - from) / number, power = 10 ** Math.floor(Math.log10(least)), found = [];
+  const step = [1, 2, 5, 10].map(part => part * power).find(size => size >= least * (1 - 1e-9));
+  for (let k = Math.ceil(from / step - 1e-9); k * step <= to + 1e-9 * step; k++) found.push(k * step);
+  return found;
+}
+
 // The timeline of one face.
 class Lane {
   constructor(video, face) {
@@ -139,7 +147,7 @@ class Lane {
       shape(plot, "rect", "covered", { x: x(face.from[a]), width: Math.max(x(face.to[b]) - x(face.from[a]), 0.5), height: HEIGHT });
     }
     this.labelGaps(plot, x);
-    const levels = page.probabilities ? [0, 0.5, 1] : [0, 1, 2, 3, 4].map(k => low + k * (high - low) / 4);
+    const levels = page.probabilities ? [0, 0.5, 1] : levelsOf(low, high, 7);
     if (!page.probabilities) for (const level of levels) shape(plot, "line", "rule", { x2: width, y1: y(level), y2: y(level) });
     const columns = !page.probabilities ? face.values : solo < 0 ? face.sums : [];
     if (page.probabilities) {  // the largest sum first; each area is partly covered by the next
@@ -155,7 +163,7 @@ class Lane {
       stroke: page.colors[k], "stroke-opacity": solo < 0 || solo === k ? 1 : 0.15,
       d: visible.map(run => `M${path(points(face, column, run, x, y, view))}`).join(""),
     }));
-    const number = value => page.probabilities ? `${100 * value}%` : String(Number(value.toFixed(2)));
+    const number = value => page.probabilities ? `${100 * value}%` : String(Number(value.toPrecision(6)));
     for (const level of levels) shape(svg, "text", "", { x: LEFT - 6, y: TOP + y(level) + 3, "text-anchor": "end" }).textContent = number(level);
     if (page.probabilities) {
       const lead = shape(svg, "svg", "lead", { x: LEFT, y: TOP + HEIGHT + APART, width, height: LEAD });

@@ -209,7 +209,11 @@ def say_what_it_reads(name: str, model: ModelConfig) -> None:
 def warn_of_whole_pictures(model: ModelConfig, videos: Iterable[Path]) -> None:
     """Say that a model of face crops gets whole pictures with faces="none", unless `svfap crop` wrote all the videos."""
     if model.face_crop and not all(map(in_crops, {video.parent for video in videos})):
-        say("warning: faces=none: whole pictures go into a model that was trained on face crops; that fits only crops")
+        fitted = {"squash": "distorted: squashed to squares", "centre": "cut to their centre square"}[model.frame_fit]
+        say(
+            "warning: faces=none: whole pictures go into a model that was trained on face crops; that fits only crops. "
+            f"Pictures that are not square are {fitted}"
+        )
 
 
 @torch.inference_mode()

@@ -20,6 +20,7 @@ STRIDE = 1 / 15  # of a window: the time from one sampled frame to the next in a
 JITTER_S = 0.1  # of a live source's times
 MIN_ROWS = 4  # with fewer, no regular distance between windows is assumed
 ROUNDING_S = 1e-3
+LEAST_SD = 0.01  # of a dimension, as it is shown in hundredths
 MIN_SPAN_S = 1.0  # a change from one frame to the next would be noise
 
 
@@ -196,14 +197,21 @@ class AffectChange:
 def strongest_changes(timeline: Timeline, number: int, probabilities: bool) -> list[AffectChange]:
     """The `number` moments at which consecutive windows differ most, the strongest first, never across a gap.
 
-    The distance is total variation (half the sum of absolute differences) for probabilities, and the mean absolute
-    difference for dimensions, of the means over the length of a window, at least `MIN_SPAN_S`, before and after the moment.
+    Compared are the means over the length of a window, at least `MIN_SPAN_S`, before and after the moment. The distance is total
+    variation (half the sum of absolute differences) for probabilities. For dimensions, which may be different quantities, it is
+    the mean of absolute differences, each divided by the dimension's standard deviation over the timeline, at least `LEAST_SD`.
     Of moments that are closer to each other than this length, the strongest is kept. Changes that cannot be seen in the
     values as they are shown (whole percent, hundredths of a dimension) are left out.
     """
     span = max(MIN_SPAN_S, float(np.median(timeline.end - timeline.start)))
     kept: list[AffectChange] = []
-    found = (_changes(timeline.edges[piece], timeline.values[piece], span, probabilities) for piece in timeline.pieces)
+    scale = np.ones(timeline.values.shape[1])
+    if not probabilities:
+        mean = timeline.weights @ timeline.values
+        scale = np.maximum(np.sqrt(timeline.weights @ (timeline.values - mean) ** 2), LEAST_SD)
+    found = (
+        _changes(timeline.edges[piece], timeline.values[piece], span, probabilities, scale) for piece in timeline.pieces
+    )
     for change in sorted(chain.from_iterable(found), key=lambda change: -change.distance):
         is_seen = any(f"{change.before[k]:.2f}" != f"{change.after[k]:.2f}" for k in change.labels)
         if is_seen and len(kept) < number and all(abs(change.time_s - other.time_s) > 0.99 * span for other in kept):
@@ -211,8 +219,8 @@ def strongest_changes(timeline: Timeline, number: int, probabilities: bool) -> l
     return kept
 
 
-def _changes(edges: Floats, values: Floats, span: float, probabilities: bool) -> list[AffectChange]:
-    """All borders between two rows of a piece without gaps."""
+def _changes(edges: Floats, values: Floats, span: float, probabilities: bool, scale: Floats) -> list[AffectChange]:
+    """All borders between two rows of a piece without gaps; scale: (K,) of the differences."""
     ends = np.append(edges[0, 0], edges[:, 1])
     integral = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values * np.diff(ends)[:, None], axis=0)])
 
@@ -224,10 +232,11 @@ def _changes(edges: Floats, values: Floats, span: float, probabilities: bool) ->
     at = at[(at - ends[0] > 0.49 * span) & (ends[-1] - at > 0.49 * span)]  # the first frame alone would be noise
     first, last = np.maximum(at - span, ends[0]), np.minimum(at + span, ends[-1])
     before, after = mean(first, at), mean(at, last)
-    distance = np.abs(after - before).sum(axis=1) / (2 if probabilities else values.shape[1])
+    differences = np.abs(after - before) / scale
+    distance = differences.sum(axis=1) / (2 if probabilities else values.shape[1])
     changes = []
     for k in np.flatnonzero(distance > 1e-6).tolist():
-        most = int(np.abs(after[k] - before[k]).argmax())
+        most = int(differences[k].argmax())
         tops = int(before[k].argmax()), int(after[k].argmax())
         labels = tops if probabilities and tops[0] != tops[1] else (most, most)
         middles = float(first[k] + at[k]) / 2, float(at[k] + last[k]) / 2

@@ -38,7 +38,7 @@ from svfap.model.build import build_model
 from svfap.model.config import ENCODER_SETTINGS, ModelConfig
 from svfap.model.encoder import TPSBT
 from svfap.model.layers import normed
-from svfap.weights.folder import weights_digest
+from svfap.weights.folder import OF_ITS_HEAD, weights_digest
 
 Array = NDArray[Any]
 Sets = dict[str, Tensor]
@@ -135,7 +135,7 @@ def read_pixels(clips: Tensor, num_steps: int) -> Sets:
 def untrained_encoder(config: ModelConfig, seed: int = 0) -> TPSBT:
     """An encoder of the same shape with the weights that pre-training starts from with this seed. Draws nothing else."""
     task = "pretraining" if config.stem == "linear" else "features"  # which a convolutional stem starts from
-    shape = replace(config, task=task, fuse_stages=True, frame_level=False, output_activation="none")
+    shape = replace(config, **{**OF_ITS_HEAD, "task": task, "fuse_stages": True, "frame_level": False})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_model(shape).encoder.eval()

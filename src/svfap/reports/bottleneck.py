@@ -22,6 +22,7 @@ from svfap.model.base import Model
 from svfap.model.encoder import TPSBT, SpatialBottleneck
 from svfap.reports.hard_examples import RunVideos, rank_by_difficulty
 from svfap.reports.runs import Run
+from svfap.shipped import local_model
 from svfap.view.figures.base import INK, MUTED, hide_frame, new_figure, styled
 from svfap.view.page import Picture, Section
 from svfap.weights.folder import load_model
@@ -152,7 +153,8 @@ def bottleneck_section(run: Run) -> Section | None:
 
 def _local_model(run: Run) -> Path:
     """The folder of the model that was evaluated, else of the run's model; never a Hub name, so nothing is downloaded."""
-    folders = [Path(str(folder)) for folder in (run.metrics.get("model"), run.folder) if folder]
+    names = [str(name) for name in (run.metrics.get("model"), run.folder) if name]
+    folders = [local_model(name) or Path(name) for name in names]
     for folder in folders:
         if any((folder / part / "config.json").is_file() for part in ("", "best", "last")):
             return folder

@@ -13,10 +13,11 @@ from svfap.errors import UserError
 from svfap.files import make_folder, replacing_folder
 from svfap.model.base import Model
 from svfap.model.config import face_crop_of
+from svfap.shipped import local_model
 from svfap.weights.checkpoint import Checkpoint, read_published
 from svfap.weights.config import ConvertConfig, require_new
-from svfap.weights.folder import load_model
-from svfap.weights.published import build_published, save_published
+from svfap.weights.folder import has_model, load_model
+from svfap.weights.published import build_published, save_published, why_unpublishable
 
 PUBLISHED_SUFFIXES = (".pth", ".pt")
 OUTPUTS = ("output_activation", "frame_level", "label_names")  # settings of a head that a dataset has
@@ -32,20 +33,22 @@ class Conversion(NamedTuple):
 def convert(model: str | Path, out: str | Path, config: ConvertConfig | None = None) -> Conversion:
     """Convert a published checkpoint or a model folder to a model folder or the published format.
 
-    model: a checkpoint file of SVFAP or VideoMAE (.pth, .pt, .bin, .safetensors), or a folder or Hub name for `load_model`.
+    model: a checkpoint file of SVFAP or VideoMAE (.pth, .pt, .bin, .safetensors), or what `load_model` takes otherwise.
     out: a new folder (config.json, model.safetensors), or a new .pth or .pt file. config: settings not stored in it.
     Executes no code from the checkpoint. Raises `UserError` if `out` exists, the settings do not fit the checkpoint, or a tensor
-    is left over, missing or of another shape.
+    is left over, missing or of another shape, and for a model folder that cannot be written in the published format.
     """
     config, out = config or ConvertConfig(), Path(out)
     require_new(out)
     make_folder(out.absolute().parent)
-    checkpoint = None
-    if Path(model).is_file():
-        checkpoint = read_published(model, config.ema)
+    checkpoint, source = None, local_model(model)
+    if source is not None and source.is_file():
+        checkpoint = read_published(source, config.ema)
         converted = _build(checkpoint, config)
+    elif source is not None and has_model(source) and (reason := why_unpublishable(load_model(source).config)):
+        raise UserError(f"{model}: {reason}")
     elif out.suffix not in PUBLISHED_SUFFIXES:
-        problem = "is a folder" if Path(model).is_dir() else "no such file"
+        problem = "is a folder" if source is not None else "no such file"
         raise UserError(f"{model}: {problem}; give a checkpoint file, or let OUT end in .pth to write one")
     elif config != ConvertConfig():
         raise UserError(f"{model}: the config.json of a model folder is complete; leave out all settings")

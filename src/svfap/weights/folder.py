@@ -20,14 +20,16 @@ from svfap.model.base import Model
 from svfap.model.build import build_model, model_shapes
 from svfap.model.config import CONFIG_FILE, ENCODER_SETTINGS, ModelConfig
 from svfap.settings import HUB_PREFIX, require_model
-from svfap.shipped import shipped_folder
+from svfap.shipped import local_model
 from svfap.weights.filetype import describe
 from svfap.weights.published import import_published
 
 log = logging.getLogger("svfap")
 WEIGHTS_FILE = "model.safetensors"
 # What a model for another task does not take over.
-OF_ITS_HEAD = dict(output_activation="none", output_scale=(), output_offset=(), reads="affect", meanings=())
+OF_ITS_HEAD: dict[str, Any] = dict(
+    output_activation="none", output_scale=(), output_offset=(), reads="affect", meanings=()
+)
 
 
 def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides: Any) -> Model:
@@ -40,7 +42,7 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
     then new, as a warning says. overrides: fields of `ModelConfig` for it (num_outputs=7, …); with a file, also settings that
     it does not store. Raises `UserError` if there is no model or its tensors do not fit.
     """
-    path_or_hub_id = shipped_folder(path_or_hub_id) or path_or_hub_id
+    path_or_hub_id = local_model(path_or_hub_id) or path_or_hub_id
     if Path(path_or_hub_id).is_file():
         return import_published(path_or_hub_id, task, **overrides)
     if task is not None:
@@ -150,6 +152,13 @@ def init_encoder(model: Model, source: Model) -> list[str]:
         raise UserError("the source's encoder has no norm for fused stages: it was fine-tuned on its last stage only")
     pairs = {name: (getattr(source.config, name), getattr(model.config, name)) for name in ENCODER_SETTINGS}
     if differing := [f"{name}: {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]:
-        raise UserError(f"the pre-trained encoder does not fit this model ({'; '.join(differing)})")
+        names = (*ENCODER_SETTINGS, "img_size", "num_frames")
+        theirs = {name: getattr(source.config, name) for name in names}
+        wanted = {name: theirs[name] for name in names if theirs[name] != getattr(model.config, name)}
+        as_yaml = json.dumps(wanted).replace('"', "")
+        raise UserError(
+            f"the pre-trained encoder does not fit this model ({'; '.join(differing)}); for a model of its shape put this into "
+            f"the YAML of --config, or choose the preset that it was made with: model: {as_yaml}"
+        )
     model.encoder.load_state_dict(source.encoder.state_dict())
     return [name for name, _ in model.named_parameters() if not name.startswith("encoder.")]

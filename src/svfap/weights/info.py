@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from rich.table import Table
 
@@ -12,7 +11,7 @@ from svfap.errors import UserError
 from svfap.model.complexity import complexity
 from svfap.model.config import CONFIG_FILE, ModelConfig
 from svfap.model.presets import PRESETS, list_presets, model_config
-from svfap.shipped import CARD_FILE, SHIPPED, shipped_folder
+from svfap.shipped import CARD_FILE, SHIPPED, local_model, shipped_folder
 from svfap.weights.folder import WEIGHTS_FILE, load_model
 
 
@@ -33,17 +32,19 @@ def preset_table() -> Table:
 def model_tables(model: str, mask_ratio: float | None = None) -> list[Table]:
     """Costs of each part of a preset (as a task model and as a pre-training model) or of a model that `load_model` reads.
 
-    mask_ratio: used instead of the model's. Raises `UserError` if there is no such model.
+    The table that describes a shipped model comes before them. mask_ratio: used instead of the model's. Raises `UserError` if
+    there is no such model.
     """
     if model in PRESETS:
         configs = [model_config(model, task) for task in ("features", "pretraining")]
-    elif Path(model).exists() or "/" in model or shipped_folder(model) is not None:
+    elif local_model(model) is not None or "/" in model:
         configs = [load_model(model).config]
     else:
         raise UserError(f"{model!r} is neither a preset ({', '.join(list_presets())}) nor a folder nor a shipped model")
     if mask_ratio is not None:
         configs = [replace(config, mask_ratio=mask_ratio) for config in configs]
-    return [_model_table(model, config) for config in configs]
+    described = [shipped_table(model)] if shipped_folder(model) is not None else []
+    return [*described, *(_model_table(model, config) for config in configs)]
 
 
 def shipped_table(name: str) -> Table:
@@ -61,7 +62,8 @@ def shipped_table(name: str) -> Table:
         ("takes", f"{taken} of a face crop, {config.img_size} × {config.img_size} pixels"),
         (
             "size",
-            f"{known['parameters'] / 1e6:.2f} M parameters, {(folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f} MB",
+            f"{known['parameters'] / 1e6:.2f} M parameters; {(folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f} MB in the file, "
+            f"{4 * known['parameters'] / 1e6:.1f} MB as float32",
         ),
         ("licence", known["licence"]),
         ("measured on", known["measured_on"]),

@@ -212,6 +212,20 @@ def export_published(model: Model) -> dict[str, Tensor]:
     return {published_name(name, model.config): tensor for name, tensor in model.state_dict().items()}
 
 
+def why_unpublishable(config: ModelConfig) -> str | None:
+    """Why a model cannot be written as the published code stores it; None if it can."""
+    if config.task == "pretraining" and config.target != "pixels":
+        return f"target={config.target}: the published code predicts pixels; convert its encoder alone, with `task` features"
+    if config.standardize_clips:
+        return (
+            "its encoder standardises clips, which the published one does not; it would give other outputs there and cannot be "
+            "converted"
+        )
+    if config.stem != "linear":
+        return "its stem is convolutional, and the published encoder embeds tubelets linearly; it cannot be converted"
+    return None
+
+
 def save_published(model: Model, path: str | Path) -> None:
     """Write a checkpoint as the published code does: `model`, `epoch` and `args`, readable without executing code.
 
@@ -221,16 +235,8 @@ def save_published(model: Model, path: str | Path) -> None:
     convolutional stem.
     """
     config = model.config
-    if config.task == "pretraining" and config.target != "pixels":
-        reason = "the published code predicts pixels; convert its encoder alone, with `task` features"
-        raise UserError(f"target={config.target}: {reason}")
-    if config.standardize_clips:
-        reason = (
-            "the published encoder does not standardise clips, and would give other outputs; it cannot be converted"
-        )
-        raise UserError(f"standardize_clips=True: {reason}")
-    if config.stem != "linear":
-        raise UserError(f"stem={config.stem}: the published encoder embeds tubelets linearly; it cannot be converted")
+    if reason := why_unpublishable(config):
+        raise UserError(reason)
     contents = {
         "model": {name: tensor.detach().cpu().contiguous() for name, tensor in export_published(model).items()},
         "epoch": config.provenance.get("epoch", "best"),
