@@ -219,7 +219,9 @@ def test_a_file_in_both_parts_is_refused_whoever_is_said_to_be_in_it(folder):
         read_parts(config(manifest=folder / "train.csv", test_manifest=test))
     cut = altered(folder, "first.csv", lambda t: t.assign(start_s=0.0, end_s=0.2), source="train.csv")
     other = altered(folder, "second.csv", lambda t: t.assign(start_s=0.2, end_s=0.4), source="again.csv")
-    assert len(read_parts(config(manifest=cut, test_manifest=other)).manifest)  # pieces of a film, with people of their own
+    assert len(
+        read_parts(config(manifest=cut, test_manifest=other)).manifest
+    )  # pieces of a film, with people of their own
     with pytest.raises(UserError, match=r"p0_1\.mp4 is in both"):
         read_parts(config(manifest=folder / "train.csv", test_manifest=other))
 
