@@ -19,7 +19,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -349,6 +349,14 @@ def run(name: str, seed: int, out: Path) -> Path:
     return file
 
 
+def do_all(one: Callable[..., Path], wanted: Sequence[tuple[Any, ...]], jobs: int) -> None:
+    """Call `one` with each of the arguments, `jobs` at a time in processes of their own, with a line for each that is done."""
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        waiting = [pool.submit(one, *arguments) for arguments in wanted]
+        for number, done in enumerate(as_completed(waiting), 1):
+            print(f"{number} of {len(wanted)}: {done.result()}", flush=True)
+
+
 def slug(name: str) -> str:
     """The name as a file's name."""
     return "".join(c if c.isalnum() or c in ".-" else "_" for c in name)
@@ -406,11 +414,8 @@ def main() -> None:
     make_folder(args.out)
     if not args.table:
         os.environ["OMP_NUM_THREADS"] = "1"
-        wanted = list(product(range(args.seeds), names))
-        with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-            waiting = [pool.submit(run, name, seed, args.out) for seed, name in wanted]
-            for number, done in enumerate(as_completed(waiting), 1):
-                print(f"{number} of {len(wanted)}: {done.result()}", flush=True)
+        wanted = [(name, seed, args.out) for seed, name in product(range(args.seeds), names)]
+        do_all(run, wanted, args.jobs)
     print(to_markdown(table(args.out, names)))
 
 

@@ -16,7 +16,6 @@ without the validation people.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from dataclasses import dataclass, fields, replace
@@ -29,7 +28,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -39,6 +38,7 @@ from svfap.evaluation.confidence import Interval, intervals, subject_scores
 from svfap.model.config import ModelConfig
 from svfap.model.perceiver import Perceiver
 from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, parameter_groups
+from svfap.weights.folder import load_model
 
 MEANINGS = {
     "mouth_opening": "gap between the lips at the middle of the mouth, divided by the distance of the eyes' centres; 0 is shut",
@@ -385,8 +385,8 @@ def save(model: Perceiver, folder: Path) -> None:
 
 
 def load(folder: Path) -> Perceiver:
-    model = Perceiver(ModelConfig.from_dict(json.loads((folder / "config.json").read_text("utf-8")), folder))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    model = load_model(folder)
+    assert isinstance(model, Perceiver)
     return model
 
 

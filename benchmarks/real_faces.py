@@ -40,11 +40,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +51,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from learning import FRAMES_OF_VIDEO, NUM_FRAMES, SMALL, Part, Variant, pretrained, slug
+from learning import FRAMES_OF_VIDEO, NUM_FRAMES, SMALL, Part, Variant, do_all, pretrained, slug
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -596,14 +594,7 @@ def main() -> None:
         settings = Settings(steps=args.steps, tune_steps=args.tune_steps, videos=args.videos, epochs=args.epochs)
         rest = (args.readers, args.corpus, settings, args.out)
         wanted = [(n, s, f, *rest) for s, n, f in product(range(args.seeds), names, args.folds)]
-        if args.jobs == 1:
-            for number, job in enumerate(wanted, 1):
-                print(f"{number} of {len(wanted)}: {run(*job)}", flush=True)
-        else:
-            with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-                waiting = [pool.submit(run, *job) for job in wanted]
-                for number, done in enumerate(as_completed(waiting), 1):
-                    print(f"{number} of {len(wanted)}: {done.result()}", flush=True)
+        do_all(run, wanted, args.jobs)
     found = tables(args.out, names, args.split, args.folds)
     print(f"{about(args.out, names, args.split, args.folds)}\n")
     for title, table in found.items():

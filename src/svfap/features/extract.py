@@ -86,9 +86,8 @@ def extract_features(
     if reserved := {"feature", *SPAN.values(), *(FACE_COLUMNS if any(searched) else ())} & set(columns):
         raise UserError(f"column '{min(reserved)}' of a manifest: the table has a column of this name; rename it")
     columns = columns.assign(path=columns["path"].map(printable)).rename(columns=SPAN).apply(_as_numbers)
-    if (
-        shipped_folder(config.model) is None and Path(config.model).exists()
-    ):  # other processes may run in another folder
+    # Other processes may run in another folder.
+    if shipped_folder(config.model) is None and Path(config.model).exists():
         config = replace(config, model=str(Path(config.model).absolute()))
     from svfap.features.extractor import Extractor, extractor_of, write_part  # imports torch, which takes seconds
     from svfap.predict.predictor import warn_of_whole_pictures

@@ -74,14 +74,14 @@ class TubeletEmbed(nn.Module):
         else:
             tubelets = gather_tubelets(clip, index, self.tubelet_size, self.patch_size)
         if self.standardize:
-            tubelets = standardized(tubelets)
+            tubelets = standardized(tubelets, (1, 3, 4, 5))
         return F.linear(tubelets.flatten(2), self.weight.flatten(1), self.bias)
 
 
-def standardized(tubelets: Tensor) -> Tensor:
-    """Tubelets (B, M, C, t, p, p) with mean 0 and deviation 1 over each clip and channel; float32."""
-    deviation, mean = torch.std_mean(tubelets.float(), dim=(1, 3, 4, 5), keepdim=True)
-    return (tubelets - mean) / (deviation + DEVIATION_EPS)
+def standardized(pixels: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Pixels with mean 0 and deviation 1 over `dims`, which are all but clip and channel: the same shape, float32."""
+    deviation, mean = torch.std_mean(pixels.float(), dim=dims, keepdim=True)
+    return (pixels - mean) / (deviation + DEVIATION_EPS)
 
 
 class ConvEmbed(nn.Module):
@@ -109,8 +109,7 @@ class ConvEmbed(nn.Module):
                 "a convolutional stem reads every tubelet; it cannot embed only those that a mask leaves visible"
             )
         if self.standardize:
-            deviation, mean = torch.std_mean(clip.float(), dim=(2, 3, 4), keepdim=True)
-            clip = (clip - mean) / (deviation + DEVIATION_EPS)
+            clip = standardized(clip, (2, 3, 4))
         frames = clip.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             frames = F.gelu(norm(conv(frames)))

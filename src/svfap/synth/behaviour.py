@@ -100,9 +100,7 @@ def make_behaviour(config: RenderConfig, identity: Identity, clip_seed: int, lab
     spread = np.array([0.10, 0.08, 0.07, 0.09, 0.26, 0.16]) * config.nuisance
     moving = np.array([0.035, 0.03, 0.015, 0.03, 0.07, 0.05]) * config.nuisance * 2.0 * identity.liveliness
     pose = rng.uniform(-1, 1, 6) * spread + _smooth_noise(rng, num_frames, 6, 0.4 * fps) * moving
-    placed = np.random.default_rng([clip_seed, 3]).uniform(
-        -1, 1, 2
-    )  # of its own, so that the other draws stay as they are
+    placed = np.random.default_rng([clip_seed, 3]).uniform(-1, 1, 2)  # its own generator: other draws stay as they are
     pose[:, :2] += placed * config.placement / FACE_SCALE
 
     frame_values = intensity[:, None] * np.array(AFFECT_PROTOTYPES[label])

@@ -42,10 +42,11 @@ def convert(model: str | Path, out: str | Path, config: ConvertConfig | None = N
     require_new(out)
     make_folder(out.absolute().parent)
     checkpoint, source = None, local_model(model)
+    loaded = load_model(source) if source is not None and not source.is_file() and has_model(source) else None
     if source is not None and source.is_file():
         checkpoint = read_published(source, config.ema)
         converted = _build(checkpoint, config)
-    elif source is not None and has_model(source) and (reason := why_unpublishable(load_model(source).config)):
+    elif loaded is not None and (reason := why_unpublishable(loaded.config)):
         raise UserError(f"{model}: {reason}")
     elif out.suffix not in PUBLISHED_SUFFIXES:
         problem = "is a folder" if source is not None else "no such file"
@@ -53,7 +54,7 @@ def convert(model: str | Path, out: str | Path, config: ConvertConfig | None = N
     elif config != ConvertConfig():
         raise UserError(f"{model}: the config.json of a model folder is complete; leave out all settings")
     else:
-        converted = load_model(model)
+        converted = loaded or load_model(model)
     if out.suffix in PUBLISHED_SUFFIXES:
         save_published(converted, out)
     else:

@@ -49,11 +49,11 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
         source = load_model(path_or_hub_id)
         if source.config.task == task and not overrides:
             return source
-        new = OF_ITS_HEAD if source.config.task != task else {}
-        settings = {**asdict(source.config), **new, "task": task, "fuse_stages": task == "pretraining", **overrides}
+        head = OF_ITS_HEAD if source.config.task != task else {}
+        settings = {**asdict(source.config), **head, "task": task, "fuse_stages": task == "pretraining", **overrides}
         model = build_model(ModelConfig(**settings))
-        unchanged = init_encoder(model, source)
-        log.warning("%s is a %s model: %s are new", path_or_hub_id, source.config.task, ", ".join(unchanged))
+        new = init_encoder(model, source)
+        log.warning("%s is a %s model: %s are new", path_or_hub_id, source.config.task, ", ".join(new))
         return model.eval()
     if overrides:
         raise UserError(f"{path_or_hub_id}: to change {', '.join(overrides)} give task as well")
