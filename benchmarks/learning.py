@@ -84,12 +84,14 @@ class Variant:
     weight_decay: float = 0.05
 
 
-def _model(**changes: Any) -> Variant:
-    return Variant(model={"target": "difference", **changes})
-
-
-ONE_STAGE = {"stage_depths": (6,)}
 PLACED = {"placement": 0.02}  # a pixel of 48
+ONE_STAGE = {"stage_depths": (6,)}
+
+
+def _model(**changes: Any) -> Variant:
+    return Variant(model={"target": "difference", **changes}, world=PLACED)
+
+
 FIRST = _model()
 VARIANTS: dict[str, Variant] = {
     "difference": FIRST,
@@ -130,15 +132,17 @@ VARIANTS: dict[str, Variant] = {
     "difference, 1/4 of the steps": replace(FIRST, steps=400),
     "difference, 4 × steps": replace(FIRST, steps=6400),
     "pixels, 4 × steps": replace(_model(target="pixels"), steps=6400),
+    "both, 4 × steps": replace(_model(target="both"), steps=6400),
+    "difference, 16 × steps": replace(FIRST, steps=25600),
+    "pixels, 16 × steps": replace(_model(target="pixels"), steps=25600),
     # The world.
-    "untrained, faces placed within 2%": replace(FIRST, world=PLACED, steps=0),
-    "difference, faces placed within 2%": replace(FIRST, world=PLACED),
-    "pixels, faces placed within 2%": replace(_model(target="pixels"), world=PLACED),
-    "difference, faces placed within 2%, 4 × steps": replace(FIRST, world=PLACED, steps=6400),
-    "pixels, faces placed within 2%, 4 × steps": replace(_model(target="pixels"), world=PLACED, steps=6400),
-    "untrained, nuisance 0.5": replace(FIRST, world={"nuisance": 0.5}, steps=0),
-    "difference, nuisance 0.5": replace(FIRST, world={"nuisance": 0.5}),
-    "pixels, nuisance 0.5": replace(_model(target="pixels"), world={"nuisance": 0.5}),
+    "untrained, faces in the middle": replace(FIRST, world={}, steps=0),
+    "difference, faces in the middle": replace(FIRST, world={}),
+    "pixels, faces in the middle": replace(_model(target="pixels"), world={}),
+    "both, faces in the middle": replace(_model(target="both"), world={}),
+    "untrained, nuisance 0.5": replace(FIRST, world={**PLACED, "nuisance": 0.5}, steps=0),
+    "difference, nuisance 0.5": replace(FIRST, world={**PLACED, "nuisance": 0.5}),
+    "pixels, nuisance 0.5": replace(_model(target="pixels"), world={**PLACED, "nuisance": 0.5}),
 }
 
 

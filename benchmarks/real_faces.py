@@ -6,8 +6,9 @@ a folder with `corpus.csv` (path, subject, split), `teacher.csv` (clip, t_s, goo
 
 Folds. Every person is scored once, by models that were neither pre-trained nor fitted on them: in fold 0 the people of the
 splits "val" and "test", by models of those of "train"; in folds 1 and 2 each half of the "train" people, by models of all
-others. Encoders are pre-trained anew in each fold, with seeds of their own. All settings of the readers are chosen on training
-people of the fold. Intervals are of a bootstrap over people. `--split test` shows the scores of the test people alone.
+others. Encoders that see real faces are pre-trained anew in each fold, with seeds of their own; those of synthetic faces alone
+serve all folds. All settings of the readers are chosen on training people of the fold. Intervals are of a bootstrap over
+people. `--split test` shows the scores of the test people alone.
 
 Values. A clip is four labelled frames in a row and the frame halfway to the next of each, about 10 frames per second. Each
 time step of the encoder is such a pair, and what is read there is the value of the labelled frame. A window's value is the
@@ -15,7 +16,7 @@ mean over its frames. CCC within people: each person's mean is subtracted from l
 the windows that are labelled as one of them.
 
 Readers. Probes read the tokens of the time step in the fused stages, of the frozen encoder: the attentive one each of them,
-the linear one, ridge regression, their means in 3 × 3 areas of the picture. Fine-tuning trains the encoder and one linear
+the linear one, ridge regression, their means in 4 × 4 areas of the picture. Fine-tuning trains the encoder and one linear
 head for all values and for happy, with the fused stages. All are fitted on at most 40 clips of a person. Rates are chosen on
 a fifth of the training people; a probe is then fitted to all of them, fine-tuning is not. The ridge reads 20 × 20 grey
 pixels of the labelled frame.
@@ -73,9 +74,10 @@ Array = NDArray[Any]
 MEASURES = ("mouth_open", "smile_width", "brow_height", "eye_open")
 EXPRESSIONS = ("neutral", "happy")
 FOLDS = (0, 1, 2)
-SIZE, STEPS = SMALL["img_size"], NUM_FRAMES // 2  # of a clip: pixels, time steps
+SIZE, STEPS = 64, NUM_FRAMES // 2  # of a clip: pixels, time steps
+MODEL = {**SMALL, "img_size": SIZE}
 MOST = 40  # clips of one person that readers are fitted on
-AREAS = 3  # in each direction, of the linear probe
+AREAS = 4  # in each direction, of the linear probe
 SHIFT = 2  # px, at random in all training
 LINEAR, PROBE, TUNED, RIDGE = "linear probe", "attentive probe", "fine-tuning", "ridge on 20 × 20 grey pixels"
 READERS = (RIDGE, LINEAR, PROBE, TUNED)
@@ -111,7 +113,7 @@ CONDITIONS = {
 class Settings:
     """The same for all conditions. videos: of 12 frames, synthetic ones or pieces of real ones, that pre-training draws from."""
 
-    steps: int = 1000
+    steps: int = 4000
     tune_steps: int = 600
     batch_size: int = 16
     rate: float = 1e-3
@@ -265,7 +267,7 @@ def probed(
     found = read_tokens(model, clips, sets=("tokens",), device="cpu", precision="fp32", batch_size=64)
     tokens = found.of_steps("tokens", flat=False)
     if reader == LINEAR:
-        side = SIZE // SMALL["patch_size"]
+        side = SIZE // MODEL["patch_size"]
         blocks = tokens.reshape(len(clips), STEPS, AREAS, side // AREAS, AREAS, side // AREAS, -1)
         tokens = blocks.mean(axis=(3, 5), dtype=np.float32).reshape(len(clips), STEPS, -1)
 
@@ -310,7 +312,7 @@ def tuned(
 ) -> Array:
     """The outputs for the test clips, (N, 4, 5), of an encoder fine-tuned from a model's on the clips `fit`."""
     torch.manual_seed(seed)
-    model = create_model("svfap_tiny", "regression", **SMALL, num_outputs=len(MEASURES) + 1, fuse_stages=True)
+    model = create_model("svfap_tiny", "regression", **MODEL, num_outputs=len(MEASURES) + 1, fuse_stages=True)
     assert isinstance(model, Perceiver)
     model.encoder.load_state_dict(source.encoder.state_dict())
     values, happy = corpus.values[fit], torch.from_numpy(corpus.happy[fit])
@@ -421,7 +423,9 @@ def run(name: str, seed: int, fold: int, readers: Sequence[str], folder: Path, s
     fit, test = fitted_on(corpus, others), np.flatnonzero(np.isin(corpus.people, scored))
     if wanted != [RIDGE]:
         start = time.process_time()
-        model = pretrained_on(condition, corpus, others, settings, own_seed, out / "encoders" / file.stem)
+        shared = condition.faces == "synthetic"  # no fold's people are in it
+        encoder = out / "encoders" / (f"{slug(name)}-{seed}" if shared else file.stem)
+        model = pretrained_on(condition, corpus, others, settings, len(FOLDS) * seed if shared else own_seed, encoder)
         result["cpu seconds"].setdefault("pre-training", time.process_time() - start)
     for reader in wanted:
         start = time.process_time()
@@ -447,12 +451,13 @@ def pretrained_on(
 ) -> MaskedAutoencoder:
     """The model of a condition, pre-trained on synthetic faces, on some people of the corpus, or on both; kept in `folder`."""
     variant = Variant(
-        model={"target": condition.target}, steps=settings.steps if condition.faces else 0, batch_size=settings.batch_size,
-        rate=settings.rate, weight_decay=settings.weight_decay,
+        model={"img_size": SIZE, "target": condition.target}, steps=settings.steps if condition.faces else 0,
+        batch_size=settings.batch_size, rate=settings.rate, weight_decay=settings.weight_decay,
     )  # fmt: skip
     if not condition.faces:
         return pretrained(variant, {}, seed)[0]
-    described = json.dumps([condition.faces, asdict(variant), settings.videos, list(people), seed], default=list)
+    seen = [] if condition.faces == "synthetic" else list(people)
+    described = json.dumps([condition.faces, asdict(variant), settings.videos, seen, seed], default=list)
     note = folder / "pretraining.json"
     if note.is_file() and note.read_text() == described:
         return MaskedAutoencoder.from_pretrained(folder)

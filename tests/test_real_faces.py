@@ -62,7 +62,7 @@ def corpus(tmp_path_factory) -> Path:
 
 def test_frames_are_read_with_their_labels(benchmark, corpus):
     read = benchmark.read_corpus(corpus)
-    assert read.clips.shape == (len(PEOPLE) * 4, 8, 48, 48, 3)
+    assert read.clips.shape == (len(PEOPLE) * 4, 8, benchmark.SIZE, benchmark.SIZE, 3)
     brightness = read.clips[:, ::2].mean(axis=(2, 3, 4))
     here = read.people == "person0"
     shown, labels = brightness[here].ravel(), read.values[here][..., 0].ravel()
@@ -70,7 +70,7 @@ def test_frames_are_read_with_their_labels(benchmark, corpus):
     assert known.sum() == ROWS - 1 and not known[3] and not known[ROWS:].any()  # of one the teachers disagree
     assert np.corrcoef(shown[known], labels[known])[0, 1] > 0.99
     assert read.happy[here].ravel().tolist() == [0] * 7 + [1] * 7 + [-1] * 2
-    pairs = read.clips[here].reshape(-1, 2, 48, 48, 3).astype(float)
+    pairs = read.clips[here].reshape(-1, 2, *read.clips.shape[2:]).astype(float)
     assert np.abs(pairs[:, 0] - pairs[:, 1]).mean() < 2  # both frames of a time step are within the time of the label
 
 
