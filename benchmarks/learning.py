@@ -113,6 +113,7 @@ VARIANTS: dict[str, Variant] = {
     # The decoder.
     "difference, decoder of 2 blocks": _model(decoder_depth=2),
     "difference, decoder of 4 blocks": _model(decoder_depth=4),
+    "pixels, decoder of 4 blocks": _model(target="pixels", decoder_depth=4),
     "difference, half decoded": replace(FIRST, decoded=0.5),
     "difference, half decoded, 1.25 × steps": replace(FIRST, decoded=0.5, steps=2000),
     # The mask.
