@@ -28,7 +28,7 @@ class PackConfig(JobSettings):
     """Make frames smaller whose shorter side is longer than this, in pixels; default: keep their size. The same frames are
     sampled, with other pixels. Not for manifests with boxes, which count pixels."""
     videos_per_shard: int = 100
-    """Videos in a shard. A shard is one file, and what an interrupted run does again; with clips of 10 s it has 200 to 300
+    """Videos in a shard. A shard is one file, and what an interrupted run does again; with clips of 10 s it has 200 to 400
     MB."""
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ from svfap.data.suffixes import MANIFEST_SUFFIXES
 from svfap.errors import UserError, first_line
 from svfap.files import file_digest, make_folder, only_writer, printable, replacing_file, write_atomically
 from svfap.formats import stamped
-from svfap.jobs.run import FAILURES, SETTINGS, result_of, run_jobs, write_failures
+from svfap.jobs.run import FAILURES, SETTINGS, has_settings, result_of, run_jobs, write_failures
 from svfap.packing.config import PackConfig
 from svfap.packing.shards import Shard, is_complete, pack_shard
 from svfap.remote import PACK_FILE
@@ -88,16 +88,19 @@ def _pack(source: str, dataset: PreparedDataset | None, parts: list[_Part], conf
     out = config.out
     names = packed_names(part.samples for part in parts)
     shards = _shards(names, config.videos_per_shard)
+    settings = {"videos": os.path.abspath(source), "quality": config.quality, "size_px": config.size_px}
+    settings |= {"videos_per_shard": config.videos_per_shard}
+    has_settings(out / RECORDS / SETTINGS, settings, "remove it or choose another folder")  # before anything is changed
     (out / PACK_FILE).unlink(missing_ok=True)  # what is half written is not read
     (out / SHARDS).mkdir(exist_ok=True)
-    for file in (out / SHARDS).glob("*.tar"):
-        if file.name not in shards:  # of videos that are not in the manifests any more
+    for file in (out / SHARDS).iterdir():
+        if (
+            file.name not in shards
+        ):  # left behind by an interrupted run, or of videos that are not in the manifests any more
             file.unlink()
     for name, shard in shards.items():
         if not is_complete(record := result_of(out / RECORDS, name), shard, out):
             record.unlink(missing_ok=True)
-    settings = {"videos": os.path.abspath(source), "quality": config.quality, "size_px": config.size_px}
-    settings |= {"videos_per_shard": config.videos_per_shard}
     failed = run_jobs(
         partial(pack_shard, config), shards.items(), out / RECORDS,
         settings=settings, jobs=config, description="packing shards", total=len(shards),
@@ -223,18 +226,17 @@ def _write_manifests(parts: list[_Part], names: dict[str, tuple[str, Path]], out
 
 def _write_crop_files(parts: list[_Part], names: dict[str, tuple[str, Path]], out: Path) -> set[str]:
     """Write how `svfap crop` cut the clips; the names of the files. One for all where that is the same for all videos."""
-    written = set()
-    for _, samples, _ in parts:
-        folders = {file.parent: os.path.dirname(name) for name, file in names.values()}
-        crops = {folder: next(iter(find_crops([folder], samples.path).values())) for folder in folders}
-        shared = next(iter(crops.values()))
-        places = {"": shared} if all(crop == shared for crop in crops.values()) else {}
-        for place, crop in (places or {folders[folder]: crop for folder, crop in crops.items()}).items():
-            if crop:
-                name = str(PurePosixPath(place) / CROP_FILE)
-                write_atomically(out / name, json.dumps(crop, indent=2) + "\n")
-                written.add(name)
-    return written
+    folders = {file.parent: os.path.dirname(name) for name, file in names.values()}
+    crops = {folder: next(iter(find_crops([folder], parts[0].samples.path).values())) for folder in folders}
+    shared = next(iter(crops.values()))
+    if all(crop == shared for crop in crops.values()):
+        placed = {CROP_FILE: shared}
+    else:
+        placed = {str(PurePosixPath(folders[folder]) / CROP_FILE): crop for folder, crop in crops.items()}
+    placed = {name: crop for name, crop in placed.items() if crop}
+    for name, crop in placed.items():
+        write_atomically(out / name, json.dumps(crop, indent=2) + "\n")
+    return set(placed)
 
 
 def _write_dataset(source: PreparedDataset, packed_from: str, out: Path) -> None:

@@ -55,18 +55,24 @@ class _Archive:
 
 
 def pack_shard(config: PackConfig, shard: Shard, record: Path) -> None:
-    """The job of one shard: write the archive, then the record, which is its part of the index. Raises `UserError`."""
+    """The job of one shard: write the archive, then the record, which is its part of the index. Raises `UserError`.
+
+    A video at which the process dies, as decoders do at some damaged files, is left out when the job is repeated.
+    """
     if config.num_workers > 0 or config.engine == "ray":
         cv2.setNumThreads(1)
     file = config.out / SHARDS / shard.name
     remove_abandoned(file)
+    doing = file.with_name(f".{file.stem}.doing")  # the video at which a process has died
+    deadly = doing.read_bytes() if doing.exists() else b""
     with replacing_file(file) as part, part.open("wb") as stream:
-        archive = _Archive(stream)
-        rows = [
-            _add_video(archive, PackedRow(name, number, shard.name), path, config)
-            for number, (name, path) in enumerate(shard.videos, shard.first)
-        ]
+        archive, rows = _Archive(stream), []
+        for number, (name, path) in enumerate(shard.videos, shard.first):
+            row = PackedRow(name, number, shard.name, reason="the process that read it died")
+            doing.write_bytes(name)
+            rows.append(row if name == deadly else _add_video(archive, row._replace(reason=""), path, config))
         archive.end()
+    doing.unlink()
     write_index(record, ShardSize(shard.name, file.stat().st_size), rows)
 
 
