@@ -70,7 +70,8 @@ class PackedRow(NamedTuple):
 
     def starts(self) -> NDArray[np.int64]:
         """(N,) places of the first bytes of the pictures in the shard."""
-        padded = -(-self.sizes.astype(np.int64) // BLOCK) * BLOCK + BLOCK
+        contents = -(-self.sizes.astype(np.int64) // BLOCK) * BLOCK
+        padded = np.where(contents > 0, BLOCK + contents, 0)
         return np.asarray(self.offset + BLOCK + np.cumsum(padded) - padded)
 
     def entry(self, picture: int) -> str:

@@ -8,6 +8,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -116,25 +117,35 @@ def _add_pictures(archive: _Archive, row: PackedRow, video: VideoSource, config:
     about |= {"path": row.name.decode("utf-8", "backslashreplace"), "pictures": row.picture_names}
     archive.add(f"{row.number:08d}.json", json.dumps(about).encode())
     row = row._replace(offset=archive.num_bytes, height=height, width=width)
-    picture: Pixels | None = first
-    number = 0
-    while picture is not None:
+    reasons: list[str] = []
+    for number, (picture, reason) in enumerate(chain([(first, "")], pictures)):
+        if picture is None:
+            reasons.append(reason)
+            continue
         jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), config.quality, "RGB", "420")
         archive.add(row.entry(number), jpeg)
         sizes[number], checksums[number] = len(jpeg), zlib.crc32(jpeg)
-        number += 1
-        picture, reason = next(pictures, (None, ""))
-    return row._replace(sizes=sizes, checksums=checksums, reason=reason)
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return row._replace(sizes=sizes, checksums=checksums, reason=f"{reasons[0]}{more}" if reasons else "")
 
 
 def _pictures(video: VideoSource, size_px: int | None) -> Iterator[tuple[Pixels | None, str]]:
-    """Yield (picture, '') of a video in their order; at the end (None, reason) where the others cannot be decoded."""
-    try:
-        for _, picture in video.frames():
-            height, width = picture.shape[:2]
-            scale = 1.0 if size_px is None else min(size_px / min(height, width), 1.0)
-            yield scaled(picture, (max(round(width * scale), 1), max(round(height * scale), 1))), ""
-    except VideoError as error:
-        yield None, error.reason
-    except OSError as error:  # of the video's file; an error of writing has another place
-        yield None, error.strerror or first_line(error)
+    """Yield (picture, '') of a video in their order, or (None, reason) for one that cannot be decoded.
+
+    Of a file nothing can be decoded after such a picture; in a folder of frames the others are whole.
+    """
+    number = 0
+    while number < video.num_frames:
+        try:
+            for _, picture in video.frames(number):
+                height, width = picture.shape[:2]
+                scale = 1.0 if size_px is None else min(size_px / min(height, width), 1.0)
+                yield scaled(picture, (max(round(width * scale), 1), max(round(height * scale), 1))), ""
+                number += 1
+        except VideoError as error:
+            yield None, error.reason
+        except OSError as error:  # of the video's file; an error of writing has another place
+            yield None, error.strerror or first_line(error)
+        if video.picture_names is None:
+            return
+        number += 1
