@@ -126,7 +126,7 @@ def measure_clips(folder: Path, manifest: Path | None, rounds: int) -> None:
     runs: dict[str, Callable[[], int]] = {name: partial(read_clips, dataset) for name, dataset in datasets.items()}
     runs |= {
         "packed, archives from start to end": partial(read_sequentially, archives, packed),
-        f"floor: {LENGTH} JPEG files of {PX} px decoded": partial(decode, jpegs),
+        f"floor: {LENGTH} JPEG files decoded": partial(decode, jpegs),
         "crop and resize alone": partial(crop_only, pictures),
     }
     taken = {name: [] for name in runs}

@@ -23,7 +23,7 @@ from svfap.files import printable
 from svfap.predict.source import open_source
 
 Frames = Iterable[tuple[float, Pixels]]
-# Of x264: clips are decoded 1.7 times as fast, are 4% larger, and lose less than 0.1 dB (docs/packed_clips.md).
+# Of x264: clips are decoded 1.7 times as fast, are 4 to 5% larger, and lose less than 0.1 dB (docs/packed_clips.md).
 TUNE = "fastdecode"
 
 

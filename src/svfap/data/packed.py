@@ -33,6 +33,7 @@ NO_TIMES, NO_NUMBERS = np.empty(0), np.empty(0, np.uint32)
 READ_TOGETHER = 64  # pictures of a video that is read from its start to its end
 
 TABLES = """
+PRAGMA page_size = 16384; -- rows of videos of 10 s do not fill the half of a usual page
 CREATE TABLE shards (shard TEXT PRIMARY KEY, num_bytes INTEGER);
 CREATE TABLE videos (
     name BLOB PRIMARY KEY, number INTEGER, shard TEXT, offset INTEGER, height INTEGER, width INTEGER, fps REAL, start_s REAL,

@@ -30,6 +30,10 @@ class PackConfig(JobSettings):
     videos_per_shard: int = 100
     """Videos in a shard. A shard is one file, and what an interrupted run does again; with clips of 10 s it has 200 to 400
     MB."""
+    num_workers: int = 0
+    """Shards written in parallel, one process each; 0: in this process, or all processors of the Ray cluster."""
+    item_timeout_s: float | None = None
+    """Give up on a shard after this many seconds and report it as failed; default: no limit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
