@@ -28,14 +28,16 @@ from svfap.cli.main import main
 from svfap.data.loader import ClipDataset, make_loader
 from svfap.data.manifest import read_manifest
 from svfap.data.packed import PackedRow, PackedVideo, open_index, pack_of, packed_row
-from svfap.data.prepared import find_crops, read_dataset
+from svfap.data.prepared import Fold, PreparedDataset, find_crops, read_dataset, write_dataset_file
 from svfap.data.rates import look_at_rates
 from svfap.data.video import VideoError, open_video
 from svfap.errors import UserError
+from svfap.files import only_writer
 from svfap.packing.config import PackConfig
 from svfap.packing.pack import pack, packed_names
 from svfap.packing.shards import Shard, pack_shard
 from svfap.train.config import FinetuneConfig, PretrainConfig
+from svfap.train.resolve import fold_configs, resolve
 
 CLOSE = 8.0  # mean difference to the pictures of the video, in levels
 KINDS = ("variable.mkv", "pause.mkv", "joined.ts", "sar.mp4", "changing_size.webm", "b_frames.mp4", "edited.mov")
@@ -161,7 +163,7 @@ def test_a_dataset_stays_one(faces, tmp_path):
         assert pd.read_csv(manifest).equals(pd.read_csv(before.manifests()[name]))
     losses = {}
     for name, folder in {"videos": faces, "packed": out}.items():
-        run = PretrainConfig(**QUICK, dataset=folder, out=tmp_path / name)
+        run = PretrainConfig(**{**QUICK, "epochs": 1}, dataset=folder, out=tmp_path / name)
         assert svfap.pretrain(run).finished
         losses[name] = list(losses_of(run.out).values())
     assert np.allclose(losses["packed"], losses["videos"], rtol=0.01)
@@ -169,6 +171,26 @@ def test_a_dataset_stays_one(faces, tmp_path):
     assert svfap.finetune(tuned).finished
     scores = svfap.evaluate(svfap.EvaluateConfig(model=str(tuned.out), dataset=out, out=tmp_path / "scores"))
     assert scores.metrics["num_evaluated"] == 14
+
+
+def test_videos_of_several_folds_are_packed_once_and_all_folds_can_be_trained(films, tmp_path):
+    folder, out = tmp_path / "prepared", tmp_path / "packed"
+    folder.mkdir()
+    lines = (films / "m.csv").read_text().splitlines()
+    folds = []
+    for name in ("1", "2"):
+        for part, rows in {"train": lines[1:7], "test": lines[7:9]}.items():
+            rows = rows if name == "1" else rows[::-1]
+            (folder / f"fold_{name}_{part}.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+        folds.append(Fold(name, Path(f"fold_{name}_train.csv"), Path(f"fold_{name}_test.csv")))
+    write_dataset_file(folder, PreparedDataset("own", "Own", "classification", films, ("a", "b"), tuple(folds)))
+    assert pack(folder, PackConfig(out=out)).num_videos == 8
+    tuned = [fold_configs(FinetuneConfig(dataset=place, fold="all", out=tmp_path / "run")) for place in (folder, out)]
+    for before, after in zip(*(map(resolve, configs) for configs in tuned), strict=True):
+        assert after.fold == before.fold and after.root == out
+        assert after.manifest.read_text() == before.manifest.read_text() and after.manifest.parent == out
+        read_manifest(after.manifest).require_files()
+    assert all(row.reason == "" for row in map(packed_row, (out / name for name in KINDS)))
 
 
 def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_same_losses(faces, tmp_path, monkeypatch):
@@ -418,6 +440,8 @@ def test_a_folder_of_something_else_is_refused(films, faces, packed, tmp_path, c
         assert main(["pack", str(source), "--out", str(out)]) == 1
         assert words in " ".join(capsys.readouterr().err.split())
     assert (packed / "pack.json").is_file()
+    with only_writer(packed / "pack.json"), pytest.raises(UserError, match="is being written by another run"):
+        pack(films / "m.csv", PackConfig(out=packed, quality=95, videos_per_shard=3))
     with pytest.raises(UserError, match="root=.*: is for a manifest"):
         pack(faces, PackConfig(out=tmp_path / "new", root=tmp_path))
     assert main(["pack", str(faces), "--out", "s3://bucket/packed"]) == 1
