@@ -339,8 +339,10 @@ def test_unreadable_videos_are_listed_and_stay_unreadable(broken, tmp_path, caps
         assert np.abs(video.read([0, 9, 11]).astype(int) - [bgr(n) for n in (0, 9, 11)]).mean() < CLOSE
         with pytest.raises(VideoError, match=r"08\.png cannot be decoded as a picture \(and 1 more\)"):
             video.read([9, 10])
+        frames = video.frames(7)
+        assert next(frames)[0] == video.times_s[7]
         with pytest.raises(VideoError, match=r"08\.png cannot be decoded"):
-            list(video.frames(7))
+            next(frames)
     # Repaired, the same command reads them.
     os.remove(broken / "none.mp4")
     os.symlink(broken / "good.mp4", broken / "none.mp4")

@@ -176,7 +176,8 @@ class PackedVideo(VideoSource):
     def frames(self, first: int = 0) -> Iterator[tuple[float, Pixels]]:
         for start in range(first, self.num_frames, READ_TOGETHER):
             numbers = np.arange(start, min(start + READ_TOGETHER, self.num_frames))
-            sound = numbers[self._row.sizes[numbers] > 0]
+            broken = np.flatnonzero(self._row.sizes[numbers] == 0)
+            sound = numbers[: broken[0]] if len(broken) else numbers
             pictures = self._load(sound) if len(sound) else ()
             yield from zip(self.times_s[sound].tolist(), pictures, strict=True)
             if len(sound) < len(numbers):
