@@ -514,6 +514,33 @@ def test_reads_that_fail_are_tried_again(store, packed):
     assert len(reads) == 1  # a file that is not there will not be
 
 
+def test_a_file_system_that_opens_files_reads_no_more_than_is_asked_for():
+    """As that of hf://, whose files read ahead by default."""
+    fsspec = pytest.importorskip("fsspec")
+    fetched = []
+
+    class File(fsspec.spec.AbstractBufferedFile):
+        def _fetch_range(self, start, end):
+            fetched.append((start, end))
+            return bytes(n % 251 for n in range(start, end))
+
+    class System(fsspec.AbstractFileSystem):
+        protocol = "opening"
+
+        def info(self, path, **more):
+            return {"name": path, "size": 10**7, "type": "file"}
+
+        def _open(self, path, mode="rb", **more):
+            return File(self, path, mode, **more)
+
+    fsspec.register_implementation("opening", System, clobber=True)
+    parts = remote.read_spans("opening://a/b", [(1000, 1003), (1010, 1012), (5_000_000, 5_000_002)])
+    assert [bytes(part) for part in parts] == [
+        bytes(n % 251 for n in span) for span in ((1000, 1001, 1002), (1010, 1011), (5_000_000, 5_000_001))
+    ]
+    assert fetched == [(1000, 1012), (5_000_000, 5_000_002)]
+
+
 def test_the_copy_of_small_files_follows_the_url(store, packed, tmp_path):
     memory, _ = store
     folder = remote.local_copy("memory://bucket/packed")
