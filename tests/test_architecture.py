@@ -14,7 +14,7 @@ import svfap
 
 PACKAGE = Path(svfap.__file__).parent
 # Modules outside of folders.
-LEAVES = {"console", "device", "errors", "files", "formats", "metric_table", "paper", "settings", "shipped"}
+LEAVES = {"console", "device", "errors", "files", "formats", "metric_table", "paper", "remote", "settings", "shipped"}
 # Each folder and the folders that it may import, which are listed before it.
 MAY_IMPORT = {
     "model": set(),
@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "train": {"model", "weights", "data", "evaluation", "probe", "view"},
     "predict": {"model", "weights", "data", "faces", "view"},
     "crop": {"data", "faces", "jobs", "predict"},
+    "packing": {"data", "jobs"},
     "features": {"model", "weights", "data", "faces", "jobs", "predict"},
     "reports": {"model", "weights", "data", "evaluation", "probe", "view"},
     "experiments": {"model", "weights", "data", "synth", "evaluation", "probe", "train", "predict", "view"},

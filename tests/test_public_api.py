@@ -36,6 +36,7 @@ predictions = svfap.predict_videos(["interview.mp4"], svfap.PredictConfig(model=
 rows: pd.DataFrame = predictions.table
 cropped = svfap.crop_videos(["recordings"], svfap.CropConfig(out=Path("faces"), num_workers=2))
 print(cropped.num_clips + len(cropped.failures))
+packed: Path = svfap.pack(Path("faces/manifest.csv"), svfap.PackConfig(out=Path("packed"), quality=85)).source
 features = svfap.extract_features(["faces/manifest.csv"], svfap.ExtractConfig(model="runs/pretrain", out=None))
 print(features.num_rows)
 svfap.reconstruct("some.mp4", svfap.ReconstructConfig(model="runs/pretrain"))

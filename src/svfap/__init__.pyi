@@ -27,6 +27,9 @@ from .model.masking import TubeMask as TubeMask
 from .model.masking import tube_mask as tube_mask
 from .model.perceiver import Perceiver as Perceiver
 from .model.presets import list_presets as list_presets
+from .packing.config import PackConfig as PackConfig
+from .packing.pack import Packed as Packed
+from .packing.pack import pack as pack
 from .predict.config import PredictConfig as PredictConfig
 from .predict.config import ReconstructConfig as ReconstructConfig
 from .predict.predict import Predictions as Predictions

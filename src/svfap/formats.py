@@ -45,6 +45,7 @@ CHANGES: dict[str, list[Change]] = {
     "training settings": [],  # config.yaml of a run, and the files of --config: fields of TrainConfig
     "training state": [Change(converted={"best_epoch": _counted_from_one})],  # last/state.json of a run: TrainState
     "training metrics": [Change(converted={"best_epoch": _counted_from_one})],  # metrics.json of a run
+    "packed clips": [],  # pack.json of a folder of `svfap pack`
     "run data": [],  # data.json of a run: fields of RunData
 }
 

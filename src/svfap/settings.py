@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from svfap.errors import UserError
+from svfap.remote import local_copy, url_of
 from svfap.shipped import did_you_mean, local_model
 
 HUB_TIMEOUT_S, HUB_PREFIX = 5.0, "hf://"
 MAX_FPS = 1000.0
 Fps = float | Literal["own"] | None
+# Settings that may name packed data (`svfap pack`) at a URL.
+PACKED = ("manifest", "dataset", "val_manifest", "test_manifest", "probe_dataset", "pretrain_dataset")
 
 
 def as_text(value: Any, hint: Any) -> Any:
@@ -30,7 +33,8 @@ def as_text(value: Any, hint: Any) -> Any:
 class Settings:
     """Base of all settings, which are built and checked alike from the command line and in Python.
 
-    A path may be given as text: it becomes a `Path` before the values are checked. Raises `UserError` for a value that is
+    A path may be given as text: it becomes a `Path` before the values are checked. For the settings in `PACKED` it may be the
+    URL of packed data. Raises `UserError` for a value that is
     none of its field's choices.
     """
 
@@ -48,12 +52,22 @@ class Settings:
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            if kind in (Path, Path | None) and isinstance(value, str):
-                object.__setattr__(self, name, Path(value))
+            if kind in (Path, Path | None) and isinstance(value, str | Path):
+                object.__setattr__(self, name, _as_path(name, value))
             choices, types = _choices(kind), tuple(part for part in get_args(kind) if isinstance(part, type))
             types += (int,) if float in types else ()
             if choices and value is not None and not isinstance(value, types) and value not in choices:
                 raise UserError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")
+
+
+def _as_path(name: str, value: str | Path) -> Path:
+    """The path that a setting means: of packed data at a URL the copy on this machine. Raises `UserError`."""
+    url = url_of(value)
+    if url is None or Path(value).exists():
+        return Path(value)
+    if name not in PACKED:
+        raise UserError(f"{name}={url}: is a URL, which only {', '.join(PACKED)} may be; give a path on this machine")
+    return local_copy(url)
 
 
 def _choices(kind: Any) -> list[Any]:

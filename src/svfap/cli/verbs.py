@@ -36,6 +36,14 @@ VERBS: dict[str, Command] = {
         "svfap.crop.config:CropConfig",
         (SOURCES._replace(nargs="*"),),
     ),
+    "pack": Command(
+        "Pack videos for training: the same dataset or manifest, with every frame as a JPEG file in tar archives, which are read "
+        "several times as fast as H.264 and take some eight times the room. What takes --dataset or --manifest takes the "
+        "packed data, also at a URL (s3://, hf://); frames, labels and folds stay the same.",
+        "svfap pack prepared/voxceleb2 --out packed/voxceleb2 && svfap pretrain --dataset packed/voxceleb2 --out runs/pretrain",
+        "svfap.packing.config:PackConfig",
+        (Positional("source", "folder of `svfap prepare`, or a manifest (.csv, .txt)", type=Path),),
+    ),
     "pretrain": Command(
         "Pre-train by masked autoencoding: hide 90% of each clip and predict the hidden pixels.",
         "svfap pretrain --manifest videos.csv --out runs/pretrain --preset svfap_small",

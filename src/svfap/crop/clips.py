@@ -23,6 +23,8 @@ from svfap.files import printable
 from svfap.predict.source import open_source
 
 Frames = Iterable[tuple[float, Pixels]]
+# Of x264: clips are decoded 1.7 times as fast, are 4 to 5% larger, and lose less than 0.1 dB (docs/packed_clips.md).
+TUNE = "fastdecode"
 
 
 def iter_tracks(
@@ -150,7 +152,7 @@ def write_one_face(
                     yield crop_face(frame, face.box, config.cropping(), face.landmarks)
 
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_video(file, crops(), fps, times_s=None if steady else shown_s.tolist(), gop=config.gop)
+        write_video(file, crops(), fps, times_s=None if steady else shown_s.tolist(), gop=config.gop, tune=TUNE)
     face_px = round(float(np.mean([max(face.box[2:]) for face in followed.values()])), 1)
     return OneFace(file.stat().st_size, len(written), len(times_s), len(tracks), face_px)
 
@@ -194,7 +196,7 @@ class _TrackRun:
             if self._writer is None:
                 # No two clips of a track start in the same millisecond, so the names are unique.
                 self._file = self._folder / f"{self._track:03d}_{round(1000 * time_s):08d}.mp4"
-                self._writer = VideoWriter(self._file, self._fps, gop=self._gop)
+                self._writer = VideoWriter(self._file, self._fps, gop=self._gop, tune=TUNE)
             self._writer.write(crop)
             self._written.append((time_s, face_px))
         self._held = []

@@ -156,7 +156,8 @@ class ClipDataset(Dataset[Item]):
             for row, numbers, where, count in zip(
                 rows, shown, places.reshape(rows.shape), counts.tolist(), strict=True
             ):
-                crops = self._crop(pictures[where], rng)
+                is_all = np.array_equal(where, np.arange(len(pictures)))  # then there is nothing to copy
+                crops = self._crop(pictures if is_all else pictures[where], rng)
                 item.clips += [crop for crop, _ in crops]
                 item.frames += [row] * len(crops)
                 item.views += [count * coinciding for _, coinciding in crops]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from svfap.console import say_once
 from svfap.data.delimited import SEPARATORS, separator_of, split_line
 from svfap.data.find import missing, on_disk, same_text
+from svfap.data.packed import is_there
 from svfap.data.prepared import root_of
 from svfap.errors import UserError
 from svfap.files import printable
@@ -153,7 +154,7 @@ class Manifest(Sequence[Sample]):
     def require_files(self) -> None:
         """Raise `ManifestError` if none of up to 20 paths, spread over the rows, exists: then all are written wrongly."""
         rows = np.unique(np.linspace(0, len(self) - 1, NUM_LOOKED_FOR).astype(int)).tolist() if len(self) else []
-        if rows and not any(on_disk(self[row].path).exists() for row in rows):
+        if rows and not any(is_there(self[row].path) for row in rows):
             how = "" if len(rows) == 1 else f"none of the {len(rows)} paths looked at exists, such as "
             first, why, searched = printable(self[0].path), missing(self[0].path), printable(self.root.absolute())
             raise ManifestError(

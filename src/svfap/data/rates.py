@@ -12,6 +12,7 @@ import numpy as np
 
 from svfap.console import say, track
 from svfap.data.manifest import Manifest
+from svfap.data.packed import is_there, packed_row
 from svfap.data.suffixes import PICTURE_SUFFIXES
 from svfap.data.timing import alike, clock_rate
 from svfap.data.video import PICTURE_FPS, VideoError, open_video
@@ -85,6 +86,8 @@ class Clock:
 
 def states_no_rate(path: Path) -> bool:
     """Whether this is a folder of frames or an image, which have no frame rate of their own."""
+    if (row := packed_row(path)) is not None:
+        return row.fps is None and len(row.sizes) > 0
     return path.suffix.lower() in PICTURE_SUFFIXES or path.is_dir()
 
 
@@ -100,7 +103,7 @@ def look_at_rates(manifest: Manifest, frames_fps: float | None) -> tuple[list[fl
     for path in track(paths, "looking at rates"):
         if states_no_rate(path):
             if frames_fps is None:
-                num_unknown += path.exists()
+                num_unknown += is_there(path)
             else:
                 rates.append(frames_fps)
             continue

@@ -1,4 +1,4 @@
-"""Read the pictures of video files, folders of frames and images; write H.264 videos."""
+"""Read the pictures of video files, folders of frames, images and packed videos; write H.264 videos."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from svfap.data.container import Container
 from svfap.data.ffmpeg import upright
 from svfap.data.find import missing, on_disk
 from svfap.data.frames import Pixels, VideoError, VideoSource
+from svfap.data.packed import open_packed
 from svfap.data.packets import PICTURE_FPS
 from svfap.data.stills import Stills
 from svfap.data.suffixes import PICTURE_SUFFIXES
@@ -29,11 +30,14 @@ __all__ = [
 
 
 def open_video(path: str | Path, frames_fps: float = PICTURE_FPS) -> VideoSource:
-    """Open a video file, a folder of frames (in natural order: 2.jpg before 10.jpg) or an image (one picture).
+    """Open a video file, a folder of frames (in natural order: 2.jpg before 10.jpg), an image (one picture), or a video of a
+    packed folder (`svfap pack`), whose path is where it would be in that folder.
 
     frames_fps: pictures per second of folders and images. A truncated file has the pictures that are still there. Raises
     `VideoError` if the file or folder is missing or empty, is not a video, or contains no pictures.
     """
+    if (packed := open_packed(Path(path), frames_fps)) is not None:
+        return packed
     path = on_disk(Path(path))
     if path.is_dir():
         names = [entry.name for entry in os.scandir(path) if entry.name.lower().endswith(PICTURE_SUFFIXES)]

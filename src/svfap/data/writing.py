@@ -27,19 +27,22 @@ def write_video(
     gop: int = 12,
     crf: float = 18,
     preset: str = "veryfast",
+    tune: str | None = None,
 ) -> None:
     """Write uint8 RGB frames (H, W, 3) of equal size as H.264 in yuv420p; the suffix selects the container.
 
     times_s: when each frame is shown, in seconds, strictly ascending; None: `fps` frames per second.
     gop: maximum distance of keyframes in frames; a small number makes random access fast. crf: quality, 0 (best) to 51.
-    preset: of x264. H.264 requires even sizes: an odd side is extended by repeating its last row or column. Equal frames
+    preset, tune: of x264. H.264 requires even sizes: an odd side is extended by repeating its last row or column. Equal frames
     give equal files. The file is complete or absent. Raises `VideoError` if it cannot be written, ValueError for no frames
     or frames of different size.
     """
     path = Path(path)
     part = temporary_name(path)
     try:
-        with closing(VideoWriter(part, fps, timed=times_s is not None, gop=gop, crf=crf, preset=preset)) as writer:
+        with closing(
+            VideoWriter(part, fps, timed=times_s is not None, gop=gop, crf=crf, preset=preset, tune=tune)
+        ) as writer:
             for picture, time_s in zip(
                 frames, repeat(None) if times_s is None else times_s, strict=times_s is not None
             ):
@@ -64,10 +67,12 @@ class VideoWriter:
         gop: int = 12,
         crf: float = 18,
         preset: str = "veryfast",
+        tune: str | None = None,
     ) -> None:
         self._container = av.open(f"file:{path}", "w")
         # Without this x264 gives other bytes for the same pictures from run to run.
         options = {"crf": str(crf), "preset": preset, "x264-params": "cpu-independent=1"}
+        options |= {} if tune is None else {"tune": tune}
         self._stream = self._container.add_stream("libx264", Fraction(fps).limit_denominator(10_000), options=options)
         self._stream.pix_fmt, self._stream.gop_size, self._stream.codec_context.thread_count = "yuv420p", gop, 1
         if timed:
