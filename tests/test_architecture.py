@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "predict": {"model", "weights", "data", "faces", "view"},
     "crop": {"data", "faces", "jobs", "predict"},
     "features": {"model", "weights", "data", "faces", "jobs", "predict"},
+    "export": {"model", "weights", "data", "synth"},
     "reports": {"model", "weights", "data", "evaluation", "probe", "view"},
     "experiments": {"model", "weights", "data", "synth", "evaluation", "probe", "train", "predict", "view"},
 }
