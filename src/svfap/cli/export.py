@@ -27,8 +27,11 @@ def run(config: ExportConfig, model: str) -> None:
 
 
 def _table(done: Exported) -> Table:
-    faces = "synthetic faces" if done.synthetic else "the videos of --check"
-    table = Table(title=f"{done.num_clips} clips of {faces}; differences to torch fp32; processor time of one clip")
+    faces = "of synthetic faces" if done.synthetic else "of the videos"
+    table = Table(
+        title=f"{done.num_clips} clips {faces}: differences to torch fp32, processor time of a clip",
+        title_justify="left",
+    )
     for column in ("", "largest error", "mean error", "top-1 kept", "ms", "speed", "MB"):
         table.add_column(column, justify="right" if column else "left")
     for each in done.measured:

@@ -136,8 +136,8 @@ VERBS: dict[str, Command] = {
         ),
     ),
     "export": Command(
-        "Export a model as an ONNX file that runs without this package, and check that it computes the same. predict, extract and "
-        "evaluate take the file as --model.",
+        "Export a model as an ONNX file that runs without this package, and check that it computes the same. predict, extract "
+        "and evaluate take the file as --model.",
         "svfap export runs/finetune --int8 --check test.csv --out model.onnx",
         "svfap.export.config:ExportConfig",
         (Positional("model", "run or model folder, Hub name, shipped model or checkpoint"),),

@@ -17,9 +17,8 @@ from svfap.data.rates import Clock
 from svfap.data.sources import read_sources
 from svfap.errors import UserError
 from svfap.model.config import ModelConfig
-from svfap.synth.config import CLASSES
 from svfap.synth.camera import render_clip
-from svfap.synth.config import RenderConfig
+from svfap.synth.config import CLASSES, RenderConfig
 
 Run = Callable[[Tensor], Mapping[str, Tensor]]  # clips -> outputs by name
 BATCH_SIZE = 8

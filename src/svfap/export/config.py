@@ -30,10 +30,11 @@ class ExportConfig(Settings):
     """Quantise the weights of all matrix products to int8, and what they are multiplied with while the model runs. The table
     says what that costs and gains on this processor."""
     check: str | list[str] = field(default_factory=list)
-    """Videos of face crops, folders or manifests that the file is checked on; several as [a.mp4, b.mp4]. Default: synthetic faces."""
+    """Videos of face crops, folders or manifests that the file is checked on; several as [a.mp4, b.mp4].
+    Default: synthetic faces."""
     num_clips: int = 32
     """Clips of the check, spread evenly over the videos and over their length."""
-    tolerance: float = 1e-4
+    tolerance: float = 1e-3
     """Largest difference of the exported float32 model's outputs, as a fraction of their largest value; beyond it nothing is
     written."""
 

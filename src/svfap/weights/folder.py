@@ -45,8 +45,8 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
     path_or_hub_id = local_model(path_or_hub_id) or path_or_hub_id
     if is_exported(path_or_hub_id) and Path(path_or_hub_id).is_file():
         raise UserError(
-            f"{path_or_hub_id}: is an exported model, which predict, extract and evaluate run; here name the run or folder that it "
-            "was made of"
+            f"{path_or_hub_id}: is an exported model, which predict, extract and evaluate run; here name the run or folder that "
+            "it was made of"
         )
     if Path(path_or_hub_id).is_file():
         return import_published(path_or_hub_id, task, **overrides)
