@@ -202,12 +202,14 @@ def test_a_pretrained_model_is_exported_as_extract_reads_it(tmp_path, faces):
     np.testing.assert_allclose(*found, atol=1e-3)
 
 
-def test_the_shipped_model_is_exported(tmp_path, capsys, clips):
+def test_the_shipped_model_is_exported(tmp_path, capsys, faces):
     assert main(["export", "movement", "--out", str(tmp_path / "m.onnx"), "--num_clips", "2"]) == 0
     printed = capsys.readouterr()
     assert "onnx fp32" in printed.out and "2 clips of synthetic faces" in printed.out
     settings = {"device": "cpu", "precision": "fp32", "faces": "none", "hop_s": 0.5}
-    tables = [Predictor(name, **settings)(clips / "single_face.mp4") for name in ("movement", tmp_path / "m.onnx")]
+    tables = [
+        Predictor(name, **settings)(faces / "videos" / "test_000000.mp4") for name in ("movement", tmp_path / "m.onnx")
+    ]
     pd.testing.assert_frame_equal(*tables, check_exact=False, atol=1e-4)
 
 
