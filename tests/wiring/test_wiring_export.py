@@ -14,7 +14,6 @@ from svfap.export.config import ExportConfig
 from svfap.export.export import export_model
 from svfap.weights.exported import ExportedModel
 
-pytest.importorskip("onnx")
 EFFECTS: dict[str, Effect] = {
     "out": Effect({}, {"out": "other.onnx"}, ("files",), ("precision", "outputs")),
     "task": Effect({}, {"task": "features"}, ("outputs",), ("precision", "clips")),
@@ -26,6 +25,7 @@ EFFECTS: dict[str, Effect] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
+    pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("wiring_export")
     write_material(folder, 2)
     save_classifier(folder / "model", 0, stage_depths=(1,))
