@@ -32,17 +32,20 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock time of one call, including its work on the device."""
+Clock = Callable[[], float]
+
+
+def seconds(run: Callable[[], object], device: torch.device, clock: Clock = time.perf_counter) -> float:
+    """Wall-clock time of one call, including its work on the device; with time.process_time that of the processor."""
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     run()
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def time_alternating(
-    runs: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+    runs: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, clock: Clock = time.perf_counter
 ) -> dict[str, NDArray[np.float64]]:
     """Seconds of each run in each round, shape (rounds,), in the order A B C, C B A, …, after one warm-up call of each."""
     for run in runs.values():
@@ -50,7 +53,7 @@ def time_alternating(
     taken = {name: np.empty(rounds) for name in runs}
     for number in range(rounds):
         for name in list(runs)[:: 1 if number % 2 == 0 else -1]:
-            taken[name][number] = seconds(runs[name], device)
+            taken[name][number] = seconds(runs[name], device, clock)
     return taken
 
 

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "crop": {"data", "faces", "jobs", "predict"},
     "packing": {"data", "jobs"},
     "features": {"model", "weights", "data", "faces", "jobs", "predict"},
+    "export": {"model", "weights", "data", "synth"},
     "reports": {"model", "weights", "data", "evaluation", "probe", "view"},
     "experiments": {"model", "weights", "data", "synth", "evaluation", "probe", "train", "predict", "view"},
 }

@@ -65,7 +65,7 @@ def documented_commands() -> dict[tuple[str, ...], dict[str, str]]:
         for line in re.findall(r"(?:^#? +|`|\bdo |-m |&& |\(BIN\)/)svfap ([a-z][^`#;\n]*)", text, re.MULTILINE):
             verb, *rest = line.split()
             key = (verb, rest[0]) if verb == "prepare" and rest and re.fullmatch("[a-z_0-9]+", rest[0]) else (verb,)
-            options = re.findall(r"(?<=\s)--([a-zA-Z_]+)", line)
+            options = re.findall(r"(?<=\s)--([a-zA-Z_]\w*)", line)
             used.setdefault(key, {}).update(dict.fromkeys(options, document.name))
     return used
 

@@ -41,6 +41,8 @@ features = svfap.extract_features(["faces/manifest.csv"], svfap.ExtractConfig(mo
 print(features.num_rows)
 svfap.reconstruct("some.mp4", svfap.ReconstructConfig(model="runs/pretrain"))
 svfap.convert("official.pth", Path("models/dfew_1"), svfap.ConvertConfig(dataset="dfew"))
+exported = svfap.export_model("runs/dfew", svfap.ExportConfig(out=Path("model.onnx"), int8=True, check="test.csv"))
+print(exported.out.name, exported.measured[0].top1_kept)
 tables = svfap.experiment("masking", svfap.ExperimentConfig(out=Path("runs/experiments")))
 print(tables["masking"].shape)
 model: svfap.Model = svfap.load_model("runs/dfew", task="features")

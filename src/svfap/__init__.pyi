@@ -15,6 +15,9 @@ from .evaluation.pool import PooledResults as PooledResults
 from .evaluation.pool import pool as pool
 from .experiments.config import ExperimentConfig as ExperimentConfig
 from .experiments.experiment import experiment as experiment
+from .export.config import ExportConfig as ExportConfig
+from .export.export import Exported as Exported
+from .export.export import export_model as export_model
 from .features.config import ExtractConfig as ExtractConfig
 from .features.extract import Extracted as Extracted
 from .features.extract import extract_features as extract_features

@@ -14,6 +14,7 @@ from svfap.remote import local_copy, url_of
 from svfap.shipped import did_you_mean, local_model
 
 HUB_TIMEOUT_S, HUB_PREFIX = 5.0, "hf://"
+EXPORT_SUFFIX = ".onnx"  # of the files of `svfap export`
 MAX_FPS = 1000.0
 Fps = float | Literal["own"] | None
 # Settings that may name packed data (`svfap pack`) at a URL.
@@ -211,6 +212,11 @@ def require_file(config: Any, name: str, suffixes: tuple[str, ...]) -> None:
 def is_hub_name(model: str | Path) -> bool:
     """Whether this has the form of a repository's name on the Hugging Face Hub: owner/name, or hf://owner/name."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+", str(model).removeprefix(HUB_PREFIX)) is not None
+
+
+def is_exported(model: str | Path) -> bool:
+    """Whether this names a file of `svfap export`."""
+    return Path(model).suffix.lower() == EXPORT_SUFFIX
 
 
 def require_model(model: str, field: str = "model", fix: str = "") -> None:

@@ -143,4 +143,11 @@ VERBS: dict[str, Command] = {
             Positional("out", "folder for the model; or a .pth or .pt file in the published format", type=Path),
         ),
     ),
+    "export": Command(
+        "Export a model as an ONNX file that runs without this package, and check that it computes the same. predict, extract "
+        "and evaluate take the file as --model.",
+        "svfap export runs/finetune --int8 --check test.csv --out model.onnx",
+        "svfap.export.config:ExportConfig",
+        (Positional("model", "run or model folder, Hub name, shipped model or checkpoint"),),
+    ),
 }

@@ -8,7 +8,7 @@ from typing import Literal
 
 from svfap.data.prepared import PreparedDataset
 from svfap.errors import UserError
-from svfap.settings import ClockSettings, Settings, SourceSettings, is_hub_name, require, require_model
+from svfap.settings import ClockSettings, Settings, SourceSettings, is_exported, is_hub_name, require, require_model
 from svfap.shipped import shipped_folder
 
 FOLDS_FILE = "folds.json"
@@ -39,7 +39,8 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
     """
 
     model: str
-    """Run folder, model folder, or the name of a repository on the Hugging Face Hub."""
+    """Run folder, model folder, or the name of a repository on the Hugging Face Hub; or a file of `svfap export` (.onnx), which
+    runs on the CPU in its own precision."""
     manifest: Path | None = None
     """CSV of test videos with their labels or values; default: the test part of what the run was trained on."""
     dataset: Path | None = None
@@ -47,7 +48,7 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
     fold: str | None = None
     """Fold of the dataset; default: its only one."""
     out: Path | None = None
-    """Folder for the results; default: MODEL/evaluation."""
+    """Folder for the results; default: MODEL/evaluation, of a file the folder NAME.evaluation beside it."""
     by_group: bool | None = None
     """Average the outputs over each group of videos and score every group once; default: where the manifest has a column
     `group` and the model is not frame-level."""
@@ -92,7 +93,10 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
     @property
     def out_folder(self) -> Path:
         """Where the results go: `out`, or its default."""
-        return Path(self.model) / "evaluation" if self.out is None else self.out
+        if self.out is not None:
+            return self.out
+        model = Path(self.model)
+        return model.with_suffix(".evaluation") if is_exported(model) else model / "evaluation"
 
 
 def require_folds(out: Path) -> Path:

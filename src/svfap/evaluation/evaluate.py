@@ -30,7 +30,7 @@ from svfap.model.config import ModelConfig
 from svfap.model.perceiver import Perceiver
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import confusion_matrix, regression_scatter
-from svfap.weights.folder import fingerprint, load_model
+from svfap.weights.exported import ExportedModel, fingerprint_of, load_for_inference
 
 
 class Evaluation(NamedTuple):
@@ -61,11 +61,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     config = _with_test_part(config)
     manifest, root, label_range = _test_set(config)
     accelerator = make_accelerator(config.precision)
-    perceiver = load_model(config.model).to(accelerator.device).eval()
+    perceiver = load_for_inference(config.model).to(accelerator.device).eval()
     shape = perceiver.config
     if shape.task not in ("classification", "regression"):
         raise UserError(f"{config.model}: is a {shape.task} model; only classification and regression can be evaluated")
-    assert isinstance(perceiver, Perceiver)
+    assert isinstance(perceiver, Perceiver | ExportedModel)
     if not shape.label_names:
         raise UserError(
             f"{config.model}: its config.json has no label_names; the manifest's labels cannot be matched to outputs"
@@ -157,7 +157,7 @@ def _say_contract(clock: Clock, config: EvaluateConfig, videos: Manifest, model:
     say_crops(model.face_crop, videos.folders, videos.path)
 
 
-def provenance(config: EvaluateConfig, model: Model, manifest: Path, root: Path) -> dict[str, Any]:
+def provenance(config: EvaluateConfig, model: Model | ExportedModel, manifest: Path, root: Path) -> dict[str, Any]:
     """What an evaluation's results depend on, as in `metrics.json`: digests of weights and labels, and settings.
 
     root: folder that the manifest's paths are relative to; the files of values per frame count if the model needs them.
@@ -165,7 +165,7 @@ def provenance(config: EvaluateConfig, model: Model, manifest: Path, root: Path)
     names = ("num_segments", "num_crops", "precision", "fps", "frames_fps", "invalid_marks", "label_range")
     values = {name: getattr(config, name) for name in names}
     settings = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    origin = {"weights": fingerprint(model), "manifest_digest": file_digest(manifest), "settings": settings}
+    origin = {"weights": fingerprint_of(model), "manifest_digest": file_digest(manifest), "settings": settings}
     if model.config.frame_level and (digest := frame_values_digest(manifest, root)):
         origin["frame_values_digest"] = digest
     return origin

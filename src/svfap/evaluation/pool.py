@@ -23,7 +23,8 @@ from svfap.files import file_digest, make_folder, write_atomically
 from svfap.metric_table import format_percent, metric_heading, metric_keys, metric_name, metric_text
 from svfap.paper import RESULTS
 from svfap.view.tables import write_table
-from svfap.weights.folder import fingerprint, has_model, load_model
+from svfap.weights.exported import fingerprint_of, load_for_inference
+from svfap.weights.folder import has_model
 
 RESULTS_FILE = "results.json"
 # What `svfap.evaluation.evaluate.provenance` names, for messages.
@@ -127,7 +128,7 @@ def is_evaluated(config: EvaluateConfig, allow_incomplete: bool = False) -> bool
     if fold.test is None or not has_evaluation(folder, fold, allow_incomplete):
         return False
     metrics = _read_metrics(folder)
-    expected = provenance(config, load_model(config.model), fold.test, config.root or prepared.root)
+    expected = provenance(config, load_for_inference(config.model), fold.test, config.root or prepared.root)
     names = [PROVENANCE[key] for key, value in expected.items() if metrics.get(key) != value]
     if names:
         known = expected.keys() <= metrics.keys()
@@ -163,7 +164,7 @@ def _require_current(out: Path, prepared: PreparedDataset) -> None:
         if "frame_values_digest" in metrics and (root := Path(metrics["root"])).is_dir():
             digests["frame_values_digest"] = frame_values_digest(fold.test, root) or ""
         if model is not None:
-            digests["weights"] = fingerprint(load_model(model))
+            digests["weights"] = fingerprint_of(load_for_inference(model))
         if changed := [key for key, digest in digests.items() if digest != metrics.get(key)]:
             what = str(model if "weights" in changed else fold.test)
             what = f"a frame_values file of {what}" if changed == ["frame_values_digest"] else what
@@ -187,7 +188,7 @@ def _evaluate_models(models: str, config: PoolConfig) -> None:
             say(f"fold {fold.name}: {one.out} holds the evaluation of {one.model} already")
         else:
             evaluate(one)
-    write_folds_file(config.out, config.dataset, load_model(one.model).config.preset)
+    write_folds_file(config.out, config.dataset, load_for_inference(one.model).config.preset)
 
 
 def results_table(

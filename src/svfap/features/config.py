@@ -23,7 +23,8 @@ class ExtractConfig(FaceSettings, ClockSettings, DeviceSettings, SourceSettings,
     """
 
     model: str
-    """Run or model folder, or Hub name, of a pre-trained, fine-tuned or converted model; see random_weights."""
+    """Run or model folder, or Hub name, of a pre-trained, fine-tuned or converted model; see random_weights. Or a file of
+    `svfap export` (.onnx), which runs on the CPU in its own precision."""
     out: Path | None = None
     """Table to write: .parquet, .npz or .h5; default: features.parquet for the command, in memory for the Python function."""
     faces: Literal["auto", "yunet", "haar", "none"] | None = None

@@ -32,6 +32,7 @@ from svfap.shipped import shipped_folder
 if TYPE_CHECKING:
     from svfap.features.extractor import Features
     from svfap.model.base import Model
+    from svfap.weights.exported import ExportedModel
 
 # Names in the table for columns of manifests; there, start_s and end_s are those of a window.
 SPAN = {"start_s": "sample_start_s", "end_s": "sample_end_s"}
@@ -58,7 +59,7 @@ class Extracted(NamedTuple):
 
 
 def extract_features(
-    sources: str | Path | Sequence[str | Path], config: ExtractConfig, model: Model | None = None
+    sources: str | Path | Sequence[str | Path], config: ExtractConfig, model: Model | ExportedModel | None = None
 ) -> Extracted:
     """Compute the features of videos, as a table in memory or, with `config.out`, in a file; in the order of the sources.
 
@@ -91,7 +92,7 @@ def extract_features(
         config = replace(config, model=str(Path(config.model).absolute()))
     from svfap.features.extractor import Extractor, extractor_of, write_part  # imports torch, which takes seconds
     from svfap.predict.predictor import warn_of_whole_pictures
-    from svfap.weights.folder import fingerprint
+    from svfap.weights.exported import fingerprint_of
 
     extractor = extractor_of(config) if model is None else Extractor(config, model)
     shape = extractor.model.config
@@ -102,7 +103,7 @@ def extract_features(
         else:
             say_crops(shape.face_crop, crops.folders, manifest)
     settings = {name: getattr(config, name) for name in SAME_SETTINGS}
-    settings |= {"weights": fingerprint(extractor.model), "part_format": PART_FORMAT}
+    settings |= {"weights": fingerprint_of(extractor.model), "part_format": PART_FORMAT}
     with (
         TemporaryDirectory(prefix="svfap-extract-") if config.out is None else nullcontext(_parts_of(config.out))
     ) as folder:

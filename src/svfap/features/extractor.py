@@ -25,6 +25,7 @@ from svfap.model.perceiver import Perceiver
 from svfap.model.presets import list_presets
 from svfap.predict.predictor import crop_of, detector_of, run_clips
 from svfap.predict.reader import Reader
+from svfap.weights.exported import ExportedModel, load_for_inference
 from svfap.weights.folder import load_model
 
 TIMEOUT_S = 10.0  # of streams, which have no features
@@ -50,9 +51,9 @@ class Extractor:
     instead of the one that config.model names. Raises `UserError`.
     """
 
-    def __init__(self, config: ExtractConfig, model: Model | None = None) -> None:
-        model = model or _load(config)
-        if not isinstance(model, Perceiver):
+    def __init__(self, config: ExtractConfig, model: Model | ExportedModel | None = None) -> None:
+        model = _load(config) if model is None else model
+        if not isinstance(model, Perceiver | ExportedModel):
             task = model.config.task
             raise UserError(f"{config.model}: a model for {task} has no features; load it with task=features")
         self.config, self.model = config, model
@@ -102,7 +103,7 @@ def _means(rows: Features) -> Features:
     return Features(*map(np.array, zip(*means, strict=True)))
 
 
-def _load(config: ExtractConfig) -> Model:
+def _load(config: ExtractConfig) -> Model | ExportedModel:
     if config.model in list_presets() and not Path(config.model).exists():
         if not config.random_weights:
             raise UserError(
@@ -112,8 +113,8 @@ def _load(config: ExtractConfig) -> Model:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the same weights in every process
             return create_model(config.model, "features").eval()
-    model = load_model(config.model)
-    return model if isinstance(model, Perceiver) else load_model(config.model, task="features")
+    model = load_for_inference(config.model)
+    return model if isinstance(model, Perceiver | ExportedModel) else load_model(config.model, task="features")
 
 
 @lru_cache(maxsize=1)

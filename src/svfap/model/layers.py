@@ -113,7 +113,7 @@ class ConvEmbed(nn.Module):
         frames = clip.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             frames = F.gelu(norm(conv(frames)))
-        positions = frames.flatten(2).unflatten(0, (len(clip), -1, self.tubelet_size))  # B, T/t, t, D, S
+        positions = frames.flatten(2).unflatten(0, (clip.shape[0], -1, self.tubelet_size))  # B, T/t, t, D, S
         tokens = positions.permute(0, 1, 4, 3, 2).flatten(3)  # B, T/t, S, D·t
         return F.linear(tokens.flatten(1, 2), self.weight.flatten(1), self.bias)
 

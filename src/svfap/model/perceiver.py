@@ -57,6 +57,13 @@ class Perceiver(Model):
         tokens = self.encoder(clip)
         return self._outputs(tokens), self._pooled(tokens)
 
+    def every_output(self, clip: Tensor) -> dict[str, Tensor]:
+        """The results of `forward`, `features` and `step_features` from one pass of the encoder: "outputs" (not of task
+        "features"), "features", "step_features"."""
+        tokens = self.encoder(clip)
+        outputs = {} if self.config.task == "features" else {"outputs": self._outputs(tokens)}
+        return {**outputs, "features": self._pooled(tokens), "step_features": self._steps(tokens)}
+
     def _pooled(self, tokens: Tensor) -> Tensor:
         with _no_autocast(tokens):
             return self.norm(tokens.to(self.norm.weight.dtype).mean(dim=1))

@@ -21,7 +21,8 @@ class PredictConfig(FaceSettings, DeviceSettings, ClockSettings):
     """
 
     model: str = "movement"
-    """Run folder, model folder, Hub repository (owner/name), or a model of `svfap models`. Default: the one that comes with the
+    """Run folder, model folder, Hub repository (owner/name), or a model of `svfap models`; or a file of `svfap export` (.onnx),
+    which runs on the CPU in its own precision. Default: the one that comes with the
     package and reads facial movement, not emotion."""
     out: Path | None = Path("predictions.csv")
     """Table to write: .csv, .jsonl, .json or .parquet; beside it timelines (.png), and how it was made (NAME.about.json).

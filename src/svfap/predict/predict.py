@@ -120,7 +120,7 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
 def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
     # These import torch, which takes seconds; mistakes are reported before.
     from svfap.predict.predictor import Predictor, say_what_it_reads, warn_of_whole_pictures
-    from svfap.weights.folder import fingerprint
+    from svfap.weights.exported import fingerprint_of
 
     predictor = Predictor(
         config.model,
@@ -131,7 +131,7 @@ def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
     say_what_it_reads(config.model, predictor.config)
     if config.faces == "none":
         warn_of_whole_pictures(predictor.config, map(Path, names))
-    columns, weights = ["video", *predictor.columns], fingerprint(predictor.model)
+    columns, weights = ["video", *predictor.columns], fingerprint_of(predictor.model)
     with TemporaryDirectory(prefix="svfap-predict-") as folder:
         out = config.out or Path(folder) / "predictions.jsonl"
         with TableWriter(out, columns, {**_same_settings(config), "weights": weights}, config.resume) as writer:

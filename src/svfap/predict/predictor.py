@@ -29,7 +29,7 @@ from svfap.predict.table import BOX, PROBABILITY, TIMES
 from svfap.predict.windows import Window
 from svfap.settings import Fps
 from svfap.shipped import shipped_folder
-from svfap.weights.folder import load_model
+from svfap.weights.exported import ExportedModel, load_for_inference
 
 Video = str | Path
 Row = dict[str, Any]
@@ -41,8 +41,8 @@ class Predictor:
     """Predicts affect in one video at a time, in memory; `svfap.predict_videos` does many and writes files.
 
     Args:
-        model: a fine-tuned model, or what `svfap.load_model` takes, such as "movement". It is moved to the device
-            and set to eval mode.
+        model: a fine-tuned model, or what `svfap.load_model` takes, such as "movement"; or a file of `svfap export` (.onnx).
+            It is moved to the device, except one from a file, and set to eval mode.
         device, precision, hop_s, batch_size, face_model, timeout_s, fps, frames_fps: as in `PredictConfig`.
         faces: as in `PredictConfig`, or a `Detector`.
         crop: how faces are cut out, or some of margin, align and border, by name; default: as in the model's training.
@@ -58,7 +58,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: Model | str | Path,
+        model: Model | ExportedModel | str | Path,
         device: str = "auto",
         precision: str = "auto",
         hop_s: float | None = None,
@@ -71,7 +71,7 @@ class Predictor:
         fps: Fps = None,
         frames_fps: float | None = None,
     ) -> None:
-        self.model = model if isinstance(model, Model) else load_model(model)
+        self.model = load_for_inference(model) if isinstance(model, str | Path) else model
         self.config = self.model.config
         if self.config.task not in ("classification", "regression"):
             task = self.config.task

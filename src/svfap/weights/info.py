@@ -12,7 +12,8 @@ from svfap.model.complexity import complexity
 from svfap.model.config import CONFIG_FILE, ModelConfig
 from svfap.model.presets import PRESETS, list_presets, model_config
 from svfap.shipped import CARD_FILE, SHIPPED, local_model, shipped_folder
-from svfap.weights.folder import WEIGHTS_FILE, load_model
+from svfap.weights.exported import load_for_inference
+from svfap.weights.folder import WEIGHTS_FILE
 
 
 def preset_table() -> Table:
@@ -38,7 +39,7 @@ def model_tables(model: str, mask_ratio: float | None = None) -> list[Table]:
     if model in PRESETS:
         configs = [model_config(model, task) for task in ("features", "pretraining")]
     elif local_model(model) is not None or "/" in model:
-        configs = [load_model(model).config]
+        configs = [load_for_inference(model).config]
     else:
         raise UserError(f"{model!r} is neither a preset ({', '.join(list_presets())}) nor a folder nor a shipped model")
     if mask_ratio is not None:
