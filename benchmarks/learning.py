@@ -116,8 +116,12 @@ VARIANTS: dict[str, Variant] = {
     "pixels, decoder of 4 blocks": _model(target="pixels", decoder_depth=4),
     "difference, half decoded": replace(FIRST, decoded=0.5),
     "difference, half decoded, 1.25 × steps": replace(FIRST, decoded=0.5, steps=2000),
+    "difference, half decoded, 5 × steps": replace(FIRST, decoded=0.5, steps=8000),  # costs as much as 4 × steps
     # The mask.
     "difference, one stage": _model(**ONE_STAGE),
+    "difference, one stage, 4 × steps": replace(_model(**ONE_STAGE), steps=6400),
+    "difference, one stage, random mask, 4 × steps": replace(_model(**ONE_STAGE), mask="random", steps=6400),
+    "difference, one stage, frame mask, 4 × steps": replace(_model(**ONE_STAGE), mask="frame", steps=6400),
     "difference, one stage, random mask": replace(_model(**ONE_STAGE), mask="random"),
     "difference, one stage, frame mask": replace(_model(**ONE_STAGE), mask="frame"),
     "pixels, one stage": _model(target="pixels", **ONE_STAGE),
