@@ -102,6 +102,7 @@ def test_fine_tuning_reads_each_time_step(benchmark, corpus, tmp_path):
     assert scores["ccc_within_people_mouth_open"] > 0.5
 
 
+@pytest.mark.slow
 def test_conditions_are_run_once_and_tabulated(benchmark, corpus, tmp_path, monkeypatch, capsys):
     names = ["pixels", "none", "both, pixels", "none, as many updates"]
     options = ["--corpus", str(corpus), "--out", str(tmp_path), "--steps", "2", "--tune_steps", "1", "--videos", "9"]
