@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import chain, pairwise
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from svfap.errors import UserError
 from svfap.faces.boxes import overlap, predicted, smoothed
@@ -236,6 +235,8 @@ class _Tracker:
         """Face number -> the piece that it continues: the assignment with the largest total overlap."""
         if not faces or not self.open:
             return {}
+        from scipy.optimize import linear_sum_assignment  # takes longer to import than one picture to predict
+
         boxes = np.array([face.box for face in faces], np.float64)
         shared = overlap(np.array([piece.next_box(time) for piece in self.open]), boxes)
         shared[shared < self.config.min_overlap] = 0

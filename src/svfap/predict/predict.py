@@ -280,14 +280,13 @@ def _write_timelines(predictions: Predictions, missing_alone: bool = False) -> N
 
 def _write_pictures(predictions: Predictions, config: PredictConfig, reader: Reader, about: About) -> Predictions:
     """Write the timelines, the overlays and the page; returns the predictions with their files."""
-    from svfap.predict.overlay import write_overlay
-    from svfap.predict.page import write_affect_page
-
     _write_timelines(predictions)
     for video, suffix in _suffixes(predictions):
         rows = predictions.rows_of(video)
         if config.overlay is None or (video in predictions.failures and rows.empty):
             continue
+        from svfap.predict.overlay import write_overlay
+
         overlay = config.overlay.with_name(f"{config.overlay.stem}{suffix}{config.overlay.suffix}")
         try:
             write_overlay(video, rows, reader, overlay)
@@ -297,6 +296,8 @@ def _write_pictures(predictions: Predictions, config: PredictConfig, reader: Rea
             predictions.failures[video] = "; ".join(dict.fromkeys(filter(None, reasons)))
     if config.report is None:
         return predictions
+    from svfap.predict.page import write_affect_page
+
     files = {printable(video): None if is_live(video) else Path(video) for video in predictions.videos}
     write_affect_page(config.report, predictions.table, files, about)
     return replace(predictions, report=config.report)
