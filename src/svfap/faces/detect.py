@@ -140,7 +140,7 @@ class YuNet:
         faces = []
         for row in rows if rows is not None else ():
             x, y, w, h = map(float, row[:4])
-            landmarks = ((row[4:14].reshape(5, 2) + np.float32([left, top])) / scale).astype(np.float32)
+            landmarks = ((row[4:14].reshape(5, 2) + np.array([left, top], np.float32)) / scale).astype(np.float32)
             faces.append(Face(((x + left) / scale, (y + top) / scale, w / scale, h / scale), float(row[14]), landmarks))
         return faces
 
