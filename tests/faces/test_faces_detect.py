@@ -143,7 +143,8 @@ def test_near_a_known_face_the_same_face_is_found(clips, scale):
         np.testing.assert_allclose(found.box, face.box, atol=0.05 * max(face.box[2:]))
         np.testing.assert_allclose(found.landmarks, face.landmarks, atol=0.06 * max(face.box[2:]))
     assert len(detector.detect_near(frame, moved)) == 5
-    assert len(detector.detect_near(frame, np.repeat(moved[:1], 2, axis=0))) == 1
+    if scale >= 1:  # else two regions are as large as the picture, which is searched as a whole
+        assert len(detector.detect_near(frame, np.repeat(moved[:1], 2, axis=0))) == 1
 
 
 def test_very_narrow_pictures(clips):

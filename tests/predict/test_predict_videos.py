@@ -174,7 +174,7 @@ def test_if_all_videos_fail_nothing_is_written(tmp_path, config):
 def test_ctrl_c_ends_a_live_source_and_interrupts_a_file(folder, tmp_path, config, monkeypatch, capsys):
     rows = list(Predictor(folder / "model", "cpu", "fp32", faces=Spots()).stream(folder / "a.mp4"))
 
-    def interrupted(self, names, on_frame, on_faces):
+    def interrupted(self, names, on_frame):
         on_frame(names[0], 1, None, 25.0)
         yield from ((names[0], row) for row in rows)
         raise KeyboardInterrupt

@@ -69,7 +69,10 @@ class DetectorOfRegions(Detector, Protocol):
     """A detector that can look for known faces alone, which takes less time."""
 
     def detect_near(self, frame: Pixels, boxes: NDArray[np.float64]) -> list[Face]:
-        """For each of the boxes (N, 4) the face that `detect` would find there, if any; the largest first."""
+        """For each of the boxes (N, 4) the face that `detect` would find there, if any; the largest first.
+
+        Where that takes no less time, all faces of the picture.
+        """
         ...
 
 

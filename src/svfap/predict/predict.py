@@ -256,8 +256,9 @@ def _add_rows(
             assert boxes is not None
             boxes.setdefault(video, FaceBoxes()).add(item)
 
+        listeners = (on_frame,) if boxes is None else (on_frame, on_faces)
         try:
-            for video, item in predictor.run(left, on_frame, None if boxes is None else on_faces):
+            for video, item in predictor.run(left, *listeners):
                 if isinstance(item, dict):
                     writer.add(str(video), item)
                 else:
