@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector, Face, make_detector
 from svfap.faces.track import TrackedFrame, track_faces
 from svfap.model.build import create_model
-from svfap.predict.predictor import Predictor
+from svfap.predict.predictor import Predictor, run_clips
 
 SIZES = {"360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920)}
 MEMORY_S = (30, 120, 600)
@@ -121,8 +122,10 @@ def _speeds(clips: dict[str, Path], presets: tuple[str, ...], args: argparse.Nam
             crop = FaceCropConfig(size_px=model.config.img_size)
             cropping = _wall_seconds(lambda: [crop_face(t.frame, f.box, crop) for t in tracked for f in t.faces])  # noqa: B023
             windows = list(predictor.reader.windows(clip))
-            predictor._outputs(np.stack([window.frames for window in windows[:1]]))
-            running = _wall_seconds(lambda: predictor._outputs(np.stack([window.frames for window in windows])))  # noqa: B023
+            clips = np.stack([window.frames for window in windows])
+            run = partial(run_clips, model, config=model.config, device=predictor.device, dtype=predictor.dtype)
+            run(clips=clips[:1])
+            running = _wall_seconds(lambda: run(clips=clips))  # noqa: B023
             total = _wall_seconds(lambda: list(predictor.stream(clip)))  # noqa: B023
             stages = (decoding, timed.seconds, tracking, cropping, running)
             rows.append([f"{name}, {preset}", *(f"{duration / s:.1f}" for s in stages), f"**{duration / total:.1f}**"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from svfap.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,6 +42,9 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 def make_accelerator(precision: str = "auto") -> Accelerator:
     """The device, its precision, and the processes that torchrun or `accelerate launch` started. Raises `UserError`."""
+    from accelerate import Accelerator  # takes longer to import than one picture to predict
+    from accelerate.state import AcceleratorState
+
     device = pick_device()
     chosen = pick_precision(precision, device)
     AcceleratorState._reset_state()  # a process may train in one precision after another

@@ -129,6 +129,24 @@ def test_boxes_are_in_pixels_of_the_picture_given(clips):
     assert all(0.5 < face.confidence < 0.999 for face in Haar().detect(picture))
 
 
+@pytest.mark.parametrize("scale", [0.25, 1.0, 3.0])
+def test_near_a_known_face_the_same_face_is_found(clips, scale):
+    detector = YuNet(clips.parent / "models" / "yunet_n_640_640.onnx")
+    frame = cv2.imread(str(clips / "many_faces.jpg"))[..., ::-1]
+    frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    faces = detector.detect(frame)
+    boxes = np.array([face.box for face in faces])
+    moved = boxes + 0.2 * boxes[:, 2:].max() * np.array([1, -1, 0, 0])
+    assert len(faces) == 5 and detector.detect_near(frame, np.array([[2.0, 2.0, 20.0, 20.0]])) == []
+    for face, box in zip(faces, moved, strict=True):
+        (found,) = detector.detect_near(frame, box[None])
+        np.testing.assert_allclose(found.box, face.box, atol=0.05 * max(face.box[2:]))
+        np.testing.assert_allclose(found.landmarks, face.landmarks, atol=0.06 * max(face.box[2:]))
+    assert len(detector.detect_near(frame, moved)) == 5
+    if scale >= 1:  # else two regions are as large as the picture, which is searched as a whole
+        assert len(detector.detect_near(frame, np.repeat(moved[:1], 2, axis=0))) == 1
+
+
 def test_very_narrow_pictures(clips):
     detector = YuNet(clips.parent / "models" / "yunet_n_640_640.onnx")
     for height, width in ((1, 1), (3, 2000), (2000, 2), (20, 20)):

@@ -222,6 +222,50 @@ def gap_in(first: int, stop: int) -> Callable[[int], Boxes]:
     return lambda number: {} if first <= number < stop else still(number)
 
 
+class NearDetector(FakeDetector):
+    """Can look near known faces; counts in `near` how often it does."""
+
+    def __init__(self, scene: Callable[[int], Boxes]) -> None:
+        super().__init__(scene)
+        self.near: list[int] = []
+
+    def detect_near(self, frame: np.ndarray, boxes: np.ndarray) -> list[Face]:
+        faces = FakeDetector(self.scene).detect(frame)
+        self.near.append(int(frame[0, 0, 0]) * 256 + int(frame[0, 0, 1]))
+        return [face for face in faces if overlap(np.array([face.box]), boxes).max() > 0.3]
+
+
+def in_and_out(number: int) -> Boxes:
+    """b walks in at frame 62 and is away from 150 to 185; both are far apart and move slowly."""
+    boxes = {"a": (100 + 0.3 * number, 100.0, 80.0, 100.0)}
+    if number >= 62 and not 150 <= number < 185:
+        boxes["b"] = (450 - 0.3 * number, 120.0, 40.0, 50.0)
+    return boxes
+
+
+@pytest.mark.parametrize("scene", [still, crowd, in_and_out, lambda number: {}])
+def test_looking_near_known_faces_changes_no_track(scene):
+    whole, near = FakeDetector(scene), NearDetector(scene)
+    frames = followed(near, 240)
+    assert [_told(frame) for frame in frames] == [_told(frame) for frame in followed(whole, 240)]
+    assert sorted(set(near.runs) | set(near.near)) == [n for n in whole.runs if scene(n) or n in near.runs]
+    if scene is not crowd:  # where three faces walk fast
+        assert len(near.runs) <= 0.5 * len(whole.runs)
+    assert near.near or not scene(0)
+
+
+def test_no_face_is_looked_for_near_another_at_a_cut_or_in_a_still_picture():
+    detector = NearDetector(still)
+    list(track_faces([(0.0, frame_of(0)), (0.04, frame_of(1))], detector))
+    assert (detector.runs, detector.near) == ([0, 1], [])
+
+
+def test_a_face_that_moves_by_more_than_its_width_is_looked_for_in_the_whole_picture():
+    detector = NearDetector(lambda number: {"a": (3.5 * number, 100.0, 30.0, 40.0)})
+    frames = followed(detector, 100)
+    assert tracks_in(frames) == {1} and not detector.near
+
+
 def test_a_short_miss_is_bridged():
     frames = followed(FakeDetector(gap_in(40, 50)), 100, detect_every=2)
     assert all(len(frame.faces) == 1 for frame in frames) and tracks_in(frames) == {1}
@@ -338,8 +382,10 @@ def test_frames_are_delayed_no_longer_than_documented():
             taken += 1
             yield item
 
-    held = [taken - frame.index for frame in track_faces(counted(), FakeDetector(crowd), config)]
-    assert max(held[:150]) <= config.delay_s * FPS + 3 + 2  # and one more that is looked ahead at
+    for detector, frames in ((FakeDetector(crowd), 3), (NearDetector(crowd), 3 + 0.3 * FPS)):
+        taken = 0
+        held = [taken - frame.index for frame in track_faces(counted(), detector, config)]
+        assert max(held[:150]) <= config.delay_s * FPS + frames + 2  # and one more that is looked ahead at
     assert TrackConfig(min_track_s=0.2, smooth_s=0.2, max_gap_s=0.2).delay_s == pytest.approx(0.4)
 
 

@@ -45,6 +45,29 @@ def test_saved_folder_loads_the_same_model(classifier, tmp_path):
     assert not list(tmp_path.glob("*.bin")), "weights must not be pickled"
 
 
+@pytest.mark.parametrize("task", ["classification", "pretraining"])
+def test_loading_draws_no_weights_and_fills_every_tensor(task, tmp_path):
+    model = svfap.create_model("svfap_debug", task, **({"num_outputs": 2} if task == "classification" else {}))
+    model.half().save_pretrained(tmp_path)  # a file of another type is converted
+    expected = {**model.float().state_dict(), **dict(type(model)(model.config).named_buffers())}
+    drawn = torch.get_rng_state()
+    for loaded in (svfap.load_model(tmp_path), type(model).from_pretrained(tmp_path)):
+        assert torch.equal(torch.get_rng_state(), drawn)
+        assert {t.dtype for t in loaded.state_dict().values()} == {torch.float32} and not loaded.training
+        assert all(p.requires_grad and p.is_leaf and p.is_contiguous() for p in loaded.parameters())
+        found = {**loaded.state_dict(), **dict(loaded.named_buffers())}
+        assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+        assert not any(name.endswith("positions") for name in loaded.state_dict())
+
+
+def test_a_loaded_model_shares_no_memory_with_its_tensors(published):
+    loaded = svfap.import_published(published)
+    before = loaded.head.weight.clone()
+    for tensor in published["model"].values():
+        tensor.zero_()
+    assert torch.equal(loaded.head.weight, before) and before.any()
+
+
 def test_run_folder_loads_its_best(classifier, tmp_path):
     classifier.save_pretrained(tmp_path / "best")
     assert torch.equal(svfap.load_model(tmp_path).head.weight, classifier.head.weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 
@@ -22,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Both are one line, without a traceback.
     """
+    gc.set_threshold(50_000)  # imports make many objects that stay; collections among them take a tenth of the start
     parser = Parser(
         prog="svfap",
         allow_abbrev=False,

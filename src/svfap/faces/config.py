@@ -74,8 +74,9 @@ class TrackConfig:
     def delay_s(self) -> float:
         """Seconds of delay until the faces of a frame are final: 1.0 by default.
 
-        Added to it are `detect_every` frames, one frame of look-ahead, and `flash_s` after a sudden change. Whole frames
-        are kept in memory: about 29 at 25 per second, 180 MB in 1080p, and 7 more after a sudden change.
+        Added to it are `detect_every` frames or, with a detector that looks near known faces (YuNet), up to 0.3 s more; one
+        frame of look-ahead; and `flash_s` after a sudden change. Whole frames are kept in memory: about 29 at 25 per second,
+        180 MB in 1080p (with YuNet 35, 220 MB), and 7 more after a sudden change.
         """
         return max(self.min_track_s, self.smooth_s) + self.max_gap_s
 

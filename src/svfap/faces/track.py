@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from itertools import chain, pairwise
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from svfap.errors import UserError
 from svfap.faces.boxes import overlap, predicted, smoothed
 from svfap.faces.config import FaceCropConfig, TrackConfig
 from svfap.faces.crop import crop_face
-from svfap.faces.detect import Detector, Face
+from svfap.faces.detect import Detector, DetectorOfRegions, Face
 from svfap.faces.shots import ShotFrame, iter_shots
 
 DETECTIONS_PER_S = 8  # a head moves by less than half its width in between
+WHOLE_S = 0.3  # seconds, at least, from one search of the whole picture to the next, where it shows the same faces
 VELOCITY_S = 0.4  # seconds over which a track's velocity is measured
 SMALLER = 0.75  # a face that is followed already may become smaller by this factor
 HOLE_FRAMES = 1.5  # a step from one frame to the next that is longer is no jitter
@@ -93,12 +93,12 @@ def track_faces(
     tracker = _Tracker(config, detector, hole_s, Dropped() if dropped is None else dropped)
     held: deque[ShotFrame] = deque()
     shots = iter_shots(_increasing(frames), config.shot_threshold, config.flash_s)
-    for item, runs in _with_runs(shots, every, hole_s):
+    for item, faces in _with_faces(_with_runs(shots, every, hole_s), detector):
         held.append(item)
-        if not runs:
+        if faces is None:
             tracker.last_frame_s = item.time_s
             continue
-        tracker.update(item)
+        tracker.update(item, faces)
         while held and held[0].time_s + config.delay_s <= item.time_s:
             yield tracker.settle(held.popleft())
     tracker.finish()
@@ -115,15 +115,67 @@ def _increasing(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[tuple[fl
         yield time_s, frame
 
 
-def _with_runs(shots: Iterator[ShotFrame], every: int, hole_s: float) -> Iterator[tuple[ShotFrame, bool]]:
-    """Each frame, and whether the detector runs on it: at both ends of shots and holes, and every `every`-th in between."""
+def _with_runs(shots: Iterator[ShotFrame], every: int, hole_s: float) -> Iterator[tuple[ShotFrame, bool, bool]]:
+    """Each frame, whether the detector runs on it, and whether it is at an end.
+
+    The detector runs at both ends of shots and holes, and on every `every`-th frame in between.
+    """
     since, is_first = 0, True
     for item, following in pairwise(chain(shots, [None])):
         assert item is not None
         is_last = following is None or following.shot != item.shot or following.time_s - item.time_s > hole_s
         runs = is_first or is_last or since + 1 >= every
+        yield item, runs, is_first or is_last
         since, is_first = 0 if runs else since + 1, is_last
-        yield item, runs
+
+
+def _with_faces(
+    frames: Iterator[tuple[ShotFrame, bool, bool]], detector: Detector
+) -> Iterator[tuple[ShotFrame, list[Face] | None]]:
+    """Each frame of `_with_runs` with the faces that the detector finds; None: it does not run.
+
+    A detector that can look near known faces searches the whole picture at ends and every `WHOLE_S` seconds. If that finds
+    the same faces as the time before, the runs in between look only near the places between; else they search the whole
+    picture too, so that a face is found as early, and lost as late, as if all runs did.
+    """
+    if not isinstance(detector, DetectorOfRegions):
+        for item, runs, _ in frames:
+            yield item, detector.detect(item.frame) if runs else None
+        return
+    before: list[Face] = []
+    before_s = -np.inf
+    waiting: list[tuple[ShotFrame, bool]] = []
+    for item, runs, is_end in frames:
+        if not (runs and (is_end or item.time_s - before_s >= WHOLE_S)):
+            waiting.append((item, runs))
+            continue
+        faces = detector.detect(item.frame)
+        paths = _paths(before, faces) if any(runs for _, runs in waiting) else None
+        for between, runs in waiting:
+            if not runs:
+                yield between, None
+            elif paths is None:
+                yield between, detector.detect(between.frame)
+            elif not faces:
+                yield between, []
+            else:
+                share = (between.time_s - before_s) / (item.time_s - before_s)
+                yield between, detector.detect_near(between.frame, (1 - share) * paths[0] + share * paths[1])
+        yield item, faces
+        before, before_s, waiting = faces, item.time_s, []
+
+
+def _paths(before: Sequence[Face], after: Sequence[Face]) -> tuple[np.ndarray, np.ndarray] | None:
+    """The boxes (N, 4) of the same faces at two times; None if there are others, or one has moved far."""
+    a, b = (np.array([face.box for face in faces], np.float64).reshape(-1, 4) for faces in (before, after))
+    if len(a) != len(b):
+        return None
+    shared = overlap(a, b)
+    if not len(a):
+        return a, b
+    nearest = shared.argmax(axis=0)
+    same = len(set(nearest.tolist())) == len(a) and shared.max(axis=0).min() > SAME_FACE
+    return (a[nearest], b) if same else None
 
 
 @dataclass(eq=False)
@@ -195,8 +247,8 @@ class _Tracker:
         self.first_s, self.last_s, self.last_frame_s = 0.0, 0.0, 0.0
         self.num_tracks = 0
 
-    def update(self, item: ShotFrame) -> None:
-        """Run the detector on a frame, and add what it finds."""
+    def update(self, item: ShotFrame, found: Sequence[Face]) -> None:
+        """Add what a run of the detector on a frame has found."""
         time = item.time_s
         if item.shot != self.shot or (self.run and time - self.last_frame_s > self.hole_s):
             self.open, self.shot = [], item.shot
@@ -204,7 +256,7 @@ class _Tracker:
         self.run += 1
         # Only a missed detection makes a gap: if frames are far apart, the next run is the first that can find the face.
         self.open = [p for p in self.open if p.runs[-1] == self.run - 1 or time - p.times[-1] <= self.config.max_gap_s]
-        faces = [face for face in self.detector.detect(item.frame) if face.confidence >= self.config.min_confidence]
+        faces = [face for face in found if face.confidence >= self.config.min_confidence]
         linked = self._link(time, faces)
         for i, face in enumerate(faces):
             piece = linked.get(i)
@@ -236,6 +288,8 @@ class _Tracker:
         """Face number -> the piece that it continues: the assignment with the largest total overlap."""
         if not faces or not self.open:
             return {}
+        from scipy.optimize import linear_sum_assignment  # takes longer to import than one picture to predict
+
         boxes = np.array([face.box for face in faces], np.float64)
         shared = overlap(np.array([piece.next_box(time) for piece in self.open]), boxes)
         shared[shared < self.config.min_overlap] = 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from svfap.errors import UserError
 from svfap.model.config import CONFIG_FILE, ModelConfig
 from svfap.model.encoder import TPSBT
+from svfap.model.layers import sincos_positions
 
 CARD = """---
 {{ card_data }}
@@ -63,8 +65,25 @@ class Model(
         folder = Path(kwargs["model_id"])
         if not folder.is_dir():
             return super()._from_pretrained(config=config, strict=strict, **kwargs).eval()
+        tensors = load_file(folder / "model.safetensors")
+        if strict:
+            return cls.with_weights(config, tensors)
         model = cls(config)
-        model.load_state_dict(load_file(folder / "model.safetensors"), strict=strict)
+        model.load_state_dict(tensors, strict=False)
+        return model.eval()
+
+    @classmethod
+    def with_weights(cls, config: ModelConfig, tensors: Mapping[str, Tensor]) -> Self:
+        """The model of a config in eval mode, with all its weights copied from `tensors`; none are initialised before."""
+        with torch.device("meta"):
+            model = cls(config)
+        kind: dict[str, Any] = dict(
+            device="cpu", dtype=torch.get_default_dtype(), memory_format=torch.contiguous_format
+        )
+        model.load_state_dict({name: tensor.to(copy=True, **kind) for name, tensor in tensors.items()}, assign=True)
+        for module in model.modules():
+            if isinstance(positions := getattr(module, "positions", None), Tensor):  # no weights, so not stored
+                module.positions = sincos_positions(*positions.shape)
         return model.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +17,16 @@ from svfap.model.presets import model_config
 
 def build_model(config: ModelConfig) -> Model:
     """The model that a config describes, with fresh weights: for pre-training (Fig. 1a), or for any other task (Fig. 1b)."""
-    return MaskedAutoencoder(config) if config.task == "pretraining" else Perceiver(config)
+    return _class_of(config)(config)
+
+
+def load_weights(config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> Model:
+    """The model that a config describes, with these weights; see `Model.with_weights`."""
+    return _class_of(config).with_weights(config, tensors)
+
+
+def _class_of(config: ModelConfig) -> type[MaskedAutoencoder] | type[Perceiver]:
+    return MaskedAutoencoder if config.task == "pretraining" else Perceiver
 
 
 def model_shapes(config: ModelConfig, num_tensors: int, source: object) -> dict[str, tuple[int, ...]]:

@@ -32,8 +32,11 @@ def steps_to_frames(steps: Tensor, num_frames: int) -> Tensor:
 def sincos_positions(num_tokens: int, dim: int) -> Tensor:
     """Sine-cosine position embeddings over the flattened token index (time, row, column).
 
-    angle(pos, j) = pos / 10000^(2⌊j/2⌋/dim); sine at even j, cosine at odd j. Returns (num_tokens, dim) float32.
+    angle(pos, j) = pos / 10000^(2⌊j/2⌋/dim); sine at even j, cosine at odd j. Returns (num_tokens, dim) float32; under the
+    device "meta" only their shape.
     """
+    if torch.get_default_device().type == "meta":  # where torch's `arange` imports its compiler, which takes seconds
+        return torch.empty(num_tokens, dim)
     channel = torch.arange(dim, dtype=torch.float64)
     angle = torch.arange(num_tokens, dtype=torch.float64)[:, None] / 10000 ** (2 * (channel // 2) / dim)
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()

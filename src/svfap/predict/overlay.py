@@ -1,7 +1,6 @@
 """A copy of a video with the predictions drawn in: face boxes, numbers of faces, the most probable label, bars of all labels.
 
-It is made in a second pass over the file, which tracks the faces again with the same result, as the table has no box for each
-frame. The sound is kept.
+It is made in a second pass over the file, with the boxes that prediction found in each frame. The sound is kept.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from svfap.errors import UserError
 from svfap.faces.track import TrackedFrame
 from svfap.files import printable, replacing_file
 from svfap.model.config import ModelConfig
+from svfap.predict.boxes import FaceBoxes
 from svfap.predict.draw import FaceValues, Painter
 from svfap.predict.reader import DECODED_AHEAD, Reader, prefetched
 from svfap.predict.table import value_columns
@@ -35,10 +35,13 @@ CLEARLY = 0.05  # part of a bar's length
 COPIED_AUDIO = ("aac", "mp3", "ac3", "opus")  # playable in all three containers; other codecs are converted to AAC
 
 
-def write_overlay(video: str | Path, table: pd.DataFrame, reader: Reader, out: Path) -> None:
+def write_overlay(
+    video: str | Path, table: pd.DataFrame, reader: Reader, out: Path, boxes: FaceBoxes | None = None
+) -> None:
     """Write the overlay of one video, with a progress bar; `out` is complete or absent.
 
-    table: the video's rows, from a `Predictor` with the same `reader`. out: .mp4, .mov or .mkv. Raises `VideoError` if the
+    table: the video's rows, from a `Predictor` with the same `reader`. out: .mp4, .mov or .mkv. boxes: those that were found
+    for these rows; None: as of a resumed run, the faces are tracked again, with the same result. Raises `VideoError` if the
     video cannot be read, `UserError` if the overlay cannot be written or `out` is the video itself.
     """
     video = Path(video)
@@ -53,9 +56,8 @@ def write_overlay(video: str | Path, table: pd.DataFrame, reader: Reader, out: P
         ):
             assert isinstance(source, VideoSource)  # a live source was refused
             fps = reader.rate(source)
-            tracked = reader.tracks(
-                track(frames, f"overlay {printable(video.name)[:16]}", reader.num_frames(source)), fps
-            )
+            shown = track(frames, f"overlay {printable(video.name)[:16]}", reader.num_frames(source))
+            tracked = reader.tracks(shown, fps) if boxes is None else boxes.on(shown)
             pictures = _encoded(_painted(tracked, table, 0.5 / fps, reader.config), fps, target)
             # Sorted by time, so that FFmpeg does not buffer packets.
             for packet in heapq.merge(pictures, _sound(source, target), key=_time):

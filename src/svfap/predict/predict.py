@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,6 +28,8 @@ from svfap.predict.table import TableWriter, check_no_part, part_of, read_predic
 from svfap.settings import check_same_settings, require_model
 
 if TYPE_CHECKING:
+    from svfap.faces.track import TrackedFrame
+    from svfap.predict.boxes import FaceBoxes
     from svfap.predict.predictor import Predictor
     from svfap.predict.reader import Reader
 
@@ -131,6 +133,8 @@ def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
     say_what_it_reads(config.model, predictor.config)
     if config.faces == "none":
         warn_of_whole_pictures(predictor.config, map(Path, names))
+    # Of the videos that this run reads; those of videos that an earlier run has finished are not known.
+    boxes: dict[str, FaceBoxes] | None = None if config.overlay is None or config.faces == "none" else {}
     columns, weights = ["video", *predictor.columns], fingerprint_of(predictor.model)
     with TemporaryDirectory(prefix="svfap-predict-") as folder:
         out = config.out or Path(folder) / "predictions.jsonl"
@@ -141,7 +145,7 @@ def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
                     "same videos to resume, or delete the file to start again"
                 )
             try:
-                _add_rows(predictor, names, writer)
+                _add_rows(predictor, names, writer, boxes)
             except KeyboardInterrupt:
                 if config.out is not None:
                     say(
@@ -157,7 +161,7 @@ def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
                 write_about(config.out, about)
             table = writer.finish()
     predictions = Predictions(tuple(names), table, failures, config.out, config.out and about_of(config.out))
-    return _write_pictures(predictions, config, predictor.reader, about)
+    return _write_pictures(predictions, config, predictor.reader, about, boxes or {})
 
 
 def _videos_of(video: str | Path) -> list[str]:
@@ -222,8 +226,12 @@ def _about(predictor: Predictor, config: PredictConfig, weights: str, writer: Ta
     )
 
 
-def _add_rows(predictor: Predictor, names: Sequence[str], writer: TableWriter) -> None:
-    """Predict the videos that have not ended yet, with a progress bar."""
+def _add_rows(
+    predictor: Predictor, names: Sequence[str], writer: TableWriter, boxes: dict[str, FaceBoxes] | None
+) -> None:
+    """Predict the videos that have not ended yet, with a progress bar. boxes: to be filled with those of each video."""
+    from svfap.predict.boxes import FaceBoxes
+
     left = [name for name in names if printable(name) not in writer.ended]
     current, began = "", 0.0
     rates: dict[str, float] = {}
@@ -244,8 +252,13 @@ def _add_rows(predictor: Predictor, names: Sequence[str], writer: TableWriter) -
                 note += f", {num_failed} failed"
             bar.update(task, completed=count, note=note)
 
+        def on_faces(video: str, item: TrackedFrame) -> None:
+            assert boxes is not None
+            boxes.setdefault(video, FaceBoxes()).add(item)
+
+        listeners = (on_frame,) if boxes is None else (on_frame, on_faces)
         try:
-            for video, item in predictor.run(left, on_frame):
+            for video, item in predictor.run(left, *listeners):
                 if isinstance(item, dict):
                     writer.add(str(video), item)
                 else:
@@ -278,25 +291,28 @@ def _write_timelines(predictions: Predictions, missing_alone: bool = False) -> N
         predictions.timelines[video] = picture
 
 
-def _write_pictures(predictions: Predictions, config: PredictConfig, reader: Reader, about: About) -> Predictions:
+def _write_pictures(
+    predictions: Predictions, config: PredictConfig, reader: Reader, about: About, boxes: Mapping[str, FaceBoxes]
+) -> Predictions:
     """Write the timelines, the overlays and the page; returns the predictions with their files."""
-    from svfap.predict.overlay import write_overlay
-    from svfap.predict.page import write_affect_page
-
     _write_timelines(predictions)
     for video, suffix in _suffixes(predictions):
         rows = predictions.rows_of(video)
         if config.overlay is None or (video in predictions.failures and rows.empty):
             continue
+        from svfap.predict.overlay import write_overlay
+
         overlay = config.overlay.with_name(f"{config.overlay.stem}{suffix}{config.overlay.suffix}")
         try:
-            write_overlay(video, rows, reader, overlay)
+            write_overlay(video, rows, reader, overlay, boxes.get(video))
             predictions.overlays[video] = overlay
         except UserError as error:
             reasons = [predictions.failures.get(video, ""), str(error)]
             predictions.failures[video] = "; ".join(dict.fromkeys(filter(None, reasons)))
     if config.report is None:
         return predictions
+    from svfap.predict.page import write_affect_page
+
     files = {printable(video): None if is_live(video) else Path(video) for video in predictions.videos}
     write_affect_page(config.report, predictions.table, files, about)
     return replace(predictions, report=config.report)

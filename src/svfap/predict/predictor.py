@@ -23,7 +23,7 @@ from svfap.faces.detect import Detector, make_detector
 from svfap.model.base import Model
 from svfap.model.config import ModelConfig
 from svfap.predict.config import PredictConfig
-from svfap.predict.reader import OnFrame, Reader, prefetched
+from svfap.predict.reader import OnFaces, OnFrame, Reader, prefetched
 from svfap.predict.source import is_live
 from svfap.predict.table import BOX, PROBABILITY, TIMES
 from svfap.predict.windows import Window
@@ -109,14 +109,16 @@ class Predictor:
             elif item is not None:
                 raise item
 
-    def run(self, videos: Sequence[Video], on_frame: OnFrame | None = None) -> Iterator[Result]:
+    def run(
+        self, videos: Sequence[Video], on_frame: OnFrame | None = None, on_faces: OnFaces | None = None
+    ) -> Iterator[Result]:
         """(video, row) for the rows of each video, then (video, None), in order; windows of all share batches.
 
         Decoding, face detection and the model run in parallel threads. If a video cannot be read to its end, its error
-        comes instead of None, after the rows of what could be read. on_frame: see `OnFrame`.
+        comes instead of None, after the rows of what could be read. on_frame, on_faces: see `OnFrame` and `OnFaces`.
         """
         held: list[Read] = []
-        with closing(prefetched(self._read(videos, on_frame), self.batch_size)) as items:
+        with closing(prefetched(self._read(videos, on_frame, on_faces), self.batch_size)) as items:
             for video, item in items:
                 held.append((video, item))
                 num_windows = sum(isinstance(item, Window) for _, item in held)
@@ -126,10 +128,10 @@ class Predictor:
                     held = []
         yield from self._rows(held)
 
-    def _read(self, videos: Sequence[Video], on_frame: OnFrame | None) -> Iterator[Read]:
+    def _read(self, videos: Sequence[Video], on_frame: OnFrame | None, on_faces: OnFaces | None) -> Iterator[Read]:
         for video in videos:
             try:
-                for window in self.reader.windows(video, on_frame):
+                for window in self.reader.windows(video, on_frame, on_faces):
                     yield video, window
                 yield video, None
             except VideoError as error:

@@ -35,6 +35,8 @@ DECODED_AHEAD = 4  # frames, enough to keep the decoder busy while the detector 
 
 OnFrame = Callable[[str, int, int | None, float], None]
 """Called for every frame read: the video, frames read so far, frames in all (None: a live source), frames per second."""
+OnFaces = Callable[[str, TrackedFrame], None]
+"""Called for every frame with its faces, in order: the video, the frame."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class Reader:
         """When the model's frames are taken."""
         return Clock.of(self.fps, self.config.frame_rate, self.config.span)
 
-    def windows(self, video: str | Path | Sample, on_frame: OnFrame | None = None) -> Generator[Window, None, None]:
+    def windows(
+        self, video: str | Path | Sample, on_frame: OnFrame | None = None, on_faces: OnFaces | None = None
+    ) -> Generator[Window, None, None]:
         """The windows of every face in a video, or in a sample: within its time span, inside its box.
 
         Times are those of the video, and boxes lie in its picture. Memory does not grow with its length. Raises `VideoError`
@@ -87,6 +91,8 @@ class Reader:
             with closing(prefetched(frames(), DECODED_AHEAD)) as decoded:
                 hop = hop_frames(self.config, self.hop_s, fps)
                 tracked = self.tracks(decoded, fps, dropped)
+                if on_faces is not None:
+                    tracked = _told(tracked, str(name), on_faces)
                 shape = (self.config.num_frames, self.config.sampling_stride, hop)
                 frame_s = 0.0 if total == 1 else 1 / fps
                 for window in iter_windows(tracked, *shape, self._crop, source.parted, frame_s):
@@ -137,6 +143,12 @@ class Reader:
         if self.detector is None:
             return fit_frames(frame[None], self.config.img_size, self.config.frame_fit)[0]
         return crop_face(frame, face.box, self.crop, face.landmarks)
+
+
+def _told(frames: Iterator[TrackedFrame], name: str, on_faces: OnFaces) -> Iterator[TrackedFrame]:
+    for item in frames:
+        on_faces(name, item)
+        yield item
 
 
 def _moved(window: Window, left: float, top: float) -> Window:

@@ -17,7 +17,7 @@ from torch import nn
 
 from svfap.errors import UserError, first_line
 from svfap.model.base import Model
-from svfap.model.build import build_model, model_shapes
+from svfap.model.build import build_model, load_weights, model_shapes
 from svfap.model.config import CONFIG_FILE, ENCODER_SETTINGS, ModelConfig
 from svfap.settings import HUB_PREFIX, is_exported, require_model
 from svfap.shipped import local_model
@@ -94,13 +94,11 @@ def _load_folder(folder: Path) -> Model:
         here = model_shapes(config, len(there), file)
         if problem := _difference(there, here, config):
             raise UserError(f"{file}: does not fit its config.json: {problem}")
-        model = build_model(config)
-        model.load_state_dict(load_file(file))
+        return load_weights(config, load_file(file))
     except UserError:
         raise
     except Exception as error:  # safetensors and torch raise many types for broken files
         raise UserError(f"{file}: does not fit its config.json: {first_line(error)}") from None
-    return model.eval()
 
 
 def _difference(there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]], config: ModelConfig) -> str | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from svfap.errors import UserError
 from svfap.files import write_atomically
 from svfap.model.base import Model
-from svfap.model.build import build_model, model_shapes
+from svfap.model.build import build_model, load_weights, model_shapes
 from svfap.model.config import ModelConfig
 from svfap.model.presets import PRESETS, model_config
 from svfap.weights.checkpoint import Checkpoint, read_published
@@ -197,9 +197,10 @@ def _filled(config: ModelConfig, tensors: dict[str, Tensor], new_head: bool, sou
     }
     if listed := "; ".join(f"{problem}: {_listed(found)}" for problem, found in problems.items() if found):
         raise UserError(f"{source}: does not fit the model. {listed}")
-    model = build_model(config)
-    model.load_state_dict(model.state_dict() | {names[name]: tensor for name, tensor in tensors.items()})
-    return model, new
+    weights = {names[name]: tensor for name, tensor in tensors.items()}
+    if new:
+        weights = build_model(config).state_dict() | weights
+    return load_weights(config, weights), new
 
 
 def _listed(names: list[str], most: int = 6) -> str:
