@@ -52,7 +52,7 @@ def short_table(folder: Path, name: str) -> pd.DataFrame:
         row[f"{reader}: {metric_heading(metric)}"] = cell(metric, line)
     table = pd.DataFrame(rows.values()).fillna("")
     if PAPER in full:
-        table[PAPER] = [full[PAPER].get(name, "") for name in rows]
+        table[PAPER] = [full[PAPER].get(row, "") for row in rows]
     return table
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from svfap.errors import UserError
 
+MANIFEST_SUFFIXES = (".csv", ".txt")  # in lower case
+
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write a file under a temporary name beside it, then rename: readers see the old file or the whole new one.

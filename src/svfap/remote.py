@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from svfap.errors import UserError, first_line
-from svfap.files import file_digest, replacing_file, write_atomically
+from svfap.files import MANIFEST_SUFFIXES, file_digest, replacing_file, write_atomically
 
 ATTEMPTS, FIRST_WAIT_S = 4, 0.5  # of a read that fails; each wait is twice the one before
 SMALLEST_GAP = 2**20  # bytes at a URL that are read and thrown away, rather than asked for in two requests
 PACK_FILE = "pack.json"
-MANIFEST_SUFFIXES = (".csv", ".txt")
 # Errors that another attempt does not mend.
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError)
 

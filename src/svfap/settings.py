@@ -35,8 +35,7 @@ class Settings:
     """Base of all settings, which are built and checked alike from the command line and in Python.
 
     A path may be given as text: it becomes a `Path` before the values are checked. For the settings in `PACKED` it may be the
-    URL of packed data. Raises `UserError` for a value that is
-    none of its field's choices.
+    URL of packed data. Raises `UserError` for a value that is none of its field's choices.
     """
 
     def __init_subclass__(cls) -> None:

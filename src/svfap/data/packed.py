@@ -223,9 +223,8 @@ class PackedVideo(VideoSource):
         return VideoError(self.path, f"{where}: damaged: {what}; copy the shard again, or pack again")
 
 
-_PACKS: dict[
-    Path, tuple[tuple[int, int], Pack]
-] = {}  # folder -> time of change and size of its pack.json, and the pack
+# Folder -> time of change and size of its pack.json, and the pack.
+_PACKS: dict[Path, tuple[tuple[int, int], Pack]] = {}
 
 
 def pack_of(path: Path) -> Pack | None:

@@ -11,8 +11,9 @@ import pandas as pd
 
 from svfap.data.find import is_left_out, missing, on_disk, walk
 from svfap.data.manifest import BOX_COLUMNS, SPAN_COLUMNS, Manifest, read_whole_manifest
-from svfap.data.suffixes import MANIFEST_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from svfap.data.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from svfap.errors import UserError
+from svfap.files import MANIFEST_SUFFIXES
 
 
 class Sources(NamedTuple):

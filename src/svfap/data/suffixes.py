@@ -7,4 +7,3 @@ VIDEO_SUFFIXES = (
     *(".mts", ".m2ts", ".ts", ".vob", ".3gp", ".ogv", ".mxf"),
 )
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-MANIFEST_SUFFIXES = (".csv", ".txt")

@@ -27,9 +27,16 @@ from svfap.data.prepared import (
     read_dataset,
     write_dataset_file,
 )
-from svfap.data.suffixes import MANIFEST_SUFFIXES
 from svfap.errors import UserError, first_line
-from svfap.files import file_digest, make_folder, only_writer, printable, replacing_file, write_atomically
+from svfap.files import (
+    MANIFEST_SUFFIXES,
+    file_digest,
+    make_folder,
+    only_writer,
+    printable,
+    replacing_file,
+    write_atomically,
+)
 from svfap.formats import stamped
 from svfap.jobs.run import FAILURES, SETTINGS, has_settings, result_of, run_jobs, write_failures
 from svfap.packing.config import PackConfig
@@ -94,10 +101,8 @@ def _pack(source: str, dataset: PreparedDataset | None, parts: list[_Part], conf
     (out / PACK_FILE).unlink(missing_ok=True)  # what is half written is not read
     (out / SHARDS).mkdir(exist_ok=True)
     for file in (out / SHARDS).iterdir():
-        if (
-            file.name not in shards
-        ):  # left behind by an interrupted run, or of videos that are not in the manifests any more
-            file.unlink()
+        if file.name not in shards:
+            file.unlink()  # left behind by an interrupted run, or of videos that are not in the manifests any more
     for name, shard in shards.items():
         if not is_complete(record := result_of(out / RECORDS, name), shard, out):
             record.unlink(missing_ok=True)

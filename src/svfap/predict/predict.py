@@ -17,10 +17,9 @@ import pandas as pd
 from svfap.console import progress_bar, say
 from svfap.data.find import missing, on_disk
 from svfap.data.sources import find_videos, read_sources
-from svfap.data.suffixes import MANIFEST_SUFFIXES
 from svfap.errors import UserError
 from svfap.faces.config import CROP_FIELDS
-from svfap.files import check_new, make_folder, only_writer, printable, remove_abandoned
+from svfap.files import MANIFEST_SUFFIXES, check_new, make_folder, only_writer, printable, remove_abandoned
 from svfap.predict.about import About, about_of, read_about, write_about
 from svfap.predict.config import PredictConfig
 from svfap.predict.source import is_live

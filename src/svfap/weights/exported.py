@@ -114,9 +114,8 @@ def _session(runtime: Any, path: Path) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # waiting threads leave the cores to decoders
+    # Waiting threads leave the cores to decoders.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
