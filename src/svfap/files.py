@@ -128,11 +128,15 @@ def recover_folder(folder: Path) -> None:
         old.rename(folder)
 
 
+class BeingWritten(UserError):
+    """Another process has the lock of `only_writer`."""
+
+
 @contextmanager
 def only_writer(target: Path) -> Iterator[None]:
     """Keep other processes from writing `target`, a file or folder, until the block ends; its parent folder must exist.
 
-    The lock is the file `.NAME.lock` beside the target; it ends with the process. Raises `UserError` if another process has
+    The lock is the file `.NAME.lock` beside the target; it ends with the process. Raises `BeingWritten` if another process has
     it. Where the file system or the platform has no locks, nothing is checked.
     """
     try:
@@ -151,7 +155,7 @@ def only_writer(target: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
-            raise UserError(
+            raise BeingWritten(
                 f"{target}: is being written by another run; wait for it, or choose another place"
             ) from None
         except OSError:  # a network file system without locks

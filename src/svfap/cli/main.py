@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import gc
 import io
+import json
+import os
 import sys
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
 
 import svfap
 from svfap.cli.parser import Parser, add_command, booleans_spelt_out, options_of, run_command
@@ -48,8 +54,20 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return run_command(args.verb, command, options)
         except UserError as error:
-            print(f"svfap {args.verb}: error: {as_typed(str(error), field_first=True)}", file=sys.stderr)
+            text = f"svfap {args.verb}: error: {as_typed(str(error), field_first=True)}"
+            print(text, file=sys.stderr)
+            _tell_torchrun(text)
             return 1
         except KeyboardInterrupt as interrupt:
             say(f"svfap {args.verb}: {str(interrupt) or 'interrupted'}")
             return 128 + signal_of(interrupt)
+        except Exception:
+            _tell_torchrun(traceback.format_exc())
+            raise
+
+
+def _tell_torchrun(reason: str) -> None:
+    """Put the reason of a failure where torchrun looks for it, for the summary that it prints."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with suppress(OSError):
+            Path(file).write_text(json.dumps({"message": reason, "timestamp": int(time.time())}))

@@ -31,6 +31,7 @@ from svfap.model.base import Model
 from svfap.train.config import TrainConfig
 from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, parameter_groups, scaled_lr
 from svfap.train.parallel import num_workers, signal_handlers
+from svfap.train.processes import lost_process_is_one_line, processes_here, state_of_all
 from svfap.train.run_data import run_data
 from svfap.train.run_folder import RunFolder, TrainState
 
@@ -115,9 +116,9 @@ def train(task: TrainingTask, config: TrainConfig) -> TrainResult:
     Random draws depend only on (seed, step, process), so a resumed run, in the middle of an epoch too, has the same
     losses as one that was never interrupted. Raises `UserError` for a non-finite loss (before the optimiser step; the last
     checkpoint stays), for too many unreadable videos, for settings that do not fit, for a run that began with other videos,
-    while another run uses the folder, and if files cannot be written or loader workers die.
+    while another run uses the folder, if files cannot be written or loader workers die, and if another process of torchrun ends.
     """
-    with RunFolder(config).locked(), worker_errors():
+    with RunFolder(config).locked(), worker_errors(), lost_process_is_one_line():
         return TrainingRun(task, config).train()
 
 
@@ -162,7 +163,7 @@ class TrainingRun:
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
         if self.average:
             accelerator.register_for_checkpointing(self.average.to(accelerator.device))
-        self.state = self.folder.read_state() or TrainState()
+        self.state = state_of_all(self.folder, accelerator) or TrainState()
         if self.state.step:
             self.folder.load_last(accelerator)
         self._saved_step = self.state.step
@@ -236,7 +237,7 @@ class TrainingRun:
         needs = [(self.videos_per_batch * task.dataset.item_bytes, config.accumulate_steps + 1)]
         if task.validation_clips is not None:
             needs.append((max(config.batch_size // processes, 1) * task.validation_clips.item_bytes, 2))
-        workers = num_workers(config.num_workers, processes)
+        workers = num_workers(config.num_workers, processes_here())
         if config.num_workers is None:
             fitting = min(workers, *(workers if (n := workers_with_room(*need)) is None else n for need in needs))
             if fitting < workers:

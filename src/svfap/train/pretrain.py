@@ -25,6 +25,7 @@ from svfap.train.config import PretrainConfig
 from svfap.train.contract import contract
 from svfap.train.loop import Batch, TrainingTask, TrainResult, to_device, train
 from svfap.train.parallel import num_workers
+from svfap.train.processes import processes_here
 from svfap.train.resolve import check_run, resolve
 
 
@@ -78,7 +79,7 @@ class PretrainTask(TrainingTask):
         config = self.config
         assert config.probe_dataset is not None
         if self._monitor is None:
-            workers = num_workers(config.num_workers, accelerator.num_processes)
+            workers = num_workers(config.num_workers, processes_here())
             self._monitor = Monitor(
                 config.probe_dataset, self.model.config, frames_fps=config.frames_fps, num_workers=workers
             )

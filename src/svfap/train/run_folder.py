@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,11 @@ import yaml
 
 from svfap.console import say
 from svfap.errors import UserError
-from svfap.files import make_folder, only_writer, recover_folder, replacing_folder, write_atomically
+from svfap.files import make_folder, recover_folder, replacing_folder, write_atomically
 from svfap.formats import read_settings_file, stamped, upgrade
 from svfap.settings import check_same_settings
 from svfap.train.config import FinetuneConfig, TrainConfig
+from svfap.train.processes import is_lost_process, one_run
 from svfap.train.run_data import Part, RunData, read_run_data
 
 if TYPE_CHECKING:
@@ -35,13 +35,17 @@ FULL_BYTES = 2**20  # a disk with less free space is full
 
 @dataclass
 class TrainState:
-    """Progress of a run: optimiser steps done, best validation score and its epoch (from 1), unreadable videos with reasons."""
+    """Progress of a run: optimiser steps done, best validation score and its epoch (from 1), unreadable videos with reasons.
+
+    num_processes: of the run that saved it; None where an earlier version did.
+    """
 
     step: int = 0
     best_score: float | None = None
     best_epoch: int | None = None
     seconds: float = 0.0
     unreadable: dict[str, str] = field(default_factory=dict)
+    num_processes: int | None = None
 
 
 class RunFolder:
@@ -62,7 +66,7 @@ class RunFolder:
     def locked(self) -> AbstractContextManager[None]:
         """Make the folder and keep other runs out of it; of torchrun's processes the first one does so. Raises `UserError`."""
         make_folder(self.path)
-        return only_writer(self.path) if os.environ.get("RANK", "0") == "0" else nullcontext()
+        return one_run(self.path)
 
     def check(self) -> None:
         """Raise `UserError` if the folder contains a run and resume is off, or a run with other settings."""
@@ -96,6 +100,10 @@ class RunFolder:
         content = yaml.safe_dump(stamped("training settings", self._settings), sort_keys=False)
         write_atomically(self._config_file, content)
         data.write(self._data_file)
+
+    def is_open(self) -> bool:
+        """Whether `open` has been called for a run here, by this process or another."""
+        return self._config_file.exists()
 
     def _begun(self) -> bool:
         return self._log_file.exists() or self.last.exists()
@@ -134,6 +142,7 @@ class RunFolder:
 
     def save_last(self, state: TrainState, model: ModelConfig, accelerator: Accelerator) -> None:
         """Write last/: model, optimiser and progress. Called by every process. Raises `UserError`."""
+        state.num_processes = accelerator.num_processes
         accelerator.wait_for_everyone()
         with self.writing(self.last), replacing_folder(self.last, accelerator.is_main_process) as fresh:
             accelerator.wait_for_everyone()
@@ -162,6 +171,8 @@ class RunFolder:
         try:
             yield
         except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch.save
+            if is_lost_process(error):
+                raise
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             if shutil.disk_usage(self.path).free < FULL_BYTES:
                 reason = "no space left on the disk"
