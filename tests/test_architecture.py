@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "packing": {"data", "jobs"},
     "features": {"model", "weights", "data", "faces", "jobs", "predict"},
     "export": {"model", "weights", "data", "synth"},
+    "bench": {"model", "weights", "data", "synth", "train", "predict", "view"},
     "reports": {"model", "weights", "data", "evaluation", "probe", "view"},
     "experiments": {"model", "weights", "data", "synth", "evaluation", "probe", "train", "predict", "view"},
 }

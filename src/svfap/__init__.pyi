@@ -1,5 +1,8 @@
 """The public API: imported lazily at run time (see `__init__.py`), read as it stands by editors and type checkers."""
 
+from .bench.bench import bench_machine as bench_machine
+from .bench.config import BenchConfig as BenchConfig
+from .bench.result import Benched as Benched
 from .crop.clips import iter_tracks as iter_tracks
 from .crop.config import CropConfig as CropConfig
 from .crop.crop import Cropped as Cropped

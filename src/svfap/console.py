@@ -87,8 +87,10 @@ def silent() -> Iterator[None]:
 
 
 def show(*tables: RenderableType) -> None:
-    """Tables that are a command's result, on standard output."""
-    Console(quiet=console.quiet, markup=False, highlight=False).print(*tables)
+    """Tables that are a command's result, on standard output; text is shown in lines of any length, which can be copied."""
+    output = Console(quiet=console.quiet, markup=False, highlight=False)
+    for each in tables:
+        output.print(each, soft_wrap=isinstance(each, str))
 
 
 class _Progress(Progress):

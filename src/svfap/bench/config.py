@@ -1,0 +1,52 @@
+"""Settings of `svfap bench`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from svfap.errors import UserError
+from svfap.model.presets import check_model
+from svfap.settings import SourceSettings, require_positive
+
+LEAST_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(SourceSettings):
+    """What is measured, and for how long.
+
+    Raises `UserError` for values that cannot be used.
+    """
+
+    preset: str = "svfap_base"
+    """Named model size; `svfap info` lists them."""
+    model: str | None = None
+    """Measure a model of this size in place of a preset: a run or model folder, a Hub name, a shipped model or a checkpoint."""
+    manifest: Path | None = None
+    """CSV of your videos, whose reading is measured. Without it, and without `dataset`, reading is not measured, and steps and
+    predictions are measured on a synthetic face."""
+    dataset: Path | None = None
+    """Folder of `svfap prepare`, in place of `manifest`; of its folds the first is read."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, …"""
+    seconds: float = 120.0
+    """How long to measure, at least 10; what does not fit is left out, largest batches first, and listed. More time gives more
+    batch sizes. A single step that takes longer is not interrupted."""
+    out: Path | None = None
+    """Folder for bench.json and bench.md; default: the tables are printed only."""
+    overwrite: bool = False
+    """Replace these files."""
+
+    def __post_init__(self) -> None:
+        check_model(self.preset, ())
+        require_positive(self, "seconds")
+        if not LEAST_S <= self.seconds < float("inf"):
+            raise UserError(f"seconds={self.seconds:g}: must be at least {LEAST_S:g}")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise UserError(f"device={self.device}: must be auto, cpu, cuda, or one of several as cuda:1")
+        if self.manifest is not None and self.dataset is not None:
+            raise UserError("give either `manifest` or `dataset`")
+        if self.manifest is None and self.dataset is None and (self.root is not None or self.split is not None):
+            raise UserError("`root` and `split` go with `manifest` or `dataset`")

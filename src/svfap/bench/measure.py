@@ -1,0 +1,142 @@
+"""Measuring: rates with their spread, the time that is left, and memory."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+LEAST, MOST = 3, 20  # times that each rate is measured
+BLOCK_S = 0.2  # least time between two readings of the clock, as a GPU is waited for at each
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Clips per second, measured several times, each over other steps or batches."""
+
+    each: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.each)
+
+    def __str__(self) -> str:
+        spread = f"{min(self.each):.3g} to {max(self.each):.3g}" if len(self.each) > 1 else "once"
+        return f"{self.median:.3g} ({spread})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number.
+
+    work: pretrain, finetune, predict (steps or forward passes on the device alone); read for pretrain, read for finetune (the
+    loader alone); pretrain with reading, finetune with reading (both together). batch: clips that are processed at a time.
+    workers: processes that decode, 0 if nothing is read. memory_bytes: the peak, of the GPU or else of this process, None where
+    it cannot be measured. waiting: fraction of the time spent waiting for the loader.
+    """
+
+    work: str
+    precision: str | None
+    batch: int
+    workers: int
+    rate: Rate
+    memory_bytes: int | None = None
+    waiting: float | None = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What was not measured, and why."""
+
+    what: str
+    reason: str
+
+
+class Budget:
+    """The time that there is, shared out among parts: what one does not use is left to those that follow."""
+
+    def __init__(self, seconds: float, weights: dict[str, float]) -> None:
+        self.began, self.seconds, self._weights = time.monotonic(), seconds, dict(weights)
+
+    @property
+    def left(self) -> float:
+        return self.began + self.seconds - time.monotonic()
+
+    def share(self, part: str) -> float:
+        """The time at which a part that starts now has to end."""
+        weight = self._weights[part] / sum(self._weights.values())
+        del self._weights[part]
+        return time.monotonic() + self.left * weight
+
+
+def rate_of(
+    step: Callable[[], object], clips: int, device: torch.device, seconds: float, end: float
+) -> tuple[Rate, float]:
+    """The rate of a step of so many clips, after a first step that is not counted; and the seconds of a step.
+
+    seconds: how long to measure, at least `LEAST` times; end: no more than once if it is later than that.
+    """
+
+    def timed(steps: int) -> float:
+        began = time.perf_counter()
+        for _ in range(steps):
+            step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - began) / steps
+
+    timed(1)
+    began = time.monotonic()
+    taken = [timed(1)]
+    steps = max(round(BLOCK_S / max(taken[0], 1e-6)), 1)
+    taken = taken if steps == 1 else [timed(steps)]
+    while time.monotonic() < end and len(taken) < MOST:
+        if len(taken) >= LEAST and time.monotonic() > began + seconds:
+            break
+        taken.append(timed(steps))
+    return Rate(tuple(clips / each for each in taken)), statistics.median(taken)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin to measure the peak of memory."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The peak since `forget_peak`: what PyTorch took of the GPU's memory, or of this process; None where it is not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    return None if device.type != "cpu" else _kilobytes("/proc/self/status", "VmHWM")
+
+
+def free_bytes() -> int | None:
+    """The main memory that this process may still take, within the limit of its container; None where it is not known."""
+    free = _kilobytes("/proc/meminfo", "MemAvailable")
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # no container, or one without a limit
+        limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+        free = limit if free is None else min(free, limit)
+    return free
+
+
+def _kilobytes(file: str, name: str) -> int | None:
+    with suppress(OSError, StopIteration, ValueError):
+        line = next(line for line in Path(file).read_text().splitlines() if line.startswith(f"{name}:"))
+        return int(line.split()[1]) * 1024
+    return None
+
+
+def load() -> float | None:
+    """Processes that are running or waiting to, on average over the last minute; None where it is not known."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None

@@ -1,0 +1,235 @@
+"""What is measured: the steps of the training loop, the forward passes of `svfap predict`, and the loader."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from svfap.bench.config import BenchConfig
+from svfap.bench.measure import LEAST, MOST, Rate
+from svfap.console import silent
+from svfap.data.loader import Batch, BatchLoader, ClipDataset
+from svfap.data.prepared import read_dataset
+from svfap.data.shared_memory import BATCHES_AHEAD
+from svfap.data.video import write_video
+from svfap.device import PRECISIONS
+from svfap.errors import UserError
+from svfap.model.base import Model
+from svfap.model.config import ENCODER_SETTINGS
+from svfap.model.presets import PRESETS, model_config
+from svfap.predict.predictor import run_clips
+from svfap.synth.camera import render_clip
+from svfap.synth.config import CLASSES, RenderConfig
+from svfap.train.config import FinetuneConfig, PretrainConfig
+from svfap.train.finetune import FinetuneTask
+from svfap.train.loop import StopRequest, TrainingRun
+from svfap.train.pretrain import PretrainTask
+from svfap.weights.folder import load_model
+
+Task = PretrainTask | FinetuneTask
+SIZES = (*ENCODER_SETTINGS, "img_size", "num_frames", "decoder_embed_dim", "decoder_num_heads", "decoder_depth")
+NUM_TRIED = 16  # rows of a manifest, for one that can be read
+MOST_STEPS = 1000  # of a run
+READ_BATCH = 8
+
+
+class Size(NamedTuple):
+    """The size of a model: a preset, and the settings in which it differs."""
+
+    preset: str
+    model: dict[str, Any]
+
+
+def size_of(config: BenchConfig) -> Size:
+    """The size that is asked for. Raises `UserError`."""
+    if config.model is None:
+        return Size(config.preset, {})
+    found = load_model(config.model).config
+    preset = found.preset if found.preset in PRESETS else "svfap_base"
+    usual = model_config(preset, "features")
+    differing = {name: getattr(found, name) for name in SIZES if getattr(found, name) != getattr(usual, name)}
+    return Size(preset, differing)
+
+
+def synthetic_manifest(folder: Path, size: Size) -> Path:
+    """Videos of a synthetic face, all alike, and a manifest of them."""
+    shape = model_config(size.preset, "features", **size.model)
+    side = max(shape.img_size + shape.img_size % 2, 32)
+    render = RenderConfig(size_px=side, num_frames=max(shape.num_frames * shape.sampling_stride, 10))
+    frames, _ = render_clip(render, 0, 0, CLASSES[0])
+    lines = ["path,label"]
+    for name in CLASSES:
+        write_video(folder / f"{name}.mp4", frames, render.fps)
+        lines.append(f"{name}.mp4,{name}")
+    (folder / "faces.csv").write_text("\n".join(lines) + "\n")
+    return folder / "faces.csv"
+
+
+def make_tasks(config: BenchConfig, size: Size, manifest: Path | None) -> dict[str, Task | UserError]:
+    """The tasks of pre-training and fine-tuning on the user's videos, or on those of `manifest`; or why there is none."""
+    common: dict[str, Any] = dict(out=Path(), preset=size.preset, model=size.model, max_unreadable=1.0)
+    common |= dict(base_lr=0.0, min_lr=0.0, warmup_epochs=0)  # the weights stay as they are
+    videos: dict[str, Any] = dict(manifest=manifest or config.manifest, root=config.root, split=config.split)
+    pretraining = [videos]
+    finetuning = [{**videos, "val_fraction": 0.0, "task": task} for task in ("classification", "regression")]
+    if config.dataset is not None:
+        dataset = read_dataset(config.dataset)
+        given: dict[str, Any] = dict(dataset=config.dataset, root=config.root, split=config.split)
+        finetuning = [{**given, "fold": dataset.folds[0].name if dataset.folds else None}]
+        pretraining = [given]
+        if dataset.pretrain is None and dataset.folds:
+            pretraining = [{**videos, "manifest": dataset.folds[0].train, "root": config.root or dataset.root}]
+    return {
+        "pretrain": _first([partial(_pretraining, common | given) for given in pretraining]),
+        "finetune": _first([partial(_finetuning, common | given) for given in finetuning]),
+    }
+
+
+def _pretraining(settings: dict[str, Any]) -> Task:
+    return PretrainTask(PretrainConfig(**settings))
+
+
+def _finetuning(settings: dict[str, Any]) -> Task:
+    return FinetuneTask(FinetuneConfig(**settings))
+
+
+def _first(makers: list[Callable[[], Task]]) -> Task | UserError:
+    problem: UserError | None = None
+    for make in makers:
+        try:
+            with silent():
+                return make()
+        except UserError as error:
+            problem = problem or error
+    assert problem is not None
+    return problem
+
+
+def readable_item(dataset: ClipDataset) -> Any:
+    """A decoded sample. Raises `UserError` if none of the first ones can be read."""
+    for number in range(min(NUM_TRIED, len(dataset))):
+        if (item := dataset[number]).reason is None:
+            return item
+    raise UserError(f"{dataset.manifest.path}: none of its first {NUM_TRIED} videos can be read ({item.reason})")
+
+
+@contextmanager
+def training_run(task: Task, folder: Path, precision: str, batch: int = 1, workers: int = 0) -> Iterator[TrainingRun]:
+    """A run of the training loop, with a model of its own, in a new folder."""
+    epochs = 1 + MOST_STEPS * batch // len(task.dataset)
+    settings: Any = dict(precision=precision, batch_size=batch, num_workers=workers, epochs=epochs)
+    mine = copy.copy(task)
+    mine.config = replace(task.config, out=folder, **settings)
+    mine.model = copy.deepcopy(task.model)
+    with silent():
+        run = TrainingRun(mine, mine.config)
+    try:
+        run.model.train()
+        yield run
+    finally:
+        run.loader.close()
+        if run.writer:
+            run.writer.close()
+
+
+def step_of(run: TrainingRun, item: Any, batch: int) -> Callable[[], object]:
+    """One optimiser step of the loop on so many copies of a decoded sample."""
+    clips = run.task.dataset.collate([item] * batch)
+    if run.accelerator.device.type == "cuda":
+        clips = {name: v.pin_memory() if isinstance(v, torch.Tensor) else v for name, v in clips.items()}
+    stop = StopRequest()
+
+    def step() -> None:
+        run.state.step %= MOST_STEPS
+        run._step([clips], 1, stop)
+
+    return step
+
+
+def forward_of(
+    model: Model, dataset: ClipDataset, item: Any, device: torch.device, precision: str
+) -> Callable[[int], Callable[[], object]]:
+    """For a number of clips, the forward pass of `svfap predict` on as many copies of a decoded sample."""
+    mine = copy.deepcopy(model).to(device).eval()
+
+    def of(batch: int) -> Callable[[], object]:
+        clips = dataset.collate([item] * batch)["clips"].numpy()
+
+        @torch.inference_mode()
+        def forward() -> torch.Tensor:
+            return run_clips(mine, clips, mine.config, device, PRECISIONS[precision]).cpu()
+
+        return forward
+
+    return of
+
+
+def reading_rate(dataset: ClipDataset, workers: int, seconds: float, end: float) -> tuple[Rate, int] | None:
+    """Clips per second of the loader alone, and the number of videos that could not be read.
+
+    What is ready when the clock starts is not counted. seconds: how long to measure, at least `LEAST` batches of each worker.
+    None if less than `LEAST` batches came until `end`.
+    """
+    batch = min(READ_BATCH, len(dataset))
+    loader = BatchLoader(dataset, num_workers=workers)
+    times, counts, unreadable = [], [0], 0
+    with closing(loader):
+        batches = _endless(lambda epoch: loader.batches(dataset, batch, shuffle=True, seed=0, epoch=epoch))
+        for _ in range(workers * BATCHES_AHEAD + 1):
+            next(batches)
+        times.append(time.monotonic())
+        while len(times) <= LEAST * max(workers, 1) or time.monotonic() < times[0] + seconds:
+            if time.monotonic() > end:
+                break
+            read = next(batches)
+            times.append(time.monotonic())
+            counts.append(counts[-1] + len(read["clips"]))
+            unreadable += len(read["unreadable"])
+    if len(times) <= LEAST:
+        return None
+    cuts = [round(part * (len(times) - 1) / LEAST) for part in range(LEAST + 1)]
+    rates = ((counts[b] - counts[a]) / (times[b] - times[a]) for a, b in itertools.pairwise(cuts))
+    return Rate(tuple(rates)), unreadable
+
+
+def joint_rate(run: TrainingRun, seconds: float, end: float) -> tuple[Rate, float] | None:
+    """Clips per second of training fed by its loader, and the fraction of the time spent waiting for it.
+
+    What the loader has ready at the start is thrown away. seconds, end: as for `reading_rate`, for steps.
+    """
+    stop, device = StopRequest(), run.accelerator.device
+    batches = _endless(lambda epoch: run._batches(epoch, 0))
+    taken: list[float] = []
+    waited = began = 0.0
+    for number in range(-1 - (run.config.num_workers or 0) * BATCHES_AHEAD, MOST):
+        start = time.monotonic()
+        began = start if number == 0 else began
+        if start > end or (len(taken) >= LEAST and start > began + seconds):
+            break
+        clips = next(batches)
+        came = time.monotonic()
+        if number < -1:
+            continue
+        run._step([clips], 1, stop)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if number >= 0:  # the first step warms up
+            waited += came - start
+            taken.append(time.monotonic() - start)
+    if not taken:
+        return None
+    return Rate(tuple(run.config.batch_size / each for each in taken)), waited / sum(taken)
+
+
+def _endless(epoch_of: Callable[[int], Any]) -> Iterator[Batch]:
+    for epoch in itertools.count():
+        yield from epoch_of(epoch)

@@ -1,0 +1,311 @@
+"""`svfap bench` measures the loop, the forward pass and the loader, keeps its time, and ends with commands that are valid."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import svfap.bench.bench as module
+from svfap.bench import measure, work
+from svfap.bench.advice import advise
+from svfap.bench.bench import bench_machine
+from svfap.bench.config import BenchConfig
+from svfap.bench.measure import Budget, Rate, Row, free_bytes, rate_of
+from svfap.bench.report import lines_of, to_text
+from svfap.bench.work import Size
+from svfap.cli.main import main
+from svfap.errors import UserError
+from svfap.train.loop import TrainingRun
+
+CPU = torch.device("cpu")
+
+
+def options(command: str, capsys) -> dict:
+    """The settings that the parser reads from a command line."""
+    verb, *words = shlex.split(command)[1:]
+    with pytest.raises(SystemExit) as end:
+        main([verb, *words, "--print_config"])
+    printed = capsys.readouterr()
+    assert end.value.code == 0, printed.err
+    return yaml.safe_load(printed.out)
+
+
+@pytest.fixture(scope="module")
+def done(faces, tmp_path_factory):
+    """A whole bench with batches of 1 and 2. Also the calls of the real step, and the files."""
+    out, steps, step, inf = tmp_path_factory.mktemp("bench") / "out", [], TrainingRun._step, math.inf
+
+    def noted(run, micro, *args):
+        steps.append(len(micro[0]["clips"]))
+        return step(run, micro, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "GAIN", 1e9)
+        patch.setattr(module, "num_workers", lambda *args: 0)  # of one core
+        patch.setattr(measure, "BLOCK_S", 0.0)
+        patch.setattr(module, "rate_of", lambda step, clips, device, *time: rate_of(step, clips, device, 0.0, inf))
+        patch.setattr(module, "reading_rate", lambda data, workers, *time: work.reading_rate(data, workers, 0.0, inf))
+        patch.setattr(module, "joint_rate", lambda run, *time: work.joint_rate(run, 0.0, inf))
+        patch.setattr(TrainingRun, "_step", noted)
+        settings = dict(preset="svfap_debug", manifest=faces / "train.csv", seconds=10_000, device="cpu", out=out)
+        return bench_machine(BenchConfig(**settings)), steps, out
+
+
+def test_everything_is_measured(done):
+    result, steps, _ = done
+    measured = {(row.work, row.precision, row.batch) for row in result.rows if row.precision and row.waiting is None}
+    assert measured == {(w, p, n) for w in module.STEPS for p in module.precisions_of(CPU) for n in (1, 2)}
+    assert {row.work for row in result.rows} == {*module.READING, *module.STEPS, *module.JOINT} and not result.dropped
+    assert {1, 2} == set(steps)
+    for row in result.rows:
+        assert row.rate.median > 0 and min(row.rate.each) <= row.rate.median <= max(row.rate.each)
+        if row.work in ("pretrain", "finetune", "predict"):
+            assert row.memory_bytes is None or row.memory_bytes > 50e6  # of a process with PyTorch
+        assert (row.waiting is None) != (row.work in module.JOINT)
+
+
+def test_the_files_have_every_number(done, capsys):
+    result, _, out = done
+    stored, text = json.loads((out / "bench.json").read_text()), (out / "bench.md").read_text()
+    assert [row["rate"]["each"] for row in stored["rows"]] == [list(row.rate.each) for row in result.rows]
+    assert stored["dropped"] == [vars(each) for each in result.dropped]
+    assert stored["settings"]["preset"] == "svfap_debug" and stored["machine"]["cores"] >= 1
+    for row in result.rows:
+        assert str(row.rate) in text
+    for each in [*result.dropped, *result.notes]:
+        assert (each if isinstance(each, str) else each.reason) in text
+    for command in result.advice.commands.values():
+        assert f"    {command}\n" in text
+
+
+def test_the_commands_are_valid_and_hold_what_was_chosen(done, capsys):
+    result, *_ = done
+    for name, chosen in result.advice.training.items():
+        settings = options(result.advice.commands[name], capsys)
+        assert settings["batch_size"] == 28 == chosen.micro_batch * settings["accumulate_steps"]
+        assert settings["num_workers"] == chosen.workers and settings["precision"] == chosen.precision
+        assert settings["manifest"].endswith("train.csv")
+    assert options(result.advice.commands["predict"], capsys)["batch_size"] in (1, 2)
+
+
+def test_without_videos_of_ones_own_reading_is_not_measured(tmp_path, monkeypatch):
+    quick(monkeypatch)
+    result = bench_machine(BenchConfig(preset="svfap_debug", device="cpu"))
+    assert {row.work for row in result.rows} == {"pretrain", "finetune", "predict"}
+    assert "Reading was not measured" in to_text(result, reads=False)
+    assert all("--num_workers" not in command for command in result.advice.commands.values())
+
+
+def quick(monkeypatch) -> list[tuple[int, float]]:
+    """Each step is done once. Returns the clips of each, and the time that it had at most."""
+    asked = []
+
+    def once(step, clips, device, seconds, end):
+        asked.append((clips, end - time.monotonic()))
+        step()
+        return Rate((float(clips),)), 0.0
+
+    monkeypatch.setattr(module, "rate_of", once)
+    monkeypatch.setattr(module, "MOST_BATCH", 2)
+    monkeypatch.setattr(module, "reading_rate", lambda dataset, workers, *time: (Rate((10.0 * workers,)), 0))
+    monkeypatch.setattr(module, "joint_rate", lambda run, *time: (Rate((5.0,)), 0.25))
+    return asked
+
+
+def test_videos_without_labels_are_fine_tuned_on_a_synthetic_face(faces, monkeypatch):
+    quick(monkeypatch)
+    result = bench_machine(BenchConfig(preset="svfap_debug", manifest=faces / "pretrain.csv", device="cpu"))
+    assert {row.work for row in result.rows} == {
+        *("read for pretrain", "pretrain", "finetune", "predict", "pretrain with reading"),
+    }
+    (note,) = [note for note in result.notes if note.startswith("finetune: on a synthetic face")]
+    assert "label" in note
+
+
+def test_a_model_that_cannot_be_pre_trained_is_listed(monkeypatch):
+    quick(monkeypatch)
+    result = bench_machine(BenchConfig(model="movement", device="cpu"))
+    assert {row.work for row in result.rows} == {"finetune", "predict"}
+    (dropped,) = result.dropped
+    assert dropped.what == "pretrain" and "stem='conv' reads hidden pixels" in dropped.reason
+
+
+def test_values_and_files_and_devices_that_cannot_be_used(faces, tmp_path, monkeypatch):
+    for settings, message in (
+        (dict(preset="svfap_huge"), "unknown preset 'svfap_huge'"),
+        (dict(seconds=3), "seconds=3: must be at least 10"),
+        (dict(device="tpu"), "device=tpu: must be auto"),
+        (dict(manifest="a.csv", dataset="b"), "give either"),
+        (dict(root="."), "`root` and `split` go with"),
+    ):
+        with pytest.raises(UserError, match=message):
+            BenchConfig(**settings)
+    (tmp_path / "bench.json").write_text("{}")
+    with pytest.raises(UserError, match=r"bench\.json: exists"):
+        bench_machine(BenchConfig(preset="svfap_debug", out=tmp_path))
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="device=cuda: there is none that training can use; it takes"):
+            bench_machine(BenchConfig(preset="svfap_debug", device="cuda"))
+    with pytest.raises(UserError, match=r"none\.csv: no such file"):
+        bench_machine(BenchConfig(preset="svfap_debug", manifest=tmp_path / "none.csv"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="without torchrun"):
+        bench_machine(BenchConfig(preset="svfap_debug"))
+
+
+# measuring ------------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Time that passes in steps only."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now, self.steps = 100.0, 0
+        monkeypatch.setattr(measure.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(measure.time, "monotonic", lambda: self.now)
+
+    def step(self, seconds: float):
+        self.steps += 1
+        self.now += seconds
+
+
+def test_a_rate_is_that_of_the_step(monkeypatch):
+    clock = Clock(monkeypatch)
+    rate, step_s = rate_of(lambda: clock.step(0.05), 4, CPU, 0.0, 1000.0)
+    assert step_s == pytest.approx(0.05) and rate.each == pytest.approx((80, 80, 80))
+    assert clock.steps == 2 + 3 * 4  # one to begin with, one to see how long it takes, blocks of four
+    taken = iter([9.0, 1.0, 2.0, 4.0])
+    rate, step_s = rate_of(lambda: clock.step(next(taken)), 4, CPU, 0.0, 1000.0)
+    assert (rate.each, rate.median, step_s, str(rate)) == ((4, 2, 1), 2, 2.0, "2 (1 to 4)")
+    before = clock.steps
+    rate_of(lambda: clock.step(1.0), 4, CPU, 10.0, 1000.0)
+    assert clock.steps - before == 1 + 11
+
+
+def test_after_the_end_a_step_is_measured_once(monkeypatch):
+    clock = Clock(monkeypatch)
+    rate, _ = rate_of(lambda: clock.step(0.5), 1, CPU, 100.0, clock.now)
+    assert str(rate) == "2 (once)" and clock.steps == 2
+
+
+def test_parts_leave_their_time_to_those_that_follow():
+    budget = Budget(100.0, {"a": 1.0, "b": 3.0})
+    assert budget.share("a") - time.monotonic() == pytest.approx(25, abs=1)
+    assert budget.share("b") - time.monotonic() == pytest.approx(100, abs=1)
+
+
+def sweep(monkeypatch, seconds_of, seconds=100.0, guess_s=0.0, peaks=None, free=None):
+    """The batches that are measured, and the reasons for the others, of steps that take `seconds_of(batch)`."""
+    bencher = module._Bench(BenchConfig(seconds=100), CPU, Path())
+    monkeypatch.setattr(
+        module, "rate_of", lambda step, clips, *a: (Rate((clips / seconds_of(clips),)), seconds_of(clips))
+    )
+    monkeypatch.setattr(module, "peak_bytes", lambda device: peaks[len(bencher.rows)] if peaks else None)
+    monkeypatch.setattr(module, "free_bytes", lambda: free)
+    bencher._larger("pretrain", "fp32", lambda batch: None, time.monotonic() + seconds, guess_s)
+    return [row.batch for row in bencher.rows], [each.reason for each in bencher.dropped] + bencher.notes
+
+
+def test_batches_grow_until_they_gain_no_more(monkeypatch):
+    batches, why = sweep(monkeypatch, lambda batch: 0.1 + 0.01 * batch)
+    assert batches == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    assert why == ["pretrain, fp32: no batch above 256, which gains less than 5%"]
+
+
+def test_batches_that_have_no_time_or_no_memory_are_listed(monkeypatch):
+    batches, (why,) = sweep(monkeypatch, lambda batch: 1.0 + 0.01 * batch, seconds=11.0)
+    assert batches == [1, 2, 4, 8, 16] and why.startswith("takes some 12 s, and 11 s were left; --seconds gives more")
+    batches, (why,) = sweep(monkeypatch, lambda batch: 1.0, seconds=4.0, guess_s=1.0)
+    assert batches == [] and "--seconds gives more" in why
+    peaks = [int(1e9), int(2e9), int(4e9), int(8e9)]
+    batches, (why,) = sweep(monkeypatch, lambda batch: 0.1 + 0.01 * batch, peaks=peaks, free=int(4e9))
+    assert batches == [1, 2, 4] and why == "takes some 4.0 GB more, and 4.0 GB are free"
+
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    bencher = module._Bench(BenchConfig(), CPU, Path())
+    monkeypatch.setattr(module, "rate_of", full)
+    bencher._larger("pretrain", "fp32", lambda batch: None, time.monotonic() + 100, 0.0)
+    assert [each.reason for each in bencher.dropped] == ["does not fit into the GPU's memory"]
+
+
+def test_free_memory_is_known_on_linux():
+    free = free_bytes()
+    assert free is None or free > 1e7
+
+
+# what follows -----------------------------------------------------------------------------------------------------------
+
+
+def row(work, batch, clips_per_s, precision="bf16", workers=0):
+    return Row(work, precision, batch, workers, Rate((clips_per_s,)))
+
+
+ROWS = [
+    *(row("pretrain", batch, rate) for batch, rate in ((1, 10), (2, 18), (4, 19.5), (8, 20))),
+    row("pretrain", 8, 12, "fp32"),
+    *(row("read for pretrain", 0, 12.0 * n, None, n) for n in (1, 2, 4)),
+    row("finetune", 64, 100),
+    *(row("read for finetune", 0, 12.0 * n, None, n) for n in (1, 2, 4)),
+    row("predict", 16, 50),
+]
+
+
+def test_the_smallest_batch_that_is_nearly_as_fast_and_the_fewest_workers_that_keep_up():
+    found = advise(BenchConfig(manifest="v.csv"), Size("svfap_base", {}), ROWS, {"pretrain": 10**6, "finetune": 10**6})
+    chosen = found.training["pretrain"]
+    assert (chosen.precision, chosen.batch_size, chosen.micro_batch, chosen.accumulate_steps) == ("bf16", 256, 4, 64)
+    assert (chosen.workers, chosen.keeps_up) == (2, True)  # 24 of 19.5 clips/s
+    chosen = found.training["finetune"]  # 64 does not divide 96
+    assert (chosen.batch_size, chosen.micro_batch, chosen.accumulate_steps) == (96, 48, 2)
+    assert (chosen.workers, chosen.keeps_up) == (4, False)
+
+
+def test_commands_of_a_model_of_another_size_and_of_a_dataset(capsys):
+    config = BenchConfig(dataset="prepared/dfew", model="runs/x", split="train")
+    size = Size("svfap_tiny", {"stage_depths": (2, 2), "img_size": 96, "standardize_clips": True})
+    found = advise(config, size, ROWS, {"pretrain": 100, "finetune": 100})
+    settings = options(found.commands["pretrain"], capsys)
+    assert settings["model"] == {"stage_depths": [2, 2], "img_size": 96, "standardize_clips": True}
+    assert (settings["preset"], settings["dataset"], settings["split"]) == ("svfap_tiny", "prepared/dfew", "train")
+    assert settings["batch_size"] == 100  # as many as there are videos
+    assert "--model runs/x --batch_size 16 --precision bf16" in found.commands["predict"]
+
+
+def test_who_waits_for_whom_is_said(monkeypatch):
+    advice = advise(BenchConfig(manifest="v.csv"), Size("svfap_base", {}), ROWS, {})
+    joint = Row("pretrain with reading", "bf16", 4, 2, Rate((17.0,)), None, 0.2)
+    lines = lines_of(module.Benched({}, (*ROWS, joint), (), (), advice, 1.0), reads=True)["Who waits for whom"]
+    assert lines[0] == (
+        "pretrain: the steps take 19.5 clips/s, and 2 workers read 24: the reader keeps up. Together, on the same cores: 17 "
+        "clips/s, 20% of the time waiting"
+    )
+    assert (
+        "finetune: the steps take 100 clips/s, and not more than 48 (4 workers read them): training waits" in lines[1]
+    )
+
+
+def test_the_command_shows_all_and_its_lines_can_be_copied(monkeypatch, capsys, tmp_path):
+    quick(monkeypatch)
+    assert main(["bench", "--preset", "svfap_debug", "--device", "cpu", "--out", str(tmp_path / "b")]) == 0
+    shown = capsys.readouterr()
+    assert "    svfap pretrain --preset svfap_debug --batch_size 256 --accumulate_steps 128 --precision" in shown.out
+    assert any(line.endswith("--out runs/pretrain") and "svfap pretrain" in line for line in shown.out.splitlines())
+    assert "pretrain, fp32, batch 1: 1 (once) clips/s" in shown.err
+    assert main(["bench", "--manifest", "none.csv"]) == 1
+    assert "--manifest=none.csv: no such file" in capsys.readouterr().err
+
+
+def test_the_loader_is_measured_and_says_what_it_could_not_read(faces):
+    tasks = work.make_tasks(BenchConfig(manifest=faces / "train.csv"), Size("svfap_debug", {}), None)
+    rate, unreadable = work.reading_rate(tasks["finetune"].dataset, 0, 0.0, math.inf)
+    assert unreadable == 0 and rate.median > 0 and len(rate.each) == 3
+    assert work.reading_rate(tasks["finetune"].dataset, 0, 0.0, 0.0) is None
