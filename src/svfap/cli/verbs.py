@@ -129,7 +129,7 @@ VERBS: dict[str, Command] = {
     "bench": Command(
         "Measure this machine in two minutes: clips per second of pre-training, fine-tuning and prediction by batch size and "
         "precision, of reading your videos by number of workers, and who waits for whom; ends with the commands that follow. "
-        "The real training loop and the real loader run; batches are doubled until they gain less than 5%, or time or memory ends.",
+        "The real training loop and the real loader run; batches grow until they gain less than 5%, or time or memory ends.",
         "svfap bench --manifest faces/manifest.csv --preset svfap_base --seconds 120",
         "svfap.bench.config:BenchConfig",
     ),
