@@ -75,7 +75,7 @@ def test_errors_are_reported_without_torch(tmp_path):
         (["reconstruct", str(tmp_path / "clip.png"), "--model", onnx], 1, f"--model={onnx}: {exported}"),
         (["convert", onnx, str(tmp_path / "out")], 1, f"{onnx}: {exported}"),
         (["experiment", "masking", "--weights", onnx, "--out", none], 1, f"--weights={onnx}: {exported}"),
-        (["export", onnx, "--out", "m.onnx"], 1, f"--model={onnx}: {exported}"),
+        (["export", onnx, "--out", "m.onnx"], 1, f"model={onnx}: {exported}"),
         (
             ["pack", "s3://bucket/data", "--out", none],
             1,
