@@ -81,9 +81,10 @@ def pack(source: str | Path, config: PackConfig) -> Packed:
     pictures and time stamps the same frames are sampled. A video is packed whole, and once, however many rows have spans or
     boxes of it. Files of values per frame and crop.json come along.
 
-    A video that cannot be read keeps its rows, and is unreadable in training, too; it is listed in failures.csv. An interrupted
-    run continues with the shards that are not complete, and those with failures are written again. Raises `UserError`, also
-    for a folder with something else, and if a shard cannot be written.
+    A video that cannot be read keeps its rows, and is unreadable in training, too; it is listed in failures.csv. Another run
+    reads all shards, and writes those again that are not complete to the last byte, or have failures. Raises `UserError`, also
+    for a folder with something else, for files in it that were edited, for videos that are packed already, and if a shard
+    cannot be written.
     """
     out = Path(os.path.abspath(config.out))
     if (url := url_of(source)) is not None and not Path(source).exists():
