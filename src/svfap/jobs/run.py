@@ -109,8 +109,13 @@ def write_failures(path: Path, failures: dict[str, str], columns: tuple[str, str
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
-def has_settings(file: Path, settings: dict[str, Any], fix: str, obsolete: Collection[str] = ()) -> bool:
-    """Whether `file` exists. Raises `UserError` if it exists and contains other settings; fix: what the user can do then."""
+def has_settings(
+    file: Path, settings: dict[str, Any], fix: str, obsolete: Collection[str] = (), where: Path | None = None
+) -> bool:
+    """Whether `file` exists. Raises `UserError` if it exists and contains other settings.
+
+    fix: what the user can do then. where: the folder that the message names; default: that of the file.
+    """
     if not file.exists():
         return False
     try:
@@ -119,7 +124,7 @@ def has_settings(file: Path, settings: dict[str, Any], fix: str, obsolete: Colle
         before = None
     if not isinstance(before, dict):
         raise UserError(f"{file}: is damaged, so the results in its folder cannot be used; {fix}")
-    check_same_settings(file.parent, before, json.loads(json.dumps(settings)), fix, obsolete)
+    check_same_settings(where or file.parent, before, json.loads(json.dumps(settings)), fix, obsolete)
     return True
 
 
