@@ -22,6 +22,7 @@ from svfap.jobs.task import Task, do
 from svfap.predict import predictor
 from svfap.predict.about import about_of
 from svfap.predict.config import PredictConfig
+from svfap.predict.draw import Painter
 from svfap.predict.predict import predict_videos
 from svfap.predict.table import part_of
 
@@ -83,6 +84,32 @@ def test_every_file_is_as_of_videos_one_after_another(suffix, videos, tmp_path, 
     assert made(outs[0]) == made(outs[1]) and many.failures == one.failures and len(many.failures) == 1
     pd.testing.assert_frame_equal(many.table, one.table)
     assert set(many.timelines) == {str(videos[0]), str(videos[2])}
+
+
+def test_overlays_are_drawn_in_processes_too_with_the_boxes_that_were_found(
+    videos, tmp_path, config, backwards, monkeypatch
+):
+    searched, painted, detect = [], [], Known.detect
+    monkeypatch.setattr(Known, "detect", lambda self, frame: searched.append(1) or detect(self, frame))
+    paint = Painter.paint
+    monkeypatch.setattr(
+        Painter, "paint", lambda self, frame, faces: painted.append((frame.sum(), faces)) or paint(self, frame, faces)
+    )
+    found = {}
+    for name, number in (("one", 0), ("two", 2)):
+        done = predict_videos(videos, config(out=None, overlay=tmp_path / name / "o.mp4", num_workers=number))
+        found[name] = (len(searched), {Path(video).name: file.name for video, file in done.overlays.items()})
+        drawn = sorted(map(str, painted))
+        assert drawn and below(tmp_path / name) == {"o_1_a.mp4", "o_3_b.mp4", "o_4_none.mp4"}
+        searched.clear(), painted.clear()
+        found[name] += (drawn,)
+    assert found["one"] == found["two"]
+    assert backwards == [*map(str, reversed(videos)), *(str(videos[n]) for n in (3, 2, 0))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Painter, "paint", lambda *arguments: 1 / 0)
+        done = predict_videos(videos, config(out=None, overlay=tmp_path / "o.mp4", num_workers=2))
+    assert done.overlays == {} and done.failures[str(videos[0])] == f"{videos[0]}: ZeroDivisionError: division by zero"
+    assert below(tmp_path) == {f"{name}/{file}" for name in found for file in found[name][1].values()}
 
 
 def test_two_processes_write_the_same_table(videos, folder, tmp_path, monkeypatch, capfd):

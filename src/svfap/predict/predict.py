@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from svfap.console import progress_bar, say
+from svfap.console import progress_bar, say, track
 from svfap.data.find import missing, on_disk
 from svfap.data.sources import find_videos, read_sources
 from svfap.errors import UserError
@@ -330,24 +330,54 @@ def _write_timelines(predictions: Predictions, missing_alone: bool = False) -> N
         predictions.timelines[video] = picture
 
 
+def _write_overlays(
+    predictions: Predictions, config: PredictConfig, out: Path, reader: Reader, boxes: Mapping[str, FaceBoxes]
+) -> None:
+    """Write the overlays of all videos but those that could not be read at all. out: `config.overlay`."""
+    from svfap.predict.overlay import write_overlay
+
+    files = {
+        video: out.with_name(f"{out.stem}{suffix}{out.suffix}")
+        for video, suffix in _suffixes(predictions)
+        if video not in predictions.failures or not predictions.rows_of(video).empty
+    }
+
+    def one_after_another() -> Generator[tuple[str, str]]:
+        for video, file in files.items():
+            try:
+                write_overlay(video, predictions.rows_of(video), reader, file, boxes.get(video))
+                yield video, ""
+            except UserError as error:
+                yield video, str(error)
+
+    def several_at_a_time() -> Generator[tuple[str, str]]:
+        from svfap.predict.processes import Overlay, draw_in_processes
+
+        overlays = ((v, Overlay(v, predictions.rows_of(v), file, boxes.get(v))) for v, file in files.items())
+        with closing(draw_in_processes(config, reader, overlays, len(files))) as drawn:
+            yield from track(drawn, "overlays", len(files))
+
+    errors: dict[str, str] = {}
+    try:
+        with closing(several_at_a_time() if _in_processes(config, list(files)) else one_after_another()) as drawn:
+            errors |= drawn
+    finally:
+        remove_abandoned(out)  # of processes that were ended
+    for video, file in files.items():
+        if not errors[video]:
+            predictions.overlays[video] = file
+            continue
+        reasons = [predictions.failures.get(video, ""), errors[video]]
+        predictions.failures[video] = "; ".join(dict.fromkeys(filter(None, reasons)))
+
+
 def _write_pictures(
     predictions: Predictions, config: PredictConfig, reader: Reader, about: About, boxes: Mapping[str, FaceBoxes]
 ) -> Predictions:
     """Write the timelines, the overlays and the page; returns the predictions with their files."""
     _write_timelines(predictions)
-    for video, suffix in _suffixes(predictions):
-        rows = predictions.rows_of(video)
-        if config.overlay is None or (video in predictions.failures and rows.empty):
-            continue
-        from svfap.predict.overlay import write_overlay
-
-        overlay = config.overlay.with_name(f"{config.overlay.stem}{suffix}{config.overlay.suffix}")
-        try:
-            write_overlay(video, rows, reader, overlay, boxes.get(video))
-            predictions.overlays[video] = overlay
-        except UserError as error:
-            reasons = [predictions.failures.get(video, ""), str(error)]
-            predictions.failures[video] = "; ".join(dict.fromkeys(filter(None, reasons)))
+    if config.overlay is not None:
+        _write_overlays(predictions, config, config.overlay, reader, boxes)
     if config.report is None:
         return predictions
     from svfap.predict.page import write_affect_page
