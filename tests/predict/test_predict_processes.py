@@ -112,6 +112,7 @@ def test_overlays_are_drawn_in_processes_too_with_the_boxes_that_were_found(
     assert below(tmp_path) == {f"{name}/{file}" for name in found for file in found[name][1].values()}
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_table(videos, folder, tmp_path, monkeypatch, capfd):
     """With real processes, which know no detector of tests: whole pictures, so that there is something to predict."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as this process has
