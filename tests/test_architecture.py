@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "evaluation": {"model", "weights", "data", "view"},
     "probe": {"model", "weights", "data", "evaluation", "view"},
     "train": {"model", "weights", "data", "evaluation", "probe", "view"},
-    "predict": {"model", "weights", "data", "faces", "view"},
+    "predict": {"model", "weights", "data", "faces", "jobs", "view"},
     "crop": {"data", "faces", "jobs", "predict"},
     "packing": {"data", "jobs"},
     "features": {"model", "weights", "data", "faces", "jobs", "predict"},

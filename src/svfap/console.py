@@ -39,10 +39,14 @@ def say(text: str) -> None:
 
     Bytes of file names that are not UTF-8 are shown as escapes.
     """
+    if _kept is not None:
+        _kept.append(text)
+        return
     console.print(as_typed(printable(text)), markup=False, highlight=False, soft_wrap=True)
 
 
 _options: Collection[str] = ()  # of the command that is running
+_kept: list[str] | None = None  # messages that are not shown
 
 
 @contextmanager
@@ -84,6 +88,18 @@ def silent() -> Iterator[None]:
         yield
     finally:
         console.quiet = before
+
+
+@contextmanager
+def keeping_messages() -> Iterator[list[str]]:
+    """Until the end, messages are kept in this list, for another process to `say` them; no progress bars."""
+    global _kept
+    before, _kept = _kept, []
+    try:
+        with silent():
+            yield _kept
+    finally:
+        _kept = before
 
 
 def show(*tables: RenderableType) -> None:

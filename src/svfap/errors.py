@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
+from typing import Any
 
 STOP_SIGNALS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
 
@@ -17,6 +19,20 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
         self.number = number
+
+
+def require_package(name: str, extra: str, what: str, otherwise: str = "") -> Any:
+    """Import a package of an extra of this one. Raises `UserError` if it is not installed.
+
+    what: that needs it, as the message begins. otherwise: how to do without it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        end = f", or {otherwise}" if otherwise else ""
+        raise UserError(
+            f"{what}: needs the package {name}; install it with pip install 'svfap[{extra}]'{end}"
+        ) from None
 
 
 def first_line(error: BaseException) -> str:

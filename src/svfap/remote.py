@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from svfap.errors import UserError, first_line
+from svfap.errors import UserError, first_line, require_package
 from svfap.files import MANIFEST_SUFFIXES, file_digest, replacing_file, write_atomically
 
 ATTEMPTS, FIRST_WAIT_S = 4, 0.5  # of a read that fails; each wait is twice the one before
 SMALLEST_GAP = 2**20  # bytes at a URL that are read and thrown away, rather than asked for in two requests
 PACK_FILE = "pack.json"
+LOCAL = ("file", "local")  # schemes of URLs on this machine
 # Errors that another attempt does not mend.
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError)
 
@@ -24,22 +25,29 @@ T = TypeVar("T")
 
 
 def url_of(path: str | Path) -> str | None:
-    """The URL that a path was written as, of whose two slashes pathlib has dropped one; None for a path."""
+    """The URL that a path was written as, of whose slashes pathlib leaves one; None for a path.
+
+    Those of `LOCAL` name no host, so theirs are three slashes; of others text alone has three, and a `Path` never.
+    """
     text = path if isinstance(path, str) else path.as_posix()
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])", text)  # a drive of Windows has one letter
-    return f"{found[1]}://{text[found.end() :].rstrip('/')}" if found else None
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(/{1,3})(?=[^/])", text)  # a drive of Windows has one letter
+    if found is None:
+        return None
+    slashes = "///" if found[1].lower() in LOCAL or found[2] == "///" else "//"
+    return f"{found[1]}:{slashes}{text[found.end() :].rstrip('/')}"
 
 
 def file_system(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the path in it. Raises `UserError` if a package or the protocol is missing."""
     scheme = url.partition("://")[0]
+    fsspec = require_package("fsspec", "remote", url)
     try:
-        import fsspec
-
         return fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        reason = f"needs a package that is not installed ({first_line(error)})"
-        raise UserError(f"{url}: {reason}; pip install 'svfap[remote]'") from None
+    except ImportError as error:  # of the package for this kind of URL
+        raise UserError(
+            f"{url}: needs a package that is not installed ({first_line(error)}); that for s3:// comes with "
+            "pip install 'svfap[remote]'"
+        ) from None
     except ValueError as error:
         raise UserError(f"{url}: {scheme}:// cannot be read ({first_line(error)})") from None
 
@@ -118,16 +126,20 @@ def local_copy(url: str) -> Path:
         files: dict[str, str] = content["files"]
     except FileNotFoundError:
         raise UserError(f"{base}: holds no {PACK_FILE}; at a URL there must be what `svfap pack` wrote") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise UserError(f"{base}/{PACK_FILE}: cannot be read ({first_line(error)})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{base}/{PACK_FILE}: is damaged ({first_line(error)}); copy the packed folder there again"
+        ) from None
     if name and name not in files:
         raise UserError(f"{url}: no such manifest; {base} has {', '.join(file for file in files if '.csv' in file)}")
     content |= {"location": base, "digest": hashlib.sha256(described).hexdigest()}
-    copy = folder / PACK_FILE
-    if not copy.is_file() or json.loads(copy.read_text()) != content:
+    copy, text = folder / PACK_FILE, json.dumps(content, indent=2) + "\n"
+    if not copy.is_file() or copy.read_bytes() != text.encode():
         for file, digest in files.items():
             _download(f"{base}/{file}", folder / file, digest)
-        write_atomically(copy, json.dumps(content, indent=2) + "\n")
+        write_atomically(copy, text)
     return folder / name
 
 

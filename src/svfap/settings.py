@@ -218,6 +218,22 @@ def is_exported(model: str | Path) -> bool:
     return Path(model).suffix.lower() == EXPORT_SUFFIX
 
 
+def refuse_exported(model: str | Path, field: str | None = None) -> None:
+    """Raise `UserError` for a file of `svfap export` where weights are needed. field: the setting that names it."""
+    if is_exported(model):
+        name = model if field is None else f"{field}={model}"
+        raise UserError(
+            f"{name}: is an exported model, which predict, extract and evaluate run; here name the run or folder that it was "
+            "made of"
+        )
+
+
+def require_weights(model: str, field: str = "model", fix: str = "") -> None:
+    """As `require_model`; raises `UserError` for a file of `svfap export` too, as `load_model` reads none."""
+    require_model(model, field, fix)
+    refuse_exported(model, field)
+
+
 def require_model(model: str, field: str = "model", fix: str = "") -> None:
     """Raise `UserError` unless `model` is an existing path or a repository on the Hub (owner/name), in cache or reachable.
 
@@ -228,6 +244,8 @@ def require_model(model: str, field: str = "model", fix: str = "") -> None:
     path, end = Path(model), f"; {fix}" if fix else ""
     if local_model(model) is not None:
         return
+    if is_exported(model):
+        raise UserError(f"{field}={model}: no such file; `svfap export` writes one{end}")
     if (path.parent.is_dir() and not model.startswith(HUB_PREFIX)) or not is_hub_name(model):
         raise UserError(f"{field}={model}: no such folder or checkpoint{did_you_mean(model)}{end}")
     import huggingface_hub

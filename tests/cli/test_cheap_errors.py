@@ -30,6 +30,9 @@ def test_errors_are_reported_without_torch(tmp_path):
     (tmp_path / "videos.csv").write_text("path\nclip.png\n")
     (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aaaa\nsize 310000000\n")
     lfs = str(tmp_path / "lfs.pth")
+    (tmp_path / "text.onnx").write_text("none\n")
+    onnx = str(tmp_path / "text.onnx")
+    exported = "is an exported model, which predict, extract and evaluate run; here name the run or folder"
     none, videos = str(tmp_path / "none"), str(tmp_path / "videos.csv")
     training = ["--manifest", videos, "--preset", "svfap_debug", "--out"]
     cases = [
@@ -60,6 +63,29 @@ def test_errors_are_reported_without_torch(tmp_path):
         (["export", none, "--out", f"{none}/m.onnx"], 1, f"--out={none}/m.onnx: there is no folder {none}"),
         (["export", none, "--out", "m.pt"], 1, "out=m.pt: the suffix must be one of .onnx"),
         (["info", "svfap_huge"], 1, "is neither a preset"),
+        (["info", onnx], 1, f"{onnx}: not an ONNX file but a text file; get the model's file again"),
+        (["info", "none.onnx"], 1, "model=none.onnx: no such file; `svfap export` writes one"),
+        (
+            ["evaluate", "--model", "none.onnx", "--manifest", videos],
+            1,
+            "model=none.onnx: no such file; `svfap export`",
+        ),
+        (["finetune", *training, none, "--init", onnx], 1, f"--init={onnx}: {exported}"),
+        (["probe", onnx, "--manifest", videos], 1, f"run={onnx}: {exported}"),
+        (["reconstruct", str(tmp_path / "clip.png"), "--model", onnx], 1, f"--model={onnx}: {exported}"),
+        (["convert", onnx, str(tmp_path / "out")], 1, f"{onnx}: {exported}"),
+        (["experiment", "masking", "--weights", onnx, "--out", none], 1, f"--weights={onnx}: {exported}"),
+        (["export", onnx, "--out", "m.onnx"], 1, f"model={onnx}: {exported}"),
+        (
+            ["pack", "s3://bucket/data", "--out", none],
+            1,
+            "error: s3://bucket/data: is a URL; videos are packed from this",
+        ),
+        (
+            ["pack", str(tmp_path / "clip.png"), "--out", none],
+            1,
+            "clip.png: is no manifest; give a CSV with a column path",
+        ),
         (["report", none], 1, f"{none}: no such run folder"),
         (["pool", none], 1, f"{none}: holds no folds.json"),
         (["pool", "--models", none, "--dataset", none, "--out", none], 1, "dataset.json"),

@@ -132,8 +132,8 @@ def test_options_are_named_as_they_are_typed(argv, message, capsys):
 def test_a_terminal_that_is_not_utf8_gets_question_marks():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
     command = [sys.executable, "-m", "svfap"]
-    done = subprocess.run([*command, "info"], capture_output=True, env=environment)
+    done = subprocess.run([*command, "info", "svfap_debug"], capture_output=True, env=environment)
     assert done.returncode == 0 and done.stderr == b""
-    assert b"16?160?160" in done.stdout and b"svfap_base" in done.stdout
+    assert b"16?32?32" in done.stdout and b"svfap_debug" in done.stdout
     done = subprocess.run([*command, "convert", str(Path("größe.pth")), "out"], capture_output=True, env=environment)
     assert done.returncode == 1 and b"?e.pth: no such file" in done.stderr

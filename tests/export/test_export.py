@@ -24,8 +24,10 @@ from svfap.features.config import ExtractConfig
 from svfap.features.extract import extract_features
 from svfap.model.build import create_model
 from svfap.predict.predictor import Predictor
+from svfap.weights.convert import convert
 from svfap.weights.exported import ExportedModel, load_for_inference
 from svfap.weights.folder import fingerprint, load_model
+from svfap.weights.published import import_published
 
 onnx = pytest.importorskip("onnx")
 LABELS = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
@@ -271,8 +273,10 @@ def changed(folder: Path, out: Path, config: dict | None = None, lacking: str = 
 def test_other_files_are_refused(folder, tmp_path):
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes((folder / "fp32.onnx").read_bytes()[:5000])
+    (tmp_path / "text.onnx").write_text("none\n")
     for problem, path in [
         ("cannot be read as ONNX; it is damaged", damaged),
+        (r"text\.onnx: not an ONNX file but a text file; get the model's file again", tmp_path / "text.onnx"),
         (r"none\.onnx: no such file", tmp_path / "none.onnx"),
         (
             r"was not written by `svfap export` \(its metadata lacks config\)",
@@ -293,8 +297,12 @@ def test_verbs_that_need_the_network_itself_refuse_the_file(folder):
         load_model(folder / "fp32.onnx")
     with pytest.raises(UserError, match="is an exported model"):
         load_model(folder / "fp32.onnx", task="features")
+    for reads in (import_published, lambda path: convert(path, path.parent / "new")):
+        with pytest.raises(UserError, match=r"fp32\.onnx: is an exported model"):
+            reads(folder / "fp32.onnx")
 
 
 def test_info_shows_an_exported_model(folder, capsys):
     assert main(["info", str(folder / "fp32.onnx")]) == 0
-    assert "multiply-adds" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "multiply-adds" in printed and re.search(r"weights, float32, MB\W+0\.\d\d ", printed)

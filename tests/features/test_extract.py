@@ -430,7 +430,7 @@ def test_without_ray_or_h5py_the_extra_is_named(folder, saved, tmp_path, monkeyp
     for name in ("ray", "h5py"):
         monkeypatch.setitem(sys.modules, name, None)  # which makes importing it an ImportError
     with pytest.raises(
-        UserError, match=r"the engine ray needs the package ray; install it with pip install 'svfap\[ray\]'"
+        UserError, match=r"^engine=ray: needs the package ray; install it with pip install 'svfap\[ray\]'$"
     ):
         to_file([folder / "b.mp4"], saved, tmp_path / "x.npz", engine="ray")
     with pytest.raises(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -330,7 +331,9 @@ def reasons(manifest: Path) -> list[str | None]:
 def test_unreadable_videos_are_listed_and_stay_unreadable(broken, tmp_path, capsys):
     out = tmp_path / "packed"
     assert main(["pack", str(broken / "m.csv"), "--out", str(out)]) == 1
-    assert "2 videos, or some of their frames, could not be read" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 videos, or some of their frames, could not be read" in said
+    assert "2 videos, 46 frames, " in said  # of three, without the one that is none, and of 48 without the broken ones
     failures = pd.read_csv(out / "failures.csv")
     assert failures["source"].tolist() == ["frames", "none.mp4"]
     assert reasons(out / "m.csv") == reasons(broken / "m.csv")  # the first frames of the folder are good
@@ -371,12 +374,109 @@ def test_damaged_bytes_name_shard_and_entry(films, tmp_path):
     with pytest.raises(VideoError, match=r"000007\.jpg: damaged: the shard ends after 20 of"):
         video.read([7])
     shard.unlink()
-    with pytest.raises(VideoError, match=r"shard-000000\.tar, entry .*: No such file"):
+    with pytest.raises(
+        VideoError, match=r"shard-000000\.tar, entry .*: no such file; copy the shard again, or pack again"
+    ):
         video.read([7])
     (tmp_path / "index.sqlite").write_text("none")
     os.utime(tmp_path / "pack.json", ns=(1, 1))  # the index of this process is open
-    with pytest.raises(UserError, match=r"index\.sqlite: cannot be read"):
+    with pytest.raises(UserError, match=r"index\.sqlite: cannot be read .* copy it again, or pack again"):
         open_video(tmp_path / "b_frames.mp4")
+    (tmp_path / "pack.json").write_text((tmp_path / "pack.json").read_text()[:60])
+    with pytest.raises(UserError, match=r"pack\.json: is damaged .* copy it again, or pack again"):
+        open_video(tmp_path / "b_frames.mp4")
+
+
+@pytest.fixture
+def two(films, tmp_path) -> PackConfig:
+    """An image and a folder of frames, packed from few.csv into packed/, a shard each."""
+    (films / "few.csv").write_text("path,label\nimage.png,a\nframes,b\n")
+    config = PackConfig(out=tmp_path / "packed", videos_per_shard=1)
+    pack(films / "few.csv", config)
+    return config
+
+
+@pytest.mark.parametrize("place", ["picture", "header"])
+def test_a_shard_of_other_bytes_is_written_again(place, films, two):
+    shards = sorted((two.out / "shards").iterdir())
+    before = [shard.read_bytes() for shard in shards]
+    damaged = bytearray(before[1])
+    start = int(packed_row(two.out / "frames").starts()[7]) + 20 if place == "picture" else 3
+    damaged[start] ^= 255
+    shards[1].write_bytes(damaged)
+    untouched = shards[0].stat().st_mtime_ns
+    pack(films / "few.csv", two)
+    assert [shard.read_bytes() for shard in shards] == before
+    assert shards[0].stat().st_mtime_ns == untouched
+
+
+def test_a_packed_folder_stays_usable_while_its_shards_are_checked(films, two, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("svfap.packing.pack.is_complete", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pack(films / "few.csv", two)
+    assert open_video(two.out / "image.png").num_frames == 1
+
+
+def test_edited_files_are_not_overwritten(films, two):
+    manifest = two.out / "few.csv"
+    as_packed = manifest.read_text()
+    manifest.write_text("path,label\nimage.png,mine\n")
+    with pytest.raises(
+        UserError, match=rf"packed/few\.csv: was changed since it was packed.*in {films}/few\.csv, and remove"
+    ):
+        pack(films / "few.csv", two)
+    assert manifest.read_text().endswith("mine\n") and len(read_manifest(manifest)) == 1
+    manifest.unlink()
+    pack(films / "few.csv", two)
+    assert manifest.read_text() == as_packed
+    (films / "few.csv").write_text("path,label\nimage.png,c\nframes,b\n")
+    pack(films / "few.csv", two)
+    assert read_manifest(manifest).label_names == ("b", "c")
+
+
+def test_packed_data_without_pack_json_are_known(two):
+    (two.out / "pack.json").unlink()
+    message = (
+        r"packed: is packed data whose pack\.json is missing: .* run the same `svfap pack` again, or copy the file"
+    )
+    with pytest.raises(UserError, match=message):
+        read_manifest(two.out / "few.csv").require_files()
+    with pytest.raises(UserError, match=message):
+        open_video(two.out / "image.png")
+
+
+def test_packed_videos_are_not_packed_again(films, packed, two, tmp_path):
+    (tmp_path / "some.csv").write_text(f"path\n{films / 'image.png'}\n{packed / 'image.png'}\n")
+    for source in (packed / "m.csv", tmp_path / "some.csv"):
+        with pytest.raises(UserError, match=rf"{source}: has videos of {packed}, which are packed already; .*quality"):
+            pack(source, PackConfig(out=tmp_path / "again"))
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_packed_folder_may_lie_beside_its_videos(films, capsys):
+    (films / "one.csv").write_text("path\nimage.png\n")
+    for _ in range(2):
+        assert main(["pack", str(films / "one.csv"), "--out", str(films / "sub")]) == 0
+        assert "1 video, 1 frame, 0.0" in capsys.readouterr().err
+    assert isinstance(open_video(films / "sub" / "image.png"), PackedVideo)
+    assert not isinstance(open_video(films / "image.png"), PackedVideo)
+
+
+def test_folders_without_packed_data_are_remembered(films, monkeypatch):
+    open_video(films / "image.png")
+    looked = []
+    stat = os.stat
+
+    def counted(path, **more):
+        looked.append(str(path))
+        return stat(path, **more)
+
+    monkeypatch.setattr(os, "stat", counted)
+    open_video(films / "b_frames.mp4")
+    assert looked and not [path for path in looked if path.endswith("pack.json")]
 
 
 def test_a_killed_pack_continues_with_the_shards_that_are_missing(films, tmp_path, monkeypatch):
@@ -394,10 +494,11 @@ def test_a_killed_pack_continues_with_the_shards_that_are_missing(films, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         pack(films / "m.csv", config)
     assert not (out / "pack.json").exists() and len(list((out / "shards").glob("*.tar"))) == 1
-    first = (out / "shards" / "shard-000000.tar").stat()
+    first = (out / "shards" / "shard-000000.tar").stat()  # reading it changes its time of access
     monkeypatch.undo()
     assert pack(films / "m.csv", config).num_videos == 10
-    assert (out / "shards" / "shard-000000.tar").stat() == first
+    second = (out / "shards" / "shard-000000.tar").stat()
+    assert (second.st_ino, second.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
     assert not [file for file in (out / "shards").iterdir() if file.name.startswith(".")]
     times = {file: file.stat().st_mtime_ns for file in (out / "shards").iterdir()}
     (out / "shards" / "shard-000002.tar").write_bytes(b"cut off")
@@ -432,10 +533,15 @@ def test_a_video_that_kills_the_process_is_left_out_when_the_job_is_repeated(fil
 
 def test_a_folder_of_something_else_is_refused(films, faces, packed, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
+    shutil.copytree(packed, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "records")
     for source, out, words in (
-        (films / "m.csv", tmp_path, "holds other things (notes.txt)"),
+        (films / "m.csv", tmp_path, "holds other things (copy, notes.txt)"),
         (films / "m.csv", tmp_path / "notes.txt", "is a file"),
-        (films / "m.csv", packed, "was made with other settings (quality: 95 then, 90 now"),
+        (films / "m.csv", packed, f"{packed}: was made with other settings (quality: 95 then, 90 now"),
+        (films / "m.csv", packed, "remove the whole folder, or choose another"),
+        (films / "m.csv", tmp_path / "copy", "holds packed data without records/settings.json"),
+        (films / "m.csv", tmp_path / "copy", "remove the whole folder, or choose another"),
         (films, tmp_path / "new", f"give its manifest, {films}/"),
         (films / "none.csv", tmp_path / "new", "no such file"),
     ):
@@ -494,6 +600,37 @@ def test_packed_data_at_a_url_are_read_with_one_request_a_clip(store, packed):
     dataset = replace(dataset)
     batches = list(make_loader(dataset, 12, shuffle=False, seed=0, num_workers=1))
     assert torch.equal(batches[0]["clips"], found["here"]["clips"])
+
+
+@pytest.mark.parametrize("scheme", ["file", "local"])
+def test_file_urls_name_packed_data_on_this_machine(scheme, packed, tmp_path, monkeypatch):
+    pytest.importorskip("fsspec")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for manifest in (f"{scheme}://{packed}/m.csv", Path(f"{scheme}://{packed}/m.csv")):
+        config = PretrainConfig(manifest=manifest, out=Path("out"))
+        assert config.manifest.read_bytes() == (packed / "m.csv").read_bytes()
+        copy = open_video(config.manifest.parent / "b_frames.mp4")
+        assert np.array_equal(copy.read([3, 5]), open_video(packed / "b_frames.mp4").read([3, 5]))
+
+
+def test_a_damaged_description_at_a_url_and_its_damaged_copy(store):
+    memory, _ = store
+    folder = remote.local_copy("memory://bucket/packed")
+    whole = (folder / "pack.json").read_bytes()
+    (folder / "pack.json").write_bytes(whole[:60])
+    assert (remote.local_copy("memory://bucket/packed") / "pack.json").read_bytes() == whole
+    memory.pipe_file("/bucket/packed/pack.json", whole[:60])
+    with pytest.raises(UserError, match=r"packed/pack\.json: is damaged .*; copy the packed folder there again"):
+        remote.local_copy("memory://bucket/packed")
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "evaluate", "probe"])
+def test_help_says_that_packed_data_and_urls_are_taken(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"--dataset DATASET .{0,40}`svfap pack`, or URL of packed data", text)
+    assert re.search(r"--manifest MANIFEST .{0,160}`svfap pack`,? or at its URL", text)
 
 
 def test_reads_that_fail_are_tried_again(store, packed):
@@ -572,5 +709,8 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_paths_are_no_urls():
     assert remote.url_of(Path("s3://bucket/a b/")) == "s3://bucket/a b"
     assert remote.url_of("hf://datasets/me/faces") == "hf://datasets/me/faces"
+    for name in ("file:///a/b", "local:///a/b"):
+        assert remote.url_of(name) == remote.url_of(Path(name)) == name
+    assert remote.url_of("hdfs:///a/b") == "hdfs:///a/b"
     for path in ("a/b.csv", "/a:/b", "C:/faces", "a:b", "faces:/"):
         assert remote.url_of(Path(path)) is None, path

@@ -12,18 +12,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from face_films import Eyes, write_films
-from observe import CachedRuns, Effect, check, messages, save_classifier, watching
+from observe import CachedRuns, Effect, check, messages, names_of, save_classifier, watching
 
 import svfap.predict.predictor as predictor_module
+import svfap.predict.processes as processes_module
 import svfap.predict.reader as reader_module
 from svfap.errors import UserError
 from svfap.faces.config import TrackConfig
+from svfap.jobs.task import do
 from svfap.predict.config import PredictConfig
 from svfap.predict.predict import predict_videos
 from svfap.predict.predictor import Predictor
+from svfap.settings import JobSettings
 from svfap.weights.folder import load_model
 
 PICTURES = {"video": "pictures", "faces": "none"}
+RAY = {"engine": "ray"}
 # Effects that predictions and a `Predictor` have in common.
 SHARED: dict[str, Effect] = {
     "model": Effect({}, {"model": "other"}, ("values",), ("spans", "clips")),
@@ -45,6 +49,10 @@ EFFECTS: dict[str, Effect] = SHARED | {
     "out": Effect({}, {"out": "other.jsonl"}, ("files",), ("values", "clips")),
     "overlay": Effect({}, {"overlay": "drawn.mp4"}, ("files",), ("values", "clips")),
     "report": Effect({}, {"report": "page.html"}, ("files",), ("values", "clips")),
+    "engine": Effect({}, RAY, ("jobs",), ("values", "clips", "files")),
+    "num_workers": Effect(RAY, {**RAY, "num_workers": 3}, ("jobs",), ("values", "clips")),
+    "num_gpus": Effect(RAY, {**RAY, "num_gpus": 0.5}, ("jobs",), ("values", "clips")),
+    "item_timeout_s": Effect({}, {"item_timeout_s": 9.0}, ("jobs",), ("values", "clips")),
 }
 ARGUMENTS: dict[str, Effect] = SHARED | {
     "crop": Effect({}, {"crop": {"margin": 0.6}}, ("clips", "values"), ("spans", "boxes")),
@@ -100,12 +108,19 @@ class Runs(CachedRuns):
         return PredictConfig(**chosen)
 
     def observed(self, settings: dict[str, Any], out: Path, how: str = "command") -> dict[str, Any]:
-        detector, timeouts = Eyes(), []
+        detector, timeouts, given = Eyes(), [], []
         video = self.folder / settings.pop("video", "a.mp4")
         real = reader_module.open_source
+
+        def outcomes(work: Any, tasks: Any, jobs: JobSettings) -> Any:
+            """In place of processes: do the tasks in this one."""
+            given.append({name: getattr(jobs, name) for name in sorted(names_of(JobSettings))})
+            return ((task, do(work, task)) for task in tasks)
+
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(predictor_module, "make_detector", detector.make)
             patch.setattr(reader_module, "open_source", lambda v, t, f: (timeouts.append(t), real(v, t, f))[1])
+            patch.setattr(processes_module, "outcomes", outcomes)
             with watching() as watch, messages() as said:
                 if how == "command":
                     done = predict_videos(video, self.config(settings, out))
@@ -131,6 +146,7 @@ class Runs(CachedRuns):
             "made": set(detector.made),
             "num_searched": detector.num_searched,
             "timeouts": timeouts,
+            "jobs": given,
             "files": sorted(path.name for path in out.iterdir()),
             "messages": said.getvalue(),
         }

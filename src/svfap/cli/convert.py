@@ -9,6 +9,7 @@ from rich.table import Table
 
 from svfap.console import say, show
 from svfap.errors import UserError
+from svfap.settings import refuse_exported
 from svfap.shipped import did_you_mean, local_model
 from svfap.weights.config import ConvertConfig, require_new
 from svfap.weights.filetype import require_checkpoint
@@ -24,6 +25,7 @@ def run(config: ConvertConfig, model: str, out: Path) -> None:
         raise UserError(
             f"{model}: no such file or folder{did_you_mean(model)}; give a checkpoint file, or the folder of a model or run"
         )
+    refuse_exported(model)
     if Path(model).is_file():
         require_checkpoint(Path(model))
     require_new(out)

@@ -9,7 +9,7 @@ from rich.table import Table
 from svfap.console import say, show
 from svfap.export.config import ExportConfig
 from svfap.files import check_new
-from svfap.settings import require_model
+from svfap.settings import require_weights
 
 if TYPE_CHECKING:
     from svfap.export.export import Exported
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def run(config: ExportConfig, model: str) -> None:
     """Export, and show how the file compares with the model."""
-    require_model(model)  # before torch is imported
+    require_weights(model)  # before torch is imported
     check_new(config.out, config.overwrite)
     from svfap.export.export import export_model
 

@@ -17,11 +17,20 @@ def run(config: PackConfig, source: Path) -> int:
     packed = pack(source, config)
     is_dataset = packed.source.name == DATASET_FILE
     how = f"--dataset {config.out}" if is_dataset else f"--manifest {config.out / packed.source.name}"
-    size = f"{packed.num_videos:,} videos, {packed.num_frames:,} frames, {packed.num_bytes / 1e9:.3g} GB"
-    say(f"{size}: {packed.source}; use it with {how}")
+    parts = (_counted(packed.num_videos, "video"), _counted(packed.num_frames, "frame"), _size(packed.num_bytes))
+    say(f"{', '.join(parts)}: {packed.source}; use it with {how}")
     if packed.failures:
+        unread, whose = _counted(len(packed.failures), "video"), "its" if len(packed.failures) == 1 else "their"
         say(
-            f"svfap pack: error: {len(packed.failures):,} videos, or some of their frames, could not be read; they are listed in "
-            f"{config.out / FAILURES}, and the same command tries them again"
+            f"svfap pack: error: {unread}, or some of {whose} frames, could not be read; {config.out / FAILURES} says why, and "
+            "the same command tries again"
         )
     return 1 if packed.failures else 0
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"

@@ -8,12 +8,12 @@ from svfap.console import say, show
 from svfap.data.prepared import read_dataset
 from svfap.errors import UserError
 from svfap.probe.config import ProbeConfig
-from svfap.settings import require_model
+from svfap.settings import require_weights
 
 
 def run(config: ProbeConfig, run: str) -> int:
     """Probe and show the table; the exit status is 1 if videos could not be read."""
-    require_model(run, "run")  # before torch is imported
+    require_weights(run, "run")  # before torch is imported
     out = config.out_folder(run)
     if config.dataset is not None:
         read_dataset(config.dataset).fold(config.fold)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from svfap.console import say
 from svfap.data.find import missing, on_disk
 from svfap.errors import UserError
-from svfap.settings import require_model
+from svfap.settings import require_weights
 
 if TYPE_CHECKING:
     from svfap.predict.config import ReconstructConfig
@@ -18,7 +18,7 @@ def run(config: ReconstructConfig, video: str) -> None:
     """Reconstruct, and say the error and what was written."""
     if not on_disk(path := Path(video)).exists():
         raise UserError(f"{video}: {missing(path)}")
-    require_model(config.model)
+    require_weights(config.model)
 
     from svfap.predict.reconstruct import reconstruct  # imports torch, which takes seconds
 

@@ -31,16 +31,18 @@ INDEX_FILE, SHARDS = "index.sqlite", "shards"
 BLOCK = 512  # of tar: a header, and what the content of an entry is padded to
 NO_TIMES, NO_NUMBERS = np.empty(0), np.empty(0, np.uint32)
 READ_TOGETHER = 64  # pictures of a video that is read from its start to its end
+MOST_FOLDERS = 10_000  # that are known to be in no packed folder
+MEND_SHARD = "copy the shard again, or pack again"
 
 TABLES = """
 PRAGMA page_size = 16384; -- rows of videos of 10 s do not fill the half of a usual page
-CREATE TABLE shards (shard TEXT PRIMARY KEY, num_bytes INTEGER);
+CREATE TABLE shards (shard TEXT PRIMARY KEY, num_bytes INTEGER, checksum INTEGER);
 CREATE TABLE videos (
     name BLOB PRIMARY KEY, number INTEGER, shard TEXT, offset INTEGER, height INTEGER, width INTEGER, fps REAL, start_s REAL,
     times_s BLOB, joints BLOB, picture_names BLOB, sizes BLOB, checksums BLOB, reason TEXT
 );
 """
-INSERT_SHARD = "INSERT INTO shards VALUES (?, ?)"
+INSERT_SHARD = "INSERT INTO shards VALUES (?, ?, ?)"
 INSERT_VIDEO = f"INSERT INTO videos VALUES ({', '.join('?' * 14)})"
 
 
@@ -98,12 +100,15 @@ class PackedRow(NamedTuple):
         return cls._make((*where, times, after, pictures, *counts, reason))
 
 
-class ShardSize(NamedTuple):
+class ShardFile(NamedTuple):
+    """What the index says of a shard. checksum: CRC-32 of the whole file."""
+
     shard: str
     num_bytes: int
+    checksum: int
 
 
-def write_index(file: Path, shard: ShardSize, rows: Iterable[PackedRow]) -> None:
+def write_index(file: Path, shard: ShardFile, rows: Iterable[PackedRow]) -> None:
     """Write a new index with the videos of one shard."""
     with closing(sqlite3.connect(file)) as database, database:
         database.executescript(TABLES)
@@ -135,14 +140,16 @@ class Pack:
         try:
             content = upgrade("packed clips", json.loads(file.read_text(encoding="utf-8")), file)
             self.shards = f"{content.get('location') or os.path.abspath(folder)}/{SHARDS}"
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read ({first_line(error)})") from None
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
+        except ValueError as error:
+            raise UserError(f"{file}: is damaged ({first_line(error)}); copy it again, or pack again") from None
         self._process = -1
         self._index: sqlite3.Connection | None = None
 
     def row(self, path: Path) -> PackedRow | None:
         """What the index says of the video at this path below the folder; None if it has none there."""
-        name = os.fsencode(path.relative_to(self.folder).as_posix())
+        name = os.fsencode(Path(os.path.abspath(path)).relative_to(self.folder).as_posix())
         try:
             if self._process != os.getpid():  # a connection must not be used in a forked process
                 self._index = open_index(self.folder / INDEX_FILE)
@@ -150,7 +157,9 @@ class Pack:
             assert self._index is not None
             cells = self._index.execute("SELECT * FROM videos WHERE name = ?", (name,)).fetchone()
         except sqlite3.Error as error:
-            raise UserError(f"{self.folder / INDEX_FILE}: cannot be read ({first_line(error)}); pack again") from None
+            raise UserError(
+                f"{self.folder / INDEX_FILE}: cannot be read ({first_line(error)}); copy it again, or pack again"
+            ) from None
         return None if cells is None else PackedRow.of(cells)
 
 
@@ -197,10 +206,10 @@ class PackedVideo(VideoSource):
         try:
             contents = read_spans(self._shard, spans)
         except OSError as error:
-            entry = row.entry(int(numbers[0]))
-            raise VideoError(
-                self.path, f"{self._shard}, entry {entry}: {error.strerror or first_line(error)}"
-            ) from None
+            reason = error.strerror or first_line(error)
+            if isinstance(error, FileNotFoundError):
+                reason = f"no such file; {MEND_SHARD}"
+            raise VideoError(self.path, f"{self._shard}, entry {row.entry(int(numbers[0]))}: {reason}") from None
         pictures = np.empty((len(numbers), row.height, row.width, 3), np.uint8)
         checksums = row.checksums[numbers].tolist()
         for picture, number, content, size, checksum in zip(
@@ -220,38 +229,61 @@ class PackedVideo(VideoSource):
 
     def _damaged(self, number: int, what: str) -> VideoError:
         where = f"{self._shard}, entry {self._row.entry(number)}"
-        return VideoError(self.path, f"{where}: damaged: {what}; copy the shard again, or pack again")
+        return VideoError(self.path, f"{where}: damaged: {what}; {MEND_SHARD}")
 
 
 # Folder -> time of change and size of its pack.json, and the pack.
 _PACKS: dict[Path, tuple[tuple[int, int], Pack]] = {}
+# Folders with videos that are not packed, and those above them: none becomes a packed folder, which is empty at first.
+_ORDINARY: set[Path] = set()
 
 
 def pack_of(path: Path) -> Pack | None:
     """The packed folder that a path lies in; None if it lies in none. Raises `UserError` for one that cannot be read."""
+    path, without = Path(os.path.abspath(path)), []
     for folder in path.parents:
+        if folder in _ORDINARY:
+            break
         try:
             status = os.stat(folder / PACK_FILE)
         except OSError:
+            without.append(folder)
             continue
         known, state = _PACKS.get(folder), (status.st_mtime_ns, status.st_size)
         if known is None or known[0] != state:
             known = _PACKS[folder] = state, Pack(folder)
         return known[1]
+    if not without:
+        return None
+    is_there = path.exists()
+    lacking = next((each for each in without if (each / INDEX_FILE).is_file() and (each / SHARDS).is_dir()), None)
+    if lacking is not None and not is_there:
+        raise UserError(
+            f"{lacking}: is packed data whose {PACK_FILE} is missing: packing has not ended, or the file was not copied; run "
+            "the same `svfap pack` again, or copy the file there"
+        )
+    if lacking is None and is_there and len(_ORDINARY) < MOST_FOLDERS:
+        _ORDINARY.update(without)
     return None
+
+
+def _find(path: Path) -> tuple[Pack, PackedRow] | None:
+    """The packed folder of a path, and what its index says of it; None for a path that is not packed. Raises `UserError`."""
+    pack = pack_of(path)
+    row = None if pack is None else pack.row(path)
+    return None if pack is None or row is None else (pack, row)
 
 
 def packed_row(path: Path) -> PackedRow | None:
     """What the index of a packed folder says of a path; None for a path that is not packed. Raises `UserError`."""
-    pack = pack_of(path)
-    return None if pack is None else pack.row(path)
+    found = _find(path)
+    return None if found is None else found[1]
 
 
 def open_packed(path: Path, frames_fps: float) -> PackedVideo | None:
     """A packed video; None for a path that is not packed. Raises `VideoError` for one that could not be read when packed."""
-    pack = pack_of(path)
-    row = None if pack is None else pack.row(path)
-    return None if pack is None or row is None else PackedVideo(path, pack.shards, row, frames_fps)
+    found = _find(path)
+    return None if found is None else PackedVideo(path, found[0].shards, found[1], frames_fps)
 
 
 def is_there(path: Path) -> bool:

@@ -42,9 +42,11 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
     """Run folder, model folder, or the name of a repository on the Hugging Face Hub; or a file of `svfap export` (.onnx), which
     runs on the CPU in its own precision."""
     manifest: Path | None = None
-    """CSV of test videos with their labels or values; default: the test part of what the run was trained on."""
+    """CSV of test videos with their labels or values, also in a folder of `svfap pack` or at its URL; default: the test part of
+    what the run was trained on."""
     dataset: Path | None = None
-    """Folder of `svfap prepare`, in place of a manifest: the test part of one of its folds is evaluated."""
+    """Folder of `svfap prepare` or `svfap pack`, or URL of packed data, in place of a manifest: the test part of one of its folds
+    is evaluated."""
     fold: str | None = None
     """Fold of the dataset; default: its only one."""
     out: Path | None = None
@@ -131,7 +133,7 @@ class PoolConfig(EvaluationSettings):
     models: str | None = None
     """Models to evaluate first, with {fold} for the name of the fold, as 'models/fold_{fold}'."""
     dataset: Path | None = None
-    """Folder of `svfap prepare`; default: the one that the folds were trained on."""
+    """Folder of `svfap prepare` or `svfap pack`, or URL of packed data; default: the one that the folds were trained on."""
     allow_incomplete: bool = False
     """Pool even if folds or videos are missing; the caption says which."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from svfap.errors import UserError
-from svfap.settings import Settings, require, require_model, several
+from svfap.settings import Settings, require, require_weights, several
 
 READERS = ("probe", "finetune")
 MAX_READINGS = 100  # the seed of a reading is this times that of its pre-training, plus its number
@@ -22,7 +22,7 @@ class ExperimentConfig(Settings):
     out: Path = Path("runs/experiments")
     """Folder for runs, tables and figures."""
     dataset: Path | None = None
-    """Folder of `svfap prepare`; default: synthetic faces, which are rendered into OUT/data."""
+    """Folder of `svfap prepare` or `svfap pack`, or URL of packed data; default: synthetic faces, rendered into OUT/data."""
     fold: str | None = None
     """Fold of the dataset; default: its first, as in the paper."""
     pretrain_dataset: Path | None = None
@@ -62,4 +62,4 @@ class ExperimentConfig(Settings):
                 raise UserError(f"{name}={file}: no such file")
         for name, weights in (("weights", self.weights), ("videomae", self.videomae)):
             if weights is not None:
-                require_model(weights, name)
+                require_weights(weights, name)

@@ -28,7 +28,7 @@ from svfap.files import make_folder, write_atomically
 from svfap.formats import read_settings_file
 from svfap.metric_table import interval_text, is_percent, metric_heading
 from svfap.model.complexity import complexity
-from svfap.settings import as_text, require_model
+from svfap.settings import as_text, require_weights
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.train.resolve import resolve
 from svfap.view.figures.base import save_figure
@@ -104,7 +104,7 @@ def _runs_on(
     finetune.pop("init", None)
     runs = ExperimentRuns(config, config.out / "runs", dataset, pretrain, finetune, weights)
     if names and weights is not None:
-        require_model(weights, "init" if config.weights is None else "weights")
+        require_weights(weights, "init" if config.weights is None else "weights")
     for name in names:
         rows = [BASELINE] if name == RECONSTRUCTIONS else runs.rows(STUDIES[name])
         if source is None and any(runs.pretrainings(row) for row in rows):

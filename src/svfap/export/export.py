@@ -18,18 +18,19 @@ from torch import Tensor, nn
 
 import svfap
 from svfap.device import PRECISIONS, pick_precision
-from svfap.errors import UserError, first_line
+from svfap.errors import UserError, first_line, require_package
 from svfap.export.check import Measured, Run, clips_of, compare, synthetic_clips
 from svfap.export.config import ExportConfig
 from svfap.files import check_new, replacing_file
 from svfap.formats import stamped
 from svfap.model.base import Model
 from svfap.model.perceiver import Perceiver
-from svfap.weights.exported import INPUT, ExportedModel, import_onnxruntime
+from svfap.weights.exported import INPUT, ExportedModel
 from svfap.weights.folder import fingerprint, load_model
 
 OPSET = 23  # the first with attention as one operator
 MAX_BATCH = 65_536
+PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def export_model(model: str | Path | Model, config: ExportConfig | None = None) 
     that exists, a package that is missing, and if the float32 file differs from the model by more than the tolerance.
     """
     config = config or ExportConfig()
-    import_exporter()
+    for name in PACKAGES:
+        require_package(name, "onnx", "format=onnx")
     check_new(config.out, config.overwrite)
     perceiver = _perceiver(model, config)
     shape = perceiver.config
@@ -86,18 +88,6 @@ def export_model(model: str | Path | Model, config: ExportConfig | None = None) 
         with replacing_file(config.out) as part:
             part.write_bytes(list(files.values())[-1].read_bytes())
     return Exported(config.out, tuple(measured), len(clips), not config.check)
-
-
-def import_exporter() -> None:
-    """Raise `UserError` if a package that exporting needs is not installed."""
-    import_onnxruntime()
-    for name in ("onnx", "onnxscript"):
-        try:
-            __import__(name)
-        except ImportError:
-            raise UserError(
-                f"format=onnx: needs the package {name}; install it with pip install 'svfap[onnx]'"
-            ) from None
 
 
 def _perceiver(model: str | Path | Model, config: ExportConfig) -> Perceiver:

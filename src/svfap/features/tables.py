@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from svfap.errors import UserError
+from svfap.errors import require_package
 from svfap.files import make_folder, replacing_file
 
 Chunk = tuple[pd.DataFrame, np.ndarray]  # the other columns, and feature (rows, D) float32
@@ -27,11 +27,7 @@ Chunk = tuple[pd.DataFrame, np.ndarray]  # the other columns, and feature (rows,
 def check_table(path: Path) -> None:
     """Raise `UserError` if the folder is not writable or a package for the format is missing."""
     if path.suffix == ".h5":
-        try:
-            import h5py  # noqa: F401
-        except ImportError:
-            fix = "install it with pip install 'svfap[h5]', or use .parquet"
-            raise UserError(f"out={path}: needs the package h5py; {fix}") from None
+        require_package("h5py", "h5", f"out={path}", "use .parquet")
     make_folder(path.absolute().parent)
 
 

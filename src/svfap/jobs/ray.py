@@ -11,6 +11,7 @@ import os
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from svfap.errors import require_package
 from svfap.jobs.task import ATTEMPTS, EngineError, Queue, Task, Work, do, reason_of
 from svfap.settings import JobSettings
 
@@ -19,13 +20,10 @@ SUBMITTED_PER_CPU = 2  # one runs, one waits, so that no processor is idle
 
 
 def connect() -> Any:
-    """Ray, connected to the cluster of RAY_ADDRESS, to one on this machine, or to a new one. Raises `EngineError`."""
+    """Ray, connected to the cluster of RAY_ADDRESS, to one on this machine, or to a new one. Raises `UserError`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns that this default will change
-    try:
-        import ray
-    except ImportError:
-        raise EngineError("the engine ray needs the package ray; install it with pip install 'svfap[ray]'") from None
+    ray = require_package("ray", "ray", "engine=ray")
     if not ray.is_initialized():
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Collection, Iterable, Iterator, Sized
+from collections.abc import Collection, Generator, Iterable, Iterator, Sized
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -70,13 +70,10 @@ def run_jobs(
                     yield Task(key, payload, target)
 
         num_done, start_s = 0, time.monotonic()
-        engine = run_ray if jobs.engine == "ray" else run_local
         try:
             # Closed first, so that the workers end before their unfinished files are removed.
-            with closing(engine(work, unfinished_tasks(), jobs)) as outcomes:
-                for task, reason in outcomes:
-                    if reason is None and not task.target.exists():
-                        reason = f"its result is not in {out}; the machines of a cluster must share that folder"
+            with closing(outcomes(work, unfinished_tasks(), jobs)) as ended:
+                for task, reason in ended:
                     if reason is not None:
                         failures[task.key] = reason
                     num_done += 1
@@ -90,6 +87,18 @@ def run_jobs(
             _clean(out)
             write_failures(out / FAILURES, failures)
     return failures
+
+
+def outcomes(work: Work, tasks: Iterator[Task], jobs: JobSettings) -> Generator[tuple[Task, str | None]]:
+    """Do the tasks with the engine of `jobs`, in any order; yields each with None or the reason why it failed.
+
+    Close the generator to end the processes. Raises `UserError` if the engine does not start.
+    """
+    engine = run_ray if jobs.engine == "ray" else run_local
+    for task, reason in engine(work, tasks, jobs):
+        if reason is None and not task.target.exists():
+            reason = f"its result is not in {task.target.parent}; the machines of a cluster must share that folder"
+        yield task, reason
 
 
 def result_of(out: Path, key: str) -> Path:
@@ -109,8 +118,13 @@ def write_failures(path: Path, failures: dict[str, str], columns: tuple[str, str
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
-def has_settings(file: Path, settings: dict[str, Any], fix: str, obsolete: Collection[str] = ()) -> bool:
-    """Whether `file` exists. Raises `UserError` if it exists and contains other settings; fix: what the user can do then."""
+def has_settings(
+    file: Path, settings: dict[str, Any], fix: str, obsolete: Collection[str] = (), where: Path | None = None
+) -> bool:
+    """Whether `file` exists. Raises `UserError` if it exists and contains other settings.
+
+    fix: what the user can do then. where: the folder that the message names; default: that of the file.
+    """
     if not file.exists():
         return False
     try:
@@ -119,7 +133,7 @@ def has_settings(file: Path, settings: dict[str, Any], fix: str, obsolete: Colle
         before = None
     if not isinstance(before, dict):
         raise UserError(f"{file}: is damaged, so the results in its folder cannot be used; {fix}")
-    check_same_settings(file.parent, before, json.loads(json.dumps(settings)), fix, obsolete)
+    check_same_settings(where or file.parent, before, json.loads(json.dumps(settings)), fix, obsolete)
     return True
 
 

@@ -17,7 +17,8 @@ class PackConfig(JobSettings):
     """
 
     out: Path
-    """Folder for the packed data: a new one, or one that an earlier run of the same command has begun."""
+    """Folder for the packed data: a new one, or one that an earlier run of the same command has begun or written, which is then
+    checked and repaired."""
     root: Path | None = None
     """Folder that the paths in a manifest are relative to; default: of a dataset's manifest the root in its dataset.json, of
     others their own folder."""

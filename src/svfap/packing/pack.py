@@ -7,17 +7,20 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from svfap.console import track
 from svfap.data.find import on_disk
 from svfap.data.manifest import BOX_COLUMNS, Manifest, read_whole_manifest
-from svfap.data.packed import INDEX_FILE, SHARDS, merge_indexes, open_index
+from svfap.data.packed import INDEX_FILE, SHARDS, merge_indexes, open_index, pack_of
 from svfap.data.prepared import (
     CROP_FILE,
     DATASET_FILE,
@@ -27,6 +30,7 @@ from svfap.data.prepared import (
     read_dataset,
     write_dataset_file,
 )
+from svfap.data.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from svfap.errors import UserError, first_line
 from svfap.files import (
     MANIFEST_SUFFIXES,
@@ -41,16 +45,17 @@ from svfap.formats import stamped
 from svfap.jobs.run import FAILURES, SETTINGS, has_settings, result_of, run_jobs, write_failures
 from svfap.packing.config import PackConfig
 from svfap.packing.shards import Shard, is_complete, pack_shard
-from svfap.remote import PACK_FILE
+from svfap.remote import PACK_FILE, url_of
 
 RECORDS = "records"
+ANOTHER_FOLDER = "remove the whole folder, or choose another"
 
 
 class Packed(NamedTuple):
     """What a packed folder holds.
 
     source: the dataset.json or the manifest to train on. num_videos, num_frames, num_bytes: videos, frames and bytes in all
-    shards. failures: name of a video -> why it, or some of its frames, could not be read.
+    shards, without what could not be read. failures: name of a video -> why it, or some of its frames, could not be read.
     """
 
     source: Path
@@ -76,11 +81,14 @@ def pack(source: str | Path, config: PackConfig) -> Packed:
     pictures and time stamps the same frames are sampled. A video is packed whole, and once, however many rows have spans or
     boxes of it. Files of values per frame and crop.json come along.
 
-    A video that cannot be read keeps its rows, and is unreadable in training, too; it is listed in failures.csv. An interrupted
-    run continues with the shards that are not complete, and those with failures are written again. Raises `UserError`, also
-    for a folder with something else, and if a shard cannot be written.
+    A video that cannot be read keeps its rows, and is unreadable in training, too; it is listed in failures.csv. Another run
+    reads all shards, and writes those again that are not complete to the last byte, or have failures. Raises `UserError`, also
+    for a folder with something else, for files in it that were edited, for videos that are packed already, and if a shard
+    cannot be written.
     """
     out = Path(os.path.abspath(config.out))
+    if (url := url_of(source)) is not None and not Path(source).exists():
+        raise UserError(f"{url}: is a URL; videos are packed from this machine, so copy them here first")
     dataset, parts = _read(Path(source), config.root)
     if config.size_px is not None and any(name in part.samples.table for part in parts for name in BOX_COLUMNS):
         raise UserError(f"size_px={config.size_px}: a manifest has boxes, in pixels of the videos; leave size_px out")
@@ -97,15 +105,14 @@ def _pack(source: str, dataset: PreparedDataset | None, parts: list[_Part], conf
     shards = _shards(names, config.videos_per_shard)
     settings = {"videos": os.path.abspath(source), "quality": config.quality, "size_px": config.size_px}
     settings |= {"videos_per_shard": config.videos_per_shard}
-    has_settings(out / RECORDS / SETTINGS, settings, "remove it or choose another folder")  # before anything is changed
+    has_settings(out / RECORDS / SETTINGS, settings, ANOTHER_FOLDER, where=out)  # before anything is changed
+    _require_unedited(source, out)
+    _forget_incomplete(shards, config)
     (out / PACK_FILE).unlink(missing_ok=True)  # what is half written is not read
     (out / SHARDS).mkdir(exist_ok=True)
     for file in (out / SHARDS).iterdir():
         if file.name not in shards:
             file.unlink()  # left behind by an interrupted run, or of videos that are not in the manifests any more
-    for name, shard in shards.items():
-        if not is_complete(record := result_of(out / RECORDS, name), shard, out):
-            record.unlink(missing_ok=True)
     failed = run_jobs(
         partial(pack_shard, config), shards.items(), out / RECORDS,
         settings=settings, jobs=config, description="packing shards", total=len(shards),
@@ -148,11 +155,18 @@ def _read(source: Path, root: Path | None) -> tuple[PreparedDataset | None, list
         dataset = read_dataset(source)
         read = {name: read_whole_manifest(path, root=dataset.root) for name, path in dataset.manifests().items()}
         parts = [_Part(f"{name}.csv", *part) for name, part in read.items()]
+    elif source.suffix.lower() in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES):
+        raise UserError(f"{source}: is no manifest; give a CSV with a column path that lists the videos")
     else:
         dataset = None
         parts = [_Part(f"{source.stem}.csv", *read_whole_manifest(source, root=root))]
     for part in parts:
         part.samples.require_files()
+        if pack := next(filter(None, (pack_of(folder / PACK_FILE) for folder in part.samples.folders)), None):
+            raise UserError(
+                f"{part.samples.path}: has videos of {pack.folder}, which are packed already; their frames would lose quality a "
+                "second time, so pack the videos that they were made of"
+            )
     return dataset, parts
 
 
@@ -161,8 +175,29 @@ def _require_own(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"out={out}: is a file; give a folder")
     held = [name for name in os.listdir(out) if not name.startswith(".")] if out.is_dir() else []
-    if held and not (out / RECORDS / SETTINGS).is_file():
+    if (out / RECORDS / SETTINGS).is_file():
+        return
+    if {PACK_FILE, SHARDS, RECORDS} & set(held):
+        raise UserError(
+            f"out={out}: holds packed data without {RECORDS}/{SETTINGS}, which another run needs; {ANOTHER_FOLDER}"
+        )
+    if held:
         raise UserError(f"out={out}: holds other things ({', '.join(sorted(held)[:3])}); choose another folder")
+
+
+def _require_unedited(source: str, out: Path) -> None:
+    """Raise `UserError` if a file beside the shards is not as an earlier run has written it: this run would overwrite it."""
+    try:
+        files: dict[str, str] = json.loads((out / PACK_FILE).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name, digest in files.items():
+        file = out / name
+        if name != INDEX_FILE and file.is_file() and file_digest(file) != digest:
+            raise UserError(
+                f"{file}: was changed since it was packed, and would be written again; make the change in {source}, and remove "
+                "this file or move it elsewhere"
+            )
 
 
 def packed_names(manifests: Iterator[Manifest] | Sequence[Manifest]) -> dict[str, tuple[str, Path]]:
@@ -202,14 +237,31 @@ def _shards(names: dict[str, tuple[str, Path]], videos_per_shard: int) -> dict[s
     return {shard.name: shard for shard in shards}
 
 
+def _forget_incomplete(shards: dict[str, Shard], config: PackConfig) -> None:
+    """Remove the records of shards that are not complete, so that they are written again. Reads all shards."""
+    records = {name: record for name in shards if (record := result_of(config.out / RECORDS, name)).exists()}
+    if not records:
+        return
+    threads = ThreadPoolExecutor(max(config.num_workers, 1))  # a checksum leaves other threads running
+    try:
+        complete = threads.map(lambda name: is_complete(records[name], shards[name], config.out), records)
+        for record, is_whole in track(zip(records.values(), complete, strict=True), "checking shards", len(records)):
+            if not is_whole:
+                record.unlink()
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
 def _counts(index: Path) -> tuple[dict[str, int], dict[str, str]]:
     """Numbers of videos, of frames that are packed, of bytes and of shards; name -> reason of what could not be read."""
     with closing(open_index(index)) as database:
-        num_videos, num_frames = database.execute("SELECT COUNT(*), SUM(LENGTH(sizes)) / 4 FROM videos").fetchone()
+        count = "SELECT COUNT(*), SUM(LENGTH(sizes)) / 4 FROM videos WHERE LENGTH(sizes) > 0"
+        num_videos, num_frames = database.execute(count).fetchone()
         num_shards, num_bytes = database.execute("SELECT COUNT(*), SUM(num_bytes) FROM shards").fetchone()
-        unread = database.execute("SELECT name, reason FROM videos WHERE reason != ''").fetchall()
+        unread = database.execute("SELECT name, reason, sizes FROM videos WHERE reason != ''").fetchall()
+    num_frames = (num_frames or 0) - sum(int((np.frombuffer(sizes, "<u4") == 0).sum()) for _, _, sizes in unread)
     counts = {"num_videos": num_videos, "num_frames": num_frames, "num_shards": num_shards, "num_bytes": num_bytes}
-    failures = {printable(os.fsdecode(name)): reason for name, reason in unread}
+    failures = {printable(os.fsdecode(name)): reason for name, reason, _ in unread}
     return {**counts, "num_unreadable": len(failures)}, failures
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 
 from svfap.data.frames import Pixels, VideoError, VideoSource
-from svfap.data.packed import BLOCK, SHARDS, PackedRow, ShardSize, open_index, write_index
+from svfap.data.packed import BLOCK, SHARDS, PackedRow, ShardFile, open_index, write_index
 from svfap.data.rates import states_no_rate
 from svfap.data.stills import scaled
 from svfap.data.video import open_video
@@ -26,6 +26,7 @@ from svfap.files import remove_abandoned, replacing_file
 from svfap.packing.config import PackConfig
 
 MOST_PX = 65_500  # of a side of a JPEG picture
+READ_BYTES = 2**20  # at a time, of a shard that is checked
 
 
 class Shard(NamedTuple):
@@ -37,10 +38,10 @@ class Shard(NamedTuple):
 
 
 class _Archive:
-    """A tar archive that is written, without a list of its entries in memory. num_bytes: written so far."""
+    """A tar archive that is written, without a list of its entries in memory. num_bytes, checksum: of all so far (CRC-32)."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self.num_bytes = stream, 0
+        self._stream, self.num_bytes, self.checksum = stream, 0, 0
 
     def add(self, name: str, content: bytes) -> None:
         entry = tarfile.TarInfo(name)
@@ -53,6 +54,7 @@ class _Archive:
     def _write(self, content: bytes) -> None:
         self._stream.write(content)
         self.num_bytes += len(content)
+        self.checksum = zlib.crc32(content, self.checksum)
 
 
 def pack_shard(config: PackConfig, shard: Shard, record: Path) -> None:
@@ -74,19 +76,31 @@ def pack_shard(config: PackConfig, shard: Shard, record: Path) -> None:
             rows.append(row if name == deadly else _add_video(archive, row._replace(reason=""), path, config))
         archive.end()
     doing.unlink()
-    write_index(record, ShardSize(shard.name, file.stat().st_size), rows)
+    write_index(record, ShardFile(shard.name, archive.num_bytes, archive.checksum), rows)
 
 
 def is_complete(record: Path, shard: Shard, out: Path) -> bool:
-    """Whether a shard is written whole, of these videos, all of which could be read."""
+    """Whether a shard is there to the last byte, of these videos, all of which could be read. Reads the whole file."""
+    file = out / SHARDS / shard.name
     try:
         with closing(open_index(record)) as index:
             written = index.execute("SELECT name, reason FROM videos ORDER BY number").fetchall()
-            sizes = index.execute("SELECT * FROM shards").fetchall()
-        wanted = [(name, "") for name, _ in shard.videos]
-        return written == wanted and sizes == [(shard.name, (out / SHARDS / shard.name).stat().st_size)]
+            described = index.execute("SELECT shard, num_bytes, checksum FROM shards").fetchall()
+        if written != [(name, "") for name, _ in shard.videos]:
+            return False
+        size = file.stat().st_size
+        return [row[:2] for row in described] == [(shard.name, size)] and described[0][2] == _checksum(file)
     except (sqlite3.Error, OSError):
         return False
+
+
+def _checksum(file: Path) -> int:
+    """CRC-32 of a file."""
+    checksum = 0
+    with file.open("rb") as stream:
+        while content := stream.read(READ_BYTES):
+            checksum = zlib.crc32(content, checksum)
+    return checksum
 
 
 def _add_video(archive: _Archive, row: PackedRow, path: Path, config: PackConfig) -> PackedRow:

@@ -7,14 +7,22 @@ from pathlib import Path
 
 from svfap.errors import UserError
 from svfap.faces.config import FaceSettings
-from svfap.settings import ClockSettings, DeviceSettings, Settings, require_file, require_fraction, require_positive
+from svfap.settings import (
+    ClockSettings,
+    DeviceSettings,
+    JobSettings,
+    Settings,
+    require_file,
+    require_fraction,
+    require_positive,
+)
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 OVERLAY_SUFFIXES = (".mp4", ".mov", ".mkv")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(FaceSettings, DeviceSettings, ClockSettings):
+class PredictConfig(FaceSettings, DeviceSettings, ClockSettings, JobSettings):
     """How a model is applied to videos and what is written.
 
     Raises `UserError` for values that cannot be used.
@@ -45,12 +53,15 @@ class PredictConfig(FaceSettings, DeviceSettings, ClockSettings):
         FaceSettings.__post_init__(self)
         DeviceSettings.__post_init__(self)
         ClockSettings.__post_init__(self)
+        JobSettings.__post_init__(self)
         require_positive(self, "hop_s", "timeout_s")
         require_file(self, "out", TABLE_SUFFIXES)
         require_file(self, "overlay", OVERLAY_SUFFIXES)
         require_file(self, "report", (".html",))
         if self.resume and self.out is None:
             raise UserError("resume=True: without `out` there is no table to continue")
+        if self.engine == "ray" and self.out is None:
+            raise UserError("engine=ray: needs `out`, a file on a file system that the machines share")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from svfap.console import progress_bar, say
+from svfap.console import progress_bar, say, track
 from svfap.data.find import missing, on_disk
 from svfap.data.sources import find_videos, read_sources
 from svfap.errors import UserError
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from svfap.predict.reader import Reader
 
 CLOCK_SETTINGS = ("hop_s", "fps", "frames_fps")
-PREDICTOR_SETTINGS = ("device", "precision", "batch_size", "faces", "face_model", "timeout_s", *CLOCK_SETTINGS)
 # To resume a run; the digest of the model's weights is compared too.
 SAME_SETTINGS = ("model", "faces", *CROP_FIELDS, "detect_every", "min_face_px", *CLOCK_SETTINGS)
 
@@ -81,9 +80,10 @@ class Predictions:
 def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictConfig) -> Predictions:
     """Predict affect, or what else a model reads, over time for every face in every video, or in one.
 
-    Rows are written as they are computed, so an interrupted run can be continued with `resume`. A video that cannot be
-    read is listed in `Predictions.failures`, and the others are done; if all fail without a row, nothing is written.
-    Ctrl-C ends a live source and keeps its rows; otherwise it raises `KeyboardInterrupt`.
+    Rows are written as they are computed, or with `config.num_workers` as each video ends, so an interrupted run can be
+    continued with `resume`. A video that cannot be read is listed in `Predictions.failures`, and the others are done; if all
+    fail without a row, nothing is written. Ctrl-C ends a live source and keeps its rows; otherwise it raises
+    `KeyboardInterrupt`.
 
     Args:
         videos: files, folders of videos or of frames, images, manifests of whole videos, webcam numbers, or addresses of
@@ -120,15 +120,10 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
 
 def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
     # These import torch, which takes seconds; mistakes are reported before.
-    from svfap.predict.predictor import Predictor, say_what_it_reads, warn_of_whole_pictures
+    from svfap.predict.predictor import predictor_of, say_what_it_reads, warn_of_whole_pictures
     from svfap.weights.exported import fingerprint_of
 
-    predictor = Predictor(
-        config.model,
-        **{name: getattr(config, name) for name in PREDICTOR_SETTINGS},
-        crop={name: getattr(config, name) for name in CROP_FIELDS},
-        tracking=config.tracking(),
-    )
+    predictor = predictor_of(config)
     say_what_it_reads(config.model, predictor.config)
     if config.faces == "none":
         warn_of_whole_pictures(predictor.config, map(Path, names))
@@ -144,13 +139,17 @@ def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
                     "same videos to resume, or delete the file to start again"
                 )
             try:
-                _add_rows(predictor, names, writer, boxes)
+                if _in_processes(config, names):
+                    _add_rows_of_processes(config, predictor, names, writer, boxes)
+                else:
+                    _add_rows(predictor, names, writer, boxes)
             except KeyboardInterrupt:
                 if config.out is not None:
                     say(
                         f"stopped: the rows so far are in {writer.part}; continue with --resume (in Python: resume=True)"
                     )
                 raise
+            writer.sort(names)
             failures = {name: writer.ended[printable(name)] for name in names if writer.ended.get(printable(name))}
             if len(failures) == len(names) and writer.is_empty:
                 writer.discard()
@@ -179,6 +178,9 @@ def _check_videos(names: Sequence[str], config: PredictConfig) -> None:
     """Raise `UserError` for what can be known before the model is loaded: what is missing."""
     if config.overlay is not None and (live := [name for name in names if is_live(name)]):
         raise UserError(f"overlay={config.overlay}: {live[0]} can be read only once; record it to a file first")
+    if _in_processes(config, names) and (live := [name for name in names if is_live(name)]):
+        fix = "predict it alone, with engine=local, num_workers=0 and no item_timeout_s"
+        raise UserError(f"{live[0]}: Ctrl-C ends a live source, but not one in another process; {fix}")
     if names and not any(is_live(name) or on_disk(Path(name)).exists() for name in names):
         others = f" (nor any of the other {len(names) - 1})" if len(names) > 1 else ""
         raise UserError(f"{names[0]}: {missing(Path(names[0]))}{others}")
@@ -223,6 +225,44 @@ def _about(predictor: Predictor, config: PredictConfig, weights: str, writer: Ta
         failures={name: error for name, error in writer.ended.items() if error},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _in_processes(config: PredictConfig, names: Sequence[str]) -> bool:
+    """Whether videos are predicted in other processes; one alone is only if that is asked for by more than their number."""
+    return (config.num_workers > 0 and len(names) > 1) or config.engine == "ray" or config.item_timeout_s is not None
+
+
+def _add_rows_of_processes(
+    config: PredictConfig,
+    predictor: Predictor,
+    names: Sequence[str],
+    writer: TableWriter,
+    boxes: dict[str, FaceBoxes] | None,
+) -> None:
+    """As `_add_rows`, several videos at a time: the rows of each come when it has ended."""
+    from svfap.predict.processes import Ended, predict_in_processes
+    from svfap.predict.reader import SAID_ONCE
+
+    left = [name for name in names if printable(name) not in writer.ended]
+    said: set[str] = set()
+    done = predict_in_processes(config, predictor, left, boxes is not None)
+    with progress_bar() as bar, closing(done) as videos:
+        task = bar.add_task("predicting", total=len(left), note="")
+        for video, items in videos:
+            for item in items:
+                if not isinstance(item, Ended):
+                    writer.add(video, item)
+                    continue
+                writer.end_video(video, item.error, item.fps)
+                if boxes is not None and item.boxes is not None:
+                    boxes[video] = item.boxes
+                for text in item.messages:
+                    content = text.removeprefix(f"{video}: ") if text.endswith(SAID_ONCE) else text
+                    if content not in said:
+                        said.add(content)
+                        say(text)
+            num_failed = sum(error != "" for error in writer.ended.values())
+            bar.update(task, advance=1, note=f"{num_failed} failed" if num_failed else "")
 
 
 def _add_rows(
@@ -290,24 +330,54 @@ def _write_timelines(predictions: Predictions, missing_alone: bool = False) -> N
         predictions.timelines[video] = picture
 
 
+def _write_overlays(
+    predictions: Predictions, config: PredictConfig, out: Path, reader: Reader, boxes: Mapping[str, FaceBoxes]
+) -> None:
+    """Write the overlays of all videos but those that could not be read at all. out: `config.overlay`."""
+    from svfap.predict.overlay import write_overlay
+
+    files = {
+        video: out.with_name(f"{out.stem}{suffix}{out.suffix}")
+        for video, suffix in _suffixes(predictions)
+        if video not in predictions.failures or not predictions.rows_of(video).empty
+    }
+
+    def one_after_another() -> Generator[tuple[str, str]]:
+        for video, file in files.items():
+            try:
+                write_overlay(video, predictions.rows_of(video), reader, file, boxes.get(video))
+                yield video, ""
+            except UserError as error:
+                yield video, str(error)
+
+    def several_at_a_time() -> Generator[tuple[str, str]]:
+        from svfap.predict.processes import Overlay, draw_in_processes
+
+        overlays = ((v, Overlay(v, predictions.rows_of(v), file, boxes.get(v))) for v, file in files.items())
+        with closing(draw_in_processes(config, reader, overlays, len(files))) as drawn:
+            yield from track(drawn, "overlays", len(files))
+
+    errors: dict[str, str] = {}
+    try:
+        with closing(several_at_a_time() if _in_processes(config, list(files)) else one_after_another()) as drawn:
+            errors |= drawn
+    finally:
+        remove_abandoned(out)  # of processes that were ended
+    for video, file in files.items():
+        if not errors[video]:
+            predictions.overlays[video] = file
+            continue
+        reasons = [predictions.failures.get(video, ""), errors[video]]
+        predictions.failures[video] = "; ".join(dict.fromkeys(filter(None, reasons)))
+
+
 def _write_pictures(
     predictions: Predictions, config: PredictConfig, reader: Reader, about: About, boxes: Mapping[str, FaceBoxes]
 ) -> Predictions:
     """Write the timelines, the overlays and the page; returns the predictions with their files."""
     _write_timelines(predictions)
-    for video, suffix in _suffixes(predictions):
-        rows = predictions.rows_of(video)
-        if config.overlay is None or (video in predictions.failures and rows.empty):
-            continue
-        from svfap.predict.overlay import write_overlay
-
-        overlay = config.overlay.with_name(f"{config.overlay.stem}{suffix}{config.overlay.suffix}")
-        try:
-            write_overlay(video, rows, reader, overlay, boxes.get(video))
-            predictions.overlays[video] = overlay
-        except UserError as error:
-            reasons = [predictions.failures.get(video, ""), str(error)]
-            predictions.failures[video] = "; ".join(dict.fromkeys(filter(None, reasons)))
+    if config.overlay is not None:
+        _write_overlays(predictions, config, config.overlay, reader, boxes)
     if config.report is None:
         return predictions
     from svfap.predict.page import write_affect_page

@@ -31,6 +31,11 @@ from svfap.settings import Fps
 from svfap.shipped import shipped_folder
 from svfap.weights.exported import ExportedModel, load_for_inference
 
+# Of `PredictConfig`, as the arguments of a `Predictor`.
+SETTINGS = (
+    *("device", "precision", "batch_size", "faces", "face_model", "timeout_s"),
+    *("hop_s", "fps", "frames_fps"),
+)
 Video = str | Path
 Row = dict[str, Any]
 Read = tuple[Video, Window | VideoError | None]  # None: the video has ended
@@ -112,21 +117,20 @@ class Predictor:
     def run(
         self, videos: Sequence[Video], on_frame: OnFrame | None = None, on_faces: OnFaces | None = None
     ) -> Iterator[Result]:
-        """(video, row) for the rows of each video, then (video, None), in order; windows of all share batches.
+        """(video, row) for the rows of each video, then (video, None), in order.
 
-        Decoding, face detection and the model run in parallel threads. If a video cannot be read to its end, its error
-        comes instead of None, after the rows of what could be read. on_frame, on_faces: see `OnFrame` and `OnFaces`.
+        Decoding, face detection and the model run in parallel threads. A batch holds windows of one video, so that the rows
+        do not depend on other videos, to the last bit. If a video cannot be read to its end, its error comes instead of None,
+        after the rows of what could be read. on_frame, on_faces: see `OnFrame` and `OnFaces`.
         """
         held: list[Read] = []
         with closing(prefetched(self._read(videos, on_frame, on_faces), self.batch_size)) as items:
             for video, item in items:
                 held.append((video, item))
-                num_windows = sum(isinstance(item, Window) for _, item in held)
                 # Full batches make results reproducible to the last bit; rows of live sources must not wait for that.
-                if num_windows in (0, self.batch_size) or is_live(video):
+                if len(held) == self.batch_size or not isinstance(item, Window) or is_live(video):
                     yield from self._rows(held)
                     held = []
-        yield from self._rows(held)
 
     def _read(self, videos: Sequence[Video], on_frame: OnFrame | None, on_faces: OnFaces | None) -> Iterator[Read]:
         for video in videos:
@@ -160,6 +164,16 @@ class Predictor:
             if self.reader.detector is not None:
                 cells = (window.track, start_s, end_s, *box, *part.tolist(), confidence)
             yield dict(zip(self.columns, cells, strict=True))
+
+
+def predictor_of(config: PredictConfig) -> Predictor:
+    """The predictor of these settings. Raises `UserError`."""
+    return Predictor(
+        config.model,
+        **{name: getattr(config, name) for name in SETTINGS},
+        crop={name: getattr(config, name) for name in CROP_FIELDS},
+        tracking=config.tracking(),
+    )
 
 
 def crop_of(model: ModelConfig, given: FaceCropConfig | Mapping[str, Any] | None = None) -> FaceCropConfig:

@@ -31,6 +31,7 @@ from svfap.predict.windows import Window, hop_frames, iter_windows, whole_pictur
 from svfap.settings import Fps
 
 T = TypeVar("T")
+SAID_ONCE = " (said once for all files of this rate)"  # the end of a message that begins with the video's name
 DECODED_AHEAD = 4  # frames, enough to keep the decoder busy while the detector runs
 
 OnFrame = Callable[[str, int, int | None, float], None]
@@ -111,7 +112,7 @@ class Reader:
             note = None if source.num_frames == 1 else FRAMES_NOTE
         if note is not None and note not in self._said:
             self._said.add(note)
-            say(note if note == FRAMES_NOTE else f"{video}: {note} (said once for all files of this rate)")
+            say(note if note == FRAMES_NOTE else f"{video}: {note}{SAID_ONCE}")
         return source
 
     def rate(self, source: VideoSource | LiveSource) -> float:

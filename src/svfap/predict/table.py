@@ -101,6 +101,7 @@ class TableWriter:
         self.out, self.part, self.columns = out, part_of(out), list(columns)
         self.ended: dict[str, str] = {}
         self.rates: dict[str, float] = {}
+        self._ends: dict[str, int] = {}  # size of the part when each video had ended, in that order
         self._log, self._is_csv = _log_of(out), out.suffix == ".csv"
         self._header = self._csv(self.columns).encode() if self._is_csv else b""
         settings = {"columns": self.columns, **settings}
@@ -132,16 +133,24 @@ class TableWriter:
         with self._reporting(), open(self._log, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    def sort(self, videos: Iterable[str]) -> None:
+        """Put the videos that have ended, and so the rows of the finished table, into this order."""
+        names = [name for name in map(printable, videos) if name in self.ended]
+        self.ended = {name: self.ended[name] for name in names}
+        self.rates = {name: self.rates[name] for name in names if name in self.rates}
+
     def finish(self) -> pd.DataFrame:
         """Put the complete table in place, and return it."""
         self._file.close()
-        table = _read_rows(self.part, self._is_csv, self.columns)
+        whole = self.part if list(self.ended) == list(self._ends) else self._sorted()
+        table = _read_rows(whole, self._is_csv, self.columns)
         if (convert := WHOLE_FORMATS.get(self.out.suffix)) is not None:
             write_atomically(self.out, convert(table))
-            self.part.unlink()
+            whole.unlink()
         else:
             with self._reporting():
-                os.replace(self.part, self.out)
+                os.replace(whole, self.out)
+        self.part.unlink(missing_ok=True)
         self._log.unlink()
         return table
 
@@ -162,6 +171,17 @@ class TableWriter:
         with suppress(OSError):  # a full disk was reported when the row was written
             self._file.close()
 
+    def _sorted(self) -> Path:
+        """A copy of the part with the videos in the order of `ended`."""
+        starts = dict(zip(self._ends, [len(self._header), *self._ends.values()], strict=False))
+        path = self.part.with_name(f"{self.part.name}.sorted")
+        with self._reporting(), self.part.open("rb") as part, path.open("wb") as file:
+            file.write(self._header)
+            for name in self.ended:
+                part.seek(starts[name])
+                file.write(part.read(self._ends[name] - starts[name]))
+        return path
+
     def _read_log(self, settings: dict[str, Any]) -> int:
         """Read which videos have ended; returns the size of the part at that time."""
         lines = [json.loads(line) for line in self._log.read_text("utf-8").splitlines() if line.endswith("}")]
@@ -176,6 +196,7 @@ class TableWriter:
 
     def _note(self, line: dict[str, Any]) -> None:
         self.ended[line["video"]] = line["error"]
+        self._ends[line["video"]] = line["size"]
         if line.get("fps"):
             self.rates[line["video"]] = line["fps"]
 

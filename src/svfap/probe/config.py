@@ -22,12 +22,14 @@ class ProbeConfig(ClockSettings, DeviceSettings, SourceSettings):
     """
 
     dataset: Path | None = None
-    """Folder of `svfap prepare`: the train part of its fold fits the readers, with its val part, and its test part is scored."""
+    """Folder of `svfap prepare` or `svfap pack`, or URL of packed data: the train part of its fold fits the readers, with its val
+    part, and its test part is scored."""
     fold: str | None = None
     """Fold of the dataset; default: its only one."""
     manifest: Path | None = None
-    """CSV of videos with labels or values, in place of `dataset`. With `test_manifest` or `test_split` it fits the readers;
-    alone it is scored by cross-validation over people: needs a column `subject`."""
+    """CSV of videos with labels or values, in place of `dataset`, also in a folder of `svfap pack` or at its URL. With
+    `test_manifest` or `test_split` it fits the readers; alone it is scored by cross-validation over people: needs a column
+    `subject`."""
     test_manifest: Path | None = None
     """CSV of the videos that are scored."""
     test_split: str | None = None

@@ -24,9 +24,11 @@ class TrainConfig(SourceSettings, FramesSettings):
     resume: bool = False
     """Continue the run in `out` from its last checkpoint, if there is one."""
     manifest: Path | None = None
-    """CSV of training videos: `path`, then `label` or one column per dimension, optional `subject`, `start_s`, …"""
+    """CSV of training videos: `path`, then `label` or one column per dimension, optional `subject`, `start_s`, …; also one in a
+    folder of `svfap pack`, or at its URL (s3://, hf://, …)."""
     dataset: Path | None = None
-    """Folder that `svfap prepare` wrote, in place of `manifest`: gives manifests, root, task, labels and stride."""
+    """Folder of `svfap prepare` or `svfap pack`, or URL of packed data (s3://, hf://, …), in place of `manifest`: gives
+    manifests, root, task, labels and stride."""
     fraction: float = 1.0
     """Train on this fraction of the videos, drawn by `seed`, stratified by class; larger fractions include smaller ones.
     Fine-tuning then has fewer steps per epoch (Fig. 7); pre-training has as many as with all videos (Table 1)."""
@@ -119,8 +121,8 @@ class PretrainConfig(TrainConfig):
     """Probe the encoder before the first step and after every so many epochs: what linear and nearest-neighbour readers find
     in its frozen features goes into the log and TensorBoard, and changes nothing in the training. Needs `probe_dataset`."""
     probe_dataset: Path | None = None
-    """Folder of `svfap prepare` with labels: its train part fits the readers, its val part is scored (else people of the train
-    part that are held out); its test part is not read."""
+    """Folder of `svfap prepare` or `svfap pack` with labels, or URL of packed data: its train part fits the readers, its val part
+    is scored (else people of the train part that are held out); its test part is not read."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

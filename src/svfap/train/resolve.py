@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from svfap.data.prepared import PreparedDataset, fold_folder, read_dataset, warn_of_whole_frames
 from svfap.errors import UserError
-from svfap.settings import require_model
+from svfap.settings import require_weights
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.train.run_folder import RunFolder
 
@@ -46,7 +46,7 @@ def check_run(config: TrainConfig) -> None:
     init = getattr(config, "init", None)
     if init:
         fix = "pre-train first (`svfap pretrain`) or give other weights; --init null trains from scratch"
-        require_model(init, "init", fix)
+        require_weights(init, "init", fix)
     RunFolder(config).check()
 
 

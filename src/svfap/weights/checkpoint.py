@@ -18,6 +18,7 @@ from svfap.data.pickles import Record
 from svfap.errors import UserError, first_line
 from svfap.model.config import ModelConfig
 from svfap.model.layers import sincos_positions
+from svfap.settings import refuse_exported
 from svfap.weights.archive import WEIGHTS, read_archive
 from svfap.weights.filetype import PICKLES, require_checkpoint
 from svfap.weights.names import POSITION_NAMES, from_transformers, is_transformers
@@ -165,6 +166,7 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    refuse_exported(path)
     require_checkpoint(path)
     with path.open("rb") as file:
         start = file.read(9)

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from svfap.errors import UserError, first_line
+from svfap.errors import UserError, first_line, require_package
 from svfap.model.base import Model
 from svfap.model.config import ModelConfig
-from svfap.settings import EXPORT_SUFFIX, is_exported
+from svfap.settings import is_exported
+from svfap.weights.filetype import require_checkpoint
 from svfap.weights.folder import fingerprint, load_model
 
 INPUT = "clips"
@@ -27,16 +28,6 @@ def output_names(config: ModelConfig) -> list[str]:
     """Names of the outputs in the file of a model."""
     features = ["features", "step_features"]
     return features if config.task == "features" else ["outputs", *features]
-
-
-def import_onnxruntime() -> Any:
-    """The package. Raises `UserError` if it is not installed."""
-    try:
-        import onnxruntime
-    except ImportError:
-        fix = "install it with pip install 'svfap[onnx]'"
-        raise UserError(f"{EXPORT_SUFFIX} files need the package onnxruntime; {fix}") from None
-    return onnxruntime
 
 
 class ExportedModel(nn.Module):
@@ -54,8 +45,8 @@ class ExportedModel(nn.Module):
     def __init__(self, path: str | Path) -> None:
         """Open a file. Raises `UserError` if it is damaged or not one of `svfap export`, or a package is missing."""
         super().__init__()
-        runtime, self.path = import_onnxruntime(), Path(path)
-        self.session = _session(runtime, self.path)
+        self.path = Path(path)
+        self.session = _session(require_package("onnxruntime", "onnx", str(path)), self.path)
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.config = _config_of(metadata, self.path)
         self.precision = metadata["precision"]
@@ -120,10 +111,12 @@ def _session(runtime: Any, path: Path) -> Any:
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises many types for broken files
-        if not path.is_file():
-            raise UserError(f"{path}: no such file") from None
+        require_checkpoint(path)
         reason = first_line(error)
-        raise UserError(f"{path}: cannot be read as ONNX; it is damaged, or of a newer version ({reason})") from None
+        raise UserError(
+            f"{path}: cannot be read as ONNX; it is damaged, or of a newer version ({reason}); get it again, or export the model "
+            "again"
+        ) from None
 
 
 def _config_of(metadata: Mapping[str, str], path: Path) -> ModelConfig:

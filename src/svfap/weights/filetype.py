@@ -6,18 +6,19 @@ import re
 from pathlib import Path
 
 from svfap.errors import UserError
+from svfap.settings import is_exported
 
 PICKLES = (b"PK", b"\x80", b"L119547037146038801333356L")  # a zip archive; a pickle; the magic number in protocol 0
 
 
 def require_checkpoint(path: Path) -> None:
-    """Raise `UserError` for a file that is missing, cannot be read, or is no checkpoint as its beginning shows."""
+    """Raise `UserError` for a file that is missing, cannot be read, or is no model as its beginning shows."""
     try:
         found = describe(path)
     except OSError as error:
         raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     if found is not None:
-        raise UserError(f"{path}: not a checkpoint but {found}")
+        raise UserError(f"{path}: not {'an ONNX file' if is_exported(path) else 'a checkpoint'} but {found}")
 
 
 def describe(path: Path) -> str | None:
@@ -40,5 +41,5 @@ def describe(path: Path) -> str | None:
     if start[257:262] == b"ustar":
         return "a tar archive; unpack it first"
     if not start.startswith(PICKLES) and all(byte >= 32 or byte in b"\t\r\n\f" for byte in start):
-        return "a text file"
+        return "a text file; get the model's file again"
     return None

@@ -19,7 +19,7 @@ from svfap.errors import UserError, first_line
 from svfap.model.base import Model
 from svfap.model.build import build_model, load_weights, model_shapes
 from svfap.model.config import CONFIG_FILE, ENCODER_SETTINGS, ModelConfig
-from svfap.settings import HUB_PREFIX, is_exported, require_model
+from svfap.settings import HUB_PREFIX, require_model
 from svfap.shipped import local_model
 from svfap.weights.filetype import describe
 from svfap.weights.published import import_published
@@ -43,11 +43,6 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
     it does not store. Raises `UserError` if there is no model or its tensors do not fit.
     """
     path_or_hub_id = local_model(path_or_hub_id) or path_or_hub_id
-    if is_exported(path_or_hub_id) and Path(path_or_hub_id).is_file():
-        raise UserError(
-            f"{path_or_hub_id}: is an exported model, which predict, extract and evaluate run; here name the run or folder that "
-            "it was made of"
-        )
     if Path(path_or_hub_id).is_file():
         return import_published(path_or_hub_id, task, **overrides)
     if task is not None:

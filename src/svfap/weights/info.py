@@ -11,6 +11,7 @@ from svfap.errors import UserError
 from svfap.model.complexity import complexity
 from svfap.model.config import CONFIG_FILE, ModelConfig
 from svfap.model.presets import PRESETS, list_presets, model_config
+from svfap.settings import is_exported
 from svfap.shipped import CARD_FILE, SHIPPED, local_model, shipped_folder
 from svfap.weights.exported import load_for_inference
 from svfap.weights.folder import WEIGHTS_FILE
@@ -38,7 +39,7 @@ def model_tables(model: str, mask_ratio: float | None = None) -> list[Table]:
     """
     if model in PRESETS:
         configs = [model_config(model, task) for task in ("features", "pretraining")]
-    elif local_model(model) is not None or "/" in model:
+    elif local_model(model) is not None or "/" in model or is_exported(model):
         configs = [load_for_inference(model).config]
     else:
         raise UserError(f"{model!r} is neither a preset ({', '.join(list_presets())}) nor a folder nor a shipped model")
@@ -100,9 +101,9 @@ def _model_table(name: str, config: ModelConfig) -> Table:
             "multiply-adds, only visible tubelets embedded (as computed)": _billions(cost.multiply_adds_done),
         }
     totals["parameters, M"] = f"{cost.parameters / 1e6:.2f}"
-    totals["weights, float32, MB"] = f"{cost.weight_bytes / 1e6:.0f}"
-    totals["weights, gradients and AdamW state, MB"] = f"{cost.train_state_bytes / 1e6:.0f}"
-    totals["activations kept for training, float32, MB a clip"] = f"{(cost.activation_bytes or 0) / 1e6:.0f}"
+    totals["weights, float32, MB"] = _megabytes(cost.weight_bytes)
+    totals["weights, gradients and AdamW state, MB"] = _megabytes(cost.train_state_bytes)
+    totals["activations kept for training, float32, MB a clip"] = _megabytes(cost.activation_bytes or 0)
     for label, value in totals.items():
         table.add_row(label, "", value)
     if name not in PRESETS:
@@ -114,6 +115,10 @@ def _model_table(name: str, config: ModelConfig) -> Table:
 
 def _clip(config: ModelConfig) -> str:
     return f"{config.num_frames}×{config.img_size}×{config.img_size}"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.0f}" if count >= 1e7 else f"{count / 1e6:.2g}"
 
 
 def _billions(count: int) -> str:
