@@ -26,7 +26,7 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     """Eq. 2 with explicit weights: (B, N, D), (B, M, D), (B, M, D) -> (B, N, D)."""
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-    weights = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(dim=-1)
+    weights = (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(dim=-1)
     return (weights @ value).transpose(1, 2).flatten(2)
 
 
