@@ -63,7 +63,7 @@ SIZES = {
 # Relative errors, in norm, against fp32 on the same device: of the output, of all gradients, and of what the loss of one
 # batch loses in each of some steps.
 LIMITS = {
-    "bf16": {"output": 3e-2, "gradient": 1e-1, "learning": 1e-1},
+    "bf16": {"output": 3e-2, "gradient": 1e-1, "learning": 2e-1},
     "fp16": {"output": 1e-2, "gradient": 3e-2, "learning": 5e-2},
 }
 TARGETS = {
@@ -256,7 +256,8 @@ def wait(device: torch.device) -> None:
 
 def free() -> None:
     gc.collect()
-    torch._dynamo.reset()
+    if "torch._dynamo" in sys.modules:  # importing it takes seconds
+        torch._dynamo.reset()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
