@@ -252,7 +252,8 @@ class TrainingRun:
                     micro = [next(batches) for _ in range(self.config.accumulate_steps)]
                 stops = self._step(micro, epoch, stop)
                 rate = (state.step - first_step) / (time.monotonic() - first_s)
-                bar.update(shown, completed=state.step, note=f"epoch {epoch}, loss {self._last_loss:.4f}, {rate:.3g}/s")
+                loss = "" if math.isnan(self._last_loss) else f", loss {self._last_loss:.4f}"  # not read yet
+                bar.update(shown, completed=state.step, note=f"epoch {epoch}{loss}, {rate:.3g}/s")
                 self._writes.check()
                 ends_epoch = state.step % self.steps_per_epoch == 0
                 if ends_epoch:
