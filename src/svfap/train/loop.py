@@ -423,10 +423,8 @@ class TrainingRun:
         self._read()
         self.state.seconds = time.monotonic() - self.began
         if self.accelerator.is_main_process:
-            self._writes.wait()  # before there are more copies
             best, self._new_best = self._new_best, None
-            write = self.folder.save_last(self.state, self.task.model.config, self.accelerator, best)
-            self._writes.start(write)
+            self.folder.save_last(self.state, self.task.model.config, self.accelerator, self._writes, best)
         self._saved_step = self.state.step
 
     def _metrics(self, validation: dict[str, Any]) -> dict[str, Any]:

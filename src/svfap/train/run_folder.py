@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from svfap.model.base import Model
     from svfap.model.config import ModelConfig
+    from svfap.train.saving import BesideTraining
 
 # Settings that may change when a run is resumed, since they do not change its result.
 FREE_SETTINGS = (
@@ -137,14 +138,16 @@ class RunFolder:
         )
 
     def save_last(
-        self, state: TrainState, model: ModelConfig, accelerator: Accelerator, best: Model | None = None
-    ) -> Callable[[], None]:
-        """Copy to the host what last/ holds: model, optimiser and progress. Returns a function that writes it.
+        self, state: TrainState, model: ModelConfig, accelerator: Accelerator, writes: BesideTraining,
+        best: Model | None = None,
+    ) -> None:  # fmt: skip
+        """Begin to write last/: model, optimiser and progress as they are now, of which copies on the host are made.
 
-        best: a copy of a new best model, for best/, which is written before. That function raises `UserError`.
+        best: a copy of a new best model, for best/, which is written before. `writes` raises `UserError` if that fails.
         """
         from svfap.train.saving import copy_state
 
+        writes.wait()  # before there are more copies
         progress = json.dumps(stamped("training state", asdict(state)), indent=2)
         write_state = copy_state(accelerator)
 
@@ -157,7 +160,7 @@ class RunFolder:
                 model.write(fresh)
                 (fresh / "state.json").write_text(progress)
 
-        return write
+        writes.start(write)
 
     def load_last(self, accelerator: Accelerator) -> None:
         """Read model, optimiser and random states from last/. Raises `UserError` if they do not fit the model."""
