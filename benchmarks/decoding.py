@@ -22,13 +22,12 @@ from torch import Tensor
 from svfap.data.loader import Batch, Batches, ClipDataset, Mode, make_loader
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.video import write_video
-from svfap.device import PRECISIONS, pick_device, pick_precision
+from svfap.device import PRECISIONS, Upload, pick_device, pick_precision
 from svfap.model.masking import TubeMask
 from svfap.synth.camera import render_clip
 from svfap.synth.config import CLASSES, RenderConfig
 from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.finetune import FinetuneTask
-from svfap.train.loop import to_device
 from svfap.train.optim import build_optimizer
 from svfap.train.pretrain import PretrainTask
 
@@ -164,19 +163,18 @@ def training_rate(
     task.model.to(device).train()
     optimizer = build_optimizer(task.parameter_groups())
     autocast = torch.autocast(device.type, PRECISIONS[options.precision], enabled=options.precision != "fp32")
-    generator = torch.Generator().manual_seed(0)
+    generator, upload = torch.Generator().manual_seed(0), Upload(device)
 
     def step(batch: Batch) -> None:
         with autocast:
-            loss = task.loss(task.model, to_device(batch, device), generator)
+            loss = task.loss(task.model, upload(batch), generator)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        loss.item()  # waits for the device, as in the training loop
 
     def pixel_operations(batch: Batch) -> None:
         with autocast, torch.no_grad():
-            task.loss(partial(no_model, task), to_device(batch, device), generator).item()
+            task.loss(partial(no_model, task), upload(batch), generator).item()
 
     num_ahead = 2 * options.workers + 1  # batches prepared during warm-up, not timed
     waiting, stepping = [], []

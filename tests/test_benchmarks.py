@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -97,3 +98,70 @@ def test_rows_of_the_faults_are_pretrained_with_them_and_told_apart(tmp_path, fa
     assert [float(cell) > 0 for cell in cells["influence of hidden pixels"]] == [False, True, False, True]
     assert cells["difference to neither (this package)"].iloc[0] == "reference"
     assert (tmp_path / "faults.md").exists()
+
+
+def test_the_gpu_benchmark_ends_with_an_error_if_a_precision_is_off(monkeypatch, tmp_path, capsys):
+    benchmark = importlib.import_module("gpu")
+    arguments = ["gpu.py", "--device", "cpu", "--size", "tiny", "--seconds", "0", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(benchmark, "TASKS", ("fine-tuning",))
+    monkeypatch.setitem(benchmark.LIMITS, "bf16", {"output": 1e-9, "gradient": 1.0, "learning": 1.0})
+    assert benchmark.main() == 1
+    assert "Left out for lack of time: fine-tuning: fp16, waits; " in capsys.readouterr().out
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert [row["fits"] for row in results["correctness"]] == [False, True, True, True, True, True]
+    assert "| fine-tuning, bf16, output |" in (tmp_path / "gpu.md").read_text()
+
+
+def test_the_gpu_benchmark_compares_the_best_row_with_the_reference():
+    benchmark = importlib.import_module("gpu")
+    reference = {
+        "task": "fine-tuning",
+        "row": "fp16, waits",
+        "ms": 1,
+        "clips_per_s": 10,
+        "share_of_matrix_rate": 0.1,
+        "peak_gb": 20,
+    }
+    ours = [
+        {**reference, "row": "bf16", "clips_per_s": 20, "share_of_matrix_rate": 0.2},
+        {**reference, "row": "bf16, compiled", "clips_per_s": 30, "share_of_matrix_rate": 0.3, "peak_gb": 15},
+        {"task": "fine-tuning", "row": "bf16, compiled, checkpointed", "error": "out of memory"},
+    ]
+    found = benchmark.compare([reference, *ours])
+    assert found == {
+        "fine-tuning: speed ÷ fp16 with waits": 3.0,
+        "fine-tuning: share of the matrix rate": 0.3,
+        "fine-tuning: peak memory ÷ fp16 with waits": 0.75,
+    }
+    assert benchmark.compare(ours) == {}
+    budget = benchmark.Budget(seconds=100.0)
+    assert budget.run("compiled", lambda: None) and budget.taken["compiled"] < 1
+    assert not benchmark.Budget(seconds=80.0).run("compiled", lambda: None)
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_measures_every_row(monkeypatch, tmp_path):
+    benchmark = importlib.import_module("gpu")
+    arguments = [
+        "gpu.py",
+        "--device",
+        "cpu",
+        "--size",
+        "tiny",
+        "--repeats",
+        "2",
+        "--backend",
+        "aot_eager",
+        "--out",
+        str(tmp_path),
+    ]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert benchmark.main() == 0
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert results["dropped"] == []
+    assert [(row["task"], row["row"]) for row in results["training"]] == [
+        (row.task, row.name) for row in benchmark.ROWS
+    ]
+    assert all(row["clips_per_s"] > 0 and row["ms_range"][0] <= row["ms"] for row in results["training"])
+    assert len(results["inference"]) == 2 and results["profile"]["kernels"]

@@ -1,10 +1,11 @@
-"""Device, precision and processes."""
+"""Device, precision and processes, and copies of batches to the device."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from svfap.errors import UserError
 
@@ -15,9 +16,11 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """A device that works; "auto" is a GPU if there is one. Raises `UserError`."""
+    """A device that works; "auto" is a GPU (CUDA, else Apple's MPS) if there is one. Raises `UserError`."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -30,7 +33,7 @@ def pick_precision(name: str, device: torch.device) -> str:
     """One of "fp32", "bf16", "fp16"; "auto" is bf16 if the device computes faster with it than with fp32. Raises `UserError`."""
     if name == "auto":
         if device.type == "cuda":
-            return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
         fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return "bf16" if device.type == "cpu" and fast else "fp32"
     if name not in PRECISIONS:
@@ -49,3 +52,29 @@ def make_accelerator(precision: str = "auto") -> Accelerator:
     chosen = pick_precision(precision, device)
     AcceleratorState._reset_state()  # a process may train in one precision after another
     return Accelerator(mixed_precision="no" if chosen == "fp32" else chosen, cpu=device.type == "cpu")
+
+
+def send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on a device. Nothing waits for a copy to CUDA, which goes through pinned memory."""
+    to_cuda = torch.device(device).type == "cuda" and tensor.device.type == "cpu"
+    return tensor.pin_memory().to(device, non_blocking=True) if to_cuda else tensor.to(device)
+
+
+class Upload:
+    """Copies batches to a device; to CUDA in a stream of its own, while the device still works on the step before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with its tensors on the device, for use in the current stream."""
+        with torch.cuda.stream(self._stream):  # None: no effect
+            copied = {name: send(v, self.device) if isinstance(v, Tensor) else v for name, v in batch.items()}
+        if self._stream is not None:
+            user = torch.cuda.current_stream(self.device)
+            user.wait_stream(self._stream)
+            for value in copied.values():
+                if isinstance(value, Tensor):
+                    value.record_stream(user)  # its memory is not used again before the step is done
+        return copied

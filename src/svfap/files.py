@@ -98,27 +98,24 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing_folder(folder: Path, is_main: bool = True) -> Iterator[Path]:
+def replacing_folder(folder: Path) -> Iterator[Path]:
     """Write a folder under a temporary name and put it in place whole, once the block ends without an error.
 
     A stop between the two renames leaves the former folder as `NAME.old`; see `recover_folder`.
     """
     fresh, old = (folder.with_name(folder.name + suffix) for suffix in (".new", ".old"))
-    if is_main:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
     try:
         yield fresh
     except BaseException:
-        if is_main:  # it takes the room that a full disk lacks
-            shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)  # it takes the room that a full disk lacks
         raise
-    if is_main:
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def recover_folder(folder: Path) -> None:

@@ -24,7 +24,7 @@ from svfap.data.loader import BatchLoader, ClipDataset, make_loader
 from svfap.data.manifest import read_manifest
 from svfap.errors import Interrupted, UserError
 from svfap.files import only_writer
-from svfap.train import loop
+from svfap.train import loop, saving
 from svfap.train.finetune import finetune
 from svfap.train.loop import StopRequest, stop_request
 from svfap.train.pretrain import pretrain
@@ -73,22 +73,15 @@ def test_the_lock_lasts_for_the_whole_run_and_no_longer(faces, tmp_path, monkeyp
     ],
 )
 def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_last_one_is_kept(error, faces, tmp_path, monkeypatch):
-    real, saved = loop.make_accelerator, []
+    real, saved = saving.save_accelerator_state, []
 
-    def failing(precision):
-        accelerator = real(precision)
-        save = accelerator.save_state
+    def failing(folder, *args):
+        saved.append(folder)
+        if len(saved) == 2:
+            raise error
+        return real(folder, *args)
 
-        def save_state(folder):
-            saved.append(folder)
-            if len(saved) == 2:
-                raise error
-            return save(folder)
-
-        accelerator.save_state = save_state
-        return accelerator
-
-    monkeypatch.setattr(loop, "make_accelerator", failing)
+    monkeypatch.setattr(saving, "save_accelerator_state", failing)
     run = tmp_path / "run"
     with pytest.raises(UserError) as refused:
         pretrain(pretraining(faces, run))

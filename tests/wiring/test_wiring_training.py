@@ -22,6 +22,7 @@ from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.errors import UserError
+from svfap.model import layers
 from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.finetune import FinetuneTask, finetune
 from svfap.train.loop import TrainingRun
@@ -384,6 +385,20 @@ def test_compile(kind, train, runs, monkeypatch):
 
 
 @BOTH
+def test_checkpoint_activations(kind, train, runs, monkeypatch):
+    again, shown, real = [], {}, layers.checkpoint
+    monkeypatch.setattr(
+        layers, "checkpoint", lambda block, *tokens, **how: again.append(1) or real(block, *tokens, **how)
+    )
+    for on in (False, True):
+        again.clear()
+        shown[on] = observe_training(train, runs.config(kind, {"epochs": 1, "checkpoint_activations": on}))
+        assert bool(again) == on
+    assert shown[True]["losses"] == shown[False]["losses"]
+    assert shown[True]["last_weights"] == shown[False]["last_weights"]
+
+
+@BOTH
 def test_num_workers(kind, train, runs, monkeypatch, tmp_path):
     real = ClipDataset.__getitem__
 
@@ -457,6 +472,7 @@ def test_previews(runs):
 
 
 OWN_TESTS = {"out", "resume", "dataset", "compile", "num_workers", "cache_gb", "max_unreadable", "save_every_steps"}
+OWN_TESTS |= {"checkpoint_activations"}
 
 
 def test_probe_every_and_probe_dataset(runs):

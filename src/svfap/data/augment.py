@@ -207,7 +207,7 @@ def mix(
     if alpha == 0:
         return clips, targets
     share = rng.beta(alpha, alpha)
-    partners = _partners(len(clips))
+    partners = _partners(len(clips), clips.device)
     if use_cutmix:
         frame_height, frame_width = clips.shape[-2:]
         cut = math.sqrt(1 - share) / 2
@@ -223,12 +223,15 @@ def mix(
     return clips, targets * share + targets[partners] * (1 - share)
 
 
-def _partners(count: int) -> list[int]:
-    """The clip that each of `count` clips is mixed with: a permutation, without fixed points from 2 clips on."""
-    order = list(range(count - 1, -1, -1))
+def _partners(count: int, device: torch.device) -> Tensor:
+    """The clip that each of `count` clips is mixed with, (count,) int64: without fixed points from 2 clips on.
+
+    Made on the device: a list of numbers would have to be copied to it.
+    """
+    order = torch.arange(count - 1, -1, -1, device=device)
     if count % 2 and count > 1:
         middle = count // 2
-        order[middle - 1], order[middle] = order[middle], order[middle - 1]
+        order[middle - 1 : middle + 1] = torch.arange(middle, middle + 2, device=device)
     return order
 
 
@@ -246,12 +249,27 @@ def _autocontrast(clip: Tensor, _: float) -> Tensor:
     return clip.sub_(low).mul_(255).div_(span).floor_()
 
 
+def _counts(numbers: Tensor, length: int) -> Tensor:
+    """How often each number from 0 to `length` - 1 occurs: (N,) int32 -> (length,) int64.
+
+    `bincount` would let the host wait for the largest number, so it is for CPUs alone, where it is six times as fast.
+    """
+    if numbers.device.type == "cpu":
+        return torch.bincount(numbers, minlength=length)
+    return _scattered_counts(numbers, length)
+
+
+def _scattered_counts(numbers: Tensor, length: int) -> Tensor:
+    counts = torch.zeros(length, dtype=torch.int64, device=numbers.device)
+    return counts.scatter_add_(0, numbers.long(), counts.new_ones(()).expand(len(numbers)))
+
+
 def _equalize(clip: Tensor, _: float) -> Tensor:
     """Equalise the histogram of each channel of each frame; a constant channel is unchanged."""
     num_pictures = clip.shape[0] * clip.shape[1]
     levels = clip.to(torch.int32).view(num_pictures, -1)
     levels.add_(torch.arange(0, num_pictures * 256, 256, dtype=torch.int32, device=clip.device).view(-1, 1))
-    counts = torch.bincount(levels.view(-1), minlength=num_pictures * 256).view(num_pictures, 256)
+    counts = _counts(levels.view(-1), num_pictures * 256).view(num_pictures, 256)
     below = counts.cumsum(1) - counts
     # Pixels per output level, without those of the brightest level that occurs.
     brightest = counts.gather(1, 255 - (counts > 0).flip(1).int().argmax(1, keepdim=True))

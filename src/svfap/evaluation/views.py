@@ -76,7 +76,7 @@ def predict_views(
         outputs, features = result if isinstance(result, tuple) else (result, None)
         outputs = outputs.float().softmax(dim=-1) if config.task == "classification" else outputs.float()
         targets = batch["label"] if config.task == "classification" else batch["values"]
-        arrays = (outputs.double().cpu().numpy(), targets.numpy(), batch["frames"].numpy(), batch["views"].tolist())
+        arrays = (outputs.cpu().double().numpy(), targets.numpy(), batch["frames"].numpy(), batch["views"].tolist())
         vectors = [None] * len(clips) if features is None else features.float().cpu().numpy()
         views += [View(*view) for view in zip(batch["index"].tolist(), *arrays, vectors, strict=True)]
     if accelerator.num_processes > 1:

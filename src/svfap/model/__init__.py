@@ -1,1 +1,1 @@
-"""The paper's model; imports torch and nothing of ours but the error type."""
+"""The paper's model; imports torch and no other folder of ours."""

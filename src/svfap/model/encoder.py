@@ -11,7 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svfap.model.config import ModelConfig
-from svfap.model.layers import Block, ConvEmbed, CrossBlock, Mlp, TubeletEmbed, layer_norm, sincos_positions
+from svfap.model.layers import (
+    Block,
+    ConvEmbed,
+    CrossBlock,
+    Mlp,
+    TubeletEmbed,
+    layer_norm,
+    sincos_positions,
+    through,
+)
 from svfap.model.masking import TubeMask
 
 
@@ -81,13 +90,13 @@ class Stage(nn.Module):
         flat = tokens.flatten(1, 2)
         if self.spatial_bottleneck is None:
             for block in self.blocks:
-                flat = block(flat)
+                flat = through(block, flat)
             return flat.view_as(tokens)
         bottleneck = self.spatial_bottleneck(tokens)
         *refine, reverse = self.blocks
         for block in refine:
-            bottleneck = block(bottleneck, flat)  # Eq. 6
-        return reverse(flat, bottleneck).view_as(tokens)  # Eq. 8
+            bottleneck = through(block, bottleneck, flat)  # Eq. 6
+        return through(reverse, flat, bottleneck).view_as(tokens)  # Eq. 8
 
 
 def upsample_time(tokens: Tensor, num_time_steps: int) -> Tensor:

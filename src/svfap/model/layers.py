@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 NORM_EPS = 1e-6
 MIN_WIDTH = 32  # channels of a convolutional stem
@@ -201,6 +202,8 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """Pre-norm Transformer block (Eq. 1)."""
 
+    checkpointed = False  # see `checkpoint_activations`
+
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path_rate: float = 0.0) -> None:
         super().__init__()
         self.norm1 = layer_norm(dim)
@@ -228,3 +231,19 @@ class CrossBlock(Block):
         """(B, N, D) tokens, (B, M, D) context -> (B, N, D)."""
         x = x + self.drop_path(self.cross_attn(self.query_norm(x), self.context_norm(context)))
         return super().forward(x)
+
+
+def through(block: nn.Module, *tokens: Tensor) -> Tensor:
+    """The block's output; of a checkpointed block, the backward pass computes it again from the inputs."""
+    if block.checkpointed and torch.is_grad_enabled():
+        output: Tensor = checkpoint(block, *tokens, use_reentrant=False)
+        return output
+    output = block(*tokens)
+    return output
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Let every block keep its inputs alone for the backward pass: less memory, the same gradients, another forward pass."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.checkpointed = True

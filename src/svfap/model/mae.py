@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from svfap.model.base import Model, init_linear
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
-from svfap.model.layers import Block, gather_tubelets, layer_norm, locate, sincos_positions, tubelet_view
+from svfap.model.layers import Block, gather_tubelets, layer_norm, locate, sincos_positions, through, tubelet_view
 from svfap.model.masking import TubeMask
 
 TARGET_EPS = 1e-6
@@ -32,7 +32,7 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, num_hidden: int) -> Tensor:
         """(B, N, D) with the mask tokens last -> (B, num_hidden, targets × tubelet_dim)."""
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = through(block, tokens)
         return self.head(self.norm(tokens[:, tokens.shape[1] - num_hidden :]))
 
 
@@ -96,8 +96,8 @@ class MaskedAutoencoder(Model):
     def _standardised(self, clip: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Standardised tubelets at `index` (B, M), (B, M, 3, t·p·p), and the mean and deviation (B, M, 3, 1) that undo it."""
         pixels = self._tubelets(clip, index)
-        mean, std = (pixels.new_tensor(v).unsqueeze(1) for v in (self.config.pixel_mean, self.config.pixel_std))
-        pixels = pixels * std + mean
+        for channel, m, s in zip(pixels.unbind(2), self.config.pixel_mean, self.config.pixel_std, strict=True):
+            channel.mul_(s).add_(m)
         deviation, mean = torch.std_mean(pixels, dim=3, keepdim=True)
         deviation = deviation + TARGET_EPS
         return (pixels - mean) / deviation, mean, deviation
@@ -106,11 +106,13 @@ class MaskedAutoencoder(Model):
         """Differences of frames, in units of DIFFERENCE_UNIT, in the tubelets at `index`: (B, M, 3, t·p·p)."""
         change = clip.float().diff(dim=2)
         change = torch.cat((change[:, :, :1], change), dim=2)
-        std = change.new_tensor(self.config.pixel_std).unsqueeze(1)
-        return self._tubelets(change, index) * (std / DIFFERENCE_UNIT)
+        tubelets = self._tubelets(change, index)
+        for channel, s in zip(tubelets.unbind(2), self.config.pixel_std, strict=True):
+            channel.mul_(s / DIFFERENCE_UNIT)
+        return tubelets
 
     def _tubelets(self, clip: Tensor, index: Tensor) -> Tensor:
-        """(B, 3, T, H, W) and (B, M) -> (B, M, 3, t·p·p) float32."""
+        """A copy: (B, 3, T, H, W) and (B, M) -> (B, M, 3, t·p·p) float32."""
         return gather_tubelets(clip, index, self.config.tubelet_size, self.config.patch_size).flatten(3).float()
 
     @torch.no_grad()

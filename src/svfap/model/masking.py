@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from svfap.device import send
 from svfap.model.config import ModelConfig
 
 
@@ -48,8 +49,8 @@ class TubeMask(NamedTuple):
         return masked.scatter_(1, self.hidden, True)
 
     def to(self, device: torch.device | str) -> TubeMask:
-        """The same mask on another device."""
-        return TubeMask(self.visible.to(device, non_blocking=True), self.hidden.to(device, non_blocking=True))
+        """The same mask on another device; nothing waits for the copy."""
+        return TubeMask(send(self.visible, device), send(self.hidden, device))
 
 
 def tube_mask(

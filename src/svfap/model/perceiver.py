@@ -83,8 +83,9 @@ class Perceiver(Model):
         if self.config.output_activation != "none":
             outputs = outputs.sigmoid() if self.config.output_activation == "sigmoid" else outputs.tanh()
         if self.config.output_scale:
-            scale, offset = (outputs.new_tensor(v) for v in (self.config.output_scale, self.config.output_offset))
-            outputs = outputs * scale + offset
+            # As scalars: a tensor made of them would have to be copied to the device.
+            scaled = zip(outputs.unbind(-1), self.config.output_scale, self.config.output_offset, strict=True)
+            outputs = torch.stack([output * scale + offset for output, scale, offset in scaled], dim=-1)
         return outputs
 
 

@@ -270,7 +270,7 @@ def _fit_attentive(
     with torch.inference_mode():
         for start in range(0, len(queries), batch_size):
             outputs = reader(batch(queries, np.arange(start, min(start + batch_size, len(queries)))))
-            parts.append((outputs.softmax(dim=1) if classes else outputs).double().cpu().numpy())
+            parts.append((outputs.softmax(dim=1) if classes else outputs).cpu().double().numpy())
     found = np.concatenate(parts)
     return found if classes else found * scale + centre
 

@@ -67,6 +67,9 @@ class TrainConfig(SourceSettings, FramesSettings):
     """auto: bf16 where the hardware is fast at it, else fp32."""
     compile: bool = False
     """Compile the model with torch.compile; pays off on a GPU."""
+    checkpoint_activations: bool = False
+    """Keep only the inputs of each block for the backward pass, which computes the rest again: the same losses with less
+    memory, for larger micro-batches, and about a third more work."""
     seed: int = 0
     num_workers: int | None = None
     """Decoding processes per training process; default: its share of the cores, less one."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.prepared import fold_folder, read_dataset
 from svfap.data.split import carve_validation, take_fraction, units_of
 from svfap.data.targets import all_targets, frame_dimensions, is_annotated, require_values
+from svfap.device import send
 from svfap.errors import UserError
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
@@ -33,7 +33,14 @@ from svfap.model.config import ModelConfig
 from svfap.train.config import FinetuneConfig
 from svfap.train.contract import contract, warn_of_other_contract
 from svfap.train.loop import Batch, TrainingTask, TrainResult, train
-from svfap.train.losses import ACTIVATION_RANGES, REGRESSION_LOSSES, annotated_only, balanced_weights, label_scale
+from svfap.train.losses import (
+    ACTIVATION_RANGES,
+    REGRESSION_LOSSES,
+    annotated_only,
+    balanced_weights,
+    cross_entropy,
+    label_scale,
+)
 from svfap.train.optim import parameter_groups
 from svfap.train.parallel import run_all
 from svfap.train.resolve import check_run, fold_configs, resolve
@@ -86,6 +93,8 @@ class FinetuneTask(TrainingTask):
         self.dataset = ClipDataset(
             training, "train", *clips, repeats=config.repeats, balanced=config.balanced_sampling, **frames
         )
+        # Both are moved to the device once.
+        self.label_unit = torch.tensor(shape.output_scale or (1.0,))
         self.class_weights = None
         if config.class_weights == "balanced":
             labels = all_targets(training, config.frame_level)
@@ -124,15 +133,17 @@ class FinetuneTask(TrainingTask):
         assert config.mixup is not None and config.cutmix is not None  # resolved
         clips, targets = augment.mix(clips, targets, config.mixup, config.cutmix, config.mix_switch, generator)
         outputs, targets = (x.flatten(0, -2) for x in (model(clips).float(), targets))  # (clips or frames, outputs)
+        weights = None
         if config.frame_level:
-            outputs, targets = annotated_only(outputs, targets)
-            if not len(targets):
-                return outputs.sum()  # zero, with gradients that are zero
+            outputs, targets, weights = annotated_only(outputs, targets)
         if config.task == "regression":
-            scale = outputs.new_tensor(shape.output_scale or (1.0,))
-            return REGRESSION_LOSSES[config.loss](outputs / scale, targets / scale)  # Eq. 13, 14
-        weights = None if self.class_weights is None else self.class_weights.to(outputs.device)
-        return F.cross_entropy(outputs, targets, weights)  # Eq. 12
+            self.label_unit = scale = send(self.label_unit, outputs.device)
+            loss = REGRESSION_LOSSES[config.loss](outputs / scale, targets / scale, weights)  # Eq. 13, 14
+        else:
+            if self.class_weights is not None:
+                self.class_weights = send(self.class_weights, outputs.device)
+            loss = cross_entropy(outputs, targets, self.class_weights, weights)  # Eq. 12
+        return loss if weights is None else loss * weights.amax()
 
     def count(self, batch: Batch) -> int:
         """The number of clips, or of frames that are annotated."""

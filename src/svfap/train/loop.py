@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -24,21 +23,25 @@ from svfap.console import console, progress_bar, say
 from svfap.data.loader import Batches, BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest
 from svfap.data.shared_memory import require_room, worker_errors, workers_with_room
-from svfap.device import make_accelerator
+from svfap.device import Upload, make_accelerator
 from svfap.errors import STOP_SIGNALS, Interrupted, UserError
-from svfap.files import replacing_folder, write_atomically
+from svfap.files import write_atomically
 from svfap.model.base import Model
+from svfap.model.layers import checkpoint_activations
 from svfap.train.config import TrainConfig
 from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, parameter_groups, scaled_lr
 from svfap.train.parallel import num_workers, signal_handlers
 from svfap.train.processes import lost_process_is_one_line, processes_here, state_of_all
 from svfap.train.run_data import run_data
 from svfap.train.run_folder import RunFolder, TrainState
+from svfap.train.saving import BesideTraining
 
 if TYPE_CHECKING:
     from svfap.evaluation.pool import PooledResults
 
 Batch = dict[str, Any]
+T = TypeVar("T")
+STEPS_UNREAD = 10  # whose losses stay on a GPU, at most
 
 
 class TrainingTask:
@@ -114,16 +117,32 @@ def train(task: TrainingTask, config: TrainConfig) -> TrainResult:
     """Train until the last epoch, or until Ctrl-C, SIGTERM or SIGHUP; with `config.resume`, from the last checkpoint on.
 
     Random draws depend only on (seed, step, process), so a resumed run, in the middle of an epoch too, has the same
-    losses as one that was never interrupted. Raises `UserError` for a non-finite loss (before the optimiser step; the last
-    checkpoint stays), for too many unreadable videos, for settings that do not fit, for a run that began with other videos,
-    while another run uses the folder, if files cannot be written or loader workers die, and if another process of torchrun ends.
+    losses as one that was never interrupted. Raises `UserError` for a non-finite loss (on a CPU before the optimiser step, on
+    a GPU up to `STEPS_UNREAD` steps later, and always before anything is saved; the last checkpoint stays), for too many
+    unreadable videos, for settings that do not fit, for a run that began with other videos, while another run uses the
+    folder, if files cannot be written or loader workers die, and if another process of torchrun ends.
     """
     with RunFolder(config).locked(), worker_errors(), lost_process_is_one_line():
         return TrainingRun(task, config).train()
 
 
+class Unread(NamedTuple):
+    """A step whose loss and gradient norm are still on the device. number: steps before it. keys: its videos."""
+
+    number: int
+    epoch: int
+    lr: float
+    loss: Tensor
+    norm: Tensor
+    keys: list[str]
+
+
 class TrainingRun:
-    """One run: its folder, the model with its optimiser, and the progress so far."""
+    """One run: its folder, the model with its optimiser, and the progress so far.
+
+    In a step the host never waits for a GPU, so that it can prepare the next step meanwhile: the losses of `STEPS_UNREAD`
+    steps are read at once (`_read`), batches come in a stream of their own, and a thread writes checkpoints.
+    """
 
     def __init__(self, task: TrainingTask, config: TrainConfig) -> None:
         self.task, self.config, self.folder = task, config, RunFolder(config)
@@ -153,6 +172,8 @@ class TrainingRun:
                 f"warmup_epochs={config.warmup_epochs:g} is more than epochs={config.epochs}: warming up for {warmup:g}"
             )
         self.schedule = cosine_schedule(peak, floor, config.epochs, self.steps_per_epoch, warmup)
+        if config.checkpoint_activations:
+            checkpoint_activations(task.model)
         # Before `prepare` wraps the model's forward.
         self.average = moving_average(task.model, config.ema_decay) if config.ema_decay else None
         self.best_model: Model = self.average.module if self.average else task.model  # type: ignore[assignment]
@@ -167,6 +188,15 @@ class TrainingRun:
         if self.state.step:
             self.folder.load_last(accelerator)
         self._saved_step = self.state.step
+        self._writes = BesideTraining()
+        self._new_best: Model | None = None  # a copy on the host, until it is saved
+        self._upload = Upload(accelerator.device)
+        self._unread: list[Unread] = []
+        self._read_every = 1 if accelerator.device.type == "cpu" else STEPS_UNREAD
+        self._last_loss = math.nan
+        # Processes tell each other by way of their hosts what the loop has to know, so that no GPU is waited for.
+        several = accelerator.num_processes > 1
+        self._hosts = torch.distributed.new_group(backend="gloo") if several else None
         self.began = time.monotonic() - self.state.seconds
         self.writer = None  # of the main process
         if accelerator.is_main_process:
@@ -187,11 +217,14 @@ class TrainingRun:
                     step = self.state.step
                     if step > self._saved_step:
                         self._save()
+                    self._writes.wait()
                     saved = f"after step {step}; saved in {self.folder.last}. Continue with --resume"
                     say(f"stopped {saved if step else 'before the first step; the same command starts it again'}")
                     return TrainResult(finished=False, step=step, stopped_by=interrupt.number)
+                self._writes.wait()
         finally:
             self.loader.close()
+            self._writes.close()
         if self.writer:
             with self.folder.writing(self.folder.tensorboard):
                 self.writer.close()
@@ -218,12 +251,14 @@ class TrainingRun:
                 # Other processes of torchrun would wait for this one in the middle of a step.
                 with stop.at_once() if self.accelerator.num_processes == 1 else nullcontext():
                     micro = [next(batches) for _ in range(self.config.accumulate_steps)]
-                loss, stops = self._step(micro, epoch, stop)
+                stops = self._step(micro, epoch, stop)
                 rate = (state.step - first_step) / (time.monotonic() - first_s)
-                bar.update(shown, completed=state.step, note=f"epoch {epoch}, loss {loss:.4f}, {rate:.3g}/s")
+                loss = "" if math.isnan(self._last_loss) else f", loss {self._last_loss:.4f}"  # not read yet
+                bar.update(shown, completed=state.step, note=f"epoch {epoch}{loss}, {rate:.3g}/s")
+                self._writes.check()
                 ends_epoch = state.step % self.steps_per_epoch == 0
                 if ends_epoch:
-                    validation = self._validate(epoch, loss)
+                    validation = self._validate(epoch)
                     self._probe(epoch)
                 if ends_epoch or (save_every and state.step % save_every == 0):
                     self._save()
@@ -255,60 +290,84 @@ class TrainingRun:
             start_batch=start_batch, rank=self.accelerator.process_index, world_size=self.accelerator.num_processes,
         )  # fmt: skip
 
-    def _step(self, micro: list[Batch], epoch: int, stop: StopRequest) -> tuple[float, bool]:
-        """One optimiser step. Returns the mean loss of all processes, and whether any of them is asked to stop."""
+    def _step(self, micro: list[Batch], epoch: int, stop: StopRequest) -> bool:
+        """One optimiser step. Returns whether any process is asked to stop."""
         config, state, accelerator = self.config, self.state, self.accelerator
         lr = float(self.schedule[state.step])
         apply_lr(self.optimizer, lr)
         loss = self._accumulate(micro)
-        unreadable = {key: reason for batch in micro for _, key, reason in batch["unreadable"]}
-        loss, stops, unreadable = _agree(accelerator, loss, stop.number > 0, unreadable)
-        state.unreadable |= unreadable
-        norm = float(accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad or math.inf))
-        if not math.isfinite(norm) and accelerator.mixed_precision != "fp16":  # the scaler of fp16 skips such a step
-            loss = math.nan
-        if not math.isfinite(loss):
-            self._refuse(loss, micro)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad or math.inf)
+        keys = [key for batch in micro for key in batch["keys"]]
+        self._unread.append(Unread(state.step, epoch, lr, loss, norm, keys))
+        if len(self._unread) == self._read_every:
+            self._read()
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average:
             self.average.update_parameters(self.task.model)
         state.step += 1
+        unreadable = {key: reason for batch in micro for _, key, reason in batch["unreadable"]}
+        told = self._of_all((stop.number > 0, unreadable))
+        for _, each in told:
+            state.unreadable |= each
         self._check_readable()
-        self._log("train", epoch, {"loss": loss, "lr": lr, "grad_norm": norm})
-        return loss, stops
+        return any(stops for stops, _ in told)
 
-    def _accumulate(self, micro: list[Batch]) -> float:
-        """Forward and backward of the micro-batches of one step. Returns this process's mean loss.
+    def _accumulate(self, micro: list[Batch]) -> Tensor:
+        """Forward and backward of the micro-batches of one step. Returns this process's mean loss, a scalar on the device.
 
         Every clip (or labelled frame) of the step has the same weight, as in one large batch.
         """
-        total, accelerator = 0.0, self.accelerator
+        accelerator = self.accelerator
+        exact = torch.float32 if accelerator.device.type == "mps" else torch.float64  # which MPS lacks
+        total = torch.zeros((), dtype=exact, device=accelerator.device)
         counts = [self.task.count(batch) for batch in micro]
-        all_counts = sum(counts)
-        if accelerator.num_processes > 1:  # alone, a GPU need not be waited for
-            all_counts = int(accelerator.reduce(torch.tensor(all_counts, device=accelerator.device), "sum"))
+        all_counts = sum(self._of_all(sum(counts)))
         for i, (batch, count) in enumerate(zip(micro, counts, strict=True)):
             entropy = [self.config.seed, self.state.step, i, accelerator.process_index]
             seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
             torch.manual_seed(seed)  # drop path
             # Gradients and losses are averaged over processes afterwards.
             divisor = all_counts / (count * accelerator.num_processes) if count else math.inf
-            ready = to_device(batch if count else _one_black_clip(batch), accelerator.device)
+            ready = self._upload(batch if count else _one_black_clip(batch))
             with accelerator.no_sync(self.model) if i + 1 < len(micro) else nullcontext(), accelerator.autocast():
                 loss = self.task.loss(self.model, ready, torch.Generator().manual_seed(seed))
                 accelerator.backward(loss / divisor)
-            total += loss.item() / divisor
+            total += loss.detach().to(exact) / divisor
         return total
 
-    def _refuse(self, loss: float, micro: list[Batch]) -> None:
+    def _of_all(self, mine: T) -> list[T]:
+        """What every process says, in their order."""
+        if self._hosts is None:
+            return [mine]
+        told: list[Any] = [None] * self.accelerator.num_processes
+        torch.distributed.all_gather_object(told, mine, group=self._hosts)
+        return told
+
+    def _read(self) -> None:
+        """Wait for the losses that are still on the device, and log them. Raises `UserError` if one is not finite."""
+        if not self._unread:
+            return
+        steps, self._unread = self._unread, []
+        numbers = torch.stack([torch.stack((step.loss, step.norm.to(step.loss.dtype))) for step in steps]).tolist()
+        losses = np.mean(self._of_all([loss for loss, _ in numbers]), axis=0).tolist()
+        for step, loss, (_, norm) in zip(steps, losses, numbers, strict=True):
+            if not math.isfinite(norm) and self.accelerator.mixed_precision != "fp16":  # its scaler skips such a step
+                loss = math.nan
+            if not math.isfinite(loss):
+                self._refuse(loss, step)
+            self._log("train", step.epoch, step.number + 1, {"loss": loss, "lr": step.lr, "grad_norm": norm})
+            self._last_loss = loss
+
+    def _refuse(self, loss: float, step: Unread) -> None:
         """Raise `UserError` for a loss or gradient that is not finite, and list the videos of the step."""
         file = self.folder.path / f"non_finite_{self.accelerator.process_index}.json"
-        step, keys = self.state.step, [key for batch in micro for key in batch["keys"]]
-        write_atomically(file, json.dumps({"step": step, "paths": keys}, indent=2))
+        write_atomically(file, json.dumps({"step": step.number, "paths": step.keys}, indent=2))
+        later = self.state.step - step.number
         raise UserError(
-            f"the loss is {loss} at step {step}; stopped before the step. The videos of that step are in {file}, the last good "
-            "checkpoint is in last/. A lower `base_lr` or precision=fp32 may help"
+            f"the loss is {loss} at step {step.number}; stopped {f'{later} steps after it' if later else 'before the step'}. The "
+            f"videos of that step are in {file}, the last good checkpoint is in last/. A lower `base_lr` or precision=fp32 may "
+            "help"
         )
 
     def _check_readable(self) -> None:
@@ -319,8 +378,9 @@ class TrainingRun:
                 f"{count} of {videos} videos cannot be read, more than max_unreadable={allowed:g} allows; listed in {file}"
             )
 
-    def _validate(self, epoch: int, loss: float) -> dict[str, Any]:
-        """Validate after an epoch, and write best/ if the score is the highest so far. Returns the metrics."""
+    def _validate(self, epoch: int) -> dict[str, Any]:
+        """Validate after an epoch, and keep the model for best/ if the score is the highest so far. Returns the metrics."""
+        self._read()
         task, state = self.task, self.state
         self.best_model.eval()
         # Not the wrapped model: its collectives would wait for a process that has nothing to validate.
@@ -330,13 +390,13 @@ class TrainingRun:
         if score is None or state.best_score is None or score > state.best_score:
             state.best_score, state.best_epoch = score, epoch
             if self.accelerator.is_main_process:
-                with self.folder.writing(self.folder.best), replacing_folder(self.folder.best) as fresh:
-                    self.best_model.save_pretrained(fresh)
+                model = self.best_model
+                self._new_best = type(model).with_weights(model.config, model.state_dict())
         if self.writer:
             if not console.is_terminal:  # without a moving progress bar, one line per epoch
                 text = f", validation {task.score} {score:.4f}" if score is not None else ""
-                say(f"epoch {epoch} of {self.config.epochs}: loss {loss:.4f}{text}")
-            self._log("val", epoch, {k: v for k, v in validation.items() if isinstance(v, int | float)})
+                say(f"epoch {epoch} of {self.config.epochs}: loss {self._last_loss:.4f}{text}")
+            self._log("val", epoch, state.step, {k: v for k, v in validation.items() if isinstance(v, int | float)})
             with self.folder.writing(self.folder.tensorboard):
                 task.show(self.best_model, self.writer, self.accelerator, state.step)
         return validation
@@ -349,19 +409,23 @@ class TrainingRun:
             began = time.monotonic()
             # Not the wrapped model: its collectives would wait for the other processes.
             scores = self.task.probe(self.accelerator, self.best_model, epoch)
-            self._log("probe", epoch, {**scores, "seconds": round(time.monotonic() - began, 2)})
+            self._log("probe", epoch, self.state.step, {**scores, "seconds": round(time.monotonic() - began, 2)})
         self.accelerator.wait_for_everyone()
 
-    def _log(self, kind: str, epoch: int, numbers: dict[str, float]) -> None:
+    def _log(self, kind: str, epoch: int, step: int, numbers: dict[str, float]) -> None:
         if self.writer:
-            self.folder.log({"kind": kind, "epoch": epoch, "step": self.state.step, **numbers})
+            self.folder.log({"kind": kind, "epoch": epoch, "step": step, **numbers})
             with self.folder.writing(self.folder.tensorboard):
                 for name, value in numbers.items():
-                    self.writer.add_scalar(f"{kind}/{name}", value, self.state.step)
+                    self.writer.add_scalar(f"{kind}/{name}", value, step)
 
     def _save(self) -> None:
+        """Begin to write last/, and best/ if there is a new one, from copies of what they hold now."""
+        self._read()
         self.state.seconds = time.monotonic() - self.began
-        self.folder.save_last(self.state, self.task.model.config, self.accelerator)
+        if self.accelerator.is_main_process:
+            best, self._new_best = self._new_best, None
+            self.folder.save_last(self.state, self.task.model.config, self.accelerator, self._writes, best)
         self._saved_step = self.state.step
 
     def _metrics(self, validation: dict[str, Any]) -> dict[str, Any]:
@@ -385,27 +449,9 @@ class TrainingRun:
         return metrics
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on a device."""
-    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-
 def _one_black_clip(batch: Batch) -> Batch:
     """A batch of weight zero, in place of one without readable videos: each process must take part in the step."""
     return {k: v.new_zeros(1, *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-
-def _agree(
-    accelerator: Accelerator, loss: float, stop: bool, unreadable: dict[str, str]
-) -> tuple[float, bool, dict[str, str]]:
-    """Over all processes: the mean loss, whether any is to stop, and the unreadable videos."""
-    if accelerator.num_processes == 1:
-        return loss, stop, unreadable
-    mine = torch.tensor([loss, float(stop), float(len(unreadable))], device=accelerator.device)
-    total_loss, num_stops, num_unreadable = accelerator.reduce(mine, "sum").tolist()
-    if num_unreadable:
-        unreadable = dict(gather_object(list(unreadable.items())))
-    return total_loss / accelerator.num_processes, num_stops > 0, unreadable
 
 
 class StopRequest:

@@ -15,40 +15,72 @@ EPS = 1e-8  # added to variances: predictions or labels with a deviation below 1
 ACTIVATION_RANGES = {"none": (-1.0, 1.0), "tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 
 
-def annotated_only(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of outputs (N, K) and targets (N, K) without NaN in the targets."""
-    known = targets.isfinite().all(dim=1)
-    return (outputs, targets) if known.all() else (outputs[known], targets[known])
+def annotated_only(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs (N, K), targets (N, K) and the weight of each row, (N, 1): 0 with a NaN in the targets, else 1.
+
+    Outputs and targets of rows without weight are zero, so that no NaN comes out of them. All rows stay: the host need not
+    wait for their number.
+    """
+    known = targets.isfinite().all(dim=1, keepdim=True)
+    return outputs.where(known, 0), targets.where(known, 0), known.to(outputs.dtype)
 
 
-def ccc_loss(predictions: Tensor, targets: Tensor) -> Tensor:
+def mse_loss(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error over batch and dimensions (Eq. 13); arguments as for `ccc_loss`."""
+    if weights is None:
+        return F.mse_loss(predictions, targets)
+    return _mean((predictions - targets).square(), weights).mean()
+
+
+def cross_entropy(
+    logits: Tensor, targets: Tensor, class_weights: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of logits (N, K) with soft targets (N, K), averaged over rows by `weights`, (N, 1) (Eq. 12)."""
+    if weights is None:
+        return F.cross_entropy(logits, targets, class_weights)
+    return _mean(F.cross_entropy(logits, targets, class_weights, reduction="none")[:, None], weights).mean()
+
+
+def ccc_loss(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """1 - CCC of each dimension over the batch, averaged over dimensions (Eq. 14; Lin 1989).
 
-    predictions, targets: (N, K) float32. Population moments. Where both are constant it is 1, with a gradient of zero.
+    predictions, targets: (N, K) float32. weights: of the rows, (N, 1); default: all the same. Population moments. Where both
+    are constant it is 1, with a gradient of zero.
     """
-    predicted_mean, target_mean, predicted_variance, target_variance, covariance = _moments(predictions, targets)
+    predicted_mean, target_mean, predicted_variance, target_variance, covariance = _moments(
+        predictions, targets, weights
+    )
     spread = predicted_variance + target_variance + (predicted_mean - target_mean).square()
     return 1 - (2 * covariance / (spread + EPS)).mean()
 
 
-def pcc_loss(predictions: Tensor, targets: Tensor) -> Tensor:
+def pcc_loss(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """1 - PCC of each dimension over the batch, averaged over dimensions (Eq. 14).
 
-    predictions, targets: (N, K) float32. Where either is constant it is 1, with a finite gradient.
+    Arguments as for `ccc_loss`. Where either is constant it is 1, with a finite gradient.
     """
-    _, _, predicted_variance, target_variance, covariance = _moments(predictions, targets)
+    _, _, predicted_variance, target_variance, covariance = _moments(predictions, targets, weights)
     return 1 - (covariance / ((predicted_variance + EPS) * (target_variance + EPS)).sqrt()).mean()
 
 
-REGRESSION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "ccc": ccc_loss, "pcc": pcc_loss}
+REGRESSION_LOSSES: dict[str, Callable[..., Tensor]] = {"mse": mse_loss, "ccc": ccc_loss, "pcc": pcc_loss}
 
 
-def _moments(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Over the first axis: (N, K) -> (K,). weights: (N, 1); zero if they all are."""
+    if weights is None:
+        return values.mean(dim=0)
+    return (values * weights).sum(dim=0) / weights.sum().clamp(min=1)
+
+
+def _moments(
+    predictions: Tensor, targets: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Means, population variances and covariance over the first axis, each (K,)."""
-    predicted_mean, target_mean = predictions.mean(dim=0), targets.mean(dim=0)
+    predicted_mean, target_mean = _mean(predictions, weights), _mean(targets, weights)
     predicted, target = predictions - predicted_mean, targets - target_mean
-    variances = predicted.square().mean(dim=0), target.square().mean(dim=0)
-    return predicted_mean, target_mean, *variances, (predicted * target).mean(dim=0)
+    variances = _mean(predicted.square(), weights), _mean(target.square(), weights)
+    return predicted_mean, target_mean, *variances, _mean(predicted * target, weights)
 
 
 def label_scale(

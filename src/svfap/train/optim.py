@@ -92,14 +92,25 @@ def apply_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+class MovingAverage(AveragedModel):
+    """See `moving_average`. `AveragedModel` itself asks the device at each update whether it is the first one."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model)
+        self._average = get_ema_multi_avg_fn(decay)
+
+    def update_parameters(self, model: nn.Module) -> None:
+        self._average([*self.module.parameters()], [*model.parameters()], self.n_averaged)
+        self.n_averaged += 1
+
+
+def moving_average(model: nn.Module, decay: float) -> MovingAverage:
     """Exponential moving average of a model's parameters, which starts at those the model has.
 
     Its `module` is a copy of `model` with the averages for parameters. After each optimiser step, `update_parameters(model)`
     makes them decay * average + (1 - decay) * parameter. Takes the bare model, not one wrapped for parallel training.
     """
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
-    average.update_parameters(model)  # its first update copies, later ones average
+    average = MovingAverage(model, decay)
     average.register_load_state_dict_pre_hook(_read_bare_names)
     return average
 

@@ -15,6 +15,7 @@ from svfap.data.augment import normalize
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.data.split import take_fraction
+from svfap.device import Upload
 from svfap.metric_table import metric_heading, metric_text
 from svfap.model.base import Model
 from svfap.model.build import create_model
@@ -23,7 +24,7 @@ from svfap.model.masking import tube_mask
 from svfap.probe.monitor import Monitor
 from svfap.train.config import PretrainConfig
 from svfap.train.contract import contract
-from svfap.train.loop import Batch, TrainingTask, TrainResult, to_device, train
+from svfap.train.loop import Batch, TrainingTask, TrainResult, train
 from svfap.train.parallel import num_workers
 from svfap.train.processes import processes_here
 from svfap.train.resolve import check_run, resolve
@@ -96,7 +97,7 @@ class PretrainTask(TrainingTask):
         assert isinstance(model, MaskedAutoencoder)
         if self._preview is None:
             items = [self.dataset[i] for i in range(min(self.config.previews, self.num_videos))]
-            self._preview = to_device(self.dataset.collate(items), accelerator.device)
+            self._preview = Upload(accelerator.device)(self.dataset.collate(items))
         if not len(self._preview["clips"]):
             return
         shape = self.model.config

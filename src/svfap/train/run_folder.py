@@ -24,10 +24,15 @@ from svfap.train.run_data import Part, RunData, read_run_data
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from svfap.model.base import Model
     from svfap.model.config import ModelConfig
+    from svfap.train.saving import BesideTraining
 
 # Settings that may change when a run is resumed, since they do not change its result.
-FREE_SETTINGS = ("num_workers", "cache_gb", "save_every_steps", "max_unreadable", "out", "probe_every", "probe_dataset")
+FREE_SETTINGS = (
+    *("num_workers", "cache_gb", "save_every_steps", "max_unreadable", "out", "probe_every", "probe_dataset"),
+    "checkpoint_activations",
+)
 DATA_SETTINGS = ("dataset", "manifest", "val_manifest", "root")  # may change where the rows are known to be the same
 NOT_STORED = ("resume", "parallel")  # of one call, not of the run
 FULL_BYTES = 2**20  # a disk with less free space is full
@@ -140,18 +145,31 @@ class RunFolder:
             **upgrade("training state", json.loads(file.read_text()), file, TrainState.__dataclass_fields__)
         )
 
-    def save_last(self, state: TrainState, model: ModelConfig, accelerator: Accelerator) -> None:
-        """Write last/: model, optimiser and progress. Called by every process. Raises `UserError`."""
+    def save_last(
+        self, state: TrainState, model: ModelConfig, accelerator: Accelerator, writes: BesideTraining,
+        best: Model | None = None,
+    ) -> None:  # fmt: skip
+        """Begin to write last/: model, optimiser and progress as they are now, of which copies on the host are made.
+
+        best: a copy of a new best model, for best/, which is written before. `writes` raises `UserError` if that fails.
+        """
+        from svfap.train.saving import copy_state
+
+        writes.wait()  # before there are more copies
         state.num_processes = accelerator.num_processes
-        accelerator.wait_for_everyone()
-        with self.writing(self.last), replacing_folder(self.last, accelerator.is_main_process) as fresh:
-            accelerator.wait_for_everyone()
-            accelerator.save_state(str(fresh))
-            accelerator.wait_for_everyone()
-            if accelerator.is_main_process:
+        progress = json.dumps(stamped("training state", asdict(state)), indent=2)
+        write_state = copy_state(accelerator)
+
+        def write() -> None:
+            if best is not None:
+                with self.writing(self.best), replacing_folder(self.best) as fresh:
+                    best.save_pretrained(fresh)
+            with self.writing(self.last), replacing_folder(self.last) as fresh:
+                write_state(fresh)
                 model.write(fresh)
-                (fresh / "state.json").write_text(json.dumps(stamped("training state", asdict(state)), indent=2))
-        accelerator.wait_for_everyone()
+                (fresh / "state.json").write_text(progress)
+
+        writes.start(write)
 
     def load_last(self, accelerator: Accelerator) -> None:
         """Read model, optimiser and random states from last/. Raises `UserError` if they do not fit the model."""
