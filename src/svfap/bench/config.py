@@ -30,7 +30,7 @@ class BenchConfig(SourceSettings):
     dataset: Path | None = None
     """Folder of `svfap prepare`, in place of `manifest`; of its folds the first is read."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, cuda:1, …"""
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, mps, …"""
     seconds: float = 120.0
     """How long to measure, at least 10; what does not fit is left out, largest batches first, and listed. More time gives more
     batch sizes. A single step that takes longer is not interrupted."""
@@ -44,8 +44,8 @@ class BenchConfig(SourceSettings):
         require_positive(self, "seconds")
         if not LEAST_S <= self.seconds < float("inf"):
             raise UserError(f"seconds={self.seconds:g}: must be at least {LEAST_S:g}")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise UserError(f"device={self.device}: must be auto, cpu, cuda, or one of several as cuda:1")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise UserError(f"device={self.device}: must be auto, cpu, mps, cuda, or one of several as cuda:1")
         if self.manifest is not None and self.dataset is not None:
             raise UserError("give either `manifest` or `dataset`")
         if self.manifest is None and self.dataset is None and (self.root is not None or self.split is not None):

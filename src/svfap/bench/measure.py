@@ -87,8 +87,7 @@ def rate_of(
         began = time.perf_counter()
         for _ in range(steps):
             step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        finish(device)
         return (time.perf_counter() - began) / steps
 
     timed(1)
@@ -101,6 +100,12 @@ def rate_of(
             break
         taken.append(timed(steps))
     return Rate(tuple(clips / each for each in taken)), statistics.median(taken)
+
+
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was asked for."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def forget_peak(device: torch.device) -> None:

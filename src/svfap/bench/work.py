@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from svfap.bench.config import BenchConfig
-from svfap.bench.measure import LEAST, MOST, Rate
+from svfap.bench.measure import LEAST, MOST, Rate, finish
 from svfap.console import silent
 from svfap.data.loader import Batch, BatchLoader, ClipDataset
 from svfap.data.prepared import read_dataset
@@ -220,8 +220,7 @@ def joint_rate(run: TrainingRun, seconds: float, end: float) -> tuple[Rate, floa
         if number < -1:
             continue
         run._step([clips], 1, stop)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        finish(device)
         if number >= 0:  # the first step warms up
             waited += came - start
             taken.append(time.monotonic() - start)

@@ -17,9 +17,9 @@ from svfap.model.layers import (
     CrossBlock,
     Mlp,
     TubeletEmbed,
+    apply_block,
     layer_norm,
     sincos_positions,
-    through,
 )
 from svfap.model.masking import TubeMask
 
@@ -90,13 +90,13 @@ class Stage(nn.Module):
         flat = tokens.flatten(1, 2)
         if self.spatial_bottleneck is None:
             for block in self.blocks:
-                flat = through(block, flat)
+                flat = apply_block(block, flat)
             return flat.view_as(tokens)
         bottleneck = self.spatial_bottleneck(tokens)
         *refine, reverse = self.blocks
         for block in refine:
-            bottleneck = through(block, bottleneck, flat)  # Eq. 6
-        return through(reverse, flat, bottleneck).view_as(tokens)  # Eq. 8
+            bottleneck = apply_block(block, bottleneck, flat)  # Eq. 6
+        return apply_block(reverse, flat, bottleneck).view_as(tokens)  # Eq. 8
 
 
 def upsample_time(tokens: Tensor, num_time_steps: int) -> Tensor:

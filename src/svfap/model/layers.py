@@ -233,7 +233,7 @@ class CrossBlock(Block):
         return super().forward(x)
 
 
-def through(block: nn.Module, *tokens: Tensor) -> Tensor:
+def apply_block(block: nn.Module, *tokens: Tensor) -> Tensor:
     """The block's output; of a checkpointed block, the backward pass computes it again from the inputs."""
     if block.checkpointed and torch.is_grad_enabled():
         output: Tensor = checkpoint(block, *tokens, use_reentrant=False)

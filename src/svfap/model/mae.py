@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from svfap.model.base import Model, init_linear
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
-from svfap.model.layers import Block, gather_tubelets, layer_norm, locate, sincos_positions, through, tubelet_view
+from svfap.model.layers import Block, apply_block, gather_tubelets, layer_norm, locate, sincos_positions, tubelet_view
 from svfap.model.masking import TubeMask
 
 TARGET_EPS = 1e-6
@@ -32,7 +32,7 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, num_hidden: int) -> Tensor:
         """(B, N, D) with the mask tokens last -> (B, num_hidden, targets × tubelet_dim)."""
         for block in self.blocks:
-            tokens = through(block, tokens)
+            tokens = apply_block(block, tokens)
         return self.head(self.norm(tokens[:, tokens.shape[1] - num_hidden :]))
 
 
