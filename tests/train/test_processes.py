@@ -22,7 +22,7 @@ import svfap
 from svfap.cli.main import main
 from svfap.errors import UserError
 from svfap.files import only_writer
-from svfap.train import loop, processes
+from svfap.train import loop, processes, run_folder
 from svfap.train.pretrain import pretrain
 from svfap.train.run_folder import RunFolder
 
@@ -172,24 +172,24 @@ class Second:
 def of_two(monkeypatch, first: int) -> None:
     """The first process is at this step."""
     monkeypatch.setattr("accelerate.utils.broadcast_object_list", lambda steps: [first])
-    monkeypatch.setattr(processes, "STALE_S", 2.0)
+    monkeypatch.setattr(run_folder, "STALE_S", 2.0)
 
 
 def test_a_folder_that_is_not_shared_is_refused(faces, tmp_path, monkeypatch):
     config = pretraining(faces, tmp_path / "run")
     folder = RunFolder(config)
     of_two(monkeypatch, first=0)
-    monkeypatch.setattr(processes, "STALE_S", 0.0)
+    monkeypatch.setattr(run_folder, "STALE_S", 0.0)
     with pytest.raises(
         UserError, match="process 1 sees none there, and the first process step 0; all machines must share"
     ):
-        processes.state_of_all(folder, Second())
+        folder.state_of_all(Second())
     of_two(monkeypatch, first=6)
     (folder.path / "last").mkdir(parents=True)
     (folder.last / "state.json").write_text('{"step": 3}')
-    monkeypatch.setattr(processes, "STALE_S", 0.0)
+    monkeypatch.setattr(run_folder, "STALE_S", 0.0)
     with pytest.raises(UserError, match="process 1 sees step 3 there, and the first process step 6"):
-        processes.state_of_all(folder, Second())
+        folder.state_of_all(Second())
 
 
 def test_a_checkpoint_that_is_not_seen_yet_is_waited_for(faces, tmp_path, monkeypatch):
@@ -199,7 +199,7 @@ def test_a_checkpoint_that_is_not_seen_yet_is_waited_for(faces, tmp_path, monkey
     (folder.last / "state.json").write_text('{"step": 3}')
     timer = threading.Timer(0.2, lambda: (folder.last / "state.json").write_text('{"step": 6}'))
     timer.start()
-    assert processes.state_of_all(folder, Second()).step == 6
+    assert folder.state_of_all(Second()).step == 6
 
 
 def test_another_number_of_processes_is_said_when_resuming(faces, tmp_path, monkeypatch, capsys):

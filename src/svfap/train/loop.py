@@ -31,7 +31,7 @@ from svfap.model.layers import checkpoint_activations
 from svfap.train.config import TrainConfig
 from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, parameter_groups, scaled_lr
 from svfap.train.parallel import num_workers, signal_handlers
-from svfap.train.processes import lost_process_is_one_line, processes_here, state_of_all
+from svfap.train.processes import lost_process_is_one_line, processes_here
 from svfap.train.run_data import run_data
 from svfap.train.run_folder import RunFolder, TrainState
 from svfap.train.saving import BesideTraining
@@ -184,7 +184,7 @@ class TrainingRun:
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
         if self.average:
             accelerator.register_for_checkpointing(self.average.to(accelerator.device))
-        self.state = state_of_all(self.folder, accelerator) or TrainState()
+        self.state = self.folder.state_of_all(accelerator) or TrainState()
         if self.state.step:
             self.folder.load_last(accelerator)
         self._saved_step = self.state.step

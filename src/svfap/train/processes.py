@@ -1,4 +1,4 @@
-"""The processes that torchrun starts for one run, on one or several machines: what they must agree on, and the loss of one."""
+"""The processes that torchrun starts for one run, on one or several machines: their number, their lock, the loss of one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from svfap.console import say
 from svfap.errors import UserError, first_line
 from svfap.files import BeingWritten, only_writer
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from svfap.train.run_folder import RunFolder, TrainState
 
 # A server of network files keeps the locks of a machine that is gone, and a client its view of a folder, for 90 s at most.
 STALE_S = 120.0
@@ -54,39 +48,6 @@ def one_run(folder: Path) -> Iterator[None]:
                 told = True
                 time.sleep(0.5)
         yield
-
-
-def state_of_all(folder: RunFolder, accelerator: Accelerator) -> TrainState | None:
-    """Progress at the last checkpoint, or None, once all processes see that of the first one.
-
-    Says so if the run had another number of processes. Raises `UserError` if a process keeps seeing another checkpoint.
-    """
-    state, processes = folder.read_state(), accelerator.num_processes
-    if processes > 1:
-        from accelerate.utils import broadcast_object_list
-
-        first = broadcast_object_list([state.step if state else 0])[0]
-        deadline = time.monotonic() + STALE_S
-        while (mine := _step_seen(folder, state)) != first:
-            if time.monotonic() >= deadline:
-                seen = f"sees step {mine}" if mine else "sees none"
-                raise UserError(
-                    f"out={folder.path}: process {accelerator.process_index} {seen} there, and the first process step {first}; "
-                    "all machines must share this folder"
-                )
-            time.sleep(0.5)
-            state = folder.read_state()
-    if state is not None and state.num_processes not in (None, processes):
-        say(f"the checkpoint is of {state.num_processes} process(es), and this run has {processes}: each step has the same "
-            "videos and learning rate, but other random draws, so losses differ from those of an unbroken run")  # fmt: skip
-    return state
-
-
-def _step_seen(folder: RunFolder, state: TrainState | None) -> int | None:
-    """The step of the checkpoint, 0 without one; None where the folder is not the one that the first process has opened."""
-    if state is not None:
-        return state.step
-    return 0 if folder.is_open() else None
 
 
 def is_lost_process(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from svfap.files import make_folder, recover_folder, replacing_folder, write_ato
 from svfap.formats import read_settings_file, stamped, upgrade
 from svfap.settings import check_same_settings
 from svfap.train.config import FinetuneConfig, TrainConfig
-from svfap.train.processes import is_lost_process, one_run
+from svfap.train.processes import STALE_S, is_lost_process, one_run
 from svfap.train.run_data import Part, RunData, read_run_data
 
 if TYPE_CHECKING:
@@ -106,10 +107,6 @@ class RunFolder:
         write_atomically(self._config_file, content)
         data.write(self._data_file)
 
-    def is_open(self) -> bool:
-        """Whether `open` has been called for a run here, by this process or another."""
-        return self._config_file.exists()
-
     def _begun(self) -> bool:
         return self._log_file.exists() or self.last.exists()
 
@@ -144,6 +141,37 @@ class RunFolder:
         return TrainState(
             **upgrade("training state", json.loads(file.read_text()), file, TrainState.__dataclass_fields__)
         )
+
+    def state_of_all(self, accelerator: Accelerator) -> TrainState | None:
+        """As `read_state`, once all processes of the run see what the first one sees.
+
+        Says so if the run had another number of processes. Raises `UserError` if this process keeps seeing another checkpoint.
+        """
+        state, processes = self.read_state(), accelerator.num_processes
+        if processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            first = broadcast_object_list([state.step if state else 0])[0]
+            deadline = time.monotonic() + STALE_S
+            while (mine := self._step_seen(state)) != first:
+                if time.monotonic() >= deadline:
+                    seen = f"sees step {mine}" if mine else "sees none"
+                    raise UserError(
+                        f"out={self.path}: process {accelerator.process_index} {seen} there, and the first process step {first}; "
+                        "all machines must share this folder"
+                    )
+                time.sleep(0.5)
+                state = self.read_state()
+        if state is not None and state.num_processes not in (None, processes):
+            say(f"the checkpoint is of {state.num_processes} process(es), and this run has {processes}: each step has the same "
+                "videos and learning rate, but other random draws, so losses differ from those of an unbroken run")  # fmt: skip
+        return state
+
+    def _step_seen(self, state: TrainState | None) -> int | None:
+        """The step of the checkpoint, 0 without one; None where the first process has opened another folder than this."""
+        if state is not None:
+            return state.step
+        return 0 if self._config_file.exists() else None
 
     def save_last(
         self, state: TrainState, model: ModelConfig, accelerator: Accelerator, writes: BesideTraining,
