@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -37,6 +38,7 @@ from svfap.files import only_writer
 from svfap.packing.config import PackConfig
 from svfap.packing.pack import pack, packed_names
 from svfap.packing.shards import Shard, pack_shard
+from svfap.predict.config import PredictConfig
 from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.resolve import fold_configs, resolve
 
@@ -529,6 +531,40 @@ def test_a_video_that_kills_the_process_is_left_out_when_the_job_is_repeated(fil
     assert len(rows[0].sizes) == odd_videos.NUM and [file.name for file in (tmp_path / "shards").iterdir()] == [
         shard.name
     ]
+
+
+@pytest.mark.parametrize("column", ["times_s", "sizes", "offset", "start_s", "joints"])
+def test_a_changed_row_of_the_index_is_noticed(column, packed, tmp_path):
+    """Without a checksum of its own a changed time stamp would move a frame in silence."""
+    shutil.copytree(packed, tmp_path / "p")
+    with closing(sqlite3.connect(tmp_path / "p" / "index.sqlite")) as index, index:
+        name = (b"b_frames.mp4",)
+        cell = index.execute(f"SELECT {column} FROM videos WHERE name = ?", name).fetchone()[0]
+        other = (
+            bytes([cell[0] ^ 8]) + cell[1:]
+            if cell and isinstance(cell, bytes)
+            else bytes(8)
+            if cell == b""
+            else cell + 1
+        )
+        index.execute(f"UPDATE videos SET {column} = ? WHERE name = ?", (other, *name))
+    with pytest.raises(UserError, match=r"index.sqlite: cannot be read \(a row is damaged\); copy it again, or pack"):
+        open_video(tmp_path / "p" / "b_frames.mp4")
+    assert open_video(tmp_path / "p" / "image.png").num_frames == 1
+
+
+def test_predict_takes_a_packed_manifest(films, tmp_path):
+    (films / "whole.csv").write_text("path\nb_frames.mp4\n")
+    try:
+        out = pack(films / "whole.csv", PackConfig(out=tmp_path / "p")).source
+    finally:
+        (films / "whole.csv").unlink()
+    model = svfap.create_model("svfap_debug", "classification", label_names=["a", "b"])
+    model.save_pretrained(tmp_path / "model")
+    how = PredictConfig(model=str(tmp_path / "model"), faces="none", out=None)
+    times = ["start_s", "end_s"]
+    rows, whole = (svfap.predict_videos([str(each)], how).table for each in (out, films / "b_frames.mp4"))
+    assert len(rows) and rows[times].equals(whole[times])
 
 
 def test_a_folder_of_something_else_is_refused(films, faces, packed, tmp_path, capsys):

@@ -39,11 +39,11 @@ PRAGMA page_size = 16384; -- rows of videos of 10 s do not fill the half of a us
 CREATE TABLE shards (shard TEXT PRIMARY KEY, num_bytes INTEGER, checksum INTEGER);
 CREATE TABLE videos (
     name BLOB PRIMARY KEY, number INTEGER, shard TEXT, offset INTEGER, height INTEGER, width INTEGER, fps REAL, start_s REAL,
-    times_s BLOB, joints BLOB, picture_names BLOB, sizes BLOB, checksums BLOB, reason TEXT
+    times_s BLOB, joints BLOB, picture_names BLOB, sizes BLOB, checksums BLOB, reason TEXT, checksum INTEGER
 );
 """
 INSERT_SHARD = "INSERT INTO shards VALUES (?, ?, ?)"
-INSERT_VIDEO = f"INSERT INTO videos VALUES ({', '.join('?' * 14)})"
+INSERT_VIDEO = f"INSERT INTO videos VALUES ({', '.join('?' * 15)})"
 
 
 class PackedRow(NamedTuple):
@@ -82,22 +82,31 @@ class PackedRow(NamedTuple):
         return f"{self.number:08d}.{picture:06d}.jpg"
 
     def cells(self) -> tuple[object, ...]:
-        """The row as the database stores it."""
+        """The row as the database stores it, with a checksum of all cells last."""
         names = None if self.picture_names is None else json.dumps(list(self.picture_names)).encode()
         arrays = (self.times_s.astype("<f8"), np.asarray(self.joints, "<i8"))
         times_s, joints = (array.tobytes() for array in arrays)
         sizes, checksums = (array.astype("<u4").tobytes() for array in (self.sizes, self.checksums))
         where = (self.name, self.number, self.shard, self.offset, self.height, self.width, self.fps, self.start_s)
-        return (*where, times_s, joints, names, sizes, checksums, self.reason)
+        cells = (*where, times_s, joints, names, sizes, checksums, self.reason)
+        return (*cells, _checksum(cells))
 
     @classmethod
     def of(cls, cells: Sequence[Any]) -> PackedRow:
-        """The opposite of `cells`."""
+        """The opposite of `cells`. Raises ValueError for cells that have changed since."""
+        *cells, checksum = cells
+        if _checksum(cells) != checksum:
+            raise ValueError("a row is damaged")
         *where, times_s, joints, names, sizes, checksums, reason = cells
         times, after = np.frombuffer(times_s, "<f8"), np.frombuffer(joints, "<i8").tolist()
         pictures = None if names is None else json.loads(names)
         counts = (np.frombuffer(numbers, "<u4") for numbers in (sizes, checksums))
         return cls._make((*where, times, after, pictures, *counts, reason))
+
+
+def _checksum(cells: Sequence[object]) -> int:
+    """CRC-32 of the cells of a row."""
+    return zlib.crc32(repr(tuple(cells)).encode())
 
 
 class ShardFile(NamedTuple):
@@ -156,11 +165,11 @@ class Pack:
                 self._process = os.getpid()
             assert self._index is not None
             cells = self._index.execute("SELECT * FROM videos WHERE name = ?", (name,)).fetchone()
-        except sqlite3.Error as error:
+            return None if cells is None else PackedRow.of(cells)
+        except (sqlite3.Error, ValueError) as error:
             raise UserError(
                 f"{self.folder / INDEX_FILE}: cannot be read ({first_line(error)}); copy it again, or pack again"
             ) from None
-        return None if cells is None else PackedRow.of(cells)
 
 
 class PackedVideo(VideoSource):

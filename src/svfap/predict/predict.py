@@ -16,6 +16,7 @@ import pandas as pd
 
 from svfap.console import progress_bar, say, track
 from svfap.data.find import missing, on_disk
+from svfap.data.packed import is_there
 from svfap.data.sources import find_videos, read_sources
 from svfap.errors import UserError
 from svfap.faces.config import CROP_FIELDS
@@ -181,7 +182,7 @@ def _check_videos(names: Sequence[str], config: PredictConfig) -> None:
     if _in_processes(config, names) and (live := [name for name in names if is_live(name)]):
         fix = "predict it alone, with engine=local, num_workers=0 and no item_timeout_s"
         raise UserError(f"{live[0]}: Ctrl-C ends a live source, but not one in another process; {fix}")
-    if names and not any(is_live(name) or on_disk(Path(name)).exists() for name in names):
+    if names and not any(is_live(name) or is_there(Path(name)) for name in names):
         others = f" (nor any of the other {len(names) - 1})" if len(names) > 1 else ""
         raise UserError(f"{names[0]}: {missing(Path(names[0]))}{others}")
     require_model(config.model)
