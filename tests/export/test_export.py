@@ -208,6 +208,7 @@ def test_the_shipped_model_is_exported(tmp_path, capsys, faces):
     assert main(["export", "movement", "--out", str(tmp_path / "m.onnx"), "--num_clips", "2"]) == 0
     printed = capsys.readouterr()
     assert "onnx fp32" in printed.out and "2 clips of synthetic faces" in printed.out
+    assert re.search(r"whose outputs spread\s+by\s+[1-9]\.\de-\d\d", printed.out)
     settings = {"device": "cpu", "precision": "fp32", "faces": "none", "hop_s": 0.5}
     tables = [
         Predictor(name, **settings)(faces / "videos" / "test_000000.mp4") for name in ("movement", tmp_path / "m.onnx")

@@ -29,7 +29,8 @@ def run(config: ExportConfig, model: str) -> None:
 def _table(done: Exported) -> Table:
     faces = "of synthetic faces" if done.synthetic else "of the videos"
     table = Table(
-        title=f"{done.num_clips} clips {faces}: differences to torch fp32, processor time of a clip",
+        title=f"{done.num_clips} clips {faces}: differences to torch fp32, whose outputs spread by "
+        f"{done.measured[0].spread:.1e} between clips; processor time of a clip",
         title_justify="left",
     )
     for column in ("", "largest error", "mean error", "top-1 kept", "ms", "speed", "MB"):

@@ -32,6 +32,8 @@ class Measured:
     Attributes:
         name: such as "onnx int8".
         max_error, mean_error: absolute differences of the first output (logits, values, or features), over all clips.
+        spread: standard deviation of that output of the model between clips, mean over its dimensions; errors are small or
+            large beside it.
         relative_error: the largest difference of any output, as a fraction of that output's largest value.
         top1_kept: fraction of clips, or of their frames, with the same most probable class; None without classes.
         ms_per_clip: processor time for one clip, batch 1, median.
@@ -42,6 +44,7 @@ class Measured:
     name: str
     max_error: float
     mean_error: float
+    spread: float
     relative_error: float
     top1_kept: float | None
     ms_per_clip: float
@@ -101,7 +104,8 @@ def compare(
         if config.task == "classification":
             kept = float((found[first].argmax(-1) == expected[first].argmax(-1)).double().mean())
         speed = float(np.median(times["torch fp32"] / times[name]))
-        error = (float(errors[first].max()), float(errors[first].mean()), relative)
+        spread = float(expected[first].std(dim=0, correction=0).mean())
+        error = (float(errors[first].max()), float(errors[first].mean()), spread, relative)
         took = 1e3 * float(np.median(times[name]))
         measured.append(Measured(name, *error, kept, took, speed, megabytes.get(name)))
     return measured
