@@ -1,20 +1,29 @@
 """Training and inference on one GPU: is it correct, how fast is it, and how far from the device's limits.
 
 Frames are random numbers, so that no video is needed. Correctness comes first: bf16 and fp16 against fp32 on the same
-device; errors beyond the limits end the program with status 1. Then each row of the tables is measured in the order of
-importance until --seconds are used up. Prints Markdown; --out gets gpu.md and gpu.json.
+device. Then each row of the tables is measured, compiled rows last, until --seconds are used up. A row that fails does not
+stop the others. Prints Markdown; --out gets gpu.md and gpu.json. Exit status 1 if an error is beyond its limit, or was not
+checked, or if a row failed.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+import time
+
+BEGAN = time.monotonic()  # before the imports that take seconds
 
 import argparse
 import gc
 import json
+import os
+import signal
 import sys
-import time
+import threading
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -66,13 +75,13 @@ LIMITS = {
     "bf16": {"output": 3e-2, "gradient": 1e-1, "learning": 2e-1},
     "fp16": {"output": 1e-2, "gradient": 3e-2, "learning": 5e-2},
 }
+# Of each task, for one row. speed and memory: divided by those of the reference, with the same batch.
 TARGETS = {
-    "fine-tuning: speed ÷ fp16 with waits": (">=", 2.5),
-    "pre-training: speed ÷ fp16 with waits": (">=", 3.0),
-    "fine-tuning: share of the matrix rate": (">=", 0.5),
-    "fine-tuning: peak memory ÷ fp16 with waits": ("<=", 0.6),
-    "pre-training: peak memory ÷ fp16 with waits": ("<=", 0.6),
+    "fine-tuning": {"speed": (">=", 2.5), "share_of_matrix_rate": (">=", 0.5), "memory": ("<=", 0.6)},
+    "pre-training": {"speed": (">=", 3.0), "memory": ("<=", 0.6)},
 }
+REFERENCE = "fp16, waits"
+CORRECTNESS = "errors against fp32"
 
 
 @dataclass(frozen=True)
@@ -93,12 +102,13 @@ class Row:
 
 
 TASKS = ("fine-tuning", "pre-training")
-# The first row of each task is the reference of its ratios.
-ROWS = [
+EAGER = [
     *(Row(task, "fp16", waits=True) for task in TASKS),
     *(Row(task, "bf16") for task in TASKS),
-    *(Row(task, "bf16", compiled=True) for task in TASKS),
     *(Row(task, "fp16", waits=True, plain=True) for task in TASKS),
+]
+COMPILED = [
+    *(Row(task, "bf16", compiled=True) for task in TASKS),
     *(Row(task, "bf16", compiled=True, checkpointed=True) for task in TASKS),
 ]
 
@@ -202,33 +212,37 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 # correctness ---------------------------------------------------------------------------------------------------------
 
 
-def check_correctness(task: str, size: Size, device: torch.device, steps: int = 6) -> list[dict[str, Any]]:
+def observe(task: str, precision: str, size: Size, device: torch.device, steps: int = 6) -> dict[str, Tensor]:
+    """What `LIMITS` compares: output (of the model), gradient (P,) of all parameters, learning (steps,)."""
+    training = Training(Row(task, precision), size, device, min(size.batches[task], 4), "")
+    training.model.eval()  # without drop path
+    if isinstance(head := getattr(training.model, "head", None), nn.Linear):  # a new one lets no gradient through
+        nn.init.normal_(head.weight, std=0.1, generator=torch.Generator(device).manual_seed(0))
+    training._host = training._host[:1]
+    apply_lr(training.optimizer, 10 * RATE)
+    clips = augment.normalize(training._host[0]["clips"].to(device), *pixel_statistics(training.config))
+    inputs: list[Any] = [clips]
+    if isinstance(training.model, MaskedAutoencoder):
+        mask = tube_mask(len(clips), training.config, generator=torch.Generator().manual_seed(0))
+        inputs.append(mask.to(device))
+    with autocast(precision, device):
+        output = training.model(*inputs).detach().float()
+    training.scaler.scale(training.loss(augmented=False)).backward()
+    training.scaler.unscale_(training.optimizer)
+    training.scaler.update()
+    gradient = torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None])
+    training.optimizer.zero_grad()
+    for _ in range(steps):
+        training.step(augmented=False)
+    losses = torch.tensor(training.read())
+    return {"output": output, "gradient": gradient, "learning": losses[0] - losses[1:]}
+
+
+def check_correctness(task: str, size: Size, device: torch.device) -> list[dict[str, Any]]:
     """Errors of each precision against fp32, with their limits."""
     found = {}
     for precision in ("fp32", *LIMITS):
-        training = Training(Row(task, precision), size, device, min(size.batches[task], 4), "")
-        training.model.eval()  # without drop path
-        if isinstance(head := getattr(training.model, "head", None), nn.Linear):  # a new one lets no gradient through
-            nn.init.normal_(head.weight, std=0.1, generator=torch.Generator(device).manual_seed(0))
-        training._host = training._host[:1]
-        apply_lr(training.optimizer, 10 * RATE)
-        clips = augment.normalize(training._host[0]["clips"].to(device), *pixel_statistics(training.config))
-        inputs: list[Any] = [clips]
-        if isinstance(training.model, MaskedAutoencoder):
-            mask = tube_mask(len(clips), training.config, generator=torch.Generator().manual_seed(0))
-            inputs.append(mask.to(device))
-        with autocast(precision, device):
-            output = training.model(*inputs).detach().float()
-        training.scaler.scale(training.loss(augmented=False)).backward()
-        training.scaler.unscale_(training.optimizer)
-        training.scaler.update()
-        gradient = torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None])
-        training.optimizer.zero_grad()
-        for _ in range(steps):
-            training.step(augmented=False)
-        losses = torch.tensor(training.read())
-        found[precision] = {"output": output, "gradient": gradient, "learning": losses[0] - losses[1:]}
-        del training
+        found[precision] = observe(task, precision, size, device)
         free()
     rows = []
     for precision, limits in LIMITS.items():
@@ -259,7 +273,8 @@ def free() -> None:
     if "torch._dynamo" in sys.modules:  # importing it takes seconds
         torch._dynamo.reset()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # after some errors of a kernel every call fails; the rows say so
+            torch.cuda.empty_cache()
 
 
 def time_calls(call: Callable[[], object], calls: int, repeats: int, device: torch.device) -> list[float]:
@@ -292,9 +307,13 @@ def counting_waits(device: torch.device) -> Iterator[list[Any]]:
 
 
 def measure(
-    row: Row, size: Size, device: torch.device, batch: int, backend: str, rate: float, repeats: int
+    row: Row, size: Size, device: torch.device, batch: int, backend: str, rate: float | None, repeats: int
 ) -> dict[str, Any]:
-    """Time, memory and waits of the steps of one row. rate: multiply-adds per second of a matrix product in bf16."""
+    """Time, memory and waits of the steps of one row. rate: multiply-adds per second of a matrix product in bf16.
+
+    peak_gb is that of later steps, peak_gb_at_first that of making the model, compilation and the first steps.
+    Raises `FloatingPointError` if a loss is not finite.
+    """
     result: dict[str, Any] = {"task": row.task, "row": row.name, "batch": batch}
     on_cuda = device.type == "cuda"
     if on_cuda:
@@ -302,27 +321,38 @@ def measure(
     training = Training(row, size, device, batch, backend)
     for _ in range(3):  # compiles, and fills the caches of memory
         training.step()
+    wait(device)
+    peak_at_first = torch.cuda.max_memory_allocated(device) / 1e9 if on_cuda else None
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats(device)
     taken = time_calls(training.step, size.steps, repeats, device)
+    peak = torch.cuda.max_memory_allocated(device) / 1e9 if on_cuda else None
     with counting_waits(device) as waits:
         for _ in range(3):
             training.step()
-    assert np.isfinite(training.read()).all(), f"{row.name}: a loss is not finite"
+    if not np.isfinite(training.read()).all():
+        raise FloatingPointError("a loss is not finite")
     median = float(np.median(taken))
     done = 3 * complexity(training.config).multiply_adds_done
     return result | {
         "ms": 1e3 * median,
         "ms_range": [1e3 * min(taken), 1e3 * max(taken)],
         "clips_per_s": batch / median,
-        "share_of_matrix_rate": batch * done / median / rate,
-        "peak_gb": torch.cuda.max_memory_allocated(device) / 1e9 if on_cuda else None,
+        "share_of_matrix_rate": None if rate is None else batch * done / median / rate,
+        "peak_gb": peak,
+        "peak_gb_at_first": peak_at_first,
         "waits_per_step": len(waits) / 3 if on_cuda else None,
     }
 
 
-def measure_inference(size: Size, device: torch.device, batch: int, backend: str, repeats: int) -> list[dict[str, Any]]:
-    """Clips per second from uint8 frames on the host to outputs on the device, in bf16."""
+def measure_inference(
+    size: Size, device: torch.device, batch: int, repeats: int, backend: str | None = None
+) -> dict[str, Any]:
+    """Clips per second from uint8 frames on the host to outputs on the device, in bf16; compiled if there is a backend."""
     config = config_of("fine-tuning", size)
     model, upload, host = build_model(config).to(device).eval(), Upload(device), host_batches(config, batch, device)
+    if backend is not None:
+        model.compile(backend=backend)
 
     @torch.no_grad()
     def predict() -> None:
@@ -330,80 +360,127 @@ def measure_inference(size: Size, device: torch.device, batch: int, backend: str
         with autocast("bf16", device):
             model(clips)
 
-    found = []
-    for name in ("bf16", "bf16, compiled"):
-        if name != "bf16":
-            model.compile(backend=backend)
-        for _ in range(3):
-            predict()
-        taken = time_calls(predict, size.steps, repeats, device)
-        rates = [batch / each for each in taken]
-        found.append(
-            {"row": name, "batch": batch, "clips_per_s": float(np.median(rates)), "range": [min(rates), max(rates)]}
-        )
-    return found
+    for _ in range(3):
+        predict()
+    rates = [batch / each for each in time_calls(predict, size.steps, repeats, device)]
+    name = "bf16" if backend is None else "bf16, compiled"
+    return {"row": name, "batch": batch, "clips_per_s": float(np.median(rates)), "range": [min(rates), max(rates)]}
 
 
 def profile_steps(size: Size, device: torch.device, batch: int, steps: int = 3) -> dict[str, Any]:
-    """The kernels of fine-tuning in bf16 that take most time, and the share of the time in which the GPU has none."""
+    """The kernels of fine-tuning in bf16 that take most time, and how long the GPU has none (`shares`).
+
+    On a CPU: its operators. Raises `RuntimeError` if the profiler sees nothing.
+    """
     training = Training(Row("fine-tuning", "bf16"), size, device, batch, "")
     for _ in range(3):
         training.step()
-    wait(device)
+    taken = float(np.median(time_calls(training.step, steps, 3, device)))
     on_cuda = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
-    with profile(activities=activities) as profiled:
-        for _ in range(steps):
-            training.step()
-        wait(device)
-    wanted = DeviceType.CUDA if on_cuda else DeviceType.CPU
-    events = [each for each in profiled.events() if each.device_type == wanted]
-    taken: dict[str, list[float]] = {}
+    # CUDA alone: to follow the operators too would slow the launches, and the GPU would seem idle.
+    wanted, activity = (DeviceType.CUDA, ProfilerActivity.CUDA) if on_cuda else (DeviceType.CPU, ProfilerActivity.CPU)
+    for _ in range(2):  # the first starts the tracing, which takes time
+        with profile(activities=[activity]) as profiled:
+            profiled_taken = time_calls(training.step, steps, 1, device)[0]
+    # Ranges such as "Optimizer.step" are not work: their kernels have events of their own.
+    events = [e for e in profiled.events() if e.device_type == wanted and not e.is_user_annotation]
+    copies = [e for e in events if on_cuda and is_copy(e.name)]
+    us: dict[str, list[float]] = {}
     for each in events:
-        duration = each.time_range.elapsed_us() if on_cuda else each.self_cpu_time_total
-        taken.setdefault(each.name, []).append(duration)
-    total = sum(map(sum, taken.values()))
-    top = sorted(taken.items(), key=lambda item: -sum(item[1]))[:15]
+        if not on_cuda or not is_copy(each.name):
+            us.setdefault(each.name, []).append(each.time_range.elapsed_us() if on_cuda else each.self_cpu_time_total)
+    if not us:
+        raise RuntimeError("the profiler saw no kernel")
+    total = sum(map(sum, us.values()))
     kernels = [
         {
             "name": name,
-            "share": sum(us) / total,
-            "ms_per_step": sum(us) / 1e3 / steps,
-            "calls_per_step": len(us) / steps,
+            "share": sum(each) / total,
+            "ms_per_step": sum(each) / 1e3 / steps,
+            "calls_per_step": len(each) / steps,
         }
-        for name, us in top
+        for name, each in sorted(us.items(), key=lambda item: -sum(item[1]))[:15]
     ]
-    spans = sorted((each.time_range.start, each.time_range.end) for each in events)
-    busy, end = 0.0, spans[0][0]
-    for start, stop in spans:
-        busy += max(0.0, stop - max(start, end))
+    return {
+        "kernels": kernels,
+        "copies_ms_per_step": sum(e.time_range.elapsed_us() for e in copies) / 1e3 / steps,
+        "shares": shares((e.name, e.time_range.start, e.time_range.end) for e in events) if on_cuda else None,
+        "ms_per_step": 1e3 * taken,
+        "ms_per_step_profiled": 1e3 * profiled_taken,
+    }
+
+
+def is_copy(name: str) -> bool:
+    """Whether an event of the GPU is a copy or a fill of memory, by the names that PyTorch's profiler gives them."""
+    return name.startswith(("Memcpy", "Memset"))
+
+
+def shares(events: Iterable[tuple[str, float, float]]) -> dict[str, float]:
+    """Shares of the time from the first event's start to the last one's end, of (name, start, end), in which there is
+    a kernel ("kernel"), a copy but no kernel ("copy"), and neither ("idle")."""
+    events = list(events)
+    whole = max(stop for _, _, stop in events) - min(start for _, start, _ in events)
+    busy = covered((start, stop) for _, start, stop in events) / whole
+    kernel = covered((start, stop) for name, start, stop in events if not is_copy(name)) / whole
+    return {"kernel": kernel, "copy": busy - kernel, "idle": 1 - busy}
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of spans (start, end)."""
+    length, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        length += max(0.0, stop - max(start, end))
         end = max(end, stop)
-    idle = 1 - busy / (end - spans[0][0])
-    return {"kernels": kernels, "idle_share": idle if on_cuda else None}
+    return length
 
 
 # results -------------------------------------------------------------------------------------------------------------
 
 
-def compare(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The best row of each task beside its reference; names are those of `TARGETS`."""
-    found = {}
-    for task in TASKS:
-        measured = [row for row in rows if row["task"] == task and "ms" in row]
-        ours = [row for row in measured if "waits" not in row["row"]]
-        reference = next((row for row in measured if row["row"] == "fp16, waits"), None)
-        if reference is None or not ours:
+def compare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row in which the host does not wait, beside the reference of its task.
+
+    task, row, the values of `TARGETS` (None: not measured), and met: whether the row meets all targets of its task.
+    """
+    found = []
+    for row in rows:
+        reference = next((r for r in rows if r["task"] == row["task"] and r["row"] == REFERENCE), None)
+        if reference is None or "waits" in row["row"]:
             continue
-        found[f"{task}: speed ÷ fp16 with waits"] = max(r["clips_per_s"] for r in ours) / reference["clips_per_s"]
-        found[f"{task}: share of the matrix rate"] = max(r["share_of_matrix_rate"] for r in ours)
-        if reference["peak_gb"]:
-            found[f"{task}: peak memory ÷ fp16 with waits"] = min(r["peak_gb"] for r in ours) / reference["peak_gb"]
+        values = {
+            "speed": row["clips_per_s"] / reference["clips_per_s"],
+            "share_of_matrix_rate": row["share_of_matrix_rate"],
+            "memory": row["peak_gb"] / reference["peak_gb"] if reference["peak_gb"] else None,
+        }
+        met = all(meets(values[name], target) for name, target in TARGETS[row["task"]].items())
+        found.append({"task": row["task"], "row": row["row"], **values, "met": met})
     return found
+
+
+def meets(value: float | None, target: tuple[str, float]) -> bool:
+    sign, limit = target
+    return value is not None and (value >= limit if sign == ">=" else value <= limit)
+
+
+def problems(results: dict[str, Any]) -> list[str]:
+    """Why the exit status is 1: rows that failed, errors beyond their limits, and errors that were not checked."""
+    found = [f"{row['name']}: {row['error']}" for row in results["failed"]]
+    for r in results["correctness"]:
+        if not r["fits"]:
+            name = f"{r['task']}, {r['precision']}, {r['of']}"
+            found.append(f"{name}: the error {r['error']:.1e} is not within its limit {r['limit']:.0e}")
+    return found + [f"{name}: not checked" for name in results["dropped"] if name.endswith(CORRECTNESS)]
+
+
+def number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def markdown(results: dict[str, Any]) -> str:
     """All results as tables."""
     parts = ["\n".join(results["machine"])]
+    if failures := problems(results):
+        parts.append("### Failed\n\n" + "\n".join(f"- {line}" for line in failures))
     rows = [
         [
             f"{r['task']}, {r['precision']}, {r['of']}",
@@ -416,31 +493,47 @@ def markdown(results: dict[str, Any]) -> str:
     parts.append("### Relative errors against fp32\n\n" + table(("", "error", "limit", "fits"), rows))
     rows = []
     for r in results["training"]:
-        if "ms" not in r:
-            rows.append([f"{r['task']}: {r['row']}", str(r["batch"]), r["error"], *[""] * 5])
-            continue
-        peak = "" if r["peak_gb"] is None else f"{r['peak_gb']:.1f}"
-        waits = "" if r["waits_per_step"] is None else f"{r['waits_per_step']:.1f}"
         low, high = r["ms_range"]
-        cells = [f"{r['task']}: {r['row']}", str(r["batch"]), f"{r['ms']:.1f} ({low:.1f} to {high:.1f})"]
-        rows.append([*cells, f"{r['clips_per_s']:.1f}", f"{r['share_of_matrix_rate']:.1%}", peak, waits])
-    header = ("step", "clips", "ms (range)", "clips/s", "of the matrix rate", "peak GB", "waits of the host")
-    parts.append("### Training steps\n\n" + table(header, [row[: len(header)] for row in rows]))
-    rows = []
-    for name, (sign, target) in TARGETS.items():
-        value = results["compared"].get(name)
         rows.append(
-            [name, "not measured" if value is None else f"{value:.2f}", f"{'≥' if sign == '>=' else '≤'} {target:g}"]
+            [
+                f"{r['task']}: {r['row']}",
+                str(r["batch"]),
+                f"{r['ms']:.1f} ({low:.1f} to {high:.1f})",
+                f"{r['clips_per_s']:.1f}",
+                number(r["share_of_matrix_rate"], ".1%"),
+                number(r["peak_gb"], ".1f"),
+                number(r["peak_gb_at_first"], ".1f"),
+                number(r["waits_per_step"], ".1f"),
+            ]
         )
-    parts.append("### Beside the targets\n\n" + table(("best row", "measured", "target"), rows))
+    header = [
+        "step",
+        "clips",
+        "ms (range)",
+        "clips/s",
+        "of the matrix rate",
+        "peak GB",
+        "at first",
+        "waits of the host",
+    ]
+    parts.append("### Training steps\n\n" + table(header, rows))
+    rows = []
+    for task, targets in TARGETS.items():
+        cells = {name: f"{'≥' if sign == '>=' else '≤'} {limit:g}" for name, (sign, limit) in targets.items()}
+        columns = ("speed", "share_of_matrix_rate", "memory")
+        rows.append([f"{task}: **target**", *(cells.get(name, "") for name in columns), ""])
+        for r in (r for r in results["compared"] if r["task"] == task):
+            values = [number(r[name], ".2f") for name in columns]
+            rows.append([f"{task}: {r['row']}", *values, "yes" if r["met"] else "no"])
+    header = ["row", f"clips/s ÷ {REFERENCE}", "of the matrix rate", f"peak memory ÷ {REFERENCE}", "meets all targets"]
+    parts.append("### Beside the targets\n\n" + table(header, rows))
     if results["inference"]:
         rows = [
             [r["row"], str(r["batch"]), f"{r['clips_per_s']:.1f} ({r['range'][0]:.1f} to {r['range'][1]:.1f})"]
             for r in results["inference"]
         ]
         parts.append("### Inference\n\n" + table(("forward", "clips", "clips/s (range)"), rows))
-    if results["profile"]:
-        kernels = results["profile"]["kernels"]
+    if profiled := results["profile"]:
         rows = [
             [
                 k["name"][:80].replace("|", "/"),
@@ -448,15 +541,31 @@ def markdown(results: dict[str, Any]) -> str:
                 f"{k['ms_per_step']:.2f}",
                 f"{k['calls_per_step']:.0f}",
             ]
-            for k in kernels
+            for k in profiled["kernels"]
         ]
         text = table(("kernel", "share", "ms a step", "calls a step"), rows)
-        idle = results["profile"]["idle_share"]
-        gaps = "" if idle is None else f"\n\nThe GPU has no kernel to run in {idle:.1%} of the time."
-        parts.append(f"### Fine-tuning in bf16, not compiled: where the time goes\n\n{text}{gaps}")
+        text += (
+            f"\n\nA step takes {profiled['ms_per_step']:.1f} ms, {profiled['ms_per_step_profiled']:.1f} ms profiled."
+        )
+        if profiled["shares"]:
+            text += (
+                " The GPU runs a kernel in {kernel:.1%} of the time, only copies in {copy:.1%}, nothing in {idle:.1%}."
+            ).format(**profiled["shares"])
+            text += f" Copies take {profiled['copies_ms_per_step']:.2f} ms a step."
+        parts.append(f"### Fine-tuning in bf16, not compiled: where the time goes\n\n{text}")
     if results["dropped"]:
-        parts.append(f"Left out for lack of time: {'; '.join(results['dropped'])}.")
+        parts.append(f"Left out: {'; '.join(results['dropped'])}.")
     return "\n\n".join(parts) + "\n"
+
+
+# the run -------------------------------------------------------------------------------------------------------------
+
+
+def reason(error: BaseException) -> str:
+    """Kind and first line of an error; two lines if the first only announces the second."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
 
 
 @dataclass
@@ -465,16 +574,104 @@ class Budget:
 
     seconds: float
     began: float = field(default_factory=time.monotonic)
-    taken: dict[str, float] = field(default_factory=lambda: {"eager": 15.0, "compiled": 90.0, "inference": 45.0})
+    expected: dict[str, float] = field(
+        default_factory=lambda: {
+            "correctness": 15.0,
+            "matrix": 3.0,
+            "eager": 15.0,
+            "profile": 15.0,
+            "inference": 10.0,
+            "compiled": 90.0,
+            "compiled inference": 45.0,
+        }
+    )
 
-    def run(self, kind: str, work: Callable[[], None]) -> bool:
-        """Do the work unless it would probably take longer than is left; whether it was done."""
-        began = time.monotonic()
-        if began - self.began + self.taken[kind] > self.seconds:
-            return False
-        work()
-        self.taken[kind] = time.monotonic() - began
-        return True
+    @property
+    def left(self) -> float:
+        return self.began + self.seconds - time.monotonic()
+
+
+Work = tuple[str, str, Callable[[], None]]  # name, kind of `Budget`, what is done
+
+
+class Run:
+    """Does one piece of work after the other, and writes the results after each, whatever fails.
+
+    A piece that would probably take longer than the time left is left out. One that is still at work when the time is
+    used up, such as a compilation that hangs, ends the process with status 1, after the results were written.
+    """
+
+    def __init__(self, results: dict[str, Any], budget: Budget, out: Path | None) -> None:
+        self.results, self.budget, self.out = results, budget, out
+        self._lock, self._pending, self._busy = threading.RLock(), list[str](), False
+
+    def __call__(self, work: list[Work]) -> int:
+        """Exit status of the program."""
+        self._pending = [name for name, _, _ in work]
+        watchdog = threading.Timer(max(self.budget.left, 0), self._end_late, [threading.get_ident()])
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            for each in work:
+                self._do(*each)
+        except KeyboardInterrupt:
+            self._fail("interrupted", "")
+        finally:
+            watchdog.cancel()
+        return self._end()
+
+    def _do(self, name: str, kind: str, work: Callable[[], None]) -> None:
+        with self._lock:
+            self._busy = self.budget.left > self.budget.expected[kind]
+        if not self._busy:
+            self.results["dropped"].append(self._pending.pop(0))
+            return
+        began, failure = time.monotonic(), None
+        print(f"{began - self.budget.began:6.1f} s: {name}", file=sys.stderr, flush=True)
+        try:
+            work()
+        except Exception as error:
+            failure = reason(error), traceback.format_exc()
+        with self._lock:
+            self._busy = False
+            if failure is None:
+                self._pending.pop(0)
+                self.budget.expected[kind] = time.monotonic() - began
+            else:
+                self._fail(*failure)
+        free()  # not before: the error held the model
+        with self._lock:
+            self._save()
+
+    def _fail(self, error: str, trace: str) -> None:
+        """The work at hand has failed."""
+        if self._pending:
+            self.results["failed"].append({"name": self._pending.pop(0), "error": error, "traceback": trace})
+            print(f"          {error}", file=sys.stderr, flush=True)
+
+    def _save(self) -> None:
+        self.results["compared"] = compare(self.results["training"])
+        if self.out:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / "gpu.md").write_text(markdown(self.results))
+            (self.out / "gpu.json").write_text(json.dumps(self.results, indent=1))
+
+    def _end(self) -> int:
+        with self._lock:
+            self._busy = False
+            self.results["dropped"] += self._pending
+            self._pending = []
+            self._save()
+            print(markdown(self.results), flush=True)
+        return 1 if problems(self.results) else 0
+
+    def _end_late(self, thread: int) -> None:
+        """In a thread of its own: nothing else ends a call that does not return to Python."""
+        with self._lock:
+            if self._busy:
+                stack = traceback.format_stack(sys._current_frames()[thread])
+                self._fail(f"not done when the {self.budget.seconds:g} seconds were used up", "".join(stack))
+                os._exit(self._end())
 
 
 def main() -> int:
@@ -489,58 +686,53 @@ def main() -> int:
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
     parser.add_argument("--out", type=Path, help="folder for gpu.md and gpu.json")
     options = parser.parse_args()
-    device, size, budget = pick_device(options.device), SIZES[options.size], Budget(options.seconds)
+    device, size, repeats = pick_device(options.device), SIZES[options.size], options.repeats
     batches = dict(zip(TASKS, options.batch, strict=True)) if options.batch else size.batches
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 is the reference
     results: dict[str, Any] = {
         "machine": machine(device),
         "size": size.preset,
+        "matrix_rate": None,
+        "correctness": [],
         "training": [],
+        "compared": [],
         "inference": [],
         "profile": {},
+        "failed": [],
+        "dropped": [],
     }
-    results["correctness"] = [row for task in TASKS for row in check_correctness(task, size, device)]
-    results["dropped"] = []
-    rate = matrix_rate("bf16", device, size.matrix, repeats=20)
-    results["matrix_rate"] = rate
-    results["machine"].append(
-        f"- {size.preset}; product of two matrices of side {size.matrix} in bf16: {2 * rate / 1e12:.4g} TFLOP/s"
-    )
 
-    def save() -> None:
-        results["compared"] = compare(results["training"])
-        if options.out:
-            options.out.mkdir(parents=True, exist_ok=True)
-            (options.out / "gpu.md").write_text(markdown(results))
-            (options.out / "gpu.json").write_text(json.dumps(results, indent=1))
+    def check(task: str) -> None:
+        results["correctness"] += check_correctness(task, size, device)
+
+    def multiply() -> None:
+        rate = results["matrix_rate"] = matrix_rate("bf16", device, size.matrix, repeats=20)
+        results["machine"].append(
+            f"- {size.preset}; product of two matrices of side {size.matrix} in bf16: {2 * rate / 1e12:.4g} TFLOP/s"
+        )
 
     def train(row: Row) -> None:
-        batch = batches[row.task]
-        try:
-            results["training"].append(measure(row, size, device, batch, options.backend, rate, options.repeats))
-        except torch.OutOfMemoryError:
-            results["training"].append({"task": row.task, "row": row.name, "batch": batch, "error": "out of memory"})
-        finally:
-            free()
+        rate = results["matrix_rate"]
+        results["training"].append(measure(row, size, device, batches[row.task], options.backend, rate, repeats))
 
-    def infer() -> None:
-        results["inference"] = measure_inference(size, device, batches["fine-tuning"], options.backend, options.repeats)
+    def infer(backend: str | None) -> None:
+        results["inference"].append(measure_inference(size, device, batches["fine-tuning"], repeats, backend))
 
     def look() -> None:
         results["profile"] = profile_steps(size, device, batches["fine-tuning"])
 
-    work: list[tuple[str, str, Callable[[], None]]] = [
-        (f"{row.task}: {row.name}", "compiled" if row.compiled else "eager", partial(train, row)) for row in ROWS
+    work: list[Work] = [
+        *((f"{task}: {CORRECTNESS}", "correctness", partial(check, task)) for task in TASKS),
+        ("matrix rate", "matrix", multiply),
+        *((f"{row.task}: {row.name}", "eager", partial(train, row)) for row in EAGER),
+        ("profile", "profile", look),
+        ("inference: bf16", "inference", partial(infer, None)),
+        *((f"{row.task}: {row.name}", "compiled", partial(train, row)) for row in COMPILED),
+        ("inference: bf16, compiled", "compiled inference", partial(infer, options.backend)),
     ]
-    work[6:6] = [("inference", "inference", infer), ("profile", "eager", look)]
-    for name, kind, task in work:
-        if not budget.run(kind, task):
-            results["dropped"].append(name)
-        free()
-        save()  # after each row, in case a later one fails
-    print(markdown(results))
-    return 0 if all(row["fits"] for row in results["correctness"]) else 1
+    return Run(results, Budget(options.seconds, BEGAN), options.out)(work)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what `timeout` sends is handled as Ctrl-C
     sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,68 +101,168 @@ def test_rows_of_the_faults_are_pretrained_with_them_and_told_apart(tmp_path, fa
     assert (tmp_path / "faults.md").exists()
 
 
-def test_the_gpu_benchmark_ends_with_an_error_if_a_precision_is_off(monkeypatch, tmp_path, capsys):
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """The script, and a function that runs it with arguments: exit status, gpu.json, gpu.md."""
     benchmark = importlib.import_module("gpu")
-    arguments = ["gpu.py", "--device", "cpu", "--size", "tiny", "--seconds", "0", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    monkeypatch.setattr(benchmark, "TASKS", ("fine-tuning",))
-    monkeypatch.setitem(benchmark.LIMITS, "bf16", {"output": 1e-9, "gradient": 1.0, "learning": 1.0})
-    assert benchmark.main() == 1
-    assert "Left out for lack of time: fine-tuning: fp16, waits; " in capsys.readouterr().out
-    results = json.loads((tmp_path / "gpu.json").read_text())
-    assert [row["fits"] for row in results["correctness"]] == [False, True, True, True, True, True]
-    assert "| fine-tuning, bf16, output |" in (tmp_path / "gpu.md").read_text()
+
+    def run(*arguments):
+        monkeypatch.setattr(
+            sys, "argv", ["gpu.py", "--device", "cpu", "--size", "tiny", "--out", str(tmp_path), *arguments]
+        )
+        status = benchmark.main()
+        return status, json.loads((tmp_path / "gpu.json").read_text()), (tmp_path / "gpu.md").read_text()
+
+    return benchmark, run
 
 
-def test_the_gpu_benchmark_compares_the_best_row_with_the_reference():
+@pytest.fixture
+def quick_gpu(gpu, monkeypatch):
+    """The same with work that takes no time: exact in every precision, and each row has the same figures."""
+    import torch
+
+    benchmark, run = gpu
+    exact = {name: torch.ones(3) for name in ("output", "gradient", "learning")}
+
+    def measure(row, *_):
+        figures = {"ms": 1.0, "ms_range": [1.0, 1.0], "clips_per_s": 10.0, "share_of_matrix_rate": 0.1}
+        memory = {"peak_gb": None, "peak_gb_at_first": None, "waits_per_step": None}
+        return {"task": row.task, "row": row.name, "batch": 1} | figures | memory
+
+    monkeypatch.setattr(benchmark, "observe", lambda *_: exact)
+    monkeypatch.setattr(benchmark, "measure", measure)
+    monkeypatch.setattr(
+        benchmark, "measure_inference", lambda *_: {"row": "", "batch": 1, "clips_per_s": 1.0, "range": [1.0, 1.0]}
+    )
+    monkeypatch.setattr(benchmark, "profile_steps", lambda *_: {})
+    monkeypatch.setattr(benchmark, "matrix_rate", lambda *_, repeats: 1e9)
+    monkeypatch.setattr(benchmark, "free", lambda: None)
+    return benchmark, run
+
+
+def test_the_gpu_benchmark_ends_with_an_error_if_a_precision_is_off(quick_gpu, monkeypatch, capsys):
+    benchmark, run = quick_gpu
+    exact = benchmark.observe()
+    assert run()[0] == 0
+    monkeypatch.setattr(
+        benchmark,
+        "observe",
+        lambda task, precision, *_: exact | ({"output": exact["output"] * 2} if precision == "bf16" else {}),
+    )
+    status, results, text = run()
+    assert status == 1 and results["failed"] == results["dropped"] == []
+    assert [row["fits"] for row in results["correctness"]] == [False, True, True, True, True, True] * 2
+    reason = "- fine-tuning, bf16, output: the error 1.0e+00 is not within its limit 3e-02"
+    assert reason in text and reason in capsys.readouterr().out
+    monkeypatch.setattr(benchmark, "observe", lambda *_: {name: each * float("nan") for name, each in exact.items()})
+    assert run()[0] == 1
+
+
+def test_a_row_of_the_gpu_benchmark_that_fails_does_not_stop_the_others(quick_gpu, monkeypatch):
+    benchmark, run = quick_gpu
+    measure = benchmark.measure
+
+    def fail_compiled(row, *arguments):
+        if row.compiled:
+            raise ValueError("backend='b' raised:\nno C compiler\nmore")
+        return measure(row, *arguments)
+
+    monkeypatch.setattr(benchmark, "measure", fail_compiled)
+    status, results, text = run()
+    assert status == 1
+    assert [row["row"] for row in results["training"]] == [row.name for row in benchmark.EAGER]
+    assert [row["name"] for row in results["failed"]] == [f"{row.task}: {row.name}" for row in benchmark.COMPILED]
+    assert "fail_compiled" in results["failed"][0]["traceback"] and len(results["inference"]) == 2
+    assert "- fine-tuning: bf16, compiled: ValueError: backend='b' raised: no C compiler\n" in text
+
+
+def test_the_gpu_benchmark_writes_what_it_has_when_it_is_interrupted(quick_gpu, monkeypatch):
+    benchmark, run = quick_gpu
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "profile_steps", interrupt)
+    status, results, text = run()
+    assert status == 1 and len(results["training"]) == len(benchmark.EAGER)
+    assert "- profile: interrupted\n" in text and "Left out: inference: bf16; fine-tuning: bf16, compiled;" in text
+
+
+def test_the_time_of_the_gpu_benchmark_is_bounded(quick_gpu, monkeypatch):
+    benchmark, run = quick_gpu
+    status, results, _ = run("--seconds", "0")
+    assert status == 1 and len(results["dropped"]) == 2 + 1 + 10 + 1 + 2  # correctness is not checked either
+    assert not results["correctness"] and "matrix rate" in results["dropped"]
+
+    ended, hanging = [], threading.Event()
+
+    def end(status):
+        ended.append(status)
+        hanging.set()
+
+    def hang():
+        hanging.wait(30)
+        raise SystemExit  # what the true os._exit is replaced by
+
+    monkeypatch.setattr(benchmark.os, "_exit", end)
+    results = {"failed": [], "training": [], "machine": [], "correctness": [], "inference": [], "profile": {}}
+    results |= {"dropped": []}
+    work = [("quick", "eager", lambda: None), ("slow", "eager", hang), ("last", "eager", int)]
+    budget = benchmark.Budget(seconds=0.3)
+    budget.expected["eager"] = 0.0
+    with pytest.raises(SystemExit):
+        benchmark.Run(results, budget, None)(work)
+    assert ended == [1] and results["dropped"] == ["last"]
+    (failed,) = results["failed"]
+    assert failed["name"] == "slow" and "hanging.wait(30)" in failed["traceback"]
+    assert failed["error"] == "not done when the 0.3 seconds were used up"
+
+
+def test_the_gpu_benchmark_compares_each_row_with_the_reference():
     benchmark = importlib.import_module("gpu")
     reference = {
         "task": "fine-tuning",
         "row": "fp16, waits",
-        "ms": 1,
         "clips_per_s": 10,
         "share_of_matrix_rate": 0.1,
         "peak_gb": 20,
     }
-    ours = [
-        {**reference, "row": "bf16", "clips_per_s": 20, "share_of_matrix_rate": 0.2},
-        {**reference, "row": "bf16, compiled", "clips_per_s": 30, "share_of_matrix_rate": 0.3, "peak_gb": 15},
-        {"task": "fine-tuning", "row": "bf16, compiled, checkpointed", "error": "out of memory"},
+    fast = {**reference, "row": "bf16, compiled", "clips_per_s": 30, "share_of_matrix_rate": 0.6, "peak_gb": 15}
+    small = {**reference, "row": "bf16, compiled, checkpointed", "clips_per_s": 20, "peak_gb": 10}
+    both = {**fast, "row": "bf16", "peak_gb": 12}
+    plain = {**reference, "row": "plain, fp16, waits"}
+    # Speed and memory are never those of different rows.
+    found = benchmark.compare([reference, fast, small, plain])
+    assert [(r["row"], r["speed"], r["share_of_matrix_rate"], r["memory"], r["met"]) for r in found] == [
+        ("bf16, compiled", 3.0, 0.6, 0.75, False),
+        ("bf16, compiled, checkpointed", 2.0, 0.1, 0.5, False),
     ]
-    found = benchmark.compare([reference, *ours])
-    assert found == {
-        "fine-tuning: speed ÷ fp16 with waits": 3.0,
-        "fine-tuning: share of the matrix rate": 0.3,
-        "fine-tuning: peak memory ÷ fp16 with waits": 0.75,
-    }
-    assert benchmark.compare(ours) == {}
-    budget = benchmark.Budget(seconds=100.0)
-    assert budget.run("compiled", lambda: None) and budget.taken["compiled"] < 1
-    assert not benchmark.Budget(seconds=80.0).run("compiled", lambda: None)
+    assert [r["met"] for r in benchmark.compare([reference, both])] == [True]
+    unmeasured = [{**row, "peak_gb": None} for row in (reference, both)]
+    assert [(r["memory"], r["met"]) for r in benchmark.compare(unmeasured)] == [(None, False)]
+    assert benchmark.compare([fast, small]) == []
+
+
+def test_the_gpu_benchmark_tells_kernels_copies_and_idle_time_apart():
+    benchmark = importlib.import_module("gpu")
+    events = [
+        ("Memcpy HtoD (Pinned -> Device)", 10.0, 40.0),  # alone for 10, then beside a kernel
+        ("gemm", 20.0, 50.0),
+        ("gelu", 45.0, 60.0),
+        ("Memset (Device)", 70.0, 80.0),
+        ("gemm", 90.0, 110.0),
+    ]
+    assert benchmark.shares(events) == pytest.approx({"kernel": 0.6, "copy": 0.2, "idle": 0.2})
 
 
 @pytest.mark.slow
-def test_the_gpu_benchmark_measures_every_row(monkeypatch, tmp_path):
-    benchmark = importlib.import_module("gpu")
-    arguments = [
-        "gpu.py",
-        "--device",
-        "cpu",
-        "--size",
-        "tiny",
-        "--repeats",
-        "2",
-        "--backend",
-        "aot_eager",
-        "--out",
-        str(tmp_path),
-    ]
-    monkeypatch.setattr(sys, "argv", arguments)
-    assert benchmark.main() == 0
-    results = json.loads((tmp_path / "gpu.json").read_text())
-    assert results["dropped"] == []
+def test_the_gpu_benchmark_measures_every_row(gpu):
+    benchmark, run = gpu
+    status, results, _ = run("--repeats", "2", "--backend", "aot_eager")
+    assert status == 0 and results["dropped"] == results["failed"] == []
     assert [(row["task"], row["row"]) for row in results["training"]] == [
-        (row.task, row.name) for row in benchmark.ROWS
+        (row.task, row.name) for row in (*benchmark.EAGER, *benchmark.COMPILED)
     ]
     assert all(row["clips_per_s"] > 0 and row["ms_range"][0] <= row["ms"] for row in results["training"])
     assert len(results["inference"]) == 2 and results["profile"]["kernels"]
+    assert not any("Optimizer.step" in kernel["name"] for kernel in results["profile"]["kernels"])
