@@ -1,7 +1,5 @@
 """`python -m svfap`, which is what torchrun and `accelerate launch` start."""
 
-import sys
+from svfap.cli.main import run
 
-from svfap.cli.main import main
-
-sys.exit(main())
+run()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import tempfile
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,12 @@ import yaml
 
 import svfap.bench.bench as module
 from svfap.bench import measure, work
-from svfap.bench.advice import advise
+from svfap.bench.advice import Videos, advise
 from svfap.bench.bench import bench_machine
 from svfap.bench.config import BenchConfig
-from svfap.bench.measure import Budget, Rate, Row, free_bytes, rate_of
+from svfap.bench.measure import Rate, Row, free_bytes, rate_of
 from svfap.bench.report import lines_of, to_text
+from svfap.bench.result import Benched
 from svfap.bench.work import Size
 from svfap.cli.main import main
 from svfap.errors import UserError
@@ -39,7 +42,7 @@ def options(command: str, capsys) -> dict:
 
 @pytest.fixture(scope="module")
 def done(faces, tmp_path_factory):
-    """A whole bench with batches of 1 and 2. Also the calls of the real step, and the files."""
+    """A whole bench in one precision with batches of 1 and 2. Also the calls of the real step, and the files."""
     out, steps, step, inf = tmp_path_factory.mktemp("bench") / "out", [], TrainingRun._step, math.inf
 
     def noted(run, micro, *args):
@@ -47,7 +50,8 @@ def done(faces, tmp_path_factory):
         return step(run, micro, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "GAIN", 1e9)
+        patch.setattr(module, "BATCHES", [1, 2])
+        patch.setattr(module, "precisions_of", lambda device: ["fp32"])
         patch.setattr(module, "num_workers", lambda *args: 0)  # of one core
         patch.setattr(measure, "BLOCK_S", 0.0)
         patch.setattr(module, "rate_of", lambda step, clips, device, *time: rate_of(step, clips, device, 0.0, inf))
@@ -61,14 +65,14 @@ def done(faces, tmp_path_factory):
 def test_everything_is_measured(done):
     result, steps, _ = done
     measured = {(row.work, row.precision, row.batch) for row in result.rows if row.precision and row.waiting is None}
-    assert measured == {(w, p, n) for w in module.STEPS for p in module.precisions_of(CPU) for n in (1, 2)}
-    assert {row.work for row in result.rows} == {*module.READING, *module.STEPS, *module.JOINT} and not result.dropped
+    assert measured == {(w, "fp32", n) for w in module.STEPS for n in (1, 2)}
+    assert {row.work for row in result.rows} == set(module.ORDER) and not result.dropped
     assert {1, 2} == set(steps)
     for row in result.rows:
         assert row.rate.median > 0 and min(row.rate.each) <= row.rate.median <= max(row.rate.each)
         if row.work in ("pretrain", "finetune", "predict"):
             assert row.memory_bytes is None or row.memory_bytes > 50e6  # of a process with PyTorch
-        assert (row.waiting is None) != (row.work in module.JOINT)
+        assert (row.waiting is None) != row.work.endswith("with reading")
 
 
 def test_the_files_have_every_number(done, capsys):
@@ -89,7 +93,7 @@ def test_the_commands_are_valid_and_hold_what_was_chosen(done, capsys):
     result, *_ = done
     for name, chosen in result.advice.training.items():
         settings = options(result.advice.commands[name], capsys)
-        assert settings["batch_size"] == 28 == chosen.micro_batch * settings["accumulate_steps"]
+        assert settings["batch_size"] == chosen.micro_batch * settings["accumulate_steps"] <= 28
         assert settings["num_workers"] == chosen.workers and settings["precision"] == chosen.precision
         assert settings["manifest"].endswith("train.csv")
     assert options(result.advice.commands["predict"], capsys)["batch_size"] in (1, 2)
@@ -113,7 +117,7 @@ def quick(monkeypatch) -> list[tuple[int, float]]:
         return Rate((float(clips),)), 0.0
 
     monkeypatch.setattr(module, "rate_of", once)
-    monkeypatch.setattr(module, "MOST_BATCH", 2)
+    monkeypatch.setattr(module, "BATCHES", [1, 2])
     monkeypatch.setattr(module, "reading_rate", lambda dataset, workers, *time: (Rate((10.0 * workers,)), 0))
     monkeypatch.setattr(module, "joint_rate", lambda run, *time: (Rate((5.0,)), 0.25))
     return asked
@@ -135,6 +139,9 @@ def test_a_model_that_cannot_be_pre_trained_is_listed(monkeypatch):
     assert {row.work for row in result.rows} == {"finetune", "predict"}
     (dropped,) = result.dropped
     assert dropped.what == "pretrain" and "stem='conv' reads hidden pixels" in dropped.reason
+    assert "pretrain" not in result.advice.commands
+    assert "--init movement" in result.advice.commands["finetune"]
+    assert "predict VIDEO --model movement" in result.advice.commands["predict"]
 
 
 def test_values_and_files_and_devices_that_cannot_be_used(faces, tmp_path, monkeypatch):
@@ -178,38 +185,42 @@ class Clock:
 
 def test_a_rate_is_that_of_the_step(monkeypatch):
     clock = Clock(monkeypatch)
-    rate, step_s = rate_of(lambda: clock.step(0.05), 4, CPU, 0.0, 1000.0)
-    assert step_s == pytest.approx(0.05) and rate.each == pytest.approx((80, 80, 80))
-    assert clock.steps == 2 + 3 * 4  # one to begin with, one to see how long it takes, blocks of four
-    taken = iter([9.0, 1.0, 2.0, 4.0])
+    rate, step_s = rate_of(lambda: clock.step(0.05), 4, CPU, 1.0, 1000.0)
+    assert step_s == pytest.approx(0.05) and rate.each[:3] == pytest.approx((80, 80, 80))
+    taken = iter([1.0, 2.0, 4.0])
     rate, step_s = rate_of(lambda: clock.step(next(taken)), 4, CPU, 0.0, 1000.0)
     assert (rate.each, rate.median, step_s, str(rate)) == ((4, 2, 1), 2, 2.0, "2 (1 to 4)")
     before = clock.steps
     rate_of(lambda: clock.step(1.0), 4, CPU, 10.0, 1000.0)
-    assert clock.steps - before == 1 + 11
+    assert clock.steps - before == 11
 
 
 def test_after_the_end_a_step_is_measured_once(monkeypatch):
     clock = Clock(monkeypatch)
     rate, _ = rate_of(lambda: clock.step(0.5), 1, CPU, 100.0, clock.now)
-    assert str(rate) == "2 (once)" and clock.steps == 2
+    assert str(rate) == "2 (once)" and clock.steps == 1
 
 
-def test_parts_leave_their_time_to_those_that_follow():
-    budget = Budget(100.0, {"a": 1.0, "b": 3.0})
-    assert budget.share("a") - time.monotonic() == pytest.approx(25, abs=1)
-    assert budget.share("b") - time.monotonic() == pytest.approx(100, abs=1)
+def sweep(monkeypatch, seconds_of, seconds=100.0, peaks=None, free=None, precisions=("fp32",)):
+    """The batches of each precision in the order measured, and the reasons for the others; a step takes `seconds_of(batch)`."""
+    clock = Clock(monkeypatch)
+    bencher = module._Bench(BenchConfig(seconds=100), CPU, Path(), clock.now)
 
+    def measured(step, clips, device, *limits):
+        clock.now += 3 * seconds_of(clips)
+        return Rate((clips / seconds_of(clips),)), seconds_of(clips)
 
-def sweep(monkeypatch, seconds_of, seconds=100.0, guess_s=0.0, peaks=None, free=None):
-    """The batches that are measured, and the reasons for the others, of steps that take `seconds_of(batch)`."""
-    bencher = module._Bench(BenchConfig(seconds=100), CPU, Path())
-    monkeypatch.setattr(
-        module, "rate_of", lambda step, clips, *a: (Rate((clips / seconds_of(clips),)), seconds_of(clips))
-    )
+    monkeypatch.setattr(module, "rate_of", measured)
     monkeypatch.setattr(module, "peak_bytes", lambda device: peaks[len(bencher.rows)] if peaks else None)
     monkeypatch.setattr(module, "free_bytes", lambda: free)
-    bencher._larger("pretrain", "fp32", lambda batch: None, time.monotonic() + seconds, guess_s)
+    monkeypatch.setattr(module, "held_bytes", lambda: 0)
+
+    @contextmanager
+    def opened():
+        yield lambda batch: lambda: clock.step(seconds_of(batch))
+
+    sweeps = [module._Sweep("pretrain", precision, opened) for precision in precisions]
+    bencher._grow(sweeps, module.BATCHES, clock.now + seconds)
     return [row.batch for row in bencher.rows], [each.reason for each in bencher.dropped] + bencher.notes
 
 
@@ -219,21 +230,25 @@ def test_batches_grow_until_they_gain_no_more(monkeypatch):
     assert why == ["pretrain, fp32: no batch above 256, which gains less than 5%"]
 
 
-def test_batches_that_have_no_time_or_no_memory_are_listed(monkeypatch):
-    batches, (why,) = sweep(monkeypatch, lambda batch: 1.0 + 0.01 * batch, seconds=11.0)
-    assert batches == [1, 2, 4, 8, 16] and why.startswith("takes some 12 s, and 11 s were left; --seconds gives more")
-    batches, (why,) = sweep(monkeypatch, lambda batch: 1.0, seconds=4.0, guess_s=1.0)
-    assert batches == [] and "--seconds gives more" in why
-    peaks = [int(1e9), int(2e9), int(4e9), int(8e9)]
-    batches, (why,) = sweep(monkeypatch, lambda batch: 0.1 + 0.01 * batch, peaks=peaks, free=int(4e9))
-    assert batches == [1, 2, 4] and why == "takes some 4.0 GB more, and 4.0 GB are free"
+def test_each_batch_is_measured_in_all_precisions_before_a_larger_one(monkeypatch):
+    batches, why = sweep(monkeypatch, lambda batch: 1.0, seconds=30.0, precisions=("bf16", "fp32"))
+    assert batches == [1, 1, 2, 2, 4, 4] and all(module.MORE in each for each in why)
 
-    def full(*args):
+
+def test_batches_that_have_no_time_or_no_memory_are_listed(monkeypatch):
+    batches, (why,) = sweep(monkeypatch, lambda batch: 1.0 + 0.01 * batch, seconds=15.0)
+    assert batches == [1, 2] and why.startswith("takes some 8.2 s, and 6.9 s were left; --seconds gives more")
+    batches, (why,) = sweep(monkeypatch, lambda batch: 5.0, seconds=4.0)
+    assert batches == [] and why.startswith("its first step took 5 s, and 0 s were left")
+    peaks = [int(1e9), int(2e9), int(4e9), int(8e9)]
+    batches, (why,) = sweep(monkeypatch, lambda batch: 0.1 + 0.01 * batch, peaks=peaks, free=int(9e9))
+    assert batches == [1, 2, 4] and why == "takes some 8.0 GB more, and 9.0 GB are free"
+
+    def full(batch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    bencher = module._Bench(BenchConfig(), CPU, Path())
-    monkeypatch.setattr(module, "rate_of", full)
-    bencher._larger("pretrain", "fp32", lambda batch: None, time.monotonic() + 100, 0.0)
+    bencher = module._Bench(BenchConfig(), CPU, Path(), time.monotonic())
+    bencher._grow([module._Sweep("pretrain", "fp32", lambda: nullcontext(full))], [1], time.monotonic() + 100)
     assert [each.reason for each in bencher.dropped] == ["does not fit into the GPU's memory"]
 
 
@@ -259,8 +274,13 @@ ROWS = [
 ]
 
 
+def videos(count=None, **given):
+    given = given or {"manifest": "v.csv"}
+    return {name: Videos(given, count) for name in ("pretrain", "finetune")}
+
+
 def test_the_smallest_batch_that_is_nearly_as_fast_and_the_fewest_workers_that_keep_up():
-    found = advise(BenchConfig(manifest="v.csv"), Size("svfap_base", {}), ROWS, {"pretrain": 10**6, "finetune": 10**6})
+    found = advise(BenchConfig(manifest="v.csv"), Size("svfap_base", {}), ROWS, (), videos(10**6))
     chosen = found.training["pretrain"]
     assert (chosen.precision, chosen.batch_size, chosen.micro_batch, chosen.accumulate_steps) == ("bf16", 256, 4, 64)
     assert (chosen.workers, chosen.keeps_up) == (2, True)  # 24 of 19.5 clips/s
@@ -269,10 +289,71 @@ def test_the_smallest_batch_that_is_nearly_as_fast_and_the_fewest_workers_that_k
     assert (chosen.workers, chosen.keeps_up) == (4, False)
 
 
+def test_precisions_are_compared_at_batches_that_both_have():
+    rows = [row("predict", 1, 39), row("predict", 2, 71), row("predict", 1, 62, "fp32")]
+    found = advise(BenchConfig(), Size("svfap_base", {}), rows, [("predict", "bf16"), ("predict", "fp32")], videos())
+    assert found.commands == {"predict": "svfap predict VIDEO --model MODEL --precision fp32"}
+    assert found.unknown[0].startswith("predict: fp32 was measured with batch 1 only, so no batch size follows")
+    # One that gains no more before the other's end has its best.
+    rows = [row("predict", 1, 39), row("predict", 1, 30, "fp32"), row("predict", 2, 50, "fp32")]
+    found = advise(BenchConfig(), Size("svfap_base", {}), rows, [("predict", "fp32")], videos())
+    assert found.commands["predict"].endswith("--batch_size 2 --precision fp32") and not found.unknown
+
+
+def test_what_was_not_measured_is_said_and_not_advised():
+    cut = [("pretrain", "bf16"), ("pretrain", "fp32"), ("finetune", "bf16"), ("read for finetune", None)]
+    rows = [row("pretrain", 1, 5), row("finetune", 1, 5), row("finetune", 2, 9)]
+    found = advise(BenchConfig(), Size("svfap_base", {}), rows, [*cut, ("finetune", "fp32")], videos(23))
+    assert set(found.commands) == {"finetune"}
+    assert "--precision" not in found.commands["finetune"] and "--num_workers" not in found.commands["finetune"]
+    assert "--batch_size 22 --accumulate_steps 11" in found.commands["finetune"]  # of 23 videos
+    assert [each.partition("; ")[0] for each in found.unknown] == [
+        "pretrain: fp32 was not measured, so no --precision follows",
+        "pretrain: bf16 was measured with batch 1 only, so no batch size follows, nor a command",
+        "finetune: fp32 was not measured, so no --precision follows",
+        "finetune: reading was not measured, so no --num_workers follows",
+    ]
+
+
+def test_after_ctrl_c_the_tables_so_far_are_shown(monkeypatch, capsys, tmp_path):
+    calls = []
+
+    def once(step, clips, *limits):
+        calls.append(clips)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return Rate((float(clips),)), 0.0
+
+    monkeypatch.setattr(module, "rate_of", once)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(["bench", "--preset", "svfap_debug", "--device", "cpu"]) == 130
+    shown = capsys.readouterr()
+    assert "Steps and forward passes alone" in shown.out and "interrupted" in shown.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_are_refused_before_anything_is_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(module, "bench_machine", lambda *args: pytest.fail("measured"))
+    (tmp_path / "file").write_text("")
+    assert main(["bench", "--out", str(tmp_path / "file")]) == 1
+    assert f"--out={tmp_path / 'file'}: cannot write there" in capsys.readouterr().err
+    (tmp_path / "bench.md").write_text("old")
+    assert main(["bench", "--out", str(tmp_path)]) == 1
+    assert "bench.md: exists" in capsys.readouterr().err
+
+
+def test_videos_that_cannot_be_read_are_named_before_anything_is_measured(tmp_path):
+    (tmp_path / "a.mp4").write_text("no video")
+    (tmp_path / "b.mp4").write_bytes(b"")
+    (tmp_path / "v.csv").write_text("path\na.mp4\nb.mp4\n")
+    with pytest.raises(UserError, match=r"none of its first 2 videos can be read; the first: .*a\.mp4: "):
+        bench_machine(BenchConfig(preset="svfap_debug", manifest=tmp_path / "v.csv"))
+
+
 def test_commands_of_a_model_of_another_size_and_of_a_dataset(capsys):
     config = BenchConfig(dataset="prepared/dfew", model="runs/x", split="train")
     size = Size("svfap_tiny", {"stage_depths": (2, 2), "img_size": 96, "standardize_clips": True})
-    found = advise(config, size, ROWS, {"pretrain": 100, "finetune": 100})
+    found = advise(config, size, ROWS, (), videos(100, dataset="prepared/dfew", split="train"))
     settings = options(found.commands["pretrain"], capsys)
     assert settings["model"] == {"stage_depths": [2, 2], "img_size": 96, "standardize_clips": True}
     assert (settings["preset"], settings["dataset"], settings["split"]) == ("svfap_tiny", "prepared/dfew", "train")
@@ -281,9 +362,9 @@ def test_commands_of_a_model_of_another_size_and_of_a_dataset(capsys):
 
 
 def test_who_waits_for_whom_is_said(monkeypatch):
-    advice = advise(BenchConfig(manifest="v.csv"), Size("svfap_base", {}), ROWS, {})
+    advice = advise(BenchConfig(manifest="v.csv"), Size("svfap_base", {}), ROWS, (), videos())
     joint = Row("pretrain with reading", "bf16", 4, 2, Rate((17.0,)), None, 0.2)
-    lines = lines_of(module.Benched({}, (*ROWS, joint), (), (), advice, 1.0), reads=True)["Who waits for whom"]
+    lines = lines_of(Benched({}, (*ROWS, joint), (), (), advice, 1.0), reads=True)["Who waits for whom"]
     assert lines[0] == (
         "pretrain: the steps take 19.5 clips/s, and 2 workers read 24: the reader keeps up. Together, on the same cores: 17 "
         "clips/s, 20% of the time waiting"
@@ -306,6 +387,6 @@ def test_the_command_shows_all_and_its_lines_can_be_copied(monkeypatch, capsys, 
 
 def test_the_loader_is_measured_and_says_what_it_could_not_read(faces):
     tasks = work.make_tasks(BenchConfig(manifest=faces / "train.csv"), Size("svfap_debug", {}), None)
-    rate, unreadable = work.reading_rate(tasks["finetune"].dataset, 0, 0.0, math.inf)
+    rate, unreadable = work.reading_rate(tasks["finetune"].task.dataset, 0, 0.0, math.inf)
     assert unreadable == 0 and rate.median > 0 and len(rate.each) == 3
-    assert work.reading_rate(tasks["finetune"].dataset, 0, 0.0, 0.0) is None
+    assert work.reading_rate(tasks["finetune"].task.dataset, 0, 0.0, 0.0) is None

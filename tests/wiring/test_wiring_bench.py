@@ -60,7 +60,7 @@ class Runs(CachedRuns):
             for name, function in {"training_run": noted, "rate_of": once, "reading_rate": read}.items():
                 patch.setattr(module, name, function)
             patch.setattr(module, "joint_rate", lambda run, *limits: (Rate((5.0,)), 0.0))
-            patch.setattr(module, "MOST_BATCH", 1)
+            patch.setattr(module, "BATCHES", [1])
             done = bench_machine(BenchConfig(**chosen))
         return {
             "works": [(row.work, row.precision, row.batch) for row in done.rows],

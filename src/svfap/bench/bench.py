@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,18 +17,29 @@ from typing import Any
 import torch
 
 import svfap
-from svfap.bench.advice import Advice, advise
+from svfap.bench.advice import Advice, Videos, advise
 from svfap.bench.config import BenchConfig
-from svfap.bench.measure import LEAST, Budget, Dropped, Row, forget_peak, free_bytes, load, peak_bytes, rate_of
-from svfap.bench.report import JSON_FILE, MARKDOWN_FILE, write_files
+from svfap.bench.measure import (
+    LEAST,
+    Dropped,
+    Row,
+    finish,
+    forget_peak,
+    free_bytes,
+    held_bytes,
+    load,
+    peak_bytes,
+    rate_of,
+)
+from svfap.bench.report import write_files
 from svfap.bench.result import Benched
 from svfap.bench.work import (
+    READ_BATCH,
+    Made,
     Size,
-    Task,
     forward_of,
     joint_rate,
     make_tasks,
-    readable_item,
     reading_rate,
     size_of,
     step_of,
@@ -34,35 +47,43 @@ from svfap.bench.work import (
     training_run,
 )
 from svfap.console import say
+from svfap.data.shared_memory import BATCHES_AHEAD
 from svfap.device import pick_device, pick_precision
 from svfap.errors import UserError, first_line
-from svfap.files import check_new
 from svfap.train.parallel import num_workers
 
-# Parts in the order in which they are measured, with their shares of the time.
-READING = {"read for pretrain": 1.0, "read for finetune": 1.0}
-STEPS = {"pretrain": 3.0, "finetune": 3.0, "predict": 1.0}
-JOINT = {"pretrain with reading": 1.0, "finetune with reading": 1.0}
+TRAININGS = ("pretrain", "finetune")
+STEPS = ("predict", *TRAININGS)  # in the order in which they are measured, the cheapest first
+ORDER = (*TRAININGS, "predict", *(f"read for {name}" for name in TRAININGS), *(f"{n} with reading" for n in TRAININGS))
 GAIN = 1.05  # a larger batch has to be faster by this
-MOST_BATCH = 1024
+BATCHES = [2**n for n in range(11)]
+FIRST_BATCHES = 2  # of these, before anything else
+TRAINING_COST = 4  # a training step takes about so many forward passes
 MEMORY_USED = 0.8  # of what is free, at most
-CELL_SHARE = 1 / 60  # of the time for each batch size, once it is measured three times
+CELL_SHARE = 1 / 60  # of the time for each batch size
+READING_SHARE, JOINT_SHARE = 0.2, 0.2  # of the time that is left once all is set up
+MORE = "--seconds gives more"
+
+Step = Callable[[], object]
 
 
-def bench_machine(config: BenchConfig | None = None) -> Benched:
+def bench_machine(config: BenchConfig | None = None, began: float | None = None) -> Benched:
     """Measure the training loop, `svfap predict`'s forward pass and the loader, and write the tables into `config.out`.
 
-    Nothing is estimated: what the time or the memory does not allow is listed. Raises `UserError` for videos that cannot be
-    read, a model that cannot be loaded, a device that is not there, and files that exist.
+    Nothing is estimated: what the time or the memory does not allow is listed. Ctrl-C ends the measurements. began: when the
+    time began, by `time.monotonic`; None: now. Raises `UserError` for videos that cannot be read, a model that cannot be loaded,
+    a device that is not there, and files that exist.
     """
-    config = config or BenchConfig()
+    began, config = time.monotonic() if began is None else began, config or BenchConfig()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("bench: measures one process; start it without torchrun")
-    if config.out is not None:
-        for name in (JSON_FILE, MARKDOWN_FILE):
-            check_new(config.out / name, config.overwrite)
+    config.check_files()
     with _on(config.device) as device, TemporaryDirectory(prefix="svfap-bench-") as folder:
-        done = _Bench(config, device, Path(folder)).measure()
+        gc.freeze()  # so that collecting the models that were measured takes no time
+        try:
+            done = _Bench(config, device, Path(folder), began).measure()
+        finally:
+            gc.unfreeze()
     if config.out is not None:
         write_files(done, config)
     return done
@@ -95,56 +116,117 @@ def precisions_of(device: torch.device) -> list[str]:
     return list(dict.fromkeys([fastest, *others]))
 
 
+@dataclass
+class _Sweep:
+    """One kind of step with larger and larger batches.
+
+    opened: a block in which a function makes the step of a batch. ended: why there is no larger batch: it gains no more
+    ("gain"), or there is no "memory" or no "time".
+    """
+
+    work: str
+    precision: str
+    opened: Callable[[], AbstractContextManager[Callable[[int], Step]]]
+    rows: list[Row] = field(default_factory=list)
+    step_s: float = 0.0  # of the last batch
+    ended: str = ""
+
+
 class _Bench:
-    def __init__(self, config: BenchConfig, device: torch.device, folder: Path) -> None:
-        self.config, self.device, self.folder = config, device, folder
+    def __init__(self, config: BenchConfig, device: torch.device, folder: Path, began: float) -> None:
+        self.config, self.device, self.folder, self.began = config, device, folder, began
+        self.end = began + config.seconds
         self.reads = config.manifest is not None or config.dataset is not None
-        weights = {**(READING if self.reads else {}), **STEPS, **(JOINT if self.reads else {})}
-        self.budget = Budget(config.seconds, weights)
         self.rows: list[Row] = []
         self.dropped: list[Dropped] = []
         self.notes: list[str] = []
+        self._first_s: dict[str, float] = {}  # work -> seconds of a step with one clip
+        self._open_s: dict[str, float] = {}  # work -> seconds until it can start
         self._runs = 0
 
     def measure(self) -> Benched:
-        config, load_before = self.config, load()
-        size = size_of(config)
-        tasks = self._tasks(size)
-        own = {name: task for name, (task, is_own) in tasks.items() if is_own}
-        for name in ("pretrain", "finetune"):
-            if self.reads:
-                self._read(f"read for {name}", own.get(name))
-        for name in ("pretrain", "finetune"):
-            self._steps(name, tasks.get(name, (None, False))[0])
-        self._predict(tasks.get("finetune", (None, False))[0])
-        advice = advise(config, size, self.rows, {name: len(task.manifest) for name, task in own.items()})
-        for name in ("pretrain", "finetune"):
-            if self.reads:
-                self._joint(name, own.get(name), advice)
-        machine = {**describe(self.device), "load_before": load_before, "load_after": load()}
-        seconds = time.monotonic() - self.budget.began
-        return Benched(machine, tuple(self.rows), tuple(self.dropped), tuple(self.notes), advice, round(seconds, 1))
+        load_before, size = load(), size_of(self.config)
+        made = self._tasks(size)
+        own = {name: each for name, each in made.items() if each.is_own}
+        sweeps = self._sweeps(made)
+        left_s = max(self.end - time.monotonic(), 0.0) if self.reads else 0.0
+        steps_end, reading_s = self.end - JOINT_SHARE * left_s, READING_SHARE * left_s
+        videos = {
+            name: Videos(each.given, len(each.task.dataset))
+            if each.is_own
+            else Videos({**each.given, "manifest": "VIDEOS.csv"}, None)
+            for name, each in made.items()
+        }
+        short: set[str] = {f"read for {name}" for name in own}  # reading that lacked time
 
-    def _tasks(self, size: Size) -> dict[str, tuple[Task, bool]]:
-        """The tasks by name, and whether they are on the user's videos; else they are on a synthetic face."""
-        synthetic = BenchConfig(seconds=self.config.seconds)
-        found: dict[str, tuple[Task, bool]] = {}
+        def advice() -> Advice:
+            # What has not ended was interrupted.
+            cut = [(each.work, each.precision) for each in sweeps if each.ended in ("", "time")]
+            return advise(self.config, size, self.rows, [*cut, *((work, None) for work in short)], videos)
+
+        try:
+            self._grow(sweeps, BATCHES[:FIRST_BATCHES], steps_end - reading_s)
+            reading_end = min(time.monotonic() + reading_s, steps_end)
+            for number, (name, each) in enumerate(own.items()):
+                until = reading_end - (reading_end - time.monotonic()) * (1 - 1 / (len(own) - number))
+                if self._read(f"read for {name}", each, until):
+                    short.discard(f"read for {name}")
+            self._grow(sweeps, BATCHES[FIRST_BATCHES:], steps_end)
+            interim = advice()
+            for number, (name, each) in enumerate(own.items()):
+                self._joint(
+                    name, each, interim, self.end - (self.end - time.monotonic()) * (1 - 1 / (len(own) - number))
+                )
+            interrupted = False
+        except KeyboardInterrupt:
+            interrupted = True
+            self._drop("all that is not in the tables", "interrupted")
+        precisions = [None, *precisions_of(self.device)]
+        self.rows.sort(key=lambda row: (ORDER.index(row.work), precisions.index(row.precision), row.batch, row.workers))
+        machine = {**describe(self.device), "load_before": load_before, "load_after": load()}
+        seconds = round(time.monotonic() - self.began, 1)
+        found = (tuple(self.rows), tuple(self.dropped), tuple(self.notes))
+        return Benched(machine, *found, advice(), seconds, interrupted)
+
+    def _tasks(self, size: Size) -> dict[str, Made]:
+        """The trainings that are possible, on the user's videos or else on a synthetic face."""
+        found: dict[str, Made] = {}
         given = make_tasks(self.config, size, None) if self.reads else {}
-        missing = [name for name in ("pretrain", "finetune") if isinstance(given.get(name, UserError()), UserError)]
-        others = make_tasks(synthetic, size, synthetic_manifest(self.folder, size)) if missing else {}
-        if self.reads and len(missing) == 2:
-            raise given["pretrain"]  # type: ignore[misc]
-        for name in ("pretrain", "finetune"):
+        missing = [name for name in TRAININGS if not isinstance(given.get(name), Made)]
+        if self.reads and len(missing) == len(TRAININGS):
+            raise given[TRAININGS[0]]  # type: ignore[misc]
+        others = make_tasks(self.config, size, synthetic_manifest(self.folder, size)) if missing else {}
+        for name in TRAININGS:
             task, other = given.get(name), others.get(name)
-            if task is not None and not isinstance(task, UserError):
-                found[name] = task, True
-            elif other is not None and not isinstance(other, UserError):
-                found[name] = other, False
+            if isinstance(task, Made):
+                found[name] = task
+            elif isinstance(other, Made):
+                found[name] = other
                 if task is not None:
                     self.notes.append(f"{name}: on a synthetic face, not on your videos ({first_line(task)})")
             else:
-                self._drop(name, first_line(other or task))  # type: ignore[arg-type]
+                self._drop(name, first_line(other))  # type: ignore[arg-type]
         return found
+
+    def _sweeps(self, made: dict[str, Made]) -> list[_Sweep]:
+        sweeps = []
+        for work in STEPS:
+            each = made.get("finetune" if work == "predict" else work)
+            if each is not None:
+                opened = self._forward if work == "predict" else self._training
+                sweeps += [_Sweep(work, p, partial(opened, each, p)) for p in precisions_of(self.device)]
+        return sweeps
+
+    @contextmanager
+    def _training(self, made: Made, precision: str) -> Iterator[Callable[[int], Step]]:
+        with training_run(made.task, self._new_folder(), precision) as run:
+            yield partial(step_of, run, made.item)
+        del run
+        gc.collect()  # its model refers to itself
+
+    @contextmanager
+    def _forward(self, made: Made, precision: str) -> Iterator[Callable[[int], Step]]:
+        yield forward_of(made.task.model, made.task.dataset, made.item, self.device, precision)
 
     def _drop(self, what: str, reason: str) -> None:
         self.dropped.append(Dropped(what, reason))
@@ -158,110 +240,112 @@ class _Bench:
         waiting = "" if row.waiting is None else f", {row.waiting:.0%} of the time waiting for the reader"
         say(f"{', '.join([row.work, *how])}: {row.rate} clips/s{waiting}")
 
-    def _read(self, work: str, task: Task | None) -> None:
-        """The loader alone, with more and more workers."""
-        end = self.budget.share(work)
-        if task is None:
-            return
+    def _grow(self, sweeps: Sequence[_Sweep], batches: Sequence[int], end: float) -> None:
+        """Measure each batch size in all sweeps, before the next larger one in any."""
+        for number, batch in enumerate(batches):
+            for place, sweep in enumerate(sweeps):
+                if sweep.ended:
+                    continue
+                seconds = self.config.seconds * CELL_SHARE
+                if batch in BATCHES[:FIRST_BATCHES]:  # all of them have to find room
+                    waiting = len(sweeps) * (len(batches) - number) - place
+                    seconds = min(seconds, max(end - time.monotonic(), 0) / waiting / 2)
+                sweep.ended = self._measure(sweep, batch, seconds, end)
+
+    def _measure(self, sweep: _Sweep, batch: int, seconds: float, end: float) -> str:
+        """Measure one batch size. Returns why there is to be no larger one, if so."""
+        work, began = sweep.work, time.monotonic()
+        what, left = f"{work}, {sweep.precision}, batch {batch} and more", max(end - began, 0.0)
+        guess_s = 2 * sweep.step_s or self._first_s.get(work) or TRAINING_COST * self._first_s.get("predict", 0.0)
+        steps = 2 if batch in BATCHES[:FIRST_BATCHES] else 1 + LEAST
+        needed_s = self._open_s.get(work, 0.0) + guess_s * steps
+        if needed_s > left or not left:
+            needed = f"takes some {needed_s:.2g} s, and {left:.2g} s were left" if left else "no time was left"
+            self._drop(what, f"{needed}; {MORE}")
+            return "time"
+        peaks = [row.memory_bytes for row in sweep.rows if row.memory_bytes]
+        if self.device.type == "cpu" and peaks and (free := free_bytes()) is not None:
+            more = peaks[-1] + 2 * (peaks[-1] - peaks[-2] if len(peaks) > 1 else peaks[-1] / 2) - held_bytes()
+            if more > MEMORY_USED * free:
+                self._drop(what, f"takes some {more / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free")
+                return "memory"
+        forget_peak(self.device)
+        try:
+            with sweep.opened() as of:
+                step = of(batch)
+                ready = time.monotonic()
+                if work in self._first_s:  # the first time it also imports modules
+                    self._open_s[work] = ready - began
+                step()  # the first one is slower
+                finish(self.device)
+                first_s = time.monotonic() - ready
+                if time.monotonic() + first_s > end:
+                    left = max(end - time.monotonic(), 0.0)
+                    self._drop(what, f"its first step took {first_s:.2g} s, and {left:.2g} s were left; {MORE}")
+                    return "time"
+                rate, sweep.step_s = rate_of(step, batch, self.device, seconds, end)
+        except torch.OutOfMemoryError:
+            self._drop(what, "does not fit into the GPU's memory")
+            return "memory"
+        finally:
+            self._first_s.setdefault(work, time.monotonic() - began)
+        if batch == 1:
+            self._first_s[work] = sweep.step_s
+        best = max((row.rate.median for row in sweep.rows), default=0.0)
+        sweep.rows.append(Row(work, sweep.precision, batch, 0, rate, peak_bytes(self.device)))
+        self._keep(sweep.rows[-1])
+        if rate.median < GAIN * best or batch == BATCHES[-1]:
+            self.notes.append(f"{work}, {sweep.precision}: no batch above {batch}, which gains less than 5%")
+            return "gain"
+        return ""
+
+    def _read(self, work: str, made: Made, end: float) -> bool:
+        """The loader alone, with more and more workers. Returns whether there was time for all numbers of them."""
         cores = num_workers(None, 1) + 1
         counts = sorted({*(2**n for n in range(cores.bit_length()) if 2**n <= cores), cores})
         for number, workers in enumerate(counts):
-            seconds = (end - time.monotonic()) / (len(counts) - number)
+            left, what = max(end - time.monotonic(), 0.0), f"{work}, {workers} worker{'s' * (workers > 1)}"
+            needed_s = made.item_s * READ_BATCH * (BATCHES_AHEAD + LEAST + 1)
+            if needed_s > left:
+                self._drop(what + " and more", f"takes some {needed_s:.2g} s, and {left:.2g} s were left; {MORE}")
+                return False
             try:
-                found = reading_rate(task.dataset, workers, seconds, end)
+                found = reading_rate(made.task.dataset, workers, left / (len(counts) - number) / 2, end)
             except UserError as error:
-                self._drop(f"{work}, {workers} workers", first_line(error))
-                return
+                self._drop(what, first_line(error))
+                return True
             if found is None:
-                self._drop(f"{work}, {workers} workers", "not enough time")
-                continue
+                self._drop(what + " and more", f"not enough time; {MORE}")
+                return False
             rate, unreadable = found
             self._keep(Row(work, None, 0, workers, rate))
             if unreadable:
-                self.notes.append(f"{work}, {workers} workers: {unreadable} videos could not be read")
+                self.notes.append(f"{what}: {unreadable} videos could not be read")
+        return True
 
-    def _steps(self, work: str, task: Task | None) -> None:
-        """Training steps in each precision, with larger and larger batches."""
-        end = self.budget.share(work)
-        if task is None:
-            return
-        item, guess_s = readable_item(task.dataset), 0.0
-        for precision, until in self._precisions(end):
-            with training_run(task, self._new_folder(), precision) as run:
-                guess_s = self._larger(work, precision, partial(step_of, run, item), until, guess_s)
-
-    def _predict(self, task: Task | None) -> None:
-        """Forward passes in each precision, with larger and larger batches."""
-        end = self.budget.share("predict")
-        if task is None:
-            return
-        item, guess_s = readable_item(task.dataset), 0.0
-        for precision, until in self._precisions(end):
-            forward = forward_of(task.model, task.dataset, item, self.device, precision)
-            guess_s = self._larger("predict", precision, forward, until, guess_s)
-
-    def _precisions(self, end: float) -> Iterator[tuple[str, float]]:
-        """Each precision, and the time at which it has to end."""
-        choices = precisions_of(self.device)
-        for number, precision in enumerate(choices):
-            now = time.monotonic()
-            yield precision, now + (end - now) / (len(choices) - number)
-
-    def _larger(
-        self, work: str, precision: str, of: Callable[[int], Callable[[], object]], end: float, guess_s: float
-    ) -> float:
-        """Measure batches of 1, 2, 4, … until they gain no more, or time or memory ends.
-
-        guess_s: seconds that one clip took in another precision, 0 if not known. Returns those that it took here.
-        """
-        batch, best, step_s, peaks = 1, 0.0, guess_s / 2, [0, 0]
-        first_s = 0.0
-        while True:
-            what, left = f"{work}, {precision}, batch {batch} and more", end - time.monotonic()
-            needed_s = 2 * step_s * (1 + 1 + LEAST)
-            if step_s and needed_s > left:
-                self._drop(
-                    what, f"takes some {needed_s:.2g} s, and {max(left, 0):.2g} s were left; --seconds gives more"
-                )
-                break
-            free = free_bytes()
-            more = 2 * (peaks[1] - peaks[0]) if peaks[0] else peaks[1]
-            if self.device.type == "cpu" and free is not None and more > MEMORY_USED * free:
-                self._drop(what, f"takes some {more / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free")
-                break
-            forget_peak(self.device)
-            try:
-                rate, step_s = rate_of(of(batch), batch, self.device, self.config.seconds * CELL_SHARE, end)
-            except torch.OutOfMemoryError:
-                self._drop(what, "does not fit into the GPU's memory")
-                break
-            first_s = first_s or step_s
-            peak = peak_bytes(self.device)
-            self._keep(Row(work, precision, batch, 0, rate, peak))
-            if rate.median < GAIN * best or batch == MOST_BATCH:
-                self.notes.append(f"{work}, {precision}: no batch above {batch}, which gains less than 5%")
-                break
-            batch, best, peaks = 2 * batch, rate.median, [peaks[1], peak or 0]
-        return first_s or guess_s
-
-    def _joint(self, name: str, task: Task | None, advice: Advice) -> None:
+    def _joint(self, name: str, made: Made, advice: Advice, end: float) -> None:
         """Training fed by the loader, with the settings that are advised."""
-        work = f"{name} with reading"
-        end, chosen = self.budget.share(work), advice.training.get(name)
-        if task is None or chosen is None:
-            return None
-        if chosen.workers is None:
-            return self._drop(work, "needs the rate of reading")
+        work, chosen = f"{name} with reading", advice.training.get(name)
+        if chosen is None or chosen.workers is None or chosen.read is None:
+            return self._drop(work, f"its settings are not known; {MORE}")
+        precision, batch, workers = (
+            chosen.precision or precisions_of(self.device)[0],
+            chosen.micro_batch,
+            chosen.workers,
+        )
+        ahead = batch * (1 + workers * BATCHES_AHEAD) / chosen.read.median
+        needed_s, left = ahead + batch * (1 + LEAST) / chosen.step.median, max(end - time.monotonic(), 0.0)
+        if needed_s > left:
+            return self._drop(work, f"takes some {needed_s:.2g} s, and {left:.2g} s were left; {MORE}")
         try:
-            started = training_run(task, self._new_folder(), chosen.precision, chosen.micro_batch, chosen.workers)
-            with started as run:
-                found = joint_rate(run, end - time.monotonic(), end)
+            with training_run(made.task, self._new_folder(), precision, batch, workers) as run:
+                found = joint_rate(run, (end - time.monotonic()) / 2, end)
         except UserError as error:
             return self._drop(work, first_line(error))
         if found is None:
-            return self._drop(work, "not enough time; --seconds gives more")
+            return self._drop(work, f"not enough time; {MORE}")
         rate, waiting = found
-        self._keep(Row(work, chosen.precision, chosen.micro_batch, chosen.workers, rate, None, waiting))
+        self._keep(Row(work, precision, batch, workers, rate, None, waiting))
         return None
 
     def _new_folder(self) -> Path:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svfap.errors import UserError
+from svfap.files import check_new, make_folder
 from svfap.model.presets import check_model
 from svfap.settings import SourceSettings, require_positive
 
 LEAST_S = 10.0
+JSON_FILE, MARKDOWN_FILE = "bench.json", "bench.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,8 @@ class BenchConfig(SourceSettings):
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, cuda:1, mps, …"""
     seconds: float = 120.0
-    """How long to measure, at least 10; what does not fit is left out, largest batches first, and listed. More time gives more
-    batch sizes. A single step that takes longer is not interrupted."""
+    """How long it takes, from the start of the command, at least 10. Batch sizes are doubled in turn for all that is measured;
+    what does not fit is left out, largest batches first, and listed. A single step that takes longer is not interrupted."""
     out: Path | None = None
     """Folder for bench.json and bench.md; default: the tables are printed only."""
     overwrite: bool = False
@@ -50,3 +52,14 @@ class BenchConfig(SourceSettings):
             raise UserError("give either `manifest` or `dataset`")
         if self.manifest is None and self.dataset is None and (self.root is not None or self.split is not None):
             raise UserError("`root` and `split` go with `manifest` or `dataset`")
+
+    def check_files(self) -> None:
+        """Raise `UserError` if videos are not there, or results cannot be written or would replace others."""
+        for name in ("manifest", "root", "dataset"):
+            path = getattr(self, name)
+            if path is not None and not Path(path).exists():
+                raise UserError(f"{name}={path}: no such {'file' if name == 'manifest' else 'folder'}")
+        if self.out is not None:
+            make_folder(self.out)
+            for name in (JSON_FILE, MARKDOWN_FILE):
+                check_new(self.out / name, self.overwrite)

@@ -1,4 +1,4 @@
-"""Measuring: rates with their spread, the time that is left, and memory."""
+"""Measuring: rates with their spread, and memory."""
 
 from __future__ import annotations
 
@@ -58,27 +58,10 @@ class Dropped:
     reason: str
 
 
-class Budget:
-    """The time that there is, shared out among parts: what one does not use is left to those that follow."""
-
-    def __init__(self, seconds: float, weights: dict[str, float]) -> None:
-        self.began, self.seconds, self._weights = time.monotonic(), seconds, dict(weights)
-
-    @property
-    def left(self) -> float:
-        return self.began + self.seconds - time.monotonic()
-
-    def share(self, part: str) -> float:
-        """The time at which a part that starts now has to end."""
-        weight = self._weights[part] / sum(self._weights.values())
-        del self._weights[part]
-        return time.monotonic() + self.left * weight
-
-
 def rate_of(
     step: Callable[[], object], clips: int, device: torch.device, seconds: float, end: float
 ) -> tuple[Rate, float]:
-    """The rate of a step of so many clips, after a first step that is not counted; and the seconds of a step.
+    """The rate of a step of so many clips, and the seconds of a step. A first step has been done, which is slower.
 
     seconds: how long to measure, at least `LEAST` times; end: no more than once if it is later than that.
     """
@@ -90,10 +73,9 @@ def rate_of(
         finish(device)
         return (time.perf_counter() - began) / steps
 
-    timed(1)
     began = time.monotonic()
     taken = [timed(1)]
-    steps = max(round(BLOCK_S / max(taken[0], 1e-6)), 1)
+    steps = max(round(min(BLOCK_S, seconds / LEAST) / max(taken[0], 1e-6)), 1)
     taken = taken if steps == 1 else [timed(steps)]
     while time.monotonic() < end and len(taken) < MOST:
         if len(taken) >= LEAST and time.monotonic() > began + seconds:
@@ -123,6 +105,11 @@ def peak_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     return None if device.type != "cpu" else _kilobytes("/proc/self/status", "VmHWM")
+
+
+def held_bytes() -> int:
+    """The main memory that this process has now; 0 where it is not known."""
+    return _kilobytes("/proc/self/status", "VmRSS") or 0
 
 
 def free_bytes() -> int | None:

@@ -8,13 +8,12 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from svfap.bench.config import BenchConfig
+from svfap.bench.config import JSON_FILE, MARKDOWN_FILE, BenchConfig
 from svfap.bench.measure import Rate, Row
 from svfap.bench.result import Benched
 from svfap.files import write_atomically
 from svfap.view.tables import to_markdown
 
-JSON_FILE, MARKDOWN_FILE = "bench.json", "bench.md"
 NOT_READ = "Reading was not measured: give --manifest or --dataset to see whether your videos are read fast enough."
 
 
@@ -49,6 +48,7 @@ def lines_of(done: Benched, reads: bool) -> dict[str, list[str]]:
         "Not measured": [f"{each.what}: {each.reason}" for each in done.dropped],
         "Notes": [*done.notes, *([] if reads else [NOT_READ])],
         "Who waits for whom": list(_waiting(done)),
+        "Not known": list(done.advice.unknown),
     }
     return {title: each for title, each in lines.items() if each}
 
@@ -93,7 +93,7 @@ def to_text(done: Benched, reads: bool) -> str:
     parts += [f"## {caption}\n\n{to_markdown(table).rstrip()}" for caption, table in tables_of(done).items()]
     parts += [f"## {title}\n\n{_list(lines)}" for title, lines in lines_of(done, reads).items()]
     commands = "\n".join(f"    {command}" for command in done.advice.commands.values())
-    return "\n\n".join([*parts, "## What follows", commands]) + "\n"
+    return "\n\n".join([*parts, *(["## What follows", commands] if commands else [])]) + "\n"
 
 
 def _list(lines: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ class Benched:
     """What was measured.
 
     machine: names and values that describe it. rows: every measurement. dropped: what was not measured, with reasons. notes: why
-    larger batches were not tried, and other remarks. advice: settings that follow. seconds: that it took.
+    larger batches were not tried, and other remarks. advice: settings that follow. seconds: that it took. interrupted: by
+    Ctrl-C.
     """
 
     machine: dict[str, Any]
@@ -23,3 +24,4 @@ class Benched:
     notes: tuple[str, ...]
     advice: Advice
     seconds: float
+    interrupted: bool = False

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,52 +73,76 @@ def synthetic_manifest(folder: Path, size: Size) -> Path:
     return folder / "faces.csv"
 
 
-def make_tasks(config: BenchConfig, size: Size, manifest: Path | None) -> dict[str, Task | UserError]:
-    """The tasks of pre-training and fine-tuning on the user's videos, or on those of `manifest`; or why there is none."""
+class Made(NamedTuple):
+    """A task and its videos. given: the settings besides the model's size, as a command needs them. item: a decoded sample.
+
+    item_s: seconds that decoding it took. is_own: on the user's videos, else on a synthetic face.
+    """
+
+    task: Task
+    given: dict[str, Any]
+    item: Any
+    item_s: float
+    is_own: bool
+
+
+def make_tasks(config: BenchConfig, size: Size, synthetic: Path | None) -> dict[str, Made | UserError]:
+    """Pre-training and fine-tuning on the user's videos, or on those of `synthetic`; or why there is none.
+
+    Raises `UserError` if no video can be read.
+    """
+    manifest = synthetic or config.manifest
+    videos: dict[str, Any] = {} if synthetic else dict(root=config.root, split=config.split)
+    pretraining, finetuning = [{**videos, "manifest": manifest}], [{**videos, "manifest": manifest}]
+    if config.dataset is not None and synthetic is None:
+        dataset = read_dataset(config.dataset)
+        pretraining = finetuning = [{**videos, "dataset": config.dataset}]
+        if len(dataset.folds) > 1:
+            finetuning = [{**finetuning[0], "fold": dataset.folds[0].name}]
+        if dataset.pretrain is None and dataset.folds:
+            root = config.root or dataset.root
+            pretraining = [{**videos, "manifest": dataset.folds[0].train, "root": root}]
+    else:
+        finetuning = [{**finetuning[0], **task} for task in ({}, {"task": "regression"})]
+        finetuning = [{**each, **part} for each in finetuning for part in ({}, {"val_fraction": 0.0})]
+    if config.model is not None:
+        finetuning = [{**each, **init} for init in ({"init": config.model}, {}) for each in finetuning]
     common: dict[str, Any] = dict(out=Path(), preset=size.preset, model=size.model, max_unreadable=1.0)
     common |= dict(base_lr=0.0, min_lr=0.0, warmup_epochs=0)  # the weights stay as they are
-    videos: dict[str, Any] = dict(manifest=manifest or config.manifest, root=config.root, split=config.split)
-    pretraining = [videos]
-    finetuning = [{**videos, "val_fraction": 0.0, "task": task} for task in ("classification", "regression")]
-    if config.dataset is not None:
-        dataset = read_dataset(config.dataset)
-        given: dict[str, Any] = dict(dataset=config.dataset, root=config.root, split=config.split)
-        finetuning = [{**given, "fold": dataset.folds[0].name if dataset.folds else None}]
-        pretraining = [given]
-        if dataset.pretrain is None and dataset.folds:
-            pretraining = [{**videos, "manifest": dataset.folds[0].train, "root": config.root or dataset.root}]
     return {
-        "pretrain": _first([partial(_pretraining, common | given) for given in pretraining]),
-        "finetune": _first([partial(_finetuning, common | given) for given in finetuning]),
+        "pretrain": _first(lambda given: PretrainTask(PretrainConfig(**common, **given)), pretraining, not synthetic),
+        "finetune": _first(lambda given: FinetuneTask(FinetuneConfig(**common, **given)), finetuning, not synthetic),
     }
 
 
-def _pretraining(settings: dict[str, Any]) -> Task:
-    return PretrainTask(PretrainConfig(**settings))
-
-
-def _finetuning(settings: dict[str, Any]) -> Task:
-    return FinetuneTask(FinetuneConfig(**settings))
-
-
-def _first(makers: list[Callable[[], Task]]) -> Task | UserError:
+def _first(make: Callable[[dict[str, Any]], Task], choices: list[dict[str, Any]], is_own: bool) -> Made | UserError:
+    """With the first settings that will do; else what is wrong with the first of all."""
     problem: UserError | None = None
-    for make in makers:
+    for given in choices:
         try:
             with silent():
-                return make()
+                task = make(given)
         except UserError as error:
             problem = problem or error
+        else:
+            return Made(task, given, *_readable_item(task.dataset), is_own)
     assert problem is not None
     return problem
 
 
-def readable_item(dataset: ClipDataset) -> Any:
-    """A decoded sample. Raises `UserError` if none of the first ones can be read."""
-    for number in range(min(NUM_TRIED, len(dataset))):
-        if (item := dataset[number]).reason is None:
-            return item
-    raise UserError(f"{dataset.manifest.path}: none of its first {NUM_TRIED} videos can be read ({item.reason})")
+def _readable_item(dataset: ClipDataset) -> tuple[Any, float]:
+    """A decoded sample, and the seconds that it took. Raises `UserError` if none of the first ones can be read."""
+    tried, first = min(NUM_TRIED, len(dataset)), None
+    for number in range(tried):
+        began = time.monotonic()
+        item = dataset[number]
+        if item.reason is None:
+            return item, time.monotonic() - began
+        first = first or item
+    assert first is not None
+    count = "its video" if tried == 1 else f"none of its first {tried} videos"
+    fails = "cannot be read" if tried == 1 else "can be read; the first"
+    raise UserError(f"{dataset.manifest.path}: {count} {fails}: {first.sample.path}: {first.reason}")
 
 
 @contextmanager
@@ -137,6 +160,7 @@ def training_run(task: Task, folder: Path, precision: str, batch: int = 1, worke
         yield run
     finally:
         run.loader.close()
+        run._writes.close()
         if run.writer:
             run.writer.close()
 
@@ -177,7 +201,7 @@ def reading_rate(dataset: ClipDataset, workers: int, seconds: float, end: float)
     """Clips per second of the loader alone, and the number of videos that could not be read.
 
     What is ready when the clock starts is not counted. seconds: how long to measure, at least `LEAST` batches of each worker.
-    None if less than `LEAST` batches came until `end`.
+    None if less than `LEAST` batches came until `end`, or no video could be read.
     """
     batch = min(READ_BATCH, len(dataset))
     loader = BatchLoader(dataset, num_workers=workers)
@@ -185,6 +209,8 @@ def reading_rate(dataset: ClipDataset, workers: int, seconds: float, end: float)
     with closing(loader):
         batches = _endless(lambda epoch: loader.batches(dataset, batch, shuffle=True, seed=0, epoch=epoch))
         for _ in range(workers * BATCHES_AHEAD + 1):
+            if time.monotonic() > end:
+                return None
             next(batches)
         times.append(time.monotonic())
         while len(times) <= LEAST * max(workers, 1) or time.monotonic() < times[0] + seconds:
@@ -194,7 +220,7 @@ def reading_rate(dataset: ClipDataset, workers: int, seconds: float, end: float)
             times.append(time.monotonic())
             counts.append(counts[-1] + len(read["clips"]))
             unreadable += len(read["unreadable"])
-    if len(times) <= LEAST:
+    if len(times) <= LEAST or not counts[-1]:
         return None
     cuts = [round(part * (len(times) - 1) / LEAST) for part in range(LEAST + 1)]
     rates = ((counts[b] - counts[a]) / (times[b] - times[a]) for a, b in itertools.pairwise(cuts))

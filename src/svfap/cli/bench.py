@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import time
 
 from svfap.bench.config import BenchConfig
 from svfap.console import say, show
-from svfap.errors import UserError
 from svfap.settings import require_model
 
 
 def run(config: BenchConfig) -> None:
-    """Measure, and show the tables, who waits for whom, and the commands that follow."""
-    for name in ("manifest", "root", "dataset"):
-        path = getattr(config, name)
-        if path is not None and not Path(path).exists():
-            raise UserError(f"{name}={path}: no such {'file' if name == 'manifest' else 'folder'}")
+    """Measure, and show the tables, who waits for whom, and the commands that follow; those so far after Ctrl-C."""
+    began = time.monotonic()
+    config.check_files()
     if config.model is not None:
         require_model(config.model)  # before torch is imported
     from svfap.bench.bench import bench_machine
     from svfap.bench.report import lines_of, machine_lines, tables_of
     from svfap.view.tables import to_terminal
 
-    done = bench_machine(config)
+    done = bench_machine(config, began)
     show(*machine_lines(done), *(to_terminal(table, caption) for caption, table in tables_of(done).items()))
     reads = config.manifest is not None or config.dataset is not None
     for title, lines in lines_of(done, reads).items():
         show(f"{title}:", *(f"    {line}" for line in lines))
-    show("What follows:", *(f"    {command}" for command in done.advice.commands.values()))
+    if done.advice.commands:
+        show("What follows:", *(f"    {command}" for command in done.advice.commands.values()))
     if config.out is not None:
         say(f"written: {config.out}/bench.json and bench.md")
+    if done.interrupted:
+        raise KeyboardInterrupt

@@ -21,7 +21,9 @@ from svfap.errors import UserError, signal_of
 
 def run() -> None:
     """Entry point of the installed command."""
-    raise SystemExit(main())
+    status = main()
+    gc.freeze()  # the interpreter's end would look through the objects of all modules several times, which takes seconds
+    raise SystemExit(status)
 
 
 def main(argv: list[str] | None = None) -> int:
