@@ -197,9 +197,7 @@ class DropPath(nn.Module):
             return ()
         keep = 1.0 - self.rate
         shape = (x.shape[0], 1, 1)
-        return tuple(
-            x.new_empty(shape, dtype=torch.float32).bernoulli_(keep).div_(keep) for _ in range(num_branches)
-        )
+        return tuple(x.new_empty(shape, dtype=torch.float32).bernoulli_(keep).div_(keep) for _ in range(num_branches))
 
     def forward(self, branch: Tensor, factors: Tensor | None) -> Tensor:
         """(B, N, D) and what `draw` gave for the branch -> (B, N, D)."""
@@ -245,11 +243,12 @@ class CrossBlock(Block):
         return super().forward(x, *factors[1:])
 
 
-def apply_block(block: Block, *tokens: Tensor) -> Tensor:
+def apply_block(block: nn.Module, *tokens: Tensor) -> Tensor:
     """The block's output; of a checkpointed block, the backward pass computes it again from the inputs.
 
     Drop path is drawn here, once for both: not every device's random state can be restored for the second time.
     """
+    assert isinstance(block, Block)
     inputs = (*tokens, *block.drop_path.draw(tokens[0], block.num_branches))
     if block.checkpointed and torch.is_grad_enabled():
         output: Tensor = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
