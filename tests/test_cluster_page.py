@@ -54,7 +54,7 @@ def test_the_manifest_names_its_first_pod_as_the_meeting_place():
 STAND_INS = {
     "scontrol": 'if [ "$1" = show ]; then echo node1; echo node2; else echo "$@" > "$PLACE/requeued"; fi',
     "scancel": 'echo "$@" > "$PLACE/cancelled"; kill -TERM $(cat "$PLACE/torchrun")',
-    "srun": 'shift; exec "$@"',
+    "srun": 'while [ "${1#--}" != "$1" ]; do echo "$1" >> "$PLACE/options"; shift; done; exec "$@"',
     "torchrun": 'echo "$@" > "$PLACE/arguments"; trap "sleep 0.3; exit 1" TERM; echo $$ > "$PLACE/torchrun"\n'
     'for i in $(seq 300); do [ -e "$PLACE/end" ] && exit 0; sleep 0.05; done',
 }
@@ -71,7 +71,7 @@ def job(tmp_path):
     (tmp_path / "job.sh").write_text(SCRIPT.replace("/shared/runs/pretrain", str(tmp_path / "run")))
     (tmp_path / "run").mkdir()
     variables = {"PATH": f"{programs}:{os.environ['PATH']}", "PLACE": str(tmp_path), "SLURM_JOB_ID": "7"}
-    variables |= {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
+    variables |= {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_CPUS_PER_TASK": "64"}
     process = subprocess.Popen(["bash", str(tmp_path / "job.sh")], env={**os.environ, **variables})
     deadline = time.monotonic() + 30
     while not (tmp_path / "torchrun").exists():
@@ -88,6 +88,8 @@ def test_the_slurm_job_saves_and_requeues_itself_before_its_time_is_over(job, tm
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
     assert "--nnodes 2 " in (arguments := (tmp_path / "arguments").read_text())
     assert "--rdzv-endpoint node1:29500 --rdzv-id 7.0 " in arguments
+    options = (tmp_path / "options").read_text().split()
+    assert options == ["--kill-on-bad-exit=1", "--cpus-per-task=64"], "srun does not inherit the cores of sbatch"
 
 
 def test_the_slurm_job_is_not_requeued_if_the_run_is_finished(job, tmp_path):

@@ -168,7 +168,7 @@ def check_training(folder: Path, names: list[str], sound: list[str]) -> Check:
     failed = {Path(path).name for path in pd.read_csv(file)["path"]} if file.exists() else set()
     check.num_failed = len(failed)
     check.that(not failed & set(sound), "sound files have failed")
-    losses = [json.loads(line).get("loss", 0.0) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [json.loads(line).get("loss") or 0.0 for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     check.that(bool(np.isfinite(losses).all()), "losses that are not finite")
     strict = svfap(
         "finetune", "--manifest", "m.csv", "--out", "strict", "--preset", "svfap_debug", "--epochs", 2, "--batch_size", 8,

@@ -13,6 +13,10 @@ class UserError(Exception):
     """Something the user can mend: the message names the file or field, what is wrong, and the fix."""
 
 
+class NotFinite(UserError):
+    """A model's outputs are NaN or infinite."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal has stopped work that is saved. number: of the signal. The message says how to continue."""
 

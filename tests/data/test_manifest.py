@@ -115,7 +115,8 @@ def test_values_per_frame_alone(tmp_path: Path) -> None:
     manifest = read_manifest(path, task="regression", dimensions=["valence"])
     assert manifest[0].values is None
     assert manifest[0].frame_values == tmp_path / "a.csv"
-    assert "no column of numbers" in refused(path, task="regression")
+    assert "no column of numbers" in (text := refused(path, task="regression"))
+    assert text.endswith("name those of the files of values per frame with `dimensions`")
 
 
 def test_unlabelled_ignores_labels(tmp_path: Path) -> None:

@@ -379,6 +379,15 @@ def test_runs_of_the_same_name_are_distinguished_by_their_folder(tmp_path):
     assert outline.texts["h2"][2:] == [f"run ({run})" for run in runs]
 
 
+def test_a_step_without_a_loss_is_left_out_of_the_last_loss(tmp_path):
+    folder = keep(fake_run(tmp_path / "run"), "log")
+    with (folder / "log.jsonl").open("a") as file:
+        file.write('{"kind": "train", "epoch": 2, "step": 9999, "loss": null, "lr": 0.1, "grad_norm": null}\n')
+    report([folder], ReportConfig(out=tmp_path / "report.html"))
+    cells = read_page(tmp_path / "report.html")[1].texts["td"]
+    assert cells[cells.index("last training loss") + 1] == "1"
+
+
 def test_an_incomplete_last_line_of_the_log_is_left_out(tmp_path):
     folder = keep(fake_run(tmp_path / "run"), "log")
     with (folder / "log.jsonl").open("a") as file:

@@ -138,6 +138,20 @@ def later(monkeypatch: Any) -> None:
     monkeypatch.setattr(TrainingRun, "__init__", init)
 
 
+def test_a_step_reads_no_loss_that_was_just_asked_for(faces, tmp_path, monkeypatch):
+    run = run_of(faces, tmp_path / "run", pretraining)
+    monkeypatch.setattr(run, "_read_every", 3)
+    batches, unread = iter(run._batches(0, 0)), []
+    run.model.train()
+    for _ in range(4):
+        run._step([next(batches)], 1, StopRequest())
+        unread.append([step.number for step in run._unread])
+    assert unread == [[1], [1, 2], [3], [3, 4]]
+    run._read_all()
+    run.loader.close()
+    assert [line["step"] for line in log(tmp_path / "run")] == [1, 2, 3, 4]
+
+
 def test_a_loss_that_is_not_finite_is_found_before_anything_is_saved(faces, tmp_path, monkeypatch):
     later(monkeypatch)
     real, calls = PretrainTask.loss, []
@@ -147,7 +161,7 @@ def test_a_loss_that_is_not_finite_is_found_before_anything_is_saved(faces, tmp_
         return real(self, *args) * (math.nan if len(calls) == 6 else 1)
 
     monkeypatch.setattr(PretrainTask, "loss", loss)
-    with pytest.raises(UserError, match="the loss is nan at step 5; stopped 3 steps after it"):  # at the epoch's end
+    with pytest.raises(UserError, match="the loss is nan at step 6, .*; stopped after step 8"):  # at the epoch's end
         pretrain(pretraining(faces, tmp_path / "run"))
     assert '"step": 4' in (tmp_path / "run" / "last" / "state.json").read_text()
     assert [line["step"] for line in log(tmp_path / "run")] == [1, 2, 3, 4, 5]

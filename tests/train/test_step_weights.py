@@ -31,7 +31,7 @@ def unreadable(task: FinetuneTask) -> dict:
 
 def gradient(run: TrainingRun, micro: list[dict]) -> tuple[float, Tensor]:
     run.optimizer.zero_grad()
-    loss = run._accumulate(micro).item()
+    loss = run._accumulate(micro)[0].item()
     return loss, torch.cat([p.grad.flatten() for p in run.task.model.parameters() if p.grad is not None])
 
 

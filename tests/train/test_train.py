@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,10 +20,11 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import svfap
-from svfap.errors import UserError
+from svfap.errors import Interrupted, UserError
 from svfap.train import loop
 from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.finetune import FinetuneTask, finetune, read_parts
+from svfap.train.loop import TrainingRun
 from svfap.train.pretrain import PretrainTask, pretrain
 
 QUICK = dict(preset="svfap_debug", sampling_stride=1, warmup_epochs=0.5, precision="fp32", num_workers=0)
@@ -274,14 +276,74 @@ def test_a_non_finite_loss_stops_before_the_step(faces, tmp_path, monkeypatch):
             real(self, model, batch, g) * (float("nan") if len(log_or_none(tmp_path)) == 5 else 1)
         ),
     )
-    with pytest.raises(UserError, match="the loss is nan at step 5; stopped before the step"):
+    with pytest.raises(UserError) as refused:
         pretrain(pretraining(faces, tmp_path / "run"))
-    named = json.loads((tmp_path / "run" / "non_finite_0.json").read_text())["paths"]
+    text = str(refused.value)
+    assert text.startswith("training has diverged: the loss is nan at step 6, whose videos are in ")
+    assert (
+        "stopped after step 5. --resume would do the same again: start a new run in another folder with a lower" in text
+    )
+    assert "--init" not in text and "fp32" not in text, "neither fits a pre-training in fp32"
+    assert text.endswith(f"{tmp_path / 'run' / 'last'} is of step 4, when nothing was NaN or infinite yet")
+    assert [line["step"] for line in log(tmp_path / "run")] == [1, 2, 3, 4, 5]
+    file = json.loads((tmp_path / "run" / "non_finite_0.json").read_text())
+    assert file["step"] == 6, "as the log would number it"
+    named = file["paths"]
     assert len(named) == 4
     assert all((faces / path).exists() for path in named)
     weights = svfap.load_model(tmp_path / "run" / "last").state_dict()
     assert all(value.isfinite().all() for value in weights.values())
     assert json.loads((tmp_path / "run" / "last" / "state.json").read_text())["step"] == 4
+
+
+def test_weights_that_are_not_finite_are_not_saved(faces, tmp_path):
+    """The loss of the last step is that of the weights before it."""
+    with pytest.raises(UserError, match="diverged: the weights are NaN or infinite; stopped after step 1"):
+        pretrain(
+            pretraining(faces, tmp_path / "run", epochs=1, batch_size=16, base_lr=1e45, warmup_epochs=0, clip_grad=1.0)
+        )
+    assert not (tmp_path / "run" / "last").exists()
+
+
+def test_outputs_of_a_validation_that_are_not_finite_mean_that_training_has_diverged(faces, tmp_path, monkeypatch):
+    def spoilt(self, accelerator, model, *args):
+        if epochs:
+            with torch.no_grad():
+                model.head.bias.fill_(math.nan)
+        epochs.append(1)
+        return real(self, accelerator, model, *args)
+
+    real, epochs = FinetuneTask.validate, []
+    monkeypatch.setattr(FinetuneTask, "validate", spoilt)
+    with pytest.raises(UserError) as refused:
+        finetune(finetuning(faces, tmp_path / "run"))
+    text = str(refused.value)
+    assert text.startswith(
+        "training has diverged: outputs for the validation videos are NaN or infinite; stopped after"
+    )
+    assert f"with --init {tmp_path / 'run'} " in text, "what fine-tuning can start from"
+
+
+def test_log_lines_are_strict_json(faces, tmp_path):
+    """A scaler of fp16 skips steps whose gradient norm is infinite."""
+    run = TrainingRun(FinetuneTask(finetuning(faces, tmp_path / "run")), finetuning(faces, tmp_path / "run"))
+    written = []
+    run.writer.add_scalar = lambda name, value, step: written.append(name)
+    run._log("train", 1, 1, {"loss": 1.5, "grad_norm": math.inf})
+    assert log(tmp_path / "run") == [{"kind": "train", "epoch": 1, "step": 1, "loss": 1.5, "grad_norm": None}]
+    assert written == ["train/loss"]
+    run.loader.close()
+
+
+def test_a_second_ctrl_c_says_how_to_continue(faces, tmp_path, monkeypatch):
+    def pressed(self):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(TrainingRun, "_save", pressed)
+    with pytest.raises(Interrupted, match="interrupted again, before the run was saved; --resume continues") as stopped:
+        pretrain(pretraining(faces, tmp_path / "run"))
+    assert stopped.value.number == signal.SIGINT
 
 
 def log_or_none(tmp_path: Path) -> list[dict]:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import svfap
 from svfap.data import targets
@@ -22,6 +23,7 @@ from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.folds import read_fold, score_folds
 from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.finetune import FinetuneTask, finetune
+from svfap.train.parallel import _progress
 from svfap.train.pretrain import PretrainTask
 
 QUICK = dict(preset="svfap_debug", sampling_stride=1, warmup_epochs=0.5, precision="fp32", num_workers=0, epochs=1)
@@ -113,6 +115,24 @@ def test_a_batch_without_annotated_frames_has_no_gradient(videos, tmp_path):
     loss.backward()
     assert loss.item() == 0
     assert (outputs.grad == 0).all()
+
+
+def test_a_step_without_annotated_frames_has_no_loss_in_the_log(videos, tmp_path, monkeypatch):
+    real, steps = FinetuneTask.count, []
+
+    def count(self, batch):
+        steps.append(1)
+        return 0 if len(steps) == 2 else real(self, batch)
+
+    monkeypatch.setattr(FinetuneTask, "count", count)
+    out = tmp_path / "run"
+    options = {**QUICK, **PLAIN, **VALUES, "manifest": videos / "values.csv", "val_fraction": 0, "batch_size": 2}
+    finetune(FinetuneConfig(**options, invalid_marks=[MARK], out=out))
+    shown = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines() if '"train"' in line]
+    assert shown[1] is None and shown[0] > 0 and shown[2] > 0
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 3]
+    assert _progress(FinetuneConfig(out=out)) == (1, f"loss {shown[2]:.4f}")
 
 
 def test_scales_are_those_of_annotated_frames(videos, tmp_path):

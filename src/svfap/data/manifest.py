@@ -399,7 +399,10 @@ class _Parser:
             free = [name for name in text.columns if name not in RESERVED]
             names = tuple(name for name in free if _is_numeric(text[name][self.chosen], frame_level))
             if not names:
-                raise ManifestError(f"{path}: no column of numbers to learn; add one per dimension or name the columns")
+                fix = "add one per dimension"
+                if "frame_values" in self.table:
+                    fix += ", or name those of the files of values per frame with `dimensions`"
+                raise ManifestError(f"{path}: no column of numbers to learn; {fix}")
         absent = [name for name in names if name not in text]
         if len(absent) == len(names) and "frame_values" in self.table:
             self._refuse(self._missing("frame_values"), "frame_values", "is missing; give a file of values")

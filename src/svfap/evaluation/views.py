@@ -17,7 +17,7 @@ from svfap.data.augment import normalize
 from svfap.data.loader import BatchLoader, ClipDataset, make_loader
 from svfap.data.manifest import Manifest
 from svfap.data.targets import is_annotated
-from svfap.errors import UserError
+from svfap.errors import NotFinite, UserError
 from svfap.evaluation.metrics import average_views
 from svfap.evaluation.predictions import EvaluationPredictions, predictions_table
 from svfap.metric_table import SupervisedTask
@@ -55,6 +55,7 @@ def predict_views(
     over its annotated frames; its truth is the most frequent label or the mean of the values. Frames that are not annotated
     are left out, and so are videos without any other. batch_size: videos over all processes.
     description: of the progress bar; None shows none. loader: has workers for this dataset; in place of num_workers.
+    Raises `NotFinite`, on every process, if an output is NaN or infinite.
     """
     size = max(batch_size // accelerator.num_processes, 1)
     order = {"shuffle": False, "seed": 0, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
@@ -81,6 +82,11 @@ def predict_views(
         views += [View(*view) for view in zip(batch["index"].tolist(), *arrays, vectors, strict=True)]
     if accelerator.num_processes > 1:
         views, unreadable = gather_object(views), gather_object(unreadable)
+    if not all(np.isfinite(view.outputs).all() for view in views):
+        raise NotFinite(
+            f"{dataset.manifest.path}: outputs of the model are NaN or infinite; if they are with precision=fp32 too, its "
+            "training has diverged"
+        )
     return _average(views, dict(unreadable), dataset.manifest, config)
 
 

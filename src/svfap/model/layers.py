@@ -191,18 +191,24 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
+    def draw(self, x: Tensor, num_branches: int) -> tuple[Tensor, ...]:
+        """A factor for each clip and branch, (B, 1, 1) float32 each, for tokens (B, N, D); none where nothing is dropped."""
         if not self.training or self.rate == 0.0:
-            return x
+            return ()
         keep = 1.0 - self.rate
-        return x * x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+        shape = (x.shape[0], 1, 1)
+        return tuple(x.new_empty(shape, dtype=torch.float32).bernoulli_(keep).div_(keep) for _ in range(num_branches))
+
+    def forward(self, branch: Tensor, factors: Tensor | None) -> Tensor:
+        """(B, N, D) and what `draw` gave for the branch -> (B, N, D)."""
+        return branch if factors is None else branch * factors.to(branch.dtype)
 
 
 class Block(nn.Module):
-    """Pre-norm Transformer block (Eq. 1)."""
+    """Pre-norm Transformer block (Eq. 1). Draws nothing itself, so that it can be computed again: see `apply_block`."""
 
     checkpointed = False  # see `checkpoint_activations`
+    num_branches = 2
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path_rate: float = 0.0) -> None:
         super().__init__()
@@ -212,14 +218,17 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dim)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, *factors: Tensor) -> Tensor:
+        """(B, N, D), and the factors of `DropPath.draw` -> (B, N, D)."""
+        attention, feed_forward = factors or (None, None)
+        x = x + self.drop_path(self.attn(self.norm1(x)), attention)
+        return x + self.drop_path(self.mlp(self.norm2(x)), feed_forward)
 
 
 class CrossBlock(Block):
     """A block that first attends to other tokens (Eq. 6; with the roles swapped, the reverse block, Eq. 8)."""
+
+    num_branches = 3
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path_rate: float = 0.0) -> None:
         super().__init__(dim, num_heads, mlp_ratio, drop_path_rate)
@@ -227,18 +236,24 @@ class CrossBlock(Block):
         self.context_norm = layer_norm(dim)
         self.cross_attn = CrossAttention(dim, num_heads)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, N, D) tokens, (B, M, D) context -> (B, N, D)."""
-        x = x + self.drop_path(self.cross_attn(self.query_norm(x), self.context_norm(context)))
-        return super().forward(x)
+    def forward(self, x: Tensor, context: Tensor, *factors: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, N, D) tokens, (B, M, D) context, and the factors of `DropPath.draw` -> (B, N, D)."""
+        cross = factors[0] if factors else None
+        x = x + self.drop_path(self.cross_attn(self.query_norm(x), self.context_norm(context)), cross)
+        return super().forward(x, *factors[1:])
 
 
 def apply_block(block: nn.Module, *tokens: Tensor) -> Tensor:
-    """The block's output; of a checkpointed block, the backward pass computes it again from the inputs."""
+    """The block's output; of a checkpointed block, the backward pass computes it again from the inputs.
+
+    Drop path is drawn here, once for both: not every device's random state can be restored for the second time.
+    """
+    assert isinstance(block, Block)
+    inputs = (*tokens, *block.drop_path.draw(tokens[0], block.num_branches))
     if block.checkpointed and torch.is_grad_enabled():
-        output: Tensor = checkpoint(block, *tokens, use_reentrant=False)
+        output: Tensor = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
         return output
-    output = block(*tokens)
+    output = block(*inputs)
     return output
 
 

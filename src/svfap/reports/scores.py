@@ -180,7 +180,8 @@ def _progress(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     train = [record for record in log if record.get("kind") == "train"]
     if not train:
         return {}
-    return {"epochs trained": len({record["epoch"] for record in train}), "last training loss": train[-1]["loss"]}
+    last = next((record["loss"] for record in reversed(train) if record["loss"] is not None), None)
+    return {"epochs trained": len({record["epoch"] for record in train}), "last training loss": last}
 
 
 def _values(scores: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str | None]:

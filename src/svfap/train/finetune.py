@@ -156,7 +156,7 @@ class FinetuneTask(TrainingTask):
         return targets
 
     def validate(self, accelerator: Accelerator, model: Callable[..., Tensor], loader: BatchLoader) -> dict[str, Any]:
-        """Metrics on the validation videos; empty without any."""
+        """Metrics on the validation videos; empty without any. Raises `NotFinite`."""
         if self.validation_clips is None:
             return {}
         config, shape = self.config, self.model.config

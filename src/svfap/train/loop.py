@@ -24,11 +24,11 @@ from svfap.data.loader import Batches, BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest
 from svfap.data.shared_memory import require_room, worker_errors, workers_with_room
 from svfap.device import Upload, make_accelerator
-from svfap.errors import STOP_SIGNALS, Interrupted, UserError
+from svfap.errors import STOP_SIGNALS, Interrupted, NotFinite, UserError
 from svfap.files import write_atomically
 from svfap.model.base import Model
 from svfap.model.layers import checkpoint_activations
-from svfap.train.config import TrainConfig
+from svfap.train.config import FinetuneConfig, TrainConfig
 from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, parameter_groups, scaled_lr
 from svfap.train.parallel import num_workers, signal_handlers
 from svfap.train.processes import lost_process_is_one_line, processes_here
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]
 T = TypeVar("T")
 STEPS_UNREAD = 10  # whose losses stay on a GPU, at most
+NOT_SAVED = "interrupted again, before the run was saved; --resume continues from the last checkpoint, if there is one"
 
 
 class TrainingTask:
@@ -76,7 +77,7 @@ class TrainingTask:
     def validate(self, accelerator: Accelerator, model: Callable[..., Tensor], loader: BatchLoader) -> dict[str, Any]:
         """Metrics on the validation videos, and `unreadable` videos with reasons; empty without validation.
 
-        loader: loads batches of `validation_clips`.
+        loader: loads batches of `validation_clips`. Raises `NotFinite` if the model's outputs are not finite.
         """
         return {}
 
@@ -117,31 +118,39 @@ def train(task: TrainingTask, config: TrainConfig) -> TrainResult:
     """Train until the last epoch, or until Ctrl-C, SIGTERM or SIGHUP; with `config.resume`, from the last checkpoint on.
 
     Random draws depend only on (seed, step, process), so a resumed run, in the middle of an epoch too, has the same
-    losses as one that was never interrupted. Raises `UserError` for a non-finite loss (on a CPU before the optimiser step, on
-    a GPU up to `STEPS_UNREAD` steps later, and always before anything is saved; the last checkpoint stays), for too many
-    unreadable videos, for settings that do not fit, for a run that began with other videos, while another run uses the
-    folder, if files cannot be written or loader workers die, and if another process of torchrun ends.
+    losses as one that was never interrupted. Raises `UserError` for a loss or gradient that is not finite (on a CPU before the
+    optimiser step, on a GPU up to `STEPS_UNREAD` steps later), or weights or validation outputs; always before anything is
+    saved, so that the last checkpoint stays. Further for too many unreadable videos, for settings that do not fit, for a run
+    that began with other videos, while another run uses the folder, if files cannot be written or loader workers die, and if
+    another process of torchrun ends. Raises `Interrupted` for a second Ctrl-C, which does not wait for the step or the save.
     """
     with RunFolder(config).locked(), worker_errors(), lost_process_is_one_line():
         return TrainingRun(task, config).train()
 
 
 class Unread(NamedTuple):
-    """A step whose loss and gradient norm are still on the device. number: steps before it. keys: its videos."""
+    """A step whose loss and gradient norm are still on the device.
+
+    number: from 1, as in the log. terms: what the loss is a mean of, over all processes; without any there is no loss. keys:
+    its videos. ready: when the device has the numbers; None where nothing need be waited for.
+    """
 
     number: int
     epoch: int
     lr: float
     loss: Tensor
+    terms: int
     norm: Tensor
     keys: list[str]
+    ready: torch.cuda.Event | None
 
 
 class TrainingRun:
     """One run: its folder, the model with its optimiser, and the progress so far.
 
-    In a step the host never waits for a GPU, so that it can prepare the next step meanwhile: the losses of `STEPS_UNREAD`
-    steps are read at once (`_read`), batches come in a stream of their own, and a thread writes checkpoints.
+    In a step the host never waits for what it has just asked of a GPU, so that it can prepare the next step meanwhile: losses
+    are read together every few steps (`_read`), all but the newest, batches come in a stream of their own, and a thread
+    writes checkpoints.
     """
 
     def __init__(self, task: TrainingTask, config: TrainConfig) -> None:
@@ -193,6 +202,8 @@ class TrainingRun:
         self._upload = Upload(accelerator.device)
         self._unread: list[Unread] = []
         self._read_every = 1 if accelerator.device.type == "cpu" else STEPS_UNREAD
+        # Reads wait for what comes before `Unread.ready`, not for all that the device has been asked for.
+        self._reads = torch.cuda.Stream(accelerator.device) if accelerator.device.type == "cuda" else None
         self._last_loss = math.nan
         # Processes tell each other by way of their hosts what the loop has to know, so that no GPU is waited for.
         several = accelerator.num_processes > 1
@@ -222,6 +233,8 @@ class TrainingRun:
                     say(f"stopped {saved if step else 'before the first step; the same command starts it again'}")
                     return TrainResult(finished=False, step=step, stopped_by=interrupt.number)
                 self._writes.wait()
+        except KeyboardInterrupt:  # a second Ctrl-C
+            raise Interrupted(signal.SIGINT, NOT_SAVED) from None
         finally:
             self.loader.close()
             self._writes.close()
@@ -253,8 +266,7 @@ class TrainingRun:
                     micro = [next(batches) for _ in range(self.config.accumulate_steps)]
                 stops = self._step(micro, epoch, stop)
                 rate = (state.step - first_step) / (time.monotonic() - first_s)
-                loss = "" if math.isnan(self._last_loss) else f", loss {self._last_loss:.4f}"  # not read yet
-                bar.update(shown, completed=state.step, note=f"epoch {epoch}{loss}, {rate:.3g}/s")
+                bar.update(shown, completed=state.step, note=f"epoch {epoch}{self._shown_loss()}, {rate:.3g}/s")
                 self._writes.check()
                 ends_epoch = state.step % self.steps_per_epoch == 0
                 if ends_epoch:
@@ -295,12 +307,13 @@ class TrainingRun:
         config, state, accelerator = self.config, self.state, self.accelerator
         lr = float(self.schedule[state.step])
         apply_lr(self.optimizer, lr)
-        loss = self._accumulate(micro)
+        loss, terms = self._accumulate(micro)
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad or math.inf)
         keys = [key for batch in micro for key in batch["keys"]]
-        self._unread.append(Unread(state.step, epoch, lr, loss, norm, keys))
+        ready = None if self._reads is None else torch.cuda.current_stream(accelerator.device).record_event()
+        self._unread.append(Unread(state.step + 1, epoch, lr, loss, terms, norm, keys, ready))
         if len(self._unread) == self._read_every:
-            self._read()
+            self._read(all_but=0 if self._read_every == 1 else 1)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average:
@@ -313,9 +326,10 @@ class TrainingRun:
         self._check_readable()
         return any(stops for stops, _ in told)
 
-    def _accumulate(self, micro: list[Batch]) -> Tensor:
-        """Forward and backward of the micro-batches of one step. Returns this process's mean loss, a scalar on the device.
+    def _accumulate(self, micro: list[Batch]) -> tuple[Tensor, int]:
+        """Forward and backward of the micro-batches of one step.
 
+        Returns this process's mean loss, a scalar on the device, and the number of its terms over all processes.
         Every clip (or labelled frame) of the step has the same weight, as in one large batch.
         """
         accelerator = self.accelerator
@@ -334,7 +348,7 @@ class TrainingRun:
                 loss = self.task.loss(self.model, ready, torch.Generator().manual_seed(seed))
                 accelerator.backward(loss / divisor)
             total += loss.detach().to(exact) / divisor
-        return total
+        return total, all_counts
 
     def _of_all(self, mine: T) -> list[T]:
         """What every process says, in their order."""
@@ -344,31 +358,55 @@ class TrainingRun:
         torch.distributed.all_gather_object(told, mine, group=self._hosts)
         return told
 
-    def _read(self) -> None:
-        """Wait for the losses that are still on the device, and log them. Raises `UserError` if one is not finite."""
-        if not self._unread:
+    def _read(self, all_but: int = 0) -> None:
+        """Wait for the losses that are still on the device, and log them. Raises `UserError` if one is not finite.
+
+        all_but: that many of the newest stay.
+        """
+        count = len(self._unread) - all_but
+        steps, self._unread = self._unread[:count], self._unread[count:]
+        if not steps:
             return
-        steps, self._unread = self._unread, []
-        numbers = torch.stack([torch.stack((step.loss, step.norm.to(step.loss.dtype))) for step in steps]).tolist()
+        with torch.cuda.stream(self._reads):  # None: no effect
+            if self._reads is not None and steps[-1].ready is not None:
+                self._reads.wait_event(steps[-1].ready)
+            pairs = [torch.stack((step.loss, step.norm.to(step.loss.dtype))) for step in steps]
+            numbers = torch.stack(pairs).tolist()
         losses = np.mean(self._of_all([loss for loss, _ in numbers]), axis=0).tolist()
         for step, loss, (_, norm) in zip(steps, losses, numbers, strict=True):
-            if not math.isfinite(norm) and self.accelerator.mixed_precision != "fp16":  # its scaler skips such a step
-                loss = math.nan
             if not math.isfinite(loss):
-                self._refuse(loss, step)
-            self._log("train", step.epoch, step.number + 1, {"loss": loss, "lr": step.lr, "grad_norm": norm})
-            self._last_loss = loss
+                self._refuse(f"the loss is {loss}", step)
+            if not math.isfinite(norm) and self.accelerator.mixed_precision != "fp16":  # its scaler skips such a step
+                self._refuse(f"the gradient norm is {norm}", step)
+            if step.terms:
+                self._last_loss = loss
+            shown = {"loss": loss if step.terms else math.nan, "lr": step.lr, "grad_norm": norm}
+            self._log("train", step.epoch, step.number, shown)
 
-    def _refuse(self, loss: float, step: Unread) -> None:
+    def _read_all(self) -> None:
+        """Read all losses. Raises `UserError` if one of them is not finite, or a weight after the last update."""
+        self._read()
+        if not torch.nn.utils.get_total_norm(self.task.model.parameters(), math.inf).isfinite():
+            raise self._diverged("the weights are NaN or infinite")
+
+    def _refuse(self, what: str, step: Unread) -> None:
         """Raise `UserError` for a loss or gradient that is not finite, and list the videos of the step."""
         file = self.folder.path / f"non_finite_{self.accelerator.process_index}.json"
         write_atomically(file, json.dumps({"step": step.number, "paths": step.keys}, indent=2))
-        later = self.state.step - step.number
-        raise UserError(
-            f"the loss is {loss} at step {step.number}; stopped {f'{later} steps after it' if later else 'before the step'}. The "
-            f"videos of that step are in {file}, the last good checkpoint is in last/. A lower `base_lr` or precision=fp32 may "
-            "help"
-        )
+        raise self._diverged(f"{what} at step {step.number}, whose videos are in {file}")
+
+    def _diverged(self, what: str) -> UserError:
+        """The error for numbers that are not finite. Resumed, the run would do the same again."""
+        fix = "start a new run in another folder with a lower `base_lr`"
+        if self.accelerator.mixed_precision != "no":
+            fix += " or with precision=fp32"
+        kept = "There is no checkpoint"
+        if self._saved_step:
+            if isinstance(self.config, FinetuneConfig):
+                fix += f", from its weights with --init {self.folder.path} or from those it began with"
+            kept = f"{self.folder.last} is of step {self._saved_step}, when nothing was NaN or infinite yet"
+        after = f"stopped after step {self.state.step}"
+        return UserError(f"training has diverged: {what}; {after}. --resume would do the same again: {fix}. {kept}")
 
     def _check_readable(self) -> None:
         count, videos, allowed = len(self.state.unreadable), self.task.num_videos, self.config.max_unreadable
@@ -380,11 +418,14 @@ class TrainingRun:
 
     def _validate(self, epoch: int) -> dict[str, Any]:
         """Validate after an epoch, and keep the model for best/ if the score is the highest so far. Returns the metrics."""
-        self._read()
+        self._read_all()
         task, state = self.task, self.state
         self.best_model.eval()
         # Not the wrapped model: its collectives would wait for a process that has nothing to validate.
-        validation = task.validate(self.accelerator, self.best_model, self.loader)
+        try:
+            validation = task.validate(self.accelerator, self.best_model, self.loader)
+        except NotFinite:
+            raise self._diverged("outputs for the validation videos are NaN or infinite") from None
         state.unreadable |= validation.pop("unreadable", {})
         score = validation.get(task.score) if task.score else None
         if score is None or state.best_score is None or score > state.best_score:
@@ -395,7 +436,7 @@ class TrainingRun:
         if self.writer:
             if not console.is_terminal:  # without a moving progress bar, one line per epoch
                 text = f", validation {task.score} {score:.4f}" if score is not None else ""
-                say(f"epoch {epoch} of {self.config.epochs}: loss {self._last_loss:.4f}{text}")
+                say(f"epoch {epoch} of {self.config.epochs}{self._shown_loss()}{text}")
             self._log("val", epoch, state.step, {k: v for k, v in validation.items() if isinstance(v, int | float)})
             with self.folder.writing(self.folder.tensorboard):
                 task.show(self.best_model, self.writer, self.accelerator, state.step)
@@ -412,16 +453,22 @@ class TrainingRun:
             self._log("probe", epoch, self.state.step, {**scores, "seconds": round(time.monotonic() - began, 2)})
         self.accelerator.wait_for_everyone()
 
+    def _shown_loss(self) -> str:
+        """The last loss that was read, for a line of text; empty before."""
+        return "" if math.isnan(self._last_loss) else f", loss {self._last_loss:.4f}"
+
     def _log(self, kind: str, epoch: int, step: int, numbers: dict[str, float]) -> None:
+        """Log numbers of a step; those that are not finite are null in the log, and left out for TensorBoard."""
         if self.writer:
-            self.folder.log({"kind": kind, "epoch": epoch, "step": step, **numbers})
+            known = {name: value for name, value in numbers.items() if math.isfinite(value)}
+            self.folder.log({"kind": kind, "epoch": epoch, "step": step, **dict.fromkeys(numbers), **known})
             with self.folder.writing(self.folder.tensorboard):
-                for name, value in numbers.items():
+                for name, value in known.items():
                     self.writer.add_scalar(f"{kind}/{name}", value, step)
 
     def _save(self) -> None:
         """Begin to write last/, and best/ if there is a new one, from copies of what they hold now."""
-        self._read()
+        self._read_all()
         self.state.seconds = time.monotonic() - self.began
         if self.accelerator.is_main_process:
             best, self._new_best = self._new_best, None

@@ -193,7 +193,8 @@ def _progress(config: Run) -> tuple[float, str]:
     except (OSError, ValueError):
         return 0, "starts"
     epochs = max((line["epoch"] - (line["kind"] != "val") for line in lines), default=0)
-    return epochs, next((f"loss {line['loss']:.4f}" for line in reversed(lines) if "loss" in line), "")
+    losses = (line["loss"] for line in reversed(lines) if line.get("loss") is not None)
+    return epochs, next((f"loss {loss:.4f}" for loss in losses), "")
 
 
 if __name__ == "__main__":

@@ -228,9 +228,9 @@ class RunFolder:
             raise UserError(f"{file}: cannot be written ({reason}); {kept}") from None
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append one JSON line, with `kind`, `epoch` (from 1) and `step` (from 1). Raises `UserError`."""
+        """Append one JSON line, with `kind`, `epoch` (from 1) and `step` (from 1); numbers are finite. Raises `UserError`."""
         with self.writing(self._log_file), self._log_file.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def forget_log_after(self, step: int) -> None:
         """Drop the log lines of steps after the last checkpoint, which will be done again."""

@@ -28,7 +28,7 @@ class Curves:
         self.train = _latest(records, "train", ("epoch", "step"))
         self.validation = _latest(records, "val", ("epoch",))
         self.first = min((r["epoch"] for r in [*self.train, *self.validation]), default=0)
-        self.losses = np.array([r["loss"] for r in self.train], dtype=float)
+        self.losses = np.array([r["loss"] for r in self.train], dtype=float)  # NaN where a step had none
 
     def train_epochs(self) -> NDArray[np.float64]:
         """Position of each training record. Records are evenly spaced, so an unfinished epoch ends early."""
@@ -38,7 +38,7 @@ class Curves:
 
     def metric(self, name: str) -> tuple[list[float], list[float]]:
         """Epochs and values of a validation metric, as printed; empty if it was not logged."""
-        records = [r for r in self.validation if name in r]
+        records = [r for r in self.validation if r.get(name) is not None]
         return [r["epoch"] - self.first + 1 for r in records], [metric_scale(name) * r[name] for r in records]
 
     def smooth(self) -> NDArray[np.float64] | None:
@@ -53,8 +53,9 @@ class Curves:
 def loss_curves(records: Records, title: str = "") -> Figure:
     """Training loss and learning rate and, in a second panel, the validation metrics of `CURVES` over epochs.
 
-    records: a run's log: `{"kind": "train", "epoch", "step", "loss", "lr"}` and `{"kind": "val", "epoch", <metric>...}`. If
-    a step was logged twice, the later record counts. Raises `UserError` without a record of training or validation.
+    records: a run's log: `{"kind": "train", "epoch", "step", "loss", "lr"}` and `{"kind": "val", "epoch", <metric>...}`. The
+    loss is None of a step without one. If a step was logged twice, the later record counts. Raises `UserError` without a record
+    of training or validation.
     """
     log = Curves(records)
     _require_records([log])
