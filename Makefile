@@ -11,12 +11,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
+# Two tests at a time, so one thread for each and for the commands that they start.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2
+	$(TEST)
 
 # The slow tests too, and which lines no test runs. Measuring that costs CPU time, so `test` does without.
 test-all: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term -m ''
+	$(TEST) --cov --cov-report=term -m ''
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks docs

@@ -493,6 +493,7 @@ def test_mistakes_are_one_line(words, message, miniature, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_stop_reaches_parallel_folds_and_both_go_on(miniature, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     out = tmp_path / "run"
@@ -528,6 +529,7 @@ def test_a_stop_reaches_parallel_folds_and_both_go_on(miniature, tmp_path, monke
 # the document --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_road_is_as_the_document_says(tmp_path, monkeypatch, capsys):
     """Runs the very commands of docs/from_download_to_table.md on a CREMA-D in miniature, quickly."""
     rng = np.random.default_rng(0)

@@ -135,6 +135,7 @@ def writes_a_log(config: Any) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_the_progress_bar_of_parallel_runs_counts_their_epochs(faces, tmp_path, bars):
     configs = [pretraining(faces, tmp_path / name, epochs=3) for name in ("a", "b")]
     assert parallel.run_parallel(writes_a_log, configs, 2, []) == 0

@@ -196,6 +196,7 @@ def test_torchrun_on_two_processes_matches_one(faces, tmp_path):
     assert two["war"] == one["war"]
 
 
+@pytest.mark.slow
 def test_a_process_without_anything_to_validate_does_not_hang(faces, tmp_path):
     pd.read_csv(faces / "val.csv").iloc[:1].assign(path=lambda t: str(faces) + "/" + t["path"]).to_csv(
         tmp_path / "one.csv"
