@@ -326,6 +326,7 @@ def test_after_ctrl_c_the_tables_so_far_are_shown(monkeypatch, capsys, tmp_path)
 
     monkeypatch.setattr(module, "rate_of", once)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path.with_name("inductor")))  # PyTorch keeps its own folder
     assert main(["bench", "--preset", "svfap_debug", "--device", "cpu"]) == 130
     shown = capsys.readouterr()
     assert "Steps and forward passes alone" in shown.out and "interrupted" in shown.out
