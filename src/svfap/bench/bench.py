@@ -136,7 +136,6 @@ class _Bench:
     def __init__(self, config: BenchConfig, device: torch.device, folder: Path, began: float) -> None:
         self.config, self.device, self.folder, self.began = config, device, folder, began
         self.end = began + config.seconds
-        self.reads = config.manifest is not None or config.dataset is not None
         self.rows: list[Row] = []
         self.dropped: list[Dropped] = []
         self.notes: list[str] = []
@@ -149,7 +148,7 @@ class _Bench:
         made = self._tasks(size)
         own = {name: each for name, each in made.items() if each.is_own}
         sweeps = self._sweeps(made)
-        left_s = max(self.end - time.monotonic(), 0.0) if self.reads else 0.0
+        left_s = max(self.end - time.monotonic(), 0.0) if self.config.reads else 0.0
         steps_end, reading_s = self.end - JOINT_SHARE * left_s, READING_SHARE * left_s
         videos = {
             name: Videos(each.given, len(each.task.dataset))
@@ -191,9 +190,9 @@ class _Bench:
     def _tasks(self, size: Size) -> dict[str, Made]:
         """The trainings that are possible, on the user's videos or else on a synthetic face."""
         found: dict[str, Made] = {}
-        given = make_tasks(self.config, size, None) if self.reads else {}
+        given = make_tasks(self.config, size, None) if self.config.reads else {}
         missing = [name for name in TRAININGS if not isinstance(given.get(name), Made)]
-        if self.reads and len(missing) == len(TRAININGS):
+        if self.config.reads and len(missing) == len(TRAININGS):
             raise given[TRAININGS[0]]  # type: ignore[misc]
         others = make_tasks(self.config, size, synthetic_manifest(self.folder, size)) if missing else {}
         for name in TRAININGS:

@@ -50,8 +50,13 @@ class BenchConfig(SourceSettings):
             raise UserError(f"device={self.device}: must be auto, cpu, mps, cuda, or one of several as cuda:1")
         if self.manifest is not None and self.dataset is not None:
             raise UserError("give either `manifest` or `dataset`")
-        if self.manifest is None and self.dataset is None and (self.root is not None or self.split is not None):
+        if not self.reads and (self.root is not None or self.split is not None):
             raise UserError("`root` and `split` go with `manifest` or `dataset`")
+
+    @property
+    def reads(self) -> bool:
+        """Whether there are videos whose reading is measured."""
+        return self.manifest is not None or self.dataset is not None
 
     def check_files(self) -> None:
         """Raise `UserError` if videos are not there, or results cannot be written or would replace others."""

@@ -118,6 +118,5 @@ def _rate(rate: Rate | None) -> dict[str, object] | None:
 def write_files(done: Benched, config: BenchConfig) -> None:
     """Write the JSON and the Markdown into `config.out`. Raises `UserError`."""
     assert config.out is not None
-    reads = config.manifest is not None or config.dataset is not None
     write_atomically(config.out / JSON_FILE, to_json(done, config))
-    write_atomically(config.out / MARKDOWN_FILE, to_text(done, reads))
+    write_atomically(config.out / MARKDOWN_FILE, to_text(done, config.reads))
