@@ -144,11 +144,11 @@ def filled_area(number: int, size: int = 64) -> float:
     geometric = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
     shares = []
     for _ in range(number):
-        inside = torch.full((3, 1, size, size), augment.FILL + 100)
+        inside = torch.full((1, 3, 1, size, size), augment.FILL + 100)
         for name, argument in ra.draw(rng):
             if name in geometric:
-                inside = augment.OPERATIONS[name][0](inside, argument)
-        view = augment.random_resized_crop(inside[None].clone(), (0.08, 1.0), generator)
+                inside = augment.transform(inside, name, argument)
+        view = augment.random_resized_crop(inside.clone(), (0.08, 1.0), generator)
         shares.append(float((augment.FILL + 100 - view).mean()) / 100)
     return float(np.mean(shares))
 

@@ -80,8 +80,15 @@ TARGETS = {
     "fine-tuning": {"speed": (">=", 2.5), "share_of_matrix_rate": (">=", 0.5), "memory": ("<=", 0.6)},
     "pre-training": {"speed": (">=", 3.0), "memory": ("<=", 0.6)},
 }
-REFERENCE = "fp16, waits"
+REFERENCE, PUBLISHED = "fp16, waits", "plain, fp16, waits"
 CORRECTNESS = "errors against fp32"
+# Parts of the program, and the kinds of work (see `Budget`) of each.
+KINDS = {
+    "correctness": ("correctness",),
+    "training": ("eager", "compiled"),
+    "profile": ("profile",),
+    "inference": ("inference", "compiled inference"),
+}
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ class Training:
         self.optimizer.zero_grad()
         if self.row.waits:
             loss.item(), norm.item()
-        self.unread.append(loss.detach())
+        self.unread.append(loss.detach().clone())  # a loss's own memory is that of all its terms
 
     def read(self) -> list[float]:
         """Losses of the steps since the last call."""
@@ -440,18 +447,19 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 def compare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each row in which the host does not wait, beside the reference of its task.
 
-    task, row, the values of `TARGETS` (None: not measured), and met: whether the row meets all targets of its task.
+    task, row, the values of `TARGETS` (None: not measured), met: whether the row meets all targets of its task, and
+    speed_of_plain, memory_of_plain: beside the unoptimised model in fp16.
     """
     found = []
     for row in rows:
-        reference = next((r for r in rows if r["task"] == row["task"] and r["row"] == REFERENCE), None)
-        if reference is None or "waits" in row["row"]:
+        named = {r["row"]: r for r in rows if r["task"] == row["task"]}
+        if REFERENCE not in named or "waits" in row["row"]:
             continue
-        values = {
-            "speed": row["clips_per_s"] / reference["clips_per_s"],
-            "share_of_matrix_rate": row["share_of_matrix_rate"],
-            "memory": row["peak_gb"] / reference["peak_gb"] if reference["peak_gb"] else None,
-        }
+        values: dict[str, float | None] = {"share_of_matrix_rate": row["share_of_matrix_rate"]}
+        for name, end in ((REFERENCE, ""), (PUBLISHED, "_of_plain")):
+            other = named.get(name)
+            values[f"speed{end}"] = row["clips_per_s"] / other["clips_per_s"] if other else None
+            values[f"memory{end}"] = row["peak_gb"] / other["peak_gb"] if other and other["peak_gb"] else None
         met = all(meets(values[name], target) for name, target in TARGETS[row["task"]].items())
         found.append({"task": row["task"], "row": row["row"], **values, "met": met})
     return found
@@ -490,7 +498,8 @@ def markdown(results: dict[str, Any]) -> str:
         ]
         for r in results["correctness"]
     ]
-    parts.append("### Relative errors against fp32\n\n" + table(("", "error", "limit", "fits"), rows))
+    if rows:
+        parts.append("### Relative errors against fp32\n\n" + table(("", "error", "limit", "fits"), rows))
     rows = []
     for r in results["training"]:
         low, high = r["ms_range"]
@@ -520,12 +529,13 @@ def markdown(results: dict[str, Any]) -> str:
     rows = []
     for task, targets in TARGETS.items():
         cells = {name: f"{'≥' if sign == '>=' else '≤'} {limit:g}" for name, (sign, limit) in targets.items()}
-        columns = ("speed", "share_of_matrix_rate", "memory")
+        columns = ("speed", "share_of_matrix_rate", "memory", "speed_of_plain", "memory_of_plain")
         rows.append([f"{task}: **target**", *(cells.get(name, "") for name in columns), ""])
         for r in (r for r in results["compared"] if r["task"] == task):
             values = [number(r[name], ".2f") for name in columns]
             rows.append([f"{task}: {r['row']}", *values, "yes" if r["met"] else "no"])
-    header = ["row", f"clips/s ÷ {REFERENCE}", "of the matrix rate", f"peak memory ÷ {REFERENCE}", "meets all targets"]
+    header = ["row", f"clips/s ÷ {REFERENCE}", "of the matrix rate", f"peak memory ÷ {REFERENCE}"]
+    header += ["clips/s ÷ plain", "peak memory ÷ plain", "meets all targets"]
     parts.append("### Beside the targets\n\n" + table(header, rows))
     if results["inference"]:
         rows = [
@@ -683,6 +693,9 @@ def main() -> int:
     parser.add_argument(
         "--repeats", type=int, default=5, help="of some steps each; the median and the range are reported"
     )
+    parser.add_argument(
+        "--parts", nargs="+", choices=KINDS, default=[*KINDS], help="what to do; everything if not given"
+    )
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
     parser.add_argument("--out", type=Path, help="folder for gpu.md and gpu.json")
     options = parser.parse_args()
@@ -730,6 +743,8 @@ def main() -> int:
         *((f"{row.task}: {row.name}", "compiled", partial(train, row)) for row in COMPILED),
         ("inference: bf16, compiled", "compiled inference", partial(infer, options.backend)),
     ]
+    kinds = {"matrix", *(kind for part in options.parts for kind in KINDS[part])}
+    work = [each for each in work if each[1] in kinds]
     return Run(results, Budget(options.seconds, BEGAN), options.out)(work)
 
 

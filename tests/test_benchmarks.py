@@ -230,13 +230,14 @@ def test_the_gpu_benchmark_compares_each_row_with_the_reference():
     fast = {**reference, "row": "bf16, compiled", "clips_per_s": 30, "share_of_matrix_rate": 0.6, "peak_gb": 15}
     small = {**reference, "row": "bf16, compiled, checkpointed", "clips_per_s": 20, "peak_gb": 10}
     both = {**fast, "row": "bf16", "peak_gb": 12}
-    plain = {**reference, "row": "plain, fp16, waits"}
+    plain = {**reference, "row": "plain, fp16, waits", "clips_per_s": 5, "peak_gb": 50}
     # Speed and memory are never those of different rows.
     found = benchmark.compare([reference, fast, small, plain])
     assert [(r["row"], r["speed"], r["share_of_matrix_rate"], r["memory"], r["met"]) for r in found] == [
         ("bf16, compiled", 3.0, 0.6, 0.75, False),
         ("bf16, compiled, checkpointed", 2.0, 0.1, 0.5, False),
     ]
+    assert [(r["speed_of_plain"], r["memory_of_plain"]) for r in found] == [(6.0, 0.3), (4.0, 0.2)]
     assert [r["met"] for r in benchmark.compare([reference, both])] == [True]
     unmeasured = [{**row, "peak_gb": None} for row in (reference, both)]
     assert [(r["memory"], r["met"]) for r in benchmark.compare(unmeasured)] == [(None, False)]

@@ -283,8 +283,8 @@ def picture(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
 
 def apply(name: str, frames: np.ndarray, argument: float) -> np.ndarray:
     """One operation on (T, H, W, 3) uint8, back in the same shape as float levels."""
-    clip = augment.to_levels(torch.from_numpy(frames)[None])[0]
-    return OPERATIONS[name][0](clip, argument).permute(1, 2, 3, 0).numpy()
+    clips = augment.to_levels(torch.from_numpy(frames)[None])
+    return augment.transform(clips, name, argument)[0].permute(1, 2, 3, 0).numpy()
 
 
 def differences(ours: np.ndarray, expected: Any) -> np.ndarray:
@@ -434,13 +434,30 @@ def test_randaugment_changes_clips_apart_and_frames_alike() -> None:
     assert not torch.equal(RandAugment()(before.clone(), seeded(4)), clips)
 
 
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_on_many_clips_is_that_on_each(name: str) -> None:
+    clips = augment.to_levels(torch.from_numpy(np.stack([np.stack([picture(seed=i)] * 2) for i in range(3)])))
+    arguments = [OPERATIONS[name][1](m, sign) for m, sign in ((7.3, 1), (2.1, -1), (9.6, -1))]
+    one_by_one = [
+        augment.transform(clip[None].clone(), name, argument) for clip, argument in zip(clips, arguments, strict=True)
+    ]
+    assert torch.equal(augment.transform(clips, name, *arguments), torch.cat(one_by_one))
+
+
+def test_clips_that_are_augmented_together_are_those_augmented_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = augment.to_levels(torch.from_numpy(np.stack([np.stack([picture(seed=i)] * 2) for i in range(24)])))
+    expected = RandAugment()(clips.clone(), seeded(3))
+    monkeypatch.setattr(augment, "_groups", lambda numbers, device: [numbers])  # as on a GPU
+    assert torch.equal(RandAugment()(clips, seeded(3)), expected)
+
+
 def test_every_operation_takes_extremes_and_tiny_frames() -> None:
-    for name, (operation, argument) in OPERATIONS.items():
+    for name, (_, argument) in OPERATIONS.items():
         for magnitude in (0.0, 10.0):
             for sign in (1, -1):
-                for shape in ((3, 1, 1, 1), (3, 2, 2, 5)):
+                for shape in ((1, 3, 1, 1, 1), (1, 3, 2, 2, 5)):
                     clip = torch.randint(256, shape, generator=seeded(5)).float()
-                    result = operation(clip.clone(), argument(magnitude, sign))
+                    result = augment.transform(clip.clone(), name, argument(magnitude, sign))
                     assert result.shape == shape and torch.equal(result, result.round()), name
                     assert result.min() >= 0 and result.max() <= 255, name
 
@@ -458,5 +475,5 @@ def test_luma_is_that_of_pillow_where_it_is_nearly_the_next_one() -> None:
     remainder = (colours.astype(np.int64) @ [19595, 38470, 7471] + 32768) % 65536
     close = colours[(remainder < 300) | (remainder > 65536 - 300)][None]
     expected = np.asarray(Image.fromarray(close).convert("L"))
-    ours = augment._grey(torch.from_numpy(close).permute(2, 0, 1)[:, None].float())
-    assert close.shape[1] > 1000 and ours[0].tolist() == expected.tolist()
+    ours = augment._grey(augment.to_levels(torch.from_numpy(close)[None, None]))
+    assert close.shape[1] > 1000 and ours[0, 0, 0].tolist() == expected.tolist()

@@ -142,6 +142,16 @@ def test_a_folder_stands_for_the_videos_in_it_and_one_video_needs_no_list(folder
     assert alone.videos == (str(folder / "a.mp4"),) and len(alone.table) == len(found.rows_of(alone.videos[0]))
 
 
+def test_pictures_beside_the_videos_of_a_folder_are_told(folder, tmp_path, config, capsys):
+    album = tmp_path / "album"
+    shutil.copytree(folder, album, ignore=shutil.ignore_patterns("model"))
+    for name in ("cover.jpg", "sub/1.png"):
+        (album / name).parent.mkdir(exist_ok=True)
+        (album / name).write_bytes(b"")
+    assert len(predict_videos(album, config(out=None, model=str(folder / "model"))).videos) == 2
+    assert f"{album}: 2 of its files are pictures, which are left out" in capsys.readouterr().err
+
+
 def test_a_page_may_be_written_without_a_table(folder, tmp_path, config):
     done = predict_videos([folder / "a.mp4"], config(out=None, report=tmp_path / "p.html"))
     assert done.written == [tmp_path / "p.html"] == list(tmp_path.iterdir())

@@ -46,6 +46,7 @@ def run_of(faces, out, config, **settings) -> TrainingRun:
 # waiting -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="follows tensors on the host; the test below asks CUDA")
 @pytest.mark.parametrize("name", RUNS)
 def test_the_host_waits_for_nothing_in_a_step(name, faces, tmp_path, monkeypatch):
     config, settings = RUNS[name]

@@ -41,7 +41,7 @@ def test_bf16_from_end_to_end_is_near_float32():
         exact = model(clips)
         with torch.autocast("cpu", torch.bfloat16):
             error = (model(clips) - exact).square().mean(0).sqrt()
-    assert (error < 0.01 * exact.std(0)).all()
+    assert (error < 0.02 * exact.std(0)).all()
 
 
 @pytest.mark.parametrize("name", REGRESSION_LOSSES)

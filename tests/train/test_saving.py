@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from small_runs import finetuning, log, pretraining
 
 from svfap.errors import UserError
-from svfap.train import saving
+from svfap.train import loop, saving
 from svfap.train.finetune import finetune
 from svfap.train.pretrain import pretrain
 from svfap.train.saving import BesideTraining, on_host
@@ -113,6 +113,7 @@ def test_a_write_that_fails_stops_the_training_at_the_next_step(faces, tmp_path,
         assert failed.wait(60)
         wait_for(self._running.done)
 
+    monkeypatch.setattr(loop, "STEPS_UNREAD", 1)
     monkeypatch.setattr(saving, "save_accelerator_state", full)
     monkeypatch.setattr(saving.BesideTraining, "start", start)
     with pytest.raises(

@@ -90,6 +90,6 @@ class Perceiver(Model):
 
 
 def _no_autocast(tokens: Tensor) -> AbstractContextManager[object]:
-    """Switches autocast off on the device of `tokens`."""
-    device = tokens.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    """Switches autocast off on the device of `tokens`; "meta", whose tensors are shapes alone, has none."""
+    device = tokens.device.type  # asked here: `torch.amp.is_autocast_available` would break the compiler's graph
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from svfap.console import progress_bar, say, track
-from svfap.data.find import missing, on_disk
+from svfap.data.find import missing, on_disk, walk
 from svfap.data.packed import is_there
 from svfap.data.sources import find_videos, read_sources
+from svfap.data.suffixes import PICTURE_SUFFIXES
 from svfap.errors import UserError
 from svfap.faces.config import CROP_FIELDS
 from svfap.files import MANIFEST_SUFFIXES, check_new, make_folder, only_writer, printable, remove_abandoned
@@ -172,7 +173,15 @@ def _videos_of(video: str | Path) -> list[str]:
             if (sample.start_s, sample.end_s, sample.box) != (None, None, None):
                 raise UserError(f"{path}: has a span or a box of {sample.path.name}, and predict takes whole videos")
         return list(dict.fromkeys(str(sample.path) for sample in samples))
-    return ([str(file) for file in find_videos(path)] if path.is_dir() else []) or [str(video)]
+    if not path.is_dir():
+        return [str(video)]
+    found = [str(file) for file in find_videos(path)]
+    beside = (
+        sum(name.lower().endswith(PICTURE_SUFFIXES) for _, _, names in walk(path) for name in names) if found else 0
+    )
+    if beside:
+        say(f"{video}: {beside} of its files are pictures, which are left out; give the name of each that is wanted")
+    return found or [str(video)]
 
 
 def _check_videos(names: Sequence[str], config: PredictConfig) -> None:
