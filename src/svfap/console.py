@@ -49,6 +49,11 @@ _options: Collection[str] = ()  # of the command that is running
 _kept: list[str] | None = None  # messages that are not shown
 
 
+def counted(number: int, what: str) -> str:
+    """1 video, 2 videos, 1,200 videos."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 @contextmanager
 def naming_options(names: Collection[str]) -> Iterator[None]:
     """Until the end, messages name these settings as options of the command."""

@@ -248,7 +248,7 @@ def test_a_restarted_run_crops_only_what_is_left(tmp_path, worked_on, capsys):
     (videos / "broken.mp4").write_text("no video")
     assert main(["crop", str(videos), "--out", str(out), *FLAGS]) == 1
     assert worked_on == ["a.mp4", "b.mp4", "broken.mp4", "c.mp4"]
-    assert "1 videos failed; they are listed in" in " ".join(capsys.readouterr().err.split())
+    assert "1 video failed, listed in" in " ".join(capsys.readouterr().err.split())
     with (out / "failures.csv").open(newline="") as file:
         (failure,) = csv.DictReader(file)
     assert failure["source"] == str(videos / "broken.mp4")
@@ -354,8 +354,8 @@ def test_a_video_without_a_face_is_listed_and_no_failure(tmp_path, capsys):
     film(tmp_path / "videos" / "somebody.mp4", still, 24)
     assert main(["crop", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), *FLAGS]) == 0
     message = " ".join(capsys.readouterr().err.split())
-    assert "1 clips (0.0 minutes) of 1 face tracks in 2 of 2 videos" in message
-    assert "no_face: 1 videos, listed in" in message
+    assert "1 clip (0.0 minutes) of 1 face track in 2 of 2 videos" in message
+    assert "no face: 1 video, listed in" in message
     lines = (tmp_path / "out" / "no_face.csv").read_text().splitlines()
     assert lines == ["source,reason", f"{tmp_path / 'videos' / 'nobody.mp4'},no face found"]
     assert len(rows(tmp_path / "out")) == 1

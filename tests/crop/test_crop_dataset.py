@@ -120,8 +120,8 @@ def test_a_dataset_stays_the_same_but_for_its_clips(tmp_path, capsys):
     assert main(["crop", "--dataset", str(prepared), "--out", str(out), *FLAGS]) == 1  # one clip is damaged
     said = " ".join(capsys.readouterr().err.split())
     assert "3 of 5 clips of Corpus have a face" in said
-    assert "no face: 1 clips, which the manifests leave out" in said
-    assert "error: 1 clips could not be read and are left out" in said
+    assert "no face: 1 clip, which the manifests leave out" in said
+    assert "error: 1 clip could not be read and are left out" in said
     found, before = read_dataset(out), read_dataset(prepared)
     for name in ("name", "title", "task", "label_names", "metrics", "sampling_stride", "licence"):
         assert getattr(found, name) == getattr(before, name)

@@ -346,7 +346,7 @@ def test_unreadable_videos_are_counted_listed_and_the_command_fails(damaged, cla
     assert main(["evaluate", *arguments, "--batch_size", "2", "--precision", "fp32"]) == 1
     printed = capsys.readouterr()
     assert [line for line in printed.err.splitlines() if "error" in line] == [
-        f"svfap evaluate: error: 2 videos could not be read; they are listed in {out / 'unreadable.csv'}"
+        f"svfap evaluate: error: 2 videos could not be read, listed in {out / 'unreadable.csv'}"
     ]
     metrics, table = read(out)
     assert (metrics["num_expected"], metrics["num_evaluated"], metrics["num_samples"]) == (14, 12, 12)

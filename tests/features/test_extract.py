@@ -390,7 +390,7 @@ def test_the_command_lists_unreadable_videos_and_keeps_the_rest(folder, saved, t
     assert main([*args, "--num_workers", "1"]) == 1  # one, but a process of its own
     message = " ".join(capsys.readouterr().err.split())
     assert f"2 rows of 2 of 4 videos: {out}" in message
-    assert f"2 videos could not be read; they are listed in {tmp_path / 'x.unreadable.csv'}" in message
+    assert f"2 videos could not be read, listed in {tmp_path / 'x.unreadable.csv'}" in message
     listed = pd.read_csv(tmp_path / "x.unreadable.csv").set_index("path")["reason"]
     assert listed[str(folder / "missing.mp4")] == "no such file or folder"
     assert listed[str(folder / "broken.mp4")].startswith("not a readable video")

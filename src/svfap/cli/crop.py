@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.crop.config import CropConfig
 from svfap.errors import UserError
 
@@ -21,23 +21,22 @@ def run(config: CropConfig, sources: list[str]) -> int:
         no_face, failures, title = of_dataset.no_face, of_dataset.failures, of_dataset.dataset.title
         num_given = of_dataset.num_clips + len(no_face) + len(failures)
         say(f"{of_dataset.num_clips:,} of {num_given:,} clips of {title} have a face: {config.out / DATASET_FILE}")
-        without, failed = (
-            "no face: {:,} clips, which the manifests leave out",
-            "clips could not be read and are left out",
-        )
+        without, failed = f"{counted(len(no_face), 'clip')}, which the manifests leave out", "clip"
+        what = "could not be read and are left out"
     else:
         done = crop_videos(sources, config)
         no_face, failures = done.no_face, done.failures
         say(
-            f"{done.num_clips} clips ({done.duration_s / 60:.1f} minutes) of {done.num_tracks} face tracks in "
-            f"{done.num_sources - len(failures)} of {done.num_sources} videos: {config.out / MANIFEST}"
+            f"{counted(done.num_clips, 'clip')} ({done.duration_s / 60:.1f} minutes) of "
+            f"{counted(done.num_tracks, 'face track')} in {done.num_sources - len(failures)} of "
+            f"{counted(done.num_sources, 'video')}: {config.out / MANIFEST}"
         )
-        without, failed = "no_face: {:,} videos", "videos failed"
+        without, failed, what = counted(len(no_face), "video"), "video", "failed"
     if no_face:
-        say(f"{without.format(len(no_face))}, listed in {config.out / NO_FACE}")
+        say(f"no face: {without}, listed in {config.out / NO_FACE}")
     if failures:
         say(
-            f"svfap crop: error: {len(failures):,} {failed}; they are listed in {config.out / FAILURES}, and the same command "
-            "tries them again"
+            f"svfap crop: error: {counted(len(failures), failed)} {what}, listed in {config.out / FAILURES}; the same command "
+            "tries again"
         )
     return 1 if failures else 0

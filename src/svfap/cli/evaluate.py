@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from svfap.console import console, say, show
+from svfap.console import console, counted, say, show
 from svfap.evaluation.config import EvaluateConfig
 from svfap.metric_table import metric_heading, metric_keys, metric_text
 from svfap.settings import require_model
@@ -24,7 +24,7 @@ def run(config: EvaluateConfig) -> int:
             table.add_row(metric_heading(key), metric_text(key, metrics[key]))
     show(table)
     num_evaluated, num_expected = metrics["num_evaluated"], metrics["num_expected"]
-    say(f"{num_evaluated} of {num_expected} videos evaluated; results in {out}")
+    say(f"{num_evaluated} of {counted(num_expected, 'video')} evaluated; results in {out}")
     if missing := num_expected - num_evaluated:
-        say(f"svfap evaluate: error: {missing} videos could not be read; they are listed in {out / UNREADABLE_FILE}")
+        say(f"svfap evaluate: error: {counted(missing, 'video')} could not be read, listed in {out / UNREADABLE_FILE}")
     return 1 if missing and not console.quiet else 0  # of several processes the first one reports

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.features.config import ExtractConfig
 
 
@@ -14,10 +14,13 @@ def run(config: ExtractConfig, sources: list[str]) -> int:
 
     out = config.out or Path("features.parquet")
     done = extract_features(sources, replace(config, out=out))
-    say(f"{done.num_rows} rows of {done.num_videos - len(done.unreadable)} of {done.num_videos} videos: {out}")
+    say(
+        f"{counted(done.num_rows, 'row')} of {done.num_videos - len(done.unreadable)} of "
+        f"{counted(done.num_videos, 'video')}: {out}"
+    )
     if done.unreadable:
         say(
-            f"svfap extract: error: {len(done.unreadable)} videos could not be read; they are listed in {unreadable_list(out)}. "
-            f"The same command tries them again; remove {out}.parts if it is not to"
+            f"svfap extract: error: {counted(len(done.unreadable), 'video')} could not be read, listed in "
+            f"{unreadable_list(out)}. The same command tries them again; remove {out}.parts if it is not to"
         )
     return 1 if done.unreadable else 0

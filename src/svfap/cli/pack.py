@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.packing.config import PackConfig
 
 
@@ -17,19 +17,15 @@ def run(config: PackConfig, source: Path) -> int:
     packed = pack(source, config)
     is_dataset = packed.source.name == DATASET_FILE
     how = f"--dataset {config.out}" if is_dataset else f"--manifest {config.out / packed.source.name}"
-    parts = (_counted(packed.num_videos, "video"), _counted(packed.num_frames, "frame"), _size(packed.num_bytes))
+    parts = (counted(packed.num_videos, "video"), counted(packed.num_frames, "frame"), _size(packed.num_bytes))
     say(f"{', '.join(parts)}: {packed.source}; use it with {how}")
     if packed.failures:
-        unread, whose = _counted(len(packed.failures), "video"), "its" if len(packed.failures) == 1 else "their"
+        unread, whose = counted(len(packed.failures), "video"), "its" if len(packed.failures) == 1 else "their"
         say(
             f"svfap pack: error: {unread}, or some of {whose} frames, could not be read; {config.out / FAILURES} says why, and "
             "the same command tries again"
         )
     return 1 if packed.failures else 0
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _size(num_bytes: int) -> str:

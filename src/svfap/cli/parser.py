@@ -233,6 +233,13 @@ def booleans_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
     ]
 
 
+# What is meant where a value has another type than the option; the first words of the message.
+CONFUSIONS = {
+    "--model: Expected dict": "It takes fields of a new model, such as '{num_frames: 8}'; weights to begin with are --init",
+    "--resume: Expected bool": "It takes no name; it continues the run in --out",
+}
+
+
 def _plain_words(message: str) -> str:
     """A message of the parser in one line, with options and types as users write them."""
     text = " ".join(message.split())
@@ -246,7 +253,8 @@ def _plain_words(message: str) -> str:
         r"Expected a \1 or null. Got value: \2", text,
     )  # fmt: skip
     text = re.sub(r"a typing\.Literal\[(.*?)\]", lambda found: f"one of {found[1].replace(chr(39), '')}", text)
-    return re.sub(r"Expected a (?:<class '(?:\w+\.)*(\w+)'>|(?=list|tuple|dict))", r"Expected \1", text)
+    text = re.sub(r"Expected a (?:<class '(?:\w+\.)*(\w+)'>|(?=list|tuple|dict))", r"Expected \1", text)
+    return next((f"{text}. {hint}" for start, hint in CONFUSIONS.items() if text.startswith(start)), text)
 
 
 def _suggestion(unknown: list[str], known: Collection[str]) -> str:

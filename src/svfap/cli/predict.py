@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svfap.console import say
+from svfap.console import counted, say
 
 if TYPE_CHECKING:
     from svfap.predict.config import PredictConfig
@@ -44,10 +44,10 @@ def _say_video(done: Predictions, video: str) -> None:
         say(f"{video}: no face found (--faces none uses the whole picture as a face)")
     if not rows.empty:
         num_faces = rows["track"].nunique() if "track" in rows else 0
-        faces = f" of {num_faces} face{'s' * (num_faces > 1)}" if num_faces else ""
+        faces = f" of {counted(num_faces, 'face')}" if num_faces else ""
         means = rows[done.values].mean().sort_values(ascending=False)
         averages = ", ".join(f"{value_name(str(name))} {mean:.2f}" for name, mean in means.items())
         picture = f"; {done.timelines[video]}" if video in done.timelines else ""
-        say(f"{video}: {len(rows)} rows{faces}; on average {averages}{picture}")
+        say(f"{video}: {counted(len(rows), 'row')}{faces}; on average {averages}{picture}")
     if video in done.overlays:
         say(f"overlay: {done.overlays[video]}")

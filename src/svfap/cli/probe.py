@@ -28,7 +28,7 @@ def run(config: ProbeConfig, run: str) -> int:
     say(f"{out}: probe.md, probe.csv, probe.tex, probe.json and probe.png")
     if missing := len(done.unreadable):
         say(
-            f"svfap probe: error: {missing} of {done.num_expected} videos could not be read; they are listed in "
+            f"svfap probe: error: {missing} of {done.num_expected} videos could not be read, listed in "
             f"{out / UNREADABLE_FILE}"
         )
     return 1 if missing else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.synth.config import SynthConfig
 
 
@@ -10,4 +10,4 @@ def run(config: SynthConfig) -> None:
     from svfap.synth.dataset import synthesize
 
     done = synthesize(config)
-    say(f"{config.out}: {done.num_videos} videos, {done.num_rendered} of them rendered now")
+    say(f"{config.out}: {counted(done.num_videos, 'video')}, {done.num_rendered} of them rendered now")

@@ -31,7 +31,7 @@ class ProbeConfig(ClockSettings, DeviceSettings, SourceSettings):
     `test_manifest` or `test_split` it fits the readers; alone it is scored by cross-validation over people: needs a column
     `subject`."""
     test_manifest: Path | None = None
-    """CSV of the videos that are scored."""
+    """CSV of the videos that are scored; as for `manifest`, also one in a folder of `svfap pack`."""
     test_split: str | None = None
     """Value of the manifest's `split` column of the videos that are scored; `split` is that of the videos that fit."""
     by_video: bool = False

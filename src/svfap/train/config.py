@@ -164,7 +164,8 @@ class FinetuneConfig(TrainConfig):
     """Validate per group, on its clips' average scores; default: where the validation videos have a column `group`."""
 
     val_manifest: Path | None = None
-    """Videos that choose best/; default: `val_split` of the manifest, else a part of the training videos."""
+    """Videos that choose best/, packed or not, as `manifest`; default: `val_split` of the manifest, else a part of the
+    training videos."""
     val_split: str | None = None
     """Value of the `split` column that marks the validation videos; needs `split` for the training videos."""
     val_fraction: float = 0.1
