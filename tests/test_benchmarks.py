@@ -185,7 +185,7 @@ def test_the_gpu_benchmark_writes_what_it_has_when_it_is_interrupted(quick_gpu, 
     monkeypatch.setattr(benchmark, "profile_steps", interrupt)
     status, results, text = run()
     assert status == 1 and len(results["training"]) == len(benchmark.EAGER)
-    assert "- profile: interrupted\n" in text and "Left out: inference: bf16; fine-tuning: bf16, compiled;" in text
+    assert "- profile: interrupted\n" in text and "(`--seconds`): inference: bf16; fine-tuning: bf16, compiled;" in text
 
 
 def test_the_time_of_the_gpu_benchmark_is_bounded(quick_gpu, monkeypatch):

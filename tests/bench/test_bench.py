@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shlex
@@ -330,6 +331,7 @@ def test_after_ctrl_c_the_tables_so_far_are_shown(monkeypatch, capsys, tmp_path)
     assert main(["bench", "--preset", "svfap_debug", "--device", "cpu"]) == 130
     shown = capsys.readouterr()
     assert "Steps and forward passes alone" in shown.out and "interrupted" in shown.out
+    assert "was not measured" in shown.out and "--seconds gives more" not in shown.out  # the time was not too short
     assert not list(tmp_path.iterdir())
 
 
@@ -362,13 +364,42 @@ def test_commands_of_a_model_of_another_size_and_of_a_dataset(capsys):
     assert "--model runs/x --batch_size 16 --precision bf16" in found.commands["predict"]
 
 
+def test_a_precision_that_may_as_well_be_the_slower_one_is_named():
+    rows = [
+        Row("predict", p, 1, 0, Rate(each)) for p, each in (("fp32", (8.0, 9.0, 10.0)), ("bf16", (9.5, 11.0, 12.0)))
+    ]
+    found = advise(BenchConfig(), Size("svfap_base", {}), rows, (), videos())
+    assert found.unknown == (
+        "predict: whether bf16 is faster than fp32: their ranges overlap. Measure longer (--seconds), on an idle machine",
+    )
+    assert "--precision bf16" in found.commands["predict"]
+    rows[1] = Row("predict", "bf16", 1, 0, Rate((10.5, 11.0, 12.0)))
+    assert advise(BenchConfig(), Size("svfap_base", {}), rows, (), videos()).unknown == ()
+
+
+def test_batches_that_lie_ready_make_no_reader_fast(faces, monkeypatch):
+    """Three of four batches come at once: the rate is that of the whole time, in each part."""
+    clock, ticks = [0.0], itertools.cycle((0.4, 0.0, 0.0, 0.0))
+
+    def batches(self, *args, **order):
+        for _ in range(100):
+            clock[0] += next(ticks)
+            yield {"clips": [0] * 10, "unreadable": []}
+
+    monkeypatch.setattr(work.BatchLoader, "batches", batches)
+    monkeypatch.setattr(work.time, "monotonic", lambda: clock[0])
+    tasks = work.make_tasks(BenchConfig(manifest=faces / "train.csv"), Size("svfap_debug", {}), None)
+    rate, _ = work.reading_rate(tasks["finetune"].task.dataset, 0, 4.0, math.inf)
+    assert min(rate.each) > 80 and max(rate.each) < 120
+
+
 def test_who_waits_for_whom_is_said(monkeypatch):
     advice = advise(BenchConfig(manifest="v.csv"), Size("svfap_base", {}), ROWS, (), videos())
     joint = Row("pretrain with reading", "bf16", 4, 2, Rate((17.0,)), None, 0.2)
     lines = lines_of(Benched({}, (*ROWS, joint), (), (), advice, 1.0), reads=True)["Who waits for whom"]
     assert lines[0] == (
-        "pretrain: the steps take 19.5 clips/s, and 2 workers read 24: the reader keeps up. Together, on the same cores: 17 "
-        "clips/s, 20% of the time waiting"
+        "pretrain: the steps take 19.5 clips/s, and 2 workers read 24: the reader alone is fast enough. Together, on the same "
+        "cores: 17 clips/s, 20% of the time waiting; they take the cores from each other"
     )
     assert (
         "finetune: the steps take 100 clips/s, and not more than 48 (4 workers read them): training waits" in lines[1]

@@ -97,6 +97,11 @@ def _choose(work: str, rows: Sequence[Row], cut: Cut, unknown: list[str]) -> tup
     best = max(by_precision, key=lambda p: max(row.rate.median for row in by_precision[p] if row.batch <= common))
     fastest = max(row.rate.median for row in by_precision[best])
     row = min((r for r in by_precision[best] if r.rate.median >= NEAR_BEST * fastest), key=lambda r: r.batch)
+    unknown += [
+        f"{work}: whether {best} is faster than {other}: their ranges overlap. Measure longer (--seconds), on an idle machine"
+        for other in by_precision
+        if other != best and _overlap(by_precision[best], by_precision[other], common)
+    ]
     missing = [str(precision) for precision in cuts if precision not in by_precision]
     is_compared = len(by_precision) > 1 or not missing
     if missing:
@@ -110,6 +115,12 @@ def _choose(work: str, rows: Sequence[Row], cut: Cut, unknown: list[str]) -> tup
         )
         return row, best if is_compared else None, None
     return row, best if is_compared else None, row.batch
+
+
+def _overlap(best: Sequence[Row], others: Sequence[Row], most: int) -> bool:
+    """Whether the fastest rows of two precisions, with batches up to `most`, scatter so much that either may be the faster."""
+    first, second = (max((r for r in rows if r.batch <= most), key=lambda r: r.rate.median) for rows in (best, others))
+    return max(second.rate.each) > min(first.rate.each)
 
 
 def _reader(

@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -185,7 +185,10 @@ class _Bench:
         machine = {**describe(self.device), "load_before": load_before, "load_after": load()}
         seconds = round(time.monotonic() - self.began, 1)
         found = (tuple(self.rows), tuple(self.dropped), tuple(self.notes))
-        return Benched(machine, *found, advice(), seconds, interrupted)
+        known = advice()
+        if interrupted:  # not the time was too short
+            known = replace(known, unknown=tuple(each.replace("; --seconds gives more", "") for each in known.unknown))
+        return Benched(machine, *found, known, seconds, interrupted)
 
     def _tasks(self, size: Size) -> dict[str, Made]:
         """The trainings that are possible, on the user's videos or else on a synthetic face."""

@@ -14,6 +14,8 @@ from svfap.bench.result import Benched
 from svfap.files import write_atomically
 from svfap.view.tables import to_markdown
 
+WAITS = 0.1  # fraction of the time spent waiting that is worth a word
+BUSY = 0.3  # load of each core before the start from which the machine was busy
 NOT_READ = "Reading was not measured: give --manifest or --dataset to see whether your videos are read fast enough."
 
 
@@ -61,7 +63,7 @@ def _waiting(done: Benched) -> Iterator[str]:
         read, steps = f"{chosen.read.median:.3g}", f"{chosen.step.median:.3g}"
         workers = "1 worker reads" if chosen.workers == 1 else f"{chosen.workers} workers read"
         if chosen.keeps_up:
-            line = f"{name}: the steps take {steps} clips/s, and {workers} {read}: the reader keeps up"
+            line = f"{name}: the steps take {steps} clips/s, and {workers} {read}: the reader alone is fast enough"
         else:
             line = (
                 f"{name}: the steps take {steps} clips/s, and not more than {read} ({workers} them): training waits for the "
@@ -70,6 +72,8 @@ def _waiting(done: Benched) -> Iterator[str]:
         for row in done.rows:
             if row.work == f"{name} with reading":
                 line += f". Together, on the same cores: {row.rate.median:.3g} clips/s, {row.waiting:.0%} of the time waiting"
+                if chosen.keeps_up and row.waiting is not None and row.waiting > WAITS:
+                    line += "; they take the cores from each other"
         yield line
 
 
@@ -80,6 +84,8 @@ def machine_lines(done: Benched) -> list[str]:
         if machine["load_before"] is None
         else f"; load {machine['load_before']} before, {machine['load_after']} after"
     )
+    if machine["load_before"] is not None and machine["load_before"] > BUSY * machine["cores"]:
+        busy += ", so the machine was busy: measure again on an idle one"
     return [
         f"{machine['device']}; {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads{busy}",
         f"svfap {machine['svfap']}, torch {machine['torch']}, Python {machine['python']}; {done.seconds:.0f} s; medians, and "

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from svfap.bench.config import BenchConfig
@@ -200,7 +201,8 @@ def forward_of(
 def reading_rate(dataset: ClipDataset, workers: int, seconds: float, end: float) -> tuple[Rate, int] | None:
     """Clips per second of the loader alone, and the number of videos that could not be read.
 
-    What is ready when the clock starts is not counted. seconds: how long to measure, at least `LEAST` batches of each worker.
+    What is ready when the clock starts is not counted. The time is cut into `LEAST` equal parts, as batches that lie ready
+    come several at once. seconds: how long to measure, at least `LEAST` batches of each worker.
     None if less than `LEAST` batches came until `end`, or no video could be read.
     """
     batch = min(READ_BATCH, len(dataset))
@@ -222,9 +224,9 @@ def reading_rate(dataset: ClipDataset, workers: int, seconds: float, end: float)
             unreadable += len(read["unreadable"])
     if len(times) <= LEAST or not counts[-1]:
         return None
-    cuts = [round(part * (len(times) - 1) / LEAST) for part in range(LEAST + 1)]
-    rates = ((counts[b] - counts[a]) / (times[b] - times[a]) for a, b in itertools.pairwise(cuts))
-    return Rate(tuple(rates)), unreadable
+    cuts = np.linspace(times[0], times[-1], LEAST + 1)
+    read_by = np.interp(cuts, times, counts)  # a batch that is under way at a cut counts in part
+    return Rate(tuple((np.diff(read_by) / np.diff(cuts)).tolist())), unreadable
 
 
 def joint_rate(run: TrainingRun, seconds: float, end: float) -> tuple[Rate, float] | None:

@@ -15,6 +15,7 @@ from svfap.data.packets import PICTURE_FPS
 from svfap.data.stills import Stills
 from svfap.data.suffixes import PICTURE_SUFFIXES
 from svfap.data.writing import VideoWriter, write_video
+from svfap.remote import PACK_FILE
 
 __all__ = [
     "PICTURE_FPS",
@@ -42,6 +43,8 @@ def open_video(path: str | Path, frames_fps: float = PICTURE_FPS) -> VideoSource
     if path.is_dir():
         names = [entry.name for entry in os.scandir(path) if entry.name.lower().endswith(PICTURE_SUFFIXES)]
         names = sorted((name for name in names if not name.startswith(".")), key=natural_key)
+        if not names and (path / PACK_FILE).is_file():
+            raise VideoError(path, f"is a packed dataset; give one of its manifests, such as {path / 'test.csv'}")
         return Stills(path, [path / name for name in names], frames_fps)
     if not path.is_file():
         raise VideoError(path, missing(path))

@@ -187,8 +187,13 @@ def make_detector(name: DetectorName = "auto", model: str | Path | None = None) 
         return Haar()
     if name not in ("auto", "yunet"):
         raise UserError(f"face detector {name!r} is none of auto, yunet, haar")
-    given = model or os.environ.get(MODEL_VARIABLE)
-    if given:
+    if model:
+        return YuNet(model)
+    if given := os.environ.get(MODEL_VARIABLE):
+        if not Path(given).is_file():
+            raise UserError(
+                f"{MODEL_VARIABLE}={given}: no such file; unset the variable, or let it name YuNet's ONNX file"
+            )
         return YuNet(given)
     try:
         return YuNet(cached_model())
