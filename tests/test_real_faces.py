@@ -126,7 +126,7 @@ def test_conditions_are_run_once_and_tabulated(benchmark, corpus, tmp_path, monk
     tables = benchmark.tables(tmp_path, names)
     assert list(tables) == ["frames, all", "frames, within people", "windows, all", "windows, within people"]
     rows = [("", benchmark.RIDGE)]
-    rows += product(("none", "both, pixels"), (benchmark.LINEAR, benchmark.PROBE, benchmark.TUNED))
+    rows += product(("none", "both, pixels"), benchmark.READERS[1:])
     rows += [("none, as many updates", benchmark.TUNED), ("", "constant")]
     for table in tables.values():
         assert list(zip(table["pre-trained on"], table["read by"], strict=True)) == rows
@@ -137,7 +137,7 @@ def test_conditions_are_run_once_and_tabulated(benchmark, corpus, tmp_path, monk
     assert float(ridge["frames, within people"]["eye_open"].split()[0].replace("−", "-")) < 0.5  # noise
     assert float(ridge["windows, all"]["UAR, %"].split()[0]) >= 75
     compared = tables["frames, all"]["mean − none"].str.startswith(("+", "−")).tolist()
-    assert compared == [False] * 4 + [True] * 4 + [False]
+    assert compared == [False] * 5 + [True] * 5 + [False]
 
     alone = benchmark.tables(tmp_path, names, "test")["frames, all"]
     assert alone.iloc[0]["mean"] != ridge["frames, all"]["mean"]
