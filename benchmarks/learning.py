@@ -99,7 +99,6 @@ VARIANTS: dict[str, Variant] = {
     "untrained, clips as they are": replace(_model(standardize_clips=False), steps=0),
     # What is predicted, and how it is weighted.
     "pixels": _model(target="pixels"),
-    "both": _model(target="both"),
     "pixels, motion-weighted": replace(_model(target="pixels"), motion=True),
     "difference, motion-weighted": replace(FIRST, motion=True),
     # What the encoder sees.
@@ -137,14 +136,12 @@ VARIANTS: dict[str, Variant] = {
     "difference, 1/4 of the steps": replace(FIRST, steps=400),
     "difference, 4 × steps": replace(FIRST, steps=6400),
     "pixels, 4 × steps": replace(_model(target="pixels"), steps=6400),
-    "both, 4 × steps": replace(_model(target="both"), steps=6400),
     "difference, 16 × steps": replace(FIRST, steps=25600),
     "pixels, 16 × steps": replace(_model(target="pixels"), steps=25600),
     # The world.
     "untrained, faces in the middle": replace(FIRST, world={}, steps=0),
     "difference, faces in the middle": replace(FIRST, world={}),
     "pixels, faces in the middle": replace(_model(target="pixels"), world={}),
-    "both, faces in the middle": replace(_model(target="both"), world={}),
     "untrained, nuisance 0.5": replace(FIRST, world={**PLACED, "nuisance": 0.5}, steps=0),
     "difference, nuisance 0.5": replace(FIRST, world={**PLACED, "nuisance": 0.5}),
     "pixels, nuisance 0.5": replace(_model(target="pixels"), world={**PLACED, "nuisance": 0.5}),

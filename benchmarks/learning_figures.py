@@ -35,10 +35,10 @@ from svfap.model.mae import MaskedAutoencoder
 from svfap.view.figures.base import MUTED, PALETTE, legend_below, new_figure, save_figure, styled
 from svfap.view.tables import to_markdown
 
-TARGETS = ("difference", "pixels", "both")
+TARGETS = ("difference", "pixels")
 LENGTHS = {400: ", 1/4 of the steps", 1600: "", 6400: ", 4 × steps", 25600: ", 16 × steps"}
 READ = {"linear, last": "mean of the last stage", "linear, tokens": "all tokens, each at its place"}
-SHOWN = ("untrained", "pixels", "both", "difference", "difference, 4 × steps")
+SHOWN = ("untrained", "pixels", "difference", "difference, 4 × steps")
 NUM_CLIPS = 210
 
 

@@ -303,20 +303,7 @@ def test_differences_are_those_of_each_frame_to_the_one_before():
             assert_close(targets[number, frame], change.permute(1, 2, 0), rtol=1e-4, atol=1e-4)
 
 
-def test_both_targets_are_the_two_side_by_side_with_equal_weight():
-    one, other, both = (
-        svfap.create_model("svfap_debug", "pretraining", target=t) for t in ("pixels", "difference", "both")
-    )
-    clip, tubes = clips(2, one), mask(2, one)
-    parts = [model.targets(clip, tubes) for model in (one, other)]
-    assert torch.equal(both.targets(clip, tubes), torch.cat(parts, dim=2))
-    assert both(clip, tubes).shape == both.targets(clip, tubes).shape
-    silent = [part.square().mean() for part in parts]
-    loss = both.loss(clip, tubes, forward=lambda c, m: torch.zeros_like(both.targets(c, m)))
-    assert_close(loss, sum(silent) / 2)
-
-
-@pytest.mark.parametrize("target", ["pixels", "difference", "both"])
+@pytest.mark.parametrize("target", ["pixels", "difference"])
 def test_a_perfect_prediction_reconstructs_the_clip(monkeypatch, target):
     model = svfap.create_model("svfap_debug", "pretraining", target=target)
     pixels = torch.rand(2, 3, 16, 32, 32)

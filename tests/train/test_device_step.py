@@ -29,7 +29,7 @@ from svfap.train.pretrain import PretrainTask, pretrain
 VALUES = dict(task="regression", dimensions=["valence", "arousal"])
 RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
     "pixels": (pretraining, {}),
-    "both targets": (pretraining, dict(target="both", ema_decay=0.9, repeats=2, checkpoint_activations=True)),
+    "difference": (pretraining, dict(target="difference", ema_decay=0.9, repeats=2, checkpoint_activations=True)),
     "classes": (finetuning, dict(class_weights="balanced", ema_decay=0.9, clip_grad=1.0, batch_size=6, accumulate_steps=2)),
     "odd batch": (finetuning, dict(mixup=0.8, cutmix=0, drop_path_rate=0.3)),
     "values": (finetuning, dict(**VALUES, label_scaling="standardize", loss="ccc")),

@@ -19,7 +19,7 @@ CHOICES = {
     "task": TASKS,
     "output_activation": ("none", "sigmoid", "tanh"),
     "temporal_downsample": ("conv", "avg", "max"),
-    "target": ("pixels", "difference", "both"),
+    "target": ("pixels", "difference"),
     "frame_fit": ("squash", "centre"),
     "stem": ("linear", "conv"),
 }
@@ -65,8 +65,8 @@ class ModelConfig:
     2021), which learn faster from few videos. With `patch_size` = `img_size` and "conv" the encoder is a convolutional network:
     a frame is one token. Masked autoencoding is for the former, as hidden pixels must not be read.
 
-    `target` is what pre-training predicts of a hidden tubelet: its "pixels", standardised, as in the paper; the
-    "difference" of each frame to the one before, as in MAE-DFER (Sun et al., ACM Multimedia 2023); or "both".
+    `target` is what pre-training predicts of a hidden tubelet: its "pixels", standardised, as in the paper; or the
+    "difference" of each frame to the one before, as in MAE-DFER (Sun et al., ACM Multimedia 2023).
 
     `reads` says in words what the outputs are about, such as "facial movement", and `meanings` what each of them is; what
     `svfap predict` writes says it too.
@@ -277,11 +277,6 @@ class ModelConfig:
     def tubelet_dim(self) -> int:
         """Values of one RGB tubelet."""
         return self.tubelet_size * self.patch_size**2 * 3
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """The parts of `target`, in the order in which the decoder predicts them."""
-        return ("pixels", "difference") if self.target == "both" else (self.target,)
 
     def num_masked_positions(self, ratio: float | None = None) -> int:
         """Positions that `ratio` (default: `mask_ratio`) hides in each time step, rounded down."""

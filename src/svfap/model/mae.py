@@ -27,10 +27,10 @@ class Decoder(nn.Module):
         blocks = (Block(dim, config.decoder_num_heads, config.mlp_ratio) for _ in range(config.decoder_depth))
         self.blocks = nn.ModuleList(blocks)
         self.norm = layer_norm(dim)
-        self.head = nn.Linear(dim, len(config.targets) * config.tubelet_dim)
+        self.head = nn.Linear(dim, config.tubelet_dim)
 
     def forward(self, tokens: Tensor, num_hidden: int) -> Tensor:
-        """(B, N, D) with the mask tokens last -> (B, num_hidden, targets × tubelet_dim)."""
+        """(B, N, D) with the mask tokens last -> (B, num_hidden, tubelet_dim)."""
         for block in self.blocks:
             tokens = apply_block(block, tokens)
         return self.head(self.norm(tokens[:, tokens.shape[1] - num_hidden :]))
@@ -56,10 +56,10 @@ class MaskedAutoencoder(Model):
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
     def forward(self, clip: Tensor, mask: TubeMask) -> Tensor:
-        """Predict the targets of the hidden tubelets.
+        """Predict the hidden tubelets' target.
 
-        clip: (B, 3, T, H, W) float, ImageNet-normalised. Returns (B, N_hidden, K·tubelet_size·patch_size²·3) in the order of
-        `mask.hidden`: for each of the K `config.targets`, each tubelet as (frame, row, column, channel).
+        clip: (B, 3, T, H, W) float, ImageNet-normalised. Returns (B, N_hidden, tubelet_size·patch_size²·3) in the order of
+        `mask.hidden`, each tubelet as (frame, row, column, channel).
         """
         encoded = self.encoder_to_decoder(self.encoder(clip, mask))
         visible = encoded + self.positions[mask.visible].to(encoded.dtype)
@@ -73,13 +73,9 @@ class MaskedAutoencoder(Model):
         "pixels" are those in [0, 1], standardised per tubelet and channel. "difference" is each frame less the one before
         it, in units of 0.05; the first frame, which has none before it, gets the difference of the second.
         """
-        parts = []
-        for target in self.config.targets:
-            tubelets = (
-                self._standardised(clip, mask.hidden)[0] if target == "pixels" else self._changes(clip, mask.hidden)
-            )
-            parts.append(tubelets.transpose(2, 3).flatten(2))
-        return torch.cat(parts, dim=2)
+        is_pixels = self.config.target == "pixels"
+        tubelets = self._standardised(clip, mask.hidden)[0] if is_pixels else self._changes(clip, mask.hidden)
+        return tubelets.transpose(2, 3).flatten(2)
 
     def loss(self, clip: Tensor, mask: TubeMask, forward: Callable[..., Tensor] | None = None) -> Tensor:
         """Mean squared error between prediction and target on hidden tubelets (Eq. 11): a float32 scalar.
@@ -120,13 +116,13 @@ class MaskedAutoencoder(Model):
         """The clip with its hidden tubelets replaced by the prediction: (B, 3, T, H, W) float32 in [0, 1].
 
         What the target leaves out is taken from the original: mean and deviation of a hidden tubelet, or with differences
-        the first frame, to which the predicted changes are added one after the other. With both targets, pixels are shown.
+        the first frame, to which the predicted changes are added one after the other.
         """
         config = self.config
-        prediction = self(clip, mask).float()[:, :, : config.tubelet_dim].unflatten(2, (-1, 3)).transpose(2, 3)
+        prediction = self(clip, mask).float().unflatten(2, (-1, 3)).transpose(2, 3)
         original = self.denormalize(clip.float())
         output = original
-        if config.targets[0] == "pixels":
+        if config.target == "pixels":
             _, mean, deviation = self._standardised(clip, mask.hidden)
             tubelets = prediction * deviation + mean
         else:
@@ -136,7 +132,7 @@ class MaskedAutoencoder(Model):
         grid[locate(grid, mask.hidden)] = tubelets.unflatten(
             3, (config.tubelet_size, config.patch_size, config.patch_size)
         )
-        if config.targets[0] == "difference":
+        if config.target == "difference":
             output[:, :, 0] = original[:, :, 0]
             output = output.cumsum(dim=2)
         return output.clamp_(0, 1)

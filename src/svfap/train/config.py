@@ -108,9 +108,9 @@ class PretrainConfig(TrainConfig):
 
     mask_ratio: float = 0.9
     """Fraction of the spatial positions that is hidden, at all times."""
-    target: Literal["pixels", "difference", "both"] = "pixels"
-    """What is predicted of hidden tubelets: their standardised pixels, as published; the difference of each frame to the one
-    before, so that features hold what moves; or both."""
+    target: Literal["pixels", "difference"] = "pixels"
+    """What is predicted of hidden tubelets: their standardised pixels, as published, or the difference of each frame to the one
+    before, so that features hold what moves."""
     epochs: int = 100
     batch_size: int = 256
     base_lr: float = 3e-4
