@@ -75,7 +75,7 @@ MEASURES = ("mouth_open", "smile_width", "brow_height", "eye_open")
 EXPRESSIONS = ("neutral", "happy")
 FOLDS = (0, 1, 2)
 SIZE, STEPS = 64, NUM_FRAMES // 2  # of a clip: pixels, time steps
-# Wider than `SMALL`, and clips as they are, as in the paper: standardised ones read worse after pre-training on real faces.
+# Wider than `SMALL`, and clips as they are, as in the paper.
 SHAPE = {"img_size": SIZE, "embed_dim": 96, "num_heads": 3, "standardize_clips": False}
 MODEL = {**SMALL, **SHAPE}
 MOST = 40  # clips of one person that readers are fitted on
