@@ -12,6 +12,7 @@ from svfap.bench.measure import Rate, Row
 from svfap.bench.work import Size
 from svfap.train.config import FinetuneConfig, PretrainConfig
 
+MORE = "--seconds gives more"  # said of what lacked the time
 NEAR_BEST = 0.95  # a smaller batch that is as fast as that is taken
 AHEAD = 1.1  # of the steps, a reader that keeps up with them
 RECIPES: dict[str, Any] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
@@ -55,21 +56,30 @@ class Videos:
     count: int | None
 
 
-def advise(config: BenchConfig, size: Size, rows: Sequence[Row], cut: Cut, videos: Mapping[str, Videos]) -> Advice:
-    """Derive the settings. cut: (work, precision) that lacked the time for larger batches or more workers, or for any."""
+def advise(
+    config: BenchConfig,
+    size: Size,
+    rows: Sequence[Row],
+    cut: Cut,
+    videos: Mapping[str, Videos],
+    interrupted: bool = False,
+) -> Advice:
+    """Derive the settings. cut: (work, precision) that lacked the time for larger batches or more workers, or for any.
+    interrupted: more time would not have helped."""
+    more = "" if interrupted else f"; {MORE}"
     training, commands, unknown = {}, {}, list[str]()
     for name, recipe in RECIPES.items():
-        row, precision, batch = _choose(name, rows, cut, unknown)
+        row, precision, batch = _choose(name, rows, cut, more, unknown)
         if row is None or batch is None:
             continue
         whole, count = recipe.__dataclass_fields__["batch_size"].default, videos[name].count
         if count is not None and count < whole:
             whole = count - count % min(batch, count)
         micro = max(part for part in range(1, min(batch, whole) + 1) if whole % part == 0)
-        reader = _reader(name, row, rows, cut, unknown)
+        reader = _reader(name, row, rows, cut, more, unknown)
         training[name] = Chosen(precision, whole, whole // micro, micro, row.rate, *reader)
         commands[name] = _training_command(size, name, training[name], videos[name].given)
-    row, precision, batch = _choose("predict", rows, cut, unknown)
+    row, precision, batch = _choose("predict", rows, cut, more, unknown)
     if row is not None:
         trained = "runs/finetune" if "finetune" in commands else "MODEL"
         words = ["svfap", "predict", "VIDEO", "--model", config.model or trained]
@@ -78,7 +88,9 @@ def advise(config: BenchConfig, size: Size, rows: Sequence[Row], cut: Cut, video
     return Advice(training, commands, tuple(unknown))
 
 
-def _choose(work: str, rows: Sequence[Row], cut: Cut, unknown: list[str]) -> tuple[Row | None, str | None, int | None]:
+def _choose(
+    work: str, rows: Sequence[Row], cut: Cut, more: str, unknown: list[str]
+) -> tuple[Row | None, str | None, int | None]:
     """The row of the fastest precision with the smallest batch that is nearly as fast; precision and batch, if they are known.
 
     Precisions are compared up to the largest batch that no lack of time has kept from any of them.
@@ -90,7 +102,7 @@ def _choose(work: str, rows: Sequence[Row], cut: Cut, unknown: list[str]) -> tup
     cuts = [precision for each, precision in cut if each == work]
     if not by_precision:
         if cuts:
-            unknown.append(f"{work}: nothing was measured, so no settings follow; --seconds gives more")
+            unknown.append(f"{work}: nothing was measured, so no settings follow{more}")
         return None, None, None
     ends = [max(row.batch for row in by_precision[p]) for p in cuts if p in by_precision]
     common = min(ends, default=max(row.batch for row in rows))
@@ -106,12 +118,11 @@ def _choose(work: str, rows: Sequence[Row], cut: Cut, unknown: list[str]) -> tup
     is_compared = len(by_precision) > 1 or not missing
     if missing:
         follows = "" if is_compared else ", so no --precision follows"
-        unknown.append(f"{work}: {' and '.join(missing)} was not measured{follows}; --seconds gives more")
+        unknown.append(f"{work}: {' and '.join(missing)} was not measured{follows}{more}")
     if len(by_precision[best]) == 1 and best in cuts:
         no_command = "" if work == "predict" else ", nor a command"
         unknown.append(
-            f"{work}: {best} was measured with batch {row.batch} only, so no batch size follows{no_command}; "
-            "--seconds gives more"
+            f"{work}: {best} was measured with batch {row.batch} only, so no batch size follows{no_command}{more}"
         )
         return row, best if is_compared else None, None
     return row, best if is_compared else None, row.batch
@@ -124,14 +135,14 @@ def _overlap(best: Sequence[Row], others: Sequence[Row], most: int) -> bool:
 
 
 def _reader(
-    name: str, row: Row, rows: Sequence[Row], cut: Cut, unknown: list[str]
+    name: str, row: Row, rows: Sequence[Row], cut: Cut, more: str, unknown: list[str]
 ) -> tuple[int, Rate, bool] | tuple[()]:
     work = f"read for {name}"
     readers = [each for each in rows if each.work == work]
     enough = [each for each in readers if each.rate.median >= AHEAD * row.rate.median]
     if not enough and (work, None) in cut:
         most = f"with more than {max(each.workers for each in readers)} workers " if readers else ""
-        unknown.append(f"{name}: reading {most}was not measured, so no --num_workers follows; --seconds gives more")
+        unknown.append(f"{name}: reading {most}was not measured, so no --num_workers follows{more}")
         return ()
     if not readers:
         return ()

@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import svfap
-from svfap.bench.advice import Advice, Videos, advise
+from svfap.bench.advice import MORE, Advice, Videos, advise
 from svfap.bench.config import BenchConfig
 from svfap.bench.measure import (
     LEAST,
@@ -62,7 +62,6 @@ TRAINING_COST = 4  # a training step takes about so many forward passes
 MEMORY_USED = 0.8  # of what is free, at most
 CELL_SHARE = 1 / 60  # of the time for each batch size
 READING_SHARE, JOINT_SHARE = 0.2, 0.2  # of the time that is left once all is set up
-MORE = "--seconds gives more"
 
 Step = Callable[[], object]
 
@@ -158,10 +157,10 @@ class _Bench:
         }
         short: set[str] = {f"read for {name}" for name in own}  # reading that lacked time
 
-        def advice() -> Advice:
+        def advice(interrupted: bool = False) -> Advice:
             # What has not ended was interrupted.
             cut = [(each.work, each.precision) for each in sweeps if each.ended in ("", "time")]
-            return advise(self.config, size, self.rows, [*cut, *((work, None) for work in short)], videos)
+            return advise(self.config, size, self.rows, [*cut, *((work, None) for work in short)], videos, interrupted)
 
         try:
             self._grow(sweeps, BATCHES[:FIRST_BATCHES], steps_end - reading_s)
@@ -185,10 +184,7 @@ class _Bench:
         machine = {**describe(self.device), "load_before": load_before, "load_after": load()}
         seconds = round(time.monotonic() - self.began, 1)
         found = (tuple(self.rows), tuple(self.dropped), tuple(self.notes))
-        known = advice()
-        if interrupted:  # not the time was too short
-            known = replace(known, unknown=tuple(each.replace("; --seconds gives more", "") for each in known.unknown))
-        return Benched(machine, *found, known, seconds, interrupted)
+        return Benched(machine, *found, advice(interrupted), seconds, interrupted)
 
     def _tasks(self, size: Size) -> dict[str, Made]:
         """The trainings that are possible, on the user's videos or else on a synthetic face."""

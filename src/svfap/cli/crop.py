@@ -21,8 +21,8 @@ def run(config: CropConfig, sources: list[str]) -> int:
         no_face, failures, title = of_dataset.no_face, of_dataset.failures, of_dataset.dataset.title
         num_given = of_dataset.num_clips + len(no_face) + len(failures)
         say(f"{of_dataset.num_clips:,} of {num_given:,} clips of {title} have a face: {config.out / DATASET_FILE}")
-        without, failed = f"{counted(len(no_face), 'clip')}, which the manifests leave out", "clip"
-        what = "could not be read and are left out"
+        without = f"{counted(len(no_face), 'clip')}, which the manifests leave out"
+        failed = f"{counted(len(failures), 'clip')} could not be read and are left out"
     else:
         done = crop_videos(sources, config)
         no_face, failures = done.no_face, done.failures
@@ -31,12 +31,9 @@ def run(config: CropConfig, sources: list[str]) -> int:
             f"{counted(done.num_tracks, 'face track')} in {done.num_sources - len(failures)} of "
             f"{counted(done.num_sources, 'video')}: {config.out / MANIFEST}"
         )
-        without, failed, what = counted(len(no_face), "video"), "video", "failed"
+        without, failed = counted(len(no_face), "video"), f"{counted(len(failures), 'video')} failed"
     if no_face:
         say(f"no face: {without}, listed in {config.out / NO_FACE}")
     if failures:
-        say(
-            f"svfap crop: error: {counted(len(failures), failed)} {what}, listed in {config.out / FAILURES}; the same command "
-            "tries again"
-        )
+        say(f"svfap crop: error: {failed}, listed in {config.out / FAILURES}; the same command tries again")
     return 1 if failures else 0

@@ -529,7 +529,12 @@ class RandAugment:
 def transform(clips: Tensor, name: str, *arguments: float) -> Tensor:
     """An operation on clips (N, 3, T, H, W) with an argument for each; see `OPERATIONS`. May work in place."""
     numbers = torch.tensor([_numbers(name, argument, clips) for argument in arguments], dtype=torch.float32)
-    return OPERATIONS[name][0](clips, *send(numbers.T, clips.device).view(-1, len(clips), 1, 1, 1, 1))
+    return _operate(clips, name, send(numbers.T, clips.device))
+
+
+def _operate(clips: Tensor, name: str, numbers: Tensor) -> Tensor:
+    """`transform` with the numbers (K, N) that the operation takes, K for each of the N clips."""
+    return OPERATIONS[name][0](clips, *numbers.view(-1, len(clips), 1, 1, 1, 1))
 
 
 def _numbers(name: str, argument: float, clips: Tensor) -> tuple[float, ...]:
@@ -545,6 +550,6 @@ def _groups(numbers: list[int], device: torch.device) -> list[list[int]]:
 def _apply(name: str, clips: list[Tensor], numbers: Tensor) -> None:
     """Change clips (3, T, H, W) in place by an operation, with numbers (K, N) of its own for each of the N clips."""
     together = clips[0][None] if len(clips) == 1 else torch.stack(clips)
-    changed = OPERATIONS[name][0](together, *numbers.view(-1, len(clips), 1, 1, 1, 1))
+    changed = _operate(together, name, numbers)
     if changed is not together or len(clips) > 1:
         torch._foreach_copy_(clips, changed.unbind())
