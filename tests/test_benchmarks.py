@@ -126,7 +126,7 @@ def quick_gpu(gpu, monkeypatch):
 
     def measure(row, *_):
         figures = {"ms": 1.0, "ms_range": [1.0, 1.0], "clips_per_s": 10.0, "share_of_matrix_rate": 0.1}
-        memory = {"peak_gb": None, "peak_gb_at_first": None, "waits_per_step": None}
+        memory = {"peak_gb": None, "waits_per_step": None}
         return {"task": row.task, "row": row.name, "batch": 1} | figures | memory
 
     monkeypatch.setattr(benchmark, "observe", lambda *_: exact)

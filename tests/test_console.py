@@ -53,6 +53,21 @@ def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch):
     assert len(lines) == 7, "and the last state"
 
 
+def test_the_time_that_is_left_counts_from_the_start_of_a_task_that_waited(monkeypatch):
+    log, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(console, "console", Console(file=log, width=80))
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress_bar() as bar:
+        one = bar.add_task("second run", total=60, start=False, note="")
+        now[0] = 1000.0
+        bar.update(one, completed=20)  # of an earlier session
+        bar.start_task(one)
+        now[0] = 1050.0
+        bar.update(one, completed=30)
+    # 10 of 40 in 50 s, so 30 take 150 s.
+    assert log.getvalue().splitlines()[1].startswith("second run: 30 of 60, 0:02:30 left")
+
+
 def test_a_terminal_gets_no_lines(monkeypatch):
     screen, now = io.StringIO(), [100.0]
     monkeypatch.setattr(console, "console", Console(file=screen, force_terminal=True, width=80))

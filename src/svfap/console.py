@@ -121,6 +121,11 @@ class _Progress(Progress):
         now = time.monotonic()
         return super().add_task(description, *args, began=(now, kwargs.get("completed", 0)), said=now, **kwargs)
 
+    def start_task(self, task_id: TaskID) -> None:
+        super().start_task(task_id)
+        task = self._tasks[task_id]
+        task.fields["began"] = (time.monotonic(), task.completed)
+
     def update(self, task_id: TaskID, *args: Any, **kwargs: Any) -> None:
         super().update(task_id, *args, **kwargs)
         self._say_progress(task_id)

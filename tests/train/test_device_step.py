@@ -21,7 +21,7 @@ from svfap.model.build import create_model
 from svfap.model.layers import checkpoint_activations
 from svfap.model.masking import tube_mask
 from svfap.train import loop
-from svfap.train.finetune import FinetuneTask
+from svfap.train.finetune import FinetuneTask, finetune
 from svfap.train.loop import StopRequest, TrainingRun
 from svfap.train.losses import annotated_only
 from svfap.train.pretrain import PretrainTask, pretrain
@@ -262,3 +262,37 @@ def test_a_compiled_run_has_the_losses_of_one_that_is_not(name, checkpointed, fa
         run.loader.close()
         shown[compiled] = [(line["loss"], line["grad_norm"]) for line in log(out)]
     np.testing.assert_allclose(shown[True], shown[False], rtol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", RUNS)
+def test_steps_replayed_as_cuda_graphs_have_the_losses_of_eager_ones(name, faces, tmp_path):
+    """The whole run: validation between the steps, micro-batches whose gradients add up, a moving average."""
+    config, settings = RUNS[name]
+    plain = {} if config is pretraining else PLAIN
+    settings = {**plain, **settings, "model": {"stage_depths": (1,)}} | dict.fromkeys(
+        plain.keys() & {"drop_path_rate"}, 0
+    )
+    shown = {}
+    for compiled in (False, True):
+        torch.compiler.reset()
+        out = tmp_path / str(compiled)
+        (pretrain if config is pretraining else finetune)(config(faces, out, compile=compiled, **settings))
+        shown[compiled] = [(line["loss"], line["grad_norm"]) for line in log(out)]
+    assert len(shown[False]) > 2
+    np.testing.assert_allclose(shown[True], shown[False], rtol=1e-3)
+
+
+def test_gradients_that_are_kept_and_set_to_zero_are_those_that_are_made_anew(faces, tmp_path, monkeypatch):
+    """As for CUDA graphs with several micro-batches a step."""
+    config, settings = RUNS["classes"]
+    finetune(config(faces, tmp_path / "anew", **settings))
+    real = TrainingRun.__init__
+
+    def init(self: TrainingRun, *args: Any) -> None:
+        real(self, *args)
+        self._keeps_gradients = True
+
+    monkeypatch.setattr(TrainingRun, "__init__", init)
+    finetune(config(faces, tmp_path / "kept", **settings))
+    assert log(tmp_path / "kept") == log(tmp_path / "anew")

@@ -66,7 +66,7 @@ class TrainConfig(SourceSettings, FramesSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the hardware is fast at it, else fp32."""
     compile: bool = False
-    """Compile the model with torch.compile; pays off on a GPU."""
+    """Compile the model with torch.compile; pays off on a GPU, where one process replays its steps as CUDA graphs."""
     checkpoint_activations: bool = False
     """Keep only the inputs of each block for the backward pass, which computes the rest again: the same losses with less
     memory, for larger micro-batches, and about a third more work."""

@@ -186,11 +186,18 @@ class TrainingRun:
         # Before `prepare` wraps the model's forward.
         self.average = moving_average(task.model, config.ema_decay) if config.ema_decay else None
         self.best_model: Model = self.average.module if self.average else task.model  # type: ignore[assignment]
+        # With one process, a GPU replays compiled steps as CUDA graphs: the host launches no kernels one by one.
+        graphs = config.compile and accelerator.device.type == "cuda" and accelerator.num_processes == 1
         if config.compile:
             for model in {task.model, self.best_model}:
-                model.compile()
+                model.compile(mode="reduce-overhead" if graphs else "default")
         optimizer = build_optimizer(task.parameter_groups(), config.betas)
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
+        # A graph puts all gradients where those of the micro-batch before are, so these are added up elsewhere.
+        self._keeps_gradients = graphs and config.accumulate_steps > 1
+        if self._keeps_gradients:
+            for parameter in task.model.parameters():
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         if self.average:
             accelerator.register_for_checkpointing(self.average.to(accelerator.device))
         self.state = self.folder.state_of_all(accelerator) or TrainState()
@@ -315,7 +322,7 @@ class TrainingRun:
         if len(self._unread) == self._read_every:
             self._read(all_but=0 if self._read_every == 1 else 1)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=not self._keeps_gradients)
         if self.average:
             self.average.update_parameters(self.task.model)
         state.step += 1

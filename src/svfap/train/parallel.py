@@ -88,7 +88,7 @@ def run_parallel(run: Callable[[Any], int], configs: Sequence[Run], at_once: int
     threads = os.environ.get("OMP_NUM_THREADS") or str(max((os.cpu_count() or 1) // at_once, 1))
     # Every signal becomes an exception, so that the processes started here are stopped too.
     with progress_bar() as bar, signal_handlers(interrupt, *STOP_SIGNALS):
-        bar_ids = {c.out: bar.add_task(c.out.name, total=c.epochs, note="waits") for c in configs}
+        bar_ids = {c.out: bar.add_task(c.out.name, start=False, total=c.epochs, note="waits") for c in configs}
         try:
             while waiting or running:
                 for slot in range(at_once):
@@ -96,7 +96,10 @@ def run_parallel(run: Callable[[Any], int], configs: Sequence[Run], at_once: int
                         environment = {"OMP_NUM_THREADS": threads}
                         if gpus:
                             environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-                        running[slot] = (waiting[0], _start(run, waiting.pop(0), environment))
+                        config = waiting.pop(0)
+                        bar.update(bar_ids[config.out], completed=_progress(config)[0], note="starts")
+                        bar.start_task(bar_ids[config.out])  # the time that is left counts from here
+                        running[slot] = (config, _start(run, config, environment))
                 time.sleep(POLL_S)
                 for slot, (config, process) in list(running.items()):
                     epochs, note = _progress(config)
