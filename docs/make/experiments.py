@@ -4,6 +4,7 @@
     python docs/make/experiments.py runs/experiments            # print them
     python docs/make/experiments.py runs/experiments --write    # put them into docs/experiments.md, between its two markers
 
+Tables of experiments that are not in the folder stay in docs/experiments.md as they are.
 A cell has the mean over pre-trainings and readings with its 95% interval, and the p of its difference to the reference row after
 Holm's correction, in bold where it is below 0.05.
 """
@@ -26,6 +27,8 @@ from svfap.view.tables import to_markdown
 DOCUMENT = Path(__file__).resolve().parents[1] / "experiments.md"
 BEGIN, END = "<!-- results: written by docs/make/experiments.py -->\n", "<!-- end of results -->\n"
 PAPER = "paper: UAR / WAR, %"
+HEADINGS = {name: f"{study.title} ({study.source})" for name, study in STUDIES.items()}
+HEADINGS[RECONSTRUCTIONS] = "Reconstruction of hidden pixels (Fig. 6)"
 
 
 def cell(metric: str, line: dict[str, Any]) -> str:
@@ -56,16 +59,27 @@ def short_table(folder: Path, name: str) -> pd.DataFrame:
     return table
 
 
-def results(folder: Path) -> str:
-    """A section for each experiment that is there, in the order of the paper."""
-    parts = []
-    for name, study in STUDIES.items():
+def sections(folder: Path) -> dict[str, str]:
+    """Heading -> table of each experiment that is in the folder."""
+    found = {}
+    for name in STUDIES:
         if (folder / f"{name}.json").is_file():
-            parts.append(f"### {study.title} ({study.source})\n\n{to_markdown(short_table(folder, name))}\n")
+            found[HEADINGS[name]] = to_markdown(short_table(folder, name))
     if (folder / f"{RECONSTRUCTIONS}.csv").is_file():
         table = pd.read_csv(folder / f"{RECONSTRUCTIONS}.csv", dtype=str).fillna("")
-        parts.append(f"### Reconstruction of hidden pixels (Fig. 6)\n\n{to_markdown(table)}\n")
-    return "\n".join(parts)
+        found[HEADINGS[RECONSTRUCTIONS]] = to_markdown(table)
+    return found
+
+
+def written(text: str) -> dict[str, str]:
+    """The sections between the two markers of the document."""
+    parts = text.split(BEGIN)[1].split(END)[0].split("### ")[1:]
+    return {heading: table.strip("\n") for heading, table in (part.split("\n", 1) for part in parts)}
+
+
+def join(found: dict[str, str]) -> str:
+    """Sections as text, in the order of the paper."""
+    return "\n".join(f"### {heading}\n\n{found[heading]}\n" for heading in HEADINGS.values() if heading in found)
 
 
 def main() -> None:
@@ -73,12 +87,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of `svfap experiment`")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/experiments.md")
     args = parser.parse_args()
-    text = results(args.folder)
+    found = sections(args.folder)
     if not args.write:
-        print(text)
+        print(join(found))
         return
-    before, rest = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)
-    DOCUMENT.write_text(before + BEGIN + text + END + rest.split(END)[1], encoding="utf-8")
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    DOCUMENT.write_text(before + BEGIN + join(written(text) | found) + "\n" + END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
