@@ -362,6 +362,7 @@ def _num_words(file: Path) -> int:
     return len(file.read_text().split()) if file.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_ray_cluster_that_loses_a_machine_loses_no_item_and_doubles_none(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="the extra `ray` is not installed: the cluster is not tested")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")

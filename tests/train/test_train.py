@@ -244,7 +244,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_is_the_exit_status(number, faces, tmp_path):
     out = tmp_path / "run"
     words = ["--manifest", str(faces / "pretrain.csv"), "--preset", "svfap_debug", "--sampling_stride", "1"]
