@@ -19,7 +19,7 @@ from common import add_machine_arguments, machine, table, time_alternating
 from numpy.typing import NDArray
 from PIL import Image
 
-from svfap.data import augment
+from svfap.data import augment, crops, rand_augment
 from svfap.data.video import open_video
 from svfap.device import pick_device
 from svfap.model.config import IMAGENET_MEAN, IMAGENET_STD
@@ -92,7 +92,7 @@ def resizing(video: Path | None, rounds: int) -> str:
     """Time of each way of resizing, and its result compared with Pillow's."""
     rows = []
     ways: dict[str, Callable[[Pixels], Pixels]] = {
-        "svfap": partial(augment.fit_frames, size=SIZE),
+        "svfap": partial(crops.fit_frames, size=SIZE),
         "Pillow": with_pillow,
         "no antialiasing": without_antialiasing,
     }
@@ -122,7 +122,7 @@ def augmentation(batch: int, rounds: int, device: torch.device) -> str:
     clips = augment.normalize(pixels, IMAGENET_MEAN, IMAGENET_STD)
     targets = torch.eye(batch, device=device)
     generator = torch.Generator().manual_seed(0)
-    ra = augment.RandAugment()
+    ra = rand_augment.RandAugment()
     steps: dict[str, Callable[[], object]] = {
         "copy to float32": lambda: augment.to_levels(pixels),
         "RandAugment": lambda: ra(levels, generator),
@@ -140,16 +140,16 @@ def augmentation(batch: int, rounds: int, device: torch.device) -> str:
 
 def filled_area(number: int, size: int = 64) -> float:
     """Mean share of a training view that shows the fill of geometric operations."""
-    rng, generator, ra = np.random.default_rng(0), torch.Generator().manual_seed(0), augment.RandAugment()
+    rng, generator, ra = np.random.default_rng(0), torch.Generator().manual_seed(0), rand_augment.RandAugment()
     geometric = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
     shares = []
     for _ in range(number):
-        inside = torch.full((1, 3, 1, size, size), augment.FILL + 100)
+        inside = torch.full((1, 3, 1, size, size), rand_augment.FILL + 100)
         for name, argument in ra.draw(rng):
             if name in geometric:
-                inside = augment.transform(inside, name, argument)
+                inside = rand_augment.transform(inside, name, argument)
         view = augment.random_resized_crop(inside.clone(), (0.08, 1.0), generator)
-        shares.append(float((augment.FILL + 100 - view).mean()) / 100)
+        shares.append(float((rand_augment.FILL + 100 - view).mean()) / 100)
     return float(np.mean(shares))
 
 

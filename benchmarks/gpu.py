@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from svfap.data import augment
+from svfap.data import augment, rand_augment
 from svfap.device import PRECISIONS, Upload, pick_device
 from svfap.model.base import Model
 from svfap.model.build import build_model
@@ -204,7 +204,7 @@ def finetuning_loss(model: Model, batch: dict[str, Tensor], generator: torch.Gen
     shape = model.config
     clips, targets = augment.to_levels(batch["clips"]), augment.smooth_one_hot(batch["label"], NUM_CLASSES)
     if augmented:
-        clips = augment.RandAugment()(clips, generator)
+        clips = rand_augment.RandAugment()(clips, generator)
     clips = augment.standardize(clips, shape.pixel_mean, shape.pixel_std)
     if augmented:
         clips = augment.random_resized_crop(clips, (0.08, 1.0), generator)

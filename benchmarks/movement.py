@@ -32,7 +32,8 @@ from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from svfap.data.augment import fit_frames, normalize, standardize
+from svfap.data.augment import normalize, standardize
+from svfap.data.crops import fit_frames
 from svfap.data.video import open_video
 from svfap.evaluation.confidence import Interval, intervals, subject_scores
 from svfap.model.config import ModelConfig

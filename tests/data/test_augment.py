@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from svfap.data import augment
-from svfap.data.augment import OPERATIONS, RandAugment
+from svfap.data import augment, crops, rand_augment
+from svfap.data.rand_augment import OPERATIONS, RandAugment
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -31,13 +31,13 @@ def coordinates(height: int, width: int, num_frames: int = 3) -> np.ndarray:
 def boxes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int, int]]:
     """The boxes (left, top, width, height) that crops choose; each is cut for real too."""
     seen: list[tuple[int, int, int, int]] = []
-    real = augment._crop_resize
+    real = crops.crop_resize
 
     def record(frames: np.ndarray, left: int, top: int, width: int, height: int, size: int) -> np.ndarray:
         seen.append((left, top, width, height))
         return real(frames, left, top, width, height, size)
 
-    monkeypatch.setattr(augment, "_crop_resize", record)
+    monkeypatch.setattr(crops, "crop_resize", record)
     return seen
 
 
@@ -47,7 +47,7 @@ def boxes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int, int]]:
 @pytest.mark.parametrize("width, height", [(40, 40), (60, 30), (50, 90)])
 def test_crop_resize_keeps_place_and_time(width: int, height: int) -> None:
     size, left, top = 40, 17, 9
-    cut = augment._crop_resize(coordinates(120, 100), left, top, width, height, size)
+    cut = crops.crop_resize(coordinates(120, 100), left, top, width, height, size)
     assert cut.dtype == np.uint8 and cut.shape == (3, size, size, 3) and cut.flags.c_contiguous
     centres = np.arange(size) + 0.5
     rows = np.clip(top + centres * height / size - 0.5, top, top + height - 1)
@@ -60,33 +60,33 @@ def test_crop_resize_keeps_place_and_time(width: int, height: int) -> None:
 def test_strong_shrinking_averages() -> None:
     checkerboard = np.indices((80, 80)).sum(0) % 2 * 200
     frames = np.repeat(checkerboard[None, ..., None], 3, axis=-1).astype(np.uint8)
-    assert np.abs(augment.fit_frames(frames, 10).astype(int) - 100).max() <= 2
+    assert np.abs(crops.fit_frames(frames, 10).astype(int) - 100).max() <= 2
 
 
 @pytest.mark.parametrize("height, width, size", [(224, 224, 160), (90, 120, 64), (48, 40, 64), (33, 70, 48)])
 def test_resizing_is_that_of_pillow(height: int, width: int, size: int) -> None:
     frames = np.random.RandomState(height).randint(0, 256, (2, height, width, 3)).astype(np.uint8)
     expected = [Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR) for frame in frames]
-    error = np.abs(augment.fit_frames(frames, size).astype(int) - np.stack([np.asarray(e) for e in expected]))
+    error = np.abs(crops.fit_frames(frames, size).astype(int) - np.stack([np.asarray(e) for e in expected]))
     assert error.max() <= (0 if size > max(height, width) else 1) and (error > 0).mean() < 0.06
 
 
 def test_fit_frames_squashes_or_cuts() -> None:
     wide = coordinates(40, 100)
-    squashed, centre = augment.fit_frames(wide, 40), augment.fit_frames(wide, 40, "centre")
+    squashed, centre = crops.fit_frames(wide, 40), crops.fit_frames(wide, 40, "centre")
     assert squashed[0, 0, :2, 1].tolist() == [1, 3] and squashed[0, 0, -1, 1] == 98 and squashed[0, -1, 0, 0] == 39
     assert (centre == wide[:, :, 30:70]).all()
     tall = coordinates(100, 40)
-    assert (augment.fit_frames(tall, 40, "centre") == tall[:, 30:70]).all()
+    assert (crops.fit_frames(tall, 40, "centre") == tall[:, 30:70]).all()
     square = coordinates(50, 50)
-    assert (augment.fit_frames(square, 40) == augment.fit_frames(square, 40, "centre")).all()
+    assert (crops.fit_frames(square, 40) == crops.fit_frames(square, 40, "centre")).all()
 
 
 def test_multi_scale_crop_takes_10_shapes_and_13_positions(boxes: list[tuple[int, int, int, int]]) -> None:
     rng = np.random.RandomState(0)
     frames = coordinates(100, 140, num_frames=1)
     for _ in range(2000):
-        assert augment.multi_scale_crop(frames, 64, rng).shape == (1, 64, 64, 3)
+        assert crops.multi_scale_crop(frames, 64, rng).shape == (1, 64, 64, 3)
     sides = [100, 87, 75, 64]  # int(100 x .66) = 66 is within 3 px of 64
     expected = {(w, h) for i, w in enumerate(sides) for j, h in enumerate(sides) if abs(i - j) <= 1}
     assert {box[2:] for box in boxes} == expected and len(expected) == 10
@@ -140,18 +140,18 @@ def test_random_resized_crop_falls_back_to_the_centre(height: int, width: int, b
 
 def test_multi_scale_crop_follows_its_generator_and_treats_frames_alike() -> None:
     frames = np.repeat(np.random.RandomState(1).randint(0, 256, (1, 90, 120, 3)), 4, axis=0).astype(np.uint8)
-    first, again, other = (augment.multi_scale_crop(frames, 48, np.random.RandomState(seed)) for seed in (3, 3, 4))
+    first, again, other = (crops.multi_scale_crop(frames, 48, np.random.RandomState(seed)) for seed in (3, 3, 4))
     assert (first == again).all() and not (first == other).all()
     assert (first == first[:1]).all()
 
 
 def test_side_crops_run_from_end_to_end() -> None:
     wide, tall = coordinates(40, 100), coordinates(100, 40)
-    assert [(crop[0, 0, 0, 1], count) for crop, count in augment.side_crops(wide, 40, 3)] == [(0, 1), (30, 1), (60, 1)]
-    assert [crop[0, 0, 0, 1] for crop, _ in augment.side_crops(wide, 40, 2)] == [0, 60]
-    assert [crop[0, 0, 0, 0] for crop, _ in augment.side_crops(tall, 40, 2)] == [0, 60]
-    assert [count for _, count in augment.side_crops(coordinates(40, 40), 20, 3)] == [3]
-    assert [(crop[0, 0, 0, 1], count) for crop, count in augment.side_crops(coordinates(40, 41), 40, 4)] == [
+    assert [(crop[0, 0, 0, 1], count) for crop, count in crops.side_crops(wide, 40, 3)] == [(0, 1), (30, 1), (60, 1)]
+    assert [crop[0, 0, 0, 1] for crop, _ in crops.side_crops(wide, 40, 2)] == [0, 60]
+    assert [crop[0, 0, 0, 0] for crop, _ in crops.side_crops(tall, 40, 2)] == [0, 60]
+    assert [count for _, count in crops.side_crops(coordinates(40, 40), 20, 3)] == [3]
+    assert [(crop[0, 0, 0, 1], count) for crop, count in crops.side_crops(coordinates(40, 41), 40, 4)] == [
         (0, 3),
         (1, 1),
     ]
@@ -243,7 +243,7 @@ def test_the_box_of_cutmix_has_the_area_that_was_drawn(
     share: float, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = SimpleNamespace(beta=lambda a, b: share, random=lambda: 0.0, integers=lambda high: high // 2)
-    monkeypatch.setattr(augment, "_decisions", lambda generator: rng)
+    monkeypatch.setattr(augment, "decisions", lambda generator: rng)
     clips = torch.arange(2.0).view(2, 1, 1, 1, 1).expand(2, 3, 4, 64, 64).clone()
     mixed, targets = augment.mix(clips, torch.eye(2), 0, 1.0, 1.0, torch.Generator())
     assert int((mixed[0, 0, 0] == 1).sum()) == side**2
@@ -284,7 +284,7 @@ def picture(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
 def apply(name: str, frames: np.ndarray, argument: float) -> np.ndarray:
     """One operation on (T, H, W, 3) uint8, back in the same shape as float levels."""
     clips = augment.to_levels(torch.from_numpy(frames)[None])
-    return augment.transform(clips, name, argument)[0].permute(1, 2, 3, 0).numpy()
+    return rand_augment.transform(clips, name, argument)[0].permute(1, 2, 3, 0).numpy()
 
 
 def differences(ours: np.ndarray, expected: Any) -> np.ndarray:
@@ -439,15 +439,16 @@ def test_an_operation_on_many_clips_is_that_on_each(name: str) -> None:
     clips = augment.to_levels(torch.from_numpy(np.stack([np.stack([picture(seed=i)] * 2) for i in range(3)])))
     arguments = [OPERATIONS[name][1](m, sign) for m, sign in ((7.3, 1), (2.1, -1), (9.6, -1))]
     one_by_one = [
-        augment.transform(clip[None].clone(), name, argument) for clip, argument in zip(clips, arguments, strict=True)
+        rand_augment.transform(clip[None].clone(), name, argument)
+        for clip, argument in zip(clips, arguments, strict=True)
     ]
-    assert torch.equal(augment.transform(clips, name, *arguments), torch.cat(one_by_one))
+    assert torch.equal(rand_augment.transform(clips, name, *arguments), torch.cat(one_by_one))
 
 
 def test_clips_that_are_augmented_together_are_those_augmented_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clips = augment.to_levels(torch.from_numpy(np.stack([np.stack([picture(seed=i)] * 2) for i in range(24)])))
     expected = RandAugment()(clips.clone(), seeded(3))
-    monkeypatch.setattr(augment, "_groups", lambda numbers, device: [numbers])  # as on a GPU
+    monkeypatch.setattr(rand_augment, "_groups", lambda numbers, device: [numbers])  # as on a GPU
     assert torch.equal(RandAugment()(clips, seeded(3)), expected)
 
 
@@ -457,7 +458,7 @@ def test_every_operation_takes_extremes_and_tiny_frames() -> None:
             for sign in (1, -1):
                 for shape in ((1, 3, 1, 1, 1), (1, 3, 2, 2, 5)):
                     clip = torch.randint(256, shape, generator=seeded(5)).float()
-                    result = augment.transform(clip.clone(), name, argument(magnitude, sign))
+                    result = rand_augment.transform(clip.clone(), name, argument(magnitude, sign))
                     assert result.shape == shape and torch.equal(result, result.round()), name
                     assert result.min() >= 0 and result.max() <= 255, name
 
@@ -466,7 +467,7 @@ def test_every_operation_takes_extremes_and_tiny_frames() -> None:
 def test_a_pre_training_crop_within_three_pixels_of_the_size_has_the_size(
     short: int, side: int, boxes: list[tuple[int, int, int, int]]
 ) -> None:
-    augment.multi_scale_crop(coordinates(120, short), 96, np.random.RandomState(0), scales=(1.0,))
+    crops.multi_scale_crop(coordinates(120, short), 96, np.random.RandomState(0), scales=(1.0,))
     assert boxes[0][2:] == (side, side)
 
 
@@ -475,5 +476,5 @@ def test_luma_is_that_of_pillow_where_it_is_nearly_the_next_one() -> None:
     remainder = (colours.astype(np.int64) @ [19595, 38470, 7471] + 32768) % 65536
     close = colours[(remainder < 300) | (remainder > 65536 - 300)][None]
     expected = np.asarray(Image.fromarray(close).convert("L"))
-    ours = augment._grey(augment.to_levels(torch.from_numpy(close)[None, None]))
+    ours = rand_augment._grey(augment.to_levels(torch.from_numpy(close)[None, None]))
     assert close.shape[1] > 1000 and ours[0, 0, 0].tolist() == expected.tolist()

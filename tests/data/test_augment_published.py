@@ -12,8 +12,9 @@ import pytest
 import torch
 from golden_inputs import GOLDEN
 
-from svfap.data import augment
-from svfap.data.augment import OPERATIONS, RandAugment, fit_frames, multi_scale_crop
+from svfap.data import augment, crops, rand_augment
+from svfap.data.crops import fit_frames, multi_scale_crop
+from svfap.data.rand_augment import OPERATIONS, RandAugment
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import FinetuneTask
 
@@ -37,7 +38,7 @@ def test_frames_that_are_not_square_are_squashed_with_antialiasing(stored: dict[
     error = levels_apart(fit_frames(frames(), SIZE), stored["squashed"])
     assert error.max() <= 1 and (error > 0).mean() < 0.06
     left, top, width, height = CROP
-    box = augment._crop_resize(frames(), left, top, width, height, SIZE)
+    box = crops.crop_resize(frames(), left, top, width, height, SIZE)
     assert levels_apart(box, stored["cropped"]).max() <= 1
     np.testing.assert_array_equal(fit_frames(frames(), 96), stored["enlarged"])
 
@@ -45,7 +46,7 @@ def test_frames_that_are_not_square_are_squashed_with_antialiasing(stored: dict[
 @pytest.mark.parametrize("name, value", [(name, value) for name, values in ARGUMENTS.items() for value in values])
 def test_operations_of_rand_augment(stored: dict[str, np.ndarray], name: str, value: float) -> None:
     clips = augment.to_levels(torch.from_numpy(stored["squashed"])[None])
-    changed = augment.transform(clips, name, value)
+    changed = rand_augment.transform(clips, name, value)
     error = levels_apart(changed[0].permute(1, 2, 3, 0), stored[f"{name} {value}"])
     assert error.max() <= 1 and (error > 0).mean() < (0.02 if name == "AutoContrast" else 1e-3)
 
@@ -61,7 +62,7 @@ def test_boxes_of_pre_training(number: int, monkeypatch: pytest.MonkeyPatch) -> 
     width, height, size = CASES[number]["case"]
     assert (width, height, size) == MULTI_SCALE_CASES[number]
     boxes: list[tuple[int, ...]] = []
-    monkeypatch.setattr(augment, "_crop_resize", lambda pictures, *box: boxes.append(box))
+    monkeypatch.setattr(crops, "crop_resize", lambda pictures, *box: boxes.append(box))
     rng = np.random.RandomState(0)
     for _ in range(4000):
         multi_scale_crop(np.empty((1, height, width, 3), np.uint8), size, rng)

@@ -16,8 +16,8 @@ from odd_videos import encode
 
 from svfap.data import clips as sampling
 from svfap.data import loader as loader_module
-from svfap.data.augment import fit_frames, multi_scale_crop
 from svfap.data.container import Container
+from svfap.data.crops import fit_frames, multi_scale_crop
 from svfap.data.loader import ClipDataset, make_loader, sharded_batches
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.video import VideoError, write_video

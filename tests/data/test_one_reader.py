@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from odd_videos import NUM, VIDEOS, encode, without
 
-from svfap.data.augment import fit_frames
 from svfap.data.container import Container
+from svfap.data.crops import fit_frames
 from svfap.data.ffmpeg import Upright, video_stream
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest

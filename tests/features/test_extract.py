@@ -174,7 +174,7 @@ def test_spans_and_boxes_of_a_manifest_are_respected(folder):
     with open_video(folder / "a.mp4") as source:
         inside = source.read(range(13, 33))[:, 2:30, 4:30]
     # Of the box (26 x 28 px) the central square, brought to 32 px, as a manifest with these frames alone would have it.
-    from svfap.data.augment import fit_frames
+    from svfap.data.crops import fit_frames
 
     frames = fit_frames(inside, 32, "centre")[np.minimum(np.arange(0, 32, 2), 19)]
     with torch.inference_mode():

@@ -11,8 +11,9 @@ import pytest
 import torch
 from pages import read_page
 
-from svfap.data.augment import fit_frames, normalize
+from svfap.data.augment import normalize
 from svfap.data.clips import validation_indices
+from svfap.data.crops import fit_frames
 from svfap.data.video import open_video
 from svfap.errors import UserError
 from svfap.evaluation.metrics import write_metrics

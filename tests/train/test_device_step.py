@@ -15,7 +15,7 @@ from host_waits import host_waits
 from small_runs import PLAIN, finetuning, log, pretraining
 
 from svfap import device
-from svfap.data import augment
+from svfap.data import rand_augment
 from svfap.errors import UserError
 from svfap.model.build import create_model
 from svfap.model.layers import checkpoint_activations
@@ -104,7 +104,7 @@ def test_a_wait_is_noticed(faces, tmp_path, monkeypatch):
 
 def test_histograms_without_waiting_are_those_of_bincount():
     numbers = torch.randint(0, 50, (400,), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(augment._scattered_counts(numbers, 60), torch.bincount(numbers, minlength=60))
+    assert torch.equal(rand_augment._scattered_counts(numbers, 60), torch.bincount(numbers, minlength=60))
 
 
 def test_rows_that_are_not_annotated_leave_no_nan_behind():

@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from svfap.data import augment
 from svfap.data import clips as sampling
 from svfap.data.clips import Indices
+from svfap.data.crops import MULTI_SCALES, fit_frames, multi_scale_crop, side_crops
 from svfap.data.manifest import Manifest, Sample
 from svfap.data.sample import inside_box, span_of
 from svfap.data.shared_memory import BATCHES_AHEAD, hand_over, require_room, worker_errors
@@ -108,7 +108,7 @@ class ClipDataset(Dataset[Item]):
     num_crops: int = 2
     repeats: int = 1
     frame_fit: str = "squash"
-    crop_scales: Sequence[float] = augment.MULTI_SCALES
+    crop_scales: Sequence[float] = MULTI_SCALES
     frame_level: bool = False
     balanced: bool = False
     fps: float | None = None
@@ -221,10 +221,10 @@ class ClipDataset(Dataset[Item]):
     def _crop(self, pictures: Pixels, rng: np.random.RandomState) -> list[tuple[Pixels, int]]:
         """The clips that show these frames, each with the number of coinciding crops."""
         if self.mode == "pretrain":
-            return [(augment.multi_scale_crop(pictures, self.size, rng, self.crop_scales), 1)]
+            return [(multi_scale_crop(pictures, self.size, rng, self.crop_scales), 1)]
         if self.mode == "test" and self.frame_fit == "centre":
-            return augment.side_crops(pictures, self.size, self.num_crops)
-        return [(augment.fit_frames(pictures, self.size, self.frame_fit), 1)]
+            return side_crops(pictures, self.size, self.num_crops)
+        return [(fit_frames(pictures, self.size, self.frame_fit), 1)]
 
     def collate(self, items: list[Item]) -> Batch:
         """Combine items into a batch, as described at the top of this module."""

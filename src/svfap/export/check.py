@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from svfap.console import say
-from svfap.data.augment import fit_frames, normalize
+from svfap.data.augment import normalize
+from svfap.data.crops import fit_frames
 from svfap.data.loader import ClipDataset
 from svfap.data.rates import Clock
 from svfap.data.sources import read_sources

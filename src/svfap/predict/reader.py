@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from svfap.console import say
-from svfap.data.augment import fit_frames
+from svfap.data.crops import fit_frames
 from svfap.data.manifest import Sample
 from svfap.data.rates import FRAMES_NOTE, Clock, states_no_rate
 from svfap.data.sample import frames_of, left_top

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from svfap.console import say
-from svfap.data.augment import fit_frames, normalize
+from svfap.data.augment import normalize
 from svfap.data.clips import validation_indices
+from svfap.data.crops import fit_frames
 from svfap.data.rates import Clock, states_no_rate
 from svfap.data.video import open_video, write_video
 from svfap.errors import UserError

@@ -16,6 +16,7 @@ from svfap.data import augment
 from svfap.data.loader import BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.prepared import fold_folder, read_dataset
+from svfap.data.rand_augment import RandAugment
 from svfap.data.split import carve_validation, take_fraction, units_of
 from svfap.data.targets import all_targets, frame_dimensions, is_annotated, require_values
 from svfap.device import send
@@ -103,7 +104,7 @@ class FinetuneTask(TrainingTask):
             self.score = ("frame_" if config.frame_level else "") + main_metric(config.task)
             self.validation_clips = ClipDataset(self.validation, "val", *clips, **frames)
             self.by_group = scored_by_group(self.validation, shape, config.by_group)
-        self.rand_augment = augment.RandAugment() if config.rand_augment else None
+        self.rand_augment = RandAugment() if config.rand_augment else None
         if (config.mixup or config.cutmix) and config.micro_batch_size == 1:
             say("mixup and cutmix need two clips in a micro-batch; with one clip, nothing is mixed")
 
