@@ -3,7 +3,7 @@
 Frames are random numbers, so that no video is needed. Correctness comes first: bf16 and fp16 against fp32 on the same
 device. Then each row of the tables is measured, compiled rows last, until --seconds are used up. A row that fails does not
 stop the others. Prints Markdown; --out gets gpu.md and gpu.json. Exit status 1 if an error is beyond its limit, or was not
-checked, or if a row failed.
+checked, or if a row failed; 130 if it was interrupted.
 """
 
 # ruff: noqa: E402
@@ -39,6 +39,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from svfap.data import augment, rand_augment
 from svfap.device import PRECISIONS, Upload, pick_device
+from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.model.build import build_model
 from svfap.model.complexity import complexity
@@ -533,11 +534,14 @@ def markdown(results: dict[str, Any]) -> str:
         parts.append("### Training steps\n\n" + table(header, rows))
     rows = []
     for task, targets in TARGETS.items():
-        cells = {name: f"{'≥' if sign == '>=' else '≤'} {limit:g}" for name, (sign, limit) in targets.items()}
+        cells = {
+            name: f"{'≥' if sign == '>=' else '≤'} {limit:{'.0%' if name == 'share_of_matrix_rate' else 'g'}}"
+            for name, (sign, limit) in targets.items()
+        }
         columns = ("speed", "share_of_matrix_rate", "memory", "speed_of_plain", "memory_of_plain")
         rows.append([f"{task}: **target**", *(cells.get(name, "") for name in columns), ""])
         for r in (r for r in results["compared"] if r["task"] == task):
-            values = [number(r[name], ".2f") for name in columns]
+            values = [number(r[name], ".1%" if name == "share_of_matrix_rate" else ".2f") for name in columns]
             rows.append([f"{task}: {r['row']}", *values, "yes" if r["met"] else "no"])
     header = ["row", f"clips/s ÷ {REFERENCE}", "of the matrix rate", f"peak memory ÷ {REFERENCE}"]
     header += ["clips/s ÷ plain", "peak memory ÷ plain", "meets all targets"]
@@ -570,9 +574,12 @@ def markdown(results: dict[str, Any]) -> str:
             text += f" Copies take {profiled['copies_ms_per_step']:.2f} ms a step."
         parts.append(f"### Fine-tuning in bf16, not compiled: where the time goes\n\n{text}")
     if results["dropped"]:
-        parts.append(
-            f"Left out, as the time would not have been enough (`--seconds`): {'; '.join(results['dropped'])}."
+        why = (
+            "after the interruption"
+            if results["interrupted"]
+            else "as the time would not have been enough (`--seconds`)"
         )
+        parts.append(f"Left out, {why}: {'; '.join(results['dropped'])}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -635,7 +642,7 @@ class Run:
             for each in work:
                 self._do(*each)
         except KeyboardInterrupt:
-            self._fail("interrupted", "")
+            self.results["interrupted"] = True
         finally:
             watchdog.cancel()
         return self._end()
@@ -683,6 +690,8 @@ class Run:
             self._pending = []
             self._save()
             print(markdown(self.results), flush=True)
+        if self.results["interrupted"]:
+            return 128 + signal.SIGINT
         return 1 if problems(self.results) else 0
 
     def _end_late(self, thread: int) -> None:
@@ -694,22 +703,36 @@ class Run:
                 os._exit(self._end())
 
 
+def at_least_one(text: str) -> int:
+    """A number of an option. Raises `ValueError`."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return int(text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
     parser.add_argument("--size", choices=list(SIZES), default="base", help="base: the paper's; tiny: a smoke test")
-    parser.add_argument("--batch", type=int, nargs=2, metavar=("FINETUNE", "PRETRAIN"), help="clips of a step")
+    parser.add_argument("--batch", type=at_least_one, nargs=2, metavar=("FINETUNE", "PRETRAIN"), help="clips of a step")
     parser.add_argument("--seconds", type=float, default=450.0, help="for everything; later rows are left out")
     parser.add_argument(
-        "--repeats", type=int, default=5, help="of some steps each; the median and the range are reported"
+        "--repeats", type=at_least_one, default=5, help="of some steps each; the median and the range are reported"
     )
     parser.add_argument(
         "--parts", nargs="+", choices=KINDS, default=[*KINDS], help="what to do; everything if not given"
     )
-    parser.add_argument("--backend", default="inductor", help="of torch.compile")
+    parser.add_argument(
+        "--backend", help="of torch.compile; default: inductor, on a CPU aot_eager, which needs no compiler"
+    )
     parser.add_argument("--out", type=Path, help="folder for gpu.md and gpu.json")
     options = parser.parse_args()
-    device, size, repeats = pick_device(options.device), SIZES[options.size], options.repeats
+    try:
+        device = pick_device(options.device)
+    except UserError as error:
+        parser.error(str(error))
+    backend = options.backend or ("aot_eager" if device.type == "cpu" else "inductor")
+    size, repeats = SIZES[options.size], options.repeats
     batches = dict(zip(TASKS, options.batch, strict=True)) if options.batch else size.batches
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 is the reference
     results: dict[str, Any] = {
@@ -723,6 +746,7 @@ def main() -> int:
         "profile": {},
         "failed": [],
         "dropped": [],
+        "interrupted": False,
     }
 
     def check(task: str) -> None:
@@ -736,7 +760,7 @@ def main() -> int:
 
     def train(row: Row) -> None:
         rate = results["matrix_rate"]
-        results["training"].append(measure(row, size, device, batches[row.task], options.backend, rate, repeats))
+        results["training"].append(measure(row, size, device, batches[row.task], backend, rate, repeats))
 
     def infer(backend: str | None) -> None:
         results["inference"].append(measure_inference(size, device, batches["fine-tuning"], repeats, backend))
@@ -751,7 +775,7 @@ def main() -> int:
         ("profile", "profile", look),
         ("inference: bf16", "inference", partial(infer, None)),
         *((f"{row.task}: {row.name}", "compiled", partial(train, row)) for row in COMPILED),
-        ("inference: bf16, compiled", "compiled inference", partial(infer, options.backend)),
+        ("inference: bf16, compiled", "compiled inference", partial(infer, backend)),
     ]
     kinds = {"matrix", *(kind for part in options.parts for kind in KINDS[part])}
     work = [each for each in work if each[1] in kinds]

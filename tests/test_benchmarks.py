@@ -184,8 +184,22 @@ def test_the_gpu_benchmark_writes_what_it_has_when_it_is_interrupted(quick_gpu, 
 
     monkeypatch.setattr(benchmark, "profile_steps", interrupt)
     status, results, text = run()
-    assert status == 1 and len(results["training"]) == len(benchmark.EAGER)
-    assert "- profile: interrupted\n" in text and "(`--seconds`): inference: bf16; fine-tuning: bf16, compiled;" in text
+    assert status == 130 and len(results["training"]) == len(benchmark.EAGER) and not results["failed"]
+    assert "Left out, after the interruption: profile; inference: bf16; fine-tuning: bf16, compiled;" in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--batch", "0", "4"], "argument --batch: 0: must be at least 1"),
+        (["--repeats", "0"], "argument --repeats: 0: must be at least 1"),
+        (["--device", "tpu"], "error: device=tpu: "),
+    ],
+)
+def test_the_gpu_benchmark_refuses_what_cannot_be_measured(wrong, said, gpu, capsys):
+    with pytest.raises(SystemExit) as refused:
+        gpu[1](*wrong)
+    assert refused.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_the_time_of_the_gpu_benchmark_is_bounded(quick_gpu, monkeypatch):
@@ -206,7 +220,7 @@ def test_the_time_of_the_gpu_benchmark_is_bounded(quick_gpu, monkeypatch):
 
     monkeypatch.setattr(benchmark.os, "_exit", end)
     results = {"failed": [], "training": [], "machine": [], "correctness": [], "inference": [], "profile": {}}
-    results |= {"dropped": []}
+    results |= {"dropped": [], "interrupted": False}
     work = [("quick", "eager", lambda: None), ("slow", "eager", hang), ("last", "eager", int)]
     budget = benchmark.Budget(seconds=0.3)
     budget.expected["eager"] = 0.0
@@ -259,7 +273,7 @@ def test_the_gpu_benchmark_tells_kernels_copies_and_idle_time_apart():
 @pytest.mark.slow
 def test_the_gpu_benchmark_measures_every_row(gpu):
     benchmark, run = gpu
-    status, results, _ = run("--repeats", "2", "--backend", "aot_eager")
+    status, results, _ = run("--repeats", "2")
     assert status == 0 and results["dropped"] == results["failed"] == []
     assert [(row["task"], row["row"]) for row in results["training"]] == [
         (row.task, row.name) for row in (*benchmark.EAGER, *benchmark.COMPILED)

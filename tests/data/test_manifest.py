@@ -186,7 +186,9 @@ def test_values_that_are_no_numbers(tmp_path: Path, value: str) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "absent.csv")
-    assert "no such file" in refused(tmp_path)
+    assert "is a folder without a manifest" in refused(tmp_path)
+    (tmp_path / "a.csv").write_text("path\n")
+    assert f"is a folder; give a manifest, such as {tmp_path / 'a.csv'}" in refused(tmp_path)
     latin = tmp_path / "latin.csv"
     latin.write_bytes("path,label\nmüde.mp4,0\n".encode("latin-1"))
     assert "is not UTF-8 text" in refused(latin)

@@ -750,3 +750,12 @@ def test_paths_are_no_urls():
     assert remote.url_of("hdfs:///a/b") == "hdfs:///a/b"
     for path in ("a/b.csv", "/a:/b", "C:/faces", "a:b", "faces:/"):
         assert remote.url_of(Path(path)) is None, path
+
+
+def test_what_was_packed_from_a_manifest_is_given_as_one(packed):
+    with pytest.raises(
+        UserError, match=f"{packed}: was packed from a manifest; give `manifest`, such as {packed}/m.csv, in place"
+    ):
+        read_dataset(packed)
+    with pytest.raises(UserError, match=f"{packed}: is a folder; give a manifest, such as {packed}/m.csv"):
+        read_manifest(packed)

@@ -27,8 +27,13 @@ class Rate:
         return statistics.median(self.each)
 
     def __str__(self) -> str:
-        spread = f"{min(self.each):.3g} to {max(self.each):.3g}" if len(self.each) > 1 else "once"
-        return f"{self.median:.3g} ({spread})"
+        spread = f"{shown(min(self.each))} to {shown(max(self.each))}" if len(self.each) > 1 else "once"
+        return f"{shown(self.median)} ({spread})"
+
+
+def shown(rate: float) -> str:
+    """A rate with three digits, or as a whole number."""
+    return f"{rate:,.0f}" if rate >= 999.5 else f"{rate:.3g}"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from dataclasses import asdict
 import pandas as pd
 
 from svfap.bench.config import JSON_FILE, MARKDOWN_FILE, BenchConfig
-from svfap.bench.measure import Rate, Row
+from svfap.bench.measure import Rate, Row, shown
 from svfap.bench.result import Benched
+from svfap.console import counted
 from svfap.files import write_atomically
 from svfap.view.tables import to_markdown
 
@@ -35,7 +36,7 @@ def _step(row: Row) -> dict[str, str]:
 
 
 def _reading(row: Row) -> dict[str, str]:
-    per_worker = f"{row.rate.median / row.workers:.3g}"
+    per_worker = shown(row.rate.median / row.workers)
     return {"": row.work, "workers": str(row.workers), "clips/s": str(row.rate), "per worker": per_worker}
 
 
@@ -60,7 +61,7 @@ def _waiting(done: Benched) -> Iterator[str]:
     for name, chosen in done.advice.training.items():
         if chosen.read is None:
             continue
-        read, steps = f"{chosen.read.median:.3g}", f"{chosen.step.median:.3g}"
+        read, steps = shown(chosen.read.median), shown(chosen.step.median)
         workers = "1 worker reads" if chosen.workers == 1 else f"{chosen.workers} workers read"
         if chosen.keeps_up:
             line = f"{name}: the steps take {steps} clips/s, and {workers} {read}: the reader alone is fast enough"
@@ -71,7 +72,7 @@ def _waiting(done: Benched) -> Iterator[str]:
             )
         for row in done.rows:
             if row.work == f"{name} with reading":
-                line += f". Together, on the same cores: {row.rate.median:.3g} clips/s, {row.waiting:.0%} of the time waiting"
+                line += f". Together, on the same cores: {shown(row.rate.median)} clips/s, {row.waiting:.0%} of the time waiting"
                 if chosen.keeps_up and row.waiting is not None and row.waiting > WAITS:
                     line += "; they take the cores from each other"
         yield line
@@ -86,8 +87,9 @@ def machine_lines(done: Benched) -> list[str]:
     )
     if machine["load_before"] is not None and machine["load_before"] > BUSY * machine["cores"]:
         busy += ", so the machine was busy: measure again on an idle one"
+    cores, threads = counted(machine["cores"], "core"), counted(machine["threads"], "thread")
     return [
-        f"{machine['device']}; {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads{busy}",
+        f"{machine['device']}; {machine['processor']}, {cores}, {threads}{busy}",
         f"svfap {machine['svfap']}, torch {machine['torch']}, Python {machine['python']}; {done.seconds:.0f} s; medians, and "
         "in brackets the slowest and the fastest of several times",
     ]

@@ -15,6 +15,7 @@ from svfap.console import say_once
 from svfap.errors import UserError
 from svfap.files import write_atomically
 from svfap.formats import stamped, upgrade
+from svfap.remote import PACK_FILE
 
 DATASET_FILE, CROP_FILE = "dataset.json", "crop.json"
 FORMER = ".former"  # suffix of files that are set aside
@@ -98,7 +99,7 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
     """Read a folder that `svfap prepare` or `svfap synth` wrote; paths come back absolute. Raises `UserError`."""
     file = Path(folder) / DATASET_FILE
     if not file.is_file():
-        raise UserError(f"{folder}: holds no {DATASET_FILE}; name a folder that `svfap prepare` or `svfap synth` wrote")
+        raise UserError(_no_dataset(Path(folder)))
     try:
         known = {field.name for field in fields(PreparedDataset)}
         kwargs = upgrade("dataset description", json.loads(file.read_text()), file, known)
@@ -109,6 +110,16 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
         return PreparedDataset(folds=folds, **_absolute(kwargs, file.parent))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: is not the description of a dataset ({error})") from None
+
+
+def _no_dataset(folder: Path) -> str:
+    """What is wrong with a folder without `dataset.json`, and what to give instead."""
+    try:
+        packed = json.loads((folder / PACK_FILE).read_text())
+        place, manifests = packed.get("location", folder), [name for name in packed["files"] if name.endswith(".csv")]
+        return f"{place}: was packed from a manifest; give `manifest`, such as {place}/{manifests[0]}, in place of `dataset`"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return f"{folder}: holds no {DATASET_FILE}; name a folder that `svfap prepare` or `svfap synth` wrote"
 
 
 def root_of(manifest: Path) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from svfap.data.find import no_manifest
 from svfap.errors import UserError
 from svfap.settings import ClockSettings, DeviceSettings, SourceSettings, require, several
 
@@ -117,7 +118,7 @@ class ProbeConfig(ClockSettings, DeviceSettings, SourceSettings):
         for name in ("manifest", "test_manifest"):
             file = getattr(self, name)
             if file is not None and not file.is_file():
-                raise UserError(f"{name}={file}: no such file; give the path of a manifest")
+                raise UserError(f"{name}={file}: {no_manifest(file)}")
         if self.task == "classification" and (self.dimensions or self.frame_level):
             given = "dimensions" if self.dimensions else "frame_level"
             raise UserError(f"{given}: is for regression; classes are read for each clip")

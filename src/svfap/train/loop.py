@@ -171,7 +171,10 @@ class TrainingRun:
         self.loader = self._make_loader()
         self.steps_per_epoch = len(self._batches(0, 0)) // config.accumulate_steps
         if self.steps_per_epoch == 0:
-            raise UserError(f"accumulate_steps={config.accumulate_steps}: an epoch has fewer micro-batches than that")
+            raise UserError(
+                f"accumulate_steps={config.accumulate_steps}: a step takes batch_size={config.batch_size} clips, and an "
+                f"epoch has only {len(task.dataset.manifest)} videos × {config.repeats}; lower both settings"
+            )
         peak, derivation = scaled_lr(config.base_lr, config.batch_size)
         floor, _ = scaled_lr(config.min_lr, config.batch_size)
         warmup = config.warmup_epochs

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from svfap.data.find import no_manifest
 from svfap.data.prepared import PreparedDataset, fold_folder, read_dataset, warn_of_whole_frames
 from svfap.errors import UserError
 from svfap.settings import require_weights
@@ -36,7 +37,7 @@ def check_run(config: TrainConfig) -> None:
     for name in ("manifest", "val_manifest"):
         file = getattr(config, name, None)
         if file is not None and not Path(file).is_file():
-            raise UserError(f"{name}={file}: no such file; give the path of a manifest")
+            raise UserError(f"{name}={file}: {no_manifest(Path(file))}")
     if config.root is not None and not Path(config.root).is_dir():
         raise UserError(f"root={config.root}: no such folder")
     if isinstance(config, PretrainConfig) and config.probe_dataset is not None:
