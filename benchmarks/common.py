@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from svfap.bench.report import BUSY
 from svfap.device import PRECISIONS
 
 ADAMW_TRAFFIC = 28  # bytes per float32 parameter: reads weight, gradient and two moments, writes all but the gradient
@@ -83,7 +84,7 @@ def machine(device: torch.device) -> list[str]:
     ]
     if device.type == "cuda":
         lines.insert(1, f"- GPU: {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}")
-    if (busy := os.getloadavg()[0]) > 0.3 * num_cores():
+    if (busy := os.getloadavg()[0]) > BUSY * num_cores():
         lines.append(f"- **the machine was busy: load {busy:.1f} at the start; measure again on an idle machine**")
     return lines
 
