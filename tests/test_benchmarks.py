@@ -14,7 +14,7 @@ from svfap.model.presets import model_config
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 FOLDERS = (BENCHMARKS, BENCHMARKS / "faults")
-SHARED = {"common", "plain", "workbench"}
+SHARED = {"common", "plain", "workbench", "gpu_tables"}
 SCRIPTS = sorted(path.stem for folder in FOLDERS for path in folder.glob("*.py") if path.stem not in SHARED)
 
 
@@ -233,7 +233,7 @@ def test_the_time_of_the_gpu_benchmark_is_bounded(quick_gpu, monkeypatch):
 
 
 def test_the_gpu_benchmark_compares_each_row_with_the_reference():
-    benchmark = importlib.import_module("gpu")
+    benchmark = importlib.import_module("gpu_tables")
     reference = {
         "task": "fine-tuning",
         "row": "fp16, waits",
