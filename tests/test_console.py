@@ -60,12 +60,12 @@ def test_the_time_that_is_left_counts_from_the_start_of_a_task_that_waited(monke
     with console.progress_bar() as bar:
         one = bar.add_task("second run", total=60, start=False, note="")
         now[0] = 1000.0
-        bar.update(one, completed=20)  # of an earlier session
+        bar.update(one, completed=20)  # of an earlier session; nothing to say before the start
         bar.start_task(one)
         now[0] = 1050.0
         bar.update(one, completed=30)
     # 10 of 40 in 50 s, so 30 take 150 s.
-    assert log.getvalue().splitlines()[1].startswith("second run: 30 of 60, 0:02:30 left")
+    assert log.getvalue().splitlines()[0].startswith("second run: 30 of 60, 0:02:30 left")
 
 
 def test_a_terminal_gets_no_lines(monkeypatch):

@@ -136,7 +136,8 @@ class _Progress(Progress):
 
     def _say_progress(self, number: TaskID) -> None:
         now, task = time.monotonic(), self._tasks[number]
-        if self.console.is_terminal or now - task.fields["said"] < LINE_EVERY_S or task.finished:
+        recent = now - task.fields["said"] < LINE_EVERY_S
+        if self.console.is_terminal or recent or task.finished or not task.started:
             return
         task.fields["said"] = now
         began_s, first = task.fields["began"]
@@ -185,6 +186,7 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(table_column=Column(no_wrap=True)),
         _TimeLeft(table_column=Column(no_wrap=True)),
         _Words(lambda task: task.fields["note"]),
+        speed_estimate_period=600,  # seconds; steps may be a minute long
         console=console,
         expand=True,
         redirect_stdout=False,

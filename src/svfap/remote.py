@@ -143,6 +143,14 @@ def local_copy(url: str) -> Path:
     return folder / name
 
 
+def place_of(folder: Path) -> str:
+    """What a user calls a folder: the URL of which it is the copy on this machine, else its path."""
+    try:
+        return str(json.loads((folder / PACK_FILE).read_text()).get("location", folder))
+    except (OSError, ValueError, AttributeError):
+        return str(folder)
+
+
 def _download(url: str, target: Path, digest: str) -> None:
     """Copy a file with this digest, unless it is there already. Raises `UserError`."""
     if target.is_file() and file_digest(target) == digest:

@@ -373,10 +373,10 @@ def test_a_precision_that_may_as_well_be_the_slower_one_is_named():
     ]
     found = advise(BenchConfig(), Size("svfap_base", {}), rows, (), videos())
     assert found.unknown == (
-        "predict: whether bf16 is faster than fp32: their ranges overlap, so no --precision follows. Measure longer "
-        "(--seconds), on an idle machine",
+        "predict: whether bf16 is faster than fp32: their ranges overlap, and the command takes bf16 for its median. "
+        "Measure longer (--seconds), on an idle machine",
     )
-    assert "--precision" not in found.commands["predict"]
+    assert "--precision bf16" in found.commands["predict"]
     rows[1] = Row("predict", "bf16", 1, 0, Rate((10.5, 11.0, 12.0)))
     assert advise(BenchConfig(), Size("svfap_base", {}), rows, (), videos()).unknown == ()
 

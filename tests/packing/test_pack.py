@@ -26,6 +26,7 @@ import torch
 import svfap
 import svfap.remote as remote
 import svfap.train.loop as loop
+import svfap.train.resolve as resolve_module
 from svfap.cli.main import main
 from svfap.data.loader import ClipDataset, make_loader
 from svfap.data.manifest import read_manifest
@@ -759,3 +760,15 @@ def test_what_was_packed_from_a_manifest_is_given_as_one(packed):
         read_dataset(packed)
     with pytest.raises(UserError, match=f"{packed}: is a folder; give a manifest, such as {packed}/m.csv"):
         read_manifest(packed)
+    with pytest.raises(UserError, match="is a file; give a folder .* or a manifest as `manifest`"):
+        read_dataset(packed / "m.csv")
+
+
+def test_a_folder_given_as_a_manifest_is_named_as_it_was_given(packed, faces, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(
+        UserError, match=f"manifest=file://{packed}: is a folder; give a manifest, such as file://{packed}/m.csv"
+    ):
+        resolve_module.check_run(PretrainConfig(manifest=f"file://{packed}", out=tmp_path / "run"))
+    with pytest.raises(UserError, match="is the folder of a dataset; give it as `dataset`"):
+        resolve_module.check_run(PretrainConfig(manifest=faces, out=tmp_path / "run"))

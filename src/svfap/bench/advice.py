@@ -109,16 +109,14 @@ def _choose(
     best = max(by_precision, key=lambda p: max(row.rate.median for row in by_precision[p] if row.batch <= common))
     fastest = max(row.rate.median for row in by_precision[best])
     row = min((r for r in by_precision[best] if r.rate.median >= NEAR_BEST * fastest), key=lambda r: r.batch)
-    equal = [
-        other for other in by_precision if other != best and _overlap(by_precision[best], by_precision[other], common)
-    ]
     unknown += [
-        f"{work}: whether {best} is faster than {other}: their ranges overlap, so no --precision follows. Measure longer "
-        "(--seconds), on an idle machine"
-        for other in equal
+        f"{work}: whether {best} is faster than {other}: their ranges overlap, and the command takes {best} for its median. "
+        "Measure longer (--seconds), on an idle machine"
+        for other in by_precision
+        if other != best and _overlap(by_precision[best], by_precision[other], common)
     ]
     missing = [str(precision) for precision in cuts if precision not in by_precision]
-    is_compared = not equal and (len(by_precision) > 1 or not missing)
+    is_compared = len(by_precision) > 1 or not missing
     if missing:
         follows = "" if is_compared else ", so no --precision follows"
         unknown.append(f"{work}: {' and '.join(missing)} was not measured{follows}{more}")

@@ -79,18 +79,6 @@ def missing(path: Path) -> str:
     return "no such file or folder"
 
 
-def no_manifest(path: Path) -> str:
-    """Why a path that is no file is no manifest, and what to give instead."""
-    if not path.is_dir():
-        return "no such file; give the path of a manifest"
-    inside = sorted(each.name for each in path.glob("*.csv"))
-    return (
-        f"is a folder; give a manifest, such as {printable(path / inside[0])}"
-        if inside
-        else "is a folder without a manifest"
-    )
-
-
 def _alike(path: Path, key: Callable[[str], str]) -> Path | None:
     """The only existing path whose parts below the first existing folder are alike under `key`."""
     if path.exists() or path.parent == path:

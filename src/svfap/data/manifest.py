@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from svfap.console import say_once
 from svfap.data.delimited import SEPARATORS, separator_of, split_line
-from svfap.data.find import missing, no_manifest, on_disk, same_text
+from svfap.data.find import missing, on_disk, same_text
 from svfap.data.packed import is_there
-from svfap.data.prepared import root_of
+from svfap.data.prepared import no_manifest, root_of
 from svfap.errors import UserError
 from svfap.files import printable
+from svfap.remote import place_of
 
 Task = Literal["classification", "regression", "unlabelled"]
 
@@ -266,7 +267,7 @@ def _read_table(path: Path, root: Path) -> pd.DataFrame:
             found = f"no column 'path' among {_listed(header)}"
             raise ManifestError(f"{path}: {found}; rename the column of files, or add a header path,label")
     except (FileNotFoundError, IsADirectoryError):
-        raise ManifestError(f"{path}: {no_manifest(path)}") from None
+        raise ManifestError(f"{place_of(path)}: {no_manifest(path)}") from None
     except PermissionError:
         raise ManifestError(f"{path}: permission denied; make the file readable") from None
     except UnicodeError:

@@ -15,7 +15,7 @@ from svfap.console import say_once
 from svfap.errors import UserError
 from svfap.files import write_atomically
 from svfap.formats import stamped, upgrade
-from svfap.remote import PACK_FILE
+from svfap.remote import PACK_FILE, place_of
 
 DATASET_FILE, CROP_FILE = "dataset.json", "crop.json"
 FORMER = ".former"  # suffix of files that are set aside
@@ -114,12 +114,34 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
 
 def _no_dataset(folder: Path) -> str:
     """What is wrong with a folder without `dataset.json`, and what to give instead."""
-    try:
-        packed = json.loads((folder / PACK_FILE).read_text())
-        place, manifests = packed.get("location", folder), [name for name in packed["files"] if name.endswith(".csv")]
+    place, manifests = place_of(folder), _manifests_in(folder)
+    if folder.is_file():
+        return f"{place}: is a file; give a folder that `svfap prepare` or `svfap synth` wrote, or a manifest as `manifest`"
+    if (folder / PACK_FILE).is_file() and manifests:
         return f"{place}: was packed from a manifest; give `manifest`, such as {place}/{manifests[0]}, in place of `dataset`"
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return f"{folder}: holds no {DATASET_FILE}; name a folder that `svfap prepare` or `svfap synth` wrote"
+    return f"{place}: holds no {DATASET_FILE}; name a folder that `svfap prepare` or `svfap synth` wrote"
+
+
+def require_manifest(name: str, file: Path | None) -> None:
+    """Raise `UserError` if a setting names no file."""
+    if file is not None and not file.is_file():
+        raise UserError(f"{name}={place_of(file)}: {no_manifest(file)}")
+
+
+def no_manifest(path: Path) -> str:
+    """Why a path that is no file is no manifest, and what to give instead."""
+    place, manifests = place_of(path), _manifests_in(path)
+    if not path.is_dir():
+        return "no such file; give the path of a manifest"
+    if (path / DATASET_FILE).is_file():
+        return "is the folder of a dataset; give it as `dataset`, or one of its manifests"
+    if manifests:
+        return f"is a folder; give a manifest, such as {place}/{manifests[0]}"
+    return "is a folder without a manifest; give the path of one"
+
+
+def _manifests_in(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.glob("*.csv")) if folder.is_dir() else []
 
 
 def root_of(manifest: Path) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from svfap.data.prepared import PreparedDataset
+from svfap.data.prepared import PreparedDataset, require_manifest
 from svfap.errors import UserError
 from svfap.settings import ClockSettings, Settings, SourceSettings, is_exported, is_hub_name, require, require_model
 from svfap.shipped import shipped_folder
@@ -74,8 +74,7 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
             raise UserError("give either `manifest` (a CSV of test videos) or `dataset` (a folder of `svfap prepare`)")
         if self.fold is not None and self.manifest is not None:
             raise UserError(f"fold={self.fold}: only a dataset has folds; give `dataset` in place of `manifest`")
-        if self.manifest is not None and not self.manifest.is_file():
-            raise UserError(f"manifest={self.manifest}: no such file")
+        require_manifest("manifest", self.manifest)
         if not is_hub_name(self.model):
             require_model(self.model)
         if self.manifest is None and self.dataset is None and self.run_config is None:

@@ -81,7 +81,7 @@ def run_jobs(
                     bar.update(bar_id, advance=1, note=f"{num_done / (time.monotonic() - start_s):.3g}/s{failed}")
         except KeyboardInterrupt:
             num_finished = num_done - len(failures) + len(finished)
-            say(f"stopped with {num_finished} done; the same command continues from there")
+            say(f"{description}: stopped with {num_finished} done; the same command continues from there")
             raise
         finally:
             _clean(out)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from svfap.data.find import no_manifest
+from svfap.data.prepared import require_manifest
 from svfap.errors import UserError
 from svfap.settings import ClockSettings, DeviceSettings, SourceSettings, require, several
 
@@ -116,9 +116,7 @@ class ProbeConfig(ClockSettings, DeviceSettings, SourceSettings):
         if self.test_split is not None and self.test_split == self.split:
             raise UserError(f"test_split={self.test_split}: is the part that fits the readers; give another")
         for name in ("manifest", "test_manifest"):
-            file = getattr(self, name)
-            if file is not None and not file.is_file():
-                raise UserError(f"{name}={file}: {no_manifest(file)}")
+            require_manifest(name, getattr(self, name))
         if self.task == "classification" and (self.dimensions or self.frame_level):
             given = "dimensions" if self.dimensions else "frame_level"
             raise UserError(f"{given}: is for regression; classes are read for each clip")

@@ -163,7 +163,7 @@ class TrainingRun:
         if rest:
             raise UserError(
                 f"batch_size={config.batch_size} is not a multiple of {accelerator.num_processes} process(es) × "
-                f"accumulate_steps={config.accumulate_steps}"
+                f"accumulate_steps={config.accumulate_steps}; change one of these settings"
             )
         if micro_batch % config.repeats:
             raise UserError(f"repeats={config.repeats} does not divide the {micro_batch} clips of a micro-batch")

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from svfap.data.find import no_manifest
-from svfap.data.prepared import PreparedDataset, fold_folder, read_dataset, warn_of_whole_frames
+from svfap.data.prepared import PreparedDataset, fold_folder, read_dataset, require_manifest, warn_of_whole_frames
 from svfap.errors import UserError
 from svfap.settings import require_weights
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
@@ -35,9 +34,7 @@ def check_run(config: TrainConfig) -> None:
         return
     config = resolve(config)
     for name in ("manifest", "val_manifest"):
-        file = getattr(config, name, None)
-        if file is not None and not Path(file).is_file():
-            raise UserError(f"{name}={file}: {no_manifest(Path(file))}")
+        require_manifest(name, getattr(config, name, None))
     if config.root is not None and not Path(config.root).is_dir():
         raise UserError(f"root={config.root}: no such folder")
     if isinstance(config, PretrainConfig) and config.probe_dataset is not None:
