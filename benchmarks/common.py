@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from svfap.bench.report import BUSY
+from svfap.bench.measure import BUSY
 from svfap.device import PRECISIONS
 
 ADAMW_TRAFFIC = 28  # bytes per float32 parameter: reads weight, gradient and two moments, writes all but the gradient

@@ -39,7 +39,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from svfap.data import augment, rand_augment
-from svfap.device import PRECISIONS, Upload, pick_device
+from svfap.device import PRECISIONS, Upload, compile_mode, pick_device
 from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.model.build import build_model
@@ -174,9 +174,9 @@ def config_of(task: str, size: Size) -> ModelConfig:
 
 
 def compile_model(model: nn.Module, backend: str, device: torch.device) -> None:
-    """As `svfap.train.loop` does it for one process: on a GPU as CUDA graphs."""
-    if backend == "inductor" and device.type == "cuda":
-        model.compile(mode="reduce-overhead")
+    """With PyTorch's compiler as `svfap.train.loop` does it for one process; other backends know no modes."""
+    if backend == "inductor":
+        model.compile(mode=compile_mode(device))
     else:
         model.compile(backend=backend)
 
@@ -563,7 +563,7 @@ class Run:
 
 
 def at_least_one(text: str) -> int:
-    """A number of an option. Raises `ValueError`."""
+    """A number of an option. Raises `ValueError` for other text, `argparse.ArgumentTypeError` for a number below 1."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
     return int(text)

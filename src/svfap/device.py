@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+GRAPHS = "reduce-overhead"  # what `torch.compile` calls replaying steps as CUDA graphs
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -52,6 +53,11 @@ def make_accelerator(precision: str = "auto") -> Accelerator:
     chosen = pick_precision(precision, device)
     AcceleratorState._reset_state()  # a process may train in one precision after another
     return Accelerator(mixed_precision="no" if chosen == "fp32" else chosen, cpu=device.type == "cpu")
+
+
+def compile_mode(device: torch.device, num_processes: int = 1) -> str:
+    """Mode of `torch.compile`: a single process on a GPU replays `GRAPHS`, so that the host launches no kernels one by one."""
+    return GRAPHS if device.type == "cuda" and num_processes == 1 else "default"
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:

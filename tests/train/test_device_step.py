@@ -121,20 +121,19 @@ def test_rows_that_are_not_annotated_leave_no_nan_behind():
 
 def test_losses_that_are_read_later_are_the_same(faces, tmp_path, monkeypatch):
     pretrain(pretraining(faces, tmp_path / "each"))
-    monkeypatch.setattr(loop, "STEPS_UNREAD", 3)
-    later(monkeypatch)
+    in_runs(monkeypatch, _read_every=3)
     pretrain(pretraining(faces, tmp_path / "later"))
     assert log(tmp_path / "later") == log(tmp_path / "each")
     assert log(tmp_path / "later", "val") == log(tmp_path / "each", "val")
 
 
-def later(monkeypatch: Any) -> None:
-    """Let runs read losses as on a GPU."""
+def in_runs(monkeypatch: Any, **attributes: Any) -> None:
+    """Give runs other attributes once they are set up."""
     real = TrainingRun.__init__
 
     def init(self: TrainingRun, *args: Any) -> None:
         real(self, *args)
-        self._read_every = loop.STEPS_UNREAD
+        vars(self).update(attributes)
 
     monkeypatch.setattr(TrainingRun, "__init__", init)
 
@@ -154,7 +153,7 @@ def test_a_step_reads_no_loss_that_was_just_asked_for(faces, tmp_path, monkeypat
 
 
 def test_a_loss_that_is_not_finite_is_found_before_anything_is_saved(faces, tmp_path, monkeypatch):
-    later(monkeypatch)
+    in_runs(monkeypatch, _read_every=loop.STEPS_UNREAD)
     real, calls = PretrainTask.loss, []
 
     def loss(self, *args):
@@ -269,10 +268,9 @@ def test_a_compiled_run_has_the_losses_of_one_that_is_not(name, checkpointed, fa
 def test_steps_replayed_as_cuda_graphs_have_the_losses_of_eager_ones(name, faces, tmp_path):
     """The whole run: validation between the steps, micro-batches whose gradients add up, a moving average."""
     config, settings = RUNS[name]
-    plain = {} if config is pretraining else PLAIN
-    settings = {**plain, **settings, "model": {"stage_depths": (1,)}} | dict.fromkeys(
-        plain.keys() & {"drop_path_rate"}, 0
-    )
+    settings = {**settings, "model": {"stage_depths": (1,)}}
+    if config is finetuning:
+        settings = {**PLAIN, **settings, "drop_path_rate": 0}
     shown = {}
     for compiled in (False, True):
         torch.compiler.reset()
@@ -287,12 +285,6 @@ def test_gradients_that_are_kept_and_set_to_zero_are_those_that_are_made_anew(fa
     """As for CUDA graphs with several micro-batches a step."""
     config, settings = RUNS["classes"]
     finetune(config(faces, tmp_path / "anew", **settings))
-    real = TrainingRun.__init__
-
-    def init(self: TrainingRun, *args: Any) -> None:
-        real(self, *args)
-        self._keeps_gradients = True
-
-    monkeypatch.setattr(TrainingRun, "__init__", init)
+    in_runs(monkeypatch, _keeps_gradients=True)
     finetune(config(faces, tmp_path / "kept", **settings))
     assert log(tmp_path / "kept") == log(tmp_path / "anew")

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 LEAST, MOST = 3, 20  # times that each rate is measured
+BUSY = 0.3  # load of each core before the start from which the machine was busy
 BLOCK_S = 0.2  # least time between two readings of the clock, as a GPU is waited for at each
 
 

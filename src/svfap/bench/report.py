@@ -9,14 +9,13 @@ from dataclasses import asdict
 import pandas as pd
 
 from svfap.bench.config import JSON_FILE, MARKDOWN_FILE, BenchConfig
-from svfap.bench.measure import Rate, Row, shown
+from svfap.bench.measure import BUSY, Rate, Row, shown
 from svfap.bench.result import Benched
 from svfap.console import counted
 from svfap.files import write_atomically
 from svfap.view.tables import to_markdown
 
 WAITS = 0.1  # fraction of the time spent waiting that is worth a word
-BUSY = 0.3  # load of each core before the start from which the machine was busy
 NOT_READ = "Reading was not measured: give --manifest or --dataset to see whether your videos are read fast enough."
 
 

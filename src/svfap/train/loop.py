@@ -23,7 +23,7 @@ from svfap.console import console, progress_bar, say
 from svfap.data.loader import Batches, BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest
 from svfap.data.shared_memory import require_room, worker_errors, workers_with_room
-from svfap.device import Upload, make_accelerator
+from svfap.device import GRAPHS, Upload, compile_mode, make_accelerator
 from svfap.errors import STOP_SIGNALS, Interrupted, NotFinite, UserError
 from svfap.files import write_atomically
 from svfap.model.base import Model
@@ -189,15 +189,14 @@ class TrainingRun:
         # Before `prepare` wraps the model's forward.
         self.average = moving_average(task.model, config.ema_decay) if config.ema_decay else None
         self.best_model: Model = self.average.module if self.average else task.model  # type: ignore[assignment]
-        # With one process, a GPU replays compiled steps as CUDA graphs: the host launches no kernels one by one.
-        graphs = config.compile and accelerator.device.type == "cuda" and accelerator.num_processes == 1
+        mode = compile_mode(accelerator.device, accelerator.num_processes)
         if config.compile:
             for model in {task.model, self.best_model}:
-                model.compile(mode="reduce-overhead" if graphs else "default")
+                model.compile(mode=mode)
         optimizer = build_optimizer(task.parameter_groups(), config.betas)
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
         # A graph puts all gradients where those of the micro-batch before are, so these are added up elsewhere.
-        self._keeps_gradients = graphs and config.accumulate_steps > 1
+        self._keeps_gradients = config.compile and mode == GRAPHS and config.accumulate_steps > 1
         if self._keeps_gradients:
             for parameter in task.model.parameters():
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
