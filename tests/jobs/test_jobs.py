@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import faulthandler
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from svfap.errors import UserError
 from svfap.jobs.run import result_of, run_jobs
+from svfap.jobs.task import Task, do
 from svfap.settings import JobSettings
 
 HOSTILE = [
@@ -159,6 +161,13 @@ def test_an_item_that_takes_too_long_fails_alone_and_at_once(tmp_path, num_worke
     assert len(everything_below(tmp_path)) == 4
     assert run_jobs(write, items(6), tmp_path, jobs=jobs) == {}
     assert len(everything_below(tmp_path)) == 6
+
+
+def test_an_item_has_taken_too_long_even_if_the_watchdog_wakes_up_late(tmp_path, monkeypatch):
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: None)
+    task = Task("0.mp4", 0.02, tmp_path / "0.txt")
+    assert do(lambda seconds, target: time.sleep(seconds), task, timeout_s=0.01) == "took longer than 0.01 s"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_that_dies_before_its_time_is_over_has_not_timed_out(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import shutil
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ class Queue:
         """Record that the process or machine (`what`) of a task has died: why the task failed, or None if it is repeated."""
         timeout = _hidden(task, "timeout")
         if timeout.exists() and timeout.stat().st_size > 0:
-            return f"took longer than {self._timeout_s:g} s"
+            return _too_long(self._timeout_s)
         self._deaths[task.key, what] += 1
         if self._deaths[task.key, what] == attempts:
             return f"the {what} that worked on it died {attempts} times ({cause})"
@@ -81,11 +82,12 @@ def _time_limit(task: Task, timeout_s: float | None) -> Iterator[None]:
     """End this process if the block takes longer, even one that is stuck in a library and holds the interpreter's lock.
 
     faulthandler's watchdog writes the traceback into a file before it exits, so a non-empty file tells of a time-out.
+    Raises `UserError` where the watchdog came too late, on a busy machine.
     """
     if timeout_s is None:
         yield
         return
-    path = _hidden(task, "timeout")
+    path, start_s = _hidden(task, "timeout"), time.monotonic()
     with path.open("w") as file:
         faulthandler.dump_traceback_later(timeout_s, exit=True, file=file)
         try:
@@ -93,6 +95,12 @@ def _time_limit(task: Task, timeout_s: float | None) -> Iterator[None]:
         finally:
             faulthandler.cancel_dump_traceback_later()
     remove(path)
+    if time.monotonic() - start_s > timeout_s:
+        raise UserError(_too_long(timeout_s))
+
+
+def _too_long(timeout_s: float | None) -> str:
+    return f"took longer than {timeout_s:g} s"
 
 
 def _hidden(task: Task, name: str) -> Path:
