@@ -12,8 +12,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-# Two tests at a time, so one thread for each and for the commands that they start.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Two tests at a time, so one thread for each and for the commands that they start. The tests of a file go to one process,
+# so that what they share is made once.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: $(STAMP) lint
 	$(TEST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -50,14 +50,22 @@ class Settings:
             cls.__post_init__ = convert_and_check  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
+        for name, is_path, choices, others in _checks(type(self)):
             value = getattr(self, name)
-            if kind in (Path, Path | None) and isinstance(value, str | Path):
+            if is_path and isinstance(value, str | Path):
                 object.__setattr__(self, name, _as_path(name, value))
-            choices, types = _choices(kind), tuple(part for part in get_args(kind) if isinstance(part, type))
-            types += (int,) if float in types else ()
-            if choices and value is not None and not isinstance(value, types) and value not in choices:
+            if choices and value is not None and not isinstance(value, others) and value not in choices:
                 raise UserError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")
+
+
+@cache  # as reading the annotations takes longer than all else that making settings does
+def _checks(cls: type[Settings]) -> list[tuple[str, bool, list[Any], tuple[type, ...]]]:
+    """Of each setting its name, whether it is a path, its choices if it has any, and the types of values beside them."""
+    found = []
+    for name, kind in get_type_hints(cls).items():
+        types = tuple(part for part in get_args(kind) if isinstance(part, type))
+        found.append((name, kind in (Path, Path | None), _choices(kind), types + (int,) * (float in types)))
+    return found
 
 
 def _as_path(name: str, value: str | Path) -> Path:

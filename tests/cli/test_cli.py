@@ -54,8 +54,9 @@ def video(faces) -> str:
 
 
 @pytest.fixture
-def fails(capsys) -> Callable[..., str]:
+def fails(capsys, monkeypatch, tmp_path_factory) -> Callable[..., str]:
     """Run the command, which must fail with the given status and one line of error; returns the line."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))  # results of a user may lie where the tests are started
 
     def run(*arguments: object, status: int = 1) -> str:
         capsys.readouterr()

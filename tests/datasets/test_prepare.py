@@ -534,6 +534,7 @@ def test_official_size_dfew(tmp_path):
     assert_folds_are_disjoint_and_complete(tmp_path / "out", 11697)
 
 
+@pytest.mark.slow  # 39,000 files, which take longer to remove than to make
 def test_official_size_ferv39k(tmp_path):
     make_ferv39k(tmp_path / "in", {"train": 31088, "test": 7847}, tuple(f"Scene{n}" for n in range(22)), make_large)
     args = ["prepare", "ferv39k", "--root", tmp_path / "in", "--out", tmp_path / "out", "--validation", "none"]
