@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import signal
 from typing import Any
-
-STOP_SIGNALS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
 
 
 class UserError(Exception):
@@ -42,8 +39,3 @@ def require_package(name: str, extra: str, what: str, otherwise: str = "") -> An
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its type if it has none, for a message of one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def signal_of(interrupt: KeyboardInterrupt) -> int:
-    """Number of the signal behind an exception: that of an `Interrupted`, else that of Ctrl-C."""
-    return interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT

@@ -50,7 +50,7 @@ class Settings:
             cls.__post_init__ = convert_and_check  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        for name, is_path, choices, others in _checks(type(self)):
+        for name, is_path, choices, others in _checks(type(self)):  # type: ignore[arg-type] # mypy takes a class for its object
             value = getattr(self, name)
             if is_path and isinstance(value, str | Path):
                 object.__setattr__(self, name, _as_path(name, value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -299,6 +300,15 @@ def test_an_interrupt_prints_no_traceback(monkeypatch, capsys):
     monkeypatch.setattr("svfap.weights.info.preset_table", interrupted)
     assert main(["info"]) == 130
     assert capsys.readouterr().err == "svfap info: interrupted\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_scheduler_or_a_closed_terminal_stops_like_ctrl_c(number, monkeypatch, capsys):
+    before = signal.getsignal(number)
+    monkeypatch.setattr("svfap.weights.info.preset_table", lambda: signal.raise_signal(number))
+    assert main(["info"]) == 128 + number
+    assert capsys.readouterr().err == "svfap info: interrupted\n"
+    assert signal.getsignal(number) is before
 
 
 def audio_only(path: Path) -> None:

@@ -20,6 +20,7 @@ from scipy.stats import pearsonr
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
 import svfap
+from svfap import signals
 from svfap.cli.main import main
 from svfap.data.prepared import Fold, PreparedDataset, read_dataset, write_dataset_file
 from svfap.data.video import write_video
@@ -31,7 +32,6 @@ from svfap.evaluation.pool import paper_numbers, pool, pool_evaluations, results
 from svfap.evaluation.predictions import predictions_table
 from svfap.faces.detect import Face
 from svfap.train import finetune as experiment
-from svfap.train import parallel
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune
 from svfap.train.loop import StopRequest
@@ -504,7 +504,7 @@ def test_a_stop_reaches_parallel_folds_and_both_go_on(miniature, tmp_path, monke
     def stop_once_both_train() -> None:
         while not all(state.exists() for state in states) and not ended.wait(0.02):
             pass
-        if signal.getsignal(signal.SIGTERM) is parallel.interrupt:
+        if signal.getsignal(signal.SIGTERM) is signals.interrupt:
             os.kill(os.getpid(), signal.SIGTERM)  # to the first process alone: it must pass it on
 
     stopper = threading.Thread(target=stop_once_both_train)

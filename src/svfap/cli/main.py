@@ -16,7 +16,8 @@ import svfap
 from svfap.cli.parser import Parser, add_command, booleans_spelt_out, options_of, run_command
 from svfap.cli.verbs import VERBS
 from svfap.console import as_typed, naming_options, say
-from svfap.errors import UserError, signal_of
+from svfap.errors import UserError
+from svfap.signals import TERMINATION, interrupt, signal_handlers, signal_of
 
 
 def run() -> None:
@@ -54,15 +55,16 @@ def main(argv: list[str] | None = None) -> int:
     command, options = VERBS[args.verb], args[args.verb]
     with naming_options(options_of(command, options)):
         try:
-            return run_command(args.verb, command, options)
+            with signal_handlers(interrupt, *TERMINATION):
+                return run_command(args.verb, command, options)
         except UserError as error:
             text = f"svfap {args.verb}: error: {as_typed(str(error), field_first=True)}"
             print(text, file=sys.stderr)
             _tell_torchrun(text)
             return 1
-        except KeyboardInterrupt as interrupt:
-            say(f"svfap {args.verb}: {str(interrupt) or 'interrupted'}")
-            return 128 + signal_of(interrupt)
+        except KeyboardInterrupt as stop:
+            say(f"svfap {args.verb}: {str(stop) or 'interrupted'}")
+            return 128 + signal_of(stop)
         except Exception:
             _tell_torchrun(traceback.format_exc())
             raise

@@ -41,7 +41,8 @@ from svfap.data.sample import inside_box, span_of
 from svfap.data.shared_memory import BATCHES_AHEAD, hand_over, require_room, worker_errors
 from svfap.data.targets import Targets, picture_targets, target_of
 from svfap.data.video import PICTURE_FPS, Pixels, VideoError, open_video
-from svfap.errors import STOP_SIGNALS, UserError
+from svfap.errors import UserError
+from svfap.signals import STOP_SIGNALS
 
 Mode = Literal["pretrain", "train", "val", "test"]
 Batch = dict[str, Any]

@@ -13,7 +13,7 @@ import numpy as np
 
 from svfap.console import say
 from svfap.data.split import take_fraction
-from svfap.errors import STOP_SIGNALS, UserError
+from svfap.errors import UserError
 from svfap.evaluation.predictions import predictions_table, write_csv
 from svfap.files import make_folder, only_writer, write_atomically
 from svfap.model.config import ModelConfig
@@ -33,7 +33,7 @@ from svfap.probe.probe import (
 )
 from svfap.probe.tokens import Tokens, encoder_digest, untrained_encoder
 from svfap.settings import check_same_settings
-from svfap.train.parallel import interrupt, signal_handlers
+from svfap.signals import STOP_SIGNALS, interrupt, signal_handlers
 from svfap.train.run_data import part_of
 from svfap.weights.folder import load_model
 

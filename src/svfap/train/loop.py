@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -24,13 +22,14 @@ from svfap.data.loader import Batches, BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest
 from svfap.data.shared_memory import require_room, worker_errors, workers_with_room
 from svfap.device import GRAPHS, Upload, compile_mode, make_accelerator
-from svfap.errors import STOP_SIGNALS, Interrupted, NotFinite, UserError
+from svfap.errors import Interrupted, NotFinite, UserError
 from svfap.files import write_atomically
 from svfap.model.base import Model
 from svfap.model.layers import checkpoint_activations
+from svfap.signals import STOP_SIGNALS, leave_lost_terminal, signal_handlers
 from svfap.train.config import FinetuneConfig, TrainConfig
 from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, parameter_groups, scaled_lr
-from svfap.train.parallel import num_workers, signal_handlers
+from svfap.train.parallel import num_workers
 from svfap.train.processes import lost_process_is_one_line, processes_here
 from svfap.train.run_data import run_data
 from svfap.train.run_folder import RunFolder, TrainState
@@ -519,8 +518,7 @@ class StopRequest:
 
     def ask(self, number: int, frame: Any) -> None:
         """The signal handler: the first signal is a request, a second Ctrl-C interrupts at once."""
-        if number == getattr(signal, "SIGHUP", 0):
-            _leave_lost_terminal()
+        leave_lost_terminal(number)
         if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = self.number or number
@@ -545,11 +543,3 @@ def stop_request() -> Iterator[StopRequest]:
     stop = StopRequest()
     with signal_handlers(stop.ask, *STOP_SIGNALS):
         yield stop
-
-
-def _leave_lost_terminal() -> None:
-    """Discard what is written to a terminal that has been closed: it would be an error, before the run is saved."""
-    for number in (1, 2):
-        with suppress(OSError):
-            if stat.S_ISCHR(os.fstat(number).st_mode) and not os.isatty(number):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), number)

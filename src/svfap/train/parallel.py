@@ -11,14 +11,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from svfap.console import progress_bar, say
-from svfap.errors import STOP_SIGNALS, Interrupted, UserError, signal_of
+from svfap.errors import Interrupted, UserError
 from svfap.files import make_folder
+from svfap.signals import STOP_SIGNALS, interrupt, signal_handlers, signal_of
 
 POLL_S = 0.2
 
@@ -118,27 +119,6 @@ def run_parallel(run: Callable[[Any], int], configs: Sequence[Run], at_once: int
             for _, process in running.values():
                 process.communicate()
     return 0
-
-
-def interrupt(number: int, frame: object) -> None:
-    """A signal handler that raises `Interrupted`."""
-    raise Interrupted(number)
-
-
-@contextlib.contextmanager
-def signal_handlers(handler: Callable[..., Any], *signals: signal.Signals) -> Iterator[None]:
-    """Handle signals by `handler` in the block; no effect outside the main thread, as only that may set handlers.
-
-    SIGHUP stays ignored where it is: `nohup` does that, so that work goes on without its terminal.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    kept = [number for number in signals if number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in signals if number not in kept} if main else {}
-    try:
-        yield
-    finally:
-        for number, former in before.items():
-            signal.signal(number, former)
 
 
 def _start(run: Callable[[Any], int], config: Run, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
