@@ -578,6 +578,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/real_faces"))
     parser.add_argument("--steps", type=int, default=Settings.steps, help="updates of pre-training")
     parser.add_argument("--tune_steps", type=int, default=Settings.tune_steps, help="updates of fine-tuning")
+    parser.add_argument(
+        "--tune_rates", nargs="+", type=float, default=Settings.tune_rates, help="of fine-tuning, to choose from"
+    )
     parser.add_argument("--videos", type=int, default=Settings.videos, help="synthetic videos, and pieces of real ones")
     parser.add_argument("--epochs", type=int, default=Settings.epochs, help="of the attentive probe")
     parser.add_argument("--readers", nargs="+", choices=READERS, default=READERS, help="default: all")
@@ -599,7 +602,10 @@ def main() -> None:
             )
         make_folder(args.out)
         os.environ["OMP_NUM_THREADS"] = "1"
-        settings = Settings(steps=args.steps, tune_steps=args.tune_steps, videos=args.videos, epochs=args.epochs)
+        settings = Settings(
+            steps=args.steps, tune_steps=args.tune_steps, tune_rates=tuple(args.tune_rates), videos=args.videos,
+            epochs=args.epochs,
+        )  # fmt: skip
         rest = (args.readers, args.corpus, settings, args.out)
         wanted = [(n, s, f, *rest) for s, n, f in product(range(args.seeds), names, args.folds)]
         do_all(run, wanted, args.jobs)
