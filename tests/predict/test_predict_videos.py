@@ -143,9 +143,10 @@ def test_a_folder_stands_for_the_videos_in_it_and_one_video_needs_no_list(folder
 
 
 def test_a_packed_folder_is_told_from_one_of_frames(folder, tmp_path, config):
-    (tmp_path / "pack.json").write_text("{}")
+    for name in ("pack.json", "failures.csv", "val.csv"):
+        (tmp_path / name).write_text("{}")
     (failure,) = predict_videos(tmp_path, config(out=None)).failures.values()
-    assert failure == f"{tmp_path}: is a packed dataset; give one of its manifests, such as {tmp_path / 'test.csv'}"
+    assert failure == f"{tmp_path}: is a packed dataset; give one of its manifests, such as {tmp_path / 'val.csv'}"
 
 
 def test_pictures_beside_the_videos_of_a_folder_are_told(folder, tmp_path, config, capsys):

@@ -10,13 +10,23 @@ from pathlib import Path
 from unicodedata import normalize
 
 from svfap.errors import UserError
-from svfap.files import printable
+from svfap.files import MANIFEST_SUFFIXES, printable
 
 # What Windows, macOS, Linux and network storage put beside the files of users, in lower case.
 SYSTEM_NAMES = {
     *("thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "__macosx", "lost+found"),
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
 }
+
+LISTS = {"failures.csv", "no_face.csv", "unreadable.csv"}  # that our commands write beside manifests
+
+
+def manifests_in(folder: Path) -> list[Path]:
+    """The files directly in a folder that may be manifests, sorted; none where there is no such folder."""
+    with suppress(OSError):
+        names = (name for name in os.listdir(folder) if not is_left_out(name) and name not in LISTS)
+        return [folder / name for name in sorted(names) if name.lower().endswith(MANIFEST_SUFFIXES)]
+    return []
 
 
 def is_left_out(name: str) -> bool:

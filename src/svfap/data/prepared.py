@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from svfap.console import say_once
+from svfap.data.find import manifests_in
 from svfap.errors import UserError
 from svfap.files import write_atomically
 from svfap.formats import stamped, upgrade
@@ -99,7 +100,7 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
     """Read a folder that `svfap prepare` or `svfap synth` wrote; paths come back absolute. Raises `UserError`."""
     file = Path(folder) / DATASET_FILE
     if not file.is_file():
-        raise UserError(_no_dataset(Path(folder)))
+        raise UserError(f"{place_of(file.parent)}: {no_dataset(file.parent)}")
     try:
         known = {field.name for field in fields(PreparedDataset)}
         kwargs = upgrade("dataset description", json.loads(file.read_text()), file, known)
@@ -112,14 +113,13 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
         raise UserError(f"{file}: is not the description of a dataset ({error})") from None
 
 
-def _no_dataset(folder: Path) -> str:
+def no_dataset(folder: Path) -> str:
     """What is wrong with a folder without `dataset.json`, and what to give instead."""
-    place, manifests = place_of(folder), _manifests_in(folder)
     if folder.is_file():
-        return f"{place}: is a file; give a folder that `svfap prepare` or `svfap synth` wrote, or a manifest as `manifest`"
-    if (folder / PACK_FILE).is_file() and manifests:
-        return f"{place}: was packed from a manifest; give `manifest`, such as {place}/{manifests[0]}, in place of `dataset`"
-    return f"{place}: holds no {DATASET_FILE}; name a folder that `svfap prepare` or `svfap synth` wrote"
+        return "is a file; give a folder that `svfap prepare` or `svfap synth` wrote, or a manifest as `manifest`"
+    if (folder / PACK_FILE).is_file() and (found := manifests_in(folder)):
+        return f"was packed from a manifest; give `manifest`, such as {place_of(folder)}/{found[0].name}, in place of `dataset`"
+    return f"holds no {DATASET_FILE}; name a folder that `svfap prepare` or `svfap synth` wrote"
 
 
 def require_manifest(name: str, file: Path | None) -> None:
@@ -130,18 +130,13 @@ def require_manifest(name: str, file: Path | None) -> None:
 
 def no_manifest(path: Path) -> str:
     """Why a path that is no file is no manifest, and what to give instead."""
-    place, manifests = place_of(path), _manifests_in(path)
     if not path.is_dir():
         return "no such file; give the path of a manifest"
     if (path / DATASET_FILE).is_file():
         return "is the folder of a dataset; give it as `dataset`, or one of its manifests"
-    if manifests:
-        return f"is a folder; give a manifest, such as {place}/{manifests[0]}"
+    if found := manifests_in(path):
+        return f"is a folder; give a manifest, such as {place_of(path)}/{found[0].name}"
     return "is a folder without a manifest; give the path of one"
-
-
-def _manifests_in(folder: Path) -> list[str]:
-    return sorted(each.name for each in folder.glob("*.csv")) if folder.is_dir() else []
 
 
 def root_of(manifest: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from svfap.data.container import Container
 from svfap.data.ffmpeg import upright
-from svfap.data.find import missing, on_disk
+from svfap.data.find import manifests_in, missing, on_disk
 from svfap.data.frames import Pixels, VideoError, VideoSource
 from svfap.data.packed import open_packed
 from svfap.data.packets import PICTURE_FPS
@@ -44,7 +44,8 @@ def open_video(path: str | Path, frames_fps: float = PICTURE_FPS) -> VideoSource
         names = [entry.name for entry in os.scandir(path) if entry.name.lower().endswith(PICTURE_SUFFIXES)]
         names = sorted((name for name in names if not name.startswith(".")), key=natural_key)
         if not names and (path / PACK_FILE).is_file():
-            raise VideoError(path, f"is a packed dataset; give one of its manifests, such as {path / 'test.csv'}")
+            such_as = "".join(f", such as {each}" for each in manifests_in(path)[:1])
+            raise VideoError(path, f"is a packed dataset; give one of its manifests{such_as}")
         return Stills(path, [path / name for name in names], frames_fps)
     if not path.is_file():
         raise VideoError(path, missing(path))

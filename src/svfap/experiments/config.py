@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from svfap.data.prepared import DATASET_FILE, no_dataset
 from svfap.errors import UserError
 from svfap.settings import Settings, require, require_weights, several
 
@@ -54,9 +55,8 @@ class ExperimentConfig(Settings):
         chosen = several(self, "readers", READERS)
         object.__setattr__(self, "readers", [name for name in READERS if name in chosen])
         for name, folder in (("dataset", self.dataset), ("pretrain_dataset", self.pretrain_dataset)):
-            if folder is not None and not (folder / "dataset.json").is_file():
-                fix = "give a folder of `svfap prepare` or `svfap synth`"
-                raise UserError(f"{name}={folder}: holds no dataset.json; {fix}")
+            if folder is not None and not (folder / DATASET_FILE).is_file():
+                raise UserError(f"{name}={folder}: {no_dataset(folder)}")
         for name, file in (("pretrain_config", self.pretrain_config), ("finetune_config", self.finetune_config)):
             if file is not None and not file.is_file():
                 raise UserError(f"{name}={file}: no such file")

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from svfap.console import track
-from svfap.data.find import on_disk
+from svfap.data.find import manifests_in, on_disk
 from svfap.data.manifest import BOX_COLUMNS, Manifest, read_whole_manifest
 from svfap.data.packed import INDEX_FILE, SHARDS, merge_indexes, open_index, pack_of
 from svfap.data.prepared import (
@@ -33,7 +33,6 @@ from svfap.data.prepared import (
 from svfap.data.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from svfap.errors import UserError, first_line
 from svfap.files import (
-    MANIFEST_SUFFIXES,
     file_digest,
     make_folder,
     only_writer,
@@ -147,8 +146,8 @@ def _read(source: Path, root: Path | None) -> tuple[PreparedDataset | None, list
     """The dataset in a folder, or None, and its manifests, or the one that is given. Raises `UserError`."""
     if source.is_dir():
         if not (source / DATASET_FILE).is_file():
-            found = [name for name in os.listdir(source) if name.lower().endswith(MANIFEST_SUFFIXES)]
-            hint = f"give its manifest, {source / sorted(found)[0]}" if found else "give a manifest of its videos"
+            found = manifests_in(source)
+            hint = f"give its manifest, {found[0]}" if found else "give a manifest of its videos"
             raise UserError(f"{source}: holds no {DATASET_FILE}, so it is no folder of `svfap prepare`; {hint}")
         if root is not None:
             raise UserError(f"root={root}: is for a manifest; a dataset knows its own")
