@@ -5,6 +5,9 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-all lint clean
 
+# Each module is compiled once, when a test or a command first imports it, even where the environment forbids to store that.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Without --no-compile half of the time would go to compiling modules of which most are never imported.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || python3 -m venv $(VENV)
