@@ -63,8 +63,10 @@ def _checks(cls: type[Settings]) -> list[tuple[str, bool, list[Any], tuple[type,
     """Of each setting its name, whether it is a path, its choices if it has any, and the types of values beside them."""
     found = []
     for name, kind in get_type_hints(cls).items():
-        types = tuple(part for part in get_args(kind) if isinstance(part, type))
-        found.append((name, kind in (Path, Path | None), _choices(kind), types + (int,) * (float in types)))
+        others = tuple(part for part in get_args(kind) if isinstance(part, type))
+        if float in others:
+            others += (int,)
+        found.append((name, kind in (Path, Path | None), _choices(kind), others))
     return found
 
 

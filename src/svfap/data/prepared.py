@@ -100,7 +100,7 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
     """Read a folder that `svfap prepare` or `svfap synth` wrote; paths come back absolute. Raises `UserError`."""
     file = Path(folder) / DATASET_FILE
     if not file.is_file():
-        raise UserError(f"{place_of(file.parent)}: {no_dataset(file.parent)}")
+        raise UserError(f"{place_of(file.parent)}: {_no_dataset(file.parent)}")
     try:
         known = {field.name for field in fields(PreparedDataset)}
         kwargs = upgrade("dataset description", json.loads(file.read_text()), file, known)
@@ -113,13 +113,19 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
         raise UserError(f"{file}: is not the description of a dataset ({error})") from None
 
 
-def no_dataset(folder: Path) -> str:
+def _no_dataset(folder: Path) -> str:
     """What is wrong with a folder without `dataset.json`, and what to give instead."""
     if folder.is_file():
         return "is a file; give a folder that `svfap prepare` or `svfap synth` wrote, or a manifest as `manifest`"
     if (folder / PACK_FILE).is_file() and (found := manifests_in(folder)):
         return f"was packed from a manifest; give `manifest`, such as {place_of(folder)}/{found[0].name}, in place of `dataset`"
     return f"holds no {DATASET_FILE}; name a folder that `svfap prepare` or `svfap synth` wrote"
+
+
+def require_dataset(name: str, folder: Path | None) -> None:
+    """Raise `UserError` if a setting names a folder without `dataset.json`."""
+    if folder is not None and not (folder / DATASET_FILE).is_file():
+        raise UserError(f"{name}={place_of(folder)}: {_no_dataset(folder)}")
 
 
 def require_manifest(name: str, file: Path | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from svfap.data.prepared import DATASET_FILE, no_dataset
+from svfap.data.prepared import require_dataset
 from svfap.errors import UserError
 from svfap.settings import Settings, require, require_weights, several
 
@@ -54,9 +54,8 @@ class ExperimentConfig(Settings):
             raise UserError(f"readings={self.readings}: must be at most {MAX_READINGS}")
         chosen = several(self, "readers", READERS)
         object.__setattr__(self, "readers", [name for name in READERS if name in chosen])
-        for name, folder in (("dataset", self.dataset), ("pretrain_dataset", self.pretrain_dataset)):
-            if folder is not None and not (folder / DATASET_FILE).is_file():
-                raise UserError(f"{name}={folder}: {no_dataset(folder)}")
+        for name in ("dataset", "pretrain_dataset"):
+            require_dataset(name, getattr(self, name))
         for name, file in (("pretrain_config", self.pretrain_config), ("finetune_config", self.finetune_config)):
             if file is not None and not file.is_file():
                 raise UserError(f"{name}={file}: no such file")
