@@ -135,6 +135,7 @@ VARIANTS: dict[str, Variant] = {
     # Length.
     "difference, 1/4 of the steps": replace(FIRST, steps=400),
     "difference, 4 × steps": replace(FIRST, steps=6400),
+    "pixels, 1/4 of the steps": replace(_model(target="pixels"), steps=400),
     "pixels, 4 × steps": replace(_model(target="pixels"), steps=6400),
     "difference, 16 × steps": replace(FIRST, steps=25600),
     "pixels, 16 × steps": replace(_model(target="pixels"), steps=25600),
