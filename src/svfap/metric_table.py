@@ -103,6 +103,11 @@ def interval_text(key: str, value: float, low: float, high: float, signed: bool 
     return f"{value:{form}}{bounds}".replace("-", "−")
 
 
+def bounds_text(low: str, high: str) -> str:
+    """The bounds of an interval, which are printed as values are: `[71.20, 75.03]`."""
+    return f"[{low}, {high}]".replace("-", "−")
+
+
 def format_percent(fraction: float) -> str:
     """0.7267 -> `72.67`."""
     return f"{100 * fraction:.2f}"

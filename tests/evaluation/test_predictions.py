@@ -11,6 +11,7 @@ import pytest
 from svfap.errors import UserError
 from svfap.evaluation.predictions import (
     EvaluationPredictions,
+    drawn_units,
     group_table,
     labelled_outputs,
     predictions_table,
@@ -125,6 +126,38 @@ def test_videos_groups_and_frames_are_scored():
     np.testing.assert_allclose(groups[["prob_x", "prob_y"]], [[0.6, 0.4], [0.2, 0.8]])
     by_group = score_predictions(predictions, by_group=True)
     assert by_group["confusion"] == [[1, 0], [0, 1]] and by_group["num_groups"] == by_group["num_samples"] == 2
+
+
+def test_intervals_are_over_people_where_they_are_known():
+    """Six videos of three people, all alike within a person: intervals over people are wider than over videos."""
+    labels, right = [0, 0, 1, 1, 0, 1], [1, 1, 0, 0, 1, 1]
+    outputs = np.eye(2)[[label if hit else 1 - label for label, hit in zip(labels, right, strict=True)]]
+    people = {"subject": list("ppqqrr")}
+    named = predictions_table(list("abcdef"), outputs, ["x", "y"], labels, more=people)
+    found, spread = [], []
+    for videos in (named, named.drop(columns="subject"), named.assign(subject="p"), named.assign(subject="")):
+        scores = score_predictions(EvaluationPredictions("classification", ["x", "y"], videos, 6), intervals=True)
+        known = scores["intervals"]
+        low, high = known["scores"]["war"]
+        assert low <= scores["war"] <= high and set(known["scores"]) >= {"uar", "macro_f1", "accuracy_x"}
+        found.append((known["unit"], known["num_units"]))
+        spread.append(high - low)
+    assert found == [("subject", 3), ("file", 6), ("video", 6), ("file", 6)]
+    assert spread[0] > spread[1] == spread[2] == spread[3]
+    one = EvaluationPredictions("classification", ["x", "y"], named.head(1), 1)
+    assert score_predictions(one, intervals=True)["intervals"]["scores"] == {}
+
+
+def test_pieces_of_a_file_are_drawn_together_and_groups_by_their_people():
+    keys = ["a.mp4#t=0,1", "a.mp4#t=1,2#xywh=0,0,8,8", "b.mp4", "b#1.mp4"]
+    videos = pd.DataFrame({"path": keys, "group": ["g", "g", "h", ""], "subject": ["p", "p", "q", "q"]})
+    assert drawn_units(videos[["path"]], videos[["path"]])[0].tolist()[0] == drawn_units(videos, videos[["path"]])[0][1]
+    assert len(set(drawn_units(videos, videos[["path"]])[0])) == 3
+    groups = pd.DataFrame({"group": ["h", "b#1.mp4", "g"]})
+    assert drawn_units(groups, videos)[0].tolist() == ["subject q", "subject q", "subject p"]
+    assert drawn_units(groups, videos.assign(subject=["p", "q", "q", "q"]))[1] == "group"  # a group of two people
+    frames = pd.DataFrame({"path": ["b.mp4", "b.mp4", keys[0]], "frame": [0, 1, 0]})
+    assert drawn_units(frames, videos)[0].tolist() == ["subject q", "subject q", "subject p"]
 
 
 def test_frames_of_a_regression_are_scored_over_all_and_per_video():

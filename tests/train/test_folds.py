@@ -197,7 +197,9 @@ def test_frames_of_all_folds_are_scored_once_beside_the_videos(tmp_path):
     assert result["mean"]["frame_uar"] == pytest.approx(2 / 3)  # not what pooling gives
     assert result["sd"]["frame_war"] == pytest.approx(np.std([0.4, 1], ddof=1))
     table = results_table(dataset, result, paper_numbers("dfew", "svfap_base")).set_index("score")
-    assert table.loc["frames: UAR, %"].tolist() == ["62.50", "66.67", "47.14", "", "", "33.33", "100.00"]
+    assert table.loc["frames: UAR, %"].tolist() == [
+        *("62.50", "[0.00, 100.00]", "66.67", "47.14", "", "", "33.33", "100.00")
+    ]
     assert table.loc["frames: sad, %", "pooled"] == "50.00"
     assert table.loc[["videos", "frames"], "pooled"].tolist() == ["3 of 3", "8"]
     assert "rows of frames score every frame that the model was shown once" in results_caption(dataset, result)
@@ -274,7 +276,7 @@ def test_a_single_fold_has_no_spread(tmp_path):
     result = score_folds(dataset, folders)
     assert result["sd"] == {}
     assert list(results_table(dataset, result, paper_numbers("dfew", "svfap_small")).columns) == [
-        *("score", "pooled", "paper, small", "released")
+        *("score", "pooled", "95% interval", "paper, small", "released")
     ]
 
 
@@ -344,8 +346,9 @@ def test_all_folds_end_in_the_pooled_table(finished, capsys):
     assert table.loc["UAR, %", "paper, base"] == "75.15"  # no size of the paper's, so both stand there
     assert table.loc["UAR, %", "paper, small"] == "73.59"
     assert table.loc["videos", "pooled"] == "12 of 12"
-    for cell in (*table.index, *[c for c in table.columns if not c.startswith("fold")], *table["pooled"]):
-        assert cell in printed  # the columns of single folds stand in the files alone
+    shown = [c for c in table.columns if not c.startswith(("fold", "mean", "sd"))]  # the files alone have those of folds
+    for cell in (*table.index, *shown, *table["pooled"]):
+        assert cell in printed
         assert cell in (finished / "results.md").read_text()
     assert r"12 of 12 &" in (finished / "results.tex").read_text()
 

@@ -6,23 +6,29 @@ from rich.table import Table
 
 from svfap.console import console, counted, say, show
 from svfap.evaluation.config import EvaluateConfig
-from svfap.metric_table import metric_heading, metric_keys, metric_text
+from svfap.metric_table import bounds_text, metric_heading, metric_keys, metric_text
 from svfap.settings import require_model
 
 
 def run(config: EvaluateConfig) -> int:
     """Evaluate and show the scores; the exit status is 1 if videos could not be read."""
     require_model(config.model)  # before torch is imported
+    from svfap.evaluation.confidence import interval_note
     from svfap.evaluation.evaluate import evaluate
     from svfap.evaluation.predictions import UNREADABLE_FILE
 
     out, metrics, _ = evaluate(config)
     table = Table("score", show_edge=False)
     table.add_column("test set", justify="right")
+    table.add_column("95% interval", justify="right")
+    known = metrics["intervals"]
     for key in metric_keys(tables=True):
         if key in metrics:
-            table.add_row(metric_heading(key), metric_text(key, metrics[key]))
+            bounds = [metric_text(key, bound) for bound in known["scores"].get(key, ())]
+            table.add_row(metric_heading(key), metric_text(key, metrics[key]), bounds_text(*bounds) if bounds else "")
     show(table)
+    if known["scores"]:
+        say(f"{interval_note(known['unit'], known['num_units'])}.")
     num_evaluated, num_expected = metrics["num_evaluated"], metrics["num_expected"]
     say(f"{num_evaluated} of {counted(num_expected, 'video')} evaluated; results in {out}")
     if missing := num_expected - num_evaluated:

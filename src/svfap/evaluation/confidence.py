@@ -6,6 +6,7 @@ a drawn sample of people needs only the sums of each person, and two models are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,7 @@ from svfap.errors import UserError
 
 Sums = NDArray[np.float64]
 NUM_RESAMPLES, LEVEL = 2000, 0.95
+FEW = 10  # subjects below which the bootstrap's intervals may be far too narrow
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,10 @@ def subject_scores(
     targets: (N,) int class indices, or (N, K) values. outputs: (N, K) scores of classes or values; or (runs, N, K): then a
     score is the mean over the runs' scores. subjects: (N,) names. names: of the K classes or dimensions.
 
-    Classification: `uar` and `war`. Regression: `ccc`, `pcc`, and `ccc_within_people`: CCC after each subject's mean is
-    subtracted from targets and outputs, so that only differences within a person count; each is the mean over dimensions, and
-    with several dimensions `ccc_<dimension>` and so on are the scores of each. Raises `UserError` for shapes that do not fit.
+    Classification: `uar`, `war`, `weighted_f1`, `macro_f1`, and `accuracy_<class>` for classes that occur. Regression: `ccc`,
+    `pcc`, `mae`, `rmse`, `accuracy` (1 - MAE), and `ccc_within_people`: CCC after each subject's mean is subtracted from
+    targets and outputs, so that only differences within a person count; each is the mean over dimensions, and with several
+    dimensions `ccc_<dimension>` and so on are the scores of each. Raises `UserError` for shapes that do not fit.
     """
     truth, given = np.asarray(targets), np.asarray(outputs, np.float64)
     given = given[None] if given.ndim == 2 else given
@@ -66,15 +69,17 @@ def subject_scores(
     if given.ndim != 3 or given.shape[1:] != expected or len(people) != len(truth) or not len(truth):
         raise UserError(f"outputs: shape {np.shape(outputs)} does not fit {len(truth)} targets of {len(names)} names")
     if truth.ndim == 1:
-        return _classification(truth, given, people)
+        return _classification(truth, given, people, names)
     if truth.shape != expected:
         raise UserError(f"targets: shape {truth.shape} does not fit {len(names)} dimensions")
     truth = truth.astype(np.float64)
     centre = truth.mean(axis=0)
     moments = _moments(truth - centre, given - centre, people)
     within = _moments(_centred(truth, people), np.stack([_centred(run, people) for run in given]), people)
+    known = {"ccc": ccc, "pcc": pcc, "mae": _mae, "rmse": _rmse, "accuracy": lambda sums: 1 - _mae(sums)}
     scores = {}
-    for key, sums, combine in (("ccc", moments, ccc), ("pcc", moments, pcc), ("ccc_within_people", within, ccc)):
+    for key, combine in (*known.items(), ("ccc_within_people", ccc)):
+        sums = within if key == "ccc_within_people" else moments
         scores[key] = SubjectScore(sums, lambda s, f=combine: f(s).mean(axis=(1, 2)))  # type: ignore[misc]
         for k, name in enumerate(names if len(names) > 1 else ()):
             scores[f"{key}_{name}"] = SubjectScore(
@@ -107,15 +112,15 @@ def interval(
     if reference is not None:
         drawn, value = drawn - drawn_scores(reference, num_resamples, seed), value - reference.value
     tail = norm.cdf(np.sqrt(number / (number - 1)) * student.ppf((1 - level) / 2, number - 1))
-    low, high = np.quantile(drawn, [tail, 1 - tail])
+    low, high = np.quantile(drawn[~np.isnan(drawn)], [tail, 1 - tail])
     return Interval(value, float(low), float(high))
 
 
 def drawn_scores(score: SubjectScore, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> NDArray[np.float64]:
     """The score of each of R samples of subjects drawn with replacement, (R,).
 
-    Scores of the same number of subjects are of the same samples for a seed, so they may be subtracted. Raises `UserError` for
-    fewer than two subjects.
+    Scores of the same number of subjects are of the same samples for a seed, so they may be subtracted. NaN: the recall of a
+    class that a sample has no clip of; intervals leave it out. Raises `UserError` for fewer than two subjects.
     """
     number = len(score.sums)
     if number < 2:
@@ -133,42 +138,102 @@ def intervals(
     }
 
 
+def interval_note(unit: str, num_units: int) -> str:
+    """What the intervals of a test set are over and what is to be minded, as a sentence without its full stop.
+
+    unit: "subject", "group", "video" or another word for what was drawn.
+    """
+    note = f"95% intervals are of {NUM_RESAMPLES} bootstrap samples of the {num_units} {unit}s"
+    if unit != "subject":
+        note += "; people are not known, and where several of these are of one person, the intervals are too narrow"
+    return note + (f"; from fewer than {FEW} they are not to be trusted" if num_units < FEW else "")
+
+
 def ccc(sums: Sums) -> NDArray[np.float64]:
-    """Concordance correlation (Eq. 14) from moments (..., 6) as `_moments` gives them; 0 where it is not defined."""
+    """Concordance correlation (Eq. 14) from moments (..., 8) as `_moments` gives them; 0 where it is not defined."""
     mean_t, mean_p, var_t, var_p, covariance = _statistics(sums)
     spread = var_t + var_p + (mean_t - mean_p) ** 2
     return _ratio(2 * np.where((var_t > 0) & (var_p > 0), covariance, 0.0), spread)
 
 
 def pcc(sums: Sums) -> NDArray[np.float64]:
-    """Pearson's correlation from moments (..., 6); 0 where it is not defined."""
+    """Pearson's correlation from moments (..., 8); 0 where it is not defined."""
     _, _, var_t, var_p, covariance = _statistics(sums)
     return _ratio(covariance, np.sqrt(var_t * var_p))
 
 
-def _classification(truth: NDArray, outputs: NDArray[np.float64], people: NDArray) -> dict[str, SubjectScore]:
-    """Sums (S, runs, K, 2): of each class the clips that are recognised, and all."""
-    num_classes = outputs.shape[2]
-    one_hot = np.eye(num_classes)[truth]  # N, K
-    hits = (outputs.argmax(axis=2) == truth)[..., None] * one_hot  # runs, N, K
-    table = np.stack([hits, np.broadcast_to(one_hot, hits.shape)], axis=3).transpose(1, 0, 2, 3)
-    sums = _sum_by(people, table)
+def _classification(
+    truth: NDArray, outputs: NDArray[np.float64], people: NDArray, names: Sequence[str]
+) -> dict[str, SubjectScore]:
+    """Sums (S, runs, K, K): the confusion matrix of each subject, rows = truth."""
+    num_runs, _, num_classes = outputs.shape
+    shape = (int(people.max()) + 1, num_runs, num_classes, num_classes)
+    cells = np.ravel_multi_index((people, np.arange(num_runs)[:, None], truth, outputs.argmax(axis=2)), shape)
+    sums = np.bincount(cells.ravel(), minlength=math.prod(shape)).reshape(shape).astype(np.float64)
+    scores = {key: SubjectScore(sums, function) for key, function in CONFUSION_SCORES.items()}
+    for k in np.unique(truth).tolist():
+        scores[f"accuracy_{names[k]}"] = SubjectScore(sums[:, :, k : k + 1], lambda s, k=k: _recall_of(s, k))  # type: ignore[misc]
+    return scores
 
-    def uar(s: Sums) -> NDArray[np.float64]:
-        present = s[..., 1] > 0
-        recalls = np.where(present, s[..., 0] / np.maximum(s[..., 1], 1), 0)
-        return (recalls.sum(axis=-1) / present.sum(axis=-1)).mean(axis=1)
 
-    def war(s: Sums) -> NDArray[np.float64]:
-        return (s[..., 0].sum(axis=-1) / s[..., 1].sum(axis=-1)).mean(axis=1)
+def _recall_of(rows: Sums, k: int) -> NDArray[np.float64]:
+    """Recall of class k from its row of the confusion matrix, (R, runs, 1, K) -> (R,); NaN where no clip of it is drawn."""
+    counts = rows.sum(axis=(2, 3))
+    return np.where(counts > 0, rows[:, :, 0, k] / np.maximum(counts, 1), np.nan).mean(axis=1)
 
-    return {"uar": SubjectScore(sums, uar), "war": SubjectScore(sums, war)}
+
+def _uar(confusion: Sums) -> NDArray[np.float64]:
+    recalls, counts, _ = _per_class(confusion)
+    return (recalls.sum(axis=2) / (counts > 0).sum(axis=2)).mean(axis=1)
+
+
+def _war(confusion: Sums) -> NDArray[np.float64]:
+    return (_diagonal(confusion).sum(axis=2) / confusion.sum(axis=(2, 3))).mean(axis=1)
+
+
+def _weighted_f1(confusion: Sums) -> NDArray[np.float64]:
+    _, counts, f1 = _per_class(confusion)
+    return ((f1 * counts).sum(axis=2) / counts.sum(axis=2)).mean(axis=1)
+
+
+def _macro_f1(confusion: Sums) -> NDArray[np.float64]:
+    """Over classes that occur or are predicted, as `classification_metrics`."""
+    _, counts, f1 = _per_class(confusion)
+    seen = (counts + confusion.sum(axis=2)) > 0
+    return (f1.sum(axis=2) / seen.sum(axis=2)).mean(axis=1)
+
+
+CONFUSION_SCORES: dict[str, Callable[[Sums], NDArray[np.float64]]] = {
+    "uar": _uar, "war": _war, "weighted_f1": _weighted_f1, "macro_f1": _macro_f1,
+}  # fmt: skip
+
+
+def _per_class(confusion: Sums) -> tuple[Sums, Sums, Sums]:
+    """Recall, count and F1 of each class, (..., K), from confusion matrices (..., K, K); 0 where they are not defined."""
+    hits, counts, predicted = _diagonal(confusion), confusion.sum(axis=-1), confusion.sum(axis=-2)
+    return hits / np.maximum(counts, 1), counts, 2 * hits / np.maximum(counts + predicted, 1)
+
+
+def _diagonal(confusion: Sums) -> Sums:
+    return np.diagonal(confusion, axis1=-2, axis2=-1)
 
 
 def _moments(truth: NDArray[np.float64], outputs: NDArray[np.float64], people: NDArray) -> Sums:
-    """(S, runs, K, 6): number, and sums of t, p, t², p² and t·p, of targets t (N, K) and outputs p (runs, N, K)."""
+    """(S, runs, K, 8): number, and sums of t, p, t², p², t·p, |p - t| and (p - t)², of targets t (N, K) and outputs p (runs,
+    N, K).
+    """
     t, p = np.broadcast_arrays(truth, outputs)
-    return _sum_by(people, np.stack([np.ones_like(t), t, p, t * t, p * p, t * p], axis=3).transpose(1, 0, 2, 3))
+    error = p - t
+    columns = [np.ones_like(t), t, p, t * t, p * p, t * p, np.abs(error), error**2]
+    return _sum_by(people, np.stack(columns, axis=3).transpose(1, 0, 2, 3))
+
+
+def _mae(sums: Sums) -> NDArray[np.float64]:
+    return sums[..., 6] / sums[..., 0]
+
+
+def _rmse(sums: Sums) -> NDArray[np.float64]:
+    return np.sqrt(sums[..., 7] / sums[..., 0])
 
 
 def _statistics(sums: Sums) -> tuple[NDArray[np.float64], ...]:

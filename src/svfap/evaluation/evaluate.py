@@ -46,8 +46,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
     Views that coincide are computed once, and count as often as they occur. Under torchrun every video is
     evaluated by exactly one process. Writes into `config.out_folder`:
-      metrics.json     scores, `num_expected` and `num_evaluated` videos, `num_groups` where groups are scored, and
-                       `num_unannotated`: videos without an annotated frame among those shown, which are not expected
+      metrics.json     scores with their 95% confidence intervals (`intervals`, see `svfap.evaluation.predictions.score_intervals`),
+                       `num_expected` and `num_evaluated` videos, `num_groups` where groups are scored, and `num_unannotated`:
+                       videos without an annotated frame among those shown, which are not expected
       predictions.csv  one row per video; groups.csv: one per group; frames.csv: one per frame shown to a frame-level model
                        (see `svfap.evaluation.predictions`)
       features.npz     for each video the head's input, averaged over views
@@ -98,7 +99,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         if accelerator.is_main_process and predictions.videos.empty:
             write_metrics(out / tables.METRICS_FILE, {"num_expected": len(videos), "num_evaluated": 0})
             _write_unreadable(out, predictions.unreadable)
-        metrics = tables.score_predictions(predictions, by_group)
+        metrics = tables.score_predictions(predictions, by_group, intervals=accelerator.is_main_process)
         if accelerator.is_main_process:
             sources = {"model": config.model, "manifest": manifest, "root": videos.root, "split": config.split}
             sources |= {"fold": config.fold, "fps": clock.fps, "frames_fps": config.frames_fps}

@@ -111,7 +111,7 @@ def pool_predictions(folds: Mapping[str, EvaluationPredictions]) -> dict[str, An
         None if without else pd.concat([fold.frames for fold in found.values()], ignore_index=True),
         source=f"fold {', '.join(found)}", num_unannotated=sum(fold.num_unannotated for fold in folds.values()),
     )  # fmt: skip
-    return score_predictions(pooled, by_group)
+    return score_predictions(pooled, by_group, intervals=True)
 
 
 def score_folds(

@@ -175,6 +175,14 @@ def flat_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
+def flat_intervals(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """The confidence intervals of scores, low and high, under the names of `flat_scores`; empty if they are not known."""
+    flat = {key: (low, high) for key, (low, high) in metrics.get("intervals", {}).get("scores", {}).items()}
+    if "frames" in metrics:
+        flat |= {f"frame_{key}": bounds for key, bounds in flat_intervals(metrics["frames"]).items()}
+    return flat
+
+
 def write_metrics(path: str | Path, metrics: Mapping[str, Any]) -> None:
     """Write `metrics` as indented JSON, atomically; numpy scalars and arrays become numbers and lists.
 

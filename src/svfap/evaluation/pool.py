@@ -14,13 +14,21 @@ from svfap.console import say
 from svfap.data.prepared import Fold, PreparedDataset, fold_folder, read_dataset
 from svfap.data.targets import frame_values_digest
 from svfap.errors import UserError
+from svfap.evaluation.confidence import interval_note
 from svfap.evaluation.config import FOLDS_FILE, EvaluateConfig, PoolConfig, models_of_folds, require_folds
 from svfap.evaluation.evaluate import evaluate, provenance
 from svfap.evaluation.folds import score_folds
-from svfap.evaluation.metrics import flat_scores, write_metrics
+from svfap.evaluation.metrics import flat_intervals, flat_scores, write_metrics
 from svfap.evaluation.predictions import FRAMES_FILE, METRICS_FILE, PREDICTIONS_FILE, UNREADABLE_FILE
 from svfap.files import file_digest, make_folder, write_atomically
-from svfap.metric_table import format_percent, metric_heading, metric_keys, metric_name, metric_text
+from svfap.metric_table import (
+    bounds_text,
+    format_percent,
+    metric_heading,
+    metric_keys,
+    metric_name,
+    metric_text,
+)
 from svfap.paper import RESULTS
 from svfap.view.tables import write_table
 from svfap.weights.exported import fingerprint_of, load_for_inference
@@ -34,6 +42,7 @@ PROVENANCE = {
     "frame_values_digest": "values per frame (a frame_values file has changed)",
     "settings": "settings",
 }
+INTERVAL = "95% interval"
 PAPER_COLUMNS = {"svfap_small": "paper, small", "svfap_base": "paper, base", "released": "released"}
 
 
@@ -47,8 +56,8 @@ class PooledResults:
 
     @property
     def summary(self) -> pd.DataFrame:
-        """The table without the columns of single folds, narrow enough for a terminal."""
-        return self.table[[name for name in self.table.columns if not name.startswith("fold ")]]
+        """The table without the scores of single folds and their spread, narrow enough for a terminal."""
+        return self.table[[name for name in self.table.columns if not name.startswith(("fold ", "mean", "sd"))]]
 
 
 def pool(config: PoolConfig) -> PooledResults:
@@ -206,15 +215,18 @@ def results_table(
     columns |= {"mean": scores["mean"], "sd": scores["sd"]} if several else {}
     columns |= {PAPER_COLUMNS[name]: values for name, values in paper.items()} | flat
     text = metric_text if dataset.task == "regression" else lambda key, value: format_percent(value)
-    rows = [
-        {"score": label, **{name: text(key, values[key]) for name, values in columns.items() if key in values}}
-        for key, label in _rows(dataset, columns["pooled"]).items()
-    ]
+    bounds = flat_intervals(scores["pooled"])
+    rows = []
+    for key, label in _rows(dataset, columns["pooled"]).items():
+        row = {name: text(key, values[key]) for name, values in columns.items() if key in values}
+        interval = {INTERVAL: bounds_text(*(text(key, bound) for bound in bounds[key]))} if key in bounds else {}
+        rows.append({"score": label, **row, **interval})
     videos = {name: f"{one['num_evaluated']} of {one['num_expected']}" for name, one in metrics.items()}
     rows.append({"score": "videos", **videos})
     if "frames" in scores["pooled"]:
         rows.append({"score": "frames", **{name: str(one["frames"]["num_samples"]) for name, one in metrics.items()}})
-    return pd.DataFrame(rows, columns=["score", *columns]).fillna("")
+    first, *others = columns
+    return pd.DataFrame(rows, columns=["score", first, *([INTERVAL] if bounds else []), *others]).fillna("")
 
 
 def _rows(dataset: PreparedDataset, pooled: Mapping[str, float]) -> dict[str, str]:
@@ -247,6 +259,8 @@ def results_caption(dataset: PreparedDataset, scores: Mapping[str, Any]) -> str:
         parts.append(f"scores are over {scores['pooled']['num_groups']} groups of videos, whose outputs are averaged")
     if dataset.task == "classification":
         parts.append(f"rows of classes show the recall over their {'groups' if grouped else 'videos'}")
+    if (known := scores["pooled"].get("intervals", {})).get("scores"):
+        parts.append(interval_note(known["unit"], known["num_units"]))
     if "frames" in scores["pooled"]:
         parts.append(
             "the output for a video is the mean over its frames; rows of frames score every frame that the model was shown once"

@@ -1,7 +1,7 @@
 """The predictions of a model on a test set: tables of videos, groups and frames, written, read, and scored.
 
 `predictions.csv` has one row per video, `groups.csv` one per group of videos, `frames.csv` one per frame. Columns:
-    path (group in groups.csv); where known frame (number in the video, from 0), subject and group
+    path (group in groups.csv); frame in frames.csv (number in the video, from 0); of videos where known subject and group
     classification: label, prediction (both as names), and prob_<class> for every class
     regression: target_<dimension> for every dimension, then pred_<dimension> for every dimension
 `features.npz` holds `features` (N, D) float32 and `paths` (N,).
@@ -20,8 +20,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from svfap.data.split import units_of
 from svfap.errors import UserError
 from svfap.evaluation import metrics
+from svfap.evaluation.confidence import LEVEL, interval, subject_scores
 from svfap.files import write_atomically
 from svfap.metric_table import SupervisedTask
 
@@ -71,10 +73,13 @@ class EvaluationPredictions:
         return found.targets, found.outputs
 
 
-def score_predictions(predictions: EvaluationPredictions, by_group: bool = False) -> dict[str, Any]:
+def score_predictions(
+    predictions: EvaluationPredictions, by_group: bool = False, intervals: bool = False
+) -> dict[str, Any]:
     """The metrics of the task, `num_expected` and `num_evaluated` videos, and `num_groups` if by_group (see `group_table`).
 
-    `frames` holds the metrics of the frames of all videos, if there are frames. Raises `UserError`, also if there is no video.
+    `frames` holds the metrics of the frames of all videos, if there are frames. intervals: also `intervals`, as in
+    `score_intervals`. Raises `UserError`, also if there is no video.
     """
     task, names = predictions.task, predictions.names
     if predictions.videos.empty:
@@ -91,6 +96,8 @@ def score_predictions(predictions: EvaluationPredictions, by_group: bool = False
         counts["num_groups"] = len(table)
     score = metrics.classification_metrics if task == "classification" else metrics.regression_metrics
     scores = {**score(*predictions.arrays(table), names), **counts}
+    if intervals:
+        scores["intervals"] = score_intervals(predictions, table)
     if predictions.frames is not None:
         targets, outputs = predictions.arrays(predictions.frames)
         if task == "classification":
@@ -98,7 +105,45 @@ def score_predictions(predictions: EvaluationPredictions, by_group: bool = False
         else:
             videos = list(predictions.frames.groupby("path", sort=False).indices.values())
             scores["frames"] = metrics.frame_metrics([targets[v] for v in videos], [outputs[v] for v in videos], names)
+        if intervals:
+            scores["frames"]["intervals"] = score_intervals(predictions, predictions.frames)
     return scores
+
+
+def score_intervals(predictions: EvaluationPredictions, table: pd.DataFrame) -> dict[str, Any]:
+    """95% confidence intervals of the scores of a table, by a bootstrap over its units (see `drawn_units`).
+
+    Returns `level`; `unit` and `num_units`: what was drawn; `scores`: key, as in `metrics.flat_scores`, -> [low, high]. No
+    scores for a single unit.
+    """
+    units, unit = drawn_units(table, predictions.videos)
+    number = len(set(units))
+    found = {"level": LEVEL, "unit": unit, "num_units": number, "scores": {}}
+    if number > 1:
+        scores = subject_scores(*predictions.arrays(table), units, predictions.names)
+        if predictions.task == "regression" and len(predictions.names) == 1:  # the mean over dimensions is that of the one
+            scores |= {f"{key}_{predictions.names[0]}": score for key, score in scores.items()}
+        found["scores"] = {key: list(interval(one)[1:]) for key, one in scores.items() if "within_people" not in key}
+    return found
+
+
+def drawn_units(table: pd.DataFrame, videos: pd.DataFrame) -> tuple[NDArray[np.object_], str]:
+    """What a bootstrap draws, for each row of a table of videos, groups or frames: names, and what most of them are.
+
+    videos: as in `predictions.csv`. Units are those that splits do not divide, as `svfap.data.split.units_of` finds them:
+    subjects; where they are not known groups, else files. If that is a single one, or rows of groups mix several, it is the
+    groups or videos themselves.
+    """
+    key = "path" if "path" in table else "group"
+    rows = table[key].to_numpy(object)
+    files = videos["path"].str.replace(r"#(t|xywh)=[^#]*$", "", regex=True).str.replace(r"#t=[^#]*$", "", regex=True)
+    found = units_of(videos.assign(path=files), Path("."))
+    names = videos["path"] if key == "path" else videos["group"].where(videos["group"] != "", videos["path"])
+    number = pd.Series(found.of).groupby(names.to_numpy()).agg(["min", "max"])
+    if found.num < 2 or (number["min"] != number["max"]).any():
+        return rows, "video" if key == "path" else "group"
+    of = number["min"].loc[rows].to_numpy()
+    return np.array(found.names, object)[of], found.kind
 
 
 def group_table(predictions: EvaluationPredictions) -> pd.DataFrame:

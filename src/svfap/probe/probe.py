@@ -20,7 +20,7 @@ from svfap.data.prepared import say_crops
 from svfap.data.rates import FRAMES_NOTE, Clock, look_at_rates
 from svfap.device import pick_device
 from svfap.errors import UserError
-from svfap.evaluation.confidence import Interval, SubjectScore, intervals, subject_scores
+from svfap.evaluation.confidence import FEW, Interval, SubjectScore, intervals, subject_scores
 from svfap.evaluation.metrics import average_views, write_metrics
 from svfap.evaluation.predictions import UNREADABLE_FILE, write_csv
 from svfap.files import make_folder, only_writer
@@ -43,7 +43,6 @@ Outputs = NDArray[np.float64]
 SET_NAMES = {"last": "last stage", "fused": "fused stages", "tokens": "all tokens", "pixels": "pixels"}
 TRAINED, UNTRAINED, PIXELS, CHANCE = "trained", "untrained", "pixels", "chance"
 MAIN = {"classification": ("uar", "war"), "regression": ("ccc", "ccc_within_people", "pcc")}
-FEW = 10  # people below which the bootstrap's intervals may be far too narrow
 COMPARED = ("uar", "ccc", "ccc_within_people")  # shown with their differences to the untrained encoder
 
 
@@ -204,7 +203,9 @@ def read_scores(
     """
     rows, outputs, truth = read_outputs(reader, tokens, name, parts, flat)
     scores = subject_scores(truth, outputs, _drawn_units(parts, rows), parts.names)
-    return {key: score for key, score in scores.items() if parts.known or "within_people" not in key}
+    shown = [key for key in MAIN[task_of(parts)] if parts.known or "within_people" not in key]
+    shown += [f"{key}_{name}" for key in shown for name in parts.names]
+    return {key: score for key, score in scores.items() if key in shown}
 
 
 def clips_of(config: ProbeConfig, shape: ModelConfig, parts: Parts) -> ClipDataset:
