@@ -10,6 +10,9 @@ from .crop.crop import crop_videos as crop_videos
 from .datasets.config import PrepareConfig as PrepareConfig
 from .datasets.prepare import prepare as prepare
 from .errors import UserError as UserError
+from .evaluation.compare import Comparison as Comparison
+from .evaluation.compare import compare_runs as compare_runs
+from .evaluation.config import CompareConfig as CompareConfig
 from .evaluation.config import EvaluateConfig as EvaluateConfig
 from .evaluation.config import PoolConfig as PoolConfig
 from .evaluation.evaluate import Evaluation as Evaluation

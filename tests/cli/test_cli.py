@@ -128,8 +128,12 @@ def test_evaluate_prints_and_writes_its_scores(finetuned, faces, capsys):
     out = finetuned / "evaluation"
     metrics = json.loads((out / "metrics.json").read_text())
     printed = capsys.readouterr()
-    scores = dict(map(str.strip, line.split("│")) for line in printed.out.splitlines() if "│" in line)
+    rows = [[cell.strip() for cell in line.split("│")] for line in printed.out.splitlines() if "│" in line]
+    scores = {name: value for name, value, _ in rows}
     assert float(scores["UAR, %"]) == pytest.approx(100 * metrics["uar"], abs=0.01)
+    bounds = {name: text for name, _, text in rows}
+    low, high = metrics["intervals"]["scores"]["uar"]
+    assert bounds["UAR, %"] == f"[{100 * low:.2f}, {100 * high:.2f}]" and "bootstrap samples of the" in printed.err
     assert float(scores["Weighted F1, %"]) == pytest.approx(100 * metrics["weighted_f1"], abs=0.01)
     assert f"14 of 14 videos evaluated; results in {out}" in printed.err
     assert len(pd.read_csv(out / "predictions.csv")) == 14

@@ -346,7 +346,9 @@ def test_all_folds_end_in_the_pooled_table(finished, capsys):
     assert table.loc["UAR, %", "paper, base"] == "75.15"  # no size of the paper's, so both stand there
     assert table.loc["UAR, %", "paper, small"] == "73.59"
     assert table.loc["videos", "pooled"] == "12 of 12"
-    shown = [c for c in table.columns if not c.startswith(("fold", "mean", "sd"))]  # the files alone have those of folds
+    shown = [
+        c for c in table.columns if not c.startswith(("fold", "mean", "sd"))
+    ]  # the files alone have those of folds
     for cell in (*table.index, *shown, *table["pooled"]):
         assert cell in printed
         assert cell in (finished / "results.md").read_text()

@@ -1,4 +1,4 @@
-"""Every setting of `svfap evaluate` and `svfap pool` has its effect on scores, predictions or files."""
+"""Every setting of `svfap evaluate`, `svfap pool` and `svfap compare` has its effect on scores, predictions or files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from observe import LABELS, Effect, check, messages, watching, write_material
 from svfap.data.loader import ClipDataset
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.errors import UserError
-from svfap.evaluation.config import EvaluateConfig, PoolConfig
+from svfap.evaluation.compare import compare_runs
+from svfap.evaluation.config import CompareConfig, EvaluateConfig, PoolConfig
 from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.pool import pool
 from svfap.model.build import create_model
@@ -168,4 +169,25 @@ def test_allow_incomplete(folder, tmp_path):
     assert "fold" in result.caption
 
 
-TESTED = {EvaluateConfig: {*EFFECTS, "dataset", "fold", "out", "num_workers"}, PoolConfig: {*POOLED}}
+def test_settings_of_compare(folder, tmp_path):
+    """Two models, scored by group, the second without its last video."""
+    for name in ("model", "other"):
+        observed(folder, tmp_path / name, {"model": name, "manifest": "m.csv"})
+    rows = {"a": [tmp_path / "model"], "b": [tmp_path / "other"]}
+    first, second = compare_runs(rows, CompareConfig(metrics=["macro_f1"], out=tmp_path / "table")).rows
+    assert (tmp_path / "table" / "compare.md").is_file()
+    assert set(second.differences) == {"macro_f1"} and first.differences == {}
+    turned = compare_runs(rows, CompareConfig(metrics="war", reference="b")).rows
+    assert turned[1].differences == {} and set(turned[0].differences) == {"war"}
+    file = tmp_path / "other" / "predictions.csv"
+    file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(UserError, match="the runs are not of the same groups"):
+        compare_runs(rows)
+    assert "INCOMPLETE" in compare_runs(rows, CompareConfig(allow_incomplete=True)).caption
+
+
+TESTED = {
+    EvaluateConfig: {*EFFECTS, "dataset", "fold", "out", "num_workers"},
+    PoolConfig: {*POOLED},
+    CompareConfig: {"reference", "metrics", "allow_incomplete", "out"},
+}

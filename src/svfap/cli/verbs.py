@@ -74,6 +74,20 @@ VERBS: dict[str, Command] = {
         "svfap.evaluation.config:PoolConfig",
         (Positional("run", "folder of `svfap finetune --fold all`, whose table is written again", "?", Path | None),),
     ),
+    "compare": Command(
+        "Compare trained models on the same test set: differences with confidence intervals over people, paired tests, and which "
+        "of them hold. With several runs for each row, such as three seeds, over runs and people.",
+        "svfap compare scratch=runs/scratch pretrained=runs/finetune",
+        "svfap.evaluation.config:CompareConfig",
+        (
+            Positional(
+                "runs",
+                "run folders, evaluations, or folders of folds; or NAME=RUN, or NAME=RUN,RUN,RUN for several seeds of one "
+                "method. The first is the reference",
+                "+",
+            ),
+        ),
+    ),
     "report": Command(
         "Write a page about runs: training curves, scores beside the paper's, calibration, embeddings, difficult videos.",
         "svfap report runs/pretrain runs/finetune --out report.html",

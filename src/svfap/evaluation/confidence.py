@@ -116,6 +116,26 @@ def interval(
     return Interval(value, float(low), float(high))
 
 
+def bootstrap_p(
+    score: SubjectScore, reference: SubjectScore, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> float:
+    """Two-sided p of the test that two scores are equal: 1 less the level of the `interval` of their difference that ends at 0.
+
+    Not below 2 / (R + 1) before the correction for few subjects, of R resamples. Raises `UserError` as `interval`.
+    """
+    number = len(score.sums)
+    if len(reference.sums) != number:
+        raise UserError(f"the scores to compare are of {number} and {len(reference.sums)} subjects")
+    drawn = drawn_scores(score, num_resamples, seed) - drawn_scores(reference, num_resamples, seed)
+    drawn = drawn[~np.isnan(drawn)]
+    if not drawn.any():
+        return 1.0
+    # Half of the draws that are exactly 0 lie on either side.
+    below = ((drawn < 0).sum() + (drawn == 0).sum() / 2 + 0.5) / (len(drawn) + 1)
+    at = norm.ppf(min(below, 1 - below))
+    return float(min(1.0, 2 * student.cdf(at / np.sqrt(number / (number - 1)), number - 1)))
+
+
 def drawn_scores(score: SubjectScore, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> NDArray[np.float64]:
     """The score of each of R samples of subjects drawn with replacement, (R,).
 

@@ -1,4 +1,4 @@
-"""Settings of evaluation: `EvaluateConfig` for one manifest, `PoolConfig` for all folds of a dataset."""
+"""Settings of evaluation: `EvaluateConfig` for one manifest, `PoolConfig` for all folds of a dataset, `CompareConfig`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import Literal
 
 from svfap.data.prepared import PreparedDataset, require_manifest
 from svfap.errors import UserError
-from svfap.settings import ClockSettings, Settings, SourceSettings, is_exported, is_hub_name, require, require_model
+from svfap.metric_table import metric_keys
+from svfap.settings import (
+    ClockSettings,
+    Settings,
+    SourceSettings,
+    is_exported,
+    is_hub_name,
+    require,
+    require_model,
+    several,
+)
 from svfap.shipped import shipped_folder
 
 FOLDS_FILE = "folds.json"
@@ -142,3 +152,25 @@ class PoolConfig(EvaluationSettings):
             raise UserError(
                 "models: need `dataset`, whose test parts they are evaluated on, and `out`, a folder for the results"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(Settings):
+    """Settings of `compare`. Raises `UserError` for a metric that is not known."""
+
+    reference: str | None = None
+    """Name of the row that the others are compared with; default: the first."""
+    metrics: str | list[str] | None = None
+    """Scores to compare, as '[uar, weighted_f1]'; default: UAR and WAR, or CCC and PCC. p is corrected for the rows of each."""
+    allow_incomplete: bool = False
+    """Compare on the videos that all runs have, even if some lack videos; the caption says how many."""
+    out: Path | None = None
+    """Folder for compare.md, .csv, .tex, .json and .png; default: the table is only shown."""
+
+    def __post_init__(self) -> None:
+        _ = self.chosen
+
+    @property
+    def chosen(self) -> list[str]:
+        """The chosen metrics; empty for the default."""
+        return [] if self.metrics is None else several(self, "metrics", metric_keys(tables=True))

@@ -46,9 +46,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
     Views that coincide are computed once, and count as often as they occur. Under torchrun every video is
     evaluated by exactly one process. Writes into `config.out_folder`:
-      metrics.json     scores with their 95% confidence intervals (`intervals`, see `svfap.evaluation.predictions.score_intervals`),
-                       `num_expected` and `num_evaluated` videos, `num_groups` where groups are scored, and `num_unannotated`:
-                       videos without an annotated frame among those shown, which are not expected
+      metrics.json     scores with their 95% confidence intervals (`intervals`, see
+                       `svfap.evaluation.predictions.score_intervals`), `num_expected` and `num_evaluated` videos, `num_groups`
+                       where groups are scored, and `num_unannotated`: videos without an annotated frame among those shown,
+                       which are not expected
       predictions.csv  one row per video; groups.csv: one per group; frames.csv: one per frame shown to a frame-level model
                        (see `svfap.evaluation.predictions`)
       features.npz     for each video the head's input, averaged over views

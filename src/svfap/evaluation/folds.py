@@ -78,13 +78,27 @@ def _read(file: Path, dataset: PreparedDataset) -> pd.DataFrame:
 
 
 def pool_predictions(folds: Mapping[str, EvaluationPredictions]) -> dict[str, Any]:
-    """Score the predictions of several folds, by name, together: the metrics of `score_predictions`.
+    """Score the predictions of several folds, by name, together: the metrics of `score_predictions`; see `put_together`.
 
-    Folds without predictions only add to `num_expected`. Where the tables have a column `group` with names, the outputs of
-    each group of a fold are averaged and every group is scored once ('': the video by itself).
+    Raises `UserError`, also for several labels in a group.
+    """
+    together = put_together(folds)
+    return score_predictions(together, has_groups(together.videos), intervals=True)
+
+
+def has_groups(videos: pd.DataFrame) -> bool:
+    """Whether the pooled videos of all folds are scored by group: some have one."""
+    return "group" in videos and bool((videos["group"] != "").any())
+
+
+def put_together(folds: Mapping[str, EvaluationPredictions]) -> EvaluationPredictions:
+    """The predictions of several folds, by name, as one test set; the table of videos has the column `fold`.
+
+    Folds without predictions only add to `num_expected`. Where the tables have a column `group` with names, these are
+    prefixed by the fold, as the outputs of a group are averaged within a fold; a video without a group is one by itself.
 
     Raises:
-        UserError: a video in two folds; several labels in a group; frames of some folds only; no predictions.
+        UserError: a video in two folds; frames of some folds only; no predictions.
     """
     found = {name: fold for name, fold in folds.items() if len(fold.videos)}
     if not found:
@@ -101,17 +115,16 @@ def pool_predictions(folds: Mapping[str, EvaluationPredictions]) -> dict[str, An
             f"fold {', '.join(without)}: has no {FRAMES_FILE} as the other folds have; "
             "evaluate with a frame-level model again"
         )
-    by_group = "group" in table and bool(table["group"].fillna("").any())
-    if by_group:
-        group = table["group"].fillna("")
-        table["group"] = table["fold"] + "/" + group.where(group != "", table["path"])
+    if "group" in table:
+        table["group"] = table["group"].fillna("")
+        if has_groups(table):
+            table["group"] = table["fold"] + "/" + table["group"].where(table["group"] != "", table["path"])
     one = next(iter(found.values()))
-    pooled = EvaluationPredictions(
+    return EvaluationPredictions(
         one.task, one.names, table, sum(fold.num_expected for fold in folds.values()),
         None if without else pd.concat([fold.frames for fold in found.values()], ignore_index=True),
         source=f"fold {', '.join(found)}", num_unannotated=sum(fold.num_unannotated for fold in folds.values()),
     )  # fmt: skip
-    return score_predictions(pooled, by_group, intervals=True)
 
 
 def score_folds(

@@ -75,7 +75,7 @@ def pool(config: PoolConfig) -> PooledResults:
     if config.models is not None:
         _evaluate_models(config.models, config)
     else:
-        _require_current(config.out, read_dataset(_folds_of(config.out, config.dataset)[1]))
+        _require_current(config.out, read_dataset(folds_of(config.out, config.dataset)[1]))
     return pool_evaluations(config.out, config.dataset, config.allow_incomplete)
 
 
@@ -84,9 +84,9 @@ def pool_evaluations(out: Path, dataset: Path | None = None, allow_incomplete: b
 
     dataset: folder of `svfap prepare`, if it is no longer where it was. Raises `UserError`.
     """
-    preset, folder = _folds_of(out, dataset)
+    preset, folder = folds_of(out, dataset)
     prepared = read_dataset(folder).require_tests(folder)
-    evaluations = {fold.name: _evaluation_of(out, fold) for fold in prepared.folds}
+    evaluations = {fold.name: evaluation_of(out, fold) for fold in prepared.folds}
     scores = score_folds(prepared, evaluations, allow_incomplete)
     paper = paper_numbers(prepared.name, preset)
     numbers = {"dataset": prepared.name, "preset": preset, "paper": paper, **scores}
@@ -96,11 +96,11 @@ def pool_evaluations(out: Path, dataset: Path | None = None, allow_incomplete: b
     return results
 
 
-def _evaluation_of(out: Path, fold: Fold) -> Path:
+def evaluation_of(out: Path, fold: Fold) -> Path:
     return fold_folder(out, fold.name) / "evaluation"
 
 
-def _folds_of(out: Path, dataset: Path | None) -> tuple[str, Path]:
+def folds_of(out: Path, dataset: Path | None = None) -> tuple[str, Path]:
     """(preset of the models, folder of the dataset) of a folder of folds. Raises `UserError`."""
     file = require_folds(out)
     try:
@@ -158,7 +158,7 @@ def _read_metrics(folder: Path) -> dict[str, Any]:
 def _require_current(out: Path, prepared: PreparedDataset) -> None:
     """Raise `UserError` where a model or a manifest has changed since its evaluation; models that are gone are not checked."""
     for fold in prepared.folds:
-        folder = _evaluation_of(out, fold)
+        folder = evaluation_of(out, fold)
         metrics = _read_metrics(folder)
         if not has_evaluation(folder, fold, allow_incomplete=True):
             continue
@@ -190,7 +190,7 @@ def _evaluate_models(models: str, config: PoolConfig) -> None:
     make_folder(config.out)
     for fold, name in zip(prepared.folds, names, strict=True):
         one = EvaluateConfig(
-            model=name, dataset=config.dataset, fold=fold.name, out=_evaluation_of(config.out, fold),
+            model=name, dataset=config.dataset, fold=fold.name, out=evaluation_of(config.out, fold),
             batch_size=config.batch_size, num_workers=config.num_workers, precision=config.precision,
         )  # fmt: skip
         if is_evaluated(one, config.allow_incomplete):

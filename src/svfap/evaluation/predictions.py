@@ -121,7 +121,9 @@ def score_intervals(predictions: EvaluationPredictions, table: pd.DataFrame) -> 
     found = {"level": LEVEL, "unit": unit, "num_units": number, "scores": {}}
     if number > 1:
         scores = subject_scores(*predictions.arrays(table), units, predictions.names)
-        if predictions.task == "regression" and len(predictions.names) == 1:  # the mean over dimensions is that of the one
+        if (
+            predictions.task == "regression" and len(predictions.names) == 1
+        ):  # the mean over dimensions is that of the one
             scores |= {f"{key}_{predictions.names[0]}": score for key, score in scores.items()}
         found["scores"] = {key: list(interval(one)[1:]) for key, one in scores.items() if "within_people" not in key}
     return found

@@ -37,6 +37,7 @@ from scipy.stats import t as student
 from svfap.errors import UserError
 from svfap.evaluation.confidence import LEVEL, NUM_RESAMPLES, SubjectScore, drawn_scores
 
+SIGNIFICANCE = 0.05
 Row = Sequence[SubjectScore]
 
 

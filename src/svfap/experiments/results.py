@@ -25,7 +25,7 @@ from svfap.evaluation.predictions import (
     labelled_outputs,
     read_predictions,
 )
-from svfap.evaluation.replication import Estimate, difference, holm, row_estimate, table_differences
+from svfap.evaluation.replication import SIGNIFICANCE, Estimate, difference, holm, row_estimate, table_differences
 from svfap.experiments.probing import ATTENTIVE, CHANCE, LINEAR
 from svfap.experiments.runs import ExperimentRuns
 from svfap.experiments.studies import StudyRow
@@ -33,7 +33,6 @@ from svfap.metric_table import METRICS, main_metric
 
 FINETUNE = "finetune"
 READER_NAMES = {FINETUNE: "fine-tuning", LINEAR: "probe, linear", ATTENTIVE: "probe, attentive", CHANCE: "–"}
-SIGNIFICANCE = 0.05
 Files = tuple[tuple[Path, ...], ...]  # predictions: for each pre-training those of its readings
 
 

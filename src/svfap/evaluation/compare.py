@@ -1,0 +1,424 @@
+"""Compare trained models on the same test set: which differences hold, and which may be chance.
+
+One run for each row: the error is that of the test people, drawn by a bootstrap, the same people for both runs of a difference.
+It says which of these trained models is better. Several runs for each row, such as three seeds of training: the error is that of
+the trainings and of the people, by the model of `svfap.evaluation.replication`. It says which way of training is better.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from svfap.data.prepared import read_dataset
+from svfap.errors import UserError
+from svfap.evaluation.confidence import (
+    FEW,
+    NUM_RESAMPLES,
+    SubjectScore,
+    bootstrap_p,
+    interval,
+    subject_scores,
+)
+from svfap.evaluation.config import FOLDS_FILE, CompareConfig
+from svfap.evaluation.folds import has_groups, put_together, read_fold
+from svfap.evaluation.metrics import write_metrics
+from svfap.evaluation.pool import evaluation_of, folds_of
+from svfap.evaluation.predictions import (
+    FRAMES_FILE,
+    GROUPS_FILE,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    EvaluationPredictions,
+    drawn_units,
+    group_table,
+    read_predictions,
+    task_and_names,
+)
+from svfap.evaluation.replication import SIGNIFICANCE, holm, row_estimate, table_differences
+from svfap.files import make_folder
+from svfap.metric_table import METRICS, SupervisedTask, interval_text, metric_heading, metric_keys
+from svfap.view.figures.base import save_figure
+from svfap.view.figures.scores import score_intervals
+from svfap.view.tables import write_table
+
+
+class Difference(NamedTuple):
+    """A row less the reference row: value, bounds of the 95% interval, p, and p after Holm's correction for all rows."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    p_holm: float = math.nan
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One row of a comparison.
+
+    runs: the folders. scores: metric -> value, low, high of the mean over the runs. differences: metric -> to the reference row;
+    empty for the reference. only_this, only_reference: videos that this row alone, or the reference alone, classifies rightly;
+    mcnemar: p of the exact test that both are as many, after Holm's correction; NaN where it does not apply.
+    """
+
+    name: str
+    runs: tuple[Path, ...]
+    scores: dict[str, tuple[float, float, float]]
+    differences: dict[str, Difference] = field(default_factory=dict)
+    only_this: int = 0
+    only_reference: int = 0
+    mcnemar: float = math.nan
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result of `compare_runs`: the table (cells as text), its caption, and its rows as numbers."""
+
+    table: pd.DataFrame
+    caption: str
+    rows: tuple[ComparedRow, ...]
+
+
+def compare_runs(runs: Mapping[str, Sequence[str | Path]], config: CompareConfig | None = None) -> Comparison:
+    """Compare runs that were evaluated on the same test set with a reference row, the first if the settings name no other.
+
+    runs: name of each row -> folders of its runs, as many in each row: folders of `svfap finetune`, `svfap evaluate`, or of
+    folds, whose predictions are pooled. What was scored there is compared: videos, groups of them, or frames.
+
+    Writes compare.md, .csv, .tex, .json and .png into `config.out`, if it is given. Raises `UserError` for a folder without an
+    evaluation, test sets, labels or classes that differ, a metric of another task, and for one person or video alone.
+    """
+    config = config or CompareConfig()
+    rows = {name: tuple(map(Path, folders)) for name, folders in runs.items()}
+    _check_rows(rows, config.reference)
+    read = {folder: read_run(folder) for folders in rows.values() for folder in folders}
+    shared = _aligned(read, config.allow_incomplete)
+    metrics = _metrics(config.chosen, shared.task)
+    scores = {name: [shared.scores(folder) for folder in folders] for name, folders in rows.items()}
+    reference = config.reference or next(iter(rows))
+    compared = _compared(rows, scores, reference, metrics, shared)
+    table = _table(compared, reference, metrics)
+    caption = _caption(compared, reference, metrics, shared, config)
+    if config.out is not None:
+        make_folder(config.out)
+        write_table(config.out / "compare", table, caption)
+        write_metrics(config.out / "compare.json", _numbers(compared, reference, caption, shared))
+        bars = {
+            row.name: ("reference" if row.name == reference else "compared", *row.scores[metrics[0]])
+            for row in compared
+        }
+        save_figure(score_intervals(bars, metrics[0]), config.out / "compare.png")
+    return Comparison(table, caption, tuple(compared))
+
+
+def parse_rows(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Arguments `RUN`, or `NAME=RUN[,RUN...]`, as the rows of `compare_runs`; a run alone is named by its folder.
+
+    Raises `UserError` for a name that occurs twice.
+    """
+    rows: dict[str, list[str]] = {}
+    for text in texts:
+        name, named, folders = text.partition("=")
+        if not named or Path(text).is_dir():
+            name, folders = text.rstrip("/"), text
+        if name in rows:
+            raise UserError(f"{name}: two rows have this name; give another, as in NAME={folders}")
+        rows[name] = [folder for folder in folders.split(",") if folder] if named else [folders]
+    return rows
+
+
+def read_run(folder: Path) -> EvaluationPredictions:
+    """The predictions of a run on its test set, or of all folds of one. Raises `UserError`."""
+    if (folder / FOLDS_FILE).is_file():
+        dataset = read_dataset(folds_of(folder)[1])
+        dataset.require_tests(folder)
+        return put_together(
+            {fold.name: read_fold(dataset, fold, evaluation_of(folder, fold)) for fold in dataset.folds}
+        )
+    place = next((each for each in (folder, folder / "evaluation") if (each / PREDICTIONS_FILE).is_file()), None)
+    if place is None:
+        raise UserError(
+            f"{folder}: holds no {PREDICTIONS_FILE} of `svfap evaluate`, itself or in evaluation/; evaluate it first"
+        )
+    videos = read_predictions(place / PREDICTIONS_FILE)
+    known = task_and_names(videos)
+    if known is None or videos.empty:
+        raise UserError(
+            f"{place / PREDICTIONS_FILE}: has no labels or values to compare with; evaluate it on a labelled test set"
+        )
+    frames = read_predictions(file) if (file := place / FRAMES_FILE).is_file() else None
+    if not (place / GROUPS_FILE).is_file():
+        videos = videos.drop(columns="group", errors="ignore") if frames is None else videos.assign(group="")
+    try:
+        expected = int(json.loads((place / METRICS_FILE).read_text())["num_expected"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place / METRICS_FILE}: cannot be read ({error}); evaluate the run again") from None
+    return EvaluationPredictions(*known, videos, expected, frames, source=str(folder))
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """Predictions of all runs for the same videos, groups or frames, in the same order.
+
+    unit: what the N rows are. targets: (N,) or (N, K). outputs: folder -> (N, K). people: (N,), what a bootstrap draws. missing:
+    sentence about what was left out.
+    """
+
+    task: SupervisedTask
+    names: tuple[str, ...]
+    unit: str
+    targets: NDArray[Any]
+    outputs: Mapping[Path, NDArray[np.float64]]
+    people: NDArray[np.object_]
+    drawn: str
+    missing: str = ""
+
+    def scores(self, folder: Path) -> dict[str, SubjectScore]:
+        """The scores of a run as sums over people."""
+        return subject_scores(self.targets, self.outputs[folder], self.people, self.names)
+
+    def hits(self, folder: Path) -> NDArray[np.bool_]:
+        """Which rows a run classifies rightly."""
+        return self.outputs[folder].argmax(axis=1) == self.targets
+
+
+def _check_rows(rows: Mapping[str, tuple[Path, ...]], reference: str | None) -> None:
+    if len(rows) < 2:
+        raise UserError("compare: give at least two runs; the first is the reference")
+    if len({len(folders) for folders in rows.values()}) > 1:
+        counted = ", ".join(f"{name} {len(folders)}" for name, folders in rows.items())
+        raise UserError(
+            f"compare: each row needs as many runs as the others, paired in their order; given are {counted}"
+        )
+    if reference is not None and reference not in rows:
+        raise UserError(f"reference={reference!r} is none of the rows {', '.join(rows)}")
+    folders = [folder for each in rows.values() for folder in each]
+    places = [folder.resolve() for folder in folders]
+    if twice := next((folder for folder in folders if places.count(folder.resolve()) > 1), None):
+        raise UserError(f"{twice}: is given twice; each run can be compared once")
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder of a run or an evaluation")
+
+
+def _scored(predictions: EvaluationPredictions) -> tuple[pd.DataFrame, str, list[str]]:
+    """The table that was scored, what its rows are, and the columns that tell them apart."""
+    if predictions.frames is not None:
+        return predictions.frames, "frame", ["path", "frame"]
+    if has_groups(predictions.videos):
+        return group_table(predictions), "group", ["group"]
+    return predictions.videos, "video", ["path"]
+
+
+def _aligned(read: Mapping[Path, EvaluationPredictions], allow_incomplete: bool) -> _Shared:
+    """The rows that all runs have. Raises `UserError` where runs are not of the same test set."""
+    (first, one), *others = read.items()
+    table, unit, keys = _scored(one)
+    indexed = {first: table.set_index(keys)}
+    for folder, other in others:
+        if (other.task, set(other.names)) != (one.task, set(one.names)):
+            raise UserError(
+                f"{folder}: predicts {', '.join(other.names)}, and {first} {', '.join(one.names)}; only runs with the same "
+                "classes or dimensions can be compared"
+            )
+        scored, kind, _ = _scored(other)
+        if kind != unit:
+            raise UserError(f"{folder}: scores {kind}s, and {first} {unit}s; evaluate both in the same way")
+        indexed[folder] = scored.set_index(keys)
+    common = indexed[first].index
+    for each in indexed.values():
+        common = common[common.isin(each.index)]
+    short = {folder: found.num_expected - len(found.videos) for folder, found in read.items()}
+    missing = ""
+    if any(short.values()) or any(len(each) != len(common) for each in indexed.values()):
+        sizes = ", ".join(f"{folder} {len(each)}" for folder, each in indexed.items())
+        missing = f"{len(common)} {unit}s are common to all ({sizes})"
+        if unread := {str(folder): number for folder, number in short.items() if number}:
+            missing += "; videos that could not be read: " + ", ".join(f"{k} {n}" for k, n in unread.items())
+        if not allow_incomplete or common.empty:
+            fix = (
+                "are these of one test set?"
+                if common.empty
+                else "evaluate all on the same ones, or set allow_incomplete"
+            )
+            raise UserError(f"compare: the runs are not of the same {unit}s: {missing}; {fix}")
+    outputs, targets = {}, None
+    for folder, each in indexed.items():
+        chosen = each.loc[common].reset_index()
+        truth, values = EvaluationPredictions(one.task, one.names, chosen, len(chosen), source=str(folder)).arrays(
+            chosen
+        )
+        if targets is not None and not np.allclose(truth, targets):
+            wrong = np.flatnonzero(~np.isclose(truth, targets).reshape(len(truth), -1).all(axis=1))[0]
+            raise UserError(
+                f"{folder}: has another label of {chosen[keys[0]][wrong]} than {first}; evaluate both with the same"
+            )
+        outputs[folder], targets = values, truth
+    people, drawn = drawn_units(indexed[first].loc[common].reset_index(), one.videos)
+    if len(set(people)) < 2:
+        raise UserError(f"{first}: a single {drawn} is too few to compare")
+    assert targets is not None
+    return _Shared(one.task, tuple(one.names), unit, targets, outputs, people, drawn, missing)
+
+
+def _metrics(chosen: Sequence[str], task: SupervisedTask) -> list[str]:
+    if unknown := [name for name in chosen if name not in metric_keys(task, tables=True)]:
+        raise UserError(
+            f"metrics={unknown[0]!r} is none of {', '.join(metric_keys(task, tables=True))}, which runs of {task} have"
+        )
+    return list(chosen) or list(metric_keys(task, summary=True))
+
+
+def _compared(
+    rows: Mapping[str, tuple[Path, ...]],
+    scores: Mapping[str, Sequence[Mapping[str, SubjectScore]]],
+    reference: str,
+    metrics: Sequence[str],
+    shared: _Shared,
+) -> list[ComparedRow]:
+    names, others = list(rows), [name for name in rows if name != reference]
+    single = len(rows[reference]) == 1
+    found = {name: ComparedRow(name, rows[name], {}) for name in names}
+    for metric in metrics:
+        of = {name: [each[metric] for each in scores[name]] for name in names}
+        if single:
+            differences = {
+                name: Difference(*interval(of[name][0], of[reference][0]), bootstrap_p(of[name][0], of[reference][0]))
+                for name in others
+            }
+        else:
+            estimates = table_differences([of[name] for name in names], names.index(reference))
+            differences = {
+                name: Difference(one.value, one.low, one.high, one.p)
+                for name, one in zip(names, estimates, strict=True)
+                if name != reference
+            }
+        corrected = holm([one.p for one in differences.values()])
+        for name, p in zip(others, corrected, strict=True):
+            found[name].differences[metric] = differences[name]._replace(p_holm=p)
+        for name in names:
+            whole = interval(of[name][0]) if single else row_estimate(of[name], limits=METRICS[metric].limits)
+            found[name].scores[metric] = (whole[0], whole[1], whole[2])
+    if shared.task == "regression" or not single:
+        return list(found.values())
+    right = {name: shared.hits(rows[name][0]) for name in names}
+    counts = {
+        name: (int((right[name] & ~right[reference]).sum()), int((right[reference] & ~right[name]).sum()))
+        for name in others
+    }
+    tested = holm([mcnemar_p(*counts[name]) for name in others])
+    for name, p in zip(others, tested, strict=True):
+        old = found[name]
+        found[name] = replace(old, only_this=counts[name][0], only_reference=counts[name][1], mcnemar=p)
+    return list(found.values())
+
+
+def mcnemar_p(only_one: int, only_other: int) -> float:
+    """p of McNemar's exact test: of the videos that only one of two models classifies rightly, either has half."""
+    number = only_one + only_other
+    return float(binomtest(only_one, number).pvalue) if number else 1.0
+
+
+def verdict(metric: str, found: Difference) -> str:
+    """What a corrected test says: "better", "worse", or "no difference shown"."""
+    if not found.p_holm < SIGNIFICANCE:
+        return "no difference shown"
+    return "better" if (found.value > 0) == METRICS[metric].higher_is_better else "worse"
+
+
+def _table(rows: Sequence[ComparedRow], reference: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """A line for each score and row, and one for McNemar's test of each row."""
+    lines = []
+    for metric in metrics:
+        for row in rows:
+            cells = {
+                "score": metric_heading(metric),
+                "run": row.name,
+                "value": interval_text(metric, *row.scores[metric]),
+            }
+            if row.name == reference:
+                cells["difference"] = "reference"
+            else:
+                one = row.differences[metric]
+                cells["difference"] = interval_text(metric, one.value, one.low, one.high, signed=True)
+                cells |= {"p": p_text(one.p_holm), "what holds": verdict(metric, one)}
+            lines.append(cells)
+    for row in rows:
+        if not math.isnan(row.mcnemar):
+            counts = f"{row.only_this} : {row.only_reference}"
+            lines.append({"score": "McNemar", "run": row.name, "difference": counts, "p": p_text(row.mcnemar)})
+    return pd.DataFrame(lines).fillna("")
+
+
+def p_text(p: float) -> str:
+    """`0.021`, `< 0.001`; a dash where there is no test."""
+    if math.isnan(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _caption(
+    rows: Sequence[ComparedRow], reference: str, metrics: Sequence[str], shared: _Shared, config: CompareConfig
+) -> str:
+    number, people = len(shared.targets), len(set(shared.people))
+    parts = [f"Compared with {reference} on the same {number} {shared.unit}s of {people} {shared.drawn}s"]
+    if shared.missing:
+        parts.append(f"INCOMPLETE: {shared.missing}")
+    count = len(rows[0].runs)
+    if count == 1:
+        parts.append(
+            f"in brackets 95% intervals, by {NUM_RESAMPLES} bootstrap samples of the {shared.drawn}s, the same for both sides of "
+            "a difference; p by the same samples, after Holm's correction for all rows of a score"
+        )
+        parts.append("they are of these trained models; another seed of training may differ by as much")
+    else:
+        parts.append(
+            f"means over {count} runs each, paired in their order, with 95% intervals over runs and {shared.drawn}s (Obuchowski "
+            "and Rockette 1995); p after Holm's correction for all rows of a score"
+        )
+    if any(not math.isnan(row.mcnemar) for row in rows):
+        parts.append(
+            f"McNemar: {shared.unit}s that only this run and only {reference} classifies rightly, and p of the exact test, after "
+            f"Holm's correction; it takes {shared.unit}s as independent, which those of one person are not"
+        )
+    if shared.drawn != "subject":
+        parts.append(
+            f"people are not known: where several {shared.drawn}s are of one person, the intervals are too narrow"
+        )
+    if people < FEW:
+        parts.append(f"intervals from fewer than {FEW} {shared.drawn}s are not to be trusted")
+    parts.append("no difference shown does not mean that there is none: the interval says what is still possible")
+    return " ".join(f"{part[0].upper()}{part[1:]}." for part in parts)
+
+
+def _numbers(rows: Sequence[ComparedRow], reference: str, caption: str, shared: _Shared) -> dict[str, Any]:
+    """As in compare.json; what does not apply is null."""
+    found = []
+    for row in rows:
+        scores = {key: _known(zip(("value", "low", "high"), score, strict=True)) for key, score in row.scores.items()}
+        differences = {
+            key: {**_known(one._asdict().items()), "verdict": verdict(key, one)} for key, one in row.differences.items()
+        }
+        tested = {"only_this": row.only_this, "only_reference": row.only_reference, "p_holm": row.mcnemar}
+        mcnemar = None if math.isnan(row.mcnemar) else tested
+        found.append(
+            {"name": row.name, "runs": list(row.runs), "scores": scores, "differences": differences, "mcnemar": mcnemar}
+        )
+    return {
+        "caption": caption, "reference": reference, "unit": shared.unit, "num_compared": len(shared.targets),
+        "drawn": shared.drawn, "num_drawn": len(set(shared.people)), "rows": found,
+    }  # fmt: skip
+
+
+def _known(pairs: Any) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else float(value) for name, value in pairs}
