@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,6 +172,15 @@ def check_same_settings(
 def require(config: Any, least: float, *names: str) -> None:
     """Raise `UserError` for a field that is given and below `least`."""
     _require(config, names, lambda value: value >= least, f"at least {least}")
+
+
+def require_numbers(config: Any, *names: str) -> None:
+    """Raise `UserError` for a list with a number that is NaN."""
+    for name in names:
+        if any(math.isnan(value) for value in getattr(config, name)):
+            raise UserError(
+                f"{name}={getattr(config, name)}: NaN is no number to look for; an empty cell means the same anyway"
+            )
 
 
 def require_fraction(config: Any, *names: str) -> None:

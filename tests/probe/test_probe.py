@@ -235,7 +235,8 @@ def test_a_subject_that_some_rows_lack_is_refused(folder):
         read_parts(config(manifest=test))
     read_parts(config(manifest=test, by_video=True))
     nobody = altered(folder, "no_test_people.csv", lambda t: t.drop(columns="subject"))
-    assert not read_parts(config(manifest=folder / "train.csv", test_manifest=nobody)).known
+    parts = read_parts(config(manifest=folder / "train.csv", test_manifest=nobody))
+    assert not parts.known and [parts.units(rows) for rows in parts.splits[0]] == ["subjects", "files"]
 
 
 @pytest.mark.parametrize(("part", "what"), [("train", "fits the readers"), ("test", "is scored")])
@@ -253,7 +254,8 @@ def test_a_part_of_one_class_is_refused(part, what, folder):
         for name in ("train", "test")
     }
     with pytest.raises(
-        UserError, match=f"numbered_train.csv: all videos of the part that {what} are of class '1'; at least 2"
+        UserError,
+        match=f"numbered_train.csv and numbered_test.csv: all videos of the part that {what} are of class '1'; at least 2",
     ):
         read_parts(config(manifest=numbered["train"], test_manifest=numbered["test"]))
 
@@ -358,7 +360,7 @@ def test_datasets_that_cannot_be_probed(folder, tmp_path):
     write_dataset_file(tmp_path, replace(described, folds=(replace(described.folds[0], test=None),)))
     with pytest.raises(UserError, match="fold 1 has no test part"):
         read_parts(config(dataset=tmp_path))
-    with pytest.raises(UserError, match="is for classification"):
+    with pytest.raises(UserError, match="dimensions: is for regression, and Lit people for classification"):
         read_parts(config(dataset=folder / "dataset_labels", dimensions=["valence"]))
     with pytest.raises(UserError, match="has no 'joy'; it has valence, arousal"):
         read_parts(config(dataset=folder / "dataset_values", dimensions=["joy"]))
@@ -380,6 +382,11 @@ def test_datasets_that_cannot_be_probed(folder, tmp_path):
         ({"dataset": "d", "num_folds": 1}, "num_folds=1"),
         ({"dataset": "d", "task": "classification", "frame_level": True}, "frame_level: is for regression"),
         ({"dataset": "d", "attentive_rates": []}, "attentive_rates"),
+        ({"dataset": "d", "attentive_rates": [math.nan]}, "attentive_rates=.*finite"),
+        ({"dataset": "d", "attentive_decays": [math.inf]}, "attentive_decays=.*finite"),
+        ({"dataset": "d", "invalid_marks": [math.nan]}, "invalid_marks=.*NaN"),
+        ({"dataset": "d", "dimensions": []}, "dimensions: is an empty list"),
+        ({"dataset": "d", "by_video": True}, "by_video=True: goes with `manifest`"),
     ],
 )
 def test_settings_that_do_not_go_together(settings, message):

@@ -17,5 +17,9 @@ def run(config: ReportConfig, runs: list[Path]) -> None:
     from svfap.reports.report import report
     from svfap.reports.scores import runs_table
 
-    show(runs_table(report(runs, config)))
+    read = report(runs, config)
+    if any(run.metrics for run in read):
+        show(runs_table(read))
+    else:
+        say("no run has been evaluated yet, so there are no test scores")
     say(f"report: {config.out}")

@@ -113,11 +113,13 @@ def read_dataset(folder: str | Path) -> PreparedDataset:
         raise UserError(f"{file}: is not the description of a dataset ({error})") from None
 
 
-def _no_dataset(folder: Path) -> str:
-    """What is wrong with a folder without `dataset.json`, and what to give instead."""
+def _no_dataset(folder: Path, name: str = "dataset") -> str:
+    """What is wrong with a folder without `dataset.json`, which a setting names, and what to give instead."""
+    has_manifest = name == "dataset"  # others have no setting that takes a manifest in its place
     if folder.is_file():
-        return "is a file; give a folder that `svfap prepare` or `svfap synth` wrote, or a manifest as `manifest`"
-    if (folder / PACK_FILE).is_file() and (found := manifests_in(folder)):
+        instead = ", or a manifest as `manifest`" if has_manifest else ""
+        return f"is a file; give a folder that `svfap prepare` or `svfap synth` wrote{instead}"
+    if has_manifest and (folder / PACK_FILE).is_file() and (found := manifests_in(folder)):
         return f"was packed from a manifest; give `manifest`, such as {place_of(folder)}/{found[0].name}, in place of `dataset`"
     return f"holds no {DATASET_FILE}; name a folder that `svfap prepare` or `svfap synth` wrote"
 
@@ -125,7 +127,7 @@ def _no_dataset(folder: Path) -> str:
 def require_dataset(name: str, folder: Path | None) -> None:
     """Raise `UserError` if a setting names a folder without `dataset.json`."""
     if folder is not None and not (folder / DATASET_FILE).is_file():
-        raise UserError(f"{name}={place_of(folder)}: {_no_dataset(folder)}")
+        raise UserError(f"{name}={place_of(folder)}: {_no_dataset(folder, name)}")
 
 
 def require_manifest(name: str, file: Path | None) -> None:

@@ -17,6 +17,7 @@ from svfap.settings import (
     is_hub_name,
     require,
     require_model,
+    require_numbers,
     several,
 )
 from svfap.shipped import shipped_folder
@@ -80,6 +81,7 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
         super().__post_init__()
         ClockSettings.__post_init__(self)
         require(self, 1, "num_segments", "num_crops")
+        require_numbers(self, "invalid_marks")
         if self.manifest is not None and self.dataset is not None:
             raise UserError("give either `manifest` (a CSV of test videos) or `dataset` (a folder of `svfap prepare`)")
         if self.fold is not None and self.manifest is not None:

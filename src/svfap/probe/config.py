@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from svfap.data.prepared import require_manifest
 from svfap.errors import UserError
-from svfap.settings import ClockSettings, DeviceSettings, SourceSettings, require, several
+from svfap.settings import ClockSettings, DeviceSettings, SourceSettings, require, require_numbers, several
 
 KINDS = ("linear", "attentive", "knn")
 SETS = ("last", "fused", "tokens", "stages")
@@ -96,8 +97,8 @@ class ProbeConfig(ClockSettings, DeviceSettings, SourceSettings):
         require(self, 0, "seed", "num_workers")
         for name in ("attentive_rates", "attentive_decays"):
             values = getattr(self, name)
-            if not values or min(values) < 0:
-                raise UserError(f"{name}={values}: must be one or several numbers, none below 0")
+            if not values or not all(0 <= value < math.inf for value in values):
+                raise UserError(f"{name}={values}: must be one or several finite numbers, none below 0")
         if (self.dataset is None) == (self.manifest is None):
             raise UserError(
                 "give either `dataset` (a folder of `svfap prepare`) or `manifest` (a CSV with labels or values)"
@@ -106,9 +107,14 @@ class ProbeConfig(ClockSettings, DeviceSettings, SourceSettings):
             raise UserError(f"fold={self.fold}: only a dataset has folds; give `dataset` in place of `manifest`")
         if self.fold == "all":
             raise UserError("fold=all: one fold is probed at a time; name it")
-        for name in ("test_manifest", "test_split", "split"):
-            if self.dataset is not None and getattr(self, name) is not None:
+        for name in ("test_manifest", "test_split", "split", "by_video"):
+            if self.dataset is not None and getattr(self, name) not in (None, False):
                 raise UserError(f"{name}={getattr(self, name)}: goes with `manifest`; the parts of a dataset are known")
+        if self.by_video and not self.cross_validates:
+            raise UserError("by_video: goes with a manifest alone, which is divided here; here the parts are given")
+        if self.dimensions == []:
+            raise UserError("dimensions: is an empty list; name the values to read, or leave it out")
+        require_numbers(self, "invalid_marks")
         if self.test_manifest is not None and self.test_split is not None:
             raise UserError("give either `test_manifest` or `test_split`, not both")
         if self.test_split is not None and self.split is None:

@@ -47,6 +47,10 @@ class Monitor:
             self.parts.manifest, "val", shape.num_frames, shape.sampling_stride, shape.img_size, seed=0,
             frame_fit=shape.frame_fit, frame_level=self.parts.frame_level, fps=shape.frame_rate, frames_fps=frames_fps,
         )  # fmt: skip
+        if not self.parts.known:
+            say(
+                f"probing: {self.parts.title} names no people, so the same person may be in what fits and in what is scored"
+            )
         self._batches: list[Mapping[str, Any]] | None = None
         self._said = False
 

@@ -42,6 +42,14 @@ class Parts:
         """The classes or dimensions."""
         return self.manifest.label_names or self.manifest.dimensions or ()
 
+    def units(self, rows: NDArray[np.int64]) -> str:
+        """What keeps these rows apart, in words: "people"; or "subjects", "groups", "sources", "files", whichever there are."""
+        if self.known:
+            return "people"
+        words = {name.split(" ")[0] for name in map(str, self.people[rows])} & {"subject", "group", "source"}
+        other = any(not str(name).startswith(tuple(f"{word} " for word in words)) for name in self.people[rows])
+        return " and ".join(f"{word}s" for word in [*sorted(words), *(["file"] if other else [])])
+
     def with_splits(self, splits: Sequence[Fold]) -> Parts:
         """The same videos, divided otherwise."""
         return replace(self, splits=splits)
@@ -110,7 +118,9 @@ def _of_manifests(config: ProbeConfig) -> Parts:
     except LabelError as error:
         raise LabelError(f"{error}. The classes are those of the part that fits the readers, {first.path}") from None
     _require_subjects(test)
-    return make_parts([first], [test], title, frame_level=level)
+    scored = config.test_manifest.name if config.test_manifest else f"its split {config.test_split}"
+    title += f", split {config.split}," if config.split else ""
+    return make_parts([first], [test], f"{title} and {scored}", frame_level=level)
 
 
 def require_classes(parts: Parts) -> None:
@@ -211,12 +221,17 @@ def manifest_options(config: ProbeConfig, prepared: PreparedDataset | None) -> d
         if prepared.task == "unlabelled":
             raise UserError(f"{config.dataset}: {prepared.title} has no labels to read")
         if (config.task or values) and task != prepared.task:
-            raise UserError(f"task={task}: {prepared.title} is for {prepared.task}")
+            given = "task" if config.task else "dimensions" if config.dimensions else "frame_level"
+            fix = f"give the manifest of one of its parts as `manifest` for {task}"
+            raise UserError(f"{given}: is for {task}, and {prepared.title} for {prepared.task}; leave it out, or {fix}")
         task, frame_level = prepared.task, frame_level or (prepared.frame_level and prepared.task == "regression")
         label_range, names = label_range or prepared.label_range, names or list(prepared.label_names) or None
         if stray := [name for name in config.dimensions or () if name not in prepared.label_names]:
             known = ", ".join(prepared.label_names)
             raise UserError(f"dimensions: {prepared.title} has no {stray[0]!r}; it has {known}")
+    if not frame_level and (config.invalid_marks or config.label_range):
+        given = "invalid_marks" if config.invalid_marks else "label_range"
+        raise UserError(f"{given}: is about values of frames; give it with `frame_level`, or leave it out")
     how: dict[str, Any] = {"task": task, "frame_level": frame_level}
     if names:
         how["label_names" if task == "classification" else "dimensions"] = names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,7 +105,7 @@ def probe_model(model: str | Path | Model, config: ProbeConfig) -> Probed:
         scores = _scores(config, tokens, parts_read)
         table = _table(scores, config)
         title = "an encoder" if isinstance(model, Model) else str(model)
-        caption = _caption(title, config, parts_read, scores)
+        caption = _caption(title, config, parts_read, scores, len(unreadable))
         summary = _summary(table, parts)
         write_table(out / "probe", summary, caption)
         save_figure(score_intervals(bars_of(table), main_key(table)), out / "probe.png")
@@ -113,6 +113,7 @@ def probe_model(model: str | Path | Model, config: ProbeConfig) -> Probed:
         content = {
             "model": title, "weights": fingerprint(loaded), "data": parts.title, "task": task_of(parts), "names": parts.names,
             "num_expected": len(parts.manifest), "num_evaluated": len(parts.manifest) - len(unreadable), "caption": caption,
+            "settings": asdict(config),
             "summary": summary.to_dict("records"), "scores": table.astype(object).where(table.notna(), None).to_dict("records"),
         }  # fmt: skip
         write_metrics(out / PROBE_FILE, content)
@@ -360,11 +361,20 @@ def _summary(table: pd.DataFrame, parts: Parts) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _caption(model: str, config: ProbeConfig, parts: Parts, scores: Mapping[Row, Mapping[str, SubjectScore]]) -> str:
+def _caption(
+    model: str,
+    config: ProbeConfig,
+    parts: Parts,
+    scores: Mapping[Row, Mapping[str, SubjectScore]],
+    num_unreadable: int,
+) -> str:
     """What was fitted and scored on whom, and what the intervals are."""
     fit, test = (np.unique(np.concatenate(rows)) for rows in zip(*parts.splits, strict=True))
-    unit = "people" if parts.known else f"{parts.kind}s"
-    counted = [f"{len(rows)} videos of {len(set(parts.people[rows]))} {unit}" for rows in (fit, test)]
+    counted = []
+    for rows in (fit, test):
+        unit = parts.units(rows)
+        people = len(set(parts.people[rows]))
+        counted.append(f"{len(rows)} videos of {people} {'person' if (people, unit) == (1, 'people') else unit}")
     if config.cross_validates:
         data = (
             f"{len(parts.splits)}-fold cross-validation over {counted[1]}: each is scored by readers fitted on others"
@@ -373,6 +383,8 @@ def _caption(model: str, config: ProbeConfig, parts: Parts, scores: Mapping[Row,
         data = f"readers fitted on {counted[0]}, scored on {counted[1]}"
     if not parts.known:
         data += "; people are not known, so the same person may be in both parts"
+    if num_unreadable:
+        data += f"; INCOMPLETE: {num_unreadable} videos could not be read"
     views = f"outputs averaged over {config.num_segments} × {config.num_crops} views of each video"
     views += ", at every frame" if parts.frame_level else ""
     number = len(next(iter(next(iter(scores.values())).values())).sums)
@@ -382,6 +394,12 @@ def _caption(model: str, config: ProbeConfig, parts: Parts, scores: Mapping[Row,
         text += f" In brackets 95% intervals: {config.num_resamples} bootstrap samples of the {number} {drawn}."
     if 1 < number < FEW:
         text += f" Warning: intervals from so few are not to be trusted; at least {FEW} people are needed."
+    if parts.manifest.dimensions is not None:
+        what = "means over " + ", ".join(parts.names) if len(parts.names) > 1 else f"of {parts.names[0]}"
+        text += f" Scores are {what}."
+    if "attentive" in config.kinds:
+        seeds = f"means of {config.num_seeds} readers, " if config.num_seeds > 1 else ""
+        text += f" Attentive: {seeds}trained for {config.attentive_epochs} epochs."
     text += " Untrained: the same encoder with random weights (seed 0), whose differences are paired."
     if any("within_people" in key for by_key in scores.values() for key in by_key):
         text += " Within people: each person's mean is subtracted from values and outputs."

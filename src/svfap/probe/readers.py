@@ -125,6 +125,8 @@ def knn_probe(
         return np.concatenate(parts, axis=1)
 
     everything = np.arange(len(train))
+    if neighbours is not None and neighbours > len(train):
+        raise UserError(f"neighbours={neighbours}: only {len(train)} samples fit the reader; give fewer")
     if neighbours is not None:
         return votes(everything, test, [neighbours])[0]
     chosen = _choose(
@@ -272,6 +274,8 @@ def _fit_attentive(
             outputs = reader(batch(queries, np.arange(start, min(start + batch_size, len(queries)))))
             parts.append((outputs.softmax(dim=1) if classes else outputs).cpu().double().numpy())
     found = np.concatenate(parts)
+    if not np.isfinite(found).all():
+        raise UserError(f"attentive reader: its training diverges at a rate of {rate:g}; give smaller rates")
     return found if classes else found * scale + centre
 
 
@@ -334,6 +338,8 @@ def _targets(
             what = f"{given.dtype} of shape {given.shape}"
             raise UserError(f"train_y: must be integer classes (N,) or finite values (N, K), not {what}{fix}")
         return given, given.astype(np.float64), np.ones(len(given))
+    if len(np.unique(given)) < 2:
+        raise UserError("train_y: holds a single class; there is nothing to tell apart")
     number = max(int(given.max()) + 1, num_classes or 0)
     if given.min() < 0:
         raise UserError("train_y: a class is negative; leave samples without a label out")

@@ -100,10 +100,14 @@ def read_tokens(
     """The frozen features of clips by a model's encoder.
 
     clips: uint8 (N, T, H, W, 3) RGB of the model's size, or a `ClipDataset`, all of whose views are read. sets: see the top
-    of this module. The model is moved to the device, and is in eval mode afterwards.
+    of this module. The model is moved to the device, and is in eval mode afterwards. Raises `UserError` for clips of another
+    size.
     """
     chosen = pick_device(device)
     encoder = (model.encoder if isinstance(model, Model) else model).to(chosen).eval()
+    size = (encoder.config.num_frames, encoder.config.img_size, encoder.config.img_size, 3)
+    if not isinstance(clips, ClipDataset) and tuple(clips.shape[1:]) != size:
+        raise UserError(f"clips: must be uint8 (N, {', '.join(map(str, size))}) for this model, not {tuple(clips.shape)}")
     readers = {"model": partial(encode, encoder, sets=sets)}
     batches = _batches(clips, batch_size, num_workers)
     return read_features(readers, batches, chosen, precision, description=description)["model"]

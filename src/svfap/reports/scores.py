@@ -55,7 +55,7 @@ def runs_table(runs: Sequence[Run]) -> TerminalTable:
         [run.name, *("" if cell is None else cell for cell in _cells(run.metrics, keys).values())] for run in evaluated
     ]
     table = pd.DataFrame(rows, columns=["run", *map(metric_heading, keys), "videos"], dtype=object)
-    return to_terminal(table, "on the test set" if evaluated else "no run has been evaluated yet")
+    return to_terminal(table, "on the test set")
 
 
 def _test_set(run: Run) -> frozenset[tuple[Any, ...]]:

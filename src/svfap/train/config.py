@@ -10,7 +10,7 @@ from typing import Any, Literal
 from svfap.errors import UserError
 from svfap.formats import read_settings_file
 from svfap.model.presets import check_model, model_config
-from svfap.settings import FramesSettings, SourceSettings, require, require_fraction, require_rate
+from svfap.settings import FramesSettings, SourceSettings, require, require_fraction, require_numbers, require_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +121,9 @@ class PretrainConfig(TrainConfig):
     previews: int = 4
     """Clips whose reconstruction is shown in TensorBoard after each epoch."""
     probe_every: int | None = None
-    """Probe the encoder before the first step and after every so many epochs: what linear and nearest-neighbour readers find
-    in its frozen features goes into the log and TensorBoard, and changes nothing in the training. Needs `probe_dataset`."""
+    """Probe the encoder before the first step, after every so many epochs and after the last: what linear and nearest-neighbour
+    readers find in its frozen features goes into the log and TensorBoard, and changes nothing in the training. Needs
+    `probe_dataset`."""
     probe_dataset: Path | None = None
     """Folder of `svfap prepare` or `svfap pack` with labels, or URL of packed data: its train part fits the readers, its val part
     is scored (else people of the train part that are held out); its test part is not read."""
@@ -131,6 +132,8 @@ class PretrainConfig(TrainConfig):
         super().__post_init__()
         require(self, 0, "previews")
         require(self, 1, "probe_every")
+        if self.probe_every is not None and self.probe_every > self.epochs:
+            raise UserError(f"probe_every={self.probe_every}: there are only {self.epochs} epochs; give fewer")
         if (self.probe_every is None) != (self.probe_dataset is None):
             raise UserError("give `probe_every` (epochs) and `probe_dataset` (a folder of `svfap prepare`) together")
         if not 0 < self.mask_ratio < 1:
@@ -213,6 +216,7 @@ class FinetuneConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, 0, "mixup", "cutmix")
+        require_numbers(self, "invalid_marks")
         require_fraction(self, "smoothing", "mix_switch", "flip_rate", "erase_rate", "layer_decay", "drop_path_rate")
         if self.parallel is not None and (self.fold != "all" or self.parallel < 1):
             raise UserError(

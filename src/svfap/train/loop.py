@@ -213,6 +213,7 @@ class TrainingRun:
         # Reads wait for what comes before `Unread.ready`, not for all that the device has been asked for.
         self._reads = torch.cuda.Stream(accelerator.device) if accelerator.device.type == "cuda" else None
         self._last_loss = math.nan
+        self._losses: list[float] = []  # of the epoch; after a resumption those since
         # Processes tell each other by way of their hosts what the loop has to know, so that no GPU is waited for.
         several = accelerator.num_processes > 1
         self._hosts = torch.distributed.new_group(backend="gloo") if several else None
@@ -388,6 +389,7 @@ class TrainingRun:
                 self._refuse(f"the gradient norm is {norm}", step)
             if step.terms:
                 self._last_loss = loss
+                self._losses.append(loss)
             shown = {"loss": loss if step.terms else math.nan, "lr": step.lr, "grad_norm": norm}
             self._log("train", step.epoch, step.number, shown)
 
@@ -444,10 +446,12 @@ class TrainingRun:
         if self.writer:
             if not console.is_terminal:  # without a moving progress bar, one line per epoch
                 text = f", validation {task.score} {score:.4f}" if score is not None else ""
-                say(f"epoch {epoch} of {self.config.epochs}{self._shown_loss()}{text}")
+                loss = f", mean loss {np.mean(self._losses):.4f}" if self._losses else ""
+                say(f"epoch {epoch} of {self.config.epochs}{loss}{text}")
             self._log("val", epoch, state.step, {k: v for k, v in validation.items() if isinstance(v, int | float)})
             with self.folder.writing(self.folder.tensorboard):
                 task.show(self.best_model, self.writer, self.accelerator, state.step)
+        self._losses.clear()
         return validation
 
     def _probe(self, epoch: int) -> None:

@@ -73,7 +73,7 @@ class PretrainTask(TrainingTask):
 
     def probes_after(self, epoch: int) -> bool:
         every = self.config.probe_every
-        return every is not None and epoch % every == 0
+        return every is not None and (epoch % every == 0 or epoch == self.config.epochs)
 
     def probe(self, accelerator: Accelerator, model: Model, epoch: int) -> dict[str, float]:
         """Scores of `Monitor`; before the first step, of the untrained encoder, those of pixels too."""

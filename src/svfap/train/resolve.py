@@ -7,7 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from svfap.data.prepared import PreparedDataset, fold_folder, read_dataset, require_manifest, warn_of_whole_frames
+from svfap.data.prepared import (
+    PreparedDataset,
+    fold_folder,
+    read_dataset,
+    require_dataset,
+    require_manifest,
+    warn_of_whole_frames,
+)
 from svfap.errors import UserError
 from svfap.settings import require_weights
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
@@ -38,6 +45,7 @@ def check_run(config: TrainConfig) -> None:
     if config.root is not None and not Path(config.root).is_dir():
         raise UserError(f"root={config.root}: no such folder")
     if isinstance(config, PretrainConfig) and config.probe_dataset is not None:
+        require_dataset("probe_dataset", config.probe_dataset)
         probed = read_dataset(config.probe_dataset)
         if probed.task == "unlabelled":
             raise UserError(f"probe_dataset={config.probe_dataset}: {probed.title} has no labels to probe on")
