@@ -6,7 +6,7 @@
 
 Tables of experiments that are not in the folder stay in docs/experiments.md as they are.
 A cell has the mean over pre-trainings and readings with its 95% interval, and the p of its difference to the reference row after
-Holm's correction, in bold where it is below 0.05.
+Holm's correction, in bold where it is below 0.05. Below each table stand the standard errors and which rows have large ones.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,10 @@ def sections(folder: Path) -> dict[str, str]:
     found = {}
     for name in STUDIES:
         if (folder / f"{name}.json").is_file():
-            found[HEADINGS[name]] = to_markdown(short_table(folder, name))
+            caption = json.loads((folder / f"{name}.json").read_text())["caption"]
+            errors = re.search(r"Standard error of a row: .*?(?= The paper's numbers|$)", caption)
+            note = f"\n{errors[0]}\n" if errors else ""
+            found[HEADINGS[name]] = to_markdown(short_table(folder, name)) + note
     if (folder / f"{RECONSTRUCTIONS}.csv").is_file():
         table = pd.read_csv(folder / f"{RECONSTRUCTIONS}.csv", dtype=str).fillna("")
         found[HEADINGS[RECONSTRUCTIONS]] = to_markdown(table)

@@ -107,7 +107,9 @@ def read_tokens(
     encoder = (model.encoder if isinstance(model, Model) else model).to(chosen).eval()
     size = (encoder.config.num_frames, encoder.config.img_size, encoder.config.img_size, 3)
     if not isinstance(clips, ClipDataset) and tuple(clips.shape[1:]) != size:
-        raise UserError(f"clips: must be uint8 (N, {', '.join(map(str, size))}) for this model, not {tuple(clips.shape)}")
+        raise UserError(
+            f"clips: must be uint8 (N, {', '.join(map(str, size))}) for this model, not {tuple(clips.shape)}"
+        )
     readers = {"model": partial(encode, encoder, sets=sets)}
     batches = _batches(clips, batch_size, num_workers)
     return read_features(readers, batches, chosen, precision, description=description)["model"]
