@@ -170,3 +170,19 @@ def test_what_is_known_of_a_datasets_pictures_is_said_once_for_all_folds(data, t
     told += capsys.readouterr().err
     assert told.count("the clips of Own are whole frames, not faces") == (pictures == "frames")
     assert told.count(f"nothing says how those of {whole} were cut") == (pictures is None)
+
+
+def test_videos_that_a_model_was_trained_on_are_told(data, tmp_path, capsys):
+    """Fold 1 trains on videos 2 to 5, which fold 2 tests; by its split `all.csv` trains on 0 to 2 and validates on 3 to 5."""
+    trained = run(tmp_path / "run", dataset=str(data), fold="1", manifest=str(data / "fold_1_train.csv"))
+    told = "was trained on 4 of the 4 test videos"
+    for fold, number in (("1", None), ("2", 4)):
+        done = evaluate(EvaluateConfig(model=str(trained), dataset=data, fold=fold, out=tmp_path / "out"))
+        assert done.metrics.get("seen_in_training") == (number and {str(trained): number})
+        assert (told in " ".join(capsys.readouterr().err.split())) == bool(number)
+    split = {"manifest": str(data / "all.csv"), "split": "train", "val_split": "test"}
+    other = run(tmp_path / "other", **split)
+    both = EvaluateConfig(model=[str(trained), str(other)], dataset=data, fold="2", out=tmp_path / "out")
+    assert evaluate(both).metrics["seen_in_training"] == {str(trained): 4, str(other): 4}
+    gone = run(tmp_path / "gone", manifest=str(data / "moved.csv"))
+    assert "seen_in_training" not in evaluate(EvaluateConfig(model=str(gone), dataset=data, fold="2")).metrics

@@ -40,6 +40,9 @@ EFFECTS: dict[str, Effect] = {
     "by_group": Effect({"by_group": False}, {"by_group": True}, ("files", "scores"), ("outputs",)),
     "num_segments": Effect({"num_segments": 1}, {"num_segments": 3}, ("num_views", "outputs"), ("paths",)),
     "num_crops": Effect({"num_crops": 1}, {"num_crops": 3}, ("num_views", "outputs"), ("paths",)),
+    "flip": Effect({}, {"flip": True}, ("num_views", "outputs"), ("paths",)),
+    "label_map": Effect({}, {"label_map": "map.yaml"}, ("paths", "outputs"), ("files",)),
+    "score_by": Effect({}, {"score_by": "subject"}, ("files",), ("outputs", "paths", "scores")),
 }
 
 
@@ -48,6 +51,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wiring_evaluation")
     lines = write_material(folder).read_text().splitlines()
     (folder / "few.csv").write_text("\n".join([lines[0], *lines[-2:]]) + "\n")
+    (folder / "map.yaml").write_text(f"labels: {{{LABELS[0]}: null}}\n")
     (folder / "elsewhere").mkdir()
     for n in range(18):
         (folder / "elsewhere" / f"v{n:02d}.mp4").symlink_to(folder / f"v{(n + 1) % 18:02d}.mp4")
@@ -76,9 +80,9 @@ def observed(folder: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any
     if "few.csv" in chosen.values() or chosen.get("manifest") is None:
         chosen.pop("split")
     chosen["model"] = str(folder / chosen["model"])
-    for name in ("manifest", "root", "dataset"):
+    for name in ("manifest", "root", "dataset", "label_map"):
         if chosen.get(name):
-            chosen[name] = folder / chosen[name]
+            chosen[name] = folder / chosen[name] if name != "label_map" else str(folder / chosen[name])
     with watching() as watch, messages() as said:
         result = evaluate(EvaluateConfig(out=out, **chosen))
     predictions = pd.read_csv(out / "predictions.csv")

@@ -12,10 +12,12 @@ from svfap.settings import require_model
 
 def run(config: EvaluateConfig) -> int:
     """Evaluate and show the scores; the exit status is 1 if videos could not be read."""
-    require_model(config.model)  # before torch is imported
+    for model in config.models:
+        require_model(model)  # before torch is imported
     from svfap.evaluation.confidence import interval_note
     from svfap.evaluation.evaluate import evaluate
-    from svfap.evaluation.predictions import UNREADABLE_FILE
+    from svfap.evaluation.predictions import UNREADABLE_FILE, by_table
+    from svfap.view.tables import to_terminal
 
     out, metrics, _ = evaluate(config)
     table = Table("score", show_edge=False)
@@ -29,6 +31,8 @@ def run(config: EvaluateConfig) -> int:
     show(table)
     if known["scores"]:
         say(f"{interval_note(known['unit'], known['num_units'])}.")
+    for name, by_value in metrics.get("score_by", {}).items():
+        show(to_terminal(by_table(name, by_value, "classification" if "confusion" in metrics else "regression")))
     num_evaluated, num_expected = metrics["num_evaluated"], metrics["num_expected"]
     say(f"{num_evaluated} of {counted(num_expected, 'video')} evaluated; results in {out}")
     if missing := num_expected - num_evaluated:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import svfap
-from svfap.cli.parser import Parser, add_command, booleans_spelt_out, options_of, run_command
+from svfap.cli.parser import Parser, add_command, booleans_spelt_out, lists_spelt_out, options_of, run_command
 from svfap.cli.verbs import VERBS
 from svfap.console import as_typed, naming_options, say
 from svfap.errors import UserError
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         sub.prog = f"svfap {name}"
         if name in argv:  # building the parsers of the other verbs takes time
             add_command(sub, command)
-            argv = booleans_spelt_out(sub, argv)
+            argv = lists_spelt_out(sub, booleans_spelt_out(sub, argv))
     args = parser.parse_args(argv)
     command, options = VERBS[args.verb], args[args.verb]
     with naming_options(options_of(command, options)):

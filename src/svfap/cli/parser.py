@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 import difflib
 import importlib
+import itertools
+import json
 import re
 import sys
 from collections.abc import Collection
@@ -231,6 +233,31 @@ def booleans_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
         f"{word}=true" if word in flags and after.lower() not in BOOLEANS else word
         for word, after in zip(argv, following, strict=True)
     ]
+
+
+def lists_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
+    """`--model a b` -> `--model=["a", "b"]`, for options that take a list, of verbs without positionals."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name in action.choices.keys() & set(argv):
+                argv = lists_spelt_out(action.choices[name], argv)
+    if not all(action.option_strings for action in parser._actions):
+        return argv
+    flags = {flag for action in parser._actions if _takes_list(action) for flag in action.option_strings}
+    spelt: list[str] = []
+    place = 0
+    while place < len(argv):
+        word, place = argv[place], place + 1
+        following = [*itertools.takewhile(lambda each: not each.startswith("-"), argv[place:])]
+        if word in flags and len(following) > 1:
+            word, place = f"{word}={json.dumps(following)}", place + len(following)
+        spelt.append(word)
+    return spelt
+
+
+def _takes_list(action: argparse.Action) -> bool:
+    hint = getattr(action, "_typehint", None)
+    return any(get_origin(each) is list for each in (hint, *get_args(hint)))
 
 
 # What is meant where a value has another type than the option; the first words of the message.

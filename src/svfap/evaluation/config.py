@@ -49,9 +49,9 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
     Raises `UserError` for a file or folder that is not there, and for values out of range.
     """
 
-    model: str
+    model: str | list[str]
     """Run folder, model folder, or the name of a repository on the Hugging Face Hub; or a file of `svfap export` (.onnx), which
-    runs on the CPU in its own precision."""
+    runs on the CPU in its own precision. Several, as `--model a b c`: an ensemble, whose outputs are averaged."""
     manifest: Path | None = None
     """CSV of test videos with their labels or values, also in a folder of `svfap pack` or at its URL; default: the test part of
     what the run was trained on."""
@@ -61,7 +61,12 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
     fold: str | None = None
     """Fold of the dataset; default: its only one."""
     out: Path | None = None
-    """Folder for the results; default: MODEL/evaluation, of a file the folder NAME.evaluation beside it."""
+    """Folder for the results; default: MODEL/evaluation, of a file the folder NAME.evaluation beside it. An ensemble needs it."""
+    label_map: str | None = None
+    """For a test set with other classes than the model's: a YAML file with `labels`, from labels of the test set to classes that
+    are scored, and `outputs`, from classes of the model to these; null leaves out. auto: by names of the same emotion."""
+    score_by: str | list[str] = field(default_factory=list)
+    """Columns of the manifest, as [gender, age_group]: the scores of the videos of each value, with their intervals."""
     by_group: bool | None = None
     """Average the outputs over each group of videos and score every group once; default: where the manifest has a column
     `group` and the model is not frame-level."""
@@ -76,6 +81,8 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
     num_crops: int = 2
     """Spatial views of each segment, along the longer side of the frame. For models with frame_fit=squash, the default, they
     coincide, as published: frames are resized to squares."""
+    flip: bool = False
+    """Show each view mirrored as well, and average both. Not in the paper's protocol; doubles the time."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,29 +94,53 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
         if self.fold is not None and self.manifest is not None:
             raise UserError(f"fold={self.fold}: only a dataset has folds; give `dataset` in place of `manifest`")
         require_manifest("manifest", self.manifest)
-        if not is_hub_name(self.model):
-            require_model(self.model)
+        if not self.models:
+            raise UserError("model: is an empty list; name one or several models")
+        for model in self.models:
+            if not is_hub_name(model):
+                require_model(model)
+        if len(self.models) > 1 and self.out is None:
+            raise UserError("out: give a folder for the results of an ensemble, as they belong to none of its models")
         if self.manifest is None and self.dataset is None and self.run_config is None:
+            which = "an ensemble has no run" if len(self.models) > 1 else f"{self.models[0]} is not the folder of a run"
             raise UserError(
                 "give either `manifest` (a CSV of test videos) or `dataset` (a folder of `svfap prepare`): "
-                f"{self.model} is not the folder of a run, whose own test part would be known"
+                f"{which}, whose own test part would be known"
             )
+        if self.label_map not in (None, "auto") and not Path(self.label_map).is_file():
+            raise UserError(f"label_map={self.label_map}: no such file; give a YAML file, or auto")
+
+    @property
+    def models(self) -> list[str]:
+        """The model, or those of an ensemble."""
+        return [self.model] if isinstance(self.model, str) else list(self.model)
+
+    @property
+    def columns(self) -> list[str]:
+        """Those of `score_by`."""
+        given = self.score_by.split(",") if isinstance(self.score_by, str) else self.score_by
+        return [name.strip() for name in given if name.strip()]
 
     @property
     def run_config(self) -> Path | None:
         """The settings of the run that the model is from, where it is the folder of a run or its best/ or last/."""
-        if shipped_folder(self.model) is not None:
-            return None
-        files = (folder / RUN_CONFIG for folder in (Path(self.model), Path(self.model).absolute().parent))
-        return next((file for file in files if file.is_file()), None)
+        return None if len(self.models) > 1 else run_config_of(self.models[0])
 
     @property
     def out_folder(self) -> Path:
         """Where the results go: `out`, or its default."""
         if self.out is not None:
             return self.out
-        model = Path(self.model)
+        model = Path(self.models[0])
         return model.with_suffix(".evaluation") if is_exported(model) else model / "evaluation"
+
+
+def run_config_of(model: str) -> Path | None:
+    """The settings of the run that a model is from, where it is the folder of a run or its best/ or last/."""
+    if shipped_folder(model) is not None:
+        return None
+    files = (folder / RUN_CONFIG for folder in (Path(model), Path(model).absolute().parent))
+    return next((file for file in files if file.is_file()), None)
 
 
 def require_folds(out: Path) -> Path:

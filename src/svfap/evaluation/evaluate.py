@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pandas as pd
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
 
 from svfap.console import say
 from svfap.data.loader import ClipDataset
-from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.manifest import Manifest, read_manifest, read_whole_manifest
 from svfap.data.prepared import read_dataset, say_crops
 from svfap.data.rates import FRAMES_NOTE, Clock, look_at_rates
 from svfap.data.targets import all_targets, frame_values_digest, require_values, with_frame_values
 from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.evaluation import predictions as tables
-from svfap.evaluation.config import EvaluateConfig
+from svfap.evaluation.config import EvaluateConfig, run_config_of
+from svfap.evaluation.ensemble import average_predictions, require_alike
+from svfap.evaluation.label_map import AUTO, LabelMap, read_label_map
 from svfap.evaluation.metrics import write_metrics
-from svfap.evaluation.views import predict_views, scored_by_group
+from svfap.evaluation.views import Reader, predict_views, reader_of, scored_by_group
 from svfap.files import file_digest, make_folder, only_writer
 from svfap.formats import read_settings_file
 from svfap.metric_table import SupervisedTask
@@ -30,7 +37,10 @@ from svfap.model.config import ModelConfig
 from svfap.model.perceiver import Perceiver
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import confusion_matrix, regression_scatter
+from svfap.view.tables import write_table
 from svfap.weights.exported import ExportedModel, fingerprint_of, load_for_inference
+
+MOST_VALUES = 100  # of a column that scores are given by
 
 
 class Evaluation(NamedTuple):
@@ -49,10 +59,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
       metrics.json     scores with their 95% confidence intervals (`intervals`, see
                        `svfap.evaluation.predictions.score_intervals`), `num_expected` and `num_evaluated` videos, `num_groups`
                        where groups are scored, and `num_unannotated`: videos without an annotated frame among those shown,
-                       which are not expected
+                       which are not expected; `seen_in_training`: model -> videos that it was trained on
       predictions.csv  one row per video; groups.csv: one per group; frames.csv: one per frame shown to a frame-level model
                        (see `svfap.evaluation.predictions`)
-      features.npz     for each video the head's input, averaged over views
+      features.npz     for each video the head's input, averaged over views; not of an ensemble
+      by_<column>.md, .csv, .tex   with `score_by`, the scores of the videos of each value
       unreadable.csv   videos that could not be read, with the reason
       confusion.png or scatter.png: the confusion matrix, or predictions over targets
 
@@ -63,48 +74,51 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     config = _with_test_part(config)
     manifest, root, label_range = _test_set(config)
     accelerator = make_accelerator(config.precision)
-    perceiver = load_for_inference(config.model).to(accelerator.device).eval()
-    shape = perceiver.config
-    if shape.task not in ("classification", "regression"):
-        raise UserError(f"{config.model}: is a {shape.task} model; only classification and regression can be evaluated")
-    assert isinstance(perceiver, Perceiver | ExportedModel)
-    if not shape.label_names:
-        raise UserError(
-            f"{config.model}: its config.json has no label_names; the manifest's labels cannot be matched to outputs"
-        )
-    names: dict[str, Any] = {"label_names" if shape.task == "classification" else "dimensions": shape.label_names}
-    names |= {"invalid_marks": config.invalid_marks, "label_range": label_range}
-    task = cast(SupervisedTask, shape.task)
-    videos = read_manifest(manifest, root=root, task=task, split=config.split, frame_level=shape.frame_level, **names)
+    models = [_load(name, accelerator.device) for name in config.models]
+    require_alike(config.models, [model.config for model in models])
+    videos, mapped, left_out = _labelled(config, manifest, root, label_range, models[0].config)
     videos.require_files()
-    origin = provenance(config, perceiver, manifest, videos.root)
-    if shape.task == "regression":
-        videos = with_frame_values(videos) if shape.frame_level else videos
-        require_values(videos, all_targets(videos, shape.frame_level))
-    by_group = scored_by_group(videos, shape, config.by_group)
-    clock = Clock.of(config.fps, shape.frame_rate, shape.span)
-    clips = ClipDataset(
-        videos, "test", shape.num_frames, shape.sampling_stride, shape.img_size, seed=0,
-        num_segments=config.num_segments, num_crops=config.num_crops, frame_fit=shape.frame_fit,
-        frame_level=shape.frame_level, fps=clock.fps, frames_fps=config.frames_fps,
-    )  # fmt: skip
-    _say_contract(clock, config, videos, shape)
+    origin = provenance(config, models, manifest, videos.root)
+    frame_level = models[0].config.frame_level
+    if videos.dimensions is not None:
+        videos = with_frame_values(videos) if frame_level else videos
+        require_values(videos, all_targets(videos, frame_level))
+    seen = {name: number for name in config.models if (number := _num_seen(name, videos))}
+    for name, number in seen.items():
+        of = f"{number} of the {len(videos)} test videos"
+        say(f"WARNING: {name} was trained on {of}; scores on these say nothing about new ones")
+    by_group = scored_by_group(videos, models[0].config, config.by_group)
+    columns = _columns(config, manifest, root, videos)
     out = config.out_folder
     make_folder(out)
     with only_writer(out / tables.METRICS_FILE) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             # This file is written last: without it an evaluation is not complete.
             (out / tables.UNREADABLE_FILE).unlink(missing_ok=True)
-        model, workers = perceiver.outputs_and_features, config.num_workers
-        predictions = predict_views(model, shape, clips, accelerator, config.batch_size, workers, "evaluating")
+        found = [_predict(model, config, videos, mapped, accelerator) for model in models]
+        predictions = average_predictions(found)
         if accelerator.is_main_process and predictions.videos.empty:
             write_metrics(out / tables.METRICS_FILE, {"num_expected": len(videos), "num_evaluated": 0})
             _write_unreadable(out, predictions.unreadable)
         metrics = tables.score_predictions(predictions, by_group, intervals=accelerator.is_main_process)
         if accelerator.is_main_process:
-            sources = {"model": config.model, "manifest": manifest, "root": videos.root, "split": config.split}
-            sources |= {"fold": config.fold, "fps": clock.fps, "frames_fps": config.frames_fps}
-            known = {key: str(value) for key, value in sources.items() if value is not None}
+            metrics |= {"left_out": left_out} if left_out else {}
+            metrics |= {"seen_in_training": seen} if seen else {}
+            if columns:
+                metrics["score_by"] = tables.scores_by(predictions, columns, by_group)
+                for name, value_of in columns.items():
+                    if name not in predictions.videos:
+                        values = [value_of[path] for path in predictions.videos["path"]]
+                        predictions.videos.insert(1, name, values)
+            sources: dict[str, Any] = {
+                "manifest": manifest,
+                "root": videos.root,
+                "split": config.split,
+                "fold": config.fold,
+            }
+            sources |= {"fps": _clock(config, models[0].config).fps, "frames_fps": config.frames_fps}
+            known: dict[str, Any] = {key: str(value) for key, value in sources.items() if value is not None}
+            known |= {"model": config.models if len(models) > 1 else config.models[0]}
             write_metrics(out / tables.METRICS_FILE, {**known, **origin, **metrics})
             _write_predictions(out, predictions, metrics, by_group)
             _write_unreadable(out, predictions.unreadable)
@@ -150,6 +164,122 @@ def _test_set(config: EvaluateConfig) -> tuple[Path, Path | None, tuple[float, f
     return fold.test, config.root or prepared.root, config.label_range or prepared.label_range
 
 
+def _load(name: str, device: torch.device) -> Perceiver | ExportedModel:
+    """A model that can be evaluated, on the device. Raises `UserError`."""
+    model = load_for_inference(name).to(device).eval()
+    if model.config.task not in ("classification", "regression"):
+        raise UserError(f"{name}: is a {model.config.task} model; only classification and regression can be evaluated")
+    assert isinstance(model, Perceiver | ExportedModel)
+    if not model.config.label_names:
+        raise UserError(
+            f"{name}: its config.json has no label_names; the manifest's labels cannot be matched to outputs"
+        )
+    return model
+
+
+def _labelled(
+    config: EvaluateConfig,
+    manifest: Path,
+    root: Path | None,
+    label_range: tuple[float, float] | None,
+    shape: ModelConfig,
+) -> tuple[Manifest, LabelMap | None, dict[str, int]]:
+    """The test videos, the map of their labels, and how many rows it leaves out by label. Raises `UserError`."""
+    task = cast(SupervisedTask, shape.task)
+    names: dict[str, Any] = {"label_names" if task == "classification" else "dimensions": shape.label_names}
+    if config.label_map is not None:
+        if task != "classification" or shape.frame_level:
+            raise UserError("label_map: is for classes of whole videos; this model predicts something else")
+        names = {"label_names": read_dataset(config.dataset).label_names if config.dataset is not None else None}
+    names |= {"invalid_marks": config.invalid_marks, "label_range": label_range}
+    videos = read_manifest(manifest, root=root, task=task, split=config.split, frame_level=shape.frame_level, **names)
+    if config.label_map is None:
+        return videos, None, {}
+    assert videos.label_names is not None
+    mapped = read_label_map(config.label_map, videos.label_names, shape.label_names)
+    kept, left_out = mapped.manifest(videos)
+    if never := [name for name, target in mapped.of_output.items() if target is None]:
+        say(f"classes of the model that are never predicted, as no label stands for them: {', '.join(never)}")
+    if left_out:
+        counted = ", ".join(f"{name} {number}" for name, number in left_out.items())
+        say(f"{len(videos) - len(kept)} of {len(videos)} videos are left out, as their labels have no class: {counted}")
+    return kept, mapped, left_out
+
+
+def _num_seen(model: str, videos: Manifest) -> int:
+    """How many of the videos a model was trained or validated on, as far as the manifests of its run are still there."""
+    file = run_config_of(model)
+    if file is None:
+        return 0
+    run = read_settings_file(file)
+    known: set[str] = set()
+    parts = [(run.get("manifest"), run.get("split"))]
+    if run.get("val_manifest") or run.get("val_split"):
+        parts.append((run.get("val_manifest") or run.get("manifest"), run.get("val_split")))
+    for manifest, split in parts:
+        if manifest is None or not Path(manifest).is_file():
+            continue
+        try:
+            rows, _ = read_whole_manifest(manifest, root=run.get("root"), split=split)
+        except UserError:  # it has changed since
+            continue
+        known |= {os.path.abspath(rows.root / path) for path in rows.table["path"]}
+    return sum(os.path.abspath(videos.root / path) in known for path in videos.table["path"])
+
+
+def _columns(config: EvaluateConfig, manifest: Path, root: Path | None, videos: Manifest) -> dict[str, dict[str, str]]:
+    """Column of `score_by` -> video -> value. Raises `UserError` for a column that is not there, or has too many values."""
+    if not config.columns:
+        return {}
+    rows, text = read_whole_manifest(manifest, root=root, split=config.split)
+    keys = [sample.key for sample in rows]
+    shown = {sample.key for sample in videos}
+    found = {}
+    for name in config.columns:
+        if name not in text:
+            raise UserError(f"score_by: {manifest} has no column {name!r}; it has {', '.join(map(str, text.columns))}")
+        found[name] = {key: value for key, value in zip(keys, text[name], strict=True) if key in shown}
+        if (number := len(set(found[name].values()))) > MOST_VALUES:
+            raise UserError(
+                f"score_by: column {name!r} of {manifest} has {number} values, more than {MOST_VALUES}; group them in another "
+                "column"
+            )
+    return found
+
+
+def _clock(config: EvaluateConfig, shape: ModelConfig) -> Clock:
+    return Clock.of(config.fps, shape.frame_rate, shape.span)
+
+
+def _predict(
+    model: Perceiver | ExportedModel,
+    config: EvaluateConfig,
+    videos: Manifest,
+    mapped: LabelMap | None,
+    accelerator: Accelerator,
+) -> tables.EvaluationPredictions:
+    """The predictions of one model, for the classes and in the order of the videos' labels."""
+    shape, clock = model.config, _clock(config, model.config)
+    clips = ClipDataset(
+        videos, "test", shape.num_frames, shape.sampling_stride, shape.img_size, seed=0,
+        num_segments=config.num_segments, num_crops=config.num_crops, frame_fit=shape.frame_fit,
+        frame_level=shape.frame_level, fps=clock.fps, frames_fps=config.frames_fps,
+    )  # fmt: skip
+    _say_contract(clock, config, videos, shape)
+    names = videos.label_names or videos.dimensions or ()
+    read: Reader = model.outputs_and_features
+    if mapped is not None or names != shape.label_names or config.flip:
+        order = mapped.sums(shape.label_names) if mapped else _order(shape.label_names, names)
+        read = reader_of(read, torch.from_numpy(order).to(accelerator.device), config.flip, shape.task)
+    shown = replace(shape, label_names=names, num_outputs=len(names))
+    return predict_views(read, shown, clips, accelerator, config.batch_size, config.num_workers, "evaluating")
+
+
+def _order(names: Sequence[str], wanted: Sequence[str]) -> NDArray[np.float32]:
+    """(K, K): 1 where an output is that of the wanted name."""
+    return np.array([[float(name == other) for other in wanted] for name in names], np.float32)
+
+
 def _say_contract(clock: Clock, config: EvaluateConfig, videos: Manifest, model: ModelConfig) -> None:
     """Print in what the test videos differ from those of the model's training."""
     rates, num_unknown = look_at_rates(videos, config.frames_fps)
@@ -159,16 +289,24 @@ def _say_contract(clock: Clock, config: EvaluateConfig, videos: Manifest, model:
     say_crops(model.face_crop, videos.folders, videos.path)
 
 
-def provenance(config: EvaluateConfig, model: Model | ExportedModel, manifest: Path, root: Path) -> dict[str, Any]:
+def provenance(
+    config: EvaluateConfig, models: Sequence[Model | ExportedModel], manifest: Path, root: Path
+) -> dict[str, Any]:
     """What an evaluation's results depend on, as in `metrics.json`: digests of weights and labels, and settings.
 
-    root: folder that the manifest's paths are relative to; the files of values per frame count if the model needs them.
+    models: one, or those of an ensemble. root: folder that the manifest's paths are relative to; the files of values per frame
+    count if the model needs them.
     """
     names = ("num_segments", "num_crops", "precision", "fps", "frames_fps", "invalid_marks", "label_range")
     values = {name: getattr(config, name) for name in names}
     settings = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    origin = {"weights": fingerprint_of(model), "manifest_digest": file_digest(manifest), "settings": settings}
-    if model.config.frame_level and (digest := frame_values_digest(manifest, root)):
+    settings |= {"flip": True} if config.flip else {}
+    if config.label_map is not None:
+        settings["label_map"] = config.label_map if config.label_map == AUTO else file_digest(Path(config.label_map))
+    weights = [fingerprint_of(model) for model in models]
+    origin: dict[str, Any] = {"weights": weights if len(weights) > 1 else weights[0]}
+    origin |= {"manifest_digest": file_digest(manifest), "settings": settings}
+    if models[0].config.frame_level and (digest := frame_values_digest(manifest, root)):
         origin["frame_values_digest"] = digest
     return origin
 
@@ -178,16 +316,20 @@ def _write_predictions(
 ) -> None:
     """Write the tables, the features and the figure; tables and figures of an earlier evaluation are removed."""
     scored = predictions.videos
-    for stale in (tables.GROUPS_FILE, tables.FRAMES_FILE, "confusion.png", "scatter.png"):
+    for stale in (tables.GROUPS_FILE, tables.FRAMES_FILE, tables.FEATURES_FILE, "confusion.png", "scatter.png"):
         (out / stale).unlink(missing_ok=True)
+    for old in out.glob("by_*.*"):
+        old.unlink()
     tables.write_csv(out / tables.PREDICTIONS_FILE, predictions.videos)
     if predictions.frames is not None:
         tables.write_csv(out / tables.FRAMES_FILE, predictions.frames)
     if by_group:
         scored = tables.group_table(predictions)
         tables.write_csv(out / tables.GROUPS_FILE, scored)
-    assert predictions.features is not None
-    tables.write_features(out / tables.FEATURES_FILE, predictions.videos["path"].tolist(), predictions.features)
+    if predictions.features is not None:
+        tables.write_features(out / tables.FEATURES_FILE, predictions.videos["path"].tolist(), predictions.features)
+    for name, by_value in metrics.get("score_by", {}).items():
+        write_table(out / f"by_{name}", tables.by_table(name, by_value, predictions.task), f"Scores by {name}.")
     if predictions.task == "classification":
         save_figure(confusion_matrix(metrics["confusion"], predictions.names), out / "confusion.png")
     else:

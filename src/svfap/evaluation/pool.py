@@ -137,7 +137,8 @@ def is_evaluated(config: EvaluateConfig, allow_incomplete: bool = False) -> bool
     if fold.test is None or not has_evaluation(folder, fold, allow_incomplete):
         return False
     metrics = _read_metrics(folder)
-    expected = provenance(config, load_for_inference(config.model), fold.test, config.root or prepared.root)
+    models = [load_for_inference(name) for name in config.models]
+    expected = provenance(config, models, fold.test, config.root or prepared.root)
     names = [PROVENANCE[key] for key, value in expected.items() if metrics.get(key) != value]
     if names:
         known = expected.keys() <= metrics.keys()
@@ -197,7 +198,7 @@ def _evaluate_models(models: str, config: PoolConfig) -> None:
             say(f"fold {fold.name}: {one.out} holds the evaluation of {one.model} already")
         else:
             evaluate(one)
-    write_folds_file(config.out, config.dataset, load_for_inference(one.model).config.preset)
+    write_folds_file(config.out, config.dataset, load_for_inference(name).config.preset)
 
 
 def results_table(

@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from svfap.errors import UserError
 from svfap.evaluation import metrics
 from svfap.evaluation.confidence import LEVEL, interval, subject_scores
 from svfap.files import write_atomically
-from svfap.metric_table import SupervisedTask
+from svfap.metric_table import SupervisedTask, interval_text, metric_heading, metric_keys
 
 PREDICTIONS_FILE, GROUPS_FILE, FRAMES_FILE = "predictions.csv", "groups.csv", "frames.csv"
 FEATURES_FILE, UNREADABLE_FILE, METRICS_FILE = "features.npz", "unreadable.csv", "metrics.json"
@@ -108,6 +109,38 @@ def score_predictions(
         if intervals:
             scores["frames"]["intervals"] = score_intervals(predictions, predictions.frames)
     return scores
+
+
+def scores_by(
+    predictions: EvaluationPredictions, columns: Mapping[str, Mapping[str, str]], by_group: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Column -> value -> the result of `score_predictions`, with intervals, for the videos with this value.
+
+    columns: column -> video -> value.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, value_of in columns.items():
+        values, frames = predictions.videos["path"].map(value_of), predictions.frames
+        found[name] = {}
+        for value in sorted(set(values)):
+            rows = predictions.videos[values == value].reset_index(drop=True)
+            part = frames[frames["path"].map(value_of) == value].reset_index(drop=True) if frames is not None else None
+            one = replace(predictions, videos=rows, frames=part, features=None, num_expected=len(rows), unreadable={})
+            found[name][value] = score_predictions(replace(one, num_unannotated=0), by_group, intervals=True)
+    return found
+
+
+def by_table(name: str, by_value: Mapping[str, Mapping[str, Any]], task: str) -> pd.DataFrame:
+    """The result of `scores_by` for one column as text: a row for each value; scores with intervals, and counts."""
+    rows = []
+    for value, scores in by_value.items():
+        shown = scores.get("frames", scores) if task == "regression" else scores
+        cells = {name: value or "(empty)", "videos": str(scores["num_evaluated"])}
+        for key in metric_keys(task, summary=True):
+            low, high = shown["intervals"]["scores"].get(key, (math.nan, math.nan))
+            cells[metric_heading(key)] = interval_text(key, shown[key], low, high)
+        rows.append({**cells, "drawn": f"{shown['intervals']['num_units']} {shown['intervals']['unit']}s"})
+    return pd.DataFrame(rows)
 
 
 def score_intervals(predictions: EvaluationPredictions, table: pd.DataFrame) -> dict[str, Any]:

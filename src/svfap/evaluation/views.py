@@ -23,6 +23,8 @@ from svfap.evaluation.predictions import EvaluationPredictions, predictions_tabl
 from svfap.metric_table import SupervisedTask
 from svfap.model.config import ModelConfig
 
+Reader = Callable[[Tensor], tuple[Tensor, Tensor]]  # clips -> outputs and features
+
 
 class View(NamedTuple):
     """The outputs for one view of a video; those of frame-level models have an axis of T frames in front."""
@@ -33,6 +35,24 @@ class View(NamedTuple):
     frames: np.ndarray  # (T,) numbers of the frames in the video
     weight: int  # the number of views that coincide in this one
     features: np.ndarray | None  # (D,)
+
+
+def reader_of(read: Reader, sums: Tensor, flip: bool, task: str) -> Reader:
+    """Outputs of a model for other classes or in another order, and averaged with those of the mirrored clips.
+
+    sums: (outputs, K) of 0 and 1: what counts for each. Probabilities are averaged and summed; those of classes then sum to 1.
+    """
+
+    def mapped(clips: Tensor) -> tuple[Tensor, Tensor]:
+        found = [read(each) for each in ((clips, clips.flip(-1)) if flip else (clips,))]
+        outputs = torch.stack([outputs.float() for outputs, _ in found])
+        features = torch.stack([features for _, features in found]).mean(dim=0)
+        if task != "classification":
+            return outputs.mean(dim=0) @ sums, features
+        summed = outputs.softmax(dim=-1).mean(dim=0) @ sums
+        return summed.clamp(min=torch.finfo(summed.dtype).tiny).log(), features
+
+    return mapped
 
 
 @torch.inference_mode()
