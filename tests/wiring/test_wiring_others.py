@@ -12,6 +12,7 @@ import pytest
 import torch
 from observe import LABELS, Effect, check, digest, write_material
 
+from svfap.data.prepared import PreparedDataset, write_dataset_file
 from svfap.data.video import open_video
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
@@ -124,11 +125,20 @@ def test_settings_of_report(folder, tmp_path):
     assert len(pages["no_maps"]) < len(pages["all"])
     assert pages["videos"].count("<img") < pages["all"].count("<img")
     assert "<title>Mine</title>" in pages["title"] and "<title>Mine</title>" not in pages["all"]
+    assert "with 95% intervals" in pages["all"]
+    described = PreparedDataset("dfew", "DFEW", "classification", Path("."), LABELS, ())
+    (tmp_path / "dfew").mkdir()
+    write_dataset_file(tmp_path / "dfew", described)
+    (run / "config.yaml").write_text(f"format_version: 1\ndataset: {tmp_path / 'dfew'}\n")
+    for reported in (False, True):
+        report([run], ReportConfig(out=tmp_path / "page.html", reported=reported))
+        text = (tmp_path / "page.html").read_text()
+        assert ("None was run with this package" in text) == ("CLAIP-Emo" in text) == reported
     assert json.loads((run / "evaluation" / "metrics.json").read_text())["num_evaluated"] == 6
 
 
 TESTED = {
     SynthConfig: {*SYNTH, "out", "num_workers"},
     ReconstructConfig: {"model", "out", "mask_ratio", "seed"},
-    ReportConfig: {"out", "title", "videos", "maps"},
+    ReportConfig: {"out", "title", "videos", "maps", "reported"},
 }

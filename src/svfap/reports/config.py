@@ -25,6 +25,9 @@ class ReportConfig(Settings):
     maps: bool = True
     """Draw the spatial maps of the bottleneck tokens; needs the model of the run."""
 
+    reported: bool = False
+    """Show what other systems report on the dataset of a run (DFEW, FERV39k, MAFW), with the sources; none of it was run here."""
+
     def __post_init__(self) -> None:
         require(self, 0, "videos")
         if self.out.is_dir():

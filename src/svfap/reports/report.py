@@ -15,7 +15,7 @@ from svfap.reports.embedding import embedding_section
 from svfap.reports.hard_examples import hard_examples_section
 from svfap.reports.probe import probe_section
 from svfap.reports.runs import Run, read_run
-from svfap.reports.scores import overview, scores_section, training_section
+from svfap.reports.scores import overview, reported_section, scores_section, training_section
 from svfap.view.page import Section, write_page
 
 PICTURES = {
@@ -50,6 +50,7 @@ def _run_section(run: Run, config: ReportConfig) -> Section:
         training_section(run),
         probe_section(run),
         scores_section(run),
+        reported_section(run) if config.reported else None,
         calibration_section(run),
         agreement_section(run),
         embedding_section(run),

@@ -10,9 +10,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table as TerminalTable
 
+from svfap.evaluation.confidence import interval_note
+from svfap.evaluation.metrics import flat_intervals
 from svfap.evaluation.predictions import task_and_names, truth_columns
-from svfap.metric_table import format_percent, metric_heading, metric_keys, metric_text
-from svfap.paper import RESULTS
+from svfap.metric_table import bounds_text, format_percent, metric_heading, metric_keys, metric_text
+from svfap.paper import REPORTED, RESULTS
 from svfap.reports.runs import Run
 from svfap.view.figures.curves import fold_curves, loss_curves, probe_curves
 from svfap.view.figures.scores import class_bars, comparison_bars, confusion_matrix
@@ -103,10 +105,45 @@ def scores_section(run: Run) -> Section | None:
     for part, scores in (("on the test set", metrics), ("all frames of the test set pooled", frames)):
         per_dimension = scores.get("per_dimension", {}).items()
         tables[f"Per dimension, {part}"] = [{"dimension": name, **_values(s, keys)} for name, s in per_dimension]
-    text = ""
+    tables["On the test set, with 95% intervals"] = _interval_table(metrics)
+    tables["All frames of the test set pooled, with 95% intervals"] = _interval_table(frames)
+    parts = []
     if groups := metrics.get("num_groups"):
-        text = f"Scored over {groups} groups of videos; the outputs of the videos of a group are averaged."
+        parts.append(f"Scored over {groups} groups of videos; the outputs of the videos of a group are averaged.")
+    if (known := metrics.get("intervals", {})).get("scores"):
+        parts.append(f"{interval_note(known['unit'], known['num_units'])}.")
+    text = " ".join(parts)
     return Section("Scores", text, notice=_warning(run), tables=tables, figures=figures)
+
+
+def _interval_table(metrics: Mapping[str, Any]) -> Table:
+    """Each score with its 95% interval; empty for evaluations that have none."""
+    bounds = flat_intervals(metrics)
+    rows = []
+    for key in metric_keys(tables=True):
+        if key in metrics and key in bounds:
+            interval = bounds_text(*(metric_text(key, bound) for bound in bounds[key]))
+            rows.append(
+                {"score": metric_heading(key), "value": metric_text(key, metrics[key]), "95% interval": interval}
+            )
+    return rows
+
+
+def reported_section(run: Run) -> Section | None:
+    """What other systems report on the dataset of a run; None if nothing is known."""
+    rows: Table = [
+        {
+            "system": each.system, "inputs": each.inputs,
+            **{name: None if value is None else f"{value:.2f}" for name, value in (("UAR, %", each.uar), ("WAR, %", each.war))},
+            "source": each.source,
+        }
+        for each in REPORTED.get(run.dataset, ())
+    ]  # fmt: skip
+    text = (
+        f"Printed figures of other systems on {run.dataset}, looked up where the table says. None was run with this package; "
+        "their inputs, encoders and protocols differ, and they have no intervals."
+    )
+    return Section("Reported elsewhere", text, tables={"As reported": rows}) if rows else None
 
 
 def _class_table(metrics: Mapping[str, Any], unit: str) -> Table:
