@@ -54,10 +54,10 @@ def test_probing_changes_nothing_in_the_training(plain, probed):
         assert (plain / part / "model.safetensors").read_bytes() == (probed / part / "model.safetensors").read_bytes()
 
 
-def test_the_log_has_the_untrained_encoder_and_every_second_epoch(probed):
+def test_the_log_has_the_untrained_encoder_every_second_epoch_and_the_last(probed):
     records = log(probed, "probe")
-    assert [(record["epoch"], record["step"]) for record in records] == [(0, 0), (2, 8)]
-    for record, more in zip(records, ({"linear_pixels_uar", "linear_pixels_war"}, set()), strict=True):
+    assert [(record["epoch"], record["step"]) for record in records] == [(0, 0), (2, 8), (3, 12)]
+    for record, more in zip(records, ({"linear_pixels_uar", "linear_pixels_war"}, set(), set()), strict=True):
         assert set(record) - {"kind", "epoch", "step", "seconds"} == NAMES | more
         assert all(0 <= record[name] <= 1 for name in NAMES) and record["seconds"] > 0
 
@@ -170,7 +170,7 @@ def test_the_report_shows_the_curves(probed, tmp_path):
     assert "Probes of the frozen encoder over epochs" in (tmp_path / "report.html").read_text()
     figure = probe_curves([json.loads(line) for line in (probed / "log.jsonl").read_text().splitlines()])
     (axes,) = figure.axes
-    assert len(axes.lines) == 5 and list(axes.lines[0].get_xdata()) == [0, 2]
+    assert len(axes.lines) == 5 and list(axes.lines[0].get_xdata()) == [0, 2, 3]
 
 
 def test_settings_of_probing_that_do_not_go_together(faces, tmp_path):

@@ -97,7 +97,7 @@ def test_a_dataset_that_has_moved_is_the_same(copy):
     assert str(copy / "moved") in yaml.safe_load((copy / "run" / "config.yaml").read_text())["manifest"]
 
 
-def test_pretraining_does_not_offer_what_it_does_not_have(faces, tmp_path):
+def test_pretraining_with_other_data_offers_a_new_run_from_its_weights(faces, tmp_path):
     table = pd.read_csv(faces / "pretrain.csv").assign(path=lambda t: str(faces) + "/" + t["path"])
     table.to_csv(tmp_path / "all.csv", index=False)
     config = pretraining(faces, tmp_path / "run", manifest=tmp_path / "all.csv", epochs=1)
@@ -105,7 +105,7 @@ def test_pretraining_does_not_offer_what_it_does_not_have(faces, tmp_path):
     table.iloc[:-1].to_csv(tmp_path / "all.csv", index=False)
     with pytest.raises(UserError, match="training videos: 16 then, 15 now") as refused:
         pretrain(pretraining(faces, tmp_path / "run", manifest=tmp_path / "all.csv", epochs=1, resume=True))
-    assert "--init" not in str(refused.value)
+    assert f"from its weights with --init {tmp_path / 'run'}" in str(refused.value)
 
 
 def test_a_run_without_stored_rows_goes_on_with_a_note_unless_its_model_differs(copy, capsys):

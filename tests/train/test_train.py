@@ -284,7 +284,7 @@ def test_a_non_finite_loss_stops_before_the_step(faces, tmp_path, monkeypatch):
     assert (
         "stopped after step 5. --resume would do the same again: start a new run in another folder with a lower" in text
     )
-    assert "--init" not in text and "fp32" not in text, "neither fits a pre-training in fp32"
+    assert f"from its weights with --init {tmp_path / 'run'}. " in text and "fp32" not in text, "it is in fp32"
     assert text.endswith(f"{tmp_path / 'run' / 'last'} is of step 4, when nothing was NaN or infinite yet")
     assert [line["step"] for line in log(tmp_path / "run")] == [1, 2, 3, 4, 5]
     file = json.loads((tmp_path / "run" / "non_finite_0.json").read_text())

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 import svfap
 from svfap.cli.main import main
 from svfap.errors import UserError
-from svfap.train.finetune import _read_init
+from svfap.train.initial import read_initial
 from svfap.weights.folder import init_encoder
 from svfap.weights.names import from_transformers
 from svfap.weights.published import export_published
@@ -136,7 +136,7 @@ def test_fine_tuning_starts_from_it(tmp_path, naming):
     torch.save({"model": state}, tmp_path / "videomae.pth")
     sizes = dict(embed_dim=48, num_heads=4, stage_depths=(3,), patch_size=8, img_size=64, num_frames=16)
     model = svfap.create_model("videomae_base", "classification", num_outputs=7, **sizes)
-    new = init_encoder(model, _read_init(str(tmp_path / "videomae.pth"), model.config))
+    new = init_encoder(model, read_initial(str(tmp_path / "videomae.pth"), model))
     assert new == ["norm.weight", "norm.bias", "head.weight", "head.bias"]
     theirs_fc2 = theirs.videomae.encoder.layer[2].output.dense.weight
     assert torch.equal(model.encoder.stages[0].blocks[2].mlp.fc2.weight, theirs_fc2)

@@ -374,6 +374,19 @@ def test_init(runs):
     assert all(torch.equal(started[name], encoder[name]) for name in started)
 
 
+def test_init_of_pre_training(runs):
+    """Another run goes on from its weights, decoder and all; with another seed, so that masks and order differ."""
+    config = runs.config(PretrainConfig, {"epochs": 1})
+    pretrain(config)
+    scratch = runs(PretrainConfig, {})
+    shown = observe_training(pretrain, runs.config(PretrainConfig, {"init": str(config.out)}))
+    check(Effect({}, {}, ("first_weights", "losses", "provenance"), ("first_clips", "rates")), scratch, shown)
+    before = svfap.load_model(config.out).state_dict()
+    with watching():
+        started = PretrainTask(runs.config(PretrainConfig, {"init": str(config.out)})).model.state_dict()
+    assert all(torch.equal(started[name], before[name]) for name in started)
+
+
 @BOTH
 def test_compile(kind, train, runs, monkeypatch):
     compiled = []
@@ -505,5 +518,5 @@ def probed(runs: Runs, classes: int) -> Path:
 
 TESTED = {
     FinetuneConfig: {*FINETUNE_EFFECTS, *OWN_TESTS, "fold", "parallel", "init"},
-    PretrainConfig: {*PRETRAIN_EFFECTS, *OWN_TESTS, "previews", "probe_every", "probe_dataset"},
+    PretrainConfig: {*PRETRAIN_EFFECTS, *OWN_TESTS, "init", "previews", "probe_every", "probe_dataset"},
 }

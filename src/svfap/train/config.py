@@ -44,6 +44,9 @@ class TrainConfig(SourceSettings, FramesSettings):
     every video that the model is applied to later: the model's config.json keeps the rate. Default: the rate that at least
     90% of the videos share; if none is shared, each video's own frames, and the model will not say its rate."""
 
+    init: str | None = None
+    """Weights to start from: a run or model folder, a Hub name, or a checkpoint of the published code, also of another picture
+    size or clip length; default: from scratch. Pre-training continues with the decoder too, where it fits."""
     epochs: int = 100
     warmup_epochs: float = 5
     batch_size: int = 96
@@ -153,8 +156,6 @@ class FinetuneConfig(TrainConfig):
     """Fold of `dataset`; default: its only one. `all` trains and tests every fold and pools their predictions."""
     parallel: int | None = None
     """Folds trained at a time with fold=all, one process each; default: one per GPU."""
-    init: str | None = None
-    """Pre-trained weights: a run or model folder, a Hub name, or a checkpoint of the published code; default: from scratch."""
     label_names: list[str] | None = None
     """Classes in order; default: the names found in the manifest, sorted."""
     dimensions: list[str] | None = None

@@ -28,11 +28,10 @@ from svfap.evaluation.predictions import score_predictions
 from svfap.evaluation.views import predict_views, scored_by_group
 from svfap.files import make_folder, only_writer
 from svfap.metric_table import main_metric, metric_keys
-from svfap.model.base import Model
 from svfap.model.build import create_model
-from svfap.model.config import ModelConfig
 from svfap.train.config import FinetuneConfig
-from svfap.train.contract import contract, warn_of_other_contract
+from svfap.train.contract import contract
+from svfap.train.initial import start_from
 from svfap.train.loop import Batch, TrainingTask, TrainResult, train
 from svfap.train.losses import (
     ACTIVATION_RANGES,
@@ -45,8 +44,6 @@ from svfap.train.losses import (
 from svfap.train.optim import parameter_groups
 from svfap.train.parallel import run_all
 from svfap.train.resolve import check_run, fold_configs, resolve
-from svfap.weights.folder import init_encoder, load_model
-from svfap.weights.published import import_published
 
 
 class FinetuneTask(TrainingTask):
@@ -83,10 +80,7 @@ class FinetuneTask(TrainingTask):
         torch.manual_seed(config.seed)
         self.model = create_model(config.preset, config.task, **{**settings, **config.model})
         if config.init:
-            initial = _read_init(config.init, self.model.config)
-            warn_of_other_contract(config.init, initial.config, self.model.config)
-            new = init_encoder(self.model, initial)
-            say(f"encoder from {config.init}; new: {', '.join(new)}")
+            start_from(self.model, config.init)
         shape = self.model.config
         clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
         frames: dict[str, Any] = {"frame_level": shape.frame_level, "frame_fit": shape.frame_fit}
@@ -193,13 +187,6 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
         raise UserError("`val_split` without `split`: training would hold the validation videos; give `split` as well")
     columns |= dict(label_names=training.label_names, dimensions=training.dimensions)
     return training, read_manifest(config.val_manifest or config.manifest, **columns, split=config.val_split)
-
-
-def _read_init(init: str, config: ModelConfig) -> Model:
-    if not Path(init).is_file():
-        return load_model(init)
-    names = ("num_heads", "stage_depths", "img_size", "num_frames", "fuse_stages")
-    return import_published(init, task="features", **{name: getattr(config, name) for name in names})
 
 
 def finetune(config: FinetuneConfig) -> TrainResult:

@@ -27,7 +27,7 @@ from svfap.files import write_atomically
 from svfap.model.base import Model
 from svfap.model.layers import checkpoint_activations
 from svfap.signals import STOP_SIGNALS, leave_lost_terminal, signal_handlers
-from svfap.train.config import FinetuneConfig, TrainConfig
+from svfap.train.config import TrainConfig
 from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, parameter_groups, scaled_lr
 from svfap.train.parallel import num_workers
 from svfap.train.processes import lost_process_is_one_line, processes_here
@@ -412,8 +412,8 @@ class TrainingRun:
             fix += " or with precision=fp32"
         kept = "There is no checkpoint"
         if self._saved_step:
-            if isinstance(self.config, FinetuneConfig):
-                fix += f", from its weights with --init {self.folder.path} or from those it began with"
+            fix += f", from its weights with --init {self.folder.path}"
+            fix += " or from those it began with" if self.config.init else ""
             kept = f"{self.folder.last} is of step {self._saved_step}, when nothing was NaN or infinite yet"
         after = f"stopped after step {self.state.step}"
         return UserError(f"training has diverged: {what}; {after}. --resume would do the same again: {fix}. {kept}")

@@ -24,6 +24,7 @@ from svfap.model.masking import tube_mask
 from svfap.probe.monitor import Monitor
 from svfap.train.config import PretrainConfig
 from svfap.train.contract import contract
+from svfap.train.initial import start_from
 from svfap.train.loop import Batch, TrainingTask, TrainResult, train
 from svfap.train.parallel import num_workers
 from svfap.train.processes import processes_here
@@ -51,9 +52,12 @@ class PretrainTask(TrainingTask):
             say(f"pre-training on {self.num_videos} of {len(everything)} videos, at the cost of all")
         torch.manual_seed(config.seed)
         settings = dict(sampling_stride=config.sampling_stride, mask_ratio=config.mask_ratio, target=config.target)
-        settings |= contract(config, self.manifest, pretrained_on=str(config.manifest), epochs=config.epochs)
+        origin = {"init": config.init} if config.init else {}
+        settings |= contract(config, self.manifest, pretrained_on=str(config.manifest), epochs=config.epochs, **origin)
         model = create_model(config.preset, "pretraining", **{**settings, **config.model})
         assert isinstance(model, MaskedAutoencoder)
+        if config.init:
+            start_from(model, config.init)
         self.model, shape = model, model.config
         repeated = self.manifest.subset(np.resize(np.arange(self.num_videos), len(everything)))
         clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)

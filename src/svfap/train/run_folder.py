@@ -18,7 +18,7 @@ from svfap.errors import UserError
 from svfap.files import make_folder, recover_folder, replacing_folder, write_atomically
 from svfap.formats import read_settings_file, stamped, upgrade
 from svfap.settings import check_same_settings
-from svfap.train.config import FinetuneConfig, TrainConfig
+from svfap.train.config import TrainConfig
 from svfap.train.processes import STALE_S, is_lost_process, one_run
 from svfap.train.run_data import Part, RunData, read_run_data
 
@@ -87,8 +87,7 @@ class RunFolder:
             fix = "resume it with those, or choose another folder"
             if (epochs := before.get("epochs")) != self._config.epochs:
                 fix += f". Its learning rates are a schedule of {epochs} epochs, which cannot be made longer or shorter"
-                if isinstance(self._config, FinetuneConfig):
-                    fix += f"; to train on from its weights, start a new run with --init {self.path}"
+                fix += f"; to train on from its weights, start a new run with --init {self.path}"
             free = FREE_SETTINGS + (DATA_SETTINGS if self._data_file.exists() else ())
             check_same_settings(f"out={self.path}", before, self._settings, fix, free)
 
@@ -115,7 +114,7 @@ class RunFolder:
         if before is None:
             return
         if differences := data.differences(before):
-            new = f", from its weights with --init {self.path}" if isinstance(self._config, FinetuneConfig) else ""
+            new = f", from its weights with --init {self.path}"
             raise UserError(
                 f"out={self.path}: began with other data ({'; '.join(differences)}); resume it with the same data, or start "
                 f"a new run in another folder{new}"

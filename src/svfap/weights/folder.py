@@ -19,6 +19,7 @@ from svfap.errors import UserError, first_line
 from svfap.model.base import Model
 from svfap.model.build import build_model, load_weights, model_shapes
 from svfap.model.config import CONFIG_FILE, ENCODER_SETTINGS, ModelConfig
+from svfap.model.mae import MaskedAutoencoder
 from svfap.settings import HUB_PREFIX, require_model
 from svfap.shipped import local_model
 from svfap.weights.filetype import describe
@@ -138,6 +139,25 @@ def weights_digest(module: nn.Module, settings: Mapping[str, Any]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def init_autoencoder(model: MaskedAutoencoder, source: Model) -> list[str]:
+    """`init_encoder`, and the decoder's weights where `source` has one of the same sizes that predicts the same target.
+
+    Returns the names of the parameters of `model` that are unchanged: none, or those of the decoder. Raises `UserError`.
+    """
+    unchanged = init_encoder(model, source)
+    if not isinstance(source, MaskedAutoencoder) or source.config.target != model.config.target:
+        return unchanged
+    theirs, ours = source.state_dict(), model.state_dict()
+    names = [name for name in ours if not name.startswith("encoder.")]
+    heads = source.config.decoder_num_heads == model.config.decoder_num_heads
+    if not heads or any(name not in theirs or theirs[name].shape != ours[name].shape for name in names):
+        return unchanged
+    if source.config.decoder_depth != model.config.decoder_depth:
+        return unchanged
+    model.load_state_dict({name: theirs[name] for name in names}, strict=False)
+    return []
 
 
 def init_encoder(model: Model, source: Model) -> list[str]:

@@ -1,0 +1,39 @@
+"""The weights that a training starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from svfap.console import say
+from svfap.model.base import Model
+from svfap.model.mae import MaskedAutoencoder
+from svfap.train.contract import warn_of_other_contract
+from svfap.weights.folder import init_autoencoder, init_encoder, load_model
+from svfap.weights.published import import_published
+
+
+def start_from(model: Model, init: str) -> None:
+    """Copy the weights of `init` into a new model: the encoder, and for pre-training the decoder too where it fits.
+
+    init: a run or model folder, a Hub name, or a published checkpoint. Pictures and clips may have another size there, as
+    positions are computed. Says what is new, and how the videos differ. Raises `UserError` where the encoders differ.
+    """
+    pretrains = isinstance(model, MaskedAutoencoder)
+    initial = read_initial(init, model)
+    warn_of_other_contract(init, initial.config, model.config)
+    new = init_autoencoder(model, initial) if isinstance(model, MaskedAutoencoder) else init_encoder(model, initial)
+    if pretrains and not new:
+        say(f"encoder and decoder from {init}")
+    else:
+        say(f"encoder from {init}; new: {'the decoder' if pretrains else ', '.join(new)}")
+
+
+def read_initial(init: str, model: Model) -> Model:
+    """The model that `model` starts from. Raises `UserError`."""
+    pretrains = isinstance(model, MaskedAutoencoder)
+    if not Path(init).is_file():
+        return load_model(init)
+    # What the tensors of a published checkpoint do not show.
+    names = ["num_heads", "stage_depths", "img_size", "num_frames", "decoder_num_heads" if pretrains else "fuse_stages"]
+    given = {name: getattr(model.config, name) for name in names}
+    return import_published(init, **given) if pretrains else import_published(init, task="features", **given)
