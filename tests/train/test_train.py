@@ -322,7 +322,7 @@ def test_outputs_of_a_validation_that_are_not_finite_mean_that_training_has_dive
     assert text.startswith(
         "training has diverged: outputs for the validation videos are NaN or infinite; stopped after"
     )
-    assert f"with --init {tmp_path / 'run'} " in text, "what fine-tuning can start from"
+    assert f"with --init {tmp_path / 'run'}. " in text, "what fine-tuning can start from"
 
 
 def test_log_lines_are_strict_json(faces, tmp_path):
