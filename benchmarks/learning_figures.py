@@ -81,6 +81,7 @@ def spectrum_figure(spectra: dict[str, Array]) -> Figure:
     for number, (name, shares) in enumerate(spectra.items()):
         panel.plot(np.arange(1, len(shares) + 1), shares, color=PALETTE[number], label=name)
     panel.set(yscale="log", xlabel="direction, by variance", ylabel="part of the variance", ylim=(1e-6, 1))
+    panel.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     legend_below(figure, 3)
     return figure
 
