@@ -91,6 +91,8 @@ def test_models_that_predict_other_things_are_no_ensemble(models, faces, tmp_pat
         run([models / "a", other], faces / "test.csv", tmp_path / "out")
     with pytest.raises(UserError, match="out: give a folder for the results of an ensemble"):
         EvaluateConfig(model=[str(models / "a"), str(models / "b")], manifest=faces / "test.csv")
+    with pytest.raises(UserError, match="a is given twice; each model of an ensemble counts once"):
+        EvaluateConfig(model=[str(models / "a"), str(models / "a")], manifest=faces / "test.csv", out=tmp_path)
     with pytest.raises(UserError, match="an ensemble has no run"):
         EvaluateConfig(model=[str(models / "a"), str(models / "b")], out=tmp_path)
 
@@ -101,9 +103,11 @@ def test_several_models_are_given_as_words(models, faces, tmp_path, capsys):
     assert main([*command, "--model", *chosen, "--score_by", "subject"]) == 0
     assert json.loads((tmp_path / "metrics.json").read_text())["model"] == chosen
     assert "subject" in capsys.readouterr().out
+    (tmp_path / "by_hand.csv").write_text("kept")
     assert main([*command, f"--model=[{chosen[0]}, {chosen[1]}]"]) == 0
     assert json.loads((tmp_path / "metrics.json").read_text())["model"] == chosen
     assert not (tmp_path / "by_subject.csv").exists()  # of the evaluation before
+    assert (tmp_path / "by_hand.csv").read_text() == "kept"
     assert main([*command, "--model", chosen[0]]) == 0
     assert json.loads((tmp_path / "metrics.json").read_text())["model"] == chosen[0]
 
@@ -229,6 +233,8 @@ def test_scores_by_a_column_are_those_of_its_videos(models, faces, tmp_path):
     written = pd.read_csv(tmp_path / "out" / "by_gender.csv", dtype=str)
     assert written["gender"].tolist() == ["f", "m"] and written["videos"].tolist() == ["7", "7"]
     assert len(metrics["score_by"]["subject"]) == table["subject"].nunique()
+    with pytest.raises(UserError, match=r"'prob_x' is a column of predictions\.csv; rename that of"):
+        run(models / "a", tmp_path / "m.csv", tmp_path / "out", score_by="prob_x")
     with pytest.raises(UserError, match="has no column 'age'; it has path"):
         run(models / "a", tmp_path / "m.csv", tmp_path / "out", score_by="age")
 

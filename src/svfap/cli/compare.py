@@ -12,7 +12,7 @@ from svfap.evaluation.config import CompareConfig
 def run(config: CompareConfig, runs: list[str]) -> None:
     """Compare the runs and show the table."""
     if len(runs) == 1 and Path(runs[0]).is_dir():
-        raise UserError(f"compare: {runs[0]} alone has nothing to be compared with; name a second run")
+        raise UserError(f"{runs[0]} alone has nothing to be compared with; name a second run")
     from svfap.evaluation.compare import compare_runs, parse_rows
     from svfap.view.tables import to_terminal
 

@@ -130,10 +130,15 @@ def parse_rows(texts: Sequence[str]) -> dict[str, list[str]]:
     for text in texts:
         name, named, folders = text.partition("=")
         if not named or Path(text).is_dir():
-            name, folders = text.rstrip("/"), text
+            name, named, folders = text.rstrip("/"), "", text
+        given = folders.split(",") if named else [folders]
+        if not name.strip() or not all(each.strip() for each in given):
+            raise UserError(f"{text!r}: write NAME=RUN or NAME=RUN,RUN,…, with a name and no empty run")
         if name in rows:
-            raise UserError(f"{name}: two rows have this name; give another, as in NAME={folders}")
-        rows[name] = [folder for folder in folders.split(",") if folder] if named else [folders]
+            same = rows[name] == given
+            fix = "each run can be compared once" if same else f"give another, as in NAME={folders}"
+            raise UserError(f"{name}: {'is given twice' if same else 'two rows have this name'}; {fix}")
+        rows[name] = given
     return rows
 
 
@@ -194,12 +199,10 @@ class _Shared:
 
 def _check_rows(rows: Mapping[str, tuple[Path, ...]], reference: str | None) -> None:
     if len(rows) < 2:
-        raise UserError("compare: give at least two runs; the first is the reference")
+        raise UserError("give at least two runs; the first is the reference")
     if len({len(folders) for folders in rows.values()}) > 1:
         counted = ", ".join(f"{name} {len(folders)}" for name, folders in rows.items())
-        raise UserError(
-            f"compare: each row needs as many runs as the others, paired in their order; given are {counted}"
-        )
+        raise UserError(f"each row needs as many runs as the others, paired in their order; given are {counted}")
     if reference is not None and reference not in rows:
         raise UserError(f"reference={reference!r} is none of the rows {', '.join(rows)}")
     folders = [folder for each in rows.values() for folder in each]
@@ -251,7 +254,7 @@ def _aligned(read: Mapping[Path, EvaluationPredictions], allow_incomplete: bool)
                 if common.empty
                 else "evaluate all on the same ones, or set allow_incomplete"
             )
-            raise UserError(f"compare: the runs are not of the same {unit}s: {missing}; {fix}")
+            raise UserError(f"the runs are not of the same {unit}s: {missing}; {fix}")
     outputs, targets = {}, None
     for folder, each in indexed.items():
         chosen = each.loc[common].reset_index()
@@ -384,7 +387,7 @@ def _caption(
     else:
         parts.append(
             f"means over {count} runs each, paired in their order, with 95% intervals over runs and {shared.drawn}s (Obuchowski "
-            "and Rockette 1995); p after Holm's correction for all rows of a score"
+            "and Rockette 1995), where its runs do not all score alike; p after Holm's correction for all rows of a score"
         )
     if any(not math.isnan(row.mcnemar) for row in rows):
         parts.append(

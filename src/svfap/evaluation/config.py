@@ -66,7 +66,7 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
     """For a test set with other classes than the model's: a YAML file with `labels`, from labels of the test set to classes that
     are scored, and `outputs`, from classes of the model to these; null leaves out. auto: by names of the same emotion."""
     score_by: str | list[str] = field(default_factory=list)
-    """Columns of the manifest, as [gender, age_group]: the scores of the videos of each value, with their intervals."""
+    """Columns of the manifest, as `--score_by gender age_group`: the scores of the videos of each value, with their intervals."""
     by_group: bool | None = None
     """Average the outputs over each group of videos and score every group once; default: where the manifest has a column
     `group` and the model is not frame-level."""
@@ -99,6 +99,8 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
         for model in self.models:
             if not is_hub_name(model):
                 require_model(model)
+        if twice := next((model for model in self.models if self.models.count(model) > 1), None):
+            raise UserError(f"model: {twice} is given twice; each model of an ensemble counts once")
         if len(self.models) > 1 and self.out is None:
             raise UserError("out: give a folder for the results of an ensemble, as they belong to none of its models")
         if self.manifest is None and self.dataset is None and self.run_config is None:

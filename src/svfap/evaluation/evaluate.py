@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +87,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     seen = {name: number for name in config.models if (number := _num_seen(name, videos))}
     for name, number in seen.items():
         of = f"{number} of the {len(videos)} test videos"
-        say(f"WARNING: {name} was trained on {of}; scores on these say nothing about new ones")
+        upto = "up to " if _fraction_of(name) < 1 else ""
+        say(f"WARNING: {name} was trained on {upto}{of}; scores on these say nothing about new ones")
     by_group = scored_by_group(videos, models[0].config, config.by_group)
     columns = _columns(config, manifest, root, videos)
     out = config.out_folder
@@ -119,8 +121,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             sources |= {"fps": _clock(config, models[0].config).fps, "frames_fps": config.frames_fps}
             known: dict[str, Any] = {key: str(value) for key, value in sources.items() if value is not None}
             known |= {"model": config.models if len(models) > 1 else config.models[0]}
+            before = _columns_of(out / tables.METRICS_FILE)
             write_metrics(out / tables.METRICS_FILE, {**known, **origin, **metrics})
-            _write_predictions(out, predictions, metrics, by_group)
+            _write_predictions(out, predictions, metrics, by_group, before)
             _write_unreadable(out, predictions.unreadable)
         accelerator.wait_for_everyone()
     return Evaluation(out, metrics, dict(predictions.unreadable))
@@ -206,8 +209,25 @@ def _labelled(
     return kept, mapped, left_out
 
 
+def _fraction_of(model: str) -> float:
+    """The part of its training videos that a run took."""
+    file = run_config_of(model)
+    return 1.0 if file is None else float(read_settings_file(file).get("fraction", 1.0))
+
+
+def _columns_of(file: Path) -> list[str]:
+    """The columns by which an earlier evaluation was scored, by its metrics; none if there is no such file."""
+    try:
+        return list(json.loads(file.read_text(encoding="utf-8")).get("score_by", {}))
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
 def _num_seen(model: str, videos: Manifest) -> int:
-    """How many of the videos a model was trained or validated on, as far as the manifests of its run are still there."""
+    """How many of the videos a model was trained or validated on, as far as the manifests of its run are still there.
+
+    Of a run that took a `fraction` of its videos all count.
+    """
     file = run_config_of(model)
     if file is None:
         return 0
@@ -236,6 +256,8 @@ def _columns(config: EvaluateConfig, manifest: Path, root: Path | None, videos: 
     shown = {sample.key for sample in videos}
     found = {}
     for name in config.columns:
+        if name == "prediction" or name.startswith(("prob_", "pred_", "target_")):
+            raise UserError(f"score_by: {name!r} is a column of {tables.PREDICTIONS_FILE}; rename that of {manifest}")
         if name not in text:
             raise UserError(f"score_by: {manifest} has no column {name!r}; it has {', '.join(map(str, text.columns))}")
         found[name] = {key: value for key, value in zip(keys, text[name], strict=True) if key in shown}
@@ -312,14 +334,22 @@ def provenance(
 
 
 def _write_predictions(
-    out: Path, predictions: tables.EvaluationPredictions, metrics: dict[str, Any], by_group: bool
+    out: Path,
+    predictions: tables.EvaluationPredictions,
+    metrics: dict[str, Any],
+    by_group: bool,
+    before: Collection[str],
 ) -> None:
-    """Write the tables, the features and the figure; tables and figures of an earlier evaluation are removed."""
+    """Write the tables, the features and the figure; tables and figures of an earlier evaluation are removed.
+
+    before: the columns by which the earlier one was scored.
+    """
     scored = predictions.videos
     for stale in (tables.GROUPS_FILE, tables.FRAMES_FILE, tables.FEATURES_FILE, "confusion.png", "scatter.png"):
         (out / stale).unlink(missing_ok=True)
-    for old in out.glob("by_*.*"):
-        old.unlink()
+    for name in before:
+        for suffix in ("md", "csv", "tex"):
+            (out / f"by_{name}.{suffix}").unlink(missing_ok=True)
     tables.write_csv(out / tables.PREDICTIONS_FILE, predictions.videos)
     if predictions.frames is not None:
         tables.write_csv(out / tables.FRAMES_FILE, predictions.frames)

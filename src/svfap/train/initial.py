@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from svfap.console import say
+from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.model.mae import MaskedAutoencoder
 from svfap.train.contract import warn_of_other_contract
@@ -21,7 +22,10 @@ def start_from(model: Model, init: str) -> None:
     pretrains = isinstance(model, MaskedAutoencoder)
     initial = read_initial(init, model)
     warn_of_other_contract(init, initial.config, model.config)
-    new = init_autoencoder(model, initial) if isinstance(model, MaskedAutoencoder) else init_encoder(model, initial)
+    try:
+        new = init_autoencoder(model, initial) if isinstance(model, MaskedAutoencoder) else init_encoder(model, initial)
+    except UserError as error:
+        raise UserError(f"init={init}: {error}") from None
     if pretrains and not new:
         say(f"encoder and decoder from {init}")
     else:

@@ -167,7 +167,10 @@ def init_encoder(model: Model, source: Model) -> list[str]:
     settings in which the two encoders differ.
     """
     if model.encoder.norm is not None and source.encoder.norm is None:
-        raise UserError("the source's encoder has no norm for fused stages: it was fine-tuned on its last stage only")
+        raise UserError(
+            "the source's encoder has no norm for fused stages: it was fine-tuned on its last stage only; give the pre-trained "
+            "weights that it was made from, or ones that were fine-tuned with fused stages (model: {fuse_stages: true})"
+        )
     pairs = {name: (getattr(source.config, name), getattr(model.config, name)) for name in ENCODER_SETTINGS}
     if differing := [f"{name}: {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]:
         names = (*ENCODER_SETTINGS, "img_size", "num_frames")
