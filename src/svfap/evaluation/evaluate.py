@@ -105,6 +105,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         metrics = tables.score_predictions(predictions, by_group, intervals=accelerator.is_main_process)
         if accelerator.is_main_process:
             metrics |= {"left_out": left_out} if left_out else {}
+            metrics |= {"label_map": mapped.record()} if mapped else {}
             metrics |= {"seen_in_training": seen} if seen else {}
             if columns:
                 metrics["score_by"] = tables.scores_by(predictions, columns, by_group)

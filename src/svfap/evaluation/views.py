@@ -48,11 +48,17 @@ def reader_of(read: Reader, sums: Tensor, flip: bool, task: str) -> Reader:
         outputs = torch.stack([outputs.float() for outputs, _ in found])
         features = torch.stack([features for _, features in found]).mean(dim=0)
         if task != "classification":
-            return outputs.mean(dim=0) @ sums, features
-        summed = outputs.softmax(dim=-1).mean(dim=0) @ sums
+            return _summed(outputs.mean(dim=0), sums), features
+        summed = _summed(outputs.softmax(dim=-1).mean(dim=0), sums)
         return summed.clamp(min=torch.finfo(summed.dtype).tiny).log(), features
 
     return mapped
+
+
+def _summed(outputs: Tensor, sums: Tensor) -> Tensor:
+    """outputs (..., K) @ sums (K, L) in float32, also within autocast, which would round the product."""
+    with torch.autocast(outputs.device.type, enabled=False):
+        return outputs.float() @ sums
 
 
 @torch.inference_mode()
