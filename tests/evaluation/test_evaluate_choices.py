@@ -128,6 +128,9 @@ def test_mirrored_views_are_averaged(models, faces, tmp_path):
         wanted = (model(clip).softmax(-1) + model(clip.flip(-1)).softmax(-1)) / 2
         torch.testing.assert_close(one.softmax(-1), wanted)
         assert features.shape == model.features(clip).shape
+        with torch.autocast("cpu", torch.bfloat16):
+            same = reader_of(lambda _: (wanted, features), torch.eye(7), False, "regression")(clip)[0]
+        assert torch.equal(same, wanted)  # not rounded to bf16
 
 
 # other labels ----------------------------------------------------------------------------------------------------------
