@@ -103,6 +103,13 @@ def interval_text(key: str, value: float, low: float, high: float, signed: bool 
     return f"{value:{form}}{bounds}".replace("-", "−")
 
 
+def p_text(p: float) -> str:
+    """`0.021`, `< 0.001`; a dash where there is no test."""
+    if math.isnan(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def bounds_text(low: str, high: str) -> str:
     """The bounds of an interval, which are printed as values are: `[71.20, 75.03]`."""
     return f"[{low}, {high}]".replace("-", "−")

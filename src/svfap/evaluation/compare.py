@@ -41,12 +41,13 @@ from svfap.evaluation.predictions import (
     EvaluationPredictions,
     drawn_units,
     group_table,
+    labelled_outputs,
     read_predictions,
     task_and_names,
 )
 from svfap.evaluation.replication import SIGNIFICANCE, holm, row_estimate, table_differences
 from svfap.files import make_folder
-from svfap.metric_table import METRICS, SupervisedTask, interval_text, metric_heading, metric_keys
+from svfap.metric_table import METRICS, SupervisedTask, interval_text, metric_heading, metric_keys, p_text
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import score_intervals
 from svfap.view.tables import write_table
@@ -258,9 +259,9 @@ def _aligned(read: Mapping[Path, EvaluationPredictions], allow_incomplete: bool)
     outputs, targets = {}, None
     for folder, each in indexed.items():
         chosen = each.loc[common].reset_index()
-        truth, values = EvaluationPredictions(one.task, one.names, chosen, len(chosen), source=str(folder)).arrays(
-            chosen
-        )
+        arrays = labelled_outputs(chosen, folder, one.task, one.names)
+        assert arrays is not None
+        truth, values = arrays.targets, arrays.outputs
         if targets is not None and not np.allclose(truth, targets):
             wrong = np.flatnonzero(~np.isclose(truth, targets).reshape(len(truth), -1).all(axis=1))[0]
             raise UserError(
@@ -361,13 +362,6 @@ def _table(rows: Sequence[ComparedRow], reference: str, metrics: Sequence[str]) 
             counts = f"{row.only_this} : {row.only_reference}"
             lines.append({"score": "McNemar", "run": row.name, "difference": counts, "p": p_text(row.mcnemar)})
     return pd.DataFrame(lines).fillna("")
-
-
-def p_text(p: float) -> str:
-    """`0.021`, `< 0.001`; a dash where there is no test."""
-    if math.isnan(p):
-        return "–"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _caption(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -10,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 
 from svfap.console import say
 from svfap.data.loader import ClipDataset
@@ -28,7 +25,7 @@ from svfap.evaluation import predictions as tables
 from svfap.evaluation.config import EvaluateConfig, run_config_of
 from svfap.evaluation.ensemble import average_predictions, require_alike
 from svfap.evaluation.label_map import AUTO, LabelMap, read_label_map
-from svfap.evaluation.metrics import write_metrics
+from svfap.evaluation.metrics import read_metrics, write_metrics
 from svfap.evaluation.views import Reader, predict_views, reader_of, scored_by_group
 from svfap.files import file_digest, make_folder, only_writer
 from svfap.formats import read_settings_file
@@ -84,11 +81,13 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if videos.dimensions is not None:
         videos = with_frame_values(videos) if frame_level else videos
         require_values(videos, all_targets(videos, frame_level))
-    seen = {name: number for name in config.models if (number := _num_seen(name, videos))}
-    for name, number in seen.items():
-        of = f"{number} of the {len(videos)} test videos"
-        upto = "up to " if _fraction_of(name) < 1 else ""
-        say(f"WARNING: {name} was trained on {upto}{of}; scores on these say nothing about new ones")
+    seen: dict[str, int] = {}
+    for name in config.models:
+        run = {} if (file := run_config_of(name)) is None else read_settings_file(file)
+        if number := _num_seen(run, videos):
+            seen[name] = number
+            of = f"{'up to ' if run.get('fraction', 1) < 1 else ''}{number} of the {len(videos)} test videos"
+            say(f"WARNING: {name} was trained on {of}; scores on these say nothing about new ones")
     by_group = scored_by_group(videos, models[0].config, config.by_group)
     columns = _columns(config, manifest, root, videos)
     out = config.out_folder
@@ -122,7 +121,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             sources |= {"fps": _clock(config, models[0].config).fps, "frames_fps": config.frames_fps}
             known: dict[str, Any] = {key: str(value) for key, value in sources.items() if value is not None}
             known |= {"model": config.models if len(models) > 1 else config.models[0]}
-            before = _columns_of(out / tables.METRICS_FILE)
+            before = read_metrics(out / tables.METRICS_FILE).get("score_by", {})
             write_metrics(out / tables.METRICS_FILE, {**known, **origin, **metrics})
             _write_predictions(out, predictions, metrics, by_group, before)
             _write_unreadable(out, predictions.unreadable)
@@ -210,29 +209,11 @@ def _labelled(
     return kept, mapped, left_out
 
 
-def _fraction_of(model: str) -> float:
-    """The part of its training videos that a run took."""
-    file = run_config_of(model)
-    return 1.0 if file is None else float(read_settings_file(file).get("fraction", 1.0))
+def _num_seen(run: Mapping[str, Any], videos: Manifest) -> int:
+    """How many of the videos a run was trained or validated on, as far as its manifests are still there.
 
-
-def _columns_of(file: Path) -> list[str]:
-    """The columns by which an earlier evaluation was scored, by its metrics; none if there is no such file."""
-    try:
-        return list(json.loads(file.read_text(encoding="utf-8")).get("score_by", {}))
-    except (OSError, ValueError, AttributeError):
-        return []
-
-
-def _num_seen(model: str, videos: Manifest) -> int:
-    """How many of the videos a model was trained or validated on, as far as the manifests of its run are still there.
-
-    Of a run that took a `fraction` of its videos all count.
+    run: its settings. Of a run that took a `fraction` of its videos all count.
     """
-    file = run_config_of(model)
-    if file is None:
-        return 0
-    run = read_settings_file(file)
     known: set[str] = set()
     parts = [(run.get("manifest"), run.get("split"))]
     if run.get("val_manifest") or run.get("val_split"):
@@ -292,15 +273,10 @@ def _predict(
     names = videos.label_names or videos.dimensions or ()
     read: Reader = model.outputs_and_features
     if mapped is not None or names != shape.label_names or config.flip:
-        order = mapped.sums(shape.label_names) if mapped else _order(shape.label_names, names)
-        read = reader_of(read, torch.from_numpy(order).to(accelerator.device), config.flip, shape.task)
+        sums = (mapped or LabelMap(names, {}, {name: name for name in names})).sums(shape.label_names)
+        read = reader_of(read, torch.from_numpy(sums).to(accelerator.device), config.flip, shape.task)
     shown = replace(shape, label_names=names, num_outputs=len(names))
     return predict_views(read, shown, clips, accelerator, config.batch_size, config.num_workers, "evaluating")
-
-
-def _order(names: Sequence[str], wanted: Sequence[str]) -> NDArray[np.float32]:
-    """(K, K): 1 where an output is that of the wanted name."""
-    return np.array([[float(name == other) for other in wanted] for name in names], np.float32)
 
 
 def _say_contract(clock: Clock, config: EvaluateConfig, videos: Manifest, model: ModelConfig) -> None:

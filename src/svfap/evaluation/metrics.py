@@ -183,6 +183,15 @@ def flat_intervals(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float]]
     return flat
 
 
+def read_metrics(file: Path) -> dict[str, Any]:
+    """What `write_metrics` wrote; empty if the file is not there or damaged."""
+    try:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return metrics if isinstance(metrics, dict) else {}
+
+
 def write_metrics(path: str | Path, metrics: Mapping[str, Any]) -> None:
     """Write `metrics` as indented JSON, atomically; numpy scalars and arrays become numbers and lists.
 

@@ -18,7 +18,7 @@ from svfap.evaluation.confidence import interval_note
 from svfap.evaluation.config import FOLDS_FILE, EvaluateConfig, PoolConfig, models_of_folds, require_folds
 from svfap.evaluation.evaluate import evaluate, provenance
 from svfap.evaluation.folds import score_folds
-from svfap.evaluation.metrics import flat_intervals, flat_scores, write_metrics
+from svfap.evaluation.metrics import flat_intervals, flat_scores, read_metrics, write_metrics
 from svfap.evaluation.predictions import FRAMES_FILE, METRICS_FILE, PREDICTIONS_FILE, UNREADABLE_FILE
 from svfap.files import file_digest, make_folder, write_atomically
 from svfap.metric_table import (
@@ -120,7 +120,7 @@ def has_evaluation(folder: Path, fold: Fold, allow_incomplete: bool = False) -> 
     """Whether `folder` has an evaluation on all videos of the fold's test part, of any weights."""
     if not all((folder / name).is_file() for name in (METRICS_FILE, PREDICTIONS_FILE, UNREADABLE_FILE)):
         return False
-    metrics = _read_metrics(folder)
+    metrics = read_metrics(folder / METRICS_FILE)
     if metrics.get("manifest") != str(fold.test) or ("frames" in metrics and not (folder / FRAMES_FILE).is_file()):
         return False
     return allow_incomplete or metrics.get("num_evaluated") == metrics.get("num_expected")
@@ -136,7 +136,7 @@ def is_evaluated(config: EvaluateConfig, allow_incomplete: bool = False) -> bool
     fold = prepared.fold(config.fold)
     if fold.test is None or not has_evaluation(folder, fold, allow_incomplete):
         return False
-    metrics = _read_metrics(folder)
+    metrics = read_metrics(folder / METRICS_FILE)
     models = [load_for_inference(name) for name in config.models]
     expected = provenance(config, models, fold.test, config.root or prepared.root)
     names = [PROVENANCE[key] for key, value in expected.items() if metrics.get(key) != value]
@@ -147,20 +147,11 @@ def is_evaluated(config: EvaluateConfig, allow_incomplete: bool = False) -> bool
     return not names
 
 
-def _read_metrics(folder: Path) -> dict[str, Any]:
-    """The metrics of an evaluation; empty if the file is damaged."""
-    try:
-        metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return metrics if isinstance(metrics, dict) else {}
-
-
 def _require_current(out: Path, prepared: PreparedDataset) -> None:
     """Raise `UserError` where a model or a manifest has changed since its evaluation; models that are gone are not checked."""
     for fold in prepared.folds:
         folder = evaluation_of(out, fold)
-        metrics = _read_metrics(folder)
+        metrics = read_metrics(folder / METRICS_FILE)
         if not has_evaluation(folder, fold, allow_incomplete=True):
             continue
         if "weights" not in metrics:

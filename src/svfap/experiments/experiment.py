@@ -26,7 +26,7 @@ from svfap.experiments.runs import BASELINE, ExperimentRuns, do_all
 from svfap.experiments.studies import RECONSTRUCTIONS, STUDIES, Reported, Study, StudyRow, chosen_experiments
 from svfap.files import make_folder, write_atomically
 from svfap.formats import read_settings_file
-from svfap.metric_table import interval_text, is_percent, metric_heading
+from svfap.metric_table import interval_text, is_percent, metric_heading, p_text
 from svfap.model.complexity import complexity
 from svfap.settings import as_text, require_weights
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
@@ -193,7 +193,7 @@ def _compared(metric: str, line: Line) -> tuple[str, str]:
     text = interval_text(metric, found.value, found.low, found.high, signed=True)
     if math.isnan(line.p):
         return text, "not tested"
-    p = "< 0.001" if line.p < 0.001 else f"{line.p:.3f}"
+    p = p_text(line.p)
     return text, p if line.shows_difference else f"{p}, no difference shown"
 
 
