@@ -44,15 +44,20 @@ def pick_precision(name: str, device: torch.device) -> str:
     return name
 
 
-def make_accelerator(precision: str = "auto") -> Accelerator:
-    """The device, its precision, and the processes that torchrun or `accelerate launch` started. Raises `UserError`."""
-    from accelerate import Accelerator  # takes longer to import than one picture to predict
+def make_accelerator(precision: str = "auto", unused: bool = False) -> Accelerator:
+    """The device, its precision, and the processes that torchrun or `accelerate launch` started. Raises `UserError`.
+
+    unused: a step may leave some parameters without a gradient.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs  # takes longer to import than one picture to predict
     from accelerate.state import AcceleratorState
 
     device = pick_device()
     chosen = pick_precision(precision, device)
     AcceleratorState._reset_state()  # a process may train in one precision after another
-    return Accelerator(mixed_precision="no" if chosen == "fp32" else chosen, cpu=device.type == "cpu")
+    mixed = "no" if chosen == "fp32" else chosen
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if unused else None
+    return Accelerator(mixed_precision=mixed, cpu=device.type == "cpu", kwargs_handlers=handlers)
 
 
 def compile_mode(device: torch.device, num_processes: int = 1) -> str:

@@ -146,13 +146,24 @@ def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     return output.transpose(1, 2).flatten(2)
 
 
+class Projection(nn.Linear):
+    """A linear layer without a bias of its own, which is called with one: adapters find a layer and see its inputs."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__(in_dim, out_dim, bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
+        """(..., in_dim) and (out_dim,) -> (..., out_dim)."""
+        return F.linear(x, self.weight, bias)
+
+
 class SelfAttention(nn.Module):
     """Self-attention (Eq. 2) with biases on query and value; a bias on the key would cancel in the softmax."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.qkv = Projection(dim, 3 * dim)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
@@ -160,7 +171,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        query, key, value = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+        query, key, value = self.qkv(x, bias).chunk(3, dim=-1)
         return self.proj(attend(query, key, value, self.num_heads))
 
 
@@ -170,17 +181,17 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Linear(dim, dim, bias=False)
-        self.kv = nn.Linear(dim, 2 * dim, bias=False)
+        self.q = Projection(dim, dim)
+        self.kv = Projection(dim, 2 * dim)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """(B, N, D) queries, (B, M, D) context -> (B, N, D)."""
-        query = F.linear(x, self.q.weight, self.q_bias)
+        query = self.q(x, self.q_bias)
         bias = torch.cat((torch.zeros_like(self.v_bias), self.v_bias))
-        key, value = F.linear(context, self.kv.weight, bias).chunk(2, dim=-1)
+        key, value = self.kv(context, bias).chunk(2, dim=-1)
         return self.proj(attend(query, key, value, self.num_heads))
 
 

@@ -44,6 +44,7 @@ from svfap.train.losses import (
 from svfap.train.optim import parameter_groups
 from svfap.train.parallel import run_all
 from svfap.train.resolve import check_run, fold_configs, resolve
+from svfap.train.trainable import Trainable
 
 
 class FinetuneTask(TrainingTask):
@@ -81,6 +82,12 @@ class FinetuneTask(TrainingTask):
         self.model = create_model(config.preset, config.task, **{**settings, **config.model})
         if config.init:
             start_from(self.model, config.init)
+        self.trainable = Trainable(self.model, config)
+        self.unfreezes = config.unfreeze_every is not None
+        if config.trainable != "all" or self.unfreezes:
+            say(f"{self.trainable}")
+            if not config.init:
+                say("without `init` what is frozen keeps random weights")
         shape = self.model.config
         clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
         frames: dict[str, Any] = {"frame_level": shape.frame_level, "frame_fit": shape.frame_fit}
@@ -105,6 +112,9 @@ class FinetuneTask(TrainingTask):
     def parameter_groups(self) -> list[dict[str, Any]]:
         config = self.config
         return parameter_groups(self.model, config.weight_decay, config.layer_decay, config.layer_decay_rule)
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.trainable.begin_epoch(epoch)
 
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """Cross-entropy with soft targets (Eq. 12), or a regression loss (Eq. 13, 14), on augmented clips.

@@ -34,6 +34,7 @@ from svfap.train.processes import lost_process_is_one_line, processes_here
 from svfap.train.run_data import run_data
 from svfap.train.run_folder import RunFolder, TrainState
 from svfap.train.saving import BesideTraining
+from svfap.train.trainable import plain_weights
 
 if TYPE_CHECKING:
     from svfap.evaluation.pool import PooledResults
@@ -49,7 +50,7 @@ class TrainingTask:
 
     dataset: training clips. manifest: training videos, each once. validation, validation_clips: the same for validation,
     None without it. score: the validation metric; best/ is the epoch with its highest value, or the last epoch if None.
-    num_videos: the number of training and validation videos.
+    num_videos: the number of training and validation videos. unfreezes: not all epochs train the same parameters.
     """
 
     config: TrainConfig
@@ -60,10 +61,14 @@ class TrainingTask:
     validation: Manifest | None = None
     validation_clips: ClipDataset | None = None
     score: str | None = None
+    unfreezes: bool = False
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The groups of the optimiser."""
         return parameter_groups(self.model, self.config.weight_decay)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before the first step of an epoch, and before that with which a resumed run goes on; the model is in training mode."""
 
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """The loss of one batch. model: `self.model`, or a wrapper of it. generator: on the CPU, for every random draw."""
@@ -154,7 +159,7 @@ class TrainingRun:
 
     def __init__(self, task: TrainingTask, config: TrainConfig) -> None:
         self.task, self.config, self.folder = task, config, RunFolder(config)
-        self.accelerator = accelerator = make_accelerator(config.precision)
+        self.accelerator = accelerator = make_accelerator(config.precision, unused=task.unfreezes)
         with accelerator.main_process_first():
             if accelerator.is_main_process:
                 self.folder.open(run_data(task.manifest, task.validation, task.dataset.frame_level))
@@ -270,6 +275,7 @@ class TrainingRun:
                 if batches is None or position == 0:
                     batches = iter(self._batches(finished_epochs, position * self.config.accumulate_steps))
                     self.model.train()
+                    self.task.begin_epoch(epoch)
                 # Other processes of torchrun would wait for this one in the middle of a step.
                 with stop.at_once() if self.accelerator.num_processes == 1 else nullcontext():
                     micro = [next(batches) for _ in range(self.config.accumulate_steps)]
@@ -442,7 +448,7 @@ class TrainingRun:
             state.best_score, state.best_epoch = score, epoch
             if self.accelerator.is_main_process:
                 model = self.best_model
-                self._new_best = type(model).with_weights(model.config, model.state_dict())
+                self._new_best = type(model).with_weights(model.config, plain_weights(model))
         if self.writer:
             if not console.is_terminal:  # without a moving progress bar, one line per epoch
                 text = f", validation {task.score} {score:.4f}" if score is not None else ""
@@ -497,7 +503,8 @@ class TrainingRun:
             "epochs": self.config.epochs,
             "best_epoch": state.best_epoch,
             "chosen_by": f"validation {score}" if score else "last epoch (no validation part)",
-            "parameters": sum(p.numel() for p in self.task.model.parameters()),
+            "parameters": sum(map(Tensor.numel, plain_weights(self.task.model).values())),
+            "trained_parameters": sum(p.numel() for p in self.task.model.parameters() if p.requires_grad),
             "seconds": round(state.seconds, 1),
             "num_unreadable": len(state.unreadable),
             "last_validation": validation,
