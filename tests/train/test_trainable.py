@@ -6,6 +6,7 @@ import builtins
 import os
 import signal
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -41,7 +42,13 @@ def encoder(faces, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("trainable", "trained"),
-    [("all", set(range(8))), ("head", {7}), ("last:1", {6, 7}), ("last:4", {3, 4, 5, 6, 7}), ("lora", set(range(1, 8)))],
+    [
+        ("all", set(range(8))),
+        ("head", {7}),
+        ("last:1", {6, 7}),
+        ("last:4", {3, 4, 5, 6, 7}),
+        ("lora", set(range(1, 8))),
+    ],
 )
 def test_only_the_layers_that_are_named_change(trainable, trained, encoder, faces, tmp_path):
     config = finetuning(faces, tmp_path / "run", init=str(encoder), trainable=trainable, epochs=1, **LARGE_RATE)
@@ -128,9 +135,11 @@ def test_layers_join_one_after_another(encoder, faces, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainable, "begin_epoch", noting)
     finetune(config)
-    changed = [changed_layers(*pair) for pair in zip(states, states[1:], strict=False)]
+    changed = [changed_layers(*pair) for pair in pairwise(states)]
     assert changed == [{7}, {7}, {6, 7}, {6, 7}, {5, 6, 7}]
-    assert dropping[0] == [False] * 6 and dropping[3] == [False] * 5 + [True] and dropping[5] == [False] * 4 + [True] * 2
+    assert (
+        dropping[0] == [False] * 6 and dropping[3] == [False] * 5 + [True] and dropping[5] == [False] * 4 + [True] * 2
+    )
 
 
 @pytest.mark.parametrize(

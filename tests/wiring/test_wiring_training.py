@@ -90,7 +90,9 @@ FINETUNE_EFFECTS: dict[str, Effect] = {
     "val_fraction": Effect(
         {"val_split": None, "val_fraction": 0.2}, {"val_split": None, "val_fraction": 0.5}, ("num_steps", "messages")
     ),
-    "trainable": Effect(PLAIN, {**PLAIN, "trainable": "head"}, ("last_weights", "messages"), ("first_loss", "first_weights", "rates")),
+    "trainable": Effect(
+        PLAIN, {**PLAIN, "trainable": "head"}, ("last_weights", "messages"), ("first_loss", "first_weights", "rates")
+    ),
     "lora_rank": Effect({"trainable": "lora"}, {"trainable": "lora", "lora_rank": 2}, ("last_weights", "messages")),
     "lora_alpha": Effect({"trainable": "lora"}, {"trainable": "lora", "lora_alpha": 64.0}, ("last_weights",), ("first_weights",)),
     "unfreeze_every": Effect(PLAIN, {**PLAIN, "unfreeze_every": 1}, ("last_weights",), ("first_loss", "first_weights", "rates")),

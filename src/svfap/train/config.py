@@ -178,9 +178,9 @@ class FinetuneConfig(TrainConfig):
     """Fraction of the training videos set aside for validation, by subject where known; 0: none, best/ is the last epoch."""
 
     trainable: str = "all"
-    """What is trained: all; head: the head with the norm before it, on the frozen encoder; last:N: the head and the last N blocks;
-    lora: the head, and low-rank adapters beside the frozen layers of every block, which are merged into these when a model is
-    saved (extra `lora`)."""
+    """What is trained: all; head: the head with the norm before it, on the frozen encoder; last:N: the head and the last N
+    blocks; lora: the head, and low-rank adapters beside the frozen layers of every block, which are merged into these when a
+    model is saved (extra `lora`)."""
     lora_rank: int = 8
     """Rank of the adapters, with trainable=lora."""
     lora_alpha: float | None = None
@@ -247,16 +247,21 @@ class FinetuneConfig(TrainConfig):
             raise UserError(f"label_range={self.label_range}: must be two numbers, the smaller one first")
         require(self, 1, "lora_rank", "unfreeze_every")
         blocks = sum(model_config(self.preset, "features", **self.model).stage_depths)
-        if not re.fullmatch(r"all|head|lora|last:0*[1-9]\d*", self.trainable) or self.trained_blocks > blocks + (self.trainable == "all"):
-            raise UserError(
-                f"trainable={self.trainable}: must be all, head, lora, or last:N with N from 1 to {blocks}, as last:{min(4, blocks)}"
-            )
+        if not re.fullmatch(r"all|head|lora|last:0*[1-9]\d*", self.trainable) or self.trained_blocks > blocks + (
+            self.trainable == "all"
+        ):
+            fix = f"must be all, head, lora, or last:N with N from 1 to {blocks}, as last:{min(4, blocks)}"
+            raise UserError(f"trainable={self.trainable}: {fix}")
         if self.trainable != "lora" and (self.lora_rank, self.lora_alpha) != (FinetuneConfig.lora_rank, None):
             raise UserError("lora_rank, lora_alpha: are of adapters, which come with trainable=lora")
         if self.lora_alpha is not None and not 0 < self.lora_alpha < math.inf:
             raise UserError(f"lora_alpha={self.lora_alpha}: must be a number above 0")
         if self.unfreeze_every is not None and (self.trainable == "head" or self.compile):
-            other = "trainable=head has nothing to unfreeze" if self.trainable == "head" else "compile=true wants the same layers"
+            other = (
+                "trainable=head has nothing to unfreeze"
+                if self.trainable == "head"
+                else "compile=true wants the same layers"
+            )
             raise UserError(f"unfreeze_every={self.unfreeze_every}: {other}; leave one of them out")
         if self.loss != "mse" and not self.frame_level and self.micro_batch_size < 2:
             raise UserError(f"loss={self.loss}: needs at least 2 clips in a micro-batch; make `batch_size` larger")

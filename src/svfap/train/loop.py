@@ -68,7 +68,7 @@ class TrainingTask:
         return parameter_groups(self.model, self.config.weight_decay)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Called before the first step of an epoch, and before that with which a resumed run goes on; the model is in training mode."""
+        """Called before the first step of an epoch, or before that with which a resumed run goes on, in training mode."""
 
     def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
         """The loss of one batch. model: `self.model`, or a wrapper of it. generator: on the CPU, for every random draw."""

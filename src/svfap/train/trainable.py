@@ -12,7 +12,9 @@ from svfap.model.layers import Block
 from svfap.train.config import FinetuneConfig
 from svfap.train.optim import layer_of
 
-ADAPTED = r"encoder\.stages\.\d+\.blocks\..*\.(qkv|q|kv|proj|fc1|fc2)"  # the linear layers of attention and feed-forward
+ADAPTED = (
+    r"encoder\.stages\.\d+\.blocks\..*\.(qkv|q|kv|proj|fc1|fc2)"  # the linear layers of attention and feed-forward
+)
 ADAPTER = "default"
 
 
@@ -39,7 +41,9 @@ class Trainable:
 
     def __str__(self) -> str:
         """As "trained: 0.1 of 3.2 million parameters"."""
-        chosen, everything = (sum(map(Tensor.numel, each)) for each in ([p for _, p in self._chosen], self.model.parameters()))
+        chosen, everything = (
+            sum(map(Tensor.numel, each)) for each in ([p for _, p in self._chosen], self.model.parameters())
+        )
         return f"trained: {chosen / 1e6:.3g} of {everything / 1e6:.3g} million parameters"
 
     def first_layer(self, epoch: int) -> int:
