@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "crop": {"data", "faces", "jobs", "predict"},
     "packing": {"data", "jobs"},
     "features": {"model", "weights", "data", "faces", "jobs", "predict"},
+    "huggingface": {"model", "weights", "data", "faces", "predict"},
     "export": {"model", "weights", "data", "synth"},
     "bench": {"model", "weights", "data", "synth", "train", "predict", "view"},
     "reports": {"model", "weights", "data", "evaluation", "probe", "view"},

@@ -27,6 +27,7 @@ from .export.export import export_model as export_model
 from .features.config import ExtractConfig as ExtractConfig
 from .features.extract import Extracted as Extracted
 from .features.extract import extract_features as extract_features
+from .huggingface.auto import register_transformers as register_transformers
 from .model.build import Model as Model
 from .model.build import create_model as create_model
 from .model.config import ModelConfig as ModelConfig

@@ -81,9 +81,7 @@ class Model(
             device="cpu", dtype=torch.get_default_dtype(), memory_format=torch.contiguous_format
         )
         model.load_state_dict({name: tensor.to(copy=True, **kind) for name, tensor in tensors.items()}, assign=True)
-        for module in model.modules():
-            if isinstance(positions := getattr(module, "positions", None), Tensor):  # no weights, so not stored
-                module.positions = sincos_positions(*positions.shape)
+        fill_positions(model)
         return model.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -117,6 +115,14 @@ class Model(
         """Pixels in [0, 1] of normalised ones: (B, 3, T, H, W) float -> the same shape and dtype."""
         mean, std = (clip.new_tensor(v).view(3, 1, 1, 1) for v in (self.config.pixel_mean, self.config.pixel_std))
         return clip * std + mean
+
+
+def fill_positions(model: nn.Module) -> None:
+    """Compute the positions of a model, which are no weights, so not stored."""
+    for module in model.modules():
+        if isinstance(positions := getattr(module, "positions", None), Tensor):
+            device = "cpu" if positions.is_meta else positions.device
+            module.positions = sincos_positions(*positions.shape).to(device)
 
 
 def init_linear(model: nn.Module, init: Callable[[Tensor], object]) -> None:

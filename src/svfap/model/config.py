@@ -14,6 +14,14 @@ from svfap.files import write_atomically
 from svfap.formats import stamped, upgrade
 
 CONFIG_FILE = "config.json"
+# What transformers finds the classes of `svfap.huggingface` by; how clips are read is in `config.json` alone.
+MODEL_TYPE, VIDEO_PROCESSOR = "svfap", "SVFAPVideoProcessor"
+VIDEO_PROCESSOR_FILE = "video_preprocessor_config.json"
+# Names in `config.json` that are transformers' own and say nothing about the model.
+OF_TRANSFORMERS = (
+    *("model_type", "architectures", "transformers_version", "dtype", "return_dict", "output_hidden_states"),
+    *("output_attentions", "chunk_size_feed_forward", "is_encoder_decoder", "auto_map"),
+)
 TASKS = ("classification", "regression", "pretraining", "features")
 CHOICES = {
     "task": TASKS,
@@ -286,9 +294,12 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, settings: Any, file: object) -> ModelConfig:
         """The config of the content of a `config.json` of this or an earlier version. Raises `UserError` naming `file`."""
-        settings = upgrade("model config", settings, file, cls.field_names())
+        kind = settings.get("model_type", MODEL_TYPE) if isinstance(settings, dict) else MODEL_TYPE
+        if kind != MODEL_TYPE:
+            raise UserError(f"{file}: describes a model of the type {kind!r} of transformers, not one of svfap")
+        settings = upgrade("model config", settings, file, (*cls.field_names(), *OF_TRANSFORMERS))
         try:
-            return cls(**settings)
+            return cls(**{name: value for name, value in settings.items() if name not in OF_TRANSFORMERS})
         except TypeError as error:  # a number where there should be a list, and the like
             raise UserError(f"{file}: not a model config ({error})") from None
         except UserError as error:
@@ -304,14 +315,21 @@ class ModelConfig:
             raise UserError(f"{file}: not a model config ({error})") from None
 
     def write(self, folder: Path) -> None:
-        """Write `config.json` into a folder, beside the weights."""
-        content = json.dumps(stamped("model config", asdict(self)), indent=2, sort_keys=True)
-        write_atomically(folder / CONFIG_FILE, content)
+        """Write `config.json` into a folder, beside the weights, and the file by which transformers reads videos for it."""
+        content = {**stamped("model config", asdict(self)), "model_type": MODEL_TYPE}
+        write_atomically(folder / CONFIG_FILE, json.dumps(content, indent=2, sort_keys=True))
+        write_processor(folder)
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
         """Names of all fields, in order."""
         return tuple(f.name for f in fields(cls))
+
+
+def write_processor(folder: Path) -> None:
+    """Write the file by which transformers finds the class that reads videos for the model in a folder."""
+    content = json.dumps({"video_processor_type": VIDEO_PROCESSOR}, indent=2)
+    write_atomically(folder / VIDEO_PROCESSOR_FILE, content + "\n")
 
 
 def _require(fits: bool, message: str) -> None:

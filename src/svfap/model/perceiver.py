@@ -46,7 +46,7 @@ class Perceiver(Model):
 
     def features(self, clip: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> (B, D): the mean over all tokens, after the final norm."""
-        return self._pooled(self.encoder(clip))
+        return self.pooled(self.encoder(clip))
 
     def step_features(self, clip: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> (B, T', D): for each time step of the encoder's output, the mean over its tokens after the norm."""
@@ -55,16 +55,17 @@ class Perceiver(Model):
     def outputs_and_features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """The results of `forward` and `features` from one pass of the encoder."""
         tokens = self.encoder(clip)
-        return self._outputs(tokens), self._pooled(tokens)
+        return self._outputs(tokens), self.pooled(tokens)
 
     def every_output(self, clip: Tensor) -> dict[str, Tensor]:
         """The results of `forward`, `features` and `step_features` from one pass of the encoder: "outputs" (not of task
         "features"), "features", "step_features"."""
         tokens = self.encoder(clip)
         outputs = {} if self.config.task == "features" else {"outputs": self._outputs(tokens)}
-        return {**outputs, "features": self._pooled(tokens), "step_features": self._steps(tokens)}
+        return {**outputs, "features": self.pooled(tokens), "step_features": self._steps(tokens)}
 
-    def _pooled(self, tokens: Tensor) -> Tensor:
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """What `features` makes of the encoder's tokens: (B, N_out, D) -> (B, D)."""
         with _no_autocast(tokens):
             return self.norm(tokens.to(self.norm.weight.dtype).mean(dim=1))
 
@@ -76,7 +77,7 @@ class Perceiver(Model):
     def _outputs(self, tokens: Tensor) -> Tensor:
         with _no_autocast(tokens):
             if not self.config.frame_level:
-                return self._activate(self.head(self._pooled(tokens)))
+                return self._activate(self.head(self.pooled(tokens)))
             return self._activate(steps_to_frames(self.head(self._steps(tokens)), self.config.num_frames))
 
     def _activate(self, outputs: Tensor) -> Tensor:

@@ -20,14 +20,15 @@ from svfap.data.manifest import Sample
 from svfap.data.rates import FRAMES_NOTE, Clock, states_no_rate
 from svfap.data.sample import frames_of, left_top
 from svfap.data.video import VideoError, VideoSource
+from svfap.errors import UserError
 from svfap.faces.config import FaceCropConfig, TrackConfig
 from svfap.faces.crop import crop_face
 from svfap.faces.detect import Detector
 from svfap.faces.track import Dropped, TrackedFace, TrackedFrame, track_faces
 from svfap.files import printable
 from svfap.model.config import ModelConfig
-from svfap.predict.source import LiveSource, open_source
-from svfap.predict.windows import Window, hop_frames, iter_windows, whole_pictures
+from svfap.predict.source import LiveSource, is_live, open_source
+from svfap.predict.windows import Window, hop_frames, iter_windows, middle_indices, whole_pictures
 from svfap.settings import Fps
 
 T = TypeVar("T")
@@ -103,6 +104,21 @@ class Reader:
             say(f"{printable(name)}: {note}")
         if errors:
             raise errors[0]
+
+    def middle(self, video: str | Path) -> np.ndarray:
+        """The window in the middle of a video of a face crop: (T, H, W, 3) uint8. Of its parts without a pause, the longest.
+
+        A video that a single window spans gives the same clip as `windows`. Decodes no other frames. Raises `UserError` for
+        a webcam or stream, `VideoError` if the video cannot be read.
+        """
+        if is_live(video):
+            raise UserError(f"{video}: a stream has no middle; give a file")
+        with self.open(video) as source:
+            assert isinstance(source, VideoSource)
+            grid = source.grid(self.rate(source))
+            first, stop = max(grid.stretches, key=lambda part: part[1] - part[0])
+            indices = first + middle_indices(stop - first, self.config.num_frames, self.config.sampling_stride)
+            return fit_frames(source.read(grid.picture_of[indices]), self.config.img_size, self.config.frame_fit)
 
     def open(self, video: str | Path) -> VideoSource | LiveSource:
         """Open a video; says what is to be known of its frame rate, each message once. Raises `VideoError`."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from svfap.faces.track import TrackedFace, TrackedFrame
 from svfap.model.config import ModelConfig
@@ -85,7 +86,7 @@ class _Windower:
 
     def _window(self, start: int) -> Window:
         kept, before = list(self._kept), self._count - len(self._kept)
-        indices = np.minimum(start + self.stride * np.arange(self.clip_length), self._count - 1)
+        indices = window_indices(self._count, self.clip_length, self.stride, start)
         shown = [kept[i - before] for i in indices]
         interval_s = (kept[-1].time_s - kept[0].time_s) / (len(kept) - 1) if len(kept) > 1 else self.frame_s
         fresh = (indices > self._last_shown) & (np.diff(indices, prepend=-1) > 0)
@@ -136,6 +137,17 @@ def iter_windows(
             yield from run.push(_FaceCrop(crop(item.frame, face), item.time_s, face.box, face.confidence))
     for run in runs.values():
         yield from run.finish()
+
+
+def window_indices(num_frames: int, clip_length: int, stride: int, start: int) -> NDArray[np.int64]:
+    """(clip_length,) frames of the window that starts at `start`; beyond the end the last frame is repeated."""
+    return np.minimum(start + stride * np.arange(clip_length), num_frames - 1)
+
+
+def middle_indices(num_frames: int, clip_length: int, stride: int) -> NDArray[np.int64]:
+    """(clip_length,) frames of the window in the middle; of a video that one window spans, the frames of that window."""
+    spare = num_frames - (clip_length - 1) * stride - 1
+    return window_indices(num_frames, clip_length, stride, max(spare, 0) // 2)
 
 
 def whole_pictures(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[TrackedFrame]:

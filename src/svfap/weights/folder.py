@@ -50,9 +50,7 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
         source = load_model(path_or_hub_id)
         if source.config.task == task and not overrides:
             return source
-        head = OF_ITS_HEAD if source.config.task != task else {}
-        settings = {**asdict(source.config), **head, "task": task, "fuse_stages": task == "pretraining", **overrides}
-        model = build_model(ModelConfig(**settings))
+        model = build_model(config_for(source.config, task, **overrides))
         new = init_encoder(model, source)
         log.warning("%s is a %s model: %s are new", path_or_hub_id, source.config.task, ", ".join(new))
         return model.eval()
@@ -65,6 +63,17 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
         raise UserError(f"{folder}: holds no model (no config.json here, nor in best/ or last/)")
     require_model(str(path_or_hub_id))
     return _load_hub(str(path_or_hub_id).removeprefix(HUB_PREFIX))
+
+
+def config_for(config: ModelConfig, task: str, **overrides: Any) -> ModelConfig:
+    """The config of a model for a task around the encoder of another model. Raises `UserError`.
+
+    overrides: its fields; label_names say num_outputs as well.
+    """
+    if overrides.get("label_names"):
+        overrides.setdefault("num_outputs", len(overrides["label_names"]))
+    head = OF_ITS_HEAD if config.task != task else {}
+    return ModelConfig(**{**asdict(config), **head, "task": task, "fuse_stages": task == "pretraining", **overrides})
 
 
 def has_model(path: Path) -> bool:
