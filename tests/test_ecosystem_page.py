@@ -88,7 +88,9 @@ def test_torch_hub(place):
     same = svfap.load_model("runs/tiny").encoder.stages[0].blocks[0].attn.qkv.weight
     assert torch.equal(names["pretrained"].encoder.stages[0].blocks[0].attn.qkv.weight, same)
     assert "blink" in names["movement"].config.label_names
-    with pytest.raises(svfap.UserError, match=r"runs/tiny: not of the size of svfap_base \(patch_size=8, embed_dim=192"):
+    with pytest.raises(
+        svfap.UserError, match=r"runs/tiny: not of the size of svfap_base \(patch_size=8, embed_dim=192"
+    ):
         torch.hub.load("svfap", "svfap_base", source="local", weights="runs/tiny")
 
 
@@ -101,10 +103,21 @@ def on_meta(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_torch_hub_needs_what_it_lists():
-    """Its functions run without any other package of the core installation."""
+    """Its functions run without any other package of the core installation, and without transformers."""
     listed = re.search(r"dependencies = \[(.*?)\]", (ROOT / "hubconf.py").read_text())[1].replace('"', "").split(", ")
     names = {"av", "accelerate", "cv2", "sklearn", "scipy", "pandas", "pyarrow", "jsonargparse", "yaml", "PIL", "torch"}
-    names |= {"simplejpeg", "matplotlib", "rich", "tensorboard", "numpy", "safetensors", "huggingface_hub", "lazy_loader"}
+    names |= {
+        "transformers",
+        "simplejpeg",
+        "matplotlib",
+        "rich",
+        "tensorboard",
+        "numpy",
+        "safetensors",
+        "huggingface_hub",
+        "lazy_loader",
+    }
+    names |= {"jinja2", "lightning"}
     code = (
         f"import sys; sys.modules |= dict.fromkeys({sorted(names - set(listed))!r}); import torch; "
         f"model = torch.hub.load({str(ROOT)!r}, 'load_model', 'movement', source='local'); "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import PreTrainedConfig
 
 from svfap.errors import UserError
@@ -31,6 +32,13 @@ class SVFAPConfig(PreTrainedConfig):
     attribute_map = {"hidden_size": "embed_dim", "num_attention_heads": "num_heads", "image_size": "img_size"}  # noqa: RUF012
     __eq__ = PreTrainedConfig.__eq__  # of all attributes
 
+    if TYPE_CHECKING:  # no fields of its own: those of `ModelConfig` are set in `adopt`
+        id2label: dict[int, str] | None
+        label2id: dict[str, int] | None
+        problem_type: str | None
+        dtype: torch.dtype | None
+        task: str
+
     def __post_init__(self, **kwargs: Any) -> None:
         given = {name: value for name, value in kwargs.items() if not _is_theirs(name)}
         theirs = {name: value for name, value in kwargs.items() if _is_theirs(name)}
@@ -42,6 +50,8 @@ class SVFAPConfig(PreTrainedConfig):
             self.num_labels = num_labels
         self.problem_type = problem or self.problem_type
         super().__post_init__(**theirs)
+        if self.dtype is None:
+            self.dtype = torch.float32  # as svfap computes, also with weights that are stored in half of it
 
     def adopt(self, settings: ModelConfig) -> None:
         """Take over all settings, and what transformers derives from them."""

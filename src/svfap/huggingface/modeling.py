@@ -81,7 +81,7 @@ class SVFAPModel(SVFAPPreTrainedModel):
         (B, N, D), and `pooler_output` (B, D), `Perceiver.features`.
         """
         model = cast(Perceiver, self.svfap)
-        tokens = model.encoder(pixel_values.transpose(1, 2))
+        tokens = model.encoder(pixel_values.transpose(1, 2).to(self.dtype))
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=model.pooled(tokens))
 
 
@@ -97,7 +97,7 @@ class SVFAPForVideoClassification(SVFAPPreTrainedModel):
         out), or values (B, K), for the mean squared error; frame-level models have (B, T) or (B, T, K). Returns `logits`: what
         `Perceiver.forward` returns. Raises `ValueError` for labels of another shape.
         """
-        logits = self.svfap.forward(pixel_values.transpose(1, 2))
+        logits = self.svfap.forward(pixel_values.transpose(1, 2).to(self.dtype))
         if labels is None:
             return ImageClassifierOutput(logits=logits)
         is_class = self.config.task == "classification"
@@ -134,7 +134,7 @@ class SVFAPForPreTraining(SVFAPPreTrainedModel):
             mask = tube_mask(len(clip), model.config).to(clip.device)
         else:
             mask = TubeMask.from_bool(bool_masked_pos, model.config)
-        prediction = model.forward(clip, mask)
+        prediction = model.forward(clip.to(self.dtype), mask)
 
         def predicted(*_: Any) -> Tensor:
             return prediction

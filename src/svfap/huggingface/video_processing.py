@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -77,12 +77,14 @@ class SVFAPVideoProcessor(BaseVideoProcessor):
         a list of such videos. num_frames: the model's, if given. do_sample_frames: as pipelines give it: clips of files are
         sampled in any case. Raises `UserError` for what cannot be used, `VideoError` if a video cannot be read.
         """
+        if isinstance(videos, list | tuple) and not videos:
+            raise UserError("there are no videos in the list")
         if num_frames not in (None, self.config.num_frames):
             raise UserError(f"num_frames={num_frames}: this model's clips have {self.config.num_frames} frames")
         if do_sample_frames and self.config.frame_level:  # a pipeline, which takes logits of a clip
             raise UserError("the model has outputs for every frame, which a pipeline cannot show; use svfap predict")
-        is_list = isinstance(videos, list | tuple) and not _is_picture(videos[0] if videos else None)
-        clips = np.stack([self._clip(video) for video in (videos if is_list else [videos])])  # type: ignore[list-item]
+        listed: Any = videos if isinstance(videos, list | tuple) and not _is_picture(videos[0]) else [videos]
+        clips = np.stack([self._clip(video) for video in listed])
         pixels = normalize(torch.from_numpy(clips), self.config.pixel_mean, self.config.pixel_std)
         return BatchFeature({"pixel_values": pixels.transpose(1, 2).contiguous()}, tensor_type=return_tensors)
 
@@ -96,7 +98,7 @@ class SVFAPVideoProcessor(BaseVideoProcessor):
                     'which finds faces, or take it as a face crop by SVFAPVideoProcessor.from_pretrained(…, faces="none")'
                 )
             return self._reader.middle(video)
-        frames = np.stack([np.asarray(frame) for frame in video])
+        frames = np.stack([np.asarray(frame) for frame in cast(Any, video)])
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) != config.num_frames:
             got = f"{frames.dtype} {frames.shape}"
             raise UserError(
@@ -108,4 +110,4 @@ class SVFAPVideoProcessor(BaseVideoProcessor):
 
 def _is_picture(item: Any) -> bool:
     """Whether it is one frame of a clip rather than a video."""
-    return item is not None and not isinstance(item, str | Path | list | tuple) and np.asarray(item).ndim == 3
+    return not isinstance(item, str | Path | list | tuple) and np.asarray(item).ndim == 3

@@ -83,9 +83,9 @@ class TubeletEmbed(nn.Module):
 
 
 def standardized(pixels: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Pixels with mean 0 and deviation 1 over `dims`, which are all but clip and channel: the same shape, float32."""
+    """Pixels with mean 0 and deviation 1 over `dims`, which are all but clip and channel: the same shape and dtype."""
     deviation, mean = torch.std_mean(pixels.float(), dim=dims, keepdim=True)
-    return (pixels - mean) / (deviation + DEVIATION_EPS)
+    return ((pixels - mean) / (deviation + DEVIATION_EPS)).to(pixels.dtype)
 
 
 class ConvEmbed(nn.Module):
