@@ -27,8 +27,8 @@ test-all: $(STAMP) lint
 	$(TEST) --cov --cov-report=term -m ''
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks docs
-	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs hubconf.py
+	$(BIN)/ruff format --check src tests benchmarks docs hubconf.py
 	$(BIN)/mypy
 
 # The complete method on synthetic faces, verb by verb. Two things run at a time, each on one core; what is finished is not done
