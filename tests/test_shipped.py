@@ -18,7 +18,7 @@ import svfap.predict.predictor as predictor_module
 from svfap.cli.main import main
 from svfap.data.video import write_video
 from svfap.errors import UserError
-from svfap.model.config import ModelConfig
+from svfap.model.config import VIDEO_PROCESSOR_FILE, ModelConfig
 from svfap.shipped import CARD_FILE, SHIPPED, list_models, model_card, shipped_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +53,7 @@ def test_the_data_of_the_package_includes_shipped_models(name):
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["svfap"]
     there = {path for pattern in patterns for path in SHIPPED.parent.glob(pattern)}
     files = set((SHIPPED / name).iterdir())
-    assert {path.name for path in files} == {"config.json", "model.safetensors", CARD_FILE}
+    assert {path.name for path in files} == {"config.json", "model.safetensors", CARD_FILE, VIDEO_PROCESSOR_FILE}
     assert files <= there
 
 
