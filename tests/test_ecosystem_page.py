@@ -133,5 +133,5 @@ def test_lightning(place):
     before = svfap.load_model("runs/pretrain").encoder.stages[0].blocks[0].attn.qkv.weight
     exec(programs_with("LightningModule"), names)
     trained = svfap.load_model("models/lightning")
-    assert trained.config.label_names == names["data"].manifest.label_names
+    assert trained.config.label_names == names["data"].manifest.label_names and names["data"].epoch == 4
     assert not torch.equal(trained.encoder.stages[0].blocks[0].attn.qkv.weight, before)

@@ -38,6 +38,7 @@ tables = svfap.experiment("masking", svfap.ExperimentConfig(out=Path("runs/exper
 print(tables["masking"].shape)
 model: svfap.Model = svfap.load_model("runs/dfew", task="features")
 predictor = svfap.Predictor(model)
+svfap.register_transformers()
 
 
 def mistakes() -> None:

@@ -270,6 +270,21 @@ def test_configs(folders, tmp_path):
         svfap.load_model(tmp_path)
 
 
+def test_a_folder_of_an_earlier_version(clips, tmp_path):
+    """Its `config.json` has no type for the Auto classes, but the class of the model reads it, as svfap does."""
+    old = Path(__file__).resolve().parents[1] / "fixtures" / "v1" / "model_classification"
+    ours, theirs = svfap.load_model(old), SVFAPForVideoClassification.from_pretrained(old)
+    assert theirs.config.frame_fit == ours.config.frame_fit == "centre"  # what version 1 means
+    with pytest.raises(ValueError, match="Should have a `model_type` key"):
+        AutoModel.from_pretrained(old)
+    ours.save_pretrained(tmp_path)
+    clip = torch.randn(1, 8, 3, 16, 16)
+    again = AutoModelForVideoClassification.from_pretrained(tmp_path)
+    with torch.inference_mode():
+        assert torch.equal(theirs(clip).logits, ours(clip.transpose(1, 2)))
+        assert torch.equal(again(clip).logits, theirs(clip).logits)
+
+
 def test_models_of_the_package_are_read(clips):
     """Its weights are stored as float16; both libraries compute in float32."""
     folder = shipped_folder("movement")
@@ -316,6 +331,15 @@ def test_a_pipeline_reads_the_middle_of_a_longer_video(pipe, folders, videos):
     expected = rows[[f"prob_{label}" for label in NAMES]].to_numpy()
     assert np.allclose(scores(pipe, videos["long"]), expected[1], atol=1e-6)
     assert np.abs(expected - expected[1]).max() > 1e-3
+
+
+def test_a_pipeline_gives_the_values_of_a_regression(videos, tmp_path):
+    create("regression", frame_level=False).save_pretrained(tmp_path)
+    found = transformers.pipeline("video-classification", model=str(tmp_path))(str(videos["one"]))
+    expected = svfap.Predictor(tmp_path, faces="none", precision="fp32")(videos["one"])
+    for row in found:
+        assert row["score"] == pytest.approx(expected[row["label"]][0], abs=1e-6)
+    assert {row["label"] for row in found} == {"valence", "arousal"}
 
 
 def test_the_command_predicts_with_a_folder_of_transformers(pipe, videos, tmp_path):
