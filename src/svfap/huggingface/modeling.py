@@ -49,13 +49,17 @@ class SVFAPPreTrainedModel(PreTrainedModel):
 
     @property
     def svfap(self) -> Model:
-        """The model as one of this package, with the same parameters: `model.svfap.save_pretrained(folder)`."""
+        """The model as one of this package, with the same parameters, and the config that it was made with."""
         model: Model = self.__dict__["_svfap"]
         if model._modules is not self._modules:  # a replica that DataParallel has made
             model = copy.copy(model)
             for name in REGISTRIES:
                 setattr(model, name, getattr(self, name))
         return model
+
+    def channels_first(self, pixel_values: Tensor) -> Tensor:
+        """(B, T, 3, H, W) -> (B, 3, T, H, W), in the dtype of the weights."""
+        return pixel_values.transpose(1, 2).to(self.svfap.encoder.tubelet_embed.weight.dtype)
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
@@ -81,7 +85,7 @@ class SVFAPModel(SVFAPPreTrainedModel):
         (B, N, D), and `pooler_output` (B, D), `Perceiver.features`.
         """
         model = cast(Perceiver, self.svfap)
-        tokens = model.encoder(pixel_values.transpose(1, 2).to(self.dtype))
+        tokens = model.encoder(self.channels_first(pixel_values))
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=model.pooled(tokens))
 
 
@@ -97,7 +101,7 @@ class SVFAPForVideoClassification(SVFAPPreTrainedModel):
         out), or values (B, K), for the mean squared error; frame-level models have (B, T) or (B, T, K). Returns `logits`: what
         `Perceiver.forward` returns. Raises `ValueError` for labels of another shape.
         """
-        logits = self.svfap.forward(pixel_values.transpose(1, 2).to(self.dtype))
+        logits = self.svfap.forward(self.channels_first(pixel_values))
         if labels is None:
             return ImageClassifierOutput(logits=logits)
         is_class = self.config.task == "classification"
@@ -134,7 +138,7 @@ class SVFAPForPreTraining(SVFAPPreTrainedModel):
             mask = tube_mask(len(clip), model.config).to(clip.device)
         else:
             mask = TubeMask.from_bool(bool_masked_pos, model.config)
-        prediction = model.forward(clip.to(self.dtype), mask)
+        prediction = model.forward(self.channels_first(pixel_values), mask)
 
         def predicted(*_: Any) -> Tensor:
             return prediction
