@@ -14,10 +14,10 @@ from svfap.cli.main import main
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.errors import UserError
 from svfap.evaluation.compare import compare_runs, mcnemar_p, parse_rows, verdict
-from svfap.evaluation.confidence import bootstrap_p, interval, subject_scores
-from svfap.evaluation.config import CompareConfig
+from svfap.evaluation.confidence import bootstrap_p, interval, least_p, subject_scores
+from svfap.evaluation.config import CompareConfig, PoolConfig
 from svfap.evaluation.metrics import classification_metrics
-from svfap.evaluation.pool import write_folds_file
+from svfap.evaluation.pool import pool, write_folds_file
 from svfap.evaluation.predictions import predictions_table, write_csv
 
 NAMES = ["x", "y", "z"]
@@ -34,7 +34,14 @@ def outputs(rate: float, seed: int = 0) -> np.ndarray:
 
 
 def run(
-    folder: Path, values: np.ndarray, rows=slice(None), labels=LABELS, names=NAMES, unread: int = 0, **more
+    folder: Path,
+    values: np.ndarray,
+    rows=slice(None),
+    labels=LABELS,
+    names=NAMES,
+    unread: int = 0,
+    settings=None,
+    **more,
 ) -> Path:
     """The folder of a run with an evaluation."""
     paths = [f"v{n:03d}.mp4" for n in range(NUM)][rows]
@@ -42,7 +49,8 @@ def run(
     table = predictions_table(paths, values[rows], names, labels[rows], more=columns)
     (folder / "evaluation").mkdir(parents=True)
     write_csv(folder / "evaluation" / "predictions.csv", table)
-    (folder / "evaluation" / "metrics.json").write_text(json.dumps({"num_expected": len(paths) + unread}))
+    metrics = {"num_expected": len(paths) + unread, "num_evaluated": len(paths), "settings": settings or {}}
+    (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
     return folder
 
 
@@ -117,22 +125,34 @@ def test_several_runs_of_each_row_are_compared_over_runs_and_people(tmp_path):
     assert found.value != alone.value
 
 
-def test_folds_are_pooled_and_groups_scored(tmp_path):
-    halves = {"1": slice(0, 120), "2": slice(120, NUM)}
+HALVES = {"1": slice(0, 120), "2": slice(120, NUM)}
+
+
+def two_folds(folder: Path, settings=None) -> dict[str, list[Path]]:
+    """The folders of two methods, each with both folds of a dataset; of the first two videos, which are a group, fold 1.
+
+    settings: those of the evaluations, by method and fold.
+    """
     lines = ["path,label,subject,group"]
     lines += [f"v{n:03d}.mp4,{NAMES[LABELS[n]]},{SUBJECTS[n]},{'g' if n < 2 else ''}" for n in range(NUM)]
-    data = tmp_path / "data"
+    data = folder / "data"
     data.mkdir()
-    for name, rows in halves.items():
+    for name, rows in HALVES.items():
         (data / f"{name}.csv").write_text("\n".join([lines[0], *lines[1:][rows]]) + "\n")
-    folds = tuple(Fold(name, Path("1.csv"), Path(f"{name}.csv")) for name in halves)
+    folds = tuple(Fold(name, Path("1.csv"), Path(f"{name}.csv")) for name in HALVES)
     write_dataset_file(data, PreparedDataset("own", "Own", "classification", Path("."), tuple(NAMES), folds))
     found = {}
     for number, method in enumerate(("a", "b")):
-        for name, rows in halves.items():
-            run(tmp_path / method / f"fold_{name}", outputs(0.5 + number / 4, seed=number), rows)
-        write_folds_file(tmp_path / method, data, "svfap_debug")
-        found[method] = [tmp_path / method]
+        for name, rows in HALVES.items():
+            values, chosen = outputs(0.5 + number / 4, seed=number), (settings or {}).get((method, name))
+            run(folder / method / f"fold_{name}", values, rows, settings=chosen)
+        write_folds_file(folder / method, data, "svfap_debug")
+        found[method] = [folder / method]
+    return found
+
+
+def test_folds_are_pooled_and_groups_scored(tmp_path):
+    found, data = two_folds(tmp_path), tmp_path / "data"
     if LABELS[0] != LABELS[1]:
         with pytest.raises(UserError, match="several labels"):
             compare_runs(found)
@@ -141,6 +161,78 @@ def test_folds_are_pooled_and_groups_scored(tmp_path):
     done = compare_runs(found)
     assert done.rows[1].scores["war"][0] == pytest.approx((outputs(0.75, 1).argmax(1) == LABELS).mean())
     assert f"the same {NUM} videos of {PEOPLE} subjects" in done.caption
+    (tmp_path / "b" / "fold_2" / "evaluation" / "predictions.csv").unlink()
+    lacks = r"common to all: 120 videos \(.*\); \S+b, fold 2 is not evaluated \(no predictions in .*; evaluate all"
+    with pytest.raises(UserError, match=lacks):
+        compare_runs(found)
+    part = compare_runs(found, CompareConfig(allow_incomplete=True))
+    assert "the same 120 videos" in part.caption and "b, fold 2 is not evaluated" in part.caption
+
+
+def test_folds_that_were_evaluated_with_other_settings_are_not_pooled(tmp_path):
+    same = {"num_segments": 2, "fps": None}
+    chosen = {("a", "1"): {**same, "flip": True}, ("a", "2"): same, ("b", "1"): same, ("b", "2"): same}
+    found = two_folds(tmp_path, chosen)
+    for file in (tmp_path / "data").glob("?.csv"):
+        file.write_text(file.read_text().replace(",g", ","))
+    message = r"were evaluated with other settings \(flip: true for fold 1, not set for fold 2\)"
+    with pytest.raises(UserError, match=message):
+        pool(PoolConfig(out=tmp_path / "a"))
+    with pytest.raises(UserError, match=rf"a: the folds {message}"):
+        compare_runs(found)
+    assert pool(PoolConfig(out=tmp_path / "b")).numbers["pooled"]["num_evaluated"] == NUM
+
+
+def test_settings_in_which_rows_differ_are_said_and_runs_of_a_row_have_the_same(tmp_path):
+    flips = (True, False, False)
+    plain, *others = (
+        run(tmp_path / str(n), outputs(0.6, seed=n), settings={"num_crops": 2, "flip": flip})
+        for n, flip in enumerate(flips)
+    )
+    caption = compare_runs({"a": [plain], "b": [others[0]]}).caption
+    assert "other settings, which may be what differs (flip: true for a, not set for b)" in caption
+    assert "settings" not in compare_runs({"a": [others[0]], "b": [others[1]]}).caption
+    with pytest.raises(
+        UserError, match=r"a: its runs were evaluated with other settings \(flip: true for .*0, not set for"
+    ):
+        compare_runs({"a": [plain, others[0]], "b": [others[1], run(tmp_path / "3", outputs(0.5))]})
+
+
+@pytest.mark.parametrize(("people", "least"), [(2, "0.246"), (4, "0.057"), (5, None)])
+def test_few_people_cannot_show_a_difference_and_the_caption_says_so(people, least, tmp_path):
+    """All of them are recognised better by the second model, so that the interval leaves out 0."""
+    who = [f"p{n % people}" for n in range(NUM)]
+    rows = {
+        "bad": [run(tmp_path / "bad", outputs(0.2), subject=who)],
+        "good": [run(tmp_path / "good", outputs(0.9, 1), subject=who)],
+    }
+    done = compare_runs(rows)
+    found = done.rows[1].differences["uar"]
+    assert found.low > 0 and found.p == pytest.approx(least_p(people)) and (found.p > 0.05) == bool(least)
+    assert (f"of {people} subjects p is never below {least}, so that no difference" in done.caption.lower()) == bool(
+        least
+    )
+    assert "correction for several rows" not in done.caption
+    done = compare_runs({**rows, "also": [run(tmp_path / "also", outputs(0.5, 2), subject=who)]})
+    assert "Each interval is of one difference, without a correction for several rows" in done.caption
+    assert "after Holm's correction, so that no difference can be shown" in done.caption
+
+
+def test_damaged_predictions_are_told_apart_from_videos_that_could_not_be_read(tmp_path):
+    other, broken = run(tmp_path / "other", outputs(0.5)), run(tmp_path / "broken", outputs(0.6))
+    file = broken / "evaluation" / "predictions.csv"
+    text = file.read_text()
+    first, *lines = text.splitlines(keepends=True)
+    for content, message in (
+        (text + lines[2] + lines[3], r"predictions\.csv: has several rows of path v002\.mp4"),
+        (first + "".join(lines[:100]), r"has 100 rows, and metrics\.json says that 240 were written; it was cut off"),
+        (text[: -len(lines[-1]) // 2], "do not fit together"),
+        (text[: text.rindex(",")] + ",nan\n", r"do not fit together \(a number is missing\)"),
+        (text.replace("path,", "file,", 1), "has no column path"),
+    ):
+        file.write_text(content)
+        with pytest.raises(UserError, match=message):
+            compare_runs({"a": [other], "b": [broken]})
 
 
 def test_groups_and_frames_are_what_is_compared_where_they_were_scored(tmp_path):
@@ -177,11 +269,13 @@ def test_runs_of_other_test_sets_are_refused(tmp_path):
     other = run(tmp_path / "other", values, labels=(LABELS + (np.arange(NUM) == 7)) % 3)
     named = run(tmp_path / "named", values, names=["x", "y", "w"])
     with pytest.raises(
-        UserError, match=r"not of the same videos: 200 videos are common to all .*whole 240, .*part 200\); videos"
+        UserError,
+        match=r"not of the same videos: common to all: 200 videos \(.*whole 240, .*part 200\); .*part: 40 of 240",
     ):
         compare_runs({"a": [whole], "b": [part]})
     done = compare_runs({"a": [whole], "b": [part]}, CompareConfig(allow_incomplete=True))
-    assert "INCOMPLETE: 200 videos are common to all" in done.caption and "part 40" in done.caption
+    assert "INCOMPLETE: common to all: 200 videos" in done.caption
+    assert "part: 40 of 240 videos could not be read (see " in done.caption
     with pytest.raises(UserError, match=r"other: has another label of v007\.mp4 than"):
         compare_runs({"a": [whole], "b": [other]})
     with pytest.raises(UserError, match=r"named: predicts x, y, w, and .*whole x, y, z"):
@@ -199,6 +293,10 @@ def test_runs_of_other_test_sets_are_refused(tmp_path):
         (["a", "none"], "none: no such folder"),
         (["a", "a/evaluation/.."], "is given twice"),
         (["a", "a"], "a: is given twice"),
+        (["a", "a/"], "a: is given twice"),
+        (["x=a", "y=a/evaluation"], "a/evaluation: is given twice, also as a; each run can be compared once"),
+        (["a", "b", "metrics", "uar", "macro_f1"], "several values of an option are one word here: metrics '[uar, macro_f1]'"),
+        (["metrics", "uar", "macro_f1", "a", "b"], "give several scores as one word: metrics '[uar, macro_f1]'"),
         (["a", "=b"], "'=b': write NAME=RUN"),
         (["a", "x=b,,c"], "'x=b,,c': write NAME=RUN"),
         (["a", "x="], "'x=': write NAME=RUN"),
@@ -208,16 +306,25 @@ def test_runs_of_other_test_sets_are_refused(tmp_path):
         (["a", "b", "--metrics", "ccc"], "metrics='ccc' is none of uar, war"),
         (["a", "b", "--metrics", "f1"], "metrics='f1' is none of"),
         (["a", "empty"], "empty: holds no predictions.csv"),
-        (["a", "damaged"], "damaged/evaluation/metrics.json: cannot be read"),
+        (["a", "damaged"], "damaged/evaluation/metrics.json: cannot be read as JSON"),
+        (["a", "gone"], "gone/evaluation/metrics.json: is not there or not that of an evaluation"),
+        (["a", "part"], "evaluate all on the same ones, or give allow_incomplete"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_a_line(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for number, name in enumerate("abc"):
         run(tmp_path / name, outputs(0.6, seed=number))
-    (run(tmp_path / "damaged", outputs(0.6)) / "evaluation" / "metrics.json").write_text("{}")
+    (run(tmp_path / "damaged", outputs(0.6)) / "evaluation" / "metrics.json").write_text("{")
+    (run(tmp_path / "gone", outputs(0.6)) / "evaluation" / "metrics.json").unlink()
+    run(tmp_path / "part", outputs(0.6), unread=1)
     (tmp_path / "empty").mkdir()
-    assert main(["compare", *arguments]) == 1
+    arguments = [f"--{word}" if word == "metrics" else word for word in arguments]
+    try:
+        status = main(["compare", *arguments])
+    except SystemExit as stop:  # the parser's
+        status = stop.code
+    assert status in (1, 2)
     assert message in " ".join(capsys.readouterr().err.replace("--", "").split())
 
 

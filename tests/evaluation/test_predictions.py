@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from svfap.errors import UserError
+from svfap.evaluation.confidence import interval_note
 from svfap.evaluation.predictions import (
     EvaluationPredictions,
     drawn_units,
@@ -134,7 +135,7 @@ def test_intervals_are_over_people_where_they_are_known():
     outputs = np.eye(2)[[label if hit else 1 - label for label, hit in zip(labels, right, strict=True)]]
     people = {"subject": list("ppqqrr")}
     named = predictions_table(list("abcdef"), outputs, ["x", "y"], labels, more=people)
-    found, spread = [], []
+    found, spread, notes = [], [], []
     for videos in (named, named.drop(columns="subject"), named.assign(subject="p"), named.assign(subject="")):
         scores = score_predictions(EvaluationPredictions("classification", ["x", "y"], videos, 6), intervals=True)
         known = scores["intervals"]
@@ -142,8 +143,11 @@ def test_intervals_are_over_people_where_they_are_known():
         assert low <= scores["war"] <= high and set(known["scores"]) >= {"uar", "macro_f1", "accuracy_x"}
         found.append((known["unit"], known["num_units"]))
         spread.append(high - low)
+        notes.append(interval_note(known))
     assert found == [("subject", 3), ("file", 6), ("video", 6), ("file", 6)]
     assert spread[0] > spread[1] == spread[2] == spread[3]
+    assert "people" not in notes[0] and "people are not known, and where several files are of one person" in notes[1]
+    assert "people are not known" not in notes[2] and "all videos are of one person" in notes[2]
     one = EvaluationPredictions("classification", ["x", "y"], named.head(1), 1)
     assert score_predictions(one, intervals=True)["intervals"]["scores"] == {}
 
@@ -155,7 +159,13 @@ def test_pieces_of_a_file_are_drawn_together_and_groups_by_their_people():
     assert len(set(drawn_units(videos, videos[["path"]])[0])) == 3
     groups = pd.DataFrame({"group": ["h", "b#1.mp4", "g"]})
     assert drawn_units(groups, videos)[0].tolist() == ["subject q", "subject q", "subject p"]
-    assert drawn_units(groups, videos.assign(subject=["p", "q", "q", "q"]))[1] == "group"  # a group of two people
+    two = drawn_units(groups, videos.assign(subject=["p", "q", "q", "q"]))
+    assert two.kind == "group" and two.caution.startswith(
+        "groups hold several people, and where one person is in several"
+    )
+    unknown = videos.assign(subject="", group="g")
+    alone = drawn_units(groups.assign(group="g"), unknown)
+    assert alone.names.tolist() == ["g"] * 3 and alone.caution.startswith("people are not known")
     frames = pd.DataFrame({"path": ["b.mp4", "b.mp4", keys[0]], "frame": [0, 1, 0]})
     assert drawn_units(frames, videos)[0].tolist() == ["subject q", "subject q", "subject p"]
 

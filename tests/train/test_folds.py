@@ -226,9 +226,14 @@ def test_frames_that_do_not_fit_are_refused_and_missing_ones_told(tmp_path):
     dataset, folders = framed(tmp_path, clips, task="classification", label_names=("happy", "sad"))
     file = folders["2"] / "frames.csv"
     table = pd.read_csv(file)
-    for wrong in (table.assign(frame=0), table.assign(path="1.mp4"), table[:0]):
+    not_those = "its frames are not those of predictions"
+    for wrong, message in (
+        (table.assign(frame=0), "has several rows of path 2.mp4, frame 0"),
+        (table.assign(path="1.mp4"), not_those),
+        (table[:0], not_those),
+    ):
         wrong.to_csv(file, index=False)
-        with pytest.raises(UserError, match=r"frames\.csv: its frames are not, or not once, those of predictions"):
+        with pytest.raises(UserError, match=rf"frames\.csv: {message}"):
             score_folds(dataset, folders)
     file.unlink()
     with pytest.raises(UserError, match="fold 2: has no frames.csv as the other folds have"):
@@ -259,7 +264,7 @@ def test_an_incomplete_set_is_refused_and_named(tmp_path):
 def test_what_does_not_belong_together_is_refused(tmp_path):
     dataset, folders, _ = classified(tmp_path / "a", LABELS)
     other = {**folders, "1": folders["2"]}
-    with pytest.raises(UserError, match=r"2_0\.mp4 is not, or not once, in .*test_1\.csv"):
+    with pytest.raises(UserError, match=r"2_0\.mp4 is not in .*test_1\.csv"):
         score_folds(dataset, other)
     file = folders["3"] / "predictions.csv"
     pd.read_csv(file).rename(columns={"prob_fear": "prob_anger"}).to_csv(file, index=False)

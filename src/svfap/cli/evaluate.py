@@ -30,7 +30,7 @@ def run(config: EvaluateConfig) -> int:
             table.add_row(metric_heading(key), metric_text(key, metrics[key]), bounds_text(*bounds) if bounds else "")
     show(table)
     if known["scores"]:
-        say(f"{interval_note(known['unit'], known['num_units'])}.")
+        say(f"{interval_note(known)}.")
     for name, by_value in metrics.get("score_by", {}).items():
         show(to_terminal(by_table(name, by_value, "classification" if "confusion" in metrics else "regression")))
     num_evaluated, num_expected = metrics["num_evaluated"], metrics["num_expected"]

@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         if name in argv:  # building the parsers of the other verbs takes time
             add_command(sub, command)
             argv = lists_spelt_out(sub, booleans_spelt_out(sub, argv))
+            sub.argv = tuple(argv)
     args = parser.parse_args(argv)
     command, options = VERBS[args.verb], args[args.verb]
     with naming_options(options_of(command, options)):

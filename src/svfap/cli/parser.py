@@ -35,6 +35,8 @@ class Parser(ArgumentParser):
 
     settings_class: Any = None
     """The dataclass whose fields are the settings."""
+    argv: tuple[str, ...] = ()
+    """What the user has given."""
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         """The settings in a file of --config. Everything that is wrong in it is reported at once."""
@@ -97,7 +99,9 @@ class Parser(ArgumentParser):
             unknown = re.findall(r"(?:Key |option |Option |accepted:? ?)['\"]?-{0,2}([\w.]+)", text)
             unknown += re.findall(r"--([\w.]+)", text.partition("unrecognized arguments: ")[2])
             known = {action.dest for action in parser._actions}
-        if suggestion := _suggestion(unknown, known):
+        if spelt := _list_of(parser, text.partition("unrecognized arguments: ")[2].partition(" ")[0]):
+            text += f"; several values of an option are one word here: {spelt}"
+        elif suggestion := _suggestion(unknown, known):
             text = text.removesuffix(".") + suggestion
         elif unknown and not choice:
             text += f"; {parser.prog} --help lists the options"
@@ -253,6 +257,17 @@ def lists_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
             word, place = f"{word}={json.dumps(following)}", place + len(following)
         spelt.append(word)
     return spelt
+
+
+def _list_of(parser: Parser, stray: str) -> str:
+    """`--metrics '[a, b]'` where the stray word b was given as `--metrics a b`; '' where it does not follow such an option."""
+    argv = getattr(parser, "argv", ())
+    before = argv[: argv.index(stray)] if stray in argv else ()
+    flag = next((word for word in reversed(before) if word.startswith("-")), "")
+    if not any(flag in action.option_strings for action in parser._actions if _takes_list(action)):
+        return ""
+    values = itertools.takewhile(lambda word: not word.startswith("-"), argv[before.index(flag) + 1 :])
+    return f"{flag} '[{', '.join(values)}]'"
 
 
 def _takes_list(action: argparse.Action) -> bool:

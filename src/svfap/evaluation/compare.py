@@ -7,7 +7,6 @@ the trainings and of the people, by the model of `svfap.evaluation.replication`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from svfap.console import counted
 from svfap.data.prepared import read_dataset
 from svfap.errors import UserError
 from svfap.evaluation.confidence import (
@@ -27,10 +27,11 @@ from svfap.evaluation.confidence import (
     SubjectScore,
     bootstrap_p,
     interval,
+    least_p,
     subject_scores,
 )
 from svfap.evaluation.config import FOLDS_FILE, CompareConfig
-from svfap.evaluation.folds import has_groups, put_together, read_fold
+from svfap.evaluation.folds import differing_settings, has_groups, metrics_in, missing_in, put_together, read_fold
 from svfap.evaluation.metrics import write_metrics
 from svfap.evaluation.pool import evaluation_of, folds_of
 from svfap.evaluation.predictions import (
@@ -38,11 +39,13 @@ from svfap.evaluation.predictions import (
     GROUPS_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
+    Drawn,
     EvaluationPredictions,
     drawn_units,
     group_table,
     labelled_outputs,
     read_predictions,
+    require_whole,
     task_and_names,
 )
 from svfap.evaluation.replication import SIGNIFICANCE, holm, row_estimate, table_differences
@@ -97,19 +100,24 @@ def compare_runs(runs: Mapping[str, Sequence[str | Path]], config: CompareConfig
     folds, whose predictions are pooled. What was scored there is compared: videos, groups of them, or frames.
 
     Writes compare.md, .csv, .tex, .json and .png into `config.out`, if it is given. Raises `UserError` for a folder without an
-    evaluation, test sets, labels or classes that differ, a metric of another task, and for one person or video alone.
+    evaluation or with a damaged one, runs of one row that were evaluated with other settings, test sets, labels or classes that
+    differ, a metric of another task, and for one person or video alone.
     """
     config = config or CompareConfig()
     rows = {name: tuple(map(Path, folders)) for name, folders in runs.items()}
     _check_rows(rows, config.reference)
-    read = {folder: read_run(folder) for folders in rows.values() for folder in folders}
-    shared = _aligned(read, config.allow_incomplete)
+    read, lacks = {}, []
+    for folder in [folder for folders in rows.values() for folder in folders]:
+        read[folder], lacking = read_run(folder)
+        lacks += lacking
+    shared = _aligned(read, lacks, config.allow_incomplete)
+    settings = _settings_that_differ(rows, read)
     metrics = _metrics(config.chosen, shared.task)
     scores = {name: [shared.scores(folder) for folder in folders] for name, folders in rows.items()}
     reference = config.reference or next(iter(rows))
     compared = _compared(rows, scores, reference, metrics, shared)
     table = _table(compared, reference, metrics)
-    caption = _caption(compared, reference, metrics, shared, config)
+    caption = _caption(compared, reference, shared, settings)
     if config.out is not None:
         make_folder(config.out)
         write_table(config.out / "compare", table, caption)
@@ -136,23 +144,27 @@ def parse_rows(texts: Sequence[str]) -> dict[str, list[str]]:
         if not name.strip() or not all(each.strip() for each in given):
             raise UserError(f"{text!r}: write NAME=RUN or NAME=RUN,RUN,…, with a name and no empty run")
         if name in rows:
-            same = rows[name] == given
+            same = [*map(Path, rows[name])] == [*map(Path, given)]
             fix = "each run can be compared once" if same else f"give another, as in NAME={folders}"
             raise UserError(f"{name}: {'is given twice' if same else 'two rows have this name'}; {fix}")
         rows[name] = given
     return rows
 
 
-def read_run(folder: Path) -> EvaluationPredictions:
-    """The predictions of a run on its test set, or of all folds of one. Raises `UserError`."""
+def read_run(folder: Path) -> tuple[EvaluationPredictions, list[str]]:
+    """The predictions of a run on its test set, or of all folds of one; and what they lack, in sentences. Raises `UserError`."""
     if (folder / FOLDS_FILE).is_file():
         dataset = read_dataset(folds_of(folder)[1])
         dataset.require_tests(folder)
-        return put_together(
-            {fold.name: read_fold(dataset, fold, evaluation_of(folder, fold)) for fold in dataset.folds}
-        )
-    place = next((each for each in (folder, folder / "evaluation") if (each / PREDICTIONS_FILE).is_file()), None)
-    if place is None:
+        places = {fold.name: evaluation_of(folder, fold) for fold in dataset.folds}
+        folds = {fold.name: read_fold(dataset, fold, places[fold.name]) for fold in dataset.folds}
+        lacking = [missing_in(f"{folder}, fold {name}", fold, places[name]) for name, fold in folds.items()]
+        try:
+            return put_together(folds), [*filter(None, lacking)]
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from None
+    place = _place(folder)
+    if not (place / PREDICTIONS_FILE).is_file():
         raise UserError(
             f"{folder}: holds no {PREDICTIONS_FILE} of `svfap evaluate`, itself or in evaluation/; evaluate it first"
         )
@@ -162,21 +174,42 @@ def read_run(folder: Path) -> EvaluationPredictions:
         raise UserError(
             f"{place / PREDICTIONS_FILE}: has no labels or values to compare with; evaluate it on a labelled test set"
         )
-    frames = read_predictions(file) if (file := place / FRAMES_FILE).is_file() else None
+    metrics, frames = metrics_in(place), None
+    if "num_expected" not in metrics:
+        raise UserError(f"{place / METRICS_FILE}: is not there or not that of an evaluation; evaluate the run again")
+    require_whole(place / PREDICTIONS_FILE, videos, ["path"], metrics.get("num_evaluated"))
+    if (file := place / FRAMES_FILE).is_file():
+        frames = read_predictions(file)
+        require_whole(file, frames, ["path", "frame"], metrics.get("frames", {}).get("num_samples"))
     if not (place / GROUPS_FILE).is_file():
         videos = videos.drop(columns="group", errors="ignore") if frames is None else videos.assign(group="")
-    try:
-        expected = int(json.loads((place / METRICS_FILE).read_text())["num_expected"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{place / METRICS_FILE}: cannot be read ({error}); evaluate the run again") from None
-    return EvaluationPredictions(*known, videos, expected, frames, source=str(folder))
+    found = EvaluationPredictions(
+        *known, videos, metrics["num_expected"], frames, source=str(folder), settings=metrics.get("settings", {})
+    )
+    return found, [*filter(None, [missing_in(str(folder), found, place)])]
+
+
+def _place(folder: Path) -> Path:
+    """Where the evaluation of a run is: in the folder itself, or in evaluation/."""
+    inner = folder / "evaluation"
+    return inner if not (folder / PREDICTIONS_FILE).is_file() and (inner / PREDICTIONS_FILE).is_file() else folder
+
+
+def _settings_that_differ(rows: Mapping[str, Sequence[Path]], read: Mapping[Path, EvaluationPredictions]) -> str:
+    """In which settings of their evaluation rows differ, as text. Raises `UserError` where runs of one row differ."""
+    for name, folders in rows.items():
+        if differing := differing_settings({str(folder): read[folder] for folder in folders}):
+            raise UserError(
+                f"{name}: its runs were evaluated with other settings ({differing}); evaluate all with the same"
+            )
+    return differing_settings({name: read[folders[0]] for name, folders in rows.items()})
 
 
 @dataclass(frozen=True)
 class _Shared:
     """Predictions of all runs for the same videos, groups or frames, in the same order.
 
-    unit: what the N rows are. targets: (N,) or (N, K). outputs: folder -> (N, K). people: (N,), what a bootstrap draws. missing:
+    unit: what the N rows are. targets: (N,) or (N, K). outputs: folder -> (N, K). people: what a bootstrap draws. missing:
     sentence about what was left out.
     """
 
@@ -185,13 +218,16 @@ class _Shared:
     unit: str
     targets: NDArray[Any]
     outputs: Mapping[Path, NDArray[np.float64]]
-    people: NDArray[np.object_]
-    drawn: str
+    people: Drawn
     missing: str = ""
+
+    @property
+    def num_people(self) -> int:
+        return len(set(self.people.names))
 
     def scores(self, folder: Path) -> dict[str, SubjectScore]:
         """The scores of a run as sums over people."""
-        return subject_scores(self.targets, self.outputs[folder], self.people, self.names)
+        return subject_scores(self.targets, self.outputs[folder], self.people.names, self.names)
 
     def hits(self, folder: Path) -> NDArray[np.bool_]:
         """Which rows a run classifies rightly."""
@@ -207,9 +243,11 @@ def _check_rows(rows: Mapping[str, tuple[Path, ...]], reference: str | None) -> 
     if reference is not None and reference not in rows:
         raise UserError(f"reference={reference!r} is none of the rows {', '.join(rows)}")
     folders = [folder for each in rows.values() for folder in each]
-    places = [folder.resolve() for folder in folders]
-    if twice := next((folder for folder in folders if places.count(folder.resolve()) > 1), None):
-        raise UserError(f"{twice}: is given twice; each run can be compared once")
+    first: dict[Path, Path] = {}
+    for folder in folders:
+        if (same := first.setdefault(_place(folder).resolve(), folder)) is not folder:
+            also = "" if same == folder else f", also as {same}"
+            raise UserError(f"{folder}: is given twice{also}; each run can be compared once")
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of a run or an evaluation")
@@ -224,8 +262,8 @@ def _scored(predictions: EvaluationPredictions) -> tuple[pd.DataFrame, str, list
     return predictions.videos, "video", ["path"]
 
 
-def _aligned(read: Mapping[Path, EvaluationPredictions], allow_incomplete: bool) -> _Shared:
-    """The rows that all runs have. Raises `UserError` where runs are not of the same test set."""
+def _aligned(read: Mapping[Path, EvaluationPredictions], lacks: Sequence[str], allow_incomplete: bool) -> _Shared:
+    """The rows that all runs have. lacks: what runs lack, in sentences. Raises `UserError` for runs of other test sets."""
     (first, one), *others = read.items()
     table, unit, keys = _scored(one)
     indexed = {first: table.set_index(keys)}
@@ -242,18 +280,16 @@ def _aligned(read: Mapping[Path, EvaluationPredictions], allow_incomplete: bool)
     common = indexed[first].index
     for each in indexed.values():
         common = common[common.isin(each.index)]
-    short = {folder: found.num_expected - len(found.videos) for folder, found in read.items()}
     missing = ""
-    if any(short.values()) or any(len(each) != len(common) for each in indexed.values()):
+    if lacks or any(len(each) != len(common) for each in indexed.values()):
         sizes = ", ".join(f"{folder} {len(each)}" for folder, each in indexed.items())
-        missing = f"{len(common)} {unit}s are common to all ({sizes})"
-        if unread := {str(folder): number for folder, number in short.items() if number}:
-            missing += "; videos that could not be read: " + ", ".join(f"{k} {n}" for k, n in unread.items())
+        missing = f"common to all: {counted(len(common), unit)} ({sizes})"
+        missing += "".join(f"; {text}" for text in lacks)
         if not allow_incomplete or common.empty:
             fix = (
                 "are these of one test set?"
                 if common.empty
-                else "evaluate all on the same ones, or set allow_incomplete"
+                else "evaluate all on the same ones, or give `allow_incomplete`"
             )
             raise UserError(f"the runs are not of the same {unit}s: {missing}; {fix}")
     outputs, targets = {}, None
@@ -268,11 +304,11 @@ def _aligned(read: Mapping[Path, EvaluationPredictions], allow_incomplete: bool)
                 f"{folder}: has another label of {chosen[keys[0]][wrong]} than {first}; evaluate both with the same"
             )
         outputs[folder], targets = values, truth
-    people, drawn = drawn_units(indexed[first].loc[common].reset_index(), one.videos)
-    if len(set(people)) < 2:
-        raise UserError(f"{first}: a single {drawn} is too few to compare")
+    people = drawn_units(indexed[first].loc[common].reset_index(), one.videos)
+    if len(set(people.names)) < 2:
+        raise UserError(f"{first}: a single {people.kind} is too few to compare")
     assert targets is not None
-    return _Shared(one.task, tuple(one.names), unit, targets, outputs, people, drawn, missing)
+    return _Shared(one.task, tuple(one.names), unit, targets, outputs, people, missing)
 
 
 def _metrics(chosen: Sequence[str], task: SupervisedTask) -> list[str]:
@@ -364,36 +400,47 @@ def _table(rows: Sequence[ComparedRow], reference: str, metrics: Sequence[str]) 
     return pd.DataFrame(lines).fillna("")
 
 
-def _caption(
-    rows: Sequence[ComparedRow], reference: str, metrics: Sequence[str], shared: _Shared, config: CompareConfig
-) -> str:
-    number, people = len(shared.targets), len(set(shared.people))
-    parts = [f"Compared with {reference} on the same {number} {shared.unit}s of {people} {shared.drawn}s"]
+def _caption(rows: Sequence[ComparedRow], reference: str, shared: _Shared, settings: str) -> str:
+    """settings: those in which the evaluations of the rows differ."""
+    number, people, drawn = len(shared.targets), shared.num_people, shared.people.kind
+    parts = [f"Compared with {reference} on the same {counted(number, shared.unit)} of {counted(people, drawn)}"]
     if shared.missing:
         parts.append(f"INCOMPLETE: {shared.missing}")
+    if settings:
+        parts.append(f"the rows were evaluated with other settings, which may be what differs ({settings})")
     count = len(rows[0].runs)
     if count == 1:
         parts.append(
-            f"in brackets 95% intervals, by {NUM_RESAMPLES} bootstrap samples of the {shared.drawn}s, the same for both sides of "
+            f"in brackets 95% intervals, by {NUM_RESAMPLES} bootstrap samples of the {drawn}s, the same for both sides of "
             "a difference; p by the same samples, after Holm's correction for all rows of a score"
         )
         parts.append("they are of these trained models; another seed of training may differ by as much")
+        least = least_p(people)
+        if (corrected := min(1.0, least * (len(rows) - 1))) >= SIGNIFICANCE:
+            after = f", {p_text(corrected)} after Holm's correction" if len(rows) > 2 else ""
+            parts.append(
+                f"of {counted(people, drawn)} p is never below {p_text(least)}{after}, so that no difference can be shown, "
+                f"whatever the intervals are: test more {drawn}s"
+            )
     else:
         parts.append(
-            f"means over {count} runs each, paired in their order, with 95% intervals over runs and {shared.drawn}s (Obuchowski "
+            f"means over {count} runs each, paired in their order, with 95% intervals over runs and {drawn}s (Obuchowski "
             "and Rockette 1995), where its runs do not all score alike; p after Holm's correction for all rows of a score"
+        )
+    if len(rows) > 2:
+        parts.append(
+            "each interval is of one difference, without a correction for several rows, so that it may leave out 0 where p shows "
+            "no difference"
         )
     if any(not math.isnan(row.mcnemar) for row in rows):
         parts.append(
             f"McNemar: {shared.unit}s that only this run and only {reference} classifies rightly, and p of the exact test, after "
             f"Holm's correction; it takes {shared.unit}s as independent, which those of one person are not"
         )
-    if shared.drawn != "subject":
-        parts.append(
-            f"people are not known: where several {shared.drawn}s are of one person, the intervals are too narrow"
-        )
+    if shared.people.caution:
+        parts.append(shared.people.caution)
     if people < FEW:
-        parts.append(f"intervals from fewer than {FEW} {shared.drawn}s are not to be trusted")
+        parts.append(f"intervals from fewer than {FEW} {drawn}s are not to be trusted")
     parts.append("no difference shown does not mean that there is none: the interval says what is still possible")
     return " ".join(f"{part[0].upper()}{part[1:]}." for part in parts)
 
@@ -413,7 +460,7 @@ def _numbers(rows: Sequence[ComparedRow], reference: str, caption: str, shared: 
         )
     return {
         "caption": caption, "reference": reference, "unit": shared.unit, "num_compared": len(shared.targets),
-        "drawn": shared.drawn, "num_drawn": len(set(shared.people)), "rows": found,
+        "drawn": shared.people.kind, "num_drawn": shared.num_people, "rows": found,
     }  # fmt: skip
 
 

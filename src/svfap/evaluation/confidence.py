@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from svfap.console import counted
 from svfap.errors import UserError
 
 Sums = NDArray[np.float64]
@@ -121,7 +122,7 @@ def bootstrap_p(
 ) -> float:
     """Two-sided p of the test that two scores are equal: 1 less the level of the `interval` of their difference that ends at 0.
 
-    Not below 2 / (R + 1) before the correction for few subjects, of R resamples. Raises `UserError` as `interval`.
+    Not below `least_p`, of R resamples. Raises `UserError` as `interval`.
     """
     number = len(score.sums)
     if len(reference.sums) != number:
@@ -132,8 +133,21 @@ def bootstrap_p(
         return 1.0
     # Half of the draws that are exactly 0 lie on either side.
     below = ((drawn < 0).sum() + (drawn == 0).sum() / 2 + 0.5) / (len(drawn) + 1)
-    at = norm.ppf(min(below, 1 - below))
-    return float(min(1.0, 2 * student.cdf(at / np.sqrt(number / (number - 1)), number - 1)))
+    return _p(min(below, 1 - below), number)
+
+
+def least_p(num_subjects: int, num_resamples: int = NUM_RESAMPLES) -> float:
+    """The least p that `bootstrap_p` can give, where all drawn differences have one sign: .25, .11, .06, .04 of 2 to 5 subjects.
+
+    The ends of an `interval` from few subjects are the extremes of the drawn differences, so that it may exclude 0 all the same.
+    """
+    return _p(0.5 / (num_resamples + 1), num_subjects)
+
+
+def _p(tail: float, num_subjects: int) -> float:
+    """Two-sided p for a share of the drawn differences beyond 0, corrected for few subjects."""
+    number = num_subjects
+    return float(min(1.0, 2 * student.cdf(norm.ppf(tail) / np.sqrt(number / (number - 1)), number - 1)))
 
 
 def drawn_scores(score: SubjectScore, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> NDArray[np.float64]:
@@ -158,15 +172,15 @@ def intervals(
     }
 
 
-def interval_note(unit: str, num_units: int) -> str:
+def interval_note(intervals: Mapping[str, Any]) -> str:
     """What the intervals of a test set are over and what is to be minded, as a sentence without its full stop.
 
-    unit: "subject", "group", "video" or another word for what was drawn.
+    intervals: as `svfap.evaluation.predictions.score_intervals` returns them.
     """
-    note = f"95% intervals are of {NUM_RESAMPLES} bootstrap samples of the {num_units} {unit}s"
-    if unit != "subject":
-        note += "; people are not known, and where several of these are of one person, the intervals are too narrow"
-    return note + (f"; from fewer than {FEW} they are not to be trusted" if num_units < FEW else "")
+    note = f"95% intervals are of {NUM_RESAMPLES} bootstrap samples of the {counted(intervals['num_units'], intervals['unit'])}"
+    if intervals.get("caution"):
+        note += f"; {intervals['caution']}"
+    return note + (f"; from fewer than {FEW} they are not to be trusted" if intervals["num_units"] < FEW else "")
 
 
 def ccc(sums: Sums) -> NDArray[np.float64]:

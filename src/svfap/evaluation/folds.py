@@ -38,33 +38,49 @@ def read_fold(dataset: PreparedDataset, fold: Fold, folder: Path) -> EvaluationP
     names: dict[str, Any] = {"label_names" if dataset.task == "classification" else "dimensions": dataset.label_names}
     manifest = read_manifest(fold.test, root=dataset.root, task=dataset.task, frame_level=dataset.frame_level, **names)
     groups = {sample.key: sample.group or "" for sample in manifest}
-    videos, frames = pd.DataFrame(), None
+    videos, frames, metrics = pd.DataFrame(), None, metrics_in(folder)
     if (file := folder / PREDICTIONS_FILE).is_file():
         videos = _read(file, dataset)
-        stray = videos["path"][~videos["path"].isin(list(groups)) | videos["path"].duplicated()]
+        tables.require_whole(file, videos, ["path"], metrics.get("num_evaluated"))
+        stray = videos["path"][~videos["path"].isin(list(groups))]
         if len(stray):
             raise UserError(
-                f"{file}: {stray.iloc[0]} is not, or not once, in {fold.test}; "
-                f"evaluate fold {fold.name} on its own test part"
+                f"{file}: {stray.iloc[0]} is not in {fold.test}; evaluate fold {fold.name} on its own test part"
             )
         videos["group"] = "" if dataset.frame_level else videos["path"].map(groups)
         if (file := folder / FRAMES_FILE).is_file():
             frames = _read(file, dataset)
-            if set(frames["path"]) != set(videos["path"]) or frames.duplicated(["path", "frame"]).any():
-                raise UserError(
-                    f"{file}: its frames are not, or not once, those of {PREDICTIONS_FILE}; evaluate the fold again"
-                )
-    left_out = _num_unannotated(folder / METRICS_FILE)
-    expected = len(groups) - left_out
-    return EvaluationPredictions(dataset.task, dataset.label_names, videos, expected, frames, num_unannotated=left_out)
+            tables.require_whole(file, frames, ["path", "frame"], metrics.get("frames", {}).get("num_samples"))
+            if set(frames["path"]) != set(videos["path"]):
+                raise UserError(f"{file}: its frames are not those of {PREDICTIONS_FILE}; evaluate the fold again")
+    left_out = metrics.get("num_unannotated", 0)
+    return EvaluationPredictions(
+        dataset.task, dataset.label_names, videos, len(groups) - left_out, frames, num_unannotated=left_out,
+        settings=metrics.get("settings", {}),
+    )  # fmt: skip
 
 
-def _num_unannotated(file: Path) -> int:
-    """How many videos an evaluation left out because none of their frames that were shown is annotated."""
+def metrics_in(folder: Path) -> dict[str, Any]:
+    """What `metrics.json` of an evaluation holds; empty without one. Raises `UserError` for a damaged one."""
+    file = folder / METRICS_FILE
     try:
-        return int(json.loads(file.read_text()).get("num_unannotated", 0)) if file.is_file() else 0
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({error}); evaluate the fold again") from None
+        return dict(json.loads(file.read_text())) if file.is_file() else {}
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"{file}: cannot be read as JSON ({error}); evaluate again") from None
+
+
+def differing_settings(found: Mapping[str, EvaluationPredictions]) -> str:
+    """The settings in which evaluations, by name, differ, and which has what; '' for none. Unknown settings do not count."""
+    known = {name: one.settings for name, one in found.items() if one.settings}
+    parts = []
+    for setting in dict.fromkeys(key for settings in known.values() for key in settings):
+        names_of: dict[str, list[str]] = {}
+        for name, settings in known.items():
+            value = settings.get(setting)
+            names_of.setdefault(json.dumps(value).strip('"') if value else "not set", []).append(name)
+        if len(names_of) > 1:
+            parts.append(f"{setting}: " + ", ".join(f"{value} for {', '.join(names_of[value])}" for value in names_of))
+    return "; ".join(parts)
 
 
 def _read(file: Path, dataset: PreparedDataset) -> pd.DataFrame:
@@ -98,11 +114,13 @@ def put_together(folds: Mapping[str, EvaluationPredictions]) -> EvaluationPredic
     prefixed by the fold, as the outputs of a group are averaged within a fold; a video without a group is one by itself.
 
     Raises:
-        UserError: a video in two folds; frames of some folds only; no predictions.
+        UserError: a video in two folds; folds that were evaluated with other settings; frames of some folds only; no predictions.
     """
     found = {name: fold for name, fold in folds.items() if len(fold.videos)}
     if not found:
         raise UserError("no fold is evaluated; there is nothing to pool")
+    if differing := differing_settings({f"fold {name}": fold for name, fold in found.items()}):
+        raise UserError(f"the folds were evaluated with other settings ({differing}); evaluate all with the same")
     table = pd.concat([fold.videos.assign(fold=name) for name, fold in found.items()], ignore_index=True)
     repeated = table[table["path"].duplicated(keep=False)]
     if len(repeated):
@@ -124,6 +142,7 @@ def put_together(folds: Mapping[str, EvaluationPredictions]) -> EvaluationPredic
         one.task, one.names, table, sum(fold.num_expected for fold in folds.values()),
         None if without else pd.concat([fold.frames for fold in found.values()], ignore_index=True),
         source=f"fold {', '.join(found)}", num_unannotated=sum(fold.num_unannotated for fold in folds.values()),
+        settings=one.settings,
     )  # fmt: skip
 
 
@@ -144,13 +163,7 @@ def score_folds(
         UserError: no fold is evaluated; predictions that do not belong to the dataset; see also `pool_predictions`.
     """
     folds = {fold.name: read_fold(dataset, fold, folders[fold.name]) for fold in dataset.folds}
-    incomplete = []
-    for name, fold in folds.items():
-        if fold.videos.empty:
-            incomplete.append(f"fold {name} is not evaluated (no predictions in {folders[name]})")
-        elif count := fold.num_expected - len(fold.videos):
-            listed = folders[name] / UNREADABLE_FILE
-            incomplete.append(f"fold {name}: {count} of {fold.num_expected} videos could not be read (see {listed})")
+    incomplete = [text for name, fold in folds.items() if (text := missing_in(f"fold {name}", fold, folders[name]))]
     if incomplete and not allow_incomplete:
         raise IncompleteFolds(
             f"{dataset.title}: cannot pool: {'; '.join(incomplete)}. Finish or correct them, or pool the rest with "
@@ -171,6 +184,15 @@ def score_folds(
         "incomplete": incomplete,
         "notes": notes + _notes({"pooled": pooled, **several}),
     }
+
+
+def missing_in(name: str, found: EvaluationPredictions, folder: Path) -> str:
+    """What an evaluation in a folder lacks, as a sentence about `name`; '' for nothing."""
+    if found.videos.empty:
+        return f"{name} is not evaluated (no predictions in {folder})"
+    if (count := found.num_expected - len(found.videos)) > 0:
+        return f"{name}: {count} of {found.num_expected} videos could not be read (see {folder / UNREADABLE_FILE})"
+    return ""
 
 
 def _notes(scored: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -156,7 +156,8 @@ def _require_current(out: Path, prepared: PreparedDataset) -> None:
             continue
         if "weights" not in metrics:
             say(
-                f"fold {fold.name}: {folder} does not tell of which weights it is, so they are not compared with the model"
+                f"fold {fold.name}: {folder} does not tell of which weights it is and with which settings, so these are not "
+                "compared"
             )
             continue
         assert fold.test is not None
@@ -252,7 +253,7 @@ def results_caption(dataset: PreparedDataset, scores: Mapping[str, Any]) -> str:
     if dataset.task == "classification":
         parts.append(f"rows of classes show the recall over their {'groups' if grouped else 'videos'}")
     if (known := scores["pooled"].get("intervals", {})).get("scores"):
-        parts.append(interval_note(known["unit"], known["num_units"]))
+        parts.append(interval_note(known))
     if "frames" in scores["pooled"]:
         parts.append(
             "the output for a video is the mean over its frames; rows of frames score every frame that the model was shown once"

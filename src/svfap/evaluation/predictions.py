@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from svfap.console import counted
 from svfap.data.split import units_of
 from svfap.errors import UserError
 from svfap.evaluation import metrics
@@ -32,6 +33,16 @@ PREDICTIONS_FILE, GROUPS_FILE, FRAMES_FILE = "predictions.csv", "groups.csv", "f
 FEATURES_FILE, UNREADABLE_FILE, METRICS_FILE = "features.npz", "unreadable.csv", "metrics.json"
 # read as text even if they look like numbers
 TEXT_COLUMNS = ("path", "label", "prediction", "subject", "group", "fold")
+
+
+class Drawn(NamedTuple):
+    """What a bootstrap draws. names: (N,) object, for each row. kind: what most are, in words. caution: why they are not people,
+    and what that does to intervals; '' where they are.
+    """
+
+    names: NDArray[np.object_]
+    kind: str
+    caution: str
 
 
 class LabelledOutputs(NamedTuple):
@@ -55,6 +66,7 @@ class EvaluationPredictions:
     manifest. frames: as in `frames.csv`, of a frame-level model; else None. features: (N, D) float32, one row per video, if
     the model returns them. unreadable: path -> why the video could not be read. source: named in error messages.
     num_unannotated: further videos, which are not expected because none of their frames that were shown is annotated.
+    settings: those of the evaluation, as in `metrics.json`; empty where they are not known.
     """
 
     task: SupervisedTask
@@ -66,6 +78,7 @@ class EvaluationPredictions:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     source: str = "predictions"
     num_unannotated: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def arrays(self, table: pd.DataFrame) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Targets and outputs of a table of videos, groups or frames, which has rows; see `LabelledOutputs`."""
@@ -139,19 +152,20 @@ def by_table(name: str, by_value: Mapping[str, Mapping[str, Any]], task: str) ->
         for key in metric_keys(task, summary=True):
             low, high = shown["intervals"]["scores"].get(key, (math.nan, math.nan))
             cells[metric_heading(key)] = interval_text(key, shown[key], low, high)
-        rows.append({**cells, "drawn": f"{shown['intervals']['num_units']} {shown['intervals']['unit']}s"})
+        rows.append({**cells, "drawn": counted(shown["intervals"]["num_units"], shown["intervals"]["unit"])})
     return pd.DataFrame(rows)
 
 
 def score_intervals(predictions: EvaluationPredictions, table: pd.DataFrame) -> dict[str, Any]:
     """95% confidence intervals of the scores of a table, by a bootstrap over its units (see `drawn_units`).
 
-    Returns `level`; `unit` and `num_units`: what was drawn; `scores`: key, as in `metrics.flat_scores`, -> [low, high]. No
-    scores for a single unit.
+    Returns `level`; `unit` and `num_units`: what was drawn; `caution`: why these are not people, if they are not; `scores`: key,
+    as in `metrics.flat_scores`, -> [low, high]. No scores for a single unit.
     """
-    units, unit = drawn_units(table, predictions.videos)
+    units, unit, caution = drawn_units(table, predictions.videos)
     number = len(set(units))
-    found = {"level": LEVEL, "unit": unit, "num_units": number, "scores": {}}
+    found: dict[str, Any] = {"level": LEVEL, "unit": unit, "num_units": number, "scores": {}}
+    found |= {"caution": caution} if caution else {}
     if number > 1:
         scores = subject_scores(*predictions.arrays(table), units, predictions.names)
         if (
@@ -162,8 +176,8 @@ def score_intervals(predictions: EvaluationPredictions, table: pd.DataFrame) -> 
     return found
 
 
-def drawn_units(table: pd.DataFrame, videos: pd.DataFrame) -> tuple[NDArray[np.object_], str]:
-    """What a bootstrap draws, for each row of a table of videos, groups or frames: names, and what most of them are.
+def drawn_units(table: pd.DataFrame, videos: pd.DataFrame) -> Drawn:
+    """What a bootstrap draws, for each row of a table of videos, groups or frames.
 
     videos: as in `predictions.csv`. Units are those that splits do not divide, as `svfap.data.split.units_of` finds them:
     subjects; where they are not known groups, else files. If that is a single one, or rows of groups mix several, it is the
@@ -175,10 +189,17 @@ def drawn_units(table: pd.DataFrame, videos: pd.DataFrame) -> tuple[NDArray[np.o
     found = units_of(videos.assign(path=files), Path("."))
     names = videos["path"] if key == "path" else videos["group"].where(videos["group"] != "", videos["path"])
     number = pd.Series(found.of).groupby(names.to_numpy()).agg(["min", "max"])
-    if found.num < 2 or (number["min"] != number["max"]).any():
-        return rows, "video" if key == "path" else "group"
-    of = number["min"].loc[rows].to_numpy()
-    return np.array(found.names, object)[of], found.kind
+    known, mixed = found.kind == "subject", bool((number["min"] != number["max"]).any())
+    itself = found.num < 2 or mixed
+    kind = found.kind if not itself else "video" if key == "path" else "group"
+    if not known:
+        caution = f"people are not known, and where several {kind}s are of one person, the intervals are too narrow"
+    elif mixed:
+        caution = "groups hold several people, and where one person is in several groups, the intervals are too narrow"
+    else:
+        caution = f"all {kind}s are of one person, so the intervals say nothing about others" if itself else ""
+    of = rows if itself else np.array(found.names, object)[number["min"].loc[rows].to_numpy()]
+    return Drawn(of, kind, caution)
 
 
 def group_table(predictions: EvaluationPredictions) -> pd.DataFrame:
@@ -257,6 +278,24 @@ def read_predictions(file: Path) -> pd.DataFrame:
         raise UserError(f"{file}: cannot be read as CSV ({error})") from None
 
 
+def require_whole(file: Path, table: pd.DataFrame, keys: Sequence[str], number: int | None) -> None:
+    """Raise `UserError` unless a table of predictions has `number` rows, if that is known, each of another video or frame.
+
+    keys: the columns that tell rows apart. number: as in `metrics.json`.
+    """
+    if missing := [key for key in keys if key not in table]:
+        raise UserError(f"{file}: has no column {missing[0]}; evaluate again")
+    twice = table[table.duplicated(list(keys))]
+    if len(twice):
+        which = ", ".join(f"{key} {twice.iloc[0][key]}" for key in keys)
+        raise UserError(f"{file}: has several rows of {which}; it was changed after the evaluation, so evaluate again")
+    if number is not None and number != len(table):
+        raise UserError(
+            f"{file}: has {counted(len(table), 'row')}, and {METRICS_FILE} says that {number:,} were written; it was cut off or "
+            "changed, so evaluate again"
+        )
+
+
 def labelled_outputs(
     table: pd.DataFrame, where: object, task: SupervisedTask | None = None, names: Sequence[str] | None = None
 ) -> LabelledOutputs | None:
@@ -274,6 +313,8 @@ def labelled_outputs(
         return None
     try:
         outputs = table[output_columns(task, names)].to_numpy(np.float64)
+        if not np.isfinite(outputs).all():
+            raise ValueError("a number is missing")
         if task == "classification":
             index_of = {name: index for index, name in enumerate(names)}
             targets = np.array([index_of[label] for label in table["label"]], np.int64)

@@ -111,7 +111,7 @@ def scores_section(run: Run) -> Section | None:
     if groups := metrics.get("num_groups"):
         parts.append(f"Scored over {groups} groups of videos; the outputs of the videos of a group are averaged.")
     if (known := metrics.get("intervals", {})).get("scores"):
-        parts.append(f"{interval_note(known['unit'], known['num_units'])}.")
+        parts.append(f"{interval_note(known)}.")
     text = " ".join(parts)
     return Section("Scores", text, notice=_warning(run), tables=tables, figures=figures)
 
