@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,11 @@ def test_models_that_predict_other_things_are_no_ensemble(models, faces, tmp_pat
         EvaluateConfig(model=[str(models / "a"), str(models / "b")], manifest=faces / "test.csv")
     with pytest.raises(UserError, match="a is given twice; each model of an ensemble counts once"):
         EvaluateConfig(model=[str(models / "a"), str(models / "a")], manifest=faces / "test.csv", out=tmp_path)
+    with pytest.raises(UserError, match="a/ is given twice; each model of an ensemble counts once"):
+        EvaluateConfig(model=[str(models / "a"), f"{models / 'a'}/"], manifest=faces / "test.csv", out=tmp_path)
+    shutil.copytree(models / "a", tmp_path / "run" / "best")
+    with pytest.raises(UserError, match="run: has the same weights as .*a; each model of an ensemble counts once"):
+        run([models / "a", tmp_path / "run"], faces / "test.csv", tmp_path / "out")
     with pytest.raises(UserError, match="an ensemble has no run"):
         EvaluateConfig(model=[str(models / "a"), str(models / "b")], out=tmp_path)
 
@@ -180,9 +186,11 @@ def test_a_map_adds_up_outputs(models, faces, tmp_path):
     [
         ("labels: {joy: x}", "`labels`: 'joy' is not a label of the test set; known are p, q"),
         ("outputs: {joy: x}", "`outputs`: 'joy' is not a class of the model; known are x, y"),
-        ("labels: {p: x}", "label 'q' stands for 'q', which is none of the model's classes x, y"),
-        ("labels: {p: x, q: null}", "only 'x' is a class of the model"),
-        ("labels: {p: null, q: null}", "of the labels p, q none is a class of the model"),
+        ("labels: {p: x}", "label 'q' stands for 'q', which is none of the classes that are scored, x, y; write"),
+        ("labels: {p: x, q: null}", "the labels p, q stand for a single class, 'x'; at least two"),
+        ("labels: {p: null, q: null}", "the labels p, q stand for no class; at least two are needed"),
+        ("labels: {no: x, q: y}", "`labels`: YAML reads names such as yes, no, on, off as true or false, here as"),
+        ("outputs: {x: yes}", "`outputs`: YAML reads names such as yes, no, on, off as true or false, here as true; put them in"),
         ("labels: [p]", "`labels` must map names to names"),
         ("label: {p: x}", "'label' is neither `labels` nor `outputs`"),
     ],
@@ -206,7 +214,7 @@ def test_emotions_of_the_known_datasets():
     assert len(found.classes) == 7
     for name in ("ferv39k", "ravdess", "enterface05"):
         assert len(read_label_map("auto", get_dataset(name).label_names, dfew).classes) >= 6
-    with pytest.raises(UserError, match="none is a class of the model"):
+    with pytest.raises(UserError, match="stand for no class; at least two are needed, and the model has happy"):
         read_label_map("auto", ["yes", "no"], dfew)
 
 
@@ -238,6 +246,14 @@ def test_scores_by_a_column_are_those_of_its_videos(models, faces, tmp_path):
     assert len(metrics["score_by"]["subject"]) == table["subject"].nunique()
     with pytest.raises(UserError, match=r"'prob_x' is a column of predictions\.csv; rename that of"):
         run(models / "a", tmp_path / "m.csv", tmp_path / "out", score_by="prob_x")
+    table.assign(**{"a/b": "x"}).to_csv(tmp_path / "n.csv", index=False)
+    with pytest.raises(UserError, match="the table of column 'a/b' is a file by_NAME, so NAME may have no /"):
+        run(models / "a", tmp_path / "n.csv", tmp_path / "out", score_by="a/b")
+    table.assign(group=["g0", "g1"] * 7).to_csv(tmp_path / "g.csv", index=False)
+    table.assign(label="happy", group=["g0"] * 7 + ["g1"] * 7).to_csv(tmp_path / "h.csv", index=False)
+    with pytest.raises(UserError, match=r"column 'gender' of .* divides group 'g0' \('f', 'm'\).* give by_group=false"):
+        run(models / "a", tmp_path / "h.csv", tmp_path / "out", score_by="gender")
+    assert run(models / "a", tmp_path / "h.csv", tmp_path / "out", score_by="gender", by_group=False)[0]["score_by"]
     with pytest.raises(UserError, match="has no column 'age'; it has path"):
         run(models / "a", tmp_path / "m.csv", tmp_path / "out", score_by="age")
 

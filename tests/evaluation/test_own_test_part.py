@@ -17,12 +17,15 @@ import yaml
 
 import svfap
 from svfap.cli.main import main
+from svfap.data.manifest import read_manifest
 from svfap.data.prepared import Fold, PreparedDataset, read_dataset, write_dataset_file
+from svfap.data.split import carve_validation
 from svfap.data.video import write_video
 from svfap.errors import UserError
 from svfap.evaluation.config import EvaluateConfig, PoolConfig
 from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.pool import pool
+from svfap.evaluation.seen import Seen, seen_by
 
 
 @pytest.fixture(scope="module")
@@ -172,17 +175,71 @@ def test_what_is_known_of_a_datasets_pictures_is_said_once_for_all_folds(data, t
     assert told.count(f"nothing says how those of {whole} were cut") == (pictures is None)
 
 
+def seen(trained: int = 0, chose: int = 0, same_file: int = 0) -> dict[str, int]:
+    return {"trained": trained, "chose": chose, "same_file": same_file}
+
+
 def test_videos_that_a_model_was_trained_on_are_told(data, tmp_path, capsys):
     """Fold 1 trains on videos 2 to 5, which fold 2 tests; by its split `all.csv` trains on 0 to 2 and validates on 3 to 5."""
     trained = run(tmp_path / "run", dataset=str(data), fold="1", manifest=str(data / "fold_1_train.csv"))
     told = "was trained on 4 of the 4 test videos"
     for fold, number in (("1", None), ("2", 4)):
         done = evaluate(EvaluateConfig(model=str(trained), dataset=data, fold=fold, out=tmp_path / "out"))
-        assert done.metrics.get("seen_in_training") == (number and {str(trained): number})
+        assert done.metrics.get("seen_in_training") == (number and {str(trained): seen(number)})
         assert (told in " ".join(capsys.readouterr().err.split())) == bool(number)
     split = {"manifest": str(data / "all.csv"), "split": "train", "val_split": "test"}
     other = run(tmp_path / "other", **split)
+    with torch.no_grad():
+        (model := svfap.load_model(other)).head.bias.fill_(1)
+    model.save_pretrained(other / "best")
     both = EvaluateConfig(model=[str(trained), str(other)], dataset=data, fold="2", out=tmp_path / "out")
-    assert evaluate(both).metrics["seen_in_training"] == {str(trained): 4, str(other): 4}
+    assert evaluate(both).metrics["seen_in_training"] == {str(trained): seen(4), str(other): seen(1, chose=3)}
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{other} was trained on 1 of the 4 test videos" in told
+    assert f"3 of the 4 test videos were validation videos of {other} and chose its best epoch" in told
     gone = run(tmp_path / "gone", manifest=str(data / "moved.csv"))
     assert "seen_in_training" not in evaluate(EvaluateConfig(model=str(gone), dataset=data, fold="2")).metrics
+
+
+def test_parts_of_a_file_are_told_apart_by_their_times_and_faces(tmp_path):
+    def manifest(name: str, *rows: str) -> Path:
+        (tmp_path / name).write_text("\n".join(["path,label,start_s,end_s,box,subject", *rows]) + "\n")
+        return tmp_path / name
+
+    training = manifest(
+        "train.csv", "a.mp4,x,0,2,,p", "b.mp4,y,5,,,p", "c.mp4,x,,,0 0 8 8,q", "d.mp4,y,,,,r", "e.mp4,x,,,,s"
+    )
+    test = read_manifest(
+        manifest(
+            "test.csv",
+            *("a.mp4,x,1,3,,", "a.mp4,y,2,4,,", "b.mp4,x,0,5,,", "b.mp4,y,7,8,,"),  # trained, same file twice, trained
+            *(
+                "c.mp4,x,,,0 0 8 8,",
+                "c.mp4,x,,,9 0 8 8,",
+                "c.mp4,y,0,1,,",
+                "new.mp4,x,,,,",
+            ),  # trained, same file, trained, new
+        )
+    )
+    run = {"manifest": str(training), "task": "classification", "val_fraction": 0.0, "fraction": 1.0, "seed": 0}
+    assert seen_by(run, test) == Seen(trained=4, same_file=3)
+    assert seen_by({"manifest": str(training), "fraction": 1.0, "seed": 0}, test) == Seen(
+        trained=4, same_file=3
+    )  # unlabelled
+    assert seen_by({**run, "manifest": str(test.path), "val_manifest": str(training)}, test) == Seen(trained=8)
+    carved = {**run, "val_fraction": 0.3}
+    training, held_out = carve_validation(read_manifest(training), 0.3, 0)
+    everything = read_manifest(tmp_path / "train.csv")
+    assert seen_by(carved, everything) == Seen(trained=len(training), chose=len(held_out)) and len(held_out)
+    assert seen_by({**run, "fraction": 0.4}, everything) == Seen(trained=2)
+    (tmp_path / "train.csv").write_text("path,label\n")
+    assert seen_by(run, test) == Seen()
+
+
+def test_what_is_said_of_seen_videos():
+    assert [*Seen(trained=1, same_file=2).warnings("m", 3)] == [
+        "m was trained on 1 of the 3 test videos; scores on these say nothing about new ones",
+        "2 of the 3 test videos are other times or faces of files that m was trained or validated on; "
+        "scores on these may be too good",
+    ]
+    assert [*Seen().warnings("m", 3)] == []

@@ -99,7 +99,8 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
         for model in self.models:
             if not is_hub_name(model):
                 require_model(model)
-        if twice := next((model for model in self.models if self.models.count(model) > 1), None):
+        places = [Path(model).resolve() if Path(model).exists() else model for model in self.models]
+        if twice := next((model for n, model in enumerate(self.models) if places[n] in places[:n]), None):
             raise UserError(f"model: {twice} is given twice; each model of an ensemble counts once")
         if len(self.models) > 1 and self.out is None:
             raise UserError("out: give a folder for the results of an ensemble, as they belong to none of its models")

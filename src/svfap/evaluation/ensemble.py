@@ -13,13 +13,16 @@ from svfap.evaluation.predictions import EvaluationPredictions, output_columns
 from svfap.model.config import ModelConfig
 
 
-def require_alike(names: Sequence[str], shapes: Sequence[ModelConfig]) -> None:
-    """Raise `UserError` unless models, by their configs, predict the same."""
+def require_alike(names: Sequence[str], shapes: Sequence[ModelConfig], weights: Sequence[str]) -> None:
+    """Raise `UserError` unless models, by their configs, predict the same, with other weights. weights: their digests."""
     outputs = [f"{', '.join(shape.label_names)}{' of frames' if shape.frame_level else ''}" for shape in shapes]
     kinds = [(shape.task, set(shape.label_names), shape.frame_level) for shape in shapes]
     for name, shown, kind in zip(names, outputs, kinds, strict=True):
         if kind != kinds[0]:
             raise UserError(f"{name}: predicts {shown}, and {names[0]} {outputs[0]}; an ensemble predicts one thing")
+    for place, (name, digest) in enumerate(zip(names, weights, strict=True)):
+        if (first := weights.index(digest)) < place:
+            raise UserError(f"{name}: has the same weights as {names[first]}; each model of an ensemble counts once")
 
 
 def average_predictions(found: Sequence[EvaluationPredictions]) -> EvaluationPredictions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -26,6 +25,7 @@ from svfap.evaluation.config import EvaluateConfig, run_config_of
 from svfap.evaluation.ensemble import average_predictions, require_alike
 from svfap.evaluation.label_map import AUTO, LabelMap, read_label_map
 from svfap.evaluation.metrics import read_metrics, write_metrics
+from svfap.evaluation.seen import seen_by
 from svfap.evaluation.views import Reader, predict_views, reader_of, scored_by_group
 from svfap.files import file_digest, make_folder, only_writer
 from svfap.formats import read_settings_file
@@ -57,7 +57,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
       metrics.json     scores with their 95% confidence intervals (`intervals`, see
                        `svfap.evaluation.predictions.score_intervals`), `num_expected` and `num_evaluated` videos, `num_groups`
                        where groups are scored, and `num_unannotated`: videos without an annotated frame among those shown,
-                       which are not expected; `seen_in_training`: model -> videos that it was trained on
+                       which are not expected; `seen_in_training`: model -> how many of the videos it has seen
+                       before (see `svfap.evaluation.seen.Seen`)
       predictions.csv  one row per video; groups.csv: one per group; frames.csv: one per frame shown to a frame-level model
                        (see `svfap.evaluation.predictions`)
       features.npz     for each video the head's input, averaged over views; not of an ensemble
@@ -73,7 +74,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     manifest, root, label_range = _test_set(config)
     accelerator = make_accelerator(config.precision)
     models = [_load(name, accelerator.device) for name in config.models]
-    require_alike(config.models, [model.config for model in models])
+    require_alike(config.models, [model.config for model in models], [fingerprint_of(model) for model in models])
     videos, mapped, left_out = _labelled(config, manifest, root, label_range, models[0].config)
     videos.require_files()
     origin = provenance(config, models, manifest, videos.root)
@@ -81,15 +82,15 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if videos.dimensions is not None:
         videos = with_frame_values(videos) if frame_level else videos
         require_values(videos, all_targets(videos, frame_level))
-    seen: dict[str, int] = {}
+    seen: dict[str, dict[str, int]] = {}
     for name in config.models:
         run = {} if (file := run_config_of(name)) is None else read_settings_file(file)
-        if number := _num_seen(run, videos):
-            seen[name] = number
-            of = f"{'up to ' if run.get('fraction', 1) < 1 else ''}{number} of the {len(videos)} test videos"
-            say(f"WARNING: {name} was trained on {of}; scores on these say nothing about new ones")
+        if any(before := seen_by(run, videos)):
+            seen[name] = before._asdict()
+            for text in before.warnings(name, len(videos)):
+                say(f"WARNING: {text}")
     by_group = scored_by_group(videos, models[0].config, config.by_group)
-    columns = _columns(config, manifest, root, videos)
+    columns = _columns(config, manifest, root, videos, by_group)
     out = config.out_folder
     make_folder(out)
     with only_writer(out / tables.METRICS_FILE) if accelerator.is_main_process else nullcontext():
@@ -121,9 +122,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             sources |= {"fps": _clock(config, models[0].config).fps, "frames_fps": config.frames_fps}
             known: dict[str, Any] = {key: str(value) for key, value in sources.items() if value is not None}
             known |= {"model": config.models if len(models) > 1 else config.models[0]}
-            before = read_metrics(out / tables.METRICS_FILE).get("score_by", {})
+            earlier = read_metrics(out / tables.METRICS_FILE).get("score_by", {})
             write_metrics(out / tables.METRICS_FILE, {**known, **origin, **metrics})
-            _write_predictions(out, predictions, metrics, by_group, before)
+            _write_predictions(out, predictions, metrics, by_group, earlier)
             _write_unreadable(out, predictions.unreadable)
         accelerator.wait_for_everyone()
     return Evaluation(out, metrics, dict(predictions.unreadable))
@@ -209,28 +210,14 @@ def _labelled(
     return kept, mapped, left_out
 
 
-def _num_seen(run: Mapping[str, Any], videos: Manifest) -> int:
-    """How many of the videos a run was trained or validated on, as far as its manifests are still there.
+def _columns(
+    config: EvaluateConfig, manifest: Path, root: Path | None, videos: Manifest, by_group: bool
+) -> dict[str, dict[str, str]]:
+    """Column of `score_by` -> video -> value.
 
-    run: its settings. Of a run that took a `fraction` of its videos all count.
+    Raises `UserError` for a column that is not there, has too many values or a name that no file can have, or divides a group
+    whose outputs are averaged.
     """
-    known: set[str] = set()
-    parts = [(run.get("manifest"), run.get("split"))]
-    if run.get("val_manifest") or run.get("val_split"):
-        parts.append((run.get("val_manifest") or run.get("manifest"), run.get("val_split")))
-    for manifest, split in parts:
-        if manifest is None or not Path(manifest).is_file():
-            continue
-        try:
-            rows, _ = read_whole_manifest(manifest, root=run.get("root"), split=split)
-        except UserError:  # it has changed since
-            continue
-        known |= {os.path.abspath(rows.root / path) for path in rows.table["path"]}
-    return sum(os.path.abspath(videos.root / path) in known for path in videos.table["path"])
-
-
-def _columns(config: EvaluateConfig, manifest: Path, root: Path | None, videos: Manifest) -> dict[str, dict[str, str]]:
-    """Column of `score_by` -> video -> value. Raises `UserError` for a column that is not there, or has too many values."""
     if not config.columns:
         return {}
     rows, text = read_whole_manifest(manifest, root=root, split=config.split)
@@ -242,12 +229,23 @@ def _columns(config: EvaluateConfig, manifest: Path, root: Path | None, videos: 
             raise UserError(f"score_by: {name!r} is a column of {tables.PREDICTIONS_FILE}; rename that of {manifest}")
         if name not in text:
             raise UserError(f"score_by: {manifest} has no column {name!r}; it has {', '.join(map(str, text.columns))}")
+        if "/" in name:
+            raise UserError(
+                f"score_by: the table of column {name!r} is a file by_NAME, so NAME may have no /; rename the column"
+            )
         found[name] = {key: value for key, value in zip(keys, text[name], strict=True) if key in shown}
         if (number := len(set(found[name].values()))) > MOST_VALUES:
             raise UserError(
                 f"score_by: column {name!r} of {manifest} has {number} values, more than {MOST_VALUES}; group them in another "
                 "column"
             )
+        value_of: dict[str, str] = {}
+        for group, value in ((sample.group, found[name][sample.key]) for sample in videos if by_group and sample.group):
+            if (other := value_of.setdefault(group, value)) != value:
+                raise UserError(
+                    f"score_by: column {name!r} of {manifest} divides group {group!r} ({other!r}, {value!r}), whose videos are "
+                    "scored as one; give by_group=false to score each video"
+                )
     return found
 
 

@@ -92,14 +92,14 @@ def read_label_map(source: str, labels: Sequence[str], outputs: Sequence[str]) -
     for label, target in of_label.items():
         if target is not None and target not in classes:
             raise UserError(
-                f"label_map={source}: label '{label}' stands for '{target}', which is none of the model's classes "
+                f"label_map={source}: label '{label}' stands for '{target}', which is none of the classes that are scored, "
                 f"{', '.join(classes)}; write `labels: {{{label}: CLASS}}`, or null to leave these rows out"
             )
     if len(reached := {target for target in of_label.values() if target is not None}) < 2:
-        found = f"only '{reached.pop()}'" if reached else "none"
+        found = f"a single class, '{reached.pop()}'" if reached else "no class"
         raise UserError(
-            f"label_map={source}: of the labels {', '.join(labels)} {found} is a class of the model, which has "
-            f"{', '.join(outputs)}; at least two are needed"
+            f"label_map={source}: the labels {', '.join(labels)} stand for {found}; at least two are needed, and the model has "
+            f"{', '.join(outputs)}"
         )
     return LabelMap(classes, of_label, of_output)
 
@@ -115,6 +115,11 @@ def _of_file(
         given = content.get(key) or {}
         if not isinstance(given, Mapping):
             raise UserError(f"{file}: `{key}` must map names to names, or to null")
+        if unquoted := [word for pair in given.items() for word in pair if isinstance(word, bool)]:
+            raise UserError(
+                f"{file}: `{key}`: YAML reads names such as yes, no, on, off as true or false, here as "
+                f"{str(unquoted[0]).lower()}; put them in quotes, as 'no'"
+            )
         of = {
             same_text(str(name)): None if target is None else same_text(str(target)) for name, target in given.items()
         }

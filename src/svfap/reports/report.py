@@ -33,7 +33,8 @@ def report(runs: str | Path | Sequence[str | Path], config: ReportConfig) -> lis
     Raises `UserError` for a missing folder or one with none of these files, a damaged file, and a page that cannot be written.
     """
     runs = [runs] if isinstance(runs, str | Path) else runs
-    loaded = [read_run(Path(run)) for run in dict.fromkeys(runs)]
+    distinct = {Path(run).resolve(): Path(run) for run in reversed(runs)}
+    loaded = [read_run(run) for run in reversed(distinct.values())]
     if not loaded:
         raise UserError("report: no run folder given; name at least one")
     names = [run.name for run in loaded]

@@ -1,0 +1,116 @@
+"""Test videos that a model has seen before: trained on, of the same files, or those that chose its best epoch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from svfap.console import counted, silent
+from svfap.data.manifest import BOX_COLUMNS, SPAN_COLUMNS, Manifest, read_manifest
+from svfap.data.split import carve_validation, take_fraction
+from svfap.errors import UserError
+
+Box = tuple[float, ...]
+
+
+class Seen(NamedTuple):
+    """How many test videos a run has seen; each counts once, in the first that holds.
+
+    trained: the same time and face as of a training video. chose: as of a validation video. same_file: another time or face of
+    the file of a training or validation video.
+    """
+
+    trained: int = 0
+    chose: int = 0
+    same_file: int = 0
+
+    def warnings(self, model: str, number: int) -> Iterator[str]:
+        """What to say of a model that is tested on `number` videos."""
+        of = f"of the {counted(number, 'test video')}"
+        if self.trained:
+            yield f"{model} was trained on {self.trained} {of}; scores on these say nothing about new ones"
+        if self.chose:
+            yield (
+                f"{self.chose} {of} were validation videos of {model} and chose its best epoch; scores on these are a little "
+                "too good"
+            )
+        if self.same_file:
+            yield (
+                f"{self.same_file} {of} are other times or faces of files that {model} was trained or validated on; scores on "
+                "these may be too good"
+            )
+
+
+def seen_by(run: Mapping[str, Any], videos: Manifest) -> Seen:
+    """What a run has seen of test videos, as far as its manifests are still there and as they were. run: its settings."""
+    try:
+        with silent():
+            training, validation = _parts_of(run)
+    except UserError:  # a manifest has changed since
+        return Seen()
+    files = {os.path.abspath(videos.root / path) for path in videos.table["path"]}
+    trained, chose = (_pieces(part, files) for part in (training, validation))
+    counts = dict.fromkeys(Seen._fields, 0)
+    for file, piece in _rows(videos):
+        if any(map(piece.shares, trained.get(file, ()))):
+            counts["trained"] += 1
+        elif any(map(piece.shares, chose.get(file, ()))):
+            counts["chose"] += 1
+        elif file in trained or file in chose:
+            counts["same_file"] += 1
+    return Seen(**counts)
+
+
+def _parts_of(run: Mapping[str, Any]) -> tuple[Manifest | None, Manifest | None]:
+    """Training and validation videos of a run, as training took them; None where there are none or the manifest is gone."""
+    manifest, val_manifest = run.get("manifest"), run.get("val_manifest")
+    settings: dict[str, Any] = {"root": run.get("root"), "task": "unlabelled"}
+    if run.get("task") == "classification":  # whose classes decide which videos are drawn
+        settings |= {name: run.get(name) for name in ("task", "label_names")}
+        settings["frame_level"] = bool(run.get("frame_level"))
+    training = validation = None
+    if manifest is not None and Path(manifest).is_file():
+        training = read_manifest(manifest, split=run.get("split"), **settings)
+    if val_manifest is not None or run.get("val_split") is not None:
+        file = val_manifest or manifest
+        if file is not None and Path(file).is_file():
+            validation = read_manifest(file, split=run.get("val_split"), **settings)
+    elif training is not None and run.get("val_fraction"):
+        training, validation = carve_validation(training, run["val_fraction"], run.get("seed", 0))
+    if training is not None and run.get("fraction", 1) < 1:
+        training = take_fraction(training, run["fraction"], run.get("seed", 0))
+    return training, validation
+
+
+class _Piece(NamedTuple):
+    """What a row shows of its file: from start to end in seconds, and a box in pixels, or None for whole pictures."""
+
+    start: float
+    end: float
+    box: Box | None
+
+    def shares(self, other: _Piece) -> bool:
+        """Whether the times overlap and the faces are the same."""
+        same = self.box is None or other.box is None or self.box == other.box
+        return same and self.start < other.end and other.start < self.end
+
+
+def _rows(videos: Manifest) -> Iterator[tuple[str, _Piece]]:
+    """The file of each row, absolute, and what the row shows of it."""
+    table = videos.table
+    columns = [table[name] if name in table else [math.nan] * len(table) for name in (*SPAN_COLUMNS, *BOX_COLUMNS)]
+    for path, start, end, *box in zip(table["path"], *columns, strict=True):
+        times = 0.0 if math.isnan(start) else start, math.inf if math.isnan(end) else end
+        yield os.path.abspath(videos.root / path), _Piece(*times, None if math.isnan(box[0]) else tuple(box))
+
+
+def _pieces(part: Manifest | None, files: set[str]) -> dict[str, list[_Piece]]:
+    """What the rows of a part show of these files."""
+    found: dict[str, list[_Piece]] = {}
+    for file, piece in _rows(part) if part is not None else ():
+        if file in files:
+            found.setdefault(file, []).append(piece)
+    return found
