@@ -249,7 +249,6 @@ def test_scores_by_a_column_are_those_of_its_videos(models, faces, tmp_path):
     table.assign(**{"a/b": "x"}).to_csv(tmp_path / "n.csv", index=False)
     with pytest.raises(UserError, match="the table of column 'a/b' is a file by_NAME, so NAME may have no /"):
         run(models / "a", tmp_path / "n.csv", tmp_path / "out", score_by="a/b")
-    table.assign(group=["g0", "g1"] * 7).to_csv(tmp_path / "g.csv", index=False)
     table.assign(label="happy", group=["g0"] * 7 + ["g1"] * 7).to_csv(tmp_path / "h.csv", index=False)
     with pytest.raises(UserError, match=r"column 'gender' of .* divides group 'g0' \('f', 'm'\).* give by_group=false"):
         run(models / "a", tmp_path / "h.csv", tmp_path / "out", score_by="gender")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,12 @@ import torch
 import svfap
 from svfap.cli.main import main
 from svfap.errors import UserError
+from svfap.train.config import FinetuneConfig, PretrainConfig
+from svfap.train.finetune import FinetuneTask
 from svfap.train.initial import start_from
+from svfap.train.pretrain import PretrainTask
+from svfap.train.resolve import check_run
+from svfap.weights.published import save_published
 
 
 def saved(folder: Path, seed: int = 0, task: str = "pretraining", **settings) -> Path:
@@ -66,6 +73,44 @@ def test_another_encoder_is_refused(tmp_path):
         started(saved(tmp_path / "run", embed_dim=96, num_heads=3))
 
 
+def test_weights_of_other_pixel_statistics_are_refused_with_the_settings_to_give(tmp_path, checkpoints):
+    """The same pixels would be other numbers to the encoder than in its training."""
+    statistics = {"pixel_mean": (0.5, 0.5, 0.5), "pixel_std": (0.25, 0.25, 0.25)}
+    message = r"pixel_mean: \(0.5, .* there, \(0.485, .*model: .pixel_mean: \[0.5, 0.5, 0.5\], pixel_std"
+    source = saved(tmp_path / "run", **statistics)
+    save_published(svfap.load_model(source), tmp_path / "run.pth")
+    for init in (source, tmp_path / "run.pth"):
+        with pytest.raises(UserError, match=message):
+            start_from(svfap.create_model("svfap_debug", "pretraining"), str(init))
+        start_from(svfap.create_model("svfap_debug", "pretraining", **statistics), str(init))
+    # The authors' files do not say theirs.
+    theirs = svfap.import_published(
+        checkpoints / "official_pretrain_tiny.pth", num_heads=4, decoder_num_heads=2, **statistics
+    )
+    start_from(type(theirs)(theirs.config), str(checkpoints / "official_pretrain_tiny.pth"))
+
+
+@pytest.mark.parametrize(("task_of", "config_of"), [(PretrainTask, PretrainConfig), (FinetuneTask, FinetuneConfig)])
+def test_a_run_that_goes_on_needs_no_initial_weights(task_of, config_of, faces, tmp_path, capsys):
+    config = config_of(
+        manifest=faces / "train.csv",
+        preset="svfap_debug",
+        out=tmp_path / "run",
+        init=str(tmp_path / "gone"),
+        resume=True,
+    )
+    for start in (check_run, task_of):
+        with pytest.raises(UserError, match="init=.*gone: no such folder|gone: no such"):
+            start(config)
+    (tmp_path / "run" / "last.old").mkdir(parents=True)  # of a run that was killed while it saved
+    (tmp_path / "run" / "last.old" / "state.json").write_text("{}")
+    check_run(config)
+    task_of(config)
+    assert "encoder from" not in capsys.readouterr().err
+    with pytest.raises(UserError, match="gone: no such"):
+        check_run(replace(config, resume=False))
+
+
 def test_a_finished_pre_training_is_made_longer_by_a_run_from_its_weights(faces, tmp_path, capsys):
     """`--resume` with more epochs says why it cannot, and what can be done; that works."""
     base = ["pretrain", "--manifest", str(faces / "train.csv"), "--preset", "svfap_debug", "--batch_size", "7"]
@@ -77,6 +122,14 @@ def test_a_finished_pre_training_is_made_longer_by_a_run_from_its_weights(faces,
     assert main([*base, "--out", str(tmp_path / "b"), "--epochs", "1", "--init", str(tmp_path / "a")]) == 0
     assert svfap.load_model(tmp_path / "b").config.provenance["init"] == str(tmp_path / "a")
     assert main([*base, "--out", str(tmp_path / "c"), "--epochs", "1", "--init", str(tmp_path / "none")]) == 1
+    before = svfap.load_model(tmp_path / "b").state_dict()
+    shutil.rmtree(tmp_path / "a")
+    capsys.readouterr()
+    assert main([*base, "--out", str(tmp_path / "b"), "--epochs", "1", "--init", str(tmp_path / "a"), "--resume"]) == 0
+    assert "encoder" not in capsys.readouterr().err
+    assert all(
+        torch.equal(value, before[name]) for name, value in svfap.load_model(tmp_path / "b").state_dict().items()
+    )
 
 
 def test_published_weights_start_a_pre_training(checkpoints, capsys):

@@ -35,7 +35,7 @@ CHOICES = {
 ENCODER_SETTINGS = (
     *("patch_size", "tubelet_size", "stem", "standardize_clips", "embed_dim", "num_heads", "mlp_ratio", "stage_depths"),
     *("num_bottleneck_tokens", "bottleneck_hidden_dim", "temporal_kernel_size"),
-    *("temporal_pyramid", "temporal_downsample", "spatial_bottleneck"),
+    *("temporal_pyramid", "temporal_downsample", "spatial_bottleneck", "pixel_mean", "pixel_std"),
 )
 # Names and types in face_crop.
 FACE_CROP: dict[str, Any] = {"margin": (int, float), "align": bool, "border": str, "detector": str}

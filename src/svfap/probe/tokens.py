@@ -255,8 +255,7 @@ def data_digest(dataset: ClipDataset) -> str:
 
 def encoder_digest(encoder: TPSBT) -> str:
     """Digest of an encoder's weights and settings: 16 hexadecimal digits. What is around the encoder does not count."""
-    names = (*ENCODER_SETTINGS, "pixel_mean", "pixel_std")
-    return weights_digest(encoder, {name: getattr(encoder.config, name) for name in names})
+    return weights_digest(encoder, {name: getattr(encoder.config, name) for name in ENCODER_SETTINGS})
 
 
 class _Store:

@@ -44,6 +44,7 @@ from svfap.train.losses import (
 from svfap.train.optim import parameter_groups
 from svfap.train.parallel import run_all
 from svfap.train.resolve import check_run, fold_configs, resolve
+from svfap.train.run_folder import RunFolder
 from svfap.train.trainable import Trainable
 
 
@@ -80,7 +81,7 @@ class FinetuneTask(TrainingTask):
         settings |= contract(config, training, finetuned_on=str(config.manifest), init=config.init)
         torch.manual_seed(config.seed)
         self.model = create_model(config.preset, config.task, **{**settings, **config.model})
-        if config.init:
+        if config.init and not RunFolder(config).resumes():
             start_from(self.model, config.init)
         self.trainable = Trainable(self.model, config)
         self.unfreezes = config.unfreeze_every is not None

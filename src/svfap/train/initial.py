@@ -9,8 +9,9 @@ from svfap.errors import UserError
 from svfap.model.base import Model
 from svfap.model.mae import MaskedAutoencoder
 from svfap.train.contract import warn_of_other_contract
+from svfap.weights.checkpoint import read_published
 from svfap.weights.folder import init_autoencoder, init_encoder, load_model
-from svfap.weights.published import import_published
+from svfap.weights.published import build_published
 
 
 def start_from(model: Model, init: str) -> None:
@@ -37,7 +38,10 @@ def read_initial(init: str, model: Model) -> Model:
     pretrains = isinstance(model, MaskedAutoencoder)
     if not Path(init).is_file():
         return load_model(init)
-    # What the tensors of a published checkpoint do not show.
-    names = ["num_heads", "stage_depths", "img_size", "num_frames", "decoder_num_heads" if pretrains else "fuse_stages"]
-    given = {name: getattr(model.config, name) for name in names}
-    return import_published(init, **given) if pretrains else import_published(init, task="features", **given)
+    checkpoint = read_published(init)
+    # What the tensors of a published checkpoint do not show is taken to be as in `model`, unless the file says it.
+    names = ("num_heads", "stage_depths", "img_size", "num_frames", "pixel_mean", "pixel_std", "decoder_num_heads")
+    given = {name: getattr(model.config, name) for name in names if name not in checkpoint.settings}
+    if pretrains:
+        return build_published(checkpoint, **given)
+    return build_published(checkpoint, "features", fuse_stages=model.config.fuse_stages, **given)

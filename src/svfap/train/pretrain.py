@@ -29,6 +29,7 @@ from svfap.train.loop import Batch, TrainingTask, TrainResult, train
 from svfap.train.parallel import num_workers
 from svfap.train.processes import processes_here
 from svfap.train.resolve import check_run, resolve
+from svfap.train.run_folder import RunFolder
 
 
 class PretrainTask(TrainingTask):
@@ -56,7 +57,7 @@ class PretrainTask(TrainingTask):
         settings |= contract(config, self.manifest, pretrained_on=str(config.manifest), epochs=config.epochs, **origin)
         model = create_model(config.preset, "pretraining", **{**settings, **config.model})
         assert isinstance(model, MaskedAutoencoder)
-        if config.init:
+        if config.init and not RunFolder(config).resumes():
             start_from(model, config.init)
         self.model, shape = model, model.config
         repeated = self.manifest.subset(np.resize(np.arange(self.num_videos), len(everything)))

@@ -31,7 +31,7 @@ def check_run(config: TrainConfig) -> None:
     """Raise `UserError` if a run cannot start, without importing torch.
 
     Checks that dataset, manifests, root and `init` exist, there or on the Hub, that the settings go with the dataset, and
-    that `out` holds no other run; with fold="all", of every fold.
+    that `out` holds no other run; with fold="all", of every fold. A run that goes on from a checkpoint needs no `init`.
     """
     if config.dataset is not None:
         warn_of_whole_frames(config.dataset)
@@ -49,11 +49,11 @@ def check_run(config: TrainConfig) -> None:
         probed = read_dataset(config.probe_dataset)
         if probed.task == "unlabelled":
             raise UserError(f"probe_dataset={config.probe_dataset}: {probed.title} has no labels to probe on")
-    init = getattr(config, "init", None)
-    if init:
+    run, init = RunFolder(config), getattr(config, "init", None)
+    if init and not run.resumes():
         fix = "pre-train first (`svfap pretrain`) or give other weights; --init null trains from scratch"
         require_weights(init, "init", fix)
-    RunFolder(config).check()
+    run.check()
 
 
 def fold_configs(config: FinetuneConfig) -> list[FinetuneConfig]:

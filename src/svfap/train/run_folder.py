@@ -36,6 +36,7 @@ FREE_SETTINGS = (
 )
 DATA_SETTINGS = ("dataset", "manifest", "val_manifest", "root")  # may change where the rows are known to be the same
 NOT_STORED = ("resume", "parallel")  # of one call, not of the run
+STATE_FILE = "state.json"
 FULL_BYTES = 2**20  # a disk with less free space is full
 
 
@@ -68,6 +69,11 @@ class RunFolder:
         # Paths as text, tuples as lists.
         settings, self._defaults = (json.loads(json.dumps(asdict(c), default=str)) for c in (config, defaults))
         self._settings = {name: value for name, value in settings.items() if name not in NOT_STORED}
+
+    def resumes(self) -> bool:
+        """Whether the run goes on from a checkpoint, so that weights to begin with are not needed."""
+        places = (self.last, self.last.with_name(f"{self.last.name}.old"))  # see `recover_folder`
+        return bool(self._config.resume) and any((place / STATE_FILE).exists() for place in places)
 
     def locked(self) -> AbstractContextManager[None]:
         """Make the folder and keep other runs out of it; of torchrun's processes the first one does so. Raises `UserError`."""
@@ -134,7 +140,7 @@ class RunFolder:
 
     def read_state(self) -> TrainState | None:
         """Progress at the last complete checkpoint, or None."""
-        file = self.last / "state.json"
+        file = self.last / STATE_FILE
         if not file.exists():
             return None
         return TrainState(
@@ -194,7 +200,7 @@ class RunFolder:
             with self.writing(self.last), replacing_folder(self.last) as fresh:
                 write_state(fresh)
                 model.write(fresh)
-                (fresh / "state.json").write_text(progress)
+                (fresh / STATE_FILE).write_text(progress)
 
         writes.start(write)
 
