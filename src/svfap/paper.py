@@ -7,6 +7,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+# Names of the datasets here, by those in `dataset.json`; others are printed as they are.
+TITLES = {
+    "dfew": "DFEW", "ferv39k": "FERV39k", "mafw": "MAFW", "crema_d": "CREMA-D", "ravdess": "RAVDESS",
+    "enterface05": "eNTERFACE'05", "werewolf_xl": "Werewolf-XL", "avcaffe_arousal": "AVCAffe (arousal)",
+    "avcaffe_valence": "AVCAffe (valence)", "chalearn": "ChaLearn First Impressions",
+}  # fmt: skip
 # Dataset -> model -> metric -> value; percentages as fractions. "released": results of the authors' released checkpoints.
 RESULTS: dict[str, dict[str, dict[str, float]]] = {
     "dfew": {

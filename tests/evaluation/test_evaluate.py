@@ -391,7 +391,7 @@ def test_no_readable_video_at_all(damaged, classifier, tmp_path):
     table = pd.read_csv(damaged / "test.csv")
     table.iloc[[3]].to_csv(damaged / "text.csv", index=False)
     with pytest.raises(
-        UserError, match=r"none of the 1 videos can be read; the first: videos/\S+: not a readable video"
+        UserError, match=r"none of the 1 video can be read; the first: videos/\S+: not a readable video"
     ):
         evaluate(classifier, damaged / "text.csv", tmp_path / "out")
     table.iloc[[8]].to_csv(damaged / "gone.csv", index=False)

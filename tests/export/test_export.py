@@ -245,7 +245,7 @@ def test_what_cannot_be_exported_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match="format='tflite' is none of onnx"):
         ExportConfig(format="tflite", out=tmp_path / "m.onnx")  # type: ignore[arg-type]
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    with pytest.raises(UserError, match=r"^check: none of 1 videos could be read; the first is .*bad\.mp4"):
+    with pytest.raises(UserError, match=r"^check: none of 1 video could be read; the first is .*bad\.mp4"):
         export_model(folder / "model", ExportConfig(out=tmp_path / "m.onnx", check=str(tmp_path / "bad.mp4")))
 
 

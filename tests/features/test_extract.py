@@ -256,7 +256,7 @@ def test_videos_that_cannot_be_read_are_counted_and_not_lost_silently(folder, sa
     assert set(reasons) == {str(folder / "broken.mp4"), str(folder / "missing.mp4")}
     assert reasons[str(folder / "missing.mp4")] == "no such file or folder"
     assert "2 of 4 videos could not be read" in capsys.readouterr().err
-    with pytest.raises(UserError, match="none of 1 videos could be read; the first is .*broken.mp4: not"):
+    with pytest.raises(UserError, match="none of 1 video could be read; the first is .*broken.mp4: not"):
         in_memory(folder / "broken.mp4", model())
 
 

@@ -66,9 +66,7 @@ def test_whole_pictures_for_a_model_of_face_crops_are_told_once(folder, tmp_path
 def test_a_video_has_a_row_for_each_window_of_each_face(folder, capsys):
     """As in prediction: the same windows and boxes, and features of the same crops."""
     table = extract(folder, folder / "two.mp4")
-    assert "faces: 1 videos are searched for faces (--faces chooses otherwise)" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "faces: 1 video: searched for faces (--faces chooses otherwise)" in " ".join(capsys.readouterr().err.split())
     assert list(table.columns) == ["path", "track", "start_s", "end_s", *BOX, "confidence", "feature"]
     classifier = model("classification")
     torch.nn.init.zeros_(classifier.head.bias)
@@ -120,7 +118,7 @@ def test_rows_of_manifests_are_face_crops_as_in_training(folder, tmp_path, capsy
     (folder / "list.csv").write_text("path,label\ntwo.mp4,joy\n")
     table = extract(folder, folder / "list.csv")
     told = " ".join(capsys.readouterr().err.split())
-    assert "faces: 1 rows of manifests are read as in training, as face crops (--faces chooses otherwise)" in told
+    assert "faces: 1 row of manifests: read as in training, as face crops (--faces chooses otherwise)" in told
     assert list(table.columns) == ["path", "start_s", "end_s", "label", "feature"]
     whole = extract(folder, folder / "two.mp4", faces="none")
     assert "faces:" not in capsys.readouterr().err  # the user has chosen
@@ -159,11 +157,11 @@ def test_clips_of_svfap_crop_are_face_crops(folder, tmp_path, capsys):
     (tmp_path / "clips" / "a").mkdir(parents=True)
     film(tmp_path / "clips" / "a" / "001.mp4", frames([[(36, 24)]] * 50))
     extract(folder, tmp_path / "clips")
-    assert "1 videos are searched" in " ".join(capsys.readouterr().err.split())
+    assert "1 video: searched" in " ".join(capsys.readouterr().err.split())
     (tmp_path / "crop.json").write_text(json.dumps({"margin": 0.3}))
     table = extract(folder, [tmp_path / "clips", folder / "two.mp4"])
     told = " ".join(capsys.readouterr().err.split())
-    assert "1 clips of `svfap crop` are face crops; 1 videos are searched for faces" in told
+    assert "1 clip of `svfap crop`: face crops; 1 video: searched for faces" in told
     assert table["track"].tolist()[:3] == [0, 0, 0]
     height, width = SIZE
     assert table.loc[0, BOX].tolist() == [0, 0, width, height]  # the whole picture

@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from svfap.cli.main import main
 from svfap.cli.parser import config_of
 from svfap.datasets.dataset import NAMES, get_dataset
-from svfap.paper import RESULTS
+from svfap.paper import REPORTED, RESULTS, TITLES
 from svfap.train.config import FinetuneConfig, PretrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -39,6 +39,13 @@ def test_the_command_reads_every_file(file, capsys):
 
 def test_there_is_a_recipe_for_every_result_of_the_paper():
     assert {*RESULTS, "voxceleb2"} <= set(RECIPES)
+
+
+def test_datasets_are_named_as_in_their_descriptions():
+    assert TITLES.keys() == RESULTS.keys() >= REPORTED.keys()
+    for name, title in TITLES.items():
+        described, _, target = name.partition("_") if name.startswith("avcaffe") else (name, "", "")
+        assert title == get_dataset(described).title + (f" ({target})" if target else "")
 
 
 @pytest.mark.parametrize("name", RESULTS)

@@ -134,6 +134,17 @@ def test_settings_of_report(folder, tmp_path):
         report([run], ReportConfig(out=tmp_path / "page.html", reported=reported))
         text = (tmp_path / "page.html").read_text()
         assert ("None was run with this package" in text) == ("CLAIP-Emo" in text) == reported
+        assert ("Printed figures of other systems on DFEW, looked" in text) == reported
+    for dataset, said in (
+        ("ravdess", "No figures of other systems are known on RAVDESS, only on DFEW, FERV39k, MAFW."),
+        (None, "The run does not name a prepared dataset. Figures of other systems are known on DFEW, FERV39k, MAFW."),
+    ):
+        (run / "config.yaml").write_text(f"format_version: 1\ndataset: {tmp_path / dataset if dataset else 'null'}\n")
+        report(
+            [run, tmp_path / "run" / ".." / "run"],
+            ReportConfig(out=tmp_path / "page.html", reported=True, maps=False, videos=0),
+        )
+        assert (tmp_path / "page.html").read_text().count(said) == 1
     assert json.loads((run / "evaluation" / "metrics.json").read_text())["num_evaluated"] == 6
 
 

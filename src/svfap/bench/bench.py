@@ -46,7 +46,7 @@ from svfap.bench.work import (
     synthetic_manifest,
     training_run,
 )
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.data.shared_memory import BATCHES_AHEAD
 from svfap.device import pick_device, pick_precision
 from svfap.errors import UserError, first_line
@@ -318,7 +318,7 @@ class _Bench:
             rate, unreadable = found
             self._keep(Row(work, None, 0, workers, rate))
             if unreadable:
-                self.notes.append(f"{what}: {unreadable} videos could not be read")
+                self.notes.append(f"{what}: {counted(unreadable, 'video')} could not be read")
         return True
 
     def _joint(self, name: str, made: Made, advice: Advice, end: float) -> None:

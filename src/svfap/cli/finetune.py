@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.metric_table import metric_keys, metric_name
 from svfap.train.config import FinetuneConfig
 from svfap.train.resolve import check_run
@@ -22,6 +22,6 @@ def run(config: FinetuneConfig) -> int:
         metrics, validation = result.metrics, result.metrics["last_validation"]
         shown = [key for key in metric_keys(summary=True) if key in validation]
         scores = ", ".join(f"{metric_name(key)} {validation[key]:.3f}" for key in shown)
-        say(f"{config.out}: trained {metrics['epochs']} epochs; best/ is from epoch {metrics['best_epoch']}, chosen by "
+        say(f"{config.out}: trained {counted(metrics['epochs'], 'epoch')}; best/ is from epoch {metrics['best_epoch']}, chosen by "
             f"{metrics['chosen_by']}{'; last validation: ' + scores if scores else ''}")  # fmt: skip
     return result.exit_status

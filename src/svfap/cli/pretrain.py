@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.train.config import PretrainConfig
 from svfap.train.resolve import check_run
 
@@ -14,5 +14,5 @@ def run(config: PretrainConfig) -> int:
 
     result = pretrain(config)
     if result.finished:
-        say(f"{config.out}: trained {result.metrics['epochs']} epochs; the model is in best/")
+        say(f"{config.out}: trained {counted(result.metrics['epochs'], 'epoch')}; the model is in best/")
     return result.exit_status

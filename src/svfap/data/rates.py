@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from svfap.console import say, track
+from svfap.console import counted, say, track
 from svfap.data.manifest import Manifest
 from svfap.data.packed import is_there, packed_row
 from svfap.data.suffixes import PICTURE_SUFFIXES
@@ -81,7 +81,7 @@ class Clock:
         """Print the notes on a set of videos, with the number of videos for each."""
         notes = Counter(note for note in map(self.note, rates) if note is not None)
         for note, count in notes.most_common(3):
-            say(f"{count} of {len(rates)} videos looked at: {note}")
+            say(f"{count} of {counted(len(rates), 'video')} looked at: {note}")
 
 
 def states_no_rate(path: Path) -> bool:

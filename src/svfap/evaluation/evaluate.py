@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest, read_whole_manifest
 from svfap.data.prepared import read_dataset, say_crops
@@ -205,8 +205,10 @@ def _labelled(
     if never := [name for name, target in mapped.of_output.items() if target is None]:
         say(f"classes of the model that are never predicted, as no label stands for them: {', '.join(never)}")
     if left_out:
-        counted = ", ".join(f"{name} {number}" for name, number in left_out.items())
-        say(f"{len(videos) - len(kept)} of {len(videos)} videos are left out, as their labels have no class: {counted}")
+        listed = ", ".join(f"{name} {number}" for name, number in left_out.items())
+        say(
+            f"{len(videos) - len(kept)} of {counted(len(videos), 'video')} are left out, as their labels have no class: {listed}"
+        )
     return kept, mapped, left_out
 
 

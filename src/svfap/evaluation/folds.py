@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from svfap.console import counted
 from svfap.data.manifest import read_manifest
 from svfap.data.prepared import Fold, PreparedDataset
 from svfap.errors import UserError
@@ -191,7 +192,7 @@ def missing_in(name: str, found: EvaluationPredictions, folder: Path) -> str:
     if found.videos.empty:
         return f"{name} is not evaluated (no predictions in {folder})"
     if (count := found.num_expected - len(found.videos)) > 0:
-        return f"{name}: {count} of {found.num_expected} videos could not be read (see {folder / UNREADABLE_FILE})"
+        return f"{name}: {count} of {counted(found.num_expected, 'video')} could not be read (see {folder / UNREADABLE_FILE})"
     return ""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.data.prepared import Fold, PreparedDataset, fold_folder, read_dataset
 from svfap.data.targets import frame_values_digest
 from svfap.errors import UserError
@@ -249,7 +249,9 @@ def results_caption(dataset: PreparedDataset, scores: Mapping[str, Any]) -> str:
         parts.append("mean and standard deviation (n − 1) are over the scores of the folds")
     grouped = "num_groups" in scores["pooled"]
     if grouped:
-        parts.append(f"scores are over {scores['pooled']['num_groups']} groups of videos, whose outputs are averaged")
+        parts.append(
+            f"scores are over {counted(scores['pooled']['num_groups'], 'group')} of videos, whose outputs are averaged"
+        )
     if dataset.task == "classification":
         parts.append(f"rows of classes show the recall over their {'groups' if grouped else 'videos'}")
     if (known := scores["pooled"].get("intervals", {})).get("scores"):
@@ -260,7 +262,8 @@ def results_caption(dataset: PreparedDataset, scores: Mapping[str, Any]) -> str:
         )
     if left_out := dataset.notes.get("no_face", 0) + dataset.notes.get("unreadable", 0):
         parts.append(
-            f"{left_out} clips of the dataset are left out, as `svfap crop` found no face or could not read them"
+            f"{counted(left_out, 'clip')} of the dataset {'is' if left_out == 1 else 'are'} left out: `svfap crop` found no "
+            "face or could not read it"
         )
     if scores["incomplete"]:
         parts.append(f"INCOMPLETE: {'; '.join(scores['incomplete'])}")

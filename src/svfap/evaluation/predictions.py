@@ -100,7 +100,7 @@ def score_predictions(
         if predictions.num_unannotated and not predictions.unreadable:
             raise UserError(f"{predictions.source}: no frame that was shown is annotated; there is nothing to score")
         first = ": ".join(next(iter(predictions.unreadable.items()), (predictions.source, "no predictions")))
-        raise UserError(f"none of the {predictions.num_expected} videos can be read; the first: {first}")
+        raise UserError(f"none of the {counted(predictions.num_expected, 'video')} can be read; the first: {first}")
     counts = {"num_expected": predictions.num_expected, "num_evaluated": len(predictions.videos)}
     if predictions.num_unannotated:
         counts["num_unannotated"] = predictions.num_unannotated

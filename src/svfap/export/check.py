@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.data.augment import normalize
 from svfap.data.crops import fit_frames
 from svfap.data.loader import ClipDataset
@@ -81,7 +81,7 @@ def clips_of(sources: str | Sequence[str], config: ModelConfig, num_clips: int) 
         say(f"warning: {problem}; it is left out of the check")
     clips = [clip for item in items for clip in item.clips][:num_clips]
     if not clips:
-        raise UserError(f"check: none of {len(items)} videos could be read; the first is {unreadable[0]}")
+        raise UserError(f"check: none of {counted(len(items), 'video')} could be read; the first is {unreadable[0]}")
     return _normalised(clips, config)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.data.manifest import TEXT_COLUMNS, Manifest
 from svfap.data.prepared import in_crops, say_crops
 from svfap.data.sources import read_sources
@@ -121,7 +121,7 @@ def extract_features(
             write_failures(unreadable_list(config.out), unreadable, ("path", "reason"))
         if len(unreadable) == len(samples):
             key, reason = next(iter(unreadable.items()))
-            raise UserError(f"none of {len(samples)} videos could be read; the first is {key}: {reason}")
+            raise UserError(f"none of {counted(len(samples), 'video')} could be read; the first is {key}: {reason}")
         chunks = _chunks(parts, samples, unreadable, columns, any(searched))
         if config.out is not None:
             num_rows = write_table(config.out, chunks)
@@ -130,7 +130,7 @@ def extract_features(
             return Extracted(None, num_rows, len(samples), unreadable)
         table = pd.concat([meta.assign(feature=list(feature)) for meta, feature in chunks], ignore_index=True)
     if unreadable:
-        say(f"{len(unreadable)} of {len(samples)} videos could not be read; see `unreadable` of the result")
+        say(f"{len(unreadable)} of {counted(len(samples), 'video')} could not be read; see `unreadable` of the result")
     return Extracted(table, len(table), len(samples), unreadable)
 
 
@@ -151,12 +151,13 @@ def _searched(samples: Manifest, manifests: list[Path | None], config: ExtractCo
     cropped = cache(in_crops)
     listed = [manifest is not None for manifest in manifests]
     searched = [not (row or cropped(sample.path.parent)) for sample, row in zip(samples, listed, strict=True)]
-    where = {
-        "rows of manifests are read as in training, as face crops": sum(listed),
-        "clips of `svfap crop` are face crops": len(samples) - sum(listed) - sum(searched),
-        "videos are searched for faces": sum(searched),
-    }
-    say(f"faces: {'; '.join(f'{count} {what}' for what, count in where.items() if count)} (--faces chooses otherwise)")
+    counts = (
+        (sum(listed), "row", " of manifests: read as in training, as face crops"),
+        (len(samples) - sum(listed) - sum(searched), "clip", " of `svfap crop`: face crops"),
+        (sum(searched), "video", ": searched for faces"),
+    )
+    where = "; ".join(f"{counted(number, what)}{how}" for number, what, how in counts if number)
+    say(f"faces: {where} (--faces chooses otherwise)")
     return searched
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.data.loader import ClipDataset, make_loader
 from svfap.data.manifest import read_manifest
 from svfap.data.prepared import read_dataset
@@ -73,7 +73,9 @@ class Monitor:
         parts = readable(self.parts, tokens["encoder"])
         if (unreadable := tokens["encoder"].unreadable) and not self._said:
             self._said = True
-            say(f"probing leaves out {len(unreadable)} videos that cannot be read, such as {next(iter(unreadable))}")
+            say(
+                f"probing leaves out {counted(len(unreadable), 'video')} that cannot be read, such as {next(iter(unreadable))}"
+            )
         how: dict[str, Any] = {} if parts.manifest.dimensions is not None else {"num_classes": len(parts.names)}
         planned = [(kind, name, "encoder") for kind in READERS for name in POOLED]
         planned += [("linear", "pixels", "pixels")] if pixels else []

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from svfap.console import say, track
+from svfap.console import counted, say, track
 from svfap.data.loader import ClipDataset, make_loader
 from svfap.data.prepared import say_crops
 from svfap.data.rates import FRAMES_NOTE, Clock, look_at_rates
@@ -370,21 +370,23 @@ def _caption(
 ) -> str:
     """What was fitted and scored on whom, and what the intervals are."""
     fit, test = (np.unique(np.concatenate(rows)) for rows in zip(*parts.splits, strict=True))
-    counted = []
+    described = []
     for rows in (fit, test):
         unit = parts.units(rows)
         people = len(set(parts.people[rows]))
-        counted.append(f"{len(rows)} videos of {people} {'person' if (people, unit) == (1, 'people') else unit}")
+        described.append(
+            f"{counted(len(rows), 'video')} of {people} {'person' if (people, unit) == (1, 'people') else unit}"
+        )
     if config.cross_validates:
         data = (
-            f"{len(parts.splits)}-fold cross-validation over {counted[1]}: each is scored by readers fitted on others"
+            f"{len(parts.splits)}-fold cross-validation over {described[1]}: each is scored by readers fitted on others"
         )
     else:
-        data = f"readers fitted on {counted[0]}, scored on {counted[1]}"
+        data = f"readers fitted on {described[0]}, scored on {described[1]}"
     if not parts.known:
         data += "; people are not known, so the same person may be in both parts"
     if num_unreadable:
-        data += f"; INCOMPLETE: {num_unreadable} videos could not be read"
+        data += f"; INCOMPLETE: {counted(num_unreadable, 'video')} could not be read"
     views = f"outputs averaged over {config.num_segments} × {config.num_crops} views of each video"
     views += ", at every frame" if parts.frame_level else ""
     number = len(next(iter(next(iter(scores.values())).values())).sums)

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from svfap.console import counted
 from svfap.evaluation.metrics import regression_metrics
 from svfap.reports.runs import Run
 from svfap.view.figures.base import INK, MUTED, panel_for_each, scatter, styled
@@ -66,7 +67,7 @@ def agreement_section(run: Run) -> Section | None:
     names, values = found.names, (found.targets, found.outputs)
     scatter = Picture(
         regression_scatter(*values, regression_metrics(*values, names)["per_dimension"]),
-        f"Predictions over targets of {len(found.targets)} videos: {', '.join(names)}",
+        f"Predictions over targets of {counted(len(found.targets), 'video')}: {', '.join(names)}",
     )
     figures = {"Predictions over targets": scatter}
     if len(found.targets) < 2:

@@ -26,7 +26,8 @@ class ReportConfig(Settings):
     """Draw the spatial maps of the bottleneck tokens; needs the model of the run."""
 
     reported: bool = False
-    """Show what other systems report on the dataset of a run (DFEW, FERV39k, MAFW), with the sources; none of it was run here."""
+    """Show what other systems report on the dataset of a run (DFEW, FERV39k, MAFW), with the sources; none of it was run here. Of
+    other datasets the page says that nothing is known."""
 
     def __post_init__(self) -> None:
         require(self, 0, "videos")

@@ -10,11 +10,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table as TerminalTable
 
+from svfap.console import counted
 from svfap.evaluation.confidence import interval_note
 from svfap.evaluation.metrics import flat_intervals
 from svfap.evaluation.predictions import task_and_names, truth_columns
 from svfap.metric_table import bounds_text, format_percent, metric_heading, metric_keys, metric_text
-from svfap.paper import REPORTED, RESULTS
+from svfap.paper import REPORTED, RESULTS, TITLES
 from svfap.reports.runs import Run
 from svfap.view.figures.curves import fold_curves, loss_curves, probe_curves
 from svfap.view.figures.scores import class_bars, comparison_bars, confusion_matrix
@@ -92,7 +93,7 @@ def scores_section(run: Run) -> Section | None:
     if run.folds:
         tables["Fold by fold"] = _fold_table(run)
     if compared := _beside_paper(run):
-        caption = f"Beside the paper's results on {run.dataset}"
+        caption = f"Beside the paper's results on {TITLES[run.dataset]}"
         note = "Ours is one evaluation; for datasets with folds the paper pools the predictions of all folds."
         bars = comparison_bars(compared, list(compared[run.name]))
         figures[caption] = Picture(bars, caption, "" if run.folds else note)
@@ -109,7 +110,9 @@ def scores_section(run: Run) -> Section | None:
     tables["All frames of the test set pooled, with 95% intervals"] = _interval_table(frames)
     parts = []
     if groups := metrics.get("num_groups"):
-        parts.append(f"Scored over {groups} groups of videos; the outputs of the videos of a group are averaged.")
+        parts.append(
+            f"Scored over {counted(groups, 'group')} of videos; the outputs of the videos of a group are averaged."
+        )
     if (known := metrics.get("intervals", {})).get("scores"):
         parts.append(f"{interval_note(known)}.")
     text = " ".join(parts)
@@ -129,21 +132,29 @@ def _interval_table(metrics: Mapping[str, Any]) -> Table:
     return rows
 
 
-def reported_section(run: Run) -> Section | None:
-    """What other systems report on the dataset of a run; None if nothing is known."""
+def reported_section(run: Run) -> Section:
+    """What other systems report on the dataset of a run, or that nothing is known of it."""
+    heading, known = "Reported elsewhere", ", ".join(TITLES[name] for name in REPORTED)
+    if not run.dataset:
+        return Section(
+            heading, f"The run does not name a prepared dataset. Figures of other systems are known on {known}."
+        )
+    title = TITLES.get(run.dataset, run.dataset)
+    if run.dataset not in REPORTED:
+        return Section(heading, f"No figures of other systems are known on {title}, only on {known}.")
     rows: Table = [
         {
             "system": each.system, "inputs": each.inputs,
             **{name: None if value is None else f"{value:.2f}" for name, value in (("UAR, %", each.uar), ("WAR, %", each.war))},
             "source": each.source,
         }
-        for each in REPORTED.get(run.dataset, ())
+        for each in REPORTED[run.dataset]
     ]  # fmt: skip
     text = (
-        f"Printed figures of other systems on {run.dataset}, looked up where the table says. None was run with this package; "
+        f"Printed figures of other systems on {title}, looked up where the table says. None was run with this package; "
         "their inputs, encoders and protocols differ, and they have no intervals."
     )
-    return Section("Reported elsewhere", text, tables={"As reported": rows}) if rows else None
+    return Section(heading, text, tables={"As reported": rows})
 
 
 def _class_table(metrics: Mapping[str, Any], unit: str) -> Table:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from svfap.console import track
+from svfap.console import counted, track
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.data.video import write_video
 from svfap.errors import UserError
@@ -131,7 +131,9 @@ def _render(config: SynthConfig, tasks: Sequence[Task]) -> None:
     finally:
         remove_unfinished(config.out / "videos")
     if failures:
-        raise UserError(f"{len(failures)} of {len(tasks)} videos could not be rendered; the first is {failures[0]}")
+        raise UserError(
+            f"{len(failures)} of {counted(len(tasks), 'video')} could not be rendered; the first is {failures[0]}"
+        )
 
 
 def _write_clip(config: RenderConfig, clip: ClipPlan, video: Path) -> None:
