@@ -22,6 +22,7 @@ def run(config: FinetuneConfig) -> int:
         metrics, validation = result.metrics, result.metrics["last_validation"]
         shown = [key for key in metric_keys(summary=True) if key in validation]
         scores = ", ".join(f"{metric_name(key)} {validation[key]:.3f}" for key in shown)
-        say(f"{config.out}: trained {counted(metrics['epochs'], 'epoch')}; best/ is from epoch {metrics['best_epoch']}, chosen by "
-            f"{metrics['chosen_by']}{'; last validation: ' + scores if scores else ''}")  # fmt: skip
+        trained, by = counted(metrics["epochs"], "epoch"), metrics["chosen_by"]
+        say(f"{config.out}: trained {trained}; best/ is from epoch {metrics['best_epoch']}, chosen by {by}"
+            f"{'; last validation: ' + scores if scores else ''}")  # fmt: skip
     return result.exit_status
