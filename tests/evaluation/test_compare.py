@@ -19,6 +19,7 @@ from svfap.evaluation.config import CompareConfig, PoolConfig
 from svfap.evaluation.metrics import classification_metrics
 from svfap.evaluation.pool import pool, write_folds_file
 from svfap.evaluation.predictions import predictions_table, write_csv
+from svfap.reports.runs import read_run
 
 NAMES = ["x", "y", "z"]
 NUM, PEOPLE = 240, 40
@@ -180,6 +181,7 @@ def test_folds_that_were_evaluated_with_other_settings_are_not_pooled(tmp_path):
         pool(PoolConfig(out=tmp_path / "a"))
     with pytest.raises(UserError, match=rf"a: the folds {message}"):
         compare_runs(found)
+    assert "cannot be pooled (the folds were evaluated with other settings" in read_run(tmp_path / "a").incomplete[-1]
     assert pool(PoolConfig(out=tmp_path / "b")).numbers["pooled"]["num_evaluated"] == NUM
 
 

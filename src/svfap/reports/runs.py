@@ -155,7 +155,8 @@ def _fold_predictions(fold: Run, task: SupervisedTask, names: tuple[str, ...]) -
     """The predictions of a fold, without the column `group` if its videos were scored and not its groups."""
     by_video = fold.frames is not None or ("num_evaluated" in fold.metrics and "num_groups" not in fold.metrics)
     table = fold.predictions.drop(columns="group", errors="ignore") if by_video else fold.predictions
-    return EvaluationPredictions(task, names, table, fold.metrics.get("num_expected", len(table)), fold.frames)
+    expected, settings = fold.metrics.get("num_expected", len(table)), fold.metrics.get("settings", {})
+    return EvaluationPredictions(task, names, table, expected, fold.frames, settings=settings)
 
 
 def _dataset_name(config: str, file: Path) -> str:
