@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from svfap.console import console, progress_bar, say
+from svfap.console import console, counted, progress_bar, say
 from svfap.data.loader import Batches, BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest
 from svfap.data.shared_memory import require_room, worker_errors, workers_with_room
@@ -227,7 +227,7 @@ class TrainingRun:
         if accelerator.is_main_process:
             self.folder.forget_log_after(self.state.step)
             precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-            rate = f"peak learning rate {peak:.3g} ({derivation}); {self.steps_per_epoch} steps an epoch"
+            rate = f"peak learning rate {peak:.3g} ({derivation}); {counted(self.steps_per_epoch, 'step')} an epoch"
             say(f"{rate}; {precision} on {accelerator.num_processes} × {accelerator.device.type}")
             with self.folder.writing(self.folder.tensorboard):
                 self.writer = SummaryWriter(str(self.folder.tensorboard), purge_step=self.state.step + 1)
