@@ -185,6 +185,9 @@ def test_settings_of_compare(folder, tmp_path):
     assert turned[1].differences == {} and set(turned[0].differences) == {"war"}
     file = tmp_path / "other" / "predictions.csv"
     file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
+    metrics = json.loads((file.parent / "metrics.json").read_text())
+    metrics["num_evaluated"] -= 1
+    (file.parent / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(UserError, match="the runs are not of the same groups"):
         compare_runs(rows)
     assert "INCOMPLETE" in compare_runs(rows, CompareConfig(allow_incomplete=True)).caption
