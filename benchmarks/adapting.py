@@ -6,8 +6,8 @@ optimiser, the peak of a GPU's memory, and clips a second.
     python benchmarks/adapting.py cost --preset svfap_base --batch 16
 
 `scores`: fine-tunes an encoder on a prepared dataset of one fold with each choice. A fifth of the training people is set aside;
-each choice gets the learning rate, of --rates, with the best score on them in its first run, and is then run once for each
-encoder. The test people are read at the end. Finished runs are kept in OUT and not done again.
+each choice gets the learning rate, of --rates, with the best score on them in its first run (or that of --chosen), and is then
+run once for each encoder. The test people are read at the end. Finished runs are kept in OUT and not done again.
 
     python benchmarks/adapting.py scores --dataset DIR --init ENCODER ENCODER ENCODER --config FILE.yaml --out DIR
 
@@ -195,9 +195,10 @@ def scores(args: argparse.Namespace) -> str:
         fixed = dict(dataset=dataset, fold=read_dataset(dataset).folds[0].name, val_fraction=0.1, num_workers=0)
         return FinetuneConfig(**{**settings, **fixed, **changes, "preset": args.preset})
 
-    first = {choice: [run(choice, rate, 0) for rate in args.rates] for choice in SMALL_CHOICES}
+    chosen = dict(args.chosen)
+    first = {choice: [run(choice, rate, 0) for rate in args.rates] for choice in SMALL_CHOICES if choice not in chosen}
     do([config for configs in first.values() for config in configs], args.jobs)
-    chosen = {choice: max(configs, key=validated).base_lr for choice, configs in first.items()}
+    chosen |= {choice: max(configs, key=validated).base_lr for choice, configs in first.items()}
     rest = {choice: [run(choice, chosen[choice], n) for n in range(len(args.init))] for choice in SMALL_CHOICES}
     do([config for configs in rest.values() for config in configs], args.jobs)
     compared = compare_runs(
@@ -212,6 +213,14 @@ def do(configs: list[FinetuneConfig], jobs: int) -> None:
     left = [config for config in configs if not (config.out / "evaluation" / "metrics.json").is_file()]
     if left and run_all(run_fold, left, jobs):
         sys.exit(130)
+
+
+def rate_of(text: str) -> tuple[str, float]:
+    """("lora", 0.06) of "lora=0.06"."""
+    choice, _, rate = text.rpartition("=")
+    if choice not in SMALL_CHOICES:
+        raise argparse.ArgumentTypeError(f"write CHOICE=RATE, with one of {', '.join(SMALL_CHOICES)}")
+    return choice, float(rate)
 
 
 def validated(config: FinetuneConfig) -> float:
@@ -234,6 +243,7 @@ def main() -> None:
     scored.add_argument("--preset", default="svfap_tiny")
     scored.add_argument("--config", type=Path, help="further settings of fine-tuning")
     scored.add_argument("--rates", type=float, nargs="+", default=[2e-3, 6e-3, 2e-2, 6e-2], help="base_lr")
+    scored.add_argument("--chosen", type=rate_of, nargs="+", default=[], help="rates that need no choice: lora=0.06 …")
     scored.add_argument("--jobs", type=int, default=1)
     made = verbs.add_parser("windows")
     made.add_argument("--corpus", type=Path, required=True)
