@@ -227,7 +227,7 @@ def validated(config: FinetuneConfig) -> float:
     """The best validation score of a run."""
     lines = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
     task = read_dataset(config.dataset or "").task
-    return max(line[main_metric(task)] for line in lines if line["kind"] == "val")  # type: ignore[arg-type]
+    return max(line[main_metric(task)] for line in lines if line["kind"] == "val")
 
 
 def main() -> None:
