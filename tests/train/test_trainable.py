@@ -115,6 +115,8 @@ def test_a_run_with_adapters_that_was_stopped_goes_on_as_if_it_had_not(encoder, 
     monkeypatch.undo()
     finetune(replace(halves, resume=True))
     assert [line["loss"] for line in log(halves.out)] == [line["loss"] for line in log(whole.out)]
+    with pytest.raises(UserError, match="has adapters apart from the weights; best/ of the run"):
+        svfap.load_model(halves.out / "last")
     ours, theirs = (svfap.load_model(config.out).state_dict() for config in (halves, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
