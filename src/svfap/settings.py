@@ -13,11 +13,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from svfap.errors import UserError
 from svfap.remote import local_copy, url_of
 from svfap.shipped import did_you_mean, local_model
+from svfap.weighted import WeightedPath, check_weights, split_weight
 
 HUB_TIMEOUT_S, HUB_PREFIX = 5.0, "hf://"
 EXPORT_SUFFIX = ".onnx"  # of the files of `svfap export`
 MAX_FPS = 1000.0
 Fps = float | Literal["own"] | None
+Paths = Path | list[str] | None  # one path, or several, which may have weights; see `svfap.weighted`
 # Settings that may name packed data (`svfap pack`) at a URL.
 PACKED = ("manifest", "dataset", "val_manifest", "test_manifest", "probe_dataset", "pretrain_dataset")
 
@@ -36,7 +38,8 @@ class Settings:
     """Base of all settings, which are built and checked alike from the command line and in Python.
 
     A path may be given as text: it becomes a `Path` before the values are checked. For the settings in `PACKED` it may be the
-    URL of packed data. Raises `UserError` for a value that is none of its field's choices.
+    URL of packed data. `Paths` may be a list, which stays one of texts. Raises `UserError` for a value that is none of its
+    field's choices.
     """
 
     def __init_subclass__(cls) -> None:
@@ -51,23 +54,25 @@ class Settings:
             cls.__post_init__ = convert_and_check  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        for name, is_path, choices, others in _checks(type(self)):  # type: ignore[arg-type] # mypy takes a class for its object
+        for name, kind, choices, others in _checks(type(self)):  # type: ignore[arg-type] # mypy takes a class for its object
             value = getattr(self, name)
-            if is_path and isinstance(value, str | Path):
+            if kind == Paths and value is not None:
+                object.__setattr__(self, name, _as_paths(name, value))
+            elif kind in (Path, Path | None) and isinstance(value, str | Path):
                 object.__setattr__(self, name, _as_path(name, value))
             if choices and value is not None and not isinstance(value, others) and value not in choices:
                 raise UserError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")
 
 
 @cache  # as reading the annotations takes longer than all else that making settings does
-def _checks(cls: type[Settings]) -> list[tuple[str, bool, list[Any], tuple[type, ...]]]:
-    """Of each setting its name, whether it is a path, its choices if it has any, and the types of values beside them."""
+def _checks(cls: type[Settings]) -> list[tuple[str, Any, list[Any], tuple[type, ...]]]:
+    """Of each setting its name, its type, its choices if it has any, and the types of values beside them."""
     found = []
     for name, kind in get_type_hints(cls).items():
         others = tuple(part for part in get_args(kind) if isinstance(part, type))
         if float in others:
             others += (int,)
-        found.append((name, kind in (Path, Path | None), _choices(kind), others))
+        found.append((name, kind, _choices(kind), others))
     return found
 
 
@@ -79,6 +84,22 @@ def _as_path(name: str, value: str | Path) -> Path:
     if name not in PACKED:
         raise UserError(f"{name}={url}: is a URL, which only {', '.join(PACKED)} may be; give a path on this machine")
     return local_copy(url)
+
+
+def _as_paths(name: str, value: str | Path | Sequence[str | Path]) -> Path | list[str]:
+    """One path, or several as texts, each with its weight if it has one. Raises `UserError`."""
+    given = [split_weight(str(each)) for each in ([value] if isinstance(value, str | Path) else value)]
+    if not given:
+        raise UserError(f"{name}: is an empty list; give one path or several")
+    if len(given) == 1:
+        path, weight = given[0]
+        if weight is not None:
+            raise UserError(
+                f"{name}={path}:{weight:g}: a weight is for one of several; give {path} alone, or others with it"
+            )
+        return _as_path(name, path)
+    check_weights(name, given)
+    return [str(WeightedPath(_as_path(name, path), weight)) for path, weight in given]
 
 
 def _choices(kind: Any) -> list[Any]:

@@ -88,7 +88,7 @@ def test_scale_of_labels():
 
 def test_class_weights_are_scikit_learns():
     labels = np.array([0] * 6 + [2] * 3 + [3])
-    weights = balanced_weights(labels, 5)
+    weights = balanced_weights(np.bincount(labels, minlength=5).astype(float))
     expected = compute_class_weight("balanced", classes=np.array([0, 2, 3]), y=labels)
     np.testing.assert_allclose(weights[[0, 2, 3]], expected, rtol=1e-6)
     assert weights[[1, 4]].tolist() == [0, 0]

@@ -36,7 +36,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from svfap.data import clips as sampling
 from svfap.data.clips import Indices
 from svfap.data.crops import MULTI_SCALES, fit_frames, multi_scale_crop, side_crops
-from svfap.data.manifest import Manifest, Sample
+from svfap.data.manifest import Manifest, Mixture, Sample
 from svfap.data.sample import inside_box, span_of
 from svfap.data.shared_memory import BATCHES_AHEAD, hand_over, require_room, worker_errors
 from svfap.data.targets import Targets, picture_targets, target_of
@@ -92,7 +92,8 @@ class ClipDataset(Dataset[Item]):
     pictures per second of folders of frames; None: 25.
     cache_bytes: memory for decoded videos, which are then not read again. Videos are taken in as they come, until one has no
     room; each process that loads batches has its own.
-    balanced: an epoch of the loader has as many samples as the manifest, but all classes equally often.
+    balanced: an epoch of the loader has as many samples as the manifest, but all classes equally often. Of a joined manifest
+    with weights an epoch has as many samples, too, of each of its manifests in proportion to its weight.
     A clip never spans a hole in the video's time stamps: random clips are drawn from its stretches in proportion to their
     length, the others come from the longest one.
     Random draws depend on (seed, epoch, index) only. Index i + k * len(self) is sample i again, with different draws.
@@ -129,6 +130,12 @@ class ClipDataset(Dataset[Item]):
             raise UserError(f"{manifest.path}: has no column '{first}', only values per frame; set `frame_level`")
         if self.balanced and manifest.labels is None:
             raise UserError(f"{manifest.path}: balanced sampling needs a column 'label', a class for each video")
+        if manifest.mixture is not None and manifest.mixture.weights is not None:
+            for part in manifest.parts:
+                if not len(part):
+                    raise UserError(
+                        f"{part.path}: has a weight, but none of its videos is left for training; leave it out"
+                    )
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -268,21 +275,28 @@ def sharded_batches(
     rank: int = 0,
     world_size: int = 1,
     labels: NDArray[np.int64] | None = None,
+    mixture: Mixture | None = None,
 ) -> list[list[int]]:
     """The batches of sample indices of one epoch for process `rank` of `world_size`.
 
     shuffle: a permutation that depends on (seed, epoch) is cut into global batches of batch_size * world_size samples, of
     which each process gets its part. An incomplete last batch is dropped, so all processes have equally many batches.
     Without shuffle the samples come in order, each on exactly one process, and the last batch may be smaller.
-    labels: (length,) int64 classes; a shuffled epoch then has all classes equally often. A sample drawn again in the same
-    epoch gets index + length, then index + 2 * length, so its random draws differ.
+    labels: (length,) int64 classes; a shuffled epoch then has all classes equally often. mixture: with weights, a shuffled
+    epoch has samples of each manifest in proportion to its weight, and all of them equally often; with labels, all classes
+    of a manifest. A sample drawn again in the same epoch gets index + length, then index + 2 * length, so its random draws
+    differ.
     start_batch: skip the batches before this one, to resume within an epoch.
     """
     order = np.arange(rank, length, world_size)
     if shuffle:
         num_batches = length // (batch_size * world_size)
         rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(length) if labels is None else _balanced_order(labels, rng)
+        shares = None if mixture is None else mixture.shares
+        if mixture is not None and shares is not None:
+            order = _mixed_order(mixture.of, shares, labels, rng)
+        else:
+            order = rng.permutation(length) if labels is None else _balanced_order(labels, rng)
         num_used = num_batches * batch_size * world_size
         order = order[:num_used].reshape(num_batches, world_size, batch_size)[:, rank].ravel()
     starts = range(start_batch * batch_size, len(order), batch_size)
@@ -292,13 +306,42 @@ def sharded_batches(
 def _balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """As many sample indices as labels, with equally many of each class (differing by one if that is not possible)."""
     length = len(labels)
-    classes = rng.permutation(np.unique(labels))
+    return rng.permutation(_balanced_draws(np.arange(length), length, labels, rng))
+
+
+def _mixed_order(
+    of: NDArray[np.int64], shares: NDArray[np.float64], labels: NDArray[np.int64] | None, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """As many sample indices as there are samples, shares[k] of them with of == k: to the next whole number up or down, drawn
+    so that the mean over epochs is exact."""
+    length = len(of)
+    ends = np.floor(np.cumsum(shares)[:-1] * length + rng.random()).astype(np.int64)
+    counts = np.diff(ends, prepend=0, append=length).tolist()
     drawn = []
-    for place, label in enumerate(classes):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        draws = np.arange(len(range(place, length, len(classes))))  # of this class in the epoch
-        drawn.append(members[draws % len(members)] + length * (draws // len(members)))
+    for number, count in enumerate(counts):
+        members = np.flatnonzero(of == number)
+        drawn.append(
+            _draws(members, count, length, rng) if labels is None else _balanced_draws(members, count, labels, rng)
+        )
     return rng.permutation(np.concatenate(drawn))
+
+
+def _balanced_draws(
+    members: NDArray[np.int64], count: int, labels: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """`count` indices of these samples, with equally many of each of their classes. labels: of all samples."""
+    classes = rng.permutation(np.unique(labels[members]))
+    drawn = [
+        _draws(members[labels[members] == label], len(range(place, count, len(classes))), len(labels), rng)
+        for place, label in enumerate(classes)
+    ]
+    return np.concatenate(drawn)
+
+
+def _draws(members: NDArray[np.int64], count: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`count` indices of these samples, each equally often; the second time index + length, then index + 2 * length."""
+    draws = np.arange(count)
+    return rng.permutation(members)[draws % len(members)] + length * (draws // len(members))
 
 
 @dataclass(frozen=True)
@@ -350,7 +393,8 @@ class BatchLoader:
                 "make the batch smaller"
             )
         labels = dataset.manifest.labels if dataset.balanced else None
-        order = sharded_batches(len(dataset), batch_size, shuffle, seed, epoch, start_batch, rank, world_size, labels)
+        draws = labels, dataset.manifest.mixture
+        order = sharded_batches(len(dataset), batch_size, shuffle, seed, epoch, start_batch, rank, world_size, *draws)
         part = next(number for number, each in enumerate(self._datasets) if each is dataset)
         return Batches(self, [[Request(part, epoch, sample) for sample in batch] for batch in order])
 

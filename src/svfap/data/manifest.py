@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, overload
 
@@ -64,15 +64,33 @@ class Sample:
     frame_numbers: NDArray[np.float64] | None = None  # (frames, dimensions), if value columns have a number per frame
 
 
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """The manifests that one was joined of (see `svfap.data.mixing`).
+
+    of: (N,) int64, the number of each sample's manifest. paths: of the manifests. weights: of their shares of the samples that
+    are drawn in training; None: every sample is drawn equally often.
+    """
+
+    of: NDArray[np.int64]
+    paths: tuple[Path, ...]
+    weights: tuple[float, ...] | None = None
+
+    @property
+    def shares(self) -> NDArray[np.float64] | None:
+        """The weights, with sum 1."""
+        return None if self.weights is None else np.array(self.weights) / sum(self.weights)
+
+
 class Manifest(Sequence[Sample]):
     """Samples in the order of the file. Each `Sample` is created on access; millions of rows are kept as a table.
 
-    path: the manifest's file. root: folder that paths are relative to. label_names: of the classes, in order
-    (classification). dimensions: names of the values (regression). table: one row per sample, with the columns `path` (as
-    written), `label` (int64), the dimensions (float64), and those of start_s, end_s, subject, split, group, frame_values,
-    box_x, ..., box_h that the file has. If value columns have a number per frame, `frame_numbers` has an array (frames,
-    dimensions) or None, and the dimensions have the means.
-    invalid_marks, label_range: which values per frame are none, as in `read_manifest`.
+    path: the manifest's file; of a joined one all of them, for messages. root: folder that paths are relative to.
+    label_names: of the classes, in order (classification). dimensions: names of the values (regression). table: one row per
+    sample, with the columns `path` (as written; of a joined manifest absolute), `label` (int64), the dimensions (float64), and
+    those of start_s, end_s, subject, split, group, frame_values, box_x, ..., box_h that the file has. If value columns have a
+    number per frame, `frame_numbers` has an array (frames, dimensions) or None, and the dimensions have the means.
+    invalid_marks, label_range: which values per frame are none, as in `read_manifest`. mixture: of a joined manifest.
     """
 
     def __init__(
@@ -84,8 +102,9 @@ class Manifest(Sequence[Sample]):
         dimensions: tuple[str, ...] | None = None,
         invalid_marks: tuple[float, ...] = (),
         label_range: tuple[float, float] | None = None,
+        mixture: Mixture | None = None,
     ) -> None:
-        self.path, self.root, self.table = path, root, table
+        self.path, self.root, self.table, self.mixture = path, root, table, mixture
         self.label_names, self.dimensions = label_names, dimensions
         self.invalid_marks, self.label_range = invalid_marks, label_range
         self._columns = {str(name): table[name].array for name in table.columns}
@@ -128,9 +147,25 @@ class Manifest(Sequence[Sample]):
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Manifest:
         """The samples at these positions, in this order."""
-        table = self.table.take(np.asarray(indices, np.int64)).reset_index(drop=True)
+        rows = np.asarray(indices, np.int64)
+        table = self.table.take(rows).reset_index(drop=True)
         validity = self.invalid_marks, self.label_range
-        return Manifest(self.path, self.root, table, self.label_names, self.dimensions, *validity)
+        mixture = None if self.mixture is None else replace(self.mixture, of=self.mixture.of[rows])
+        return Manifest(self.path, self.root, table, self.label_names, self.dimensions, *validity, mixture)
+
+    @property
+    def parts(self) -> list[Manifest]:
+        """The samples of each of the manifests that this one was joined of; of another one itself."""
+        if self.mixture is None:
+            return [self]
+        validity = self.invalid_marks, self.label_range
+        tables = [
+            self.table[self.mixture.of == number].reset_index(drop=True) for number in range(len(self.mixture.paths))
+        ]
+        return [
+            Manifest(path, self.root, table, self.label_names, self.dimensions, *validity)
+            for path, table in zip(self.mixture.paths, tables, strict=True)
+        ]
 
     @property
     def subjects(self) -> NDArray[np.object_] | None:

@@ -67,7 +67,7 @@ def carve_validation(manifest: Manifest, fraction: float, seed: int) -> tuple[Ma
     if not 0 < fraction < 1:
         raise ManifestError(f"{manifest.path}: validation fraction {fraction} is not between 0 and 1")
     units = units_of(manifest.table, manifest.root)
-    held_out = hold_out(len(manifest), fraction, seed, units, manifest.labels)
+    held_out = hold_out(len(manifest), fraction, seed, units, _strata(manifest))
     if not held_out.any() or held_out.all():
         few = f"only one {units.kind}" if units.num < len(manifest) else f"{len(manifest)} samples are too few"
         raise ManifestError(f"{manifest.path}: {few} to divide; give a validation manifest or split")
@@ -76,17 +76,27 @@ def carve_validation(manifest: Manifest, fraction: float, seed: int) -> tuple[Ma
 
 def take_fraction(manifest: Manifest, fraction: float, seed: int) -> Manifest:
     """About `fraction` of the samples of each class, at least one, in the manifest's order (Fig. 7; Table 1 without classes).
+    Of a joined manifest, of each class of each of its manifests.
 
     Samples are drawn one by one, not as whole units. For the same seed a larger fraction contains the smaller ones. Raises
     `ManifestError` if the fraction is not above 0 and at most 1.
     """
     if not 0 < fraction <= 1:
         raise ManifestError(f"{manifest.path}: fraction {fraction} must be above 0 and at most 1")
-    strata = pd.Series(manifest.labels if manifest.labels is not None else np.zeros(len(manifest), np.int64))
+    found = _strata(manifest)
+    strata = pd.Series(np.zeros(len(manifest), np.int64) if found is None else found)
     shuffled = strata[np.random.default_rng(seed).permutation(len(manifest))]
     rank = shuffled.groupby(shuffled).cumcount().sort_index().to_numpy()  # rank within its class in the shuffled order
     counts = strata.map(strata.value_counts()).to_numpy()
     return manifest.subset(np.flatnonzero(rank < np.maximum(np.floor(counts * fraction + 0.5), 1)))
+
+
+def _strata(manifest: Manifest) -> NDArray[np.int64] | None:
+    """Of each sample its class, of a joined manifest its class in its manifest; None where there is nothing to tell apart."""
+    labels, mixture = manifest.labels, manifest.mixture
+    if mixture is None:
+        return labels
+    return mixture.of if labels is None else (labels + 1) * len(mixture.paths) + mixture.of
 
 
 def hold_out(

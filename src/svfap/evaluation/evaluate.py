@@ -36,6 +36,7 @@ from svfap.model.perceiver import Perceiver
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import confusion_matrix, regression_scatter
 from svfap.view.tables import write_table
+from svfap.weighted import weighted_paths
 from svfap.weights.exported import ExportedModel, fingerprint_of, load_for_inference
 
 MOST_VALUES = 100  # of a column that scores are given by
@@ -142,6 +143,12 @@ def _with_test_part(config: EvaluateConfig) -> EvaluateConfig:
     run = read_settings_file(config.run_config)
     root = config.root or (Path(run["root"]) if run.get("root") else None)
     trained_on, dataset, manifest = (run.get(name) for name in ("split", "dataset", "manifest"))
+    if isinstance(dataset or manifest, list):
+        name = "dataset" if dataset else "manifest"
+        known = ", ".join(str(each.path) for each in weighted_paths(dataset or manifest))
+        raise UserError(
+            f"{config.run_config}: the run was trained on several, {known}; say which to test on with `{name}`"
+        )
     if dataset is not None:
         fold = config.fold or run.get("fold")
         say(f"evaluating on the run's own test part: {dataset}{f', fold {fold}' if fold else ''}")

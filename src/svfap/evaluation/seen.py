@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from svfap.console import counted, silent
-from svfap.data.manifest import BOX_COLUMNS, SPAN_COLUMNS, Manifest, read_manifest
+from svfap.data.manifest import BOX_COLUMNS, SPAN_COLUMNS, Manifest
+from svfap.data.mixing import read_manifests
 from svfap.data.split import carve_validation, take_fraction
 from svfap.errors import UserError
+from svfap.weighted import WeightedPath, weighted_paths
 
 Box = tuple[float, ...]
 
@@ -66,23 +67,29 @@ def seen_by(run: Mapping[str, Any], videos: Manifest) -> Seen:
 
 def _parts_of(run: Mapping[str, Any]) -> tuple[Manifest | None, Manifest | None]:
     """Training and validation videos of a run, as training took them; None where there are none or the manifest is gone."""
-    manifest, val_manifest = run.get("manifest"), run.get("val_manifest")
+    manifests, val_manifests = (weighted_paths(run.get(name)) for name in ("manifest", "val_manifest"))
     settings: dict[str, Any] = {"root": run.get("root"), "task": "unlabelled"}
     if run.get("task") == "classification":  # whose classes decide which videos are drawn
         settings |= {name: run.get(name) for name in ("task", "label_names")}
         settings["frame_level"] = bool(run.get("frame_level"))
-    training = validation = None
-    if manifest is not None and Path(manifest).is_file():
-        training = read_manifest(manifest, split=run.get("split"), **settings)
-    if val_manifest is not None or run.get("val_split") is not None:
-        file = val_manifest or manifest
-        if file is not None and Path(file).is_file():
-            validation = read_manifest(file, split=run.get("val_split"), **settings)
-    elif training is not None and run.get("val_fraction"):
+    training, is_whole = (
+        _there(manifests, split=run.get("split"), **settings),
+        all(each.path.is_file() for each in manifests),
+    )
+    validation = None
+    if val_manifests or run.get("val_split") is not None:
+        validation = _there(val_manifests or manifests, split=run.get("val_split"), **settings)
+    elif training is not None and is_whole and run.get("val_fraction"):
         training, validation = carve_validation(training, run["val_fraction"], run.get("seed", 0))
-    if training is not None and run.get("fraction", 1) < 1:
+    if training is not None and is_whole and run.get("fraction", 1) < 1:
         training = take_fraction(training, run["fraction"], run.get("seed", 0))
     return training, validation
+
+
+def _there(manifests: list[WeightedPath], **columns: Any) -> Manifest | None:
+    """Those of the manifests that are still there, as one; None if none is."""
+    there = [each for each in manifests if each.path.is_file()]
+    return read_manifests(there, **columns) if there else None
 
 
 class _Piece(NamedTuple):

@@ -34,6 +34,7 @@ from svfap.train.resolve import resolve
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.studies import Bar, study_figure
 from svfap.view.tables import write_table
+from svfap.weighted import described
 
 # not allowed in settings files
 SET_BY_EXPERIMENT = {"seed", "resume", "parallel", "manifest", "root", "split", "val_manifest", "val_split"}
@@ -281,6 +282,8 @@ def read_settings(config: type[TrainConfig], file: Path | None) -> dict[str, Any
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
     settings: dict[str, Any] = parsed.as_dict()
     settings.pop("out", None)
+    if isinstance(settings.get("dataset"), list):
+        raise UserError(f"{file}: dataset={described(settings['dataset'])}: experiments take one dataset; give one")
     if refused := sorted(SET_BY_EXPERIMENT & set(settings)):
         reason = "experiments use a prepared dataset and seeds of their own (`pretrainings`, `readings`)"
         raise UserError(f"{file}: {refused[0]} cannot be set here; {reason}")

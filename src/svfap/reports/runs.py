@@ -29,6 +29,7 @@ from svfap.evaluation.predictions import (
 )
 from svfap.formats import upgrade
 from svfap.metric_table import SupervisedTask
+from svfap.weighted import weighted_paths
 
 # What the folder of a run may hold: the default outputs of the other commands.
 RUN_FILES = {
@@ -160,16 +161,21 @@ def _fold_predictions(fold: Run, task: SupervisedTask, names: tuple[str, ...]) -
 
 
 def _dataset_name(config: str, file: Path) -> str:
-    """Name of the prepared dataset in `config.yaml`; its folder's name if that is on another machine, '' without one."""
+    """Name of the prepared dataset in `config.yaml`, of several those of all; its folder's name if that is on another machine,
+    '' without one."""
     try:
         settings = yaml.safe_load(config)
     except yaml.YAMLError:
         return ""
-    folder = upgrade("training settings", settings, file).get("dataset") if isinstance(settings, dict) else None
+    folders = upgrade("training settings", settings, file).get("dataset") if isinstance(settings, dict) else None
+    return ", ".join(_name_of(folder) for folder, _ in weighted_paths(folders))
+
+
+def _name_of(folder: Path) -> str:
     try:
-        return read_dataset(str(folder)).name if folder else ""
+        return read_dataset(folder).name
     except UserError:
-        return Path(str(folder)).name
+        return folder.name
 
 
 def _read_json(path: Path) -> dict[str, Any]:

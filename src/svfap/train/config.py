@@ -12,7 +12,16 @@ from typing import Any, Literal
 from svfap.errors import UserError
 from svfap.formats import read_settings_file
 from svfap.model.presets import check_model, model_config
-from svfap.settings import FramesSettings, SourceSettings, require, require_fraction, require_numbers, require_rate
+from svfap.settings import (
+    FramesSettings,
+    Paths,
+    SourceSettings,
+    require,
+    require_fraction,
+    require_numbers,
+    require_rate,
+)
+from svfap.weighted import weighted_paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +34,13 @@ class TrainConfig(SourceSettings, FramesSettings):
     """Folder of this run: config, log, checkpoints, metrics."""
     resume: bool = False
     """Continue the run in `out` from its last checkpoint, if there is one."""
-    manifest: Path | None = None
+    manifest: Paths = None
     """CSV of training videos: `path`, then `label` or one column per dimension, optional `subject`, `start_s`, …; also one in a
-    folder of `svfap pack`, or at its URL (s3://, hf://, …)."""
-    dataset: Path | None = None
+    folder of `svfap pack`, or at its URL (s3://, hf://, …). Several are joined, as `--manifest a.csv b.csv`; with weights, as
+    a.csv:2 b.csv:1, two thirds of the videos drawn are of the first, whatever their numbers, in epochs of the same length."""
+    dataset: Paths = None
     """Folder of `svfap prepare` or `svfap pack`, or URL of packed data (s3://, hf://, …), in place of `manifest`: gives
-    manifests, root, task, labels and stride."""
+    manifests, root, task, labels and stride. Several are joined, also with weights, as manifests are."""
     fraction: float = 1.0
     """Train on this fraction of the videos, drawn by `seed`, stratified by class; larger fractions include smaller ones.
     Fine-tuning then has fewer steps per epoch (Fig. 7); pre-training has as many as with all videos (Table 1)."""
@@ -155,11 +165,13 @@ class FinetuneConfig(TrainConfig):
     task: Literal["classification", "regression"] | None = None
     """Default: the dataset's, else classification."""
     fold: str | None = None
-    """Fold of `dataset`; default: its only one. `all` trains and tests every fold and pools their predictions."""
+    """Fold of `dataset`; default: its only one. `all` trains and tests every fold and pools their predictions. Of several
+    datasets it is that of each that has more than one."""
     parallel: int | None = None
     """Folds trained at a time with fold=all, one process each; default: one per GPU."""
     label_names: list[str] | None = None
-    """Classes in order; default: the names found in the manifest, sorted."""
+    """Classes in order; default: the names found in the manifest, sorted. Several manifests have the same classes, unless they
+    are given here: one may then lack some."""
     dimensions: list[str] | None = None
     """Columns to regress; default: all columns except those with another meaning, such as path or subject."""
     output_activation: Literal["none", "sigmoid", "tanh"] | None = None
@@ -169,9 +181,9 @@ class FinetuneConfig(TrainConfig):
     by_group: bool | None = None
     """Validate per group, on its clips' average scores; default: where the validation videos have a column `group`."""
 
-    val_manifest: Path | None = None
-    """Videos that choose best/, packed or not, as `manifest`; default: `val_split` of the manifest, else a part of the
-    training videos."""
+    val_manifest: Paths = None
+    """Videos that choose best/, packed or not, one manifest or several, each video once; default: `val_split` of the manifest,
+    else a part of the training videos."""
     val_split: str | None = None
     """Value of the `split` column that marks the validation videos; needs `split` for the training videos."""
     val_fraction: float = 0.1
@@ -240,6 +252,10 @@ class FinetuneConfig(TrainConfig):
         if not 0 < low <= high <= 1:
             raise UserError(
                 f"crop_scale={self.crop_scale}: must be two fractions of the frame's area, the smaller one first"
+            )
+        if weights := [each for each in weighted_paths(self.val_manifest) if each.weight is not None]:
+            raise UserError(
+                f"val_manifest={weights[0]}: every video of validation counts once; give {weights[0].path} without a weight"
             )
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"val_fraction={self.val_fraction}: must be from 0 to less than 1")

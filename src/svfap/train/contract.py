@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 from svfap.console import say, say_once
@@ -10,6 +11,7 @@ from svfap.data.prepared import CROP_FILE, dataset_terms, find_crops
 from svfap.data.rates import training_rate
 from svfap.model.config import ModelConfig, face_crop_of
 from svfap.train.config import TrainConfig
+from svfap.weighted import weighted_paths
 
 
 def contract(config: TrainConfig, training: Manifest, **provenance: Any) -> dict[str, Any]:
@@ -22,18 +24,34 @@ def contract(config: TrainConfig, training: Manifest, **provenance: Any) -> dict
         "face_crop": _shared_crop(training),
         "provenance": {
             **provenance, "num_videos": len(training), "fraction": config.fraction, "seed": config.seed,
-            **dataset_terms(config.dataset, config.manifest),
+            **_terms(config),
         },
     }  # fmt: skip
 
 
+def _terms(config: TrainConfig) -> dict[str, str]:
+    """`dataset` and `licence` of what a model is trained on; of several manifests those of all, each with its name."""
+    datasets, manifests = ([each.path for each in weighted_paths(value)] for value in (config.dataset, config.manifest))
+    found = [dataset_terms(*pair) for pair in zip_longest(datasets, manifests)]
+    if len(found) == 1:
+        return found[0]
+    licences: dict[str, str] = {}
+    for path, terms in zip(manifests, found, strict=True):
+        licences.setdefault(terms.get("dataset", str(path)), terms.get("licence", ""))
+    known = {"dataset": ", ".join(licences)} if any(found) else {}
+    listed = "; ".join(f"{name}: {licence or 'not stated'}" for name, licence in licences.items())
+    return known | ({"licence": listed} if any(licences.values()) else {})
+
+
 def _shared_crop(training: Manifest) -> dict[str, Any]:
     """How the faces of all videos were cut out; empty, with a message, if that differs, and where it is not known."""
-    crops = {folder: face_crop_of(crop) for folder, crop in find_crops(training.folders, training.path).items()}
-    first = next(iter(crops.values()), {})
-    if all(crop == first for crop in crops.values()):
+    cut = [found for part in training.parts for found in find_crops(part.folders, part.path).items()]
+    crops = [(folder, face_crop_of(crop)) for folder, crop in cut]
+    first = crops[0][1] if crops else {}
+    if all(crop == first for _, crop in crops):
         return first
-    listed = ", ".join("folders without one" if folder is None else str(folder / CROP_FILE) for folder in crops)
+    files = dict.fromkeys("folders without one" if folder is None else str(folder / CROP_FILE) for folder, _ in crops)
+    listed = ", ".join(files)
     say(f"the training clips were cut out in different ways ({listed}), so the model will not say how")
     return {}
 

@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor
 
 from svfap.console import say
 from svfap.data import augment
 from svfap.data.loader import BatchLoader, ClipDataset
-from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.manifest import Manifest
+from svfap.data.mixing import read_manifests, say_mixture
 from svfap.data.prepared import fold_folder, read_dataset
 from svfap.data.rand_augment import RandAugment
 from svfap.data.split import carve_validation, take_fraction, units_of
@@ -46,6 +49,7 @@ from svfap.train.parallel import run_all
 from svfap.train.resolve import check_run, fold_configs, resolve
 from svfap.train.run_folder import RunFolder
 from svfap.train.trainable import Trainable
+from svfap.weighted import described, weighted_paths
 
 
 class FinetuneTask(TrainingTask):
@@ -62,6 +66,7 @@ class FinetuneTask(TrainingTask):
         self.num_videos = len(training) + len(self.validation or ())
         if config.fraction < 1:
             say(f"training on {len(training)} of {len(everything)} videos")
+        say_mixture(training)
         names = training.label_names if config.task == "classification" else training.dimensions
         assert names is not None
         settings: dict[str, Any] = {"num_outputs": len(names), "label_names": names}
@@ -78,7 +83,7 @@ class FinetuneTask(TrainingTask):
                 require_values(self.validation, all_targets(self.validation, config.frame_level))
             scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
             settings["output_scale"], settings["output_offset"] = scaling
-        settings |= contract(config, training, finetuned_on=str(config.manifest), init=config.init)
+        settings |= contract(config, training, finetuned_on=described(config.manifest), init=config.init)
         torch.manual_seed(config.seed)
         self.model = create_model(config.preset, config.task, **{**settings, **config.model})
         if config.init and not RunFolder(config).resumes():
@@ -100,8 +105,8 @@ class FinetuneTask(TrainingTask):
         self.label_unit = torch.tensor(shape.output_scale or (1.0,))
         self.class_weights = None
         if config.class_weights == "balanced":
-            labels = all_targets(training, config.frame_level)
-            self.class_weights = torch.from_numpy(balanced_weights(labels, len(names)))
+            counts = _drawn_counts(training, config.frame_level, len(names))
+            self.class_weights = torch.from_numpy(balanced_weights(counts))
         if self.validation is not None:
             self.score = ("frame_" if config.frame_level else "") + main_metric(config.task)
             self.validation_clips = ClipDataset(self.validation, "val", *clips, **frames)
@@ -176,13 +181,13 @@ class FinetuneTask(TrainingTask):
 
 def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
     """Training and validation videos, before `fraction` is taken: as given, else a part set aside by subject."""
-    assert config.manifest is not None
+    manifests = weighted_paths(config.manifest)
     columns: dict[str, Any] = dict(root=config.root, task=config.task, frame_level=config.frame_level)
     columns |= dict(label_names=config.label_names, dimensions=config.dimensions)
     columns |= dict(invalid_marks=config.invalid_marks, label_range=config.label_range)
     if config.frame_level and config.task == "regression" and not config.dimensions:
-        columns["dimensions"] = frame_dimensions(read_manifest(config.manifest, **columns, split=config.split))
-    training = read_manifest(config.manifest, **columns, split=config.split)
+        columns["dimensions"] = frame_dimensions(read_manifests(manifests, **columns, split=config.split))
+    training = read_manifests(manifests, **columns, split=config.split)
     if training.dimensions:
         say(f"dimensions: {', '.join(training.dimensions)}")
     if config.val_manifest is None and config.val_split is None:
@@ -197,7 +202,17 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
     if config.val_manifest is None and config.split is None:
         raise UserError("`val_split` without `split`: training would hold the validation videos; give `split` as well")
     columns |= dict(label_names=training.label_names, dimensions=training.dimensions)
-    return training, read_manifest(config.val_manifest or config.manifest, **columns, split=config.val_split)
+    validating = weighted_paths(config.val_manifest) or [each._replace(weight=None) for each in manifests]
+    return training, read_manifests(validating, **columns, split=config.val_split)
+
+
+def _drawn_counts(training: Manifest, frame_level: bool, num_classes: int) -> NDArray[np.float64]:
+    """(num_classes,) how often each class is drawn: of a joined manifest with weights, by the shares of its manifests."""
+    shares = None if training.mixture is None else training.mixture.shares
+    if shares is None:
+        return np.bincount(all_targets(training, frame_level), minlength=num_classes).astype(np.float64)
+    counts = [np.bincount(all_targets(part, frame_level), minlength=num_classes) for part in training.parts]
+    return np.asarray(sum(share * count / count.sum() for share, count in zip(shares, counts, strict=True)))
 
 
 def finetune(config: FinetuneConfig) -> TrainResult:
@@ -216,7 +231,7 @@ def finetune_folds(config: FinetuneConfig) -> TrainResult:
     interrupted ones continued. Writes `results.md`, `.csv`, `.tex` and `.json` into `out`. Raises `UserError`.
     """
     configs = fold_configs(config)
-    assert config.dataset is not None
+    assert isinstance(config.dataset, Path)
     dataset, out = read_dataset(config.dataset), Path(config.out)
     make_folder(out)
     with only_writer(out):
@@ -235,7 +250,7 @@ def run_fold(config: FinetuneConfig) -> int:
 
     Returns the number of the signal that interrupted it, else 0.
     """
-    assert config.dataset is not None and config.fold is not None
+    assert isinstance(config.dataset, Path) and config.fold is not None
     if stopped_by := finetune(replace(config, resume=True)).stopped_by:
         return stopped_by
     test = EvaluateConfig(

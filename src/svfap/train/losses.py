@@ -114,10 +114,9 @@ def label_scale(
     return tuple(scale.tolist()), tuple(offset.tolist())
 
 
-def balanced_weights(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float32]:
-    """(num_classes,) weights inverse to each class's number of samples, 1 on average over samples; 0 for absent classes."""
-    counts = np.bincount(labels, minlength=num_classes)
+def balanced_weights(counts: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(num_classes,) weights inverse to how often each class is drawn, 1 on average over samples; 0 for absent classes."""
     present = counts > 0
-    weights = np.zeros(num_classes, np.float32)
-    weights[present] = len(labels) / (present.sum() * counts[present])
+    weights = np.zeros(len(counts), np.float32)
+    weights[present] = counts.sum() / (present.sum() * counts[present])
     return weights

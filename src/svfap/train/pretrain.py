@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from svfap.console import say
 from svfap.data.augment import normalize
 from svfap.data.loader import ClipDataset
-from svfap.data.manifest import read_manifest
+from svfap.data.mixing import read_manifests, say_mixture
 from svfap.data.split import take_fraction
 from svfap.device import Upload
 from svfap.metric_table import metric_heading, metric_text
@@ -30,6 +30,7 @@ from svfap.train.parallel import num_workers
 from svfap.train.processes import processes_here
 from svfap.train.resolve import check_run, resolve
 from svfap.train.run_folder import RunFolder
+from svfap.weighted import described, weighted_paths
 
 
 class PretrainTask(TrainingTask):
@@ -45,16 +46,20 @@ class PretrainTask(TrainingTask):
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config = resolve(config)
         assert config.manifest is not None and config.sampling_stride is not None
-        everything = read_manifest(config.manifest, root=config.root, task="unlabelled", split=config.split)
+        manifests = weighted_paths(config.manifest)
+        everything = read_manifests(manifests, root=config.root, task="unlabelled", split=config.split)
         everything.require_files()
         self.manifest = take_fraction(everything, config.fraction, config.seed)
         self.num_videos = len(self.manifest)
         if config.fraction < 1:
             say(f"pre-training on {self.num_videos} of {len(everything)} videos, at the cost of all")
+        say_mixture(self.manifest)
         torch.manual_seed(config.seed)
         settings = dict(sampling_stride=config.sampling_stride, mask_ratio=config.mask_ratio, target=config.target)
         origin = {"init": config.init} if config.init else {}
-        settings |= contract(config, self.manifest, pretrained_on=str(config.manifest), epochs=config.epochs, **origin)
+        settings |= contract(
+            config, self.manifest, pretrained_on=described(config.manifest), epochs=config.epochs, **origin
+        )
         model = create_model(config.preset, "pretraining", **{**settings, **config.model})
         assert isinstance(model, MaskedAutoencoder)
         if config.init and not RunFolder(config).resumes():

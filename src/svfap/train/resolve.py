@@ -19,11 +19,19 @@ from svfap.errors import UserError
 from svfap.settings import require_weights
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.train.run_folder import RunFolder
+from svfap.weighted import WeightedPath, described, weighted_paths
 
 C = TypeVar("C", bound=TrainConfig)
 ONLY_FOR = {
     "regression": ("loss", "label_scaling", "label_range"),
     "classification": ("balanced_sampling", "class_weights"),
+}
+
+
+OWN = {"root", "manifest", "val_manifest", "val_fraction", "frame_level", "fold"}  # of each of several datasets
+DIFFERING = {
+    "task": "one run learns one task",
+    "label_range": "bring the labels to one scale first, or give `label_range`",
 }
 
 
@@ -33,15 +41,16 @@ def check_run(config: TrainConfig) -> None:
     Checks that dataset, manifests, root and `init` exist, there or on the Hub, that the settings go with the dataset, and
     that `out` holds no other run; with fold="all", of every fold. A run that goes on from a checkpoint needs no `init`.
     """
-    if config.dataset is not None:
-        warn_of_whole_frames(config.dataset)
+    for folder, _ in weighted_paths(config.dataset):
+        warn_of_whole_frames(folder)
     if isinstance(config, FinetuneConfig) and config.fold == "all":
         for fold in fold_configs(config):
             check_run(fold)
         return
     config = resolve(config)
     for name in ("manifest", "val_manifest"):
-        require_manifest(name, getattr(config, name, None))
+        for file, _ in weighted_paths(getattr(config, name, None)):
+            require_manifest(name, file)
     if config.root is not None and not Path(config.root).is_dir():
         raise UserError(f"root={config.root}: no such folder")
     if isinstance(config, PretrainConfig) and config.probe_dataset is not None:
@@ -60,6 +69,8 @@ def fold_configs(config: FinetuneConfig) -> list[FinetuneConfig]:
     """The run of each fold of `config.dataset`, in `out`/fold_<name>. Raises `UserError`."""
     if config.dataset is None:
         raise UserError("fold=all: give `dataset`, a folder of `svfap prepare`; its folds are trained one by one")
+    if not isinstance(config.dataset, Path):
+        raise UserError("fold=all: is for one dataset; of several, train each fold by itself, with its name as `fold`")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             "fold=all: start it without torchrun, it runs one process per GPU; or torchrun each fold by itself"
@@ -87,39 +98,78 @@ def resolve(config: C) -> C:
     """
     if config.manifest is None and config.dataset is None:
         raise UserError("give either `manifest` (a CSV of training videos) or `dataset` (a folder of `svfap prepare`)")
-    dataset = read_dataset(config.dataset) if config.dataset is not None else None
-    stride = config.sampling_stride or (dataset.sampling_stride if dataset else 4)
-    settings: dict[str, Any] = {"sampling_stride": stride}
-    if dataset is not None:
-        settings |= {"root": config.root or dataset.root, "manifest": dataset.pretrain}
+    if config.dataset is None:
+        settings = _of_manifests(config)
+    else:
+        settings = _of_datasets(config, weighted_paths(config.dataset))
+        # A resolved config, as a run's config.yaml stores it, has both.
+        if config.manifest not in (None, settings["manifest"]):
+            given, folders = described(config.manifest), described(config.dataset)
+            raise UserError(f"manifest={given}: dataset={folders} gives the videos; leave one of them out")
     if isinstance(config, FinetuneConfig):
-        settings |= _finetuning(config, dataset)
         settings |= _recipe(config, settings["task"])
-    elif dataset is not None and dataset.pretrain is None:
-        raise UserError(f"{config.dataset}: has no videos for pre-training; give `manifest` instead")
-    # A resolved config, as a run's config.yaml stores it, has both.
-    if dataset is not None and config.manifest not in (None, settings["manifest"]):
-        raise UserError(f"manifest={config.manifest}: dataset={config.dataset} gives the videos; leave one of them out")
     return replace(config, **settings)
 
 
-def _finetuning(config: FinetuneConfig, dataset: PreparedDataset | None) -> dict[str, Any]:
-    if dataset is None:
+def _of_manifests(config: TrainConfig) -> dict[str, Any]:
+    settings: dict[str, Any] = {"sampling_stride": config.sampling_stride or 4}
+    if isinstance(config, FinetuneConfig):
         if config.fold is not None:
             raise UserError(f"fold={config.fold}: folds come with a dataset; give `dataset` in place of `manifest`")
-        return {"task": config.task or "classification", "output_activation": config.output_activation or "none"}
+        settings |= {"task": config.task or "classification", "output_activation": config.output_activation or "none"}
+    return settings
+
+
+def _of_datasets(config: TrainConfig, folders: list[WeightedPath]) -> dict[str, Any]:
+    """What one dataset says, or several say alike."""
+    found = [_of_dataset(config, folder, read_dataset(folder), len(folders) > 1) for folder, _ in folders]
+    settings = dict(found[0])
+    if len(found) == 1:
+        return settings
+    for name in settings.keys() - OWN:
+        for (folder, _), other in zip(folders, found, strict=True):
+            if not _alike(name, settings[name], other[name]):
+                says = f"{settings[name]} in {folders[0].path}, {other[name]} in {folder}"
+                raise UserError(f"{name}: the datasets differ, {says}; {DIFFERING.get(name, f'give `{name}`')}")
+    settings["root"] = config.root  # else each manifest has that of its dataset
+    manifests = [WeightedPath(other["manifest"], weight) for other, (_, weight) in zip(found, folders, strict=True)]
+    settings["manifest"] = [str(manifest) for manifest in manifests]
+    if isinstance(config, FinetuneConfig):
+        settings["frame_level"] = any(other["frame_level"] for other in found)
+        settings["fold"] = config.fold
+        if not config.val_manifest:
+            parts = [str(other["val_manifest"]) for other in found if other["val_manifest"]]
+            settings["val_manifest"] = parts if len(parts) > 1 else Path(parts[0]) if parts else None
+            settings["val_fraction"] = config.val_fraction if parts else 0.0
+    return settings
+
+
+def _alike(name: str, first: Any, other: Any) -> bool:
+    """Whether two datasets say the same; classes and dimensions in any order."""
+    return set(first) == set(other) if name in ("label_names", "dimensions") and first and other else first == other
+
+
+def _of_dataset(config: TrainConfig, folder: Path, dataset: PreparedDataset, is_one_of_several: bool) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "sampling_stride": config.sampling_stride or dataset.sampling_stride,
+        "root": config.root or dataset.root,
+    }
+    if not isinstance(config, FinetuneConfig):
+        if dataset.pretrain is None:
+            raise UserError(f"{folder}: has no videos for pre-training; give `manifest` instead")
+        return settings | {"manifest": dataset.pretrain}
     if dataset.task == "unlabelled":
-        raise UserError(f"{config.dataset}: {dataset.title} has no labels; it is for pre-training")
+        raise UserError(f"{folder}: {dataset.title} has no labels; it is for pre-training")
     if config.task not in (None, dataset.task):
         raise UserError(f"task={config.task}: {dataset.title} is for {dataset.task}")
-    fold = dataset.fold(config.fold)
+    fold = dataset.fold(None if is_one_of_several and len(dataset.folds) == 1 else config.fold)
     if fold.val and not config.val_manifest and config.val_fraction == 0:
         raise UserError(
-            f"val_fraction=0: {config.dataset} has a validation part ({fold.val.name}), which chooses best/; to train on all, "
+            f"val_fraction=0: {folder} has a validation part ({fold.val.name}), which chooses best/; to train on all, "
             "make the dataset with `svfap prepare … --validation none`"
         )
     names = "label_names" if dataset.task == "classification" else "dimensions"
-    return {
+    return settings | {
         "manifest": fold.train,
         "val_manifest": config.val_manifest or fold.val,
         "val_fraction": config.val_fraction if fold.val or config.val_manifest else 0.0,

@@ -40,18 +40,35 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Share:
+    """One of several manifests of training. rows: of it in training. weight: of its share of the samples that are drawn."""
+
+    rows: int
+    weight: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.rows} videos" if self.weight is None else f"{self.rows} videos with weight {self.weight:g}"
+
+
+@dataclass(frozen=True)
 class RunData:
-    """The rows of a run. names: its classes or dimensions, in order. validation: None without a validation part."""
+    """The rows of a run. names: its classes or dimensions, in order. validation: None without a validation part. mixture: of
+    several training manifests, in order.
+    """
 
     names: tuple[str, ...]
     training: Part
     validation: Part | None = None
+    mixture: tuple[Share, ...] = ()
 
     def differences(self, before: RunData) -> list[str]:
         """What has changed since `before`, as text for the user."""
         found = []
         if self.names != before.names:
             found.append(f"classes or dimensions: {', '.join(before.names)} then, {', '.join(self.names)} now")
+        if self.mixture != before.mixture:
+            mixed_then, mixed_now = (", ".join(map(str, data.mixture)) or "one" for data in (before, self))
+            found.append(f"training manifests: {mixed_then} then, {mixed_now} now")
         for name, then, now in (
             ("training", before.training, self.training),
             ("validation", before.validation, self.validation),
@@ -71,24 +88,29 @@ class RunData:
 def read_run_data(file: Path) -> RunData:
     """Read what `RunData.write` wrote. Raises `UserError` for a version of the format that is not known."""
     content = upgrade("run data", json.loads(file.read_text()), file, RunData.__dataclass_fields__)
-    parts = {name: part and Part(**part) for name, part in content.items() if name != "names"}
-    return RunData(names=tuple(content["names"]), **parts)
+    parts = {name: part and Part(**part) for name, part in content.items() if name in ("training", "validation")}
+    mixture = tuple(Share(**share) for share in content.get("mixture", ()))
+    return RunData(names=tuple(content["names"]), mixture=mixture, **parts)
 
 
 def run_data(training: Manifest, validation: Manifest | None, frame_level: bool = False) -> RunData:
     """The data of a run with these videos. frame_level: labels in files of values per frame count as well."""
     names = training.label_names or training.dimensions or ()
-    return RunData(
-        names, part_of(training, frame_level), None if validation is None else part_of(validation, frame_level)
-    )
+    validated = None if validation is None else part_of(validation, frame_level)
+    mixture: tuple[Share, ...] = ()
+    if training.mixture is not None:
+        weights = training.mixture.weights or (None,) * len(training.mixture.paths)
+        mixture = tuple(Share(len(part), weight) for part, weight in zip(training.parts, weights, strict=True))
+    return RunData(names, part_of(training, frame_level), validated, mixture)
 
 
 def part_of(manifest: Manifest, frame_level: bool = False) -> Part:
     """Number and digests of a manifest's rows: path, time span, box, labels and group.
 
-    Where the videos lie does not matter: the folder that all paths begin with is left out.
+    Where the videos lie does not matter: the folder that all paths begin with, of a joined manifest those of each of its
+    manifests, is left out.
     """
-    rows = zip(*_columns(manifest, frame_level), strict=True)
+    rows = [row for part in manifest.parts for row in zip(*_columns(part, frame_level), strict=True)]
     return Part(len(manifest), "".join(_digest("\n".join(row).encode("utf-8", "surrogateescape")) for row in rows))
 
 
