@@ -356,6 +356,114 @@ def test_dataset_of_pre_training(runs):
     assert shown["num_steps"] == 1
 
 
+def sources(runs: Runs) -> list[str]:
+    """Manifests of 8 and 4 of the 12 training videos."""
+    head, *lines = (runs.folder / "m.csv").read_text().splitlines()
+    for name, rows in {"eight.csv": lines[:8], "four.csv": lines[8:12]}.items():
+        (runs.folder / name).write_text("\n".join([head, *rows]) + "\n")
+    return [str(runs.folder / "eight.csv"), str(runs.folder / "four.csv")]
+
+
+def drawn_of(train: Any, config: Any, monkeypatch) -> tuple[list[int], dict[str, Any]]:
+    """How often videos of each of two sources were opened for training, and what the run showed."""
+    opened, real = [], loader.open_video
+    monkeypatch.setattr(loader, "open_video", lambda path, fps: opened.append(path.name) or real(path, fps))
+    shown = observe_training(train, config)
+    monkeypatch.undo()
+    numbers = [int(name[1:3]) for name in opened]
+    return [sum(number < 8 for number in numbers), sum(8 <= number < 12 for number in numbers)], shown
+
+
+SOURCES = {"split": None, "val_split": None, "val_manifest": "val.csv", "label_names": ["happy", "neutral", "sad"]}
+
+
+@BOTH
+def test_weights_of_manifests_are_shares_of_the_clips(kind, train, runs, monkeypatch):
+    """In epochs of the same length, at the same learning rates; without weights all are one manifest."""
+    eight, four = sources(runs)
+    given = (SOURCES if kind is FinetuneConfig else {"split": None}) | {"epochs": 1}
+    found, shown = {}, {}
+    for weights in (("", ""), (":1", ":1"), (":1", ":5")):
+        config = replace(runs.config(kind, given), manifest=[eight + weights[0], four + weights[1]])
+        found[weights], shown[weights] = drawn_of(train, config, monkeypatch)
+    assert found == {("", ""): [8, 4], (":1", ":1"): [6, 6], (":1", ":5"): [2, 10]}
+    none, equal, most = shown.values()
+    same = ("num_steps", "rates", "first_weights", "model")
+    check(Effect({}, {}, ("first_clips", "losses", "messages", "provenance"), same), none, equal)
+    check(Effect({}, {}, ("losses", "messages", "provenance"), same), equal, most)
+    joined = runs.config(kind, {**given, "manifest": "m.csv", "split": "train"})
+    check(
+        Effect({}, {}, ("provenance",), (*same, "first_clips", "losses", "last_weights")),
+        none,
+        observe_training(train, joined),
+    )
+
+
+@BOTH
+def test_a_run_of_several_manifests_goes_on_with_the_same_draws(kind, train, runs, monkeypatch):
+    """And not with other weights."""
+    eight, four = sources(runs)
+    given = (SOURCES if kind is FinetuneConfig else {"split": None}) | {"batch_size": 4}
+    whole = replace(runs.config(kind, given), manifest=[f"{eight}:1", f"{four}:2"])
+    losses, config, steps = observe_training(train, whole)["losses"], runs.config(kind, given), count(1)
+    config = replace(config, manifest=whole.manifest)
+    real = TrainingRun._accumulate
+
+    def stopping(*args):
+        if next(steps) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(TrainingRun, "_accumulate", stopping)
+    assert train(config).step == 4
+    monkeypatch.undo()
+    with pytest.raises(
+        UserError, match="training manifests: 8 videos with weight 1, 4 videos with weight 2 then, 8 videos w"
+    ):
+        train(replace(config, manifest=[f"{eight}:1", f"{four}:3"], resume=True))
+    assert observe_training(train, replace(config, resume=True))["losses"] == losses
+
+
+def test_weights_of_datasets(runs, monkeypatch):
+    """Each with its own fold, root and validation; what they say differently must be given."""
+    first, second = prepared(runs), other_dataset(runs)
+    config = replace(runs.config(FinetuneConfig, {}), manifest=None, split=None, val_split=None, sampling_stride=None)
+    config = replace(config, dataset=[f"{first}:1", f"{second}:3"], fold="b")
+    with pytest.raises(
+        UserError, match=r"sampling_stride: the datasets differ, 2 in .*prepared_2, 1 in .*give `sampling_stride`"
+    ):
+        finetune(config)
+    config = replace(config, sampling_stride=1)
+    task = FinetuneTask(config)
+    assert task.config.manifest == [f"{first}/b.csv:1", f"{second}/train.csv:3"]
+    assert len(task.manifest) == 8 + 4 and task.validation is not None and len(task.validation) == 6 + 2
+    assert task.model.config.label_names == ("sad", "happy", "neutral")
+    names = [Path(sample.path).name for sample in task.manifest]
+    assert names == [f"v{n:02d}.mp4" for n in (*range(4, 12), *range(4))], "a root or a fold is not that of its dataset"
+    counts, _ = drawn_of(finetune, replace(config, epochs=4), monkeypatch)
+    assert counts[0] > 2 * counts[1]  # of 48 draws 36 are of v00 to v03, and some of v04 to v07
+    pretraining = replace(
+        runs.config(PretrainConfig, {}), manifest=None, split=None, dataset=[first, second], sampling_stride=1
+    )
+    assert len(PretrainTask(pretraining).manifest) == 8 + 4
+
+
+def other_dataset(runs: Runs) -> Path:
+    """One fold of four videos, with the classes in another order, and one part of two for validation."""
+    folder = runs.folder / "other" / "dataset"
+    folder.mkdir(exist_ok=True, parents=True)
+    head, *lines = (runs.folder / "m.csv").read_text().splitlines()
+    for name, rows in {"train": lines[:4], "val": lines[13:15]}.items():
+        (folder / f"{name}.csv").write_text("\n".join([head, *rows]) + "\n")
+    fold = Fold("1", Path("train.csv"), None, Path("val.csv"))
+    names = ("happy", "neutral", "sad")
+    described = PreparedDataset(
+        "other", "Other", "classification", Path("../.."), names, (fold,), Path("train.csv"), sampling_stride=1
+    )
+    write_dataset_file(folder, described)
+    return folder
+
+
 def test_parallel(runs, monkeypatch):
     given = []
     monkeypatch.setattr(
