@@ -190,3 +190,47 @@ def test_a_column_that_is_named_as_in_manifests_needs_no_option(tmp_path, kind):
     found = parts_of(tmp_path)
     sides = [units(found[f"1 {part}"], kind) for part in ("train", "val", "test")]
     assert len(set().union(*sides)) == sum(map(len, sides)) == 50
+
+
+def listed(folder: Path, part: str) -> list[tuple[str, str]]:
+    return [(row["path"], row["label"]) for row in rows_of(folder / "out" / f"{part}.csv")]
+
+
+def test_folders_of_parts_have_folders_of_classes(tmp_path, capsys):
+    """The layout of most downloads of labelled pictures."""
+    pictures = [f"{part}/{label}/{n}.jpg" for part in ("train", "Val") for label in ("happy", "sad") for n in range(4)]
+    make(tmp_path / "in", *pictures, "train/sad/film/1.jpg", "train/sad/film/2.jpg", "train/sad/9.mp4")
+    assert prepare(tmp_path) == 0
+    prepared = read_dataset(tmp_path / "out")
+    assert prepared.label_names == ("happy", "sad") and set(prepared.manifests()) == {"train", "val"}
+    assert listed(tmp_path, "val") == [(f"Val/{label}/{n}.jpg", label) for label in ("happy", "sad") for n in range(4)]
+    sad = [f"train/sad/{name}" for name in ("0.jpg", "1.jpg", "2.jpg", "3.jpg", "9.mp4", "film")]
+    assert listed(tmp_path, "train") == [
+        *((f"train/happy/{n}.jpg", "happy") for n in range(4)),
+        *((p, "sad") for p in sad),
+    ]
+    capsys.readouterr()
+    assert prepare(tmp_path, "--folds", 2) == 1
+    assert "is divided already, into Val, train; leave it out" in capsys.readouterr().err
+    make(tmp_path / "in", "training/sad/1.jpg")
+    assert prepare(tmp_path) == 1
+    assert "at most one folder of each part" in capsys.readouterr().err
+    make(tmp_path / "in", "happy/1.jpg")  # so these are names of classes
+    assert prepare(tmp_path) == 0
+    assert "Val" in read_dataset(tmp_path / "out").label_names
+
+
+def test_pictures_in_subfolders_are_stills_or_frames(tmp_path, capsys):
+    make(tmp_path / "in", "happy/p1/1.jpg", "happy/p1/2.jpg", "happy/3.jpg", "sad/p1/4.jpg", "sad/p2/5.mp4")
+    whole = ("--test_fraction", 0, "--validation", "none")
+    found = {}
+    for stills in ("false", "true"):
+        assert prepare(tmp_path, *whole, "--stills", stills) == 0
+        found[stills] = [path for path, _ in listed(tmp_path, "train")]
+    assert found["false"] == ["happy/3.jpg", "happy/p1", "sad/p1", "sad/p2/5.mp4"]
+    assert found["true"] == ["happy/3.jpg", "happy/p1/1.jpg", "happy/p1/2.jpg", "sad/p1/4.jpg", "sad/p2/5.mp4"]
+    assert prepare(tmp_path, "--stills", "--unlabelled", "true") == 0
+    assert len(rows_of(tmp_path / "out" / "pretrain.csv")) == 5
+    capsys.readouterr()
+    assert prepare(tmp_path, "--stills", "true", "--table", "t.csv") == 1
+    assert "--stills=true: is for folders" in capsys.readouterr().err

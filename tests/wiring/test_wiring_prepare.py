@@ -58,6 +58,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
     },
     "folder": {
         "unlabelled": Effect({"test_fraction": 0.0}, {"unlabelled": True}, ("task", "files")),
+        "stills": Effect({}, {"stills": True}, ("paths", "labels"), ("files", "label_names")),
         "table": Effect(TABLE, {**TABLE, "table": "other.csv"}, ("rows",), ("files", "columns")),
         "path_column": Effect(TABLE, {**TABLE, "path_column": "copy"}, ("paths",), ("labels", "columns")),
         "label_column": Effect(TABLE, {**TABLE, "label_column": "mood"}, ("labels", "label_names"), ("paths",)),
@@ -165,6 +166,7 @@ def folder(root: Path) -> None:
             f"frames/{n}.csv",
         )
         lines.append(",".join(map(str, (*cells, f"p{n // 3}", f"t{n // 2}", *parts))))
+    touch(root, *(f"happy/pictures/{n}.jpg" for n in range(3)))
     write(root / "t.csv", *lines)
     write(root / "other.csv", *lines[:1], *lines[5:])
     for name in ("copies", "frames"):  # not below root, where each folder is a class

@@ -130,7 +130,7 @@ class ClipDataset(Dataset[Item]):
             raise UserError(f"{manifest.path}: has no column '{first}', only values per frame; set `frame_level`")
         if self.balanced and manifest.labels is None:
             raise UserError(f"{manifest.path}: balanced sampling needs a column 'label', a class for each video")
-        if manifest.mixture is not None and manifest.mixture.weights is not None:
+        if self.mode in ("pretrain", "train") and manifest.mixture is not None and manifest.mixture.weights is not None:
             for part in manifest.parts:
                 if not len(part):
                     raise UserError(

@@ -91,16 +91,25 @@ def states_no_rate(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES or path.is_dir()
 
 
+def is_still(path: Path) -> bool:
+    """Whether this is an image, which has no movement and so shows the same at every rate."""
+    if (row := packed_row(path)) is not None:
+        return row.fps is None and row.picture_names is None and len(row.sizes) == 1
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir()
+
+
 def look_at_rates(manifest: Manifest, frames_fps: float | None) -> tuple[list[float], int]:
     """The rates of up to 64 videos, from evenly spaced rows, and the number of folders of frames without a stated rate.
 
-    Videos that cannot be read are skipped. Decodes nothing; shows its progress.
+    Images and videos that cannot be read are skipped. Decodes nothing; shows its progress.
     """
     rates: list[float] = []
     num_unknown = 0
     rows = np.unique(np.linspace(0, len(manifest) - 1, min(len(manifest), NUM_LOOKED_AT)).round().astype(int))
     paths = list(dict.fromkeys(manifest[row].path for row in rows.tolist()))
     for path in track(paths, "looking at rates"):
+        if is_still(path):
+            continue
         if states_no_rate(path):
             if frames_fps is None:
                 num_unknown += is_there(path)

@@ -1,4 +1,4 @@
-"""A user's own data: one folder per class, a table with any columns, or videos without labels."""
+"""A user's own videos and pictures: one folder per class, a table with any columns, or without labels."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ from svfap.errors import UserError
 
 # numpy, pandas and scikit-learn are imported where they are used: the help of every dataset imports this module.
 
+# Folders directly in root that are parts, each with a folder per class.
+PARTS = {
+    **dict.fromkeys(("train", "training", "train_set"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "val_set"), "val"),
+    **dict.fromkeys(("test", "testing", "test_set"), "test"),
+}
 PASSED_ON = ("start_s", "end_s", "box", "frame_values", "source")
 
 
@@ -27,6 +33,9 @@ class FolderConfig(PrepareConfig):
 
     unlabelled: bool = False
     """Use every video and folder of frames below root, at any depth, for pre-training."""
+    stills: bool = False
+    """Every picture is a clip of its own, at any depth. Otherwise only those directly in the folder of a class are (with
+    `unlabelled` in root), and those in a folder below it are the frames of one clip. A table names its clips itself."""
     table: Path | None = None
     """CSV file with one row per clip; its columns start_s, end_s, box, frame_values and source are copied to the manifests."""
     path_column: str = "path"
@@ -57,6 +66,8 @@ class FolderConfig(PrepareConfig):
         super().__post_init__()
         if self.unlabelled and (self.table or self.label_names):
             raise UserError("unlabelled=true: takes neither `table` nor `label_names`")
+        if self.stills and self.table:
+            raise UserError("stills=true: is for folders; with `table`, give each picture or folder of frames a row")
         if self.table is None:
             of_table = ("label_column", "value_columns", "frame_values_column")
             for name in (*of_table, "subject_column", "group_column", "split_column"):
@@ -88,23 +99,51 @@ def _adapt(dataset: Dataset, release: Release) -> Dataset:
         return replace(dataset, task="unlabelled", metrics=(), read=lambda release: [clips])
     if config.table is not None:
         return _adapt_to_table(dataset, release, config.table)
-    classes = [name for name, is_dir in release.scan(".").items() if is_dir]
-    rows = [ClipRow(path, same_text(name)) for name in classes for path in _walk(release, name, True)]
+    part_of = _part_folders(release)
+    if part_of and (config.folds is not None or config.test_fraction != FolderConfig.test_fraction):
+        name = "folds" if config.folds is not None else "test_fraction"
+        listed = ", ".join(part_of)
+        raise UserError(
+            f"{name}={getattr(config, name)}: {config.root} is divided already, into {listed}; leave it out"
+        )
+    classes = [name for folder in part_of or (".",) for name, is_dir in release.scan(folder).items() if is_dir]
+    rows = [ClipRow(path, _class_of(name)) for name in classes for path in _walk(release, name, True)]
     if not rows:
         raise release.unexpected("one folder of videos per class", "or give --table or --unlabelled true")
     names = _listed(config.label_names) or _sorted(row.label for row in rows)
-    on_disk = (replace(part, on_disk=True) for part in _split(release, rows))
-    return replace(dataset, label_names=names, read=lambda release: on_disk)
+    splits = [part_of[row.path.partition("/")[0]] for row in rows] if part_of else None
+    on_disk = (replace(part, on_disk=True) for part in _split(release, rows, splits))
+    if splits is None:
+        return replace(dataset, label_names=names, read=lambda release: on_disk)
+    return replace(
+        dataset, label_names=names, read=lambda release: on_disk, has_validation="val" in splits, subject_independent=False
+    )  # fmt: skip
+
+
+def _part_folders(release: Release) -> dict[str, str]:
+    """Folder in root -> train, val or test, where all of them are parts and one is for training; else empty."""
+    part_of = {name: PARTS.get(name.lower(), "") for name, is_dir in release.scan(".").items() if is_dir}
+    if "train" not in part_of.values() or not all(part_of.values()):
+        return {}
+    if len(set(part_of.values())) < len(part_of):
+        raise release.unexpected("at most one folder of each part", "train, val and test")
+    return part_of
+
+
+def _class_of(folder: str) -> str:
+    return same_text(folder.rpartition("/")[2])
 
 
 def _walk(release: Release, folder: str, images_are_clips: bool = False) -> Iterator[str]:
     """Videos and folders of frames below a folder, at any depth.
 
-    images_are_clips: images directly in `folder` are separate clips; otherwise they are the frames of one clip.
+    images_are_clips: images directly in `folder` are separate clips; otherwise they are the frames of one clip, as they are
+    in folders below it, unless the setting `stills` says that all are clips.
     """
+    stills = release.config.stills
     top = "" if folder == "." else f"{folder}/"
     for place, folders, files in release.walk(folder):
-        separate = place == "" or (images_are_clips and place == top)
+        separate = stills or place == "" or (images_are_clips and place == top)
         if not separate and any(name.lower().endswith(PICTURE_SUFFIXES) for name in files):
             folders.clear()
             yield place.removesuffix("/")
@@ -224,8 +263,9 @@ DATASET = Dataset(
     source="",
     licence="your own: make sure that the people in the videos agreed to this use",
     layout="""\
-happy/1.mp4, happy/2/*.jpg, …      one folder per class, with videos or folders of frames at any depth
-sad/3.mp4, …
+happy/1.mp4, happy/2/*.jpg, …      one folder per class, with videos, pictures, or folders of frames at any depth
+sad/3.mp4, sad/4.jpg, …            (with --stills every picture is a clip of its own, at any depth)
+train/happy/1.jpg, test/sad/2.jpg  or such folders within train, val and test
 or --table FILE.csv whose path column is relative to --root, or --unlabelled true for all videos below --root""",
     protocol="As the options say: a column of the table, cross-validation, or a share for test.",
     checked="Files that the table lists, including files of labels per frame; labels and numbers. "
