@@ -666,8 +666,8 @@ def test_help_says_that_packed_data_and_urls_are_taken(verb, capsys):
     with pytest.raises(SystemExit):
         main([verb, "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"--dataset DATASET .{0,70}`svfap pack`, or URL of packed data", text)
-    assert re.search(r"--manifest MANIFEST .{0,200}`svfap pack`,? or at its URL", text)
+    assert re.search(r"--dataset DATASET .{0,40}`svfap pack`, or URL of packed data", text)
+    assert re.search(r"--manifest MANIFEST .{0,160}`svfap pack`,? or at its URL", text)
 
 
 def test_reads_that_fail_are_tried_again(store, packed):

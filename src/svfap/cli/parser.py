@@ -24,6 +24,10 @@ from svfap.settings import as_text
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
+INCLUDES = {"defaults", "include", "includes", "extends", "_base_"}  # of other programs, in files that build on others
+SEVERAL_FILES = (
+    "give several files, as --config BASE.yaml --config OWN.yaml, of which a later one overrides an earlier one"
+)
 BOOLEANS = {"true", "false", "yes", "no", "null"}
 
 
@@ -57,6 +61,9 @@ class Parser(ArgumentParser):
         unknown: list[str] = []
         values: dict[str, Any] = {}
         for name, value in settings.items():
+            if name in INCLUDES and name not in hints:
+                problems.append(f"{name} is no setting, as a file includes no other; {SEVERAL_FILES}")
+                continue
             if name not in hints:
                 near = _suggestion([str(name)], hints)
                 problems += [f"{name} is no setting{near}"] if near else []
@@ -213,10 +220,20 @@ def options_of(command: Command, args: Namespace) -> set[str]:
 def add_settings(parser: Parser, config: type, skip: set[str] | None = None) -> None:
     """--config, and an option for every field of a dataclass. A boolean is set by its flag alone, or by `--flag false`."""
     parser.settings_class = config
-    parser.add_argument("--config", action="config", help="YAML file with any of these settings; flags override it")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file with any of these settings; flags after it override it, "
+        "and of several --config a later one an earlier one",
+    )
     parser.add_class_arguments(config, skip=skip or set())
     for action in filter(_is_boolean, parser._actions):
         action.nargs, action.const = "?", True
+    for action in parser._actions:  # no --name+, which would add to a list, and replace what is no list
+        added = [flag for flag in action.option_strings if flag.endswith("+")]
+        action.option_strings = [flag for flag in action.option_strings if flag not in added]
+        for flag in added:
+            parser._option_string_actions.pop(flag, None)
 
 
 def _is_boolean(action: argparse.Action) -> bool:
