@@ -19,7 +19,7 @@ HUB_TIMEOUT_S, HUB_PREFIX = 5.0, "hf://"
 EXPORT_SUFFIX = ".onnx"  # of the files of `svfap export`
 MAX_FPS = 1000.0
 Fps = float | Literal["own"] | None
-Paths = Path | list[str] | None  # one path, or several, which may have weights; see `svfap.weighted`
+Paths = list[str] | Path | None  # one path, or several, which may have weights; see `svfap.weighted`
 # Settings that may name packed data (`svfap pack`) at a URL.
 PACKED = ("manifest", "dataset", "val_manifest", "test_manifest", "probe_dataset", "pretrain_dataset")
 

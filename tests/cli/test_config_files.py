@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from svfap.cli.main import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture
@@ -137,3 +140,46 @@ def test_a_terminal_that_is_not_utf8_gets_question_marks():
     assert b"16?32?32" in done.stdout and b"svfap_debug" in done.stdout
     done = subprocess.run([*command, "convert", str(Path("größe.pth")), "out"], capture_output=True, env=environment)
     assert done.returncode == 1 and b"?e.pth: no such file" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["defaults", "include", "extends"])
+def test_a_file_includes_no_other_and_several_do(name, fails):
+    assert fails(f"{name}: [base.yaml]\nseed: 3\n") == (
+        f"FILE: {name} is no setting, as a file includes no other; give several files, as --config BASE.yaml --config "
+        "OWN.yaml, of which a later one overrides an earlier one"
+    )
+
+
+def printed(capsys, *words: str) -> dict:
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--print_config"])
+    assert stop.value.code in (0, None)
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("recipe", ["dfew.yaml", "voxceleb2.yaml"])
+def test_a_file_of_ones_own_overrides_a_recipe_and_flags_override_both(recipe, tmp_path, capsys):
+    verb = "pretrain" if recipe == "voxceleb2.yaml" else "finetune"
+    own = tmp_path / "own.yaml"
+    own.write_text("epochs: 7\nseed: 5\ndataset: [a:2, b:1]\n")
+    files = ("--config", str(CONFIGS / recipe), "--config", str(own))
+    alone, found = printed(capsys, verb, *files[:2]), printed(capsys, verb, *files, "--seed", "6")
+    changed = {"epochs": 7, "seed": 6, "dataset": ["a:2", "b:1"]}
+    assert found == {**alone, **changed} and alone["epochs"] != 7
+
+
+def test_printed_settings_of_several_manifests_are_those_that_are_read(tmp_path, capsys):
+    words = ("finetune", "--out", "o", "--manifest", "a.csv:2", "b.csv:1", "--val_manifest", "c.csv")
+    found = printed(capsys, *words)
+    assert (found["manifest"], found["val_manifest"]) == (["a.csv:2", "b.csv:1"], "c.csv")
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(found))
+    assert printed(capsys, "finetune", "--config", str(tmp_path / "s.yaml")) == found
+    assert (
+        printed(capsys, "finetune", "--config", str(tmp_path / "s.yaml"), "--manifest", "d.csv")["manifest"] == "d.csv"
+    )
+
+
+def test_lists_are_given_whole(capsys):
+    with pytest.raises(SystemExit):
+        main(["finetune", "--out", "o", "--manifest", "a.csv", "--manifest+", "b.csv"])
+    assert "unrecognized arguments: --manifest+ b.csv" in capsys.readouterr().err

@@ -313,6 +313,7 @@ def _plain_words(message: str) -> str:
     )  # fmt: skip
     text = re.sub(r"a typing\.Literal\[(.*?)\]", lambda found: f"one of {found[1].replace(chr(39), '')}", text)
     text = re.sub(r"Expected a (?:<class '(?:\w+\.)*(\w+)'>|(?=list|tuple|dict))", r"Expected \1", text)
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     return next((f"{text}. {hint}" for start, hint in CONFUSIONS.items() if text.startswith(start)), text)
 
 
