@@ -12,6 +12,8 @@ from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.rates import Clock, look_at_rates, training_rate
 from svfap.data.video import write_video
+from svfap.packing.config import PackConfig
+from svfap.packing.pack import pack
 
 SPAN = 61  # 16 frames, every fourth
 
@@ -127,6 +129,18 @@ def test_folders_of_frames_have_the_rate_that_the_user_states(tmp_path, capsys):
     assert training_rate(folders, None, 12) == 12
     assert training_rate(folders, 25, None) == 25
     assert "folders of frames are read as 25 pictures per second; --frames_fps says otherwise" in said(capsys)
+
+
+def test_stills_beside_videos_leave_the_videos_their_rate(tmp_path, capsys):
+    manifest(tmp_path, 25)
+    for number in range(9):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((16, 16, 3), np.uint8))
+    rows = ["0.mp4", *(f"{number}.png" for number in range(9))]
+    (tmp_path / "list.csv").write_text("path\n" + "\n".join(rows) + "\n")
+    assert training_rate(read_manifest(tmp_path / "list.csv", task="unlabelled"), None, None) == 25
+    pack(tmp_path / "list.csv", PackConfig(out=tmp_path / "packed"))
+    assert training_rate(read_manifest(tmp_path / "packed" / "list.csv", task="unlabelled"), None, None) == 25
+    assert "frame rates" not in said(capsys)
 
 
 def test_a_few_of_many_videos_are_looked_at(tmp_path):

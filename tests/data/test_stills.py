@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from flat_videos import flat, numbers_of
 
+from svfap.data.loader import ClipDataset
+from svfap.data.manifest import read_manifest
 from svfap.data.stills import scaled
 from svfap.data.video import VideoError, natural_key, open_video
 
@@ -91,3 +93,19 @@ def test_picture_that_was_never_downloaded(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
     with pytest.raises(VideoError, match=r"1\.jpg is a git-lfs pointer, not the picture; run git lfs pull"):
         open_video(tmp_path).read([0])
+
+
+@pytest.mark.parametrize("mode", ["pretrain", "train", "val", "test"])
+@pytest.mark.parametrize("fps", [None, 10.0])
+def test_a_still_is_a_clip_that_repeats_it(mode: str, fps: float | None, tmp_path: Path) -> None:
+    """Whatever the stride and the rate; beside a video, of which a clip has other frames."""
+    cv2.imwrite(str(tmp_path / "still.png"), np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
+    for number in range(30):
+        (tmp_path / "film").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "film" / f"{number}.png"), flat(number, 40, 40))
+    (tmp_path / "m.csv").write_text("path\nstill.png\nfilm\n")
+    videos = read_manifest(tmp_path / "m.csv", task="unlabelled")
+    dataset = ClipDataset(videos, mode, 4, 4, 32, seed=0, repeats=1, fps=fps)
+    (still,), (film, *_) = dataset[0].clips, dataset[1].clips
+    assert dataset[0].reason is None and still.shape == (4, 32, 32, 3)
+    assert (still == still[0]).all() and still.std() > 0 and not (film == film[0]).all()

@@ -83,6 +83,9 @@ def test_a_run_without_a_test_part_is_refused(data, tmp_path):
     here = run(tmp_path / "run", manifest=str(data / "fold_1_train.csv"), dataset=None, split=None)
     with pytest.raises(UserError, match=r"knows no test part, as it was trained on all rows of \S+; give `manifest`"):
         evaluate(EvaluateConfig(model=str(here)))
+    several = run(tmp_path / "several", dataset=[f"{data}:2", "other:1"], manifest=["a.csv:2", "b.csv:1"])
+    with pytest.raises(UserError, match=rf"was trained on several, {data}, other; say which to test on with `dataset`"):
+        evaluate(EvaluateConfig(model=str(several)))
     (here / "config.yaml").unlink()
     with pytest.raises(UserError, match=r"give either `manifest` .* is not the folder of a run"):
         EvaluateConfig(model=str(here))
@@ -199,6 +202,17 @@ def test_videos_that_a_model_was_trained_on_are_told(data, tmp_path, capsys):
     assert f"3 of the 4 test videos were validation videos of {other} and chose its best epoch" in told
     gone = run(tmp_path / "gone", manifest=str(data / "moved.csv"))
     assert "seen_in_training" not in evaluate(EvaluateConfig(model=str(gone), dataset=data, fold="2")).metrics
+
+
+def test_videos_of_all_of_several_manifests_are_known(data, tmp_path):
+    first, second = (str(data / f"fold_{name}_train.csv") for name in "12")  # of videos 2 to 5, and of 0 and 1
+    ones, twos = (read_manifest(data / f"fold_{name}_test.csv") for name in "12")
+    several = {"manifest": [f"{first}:2", f"{second}:1"], "task": "classification", "label_names": ["calm", "joy"]}
+    assert seen_by(several, ones) == Seen(trained=2) and seen_by(several, twos) == Seen(trained=4)
+    validated = {**several, "manifest": first, "val_manifest": [second, str(data / "fold_2_test.csv")]}
+    assert seen_by(validated, ones) == Seen(chose=2) and seen_by(validated, twos) == Seen(trained=4)
+    gone = {**several, "manifest": [f"{first}:2", f"{data}/moved.csv:1"], "val_fraction": 0.5}
+    assert seen_by(gone, ones) == Seen() and seen_by(gone, twos) == Seen(trained=4)
 
 
 def test_parts_of_a_file_are_told_apart_by_their_times_and_faces(tmp_path):

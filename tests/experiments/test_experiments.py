@@ -180,6 +180,7 @@ def test_a_recipe_with_weights_can_be_used_unchanged(tmp_path, faces):
         ("epochs: many", "epochs"),
         ("seed: 3", "seed cannot be set here"),
         ("manifest: a.csv", "manifest cannot be set here"),
+        ("dataset: [a:2, b:1]", "dataset=a:2, b:1: experiments take one dataset"),
         ("just words", ""),
     ],
 )
