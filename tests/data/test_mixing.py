@@ -114,7 +114,7 @@ def test_a_weight_of_nothing_is_an_error(two):
 
 
 def test_what_is_drawn_is_said(two, capsys):
-    say_mixture(join(*two, weights=(1, 1)))
+    say_mixture(join(*two, weights=(1, 1)), 36)
     said = " ".join(capsys.readouterr().err.split())
     assert "30 videos, 50.0% of those drawn, each 0.6 times an epoch" in said
     assert "6 videos, 50.0% of those drawn, each 3 times an epoch" in said

@@ -135,7 +135,8 @@ def test_stills_beside_videos_leave_the_videos_their_rate(tmp_path, capsys):
     manifest(tmp_path, 25)
     for number in range(9):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((16, 16, 3), np.uint8))
-    rows = ["0.mp4", *(f"{number}.png" for number in range(9))]
+    write_video(tmp_path / "crop.mp4", [np.zeros((16, 16, 3), np.uint8)], 50)  # as `svfap crop` makes it of a still
+    rows = ["0.mp4", "crop.mp4", *(f"{number}.png" for number in range(9))]
     (tmp_path / "list.csv").write_text("path\n" + "\n".join(rows) + "\n")
     assert training_rate(read_manifest(tmp_path / "list.csv", task="unlabelled"), None, None) == 25
     pack(tmp_path / "list.csv", PackConfig(out=tmp_path / "packed"))

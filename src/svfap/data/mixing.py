@@ -56,15 +56,15 @@ def read_manifests(paths: Sequence[WeightedPath], **columns: Any) -> Manifest:
     return Manifest(all_paths, Path(), table, first.label_names, first.dimensions, *validity, mixture)
 
 
-def say_mixture(manifest: Manifest) -> None:
-    """Print, for a joined manifest, how many videos each of its manifests has, and its share of those that are drawn."""
+def say_mixture(manifest: Manifest, num_drawn: int) -> None:
+    """Print, for a joined manifest, how many videos each of its manifests has, and its share of the `num_drawn` of an epoch."""
     mixture = manifest.mixture
     if mixture is None:
         return
     counts = np.bincount(mixture.of, minlength=len(mixture.paths))
     shares = counts / counts.sum() if mixture.shares is None else mixture.shares
     lines = [
-        f"{path}: {count} videos, {share:.1%} of those drawn, each {share * len(manifest) / count:.3g} times an epoch"
+        f"{path}: {count} videos, {share:.1%} of those drawn, each {share * num_drawn / count:.3g} times an epoch"
         for path, count, share in zip(mixture.paths, counts.tolist(), shares.tolist(), strict=True)
         if count
     ]

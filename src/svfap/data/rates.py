@@ -101,7 +101,8 @@ def is_still(path: Path) -> bool:
 def look_at_rates(manifest: Manifest, frames_fps: float | None) -> tuple[list[float], int]:
     """The rates of up to 64 videos, from evenly spaced rows, and the number of folders of frames without a stated rate.
 
-    Images and videos that cannot be read are skipped. Decodes nothing; shows its progress.
+    Images, videos of one picture, such as their face crops, and videos that cannot be read are skipped. Decodes nothing;
+    shows its progress.
     """
     rates: list[float] = []
     num_unknown = 0
@@ -117,7 +118,8 @@ def look_at_rates(manifest: Manifest, frames_fps: float | None) -> tuple[list[fl
                 rates.append(frames_fps)
             continue
         with suppress(VideoError, OSError), open_video(path) as video:
-            rates.append(video.fps)
+            if video.num_frames > 1:
+                rates.append(video.fps)
     return rates, num_unknown
 
 

@@ -66,7 +66,7 @@ class FinetuneTask(TrainingTask):
         self.num_videos = len(training) + len(self.validation or ())
         if config.fraction < 1:
             say(f"training on {len(training)} of {len(everything)} videos")
-        say_mixture(training)
+        say_mixture(training, len(training))
         names = training.label_names if config.task == "classification" else training.dimensions
         assert names is not None
         settings: dict[str, Any] = {"num_outputs": len(names), "label_names": names}

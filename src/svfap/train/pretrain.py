@@ -53,7 +53,7 @@ class PretrainTask(TrainingTask):
         self.num_videos = len(self.manifest)
         if config.fraction < 1:
             say(f"pre-training on {self.num_videos} of {len(everything)} videos, at the cost of all")
-        say_mixture(self.manifest)
+        say_mixture(self.manifest, len(everything))
         torch.manual_seed(config.seed)
         settings = dict(sampling_stride=config.sampling_stride, mask_ratio=config.mask_ratio, target=config.target)
         origin = {"init": config.init} if config.init else {}
