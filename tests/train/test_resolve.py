@@ -82,3 +82,50 @@ def test_unlabelled_videos_are_for_pretraining_alone(tmp_path):
         resolve(finetuning(unlabelled))
     with pytest.raises(UserError, match="has no videos for pre-training; give `manifest` instead"):
         resolve(PretrainConfig(out=tmp_path / "run", dataset=labelled))
+
+
+def test_several_datasets_give_what_they_say_alike(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    dataset(first)
+    dataset(second, label_names=("a", "b"), folds=FOLDS[1:])
+    config = finetuning(first, dataset=[f"{first}:2", f"{second}:1"])
+    found = resolve(config)
+    assert found.manifest == [f"{first}/a.csv:2", f"{second}/b.csv:1"] and found.val_manifest == first / "v.csv"
+    assert (found.root, found.fold, found.label_names, found.val_fraction) == (None, "1", ["b", "a"], 0.1)
+    assert resolve(found) == found  # as a resumed run reads it
+    assert resolve(finetuning(first, dataset=[f"{second}:2", f"{first}:1"], fold="2")).val_fraction == 0.0
+    with pytest.raises(UserError, match="fold: X has folds 1, 2; say which"):
+        resolve(finetuning(first, dataset=config.dataset, fold=None))
+    with pytest.raises(UserError, match=r"manifest=m.csv: dataset=.*first:2, .*second:1 gives the videos"):
+        resolve(finetuning(first, dataset=config.dataset, manifest="m.csv"))
+    regression = dict(task="regression", label_range=(1.0, 5.0))
+    for words, others, message in (
+        (
+            {},
+            {"sampling_stride": 4},
+            "sampling_stride: the datasets differ, 2 in .*first, 4 in .*second; give `sampling_stride`",
+        ),
+        (
+            {},
+            {"label_names": ("a", "c")},
+            r"label_names: the datasets differ, \['b', 'a'\] in .*; write the classes alike",
+        ),
+        (
+            {},
+            regression,
+            "task: the datasets differ, classification in .*first, regression in .*; one run learns one task",
+        ),
+        (
+            regression,
+            {**regression, "label_range": (0.0, 1.0)},
+            "label_range: the datasets differ, .* to one scale first",
+        ),
+        (regression, {**regression, "label_names": ("a",)}, "dimensions: the datasets differ, .* with `dimensions`"),
+    ):
+        dataset(first, **words)
+        dataset(second, **{"folds": FOLDS[1:], **others})
+        with pytest.raises(UserError, match=message):
+            resolve(config)
+    assert resolve(finetuning(first, dataset=config.dataset, dimensions=["a"])).dimensions == ["a"]

@@ -32,6 +32,8 @@ OWN = {"root", "manifest", "val_manifest", "val_fraction", "frame_level", "fold"
 DIFFERING = {
     "task": "one run learns one task",
     "label_range": "bring the labels to one scale first, or give `label_range`",
+    "label_names": "write the classes alike, or where a dataset lacks some give all as `label_names`",
+    "dimensions": "name those to learn, which all must have, with `dimensions`",
 }
 
 
@@ -126,10 +128,10 @@ def _of_datasets(config: TrainConfig, folders: list[WeightedPath]) -> dict[str, 
     settings = dict(found[0])
     if len(found) == 1:
         return settings
-    for name in settings.keys() - OWN:
+    for name in (name for name in found[0] if name not in OWN):  # the task before its classes or dimensions
         for (folder, _), other in zip(folders, found, strict=True):
-            if not _alike(name, settings[name], other[name]):
-                says = f"{settings[name]} in {folders[0].path}, {other[name]} in {folder}"
+            if not _alike(name, settings[name], other.get(name)):
+                says = f"{settings[name]} in {folders[0].path}, {other.get(name)} in {folder}"
                 raise UserError(f"{name}: the datasets differ, {says}; {DIFFERING.get(name, f'give `{name}`')}")
     settings["root"] = config.root  # else each manifest has that of its dataset
     manifests = [WeightedPath(other["manifest"], weight) for other, (_, weight) in zip(found, folders, strict=True)]
