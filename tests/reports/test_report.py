@@ -23,7 +23,7 @@ from svfap.evaluation.predictions import predictions_table
 from svfap.reports import scores
 from svfap.reports.config import ReportConfig
 from svfap.reports.report import report
-from svfap.reports.runs import RUN_FILES
+from svfap.reports.runs import RUN_FILES, read_run
 from svfap.view.figures.base import STYLE
 
 
@@ -122,6 +122,13 @@ def test_a_report_of_two_runs_shows_all_their_results(tmp_path, monkeypatch):
     assert outline.media("video")[0] == (good / "reconstruction/reconstruction.mp4").read_bytes()
     alts = [a["alt"] for t, a in outline.tags if t == "img"]
     assert "Recall by class: happy 75%, sad 100%, surprise 50%" in alts
+
+
+def test_a_run_of_several_datasets_is_of_none_of_them_alone(tmp_path):
+    """So that no figures of the paper stand beside its scores as if it had been trained on the one dataset."""
+    run = keep(fake_run(tmp_path / "run"), "config.yaml", "log.jsonl")
+    (run / "config.yaml").write_text("dataset: [/nowhere/dfew:2, /nowhere/stills:1]\n")
+    assert read_run(run).dataset == "dfew, stills"
 
 
 def test_a_notice_warns_that_runs_were_tested_on_different_videos(tmp_path):
