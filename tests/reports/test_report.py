@@ -126,7 +126,7 @@ def test_a_report_of_two_runs_shows_all_their_results(tmp_path, monkeypatch):
 
 def test_a_run_of_several_datasets_is_of_none_of_them_alone(tmp_path):
     """So that no figures of the paper stand beside its scores as if it had been trained on the one dataset."""
-    run = keep(fake_run(tmp_path / "run"), "config.yaml", "log.jsonl")
+    run = keep(fake_run(tmp_path / "run"), "config", "log")
     (run / "config.yaml").write_text("dataset: [/nowhere/dfew:2, /nowhere/stills:1]\n")
     assert read_run(run).dataset == "dfew, stills"
 
