@@ -97,7 +97,9 @@ def _load_folder(folder: Path) -> Model:
         with safe_open(file, framework="pt") as tensors:
             there = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
         if any(".lora_A." in name for name in there):
-            raise UserError(f"{file}: has adapters apart from the weights; best/ of the run is an ordinary model, give that")
+            raise UserError(
+                f"{file}: has adapters apart from the weights; best/ of the run is an ordinary model, give that"
+            )
         here = model_shapes(config, len(there), file)
         if problem := _difference(there, here, config):
             raise UserError(f"{file}: does not fit its config.json: {problem}")
