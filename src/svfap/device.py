@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,6 +68,21 @@ def make_accelerator(precision: str = "auto", unused: bool = False) -> Accelerat
 def compile_mode(device: torch.device, num_processes: int = 1) -> str:
     """Mode of `torch.compile`: a single process on a GPU replays `GRAPHS`, so that the host launches no kernels one by one."""
     return GRAPHS if device.type == "cuda" and num_processes == 1 else "default"
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The peak of what PyTorch took of the GPU since the start, or of what this process took; None where it is not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    return None if device.type != "cpu" else kilobytes("/proc/self/status", "VmHWM")
+
+
+def kilobytes(file: str, name: str) -> int | None:
+    """A number in kB of a file in /proc, in bytes; None where there is none."""
+    with suppress(OSError, StopIteration, ValueError):
+        line = next(line for line in Path(file).read_text().splitlines() if line.startswith(f"{name}:"))
+        return int(line.split()[1]) * 1024
+    return None
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:

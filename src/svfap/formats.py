@@ -46,6 +46,7 @@ CHANGES: dict[str, list[Change]] = {
     "training state": [Change(converted={"best_epoch": _counted_from_one})],  # last/state.json of a run: TrainState
     "training metrics": [Change(converted={"best_epoch": _counted_from_one})],  # metrics.json of a run
     "packed clips": [],  # pack.json of a folder of `svfap pack`
+    "tracked runs": [],  # tracking.json of a run: tracker -> by what it finds the run again
     "run data": [],  # data.json of a run: fields of RunData
 }
 

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from small_runs import finetuning, log, pretraining
 from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
 
 import svfap
 from svfap.data import shared_memory
@@ -100,8 +101,8 @@ def test_a_model_a_log_and_events_that_cannot_be_written_are_one_line(faces, tmp
 
     for name, target, attribute in (
         ("best", svfap.MaskedAutoencoder, "save_pretrained"),
-        ("tensorboard", loop.SummaryWriter, "add_scalar"),
-        ("tensorboard", loop.SummaryWriter, "__init__"),
+        ("tensorboard", SummaryWriter, "add_scalar"),
+        ("tensorboard", SummaryWriter, "__init__"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, attribute, full)

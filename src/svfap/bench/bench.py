@@ -28,7 +28,6 @@ from svfap.bench.measure import (
     free_bytes,
     held_bytes,
     load,
-    peak_bytes,
     rate_of,
 )
 from svfap.bench.report import write_files
@@ -48,7 +47,7 @@ from svfap.bench.work import (
 )
 from svfap.console import counted, say
 from svfap.data.shared_memory import BATCHES_AHEAD
-from svfap.device import pick_device, pick_precision
+from svfap.device import peak_bytes, pick_device, pick_precision
 from svfap.errors import UserError, first_line
 from svfap.train.parallel import num_workers
 

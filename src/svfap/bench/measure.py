@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from svfap.device import kilobytes
+
 LEAST, MOST = 3, 20  # times that each rate is measured
 BUSY = 0.3  # load of each core before the start from which the machine was busy
 BLOCK_S = 0.2  # least time between two readings of the clock, as a GPU is waited for at each
@@ -106,33 +108,19 @@ def forget_peak(device: torch.device) -> None:
             Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_bytes(device: torch.device) -> int | None:
-    """The peak since `forget_peak`: what PyTorch took of the GPU's memory, or of this process; None where it is not known."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_reserved(device))
-    return None if device.type != "cpu" else _kilobytes("/proc/self/status", "VmHWM")
-
-
 def held_bytes() -> int:
     """The main memory that this process has now; 0 where it is not known."""
-    return _kilobytes("/proc/self/status", "VmRSS") or 0
+    return kilobytes("/proc/self/status", "VmRSS") or 0
 
 
 def free_bytes() -> int | None:
     """The main memory that this process may still take, within the limit of its container; None where it is not known."""
-    free = _kilobytes("/proc/meminfo", "MemAvailable")
+    free = kilobytes("/proc/meminfo", "MemAvailable")
     group = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError):  # no container, or one without a limit
         limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
         free = limit if free is None else min(free, limit)
     return free
-
-
-def _kilobytes(file: str, name: str) -> int | None:
-    with suppress(OSError, StopIteration, ValueError):
-        line = next(line for line in Path(file).read_text().splitlines() if line.startswith(f"{name}:"))
-        return int(line.split()[1]) * 1024
-    return None
 
 
 def load() -> float | None:

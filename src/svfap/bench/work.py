@@ -160,10 +160,7 @@ def training_run(task: Task, folder: Path, precision: str, batch: int = 1, worke
         run.model.train()
         yield run
     finally:
-        run.loader.close()
-        run._writes.close()
-        if run.writer:
-            run.writer.close()
+        run.close("interrupted")
 
 
 def step_of(run: TrainingRun, item: Any, batch: int) -> Callable[[], object]:

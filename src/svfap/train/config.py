@@ -20,8 +20,11 @@ from svfap.settings import (
     require_fraction,
     require_numbers,
     require_rate,
+    several,
 )
 from svfap.weighted import weighted_paths
+
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,11 @@ class TrainConfig(SourceSettings, FramesSettings):
     """Stop when more than this fraction of the videos cannot be read."""
     save_every_steps: int | None = None
     """Also write last/ every so many steps, not only after each epoch."""
+    track: str | list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where losses, rates, scores, settings and pictures go beside log.jsonl: tensorboard (files in `out`), wandb, mlflow (extras
+    of these names). Several as `--track tensorboard wandb`; none as `--track []`."""
+    track_project: str | None = None
+    """Project of wandb, experiment of mlflow; default: WANDB_PROJECT and MLFLOW_EXPERIMENT_NAME, else svfap."""
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
@@ -104,7 +112,14 @@ class TrainConfig(SourceSettings, FramesSettings):
         require(self, 0, "max_unreadable", "cache_gb")
         require_fraction(self, "ema_decay")
         require_rate(self, "fps", "frames_fps")
+        chosen = several(self, "track", TRACKERS) if self.track else []
+        object.__setattr__(self, "track", [name for name in TRACKERS if name in chosen])
         check_model(self.preset, self.model)
+
+    @property
+    def trackers(self) -> list[str]:
+        """Names of the trackers."""
+        return [self.track] if isinstance(self.track, str) else self.track
 
     @property
     def cache_bytes(self) -> int:
@@ -134,10 +149,10 @@ class PretrainConfig(TrainConfig):
     crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     """Sides of the multi-scale crop (Fig. 3), as fractions of the frame's shorter side."""
     previews: int = 4
-    """Clips whose reconstruction is shown in TensorBoard after each epoch."""
+    """Clips whose reconstruction goes to the trackers (`track`) after each epoch."""
     probe_every: int | None = None
     """Probe the encoder before the first step, after every so many epochs and after the last: what linear and nearest-neighbour
-    readers find in its frozen features goes into the log and TensorBoard, and changes nothing in the training. Needs
+    readers find in its frozen features goes into the log and the trackers, and changes nothing in the training. Needs
     `probe_dataset`."""
     probe_dataset: Path | None = None
     """Folder of `svfap prepare` or `svfap pack` with labels, or URL of packed data: its train part fits the readers, its val part

@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from svfap.console import console, counted, progress_bar, say
 from svfap.data.loader import Batches, BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest
 from svfap.data.shared_memory import require_room, worker_errors, workers_with_room
-from svfap.device import GRAPHS, Upload, compile_mode, make_accelerator
+from svfap.device import GRAPHS, Upload, compile_mode, make_accelerator, peak_bytes
 from svfap.errors import Interrupted, NotFinite, UserError
 from svfap.files import write_atomically
 from svfap.model.base import Model
@@ -34,6 +33,7 @@ from svfap.train.processes import lost_process_is_one_line, processes_here
 from svfap.train.run_data import run_data
 from svfap.train.run_folder import RunFolder, TrainState
 from svfap.train.saving import BesideTraining
+from svfap.train.tracking import Outcome, Picture, Tracking
 from svfap.train.trainable import plain_weights
 
 if TYPE_CHECKING:
@@ -93,8 +93,9 @@ class TrainingTask:
         """Scores of the frozen features of a model. Called on the main process alone; must not change the training."""
         return {}
 
-    def show(self, model: Model, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
-        """Write pictures for TensorBoard."""
+    def pictures(self, accelerator: Accelerator, model: Model) -> dict[str, Picture]:
+        """Pictures for the trackers after an epoch, by name. Called on the main process alone."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -223,22 +224,25 @@ class TrainingRun:
         several = accelerator.num_processes > 1
         self._hosts = torch.distributed.new_group(backend="gloo") if several else None
         self.began = time.monotonic() - self.state.seconds
-        self.writer = None  # of the main process
+        self._epoch_began: tuple[int, float] | None = None  # its first step since the start, and when
+        self._tracking: Tracking | None = None  # of the main process, where steps are left
         if accelerator.is_main_process:
             self.folder.forget_log_after(self.state.step)
             precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
             rate = f"peak learning rate {peak:.3g} ({derivation}); {counted(self.steps_per_epoch, 'step')} an epoch"
             say(f"{rate}; {precision} on {accelerator.num_processes} × {accelerator.device.type}")
-            with self.folder.writing(self.folder.tensorboard):
-                self.writer = SummaryWriter(str(self.folder.tensorboard), purge_step=self.state.step + 1)
+            if self.state.step < config.epochs * self.steps_per_epoch:
+                self._tracking = Tracking(self.folder, config.trackers, config.track_project, self.state.step)
 
     def train(self) -> TrainResult:
         """Do the steps that are left, with a validation and a checkpoint after each epoch; save where a signal stops it."""
+        outcome: Outcome = "failed"
         try:
             with stop_request() as stop:
                 try:
                     validation = self._train(stop)
                 except Interrupted as interrupt:
+                    outcome = "interrupted"
                     step = self.state.step
                     if step > self._saved_step:
                         self._save()
@@ -247,15 +251,20 @@ class TrainingRun:
                     say(f"stopped {saved if step else 'before the first step; the same command starts it again'}")
                     return TrainResult(finished=False, step=step, stopped_by=interrupt.number)
                 self._writes.wait()
+                outcome = "finished"
         except KeyboardInterrupt:  # a second Ctrl-C
+            outcome = "interrupted"
             raise Interrupted(signal.SIGINT, NOT_SAVED) from None
         finally:
-            self.loader.close()
-            self._writes.close()
-        if self.writer:
-            with self.folder.writing(self.folder.tensorboard):
-                self.writer.close()
+            self.close(outcome)
         return TrainResult(finished=True, step=self.state.step, metrics=self._metrics(validation))
+
+    def close(self, outcome: Outcome) -> None:
+        """End what works beside the training: loader, writes, trackers."""
+        self.loader.close()
+        self._writes.close()
+        if self._tracking is not None:
+            self._tracking.close(outcome)
 
     def _train(self, stop: StopRequest) -> dict[str, Any]:
         """The loop. Returns the last validation. Raises `Interrupted` between two steps when it is asked to stop."""
@@ -272,6 +281,8 @@ class TrainingRun:
             while state.step < num_steps:
                 finished_epochs, position = divmod(state.step, self.steps_per_epoch)
                 epoch = finished_epochs + 1
+                if self._epoch_began is None:
+                    self._epoch_began = state.step, time.monotonic()
                 if batches is None or position == 0:
                     batches = iter(self._batches(finished_epochs, position * self.config.accumulate_steps))
                     self.model.train()
@@ -435,6 +446,7 @@ class TrainingRun:
     def _validate(self, epoch: int) -> dict[str, Any]:
         """Validate after an epoch, and keep the model for best/ if the score is the highest so far. Returns the metrics."""
         self._read_all()
+        performance = self._performance()
         task, state = self.task, self.state
         self.best_model.eval()
         # Not the wrapped model: its collectives would wait for a process that has nothing to validate.
@@ -449,16 +461,31 @@ class TrainingRun:
             if self.accelerator.is_main_process:
                 model = self.best_model
                 self._new_best = type(model).with_weights(model.config, plain_weights(model))
-        if self.writer:
+        if self.accelerator.is_main_process:
             if not console.is_terminal:  # without a moving progress bar, one line per epoch
                 text = f", validation {task.score} {score:.4f}" if score is not None else ""
                 loss = f", mean loss {np.mean(self._losses):.4f}" if self._losses else ""
                 say(f"epoch {epoch} of {self.config.epochs}{loss}{text}")
             self._log("val", epoch, state.step, {k: v for k, v in validation.items() if isinstance(v, int | float)})
-            with self.folder.writing(self.folder.tensorboard):
-                task.show(self.best_model, self.writer, self.accelerator, state.step)
+            if self._tracking is not None:
+                if state.best_score is not None and state.best_epoch is not None:
+                    performance |= {f"best/{task.score}": state.best_score, "best/epoch": state.best_epoch}
+                pictures = task.pictures(self.accelerator, self.best_model) if self._tracking.shows_pictures else {}
+                self._tracking.log(state.step, performance, pictures)
         self._losses.clear()
+        self._epoch_began = None
         return validation
+
+    def _performance(self) -> dict[str, float]:
+        """Of the epoch, or of what is done of it since the start: clips a second, and the peak of memory so far."""
+        numbers: dict[str, float] = {}
+        if self._epoch_began is not None:
+            step, began = self._epoch_began
+            clips = (self.state.step - step) * self.config.batch_size
+            numbers["performance/clips_per_s"] = clips / (time.monotonic() - began)
+        if (peak := peak_bytes(self.accelerator.device)) is not None:
+            numbers["performance/peak_memory_gb"] = peak / 1e9
+        return numbers
 
     def _probe(self, epoch: int) -> None:
         """Probe on the main process, if the task does so after this epoch; the others wait for it."""
@@ -476,13 +503,12 @@ class TrainingRun:
         return "" if math.isnan(self._last_loss) else f", loss {self._last_loss:.4f}"
 
     def _log(self, kind: str, epoch: int, step: int, numbers: dict[str, float]) -> None:
-        """Log numbers of a step; those that are not finite are null in the log, and left out for TensorBoard."""
-        if self.writer:
+        """Log numbers of a step; those that are not finite are null in the log, and left out for trackers."""
+        if self.accelerator.is_main_process:
             known = {name: value for name, value in numbers.items() if math.isfinite(value)}
             self.folder.log({"kind": kind, "epoch": epoch, "step": step, **dict.fromkeys(numbers), **known})
-            with self.folder.writing(self.folder.tensorboard):
-                for name, value in known.items():
-                    self.writer.add_scalar(f"{kind}/{name}", value, step)
+            if self._tracking is not None:
+                self._tracking.log(step, {f"{kind}/{name}": value for name, value in known.items()})
 
     def _save(self) -> None:
         """Begin to write last/, and best/ if there is a new one, from copies of what they hold now."""

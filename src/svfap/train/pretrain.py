@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from svfap.console import say
 from svfap.data.augment import normalize
@@ -30,6 +29,7 @@ from svfap.train.parallel import num_workers
 from svfap.train.processes import processes_here
 from svfap.train.resolve import check_run, resolve
 from svfap.train.run_folder import RunFolder
+from svfap.train.tracking import Picture
 from svfap.weighted import described, weighted_paths
 
 
@@ -102,22 +102,23 @@ class PretrainTask(TrainingTask):
         say(f"probe {f'after epoch {epoch}' if epoch else 'of the untrained encoder'}: {metric_heading(key)}: {listed}")
         return scores
 
-    def show(self, model: Model, writer: SummaryWriter, accelerator: Accelerator, step: int) -> None:
-        """Middle frames of the same few clips each time: original, masked, reconstructed."""
+    def pictures(self, accelerator: Accelerator, model: Model) -> dict[str, Picture]:
+        """Middle frames of the same few clips each time, side by side: original, masked, reconstructed."""
         assert isinstance(model, MaskedAutoencoder)
         if self._preview is None:
             items = [self.dataset[i] for i in range(min(self.config.previews, self.num_videos))]
             self._preview = Upload(accelerator.device)(self.dataset.collate(items))
         if not len(self._preview["clips"]):
-            return
+            return {}
         shape = self.model.config
         clips = normalize(self._preview["clips"], shape.pixel_mean, shape.pixel_std)
         mask = tube_mask(len(clips), shape, generator=torch.Generator().manual_seed(0)).to(clips.device)
         with accelerator.autocast():
             pictures = model.show_masking(clips, mask)
         middle = shape.num_frames // 2
-        rows = torch.cat([picture[:, :, middle] for picture in pictures], dim=2)  # three pictures below each other
-        writer.add_images("reconstruction", rows, step)
+        columns = torch.cat([picture[:, :, middle] for picture in pictures], dim=2)  # three pictures below each other
+        sheet = torch.cat(list(columns), dim=2).clamp(0, 1).mul(255).round().to(torch.uint8)
+        return {"reconstruction": sheet.permute(1, 2, 0).numpy(force=True)}
 
 
 def pretrain(config: PretrainConfig) -> TrainResult:

@@ -19,6 +19,7 @@ from svfap.errors import UserError
 from svfap.settings import require_weights
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.train.run_folder import RunFolder
+from svfap.train.tracking import require_trackers
 from svfap.weighted import WeightedPath, described, weighted_paths
 
 C = TypeVar("C", bound=TrainConfig)
@@ -49,6 +50,7 @@ def check_run(config: TrainConfig) -> None:
         for fold in fold_configs(config):
             check_run(fold)
         return
+    require_trackers(config.trackers)
     config = resolve(config)
     for name in ("manifest", "val_manifest"):
         for file, _ in weighted_paths(getattr(config, name, None)):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # Settings that may change when a run is resumed, since they do not change its result.
 FREE_SETTINGS = (
     *("num_workers", "cache_gb", "save_every_steps", "max_unreadable", "out", "probe_every", "probe_dataset"),
-    "checkpoint_activations",
+    *("checkpoint_activations", "track"),
 )
 DATA_SETTINGS = ("dataset", "manifest", "val_manifest", "root")  # may change where the rows are known to be the same
 NOT_STORED = ("resume", "parallel")  # of one call, not of the run
@@ -61,14 +61,14 @@ class RunFolder:
     def __init__(self, config: TrainConfig) -> None:
         self.path = Path(config.out)
         self.last, self.best = self.path / "last", self.path / "best"
-        self._config_file, self._data_file = self.path / "config.yaml", self.path / "data.json"
-        self.tensorboard = self.path / "tensorboard"
+        self.config_file, self._data_file = self.path / "config.yaml", self.path / "data.json"
+        self._tracking_file = self.path / "tracking.json"
         self._metrics_file, self._log_file = self.path / "metrics.json", self.path / "log.jsonl"
         self._config = config
         defaults = type(config)(out=config.out)
         # Paths as text, tuples as lists.
         settings, self._defaults = (json.loads(json.dumps(asdict(c), default=str)) for c in (config, defaults))
-        self._settings = {name: value for name, value in settings.items() if name not in NOT_STORED}
+        self.settings = {name: value for name, value in settings.items() if name not in NOT_STORED}
 
     def resumes(self) -> bool:
         """Whether the run goes on from a checkpoint, so that weights to begin with are not needed."""
@@ -86,16 +86,16 @@ class RunFolder:
             return
         if not self._config.resume:
             raise UserError(f"out={self.path}: holds a run already; --resume continues it, or choose another folder")
-        if self._config_file.exists():
+        if self.config_file.exists():
             # A setting that is newer than the run had its default.
-            defaults = {name: self._defaults[name] for name in self._settings}
-            before = {**defaults, **read_settings_file(self._config_file, self._settings)}
+            defaults = {name: self._defaults[name] for name in self.settings}
+            before = {**defaults, **read_settings_file(self.config_file, self.settings)}
             fix = "resume it with those, or choose another folder"
             if (epochs := before.get("epochs")) != self._config.epochs:
                 fix += f". Its learning rates are a schedule of {epochs} epochs, which cannot be made longer or shorter"
                 fix += f"; to train on from its weights, start a new run with --init {self.path}"
             free = FREE_SETTINGS + (DATA_SETTINGS if self._data_file.exists() else ())
-            check_same_settings(f"out={self.path}", before, self._settings, fix, free)
+            check_same_settings(f"out={self.path}", before, self.settings, fix, free)
 
     def open(self, data: RunData) -> None:
         """Make the folder, or put a resumed one in order.
@@ -108,8 +108,8 @@ class RunFolder:
         self.check()
         if self._begun():
             self._check_data(data)
-        content = yaml.safe_dump(stamped("training settings", self._settings), sort_keys=False)
-        write_atomically(self._config_file, content)
+        content = yaml.safe_dump(stamped("training settings", self.settings), sort_keys=False)
+        write_atomically(self.config_file, content)
         data.write(self._data_file)
 
     def _begun(self) -> bool:
@@ -176,7 +176,7 @@ class RunFolder:
         """The step of the checkpoint, 0 without one; None where the first process has opened another folder than this."""
         if state is not None:
             return state.step
-        return 0 if self._config_file.exists() else None
+        return 0 if self.config_file.exists() else None
 
     def save_last(
         self, state: TrainState, model: ModelConfig, accelerator: Accelerator, writes: BesideTraining,
@@ -245,6 +245,21 @@ class RunFolder:
             first = min((record["epoch"] for record in records if record.get("kind") != "probe"), default=1)
             kept = [{**record, "epoch": record["epoch"] + 1 - first} for record in records if record["step"] <= step]
             write_atomically(self._log_file, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def read_tracked(self) -> dict[str, dict[str, Any]]:
+        """Tracker -> by what it finds the run again; empty where none was used. Raises `UserError`."""
+        if not self._tracking_file.exists():
+            return {}
+        try:
+            return upgrade("tracked runs", json.loads(self._tracking_file.read_text()), self._tracking_file)
+        except ValueError as error:
+            raise UserError(
+                f"{self._tracking_file}: is not JSON ({error}); without it trackers begin a new run"
+            ) from None
+
+    def write_tracked(self, tracked: dict[str, dict[str, Any]]) -> None:
+        """Write what `read_tracked` reads. Raises `UserError`."""
+        write_atomically(self._tracking_file, json.dumps(stamped("tracked runs", tracked), indent=2) + "\n")
 
     def write_unreadable(self, unreadable: dict[str, str]) -> Path:
         """List the videos that could not be read, with the reason. Raises `UserError`."""
