@@ -56,6 +56,8 @@ from .probe.readers import linear_probe as linear_probe
 from .probe.tokens import Tokens as Tokens
 from .probe.tokens import read_tokens as read_tokens
 from .reports.config import ReportConfig as ReportConfig
+from .reports.config import RunsConfig as RunsConfig
+from .reports.listing import list_runs as list_runs
 from .reports.report import report as report
 from .shipped import list_models as list_models
 from .synth.config import SynthConfig as SynthConfig

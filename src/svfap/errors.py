@@ -14,6 +14,10 @@ class NotFinite(UserError):
     """A model's outputs are NaN or infinite."""
 
 
+class Diverged(UserError):
+    """A training's loss, gradients, weights or outputs are NaN or infinite; its last checkpoint stays."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal has stopped work that is saved. number: of the signal. The message says how to continue."""
 

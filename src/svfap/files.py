@@ -167,6 +167,21 @@ def only_writer(target: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_being_written(target: Path) -> bool:
+    """Whether a process has the lock of `only_writer`; False where that cannot be known."""
+    path = Path(os.path.abspath(target))
+    try:
+        import fcntl
+
+        with open(path.parent / f".{path.name}.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        pass
+    return False
+
+
 def file_digest(file: Path) -> str:
     """Digest of a file's content: 16 hexadecimal digits."""
     with file.open("rb") as content:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import urllib.request
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -36,7 +38,9 @@ class Fake(_Client):
     """A service within this process. fails: the numbers of the calls of `log` that fail, from 1."""
 
     name, fix = "wandb", "plug it in"
-    fails: set[int] = set()
+    fails: ClassVar[set[int]]
+    seen: ClassVar[list]
+    calls: ClassVar[list]
     down = False
 
     def start(self):
@@ -210,11 +214,25 @@ def command(faces: Path, out: Path, track: str, *words: str, stop: int = 0, **en
     )  # fmt: skip
 
 
+def wandb_records(content: bytes) -> list[bytes]:
+    """The records of a .wandb file, which has the format of LevelDB's logs after a header of 7 bytes."""
+    found, place = [b""], 7
+    while place + 7 <= len(content):
+        if 2**15 - place % 2**15 < 7:  # the rest of a block
+            place += 2**15 - place % 2**15
+            continue
+        length, kind = struct.unpack_from("<HB", content, place + 4)
+        found[-1] += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            found.append(b"")
+    return found[:-1]
+
+
 @has_wandb
 @pytest.mark.slow
 def test_wandb_offline(faces, tmp_path):
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     out = tmp_path / "run"
     done = command(faces, out, "wandb", "--track_project", "p", stop=5, WANDB_MODE="offline")
@@ -227,9 +245,7 @@ def test_wandb_offline(faces, tmp_path):
     files = sorted(out.glob(f"wandb/offline-run-*/run-{identity['id']}.wandb"))
     assert len(files) == 2
     for file in files:
-        store = DataStore()
-        store.open_for_scan(str(file))
-        while (data := store.scan_data()) is not None:
+        for data in wandb_records(file.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
@@ -240,7 +256,8 @@ def test_wandb_offline(faces, tmp_path):
             configs |= {item.key: item.value_json for item in record.config.update}
             exits += [record.exit.exit_code] if record.HasField("exit") else []
     assert losses == {line["step"]: line["loss"] for line in log(out)}
-    assert {"train/lr", "train/grad_norm", "performance/clips_per_s", "reconstruction"} <= keys
+    assert {"train/lr", "train/grad_norm", "performance/clips_per_s"} <= keys
+    assert any(key.startswith("reconstruction") for key in keys)
     assert json.loads(configs["batch_size"]) == 4 and exits == [1, 0]
     assert len(list(out.glob("wandb/offline-run-*/files/media/images/reconstruction*.png"))) == 2
 

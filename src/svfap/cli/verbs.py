@@ -94,6 +94,13 @@ VERBS: dict[str, Command] = {
         "svfap.reports.config:ReportConfig",
         (Positional("runs", "run folders, or folders of folds, which count as one run", "+", Path),),
     ),
+    "runs": Command(
+        "List the runs under a folder: state, epochs, settings that differ, best validation score, test score, loss, time. "
+        "Validation chooses between runs; the test score is for the report.",
+        "svfap runs runs/ --sort validation",
+        "svfap.reports.config:RunsConfig",
+        (Positional("folder", "folder with runs, at any depth", type=Path),),
+    ),
     "predict": Command(
         "Predict over time what a model reads in faces: a table and a timeline of every face in any video. Without --model it "
         "is facial movement (mouth opening, smile width, brow height, eye opening, blink), which is not emotion; affect needs a "

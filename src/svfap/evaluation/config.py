@@ -24,6 +24,7 @@ from svfap.shipped import shipped_folder
 
 FOLDS_FILE = "folds.json"
 RUN_CONFIG = "config.yaml"
+FAILURE_FILE = "failed.txt"  # of a run: why it ended with an error
 
 
 @dataclass(frozen=True, kw_only=True)

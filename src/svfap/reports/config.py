@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from svfap.errors import UserError
-from svfap.settings import Settings, require
+from svfap.settings import Settings, require, require_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +34,16 @@ class ReportConfig(Settings):
         require(self, 0, "videos")
         if self.out.is_dir():
             raise UserError(f"out={self.out}: is a folder; give the name of a file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsConfig(Settings):
+    """Settings of `runs`."""
+
+    sort: Literal["run", "kind", "state", "validation", "test", "loss", "time", "date"] = "run"
+    """Column to sort by: highest scores, longest times and latest dates first."""
+    out: Path | None = None
+    """Also write the table: .csv or .json, with a column for each setting that differs."""
+
+    def __post_init__(self) -> None:
+        require_file(self, "out", (".csv", ".json"))

@@ -21,7 +21,7 @@ from svfap.data.loader import Batches, BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest
 from svfap.data.shared_memory import require_room, worker_errors, workers_with_room
 from svfap.device import GRAPHS, Upload, compile_mode, make_accelerator, peak_bytes
-from svfap.errors import Interrupted, NotFinite, UserError
+from svfap.errors import Diverged, Interrupted, NotFinite, UserError
 from svfap.files import write_atomically
 from svfap.model.base import Model
 from svfap.model.layers import checkpoint_activations
@@ -255,6 +255,10 @@ class TrainingRun:
         except KeyboardInterrupt:  # a second Ctrl-C
             outcome = "interrupted"
             raise Interrupted(signal.SIGINT, NOT_SAVED) from None
+        except UserError as error:
+            if self.accelerator.is_main_process:
+                self.folder.note_failure(error)
+            raise
         finally:
             self.close(outcome)
         return TrainResult(finished=True, step=self.state.step, metrics=self._metrics(validation))
@@ -422,7 +426,7 @@ class TrainingRun:
         write_atomically(file, json.dumps({"step": step.number, "paths": step.keys}, indent=2))
         raise self._diverged(f"{what} at step {step.number}, whose videos are in {file}")
 
-    def _diverged(self, what: str) -> UserError:
+    def _diverged(self, what: str) -> Diverged:
         """The error for numbers that are not finite. Resumed, the run would do the same again."""
         fix = "start a new run in another folder with a lower `base_lr`"
         if self.accelerator.mixed_precision != "no":
@@ -433,7 +437,7 @@ class TrainingRun:
             fix += " or from those it began with" if self.config.init else ""
             kept = f"{self.folder.last} is of step {self._saved_step}, when nothing was NaN or infinite yet"
         after = f"stopped after step {self.state.step}"
-        return UserError(f"training has diverged: {what}; {after}. --resume would do the same again: {fix}. {kept}")
+        return Diverged(f"training has diverged: {what}; {after}. --resume would do the same again: {fix}. {kept}")
 
     def _check_readable(self) -> None:
         count, videos, allowed = len(self.state.unreadable), self.task.num_videos, self.config.max_unreadable

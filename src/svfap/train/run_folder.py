@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import yaml
 
 from svfap.console import say
 from svfap.errors import UserError
+from svfap.evaluation.config import FAILURE_FILE
 from svfap.files import make_folder, recover_folder, replacing_folder, write_atomically
 from svfap.formats import read_settings_file, stamped, upgrade
 from svfap.settings import check_same_settings
@@ -62,7 +63,7 @@ class RunFolder:
         self.path = Path(config.out)
         self.last, self.best = self.path / "last", self.path / "best"
         self.config_file, self._data_file = self.path / "config.yaml", self.path / "data.json"
-        self._tracking_file = self.path / "tracking.json"
+        self._tracking_file, self._failure_file = self.path / "tracking.json", self.path / FAILURE_FILE
         self._metrics_file, self._log_file = self.path / "metrics.json", self.path / "log.jsonl"
         self._config = config
         defaults = type(config)(out=config.out)
@@ -108,6 +109,7 @@ class RunFolder:
         self.check()
         if self._begun():
             self._check_data(data)
+        self._failure_file.unlink(missing_ok=True)
         content = yaml.safe_dump(stamped("training settings", self.settings), sort_keys=False)
         write_atomically(self.config_file, content)
         data.write(self._data_file)
@@ -245,6 +247,11 @@ class RunFolder:
             first = min((record["epoch"] for record in records if record.get("kind") != "probe"), default=1)
             kept = [{**record, "epoch": record["epoch"] + 1 - first} for record in records if record["step"] <= step]
             write_atomically(self._log_file, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def note_failure(self, error: UserError) -> None:
+        """Keep the reason for which the training ends, until it is resumed."""
+        with suppress(UserError):  # such as on a full disk, where the first error counts
+            write_atomically(self._failure_file, f"{error}\n")
 
     def read_tracked(self) -> dict[str, dict[str, Any]]:
         """Tracker -> by what it finds the run again; empty where none was used. Raises `UserError`."""

@@ -1,0 +1,40 @@
+"""`svfap runs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.measure import measure_renderables
+
+from svfap.console import counted, say, show
+from svfap.errors import UserError
+from svfap.reports.config import RunsConfig
+
+WHERE_THERE_IS_ROOM = ("updated", "time", "loss", "data", "kind")
+
+
+def run(config: RunsConfig, folder: Path) -> None:
+    """List the runs, and say why some have failed or cannot be read."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    from svfap.reports.listing import list_runs, runs_in_words
+    from svfap.view.tables import to_terminal
+
+    table = list_runs(folder, config)
+    title, shown, left_out = f"{counted(len(table), 'run')} in {folder}", runs_in_words(table), []
+    for name in WHERE_THERE_IS_ROOM:
+        if (
+            name in shown
+            and measure_renderables(output := Console(), output.options, [to_terminal(shown)]).maximum > output.width
+        ):
+            shown = shown.drop(columns=name)
+            left_out.append(name)
+    show(to_terminal(shown, title))
+    if left_out:
+        say(f"no room for {', '.join(left_out)}: a wider terminal, or --out, has them")
+    for row in table.to_dict("records"):
+        if row["reason"]:
+            say(f"{row['run']} {'has failed' if row['state'] == 'failed' else 'cannot be read'}: {row['reason']}")
+    if config.out is not None:
+        say(f"table: {config.out}")
