@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "export": {"model", "weights", "data", "synth"},
     "bench": {"model", "weights", "data", "synth", "train", "predict", "view"},
     "reports": {"model", "weights", "data", "evaluation", "probe", "view"},
+    "sweep": {"model", "weights", "data", "evaluation", "probe", "train", "reports", "view"},
     "experiments": {"model", "weights", "data", "synth", "evaluation", "probe", "train", "predict", "view"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

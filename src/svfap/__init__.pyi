@@ -60,6 +60,9 @@ from .reports.config import RunsConfig as RunsConfig
 from .reports.listing import list_runs as list_runs
 from .reports.report import report as report
 from .shipped import list_models as list_models
+from .sweep.config import SweepConfig as SweepConfig
+from .sweep.sweep import Swept as Swept
+from .sweep.sweep import run_sweep as run_sweep
 from .synth.config import SynthConfig as SynthConfig
 from .synth.dataset import synthesize as synthesize
 from .train.config import FinetuneConfig as FinetuneConfig

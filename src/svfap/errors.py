@@ -17,6 +17,8 @@ class NotFinite(UserError):
 class Diverged(UserError):
     """A training's loss, gradients, weights or outputs are NaN or infinite; its last checkpoint stays."""
 
+    START = "training has diverged"  # of the message
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal has stopped work that is saved. number: of the signal. The message says how to continue."""

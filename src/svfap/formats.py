@@ -47,6 +47,7 @@ CHANGES: dict[str, list[Change]] = {
     "training metrics": [Change(converted={"best_epoch": _counted_from_one})],  # metrics.json of a run
     "packed clips": [],  # pack.json of a folder of `svfap pack`
     "tracked runs": [],  # tracking.json of a run: tracker -> by what it finds the run again
+    "sweep": [],  # sweep.json of a folder of `svfap sweep`
     "run data": [],  # data.json of a run: fields of RunData
 }
 

@@ -34,6 +34,28 @@ def as_text(value: Any, hint: Any) -> Any:
     return value
 
 
+def checked_settings(config: type, given: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """Settings with values of their fields' types, checked like those in a file of --config; `out` may be left out.
+
+    where: of the settings, for messages. Raises `UserError` for an unknown name and a value of the wrong type.
+    """
+    from argparse import ArgumentError
+
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(config, skip={"out"})
+    parser.add_argument("--out", type=Path | None)
+    hints = get_type_hints(config)
+    try:
+        texts = {name: as_text(value, hints.get(name)) for name, value in given.items()}
+        parsed = parser.parse_object(texts, defaults=False).clone(with_meta=False)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: {' '.join(str(error).split())}") from None
+    values: dict[str, Any] = parsed.as_dict()
+    return values
+
+
 class Settings:
     """Base of all settings, which are built and checked alike from the command line and in Python.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.measure import measure_renderables
+from rich.table import Table
 
 from svfap.console import counted, say, show
 from svfap.errors import UserError
@@ -24,10 +25,7 @@ def run(config: RunsConfig, folder: Path) -> None:
     table = list_runs(folder, config)
     title, shown, left_out = f"{counted(len(table), 'run')} in {folder}", runs_in_words(table), []
     for name in WHERE_THERE_IS_ROOM:
-        if (
-            name in shown
-            and measure_renderables(output := Console(), output.options, [to_terminal(shown)]).maximum > output.width
-        ):
+        if name in shown and _width(to_terminal(shown)) > Console().width:
             shown = shown.drop(columns=name)
             left_out.append(name)
     show(to_terminal(shown, title))
@@ -38,3 +36,9 @@ def run(config: RunsConfig, folder: Path) -> None:
             say(f"{row['run']} {'has failed' if row['state'] == 'failed' else 'cannot be read'}: {row['reason']}")
     if config.out is not None:
         say(f"table: {config.out}")
+
+
+def _width(table: Table) -> int:
+    """Characters of a table in which no cell is cut."""
+    output = Console(width=10_000)
+    return measure_renderables(output, output.options, [table]).maximum

@@ -55,6 +55,13 @@ VERBS: dict[str, Command] = {
         "svfap finetune --manifest train.csv --init runs/pretrain --out runs/finetune --preset svfap_small",
         "svfap.train.config:FinetuneConfig",
     ),
+    "sweep": Command(
+        "Try settings of finetune or pretrain with several seeds: a grid or random draws from a YAML file. The "
+        "validation score chooses, never a test score; the best settings are written for --config.",
+        "svfap sweep sweep.yaml --out runs/sweep",
+        "svfap.sweep.config:SweepConfig",
+        (Positional("file", "YAML with `settings`, `choices`, `seeds` and, for random draws, `trials`", type=Path),),
+    ),
     "evaluate": Command(
         "Evaluate a model on a test set: multi-view testing, UAR, WAR, F1, CCC, PCC and MAE. Without --manifest and "
         "--dataset a run is evaluated on its own test part.",

@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
-from typing import Any, get_type_hints
+from typing import Any
 
 import pandas as pd
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 from matplotlib.figure import Figure
 
 from svfap.data.prepared import read_dataset, write_dataset_file
@@ -28,7 +27,7 @@ from svfap.files import make_folder, write_atomically
 from svfap.formats import read_settings_file
 from svfap.metric_table import interval_text, is_percent, metric_heading, p_text
 from svfap.model.complexity import complexity
-from svfap.settings import as_text, require_weights
+from svfap.settings import checked_settings, require_weights
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.train.resolve import resolve
 from svfap.view.figures.base import save_figure
@@ -271,16 +270,7 @@ def read_settings(config: type[TrainConfig], file: Path | None) -> dict[str, Any
     """The settings in a YAML file, checked like the training verb's --config; empty without a file. Raises `UserError`."""
     if file is None:
         return {}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(config, skip={"out"})
-    parser.add_argument("--out", type=Path | None)  # a recipe may hold it; experiments choose the folders of runs
-    try:
-        hints = get_type_hints(config)
-        given = {name: as_text(value, hints.get(name)) for name, value in read_settings_file(file).items()}
-        parsed = parser.parse_object(given, defaults=False).clone(with_meta=False)
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: {' '.join(str(error).split())}") from None
-    settings: dict[str, Any] = parsed.as_dict()
+    settings = checked_settings(config, read_settings_file(file), file)
     settings.pop("out", None)
     if isinstance(settings.get("dataset"), list):
         raise UserError(f"{file}: dataset={described(settings['dataset'])}: experiments take one dataset; give one")

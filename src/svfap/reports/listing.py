@@ -147,6 +147,13 @@ def _summary(path: Path, kind: str, folder: Path) -> RunSummary:
     return found
 
 
+def read_training(path: Path) -> RunSummary:
+    """The summary of a training. Raises `UserError` if a file cannot be read."""
+    found = RunSummary(path.name, "training")
+    _training(path, found)
+    return found
+
+
 def _training(path: Path, found: RunSummary) -> None:
     if not (path / RUN_CONFIG).is_file():
         raise UserError(f"{path / RUN_CONFIG}: no such file")

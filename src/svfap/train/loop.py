@@ -437,7 +437,7 @@ class TrainingRun:
             fix += " or from those it began with" if self.config.init else ""
             kept = f"{self.folder.last} is of step {self._saved_step}, when nothing was NaN or infinite yet"
         after = f"stopped after step {self.state.step}"
-        return Diverged(f"training has diverged: {what}; {after}. --resume would do the same again: {fix}. {kept}")
+        return Diverged(f"{Diverged.START}: {what}; {after}. --resume would do the same again: {fix}. {kept}")
 
     def _check_readable(self) -> None:
         count, videos, allowed = len(self.state.unreadable), self.task.num_videos, self.config.max_unreadable
