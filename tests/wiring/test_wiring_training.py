@@ -28,6 +28,7 @@ from svfap.train.finetune import FinetuneTask, finetune
 from svfap.train.loop import TrainingRun
 from svfap.train.pretrain import PretrainTask, pretrain
 from svfap.train.run_folder import RunFolder
+from svfap.train.tracking import SERVICES, _Client
 
 SHARED = dict(preset="svfap_debug", precision="fp32", num_workers=0, sampling_stride=1, epochs=2, warmup_epochs=1)
 FINETUNE = {**SHARED, "split": "train", "val_split": "val", "batch_size": 4}
@@ -599,7 +600,35 @@ def test_previews(runs):
 
 
 OWN_TESTS = {"out", "resume", "dataset", "compile", "num_workers", "cache_gb", "max_unreadable", "save_every_steps"}
-OWN_TESTS |= {"checkpoint_activations"}
+OWN_TESTS |= {"checkpoint_activations", "track", "track_project"}
+
+
+@BOTH
+def test_track_and_track_project(kind, train, runs, monkeypatch):
+    begun = []
+
+    class Service(_Client):
+        name, fix = "mlflow", ""
+
+        def start(self):
+            begun.append(self.project)
+            return {}
+
+        def log(self, record):
+            pass
+
+        def finish(self, outcome):
+            pass
+
+    monkeypatch.setitem(SERVICES, "mlflow", Service)
+    for module in ("tracking", "resolve"):
+        monkeypatch.setattr(f"svfap.train.{module}.require_trackers", lambda names: None)
+    events = {}
+    for names, project in (([], None), (["tensorboard"], None), ("mlflow", "faces")):
+        config = runs.config(kind, {"epochs": 1, "track": names, "track_project": project})
+        train(config)
+        events[str(names)] = (config.out / "tensorboard").is_dir()
+    assert events == {"[]": False, "['tensorboard']": True, "mlflow": False} and begun == ["faces"]
 
 
 def test_probe_every_and_probe_dataset(runs):

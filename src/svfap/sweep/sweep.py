@@ -119,8 +119,8 @@ def _trials(plan: Plan, out: Path) -> list[_Trial]:
             if folder.name not in wanted:
                 seed = folder.name.rpartition("-seed")[2]
                 raise UserError(
-                    f"{plan.file}: {shown(trial['choices'])} with seed {seed} has been tried ({folder}) and is not in the file any "
-                    "more; put it back, remove that folder, or choose another --out"
+                    f"{plan.file}: {shown(trial['choices'])} with seed {seed} has been tried ({folder}) and is not in the "
+                    "file any more; put it back, remove that folder, or choose another --out"
                 )
     return trials
 
