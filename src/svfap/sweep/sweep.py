@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -74,6 +75,8 @@ def run_sweep(file: str | Path, config: SweepConfig) -> Swept:
         UserError: unknown settings, values of the wrong type; no validation part; a file that contradicts what is done; errors
             of a training. Interrupted: a signal stopped it; the same call goes on.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("start a sweep without torchrun: it runs one process per GPU")
     plan, out = read_plan(Path(file)), config.out
     trials = _trials(plan, out)
     runs = [trial.runs[seed] for seed in plan.seeds for trial in trials]  # each trial once, before the second seed
