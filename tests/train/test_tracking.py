@@ -281,6 +281,7 @@ def check_mlflow(faces: Path, out: Path, uri: str) -> None:
     history = client.get_metric_history(identity, "train/loss")
     assert {each.step: each.value for each in history} == {line["step"]: line["loss"] for line in log(out)}
     assert {"train/lr", "train/grad_norm", "performance/clips_per_s"} <= set(run.data.metrics)
+    assert any(name.startswith("system/") for name in run.data.metrics), "the use of the machine"
     assert run.data.params["batch_size"] == "4"
     assert "config.yaml" in [each.path for each in client.list_artifacts(identity)]
     assert any("reconstruction" in each.path for each in client.list_artifacts(identity, "images"))
