@@ -74,10 +74,10 @@ def peak_bytes(device: torch.device) -> int | None:
     """The peak of what PyTorch took of the GPU since the start, or of what this process took; None where it is not known."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
-    return None if device.type != "cpu" else kilobytes("/proc/self/status", "VmHWM")
+    return None if device.type != "cpu" else proc_bytes("/proc/self/status", "VmHWM")
 
 
-def kilobytes(file: str, name: str) -> int | None:
+def proc_bytes(file: str, name: str) -> int | None:
     """A number in kB of a file in /proc, in bytes; None where there is none."""
     with suppress(OSError, StopIteration, ValueError):
         line = next(line for line in Path(file).read_text().splitlines() if line.startswith(f"{name}:"))

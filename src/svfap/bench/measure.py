@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from svfap.device import kilobytes
+from svfap.device import proc_bytes
 
 LEAST, MOST = 3, 20  # times that each rate is measured
 BUSY = 0.3  # load of each core before the start from which the machine was busy
@@ -110,12 +110,12 @@ def forget_peak(device: torch.device) -> None:
 
 def held_bytes() -> int:
     """The main memory that this process has now; 0 where it is not known."""
-    return kilobytes("/proc/self/status", "VmRSS") or 0
+    return proc_bytes("/proc/self/status", "VmRSS") or 0
 
 
 def free_bytes() -> int | None:
     """The main memory that this process may still take, within the limit of its container; None where it is not known."""
-    free = kilobytes("/proc/meminfo", "MemAvailable")
+    free = proc_bytes("/proc/meminfo", "MemAvailable")
     group = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError):  # no container, or one without a limit
         limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())

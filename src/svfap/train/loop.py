@@ -251,7 +251,8 @@ class TrainingRun:
                     say(f"stopped {saved if step else 'before the first step; the same command starts it again'}")
                     return TrainResult(finished=False, step=step, stopped_by=interrupt.number)
                 self._writes.wait()
-                outcome = "finished"
+            metrics = self._metrics(validation)  # before services are waited for
+            outcome = "finished"
         except KeyboardInterrupt:  # a second Ctrl-C
             outcome = "interrupted"
             raise Interrupted(signal.SIGINT, NOT_SAVED) from None
@@ -261,7 +262,7 @@ class TrainingRun:
             raise
         finally:
             self.close(outcome)
-        return TrainResult(finished=True, step=self.state.step, metrics=self._metrics(validation))
+        return TrainResult(finished=True, step=self.state.step, metrics=metrics)
 
     def close(self, outcome: Outcome) -> None:
         """End what works beside the training: loader, writes, trackers."""
