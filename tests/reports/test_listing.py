@@ -88,6 +88,13 @@ def test_settings_that_differ_have_a_column(runs):
     assert shown.loc["frames", "validation"] == "frames: CCC 0.5000"
 
 
+def test_a_setting_that_is_newer_than_a_run_is_no_difference(runs):
+    write_training(runs / "new", (0.5,), brand_new=8)
+    assert "brand_new" not in list_runs(runs)
+    write_training(runs / "newer", (0.5,), brand_new=9)
+    assert "brand_new" in list_runs(runs)
+
+
 def test_a_run_that_a_process_writes_is_running(runs):
     with only_writer(runs / "b2"):
         assert by_name(runs)["b2"]["state"] == "running"

@@ -141,8 +141,10 @@ def test_a_service_that_cannot_be_reached_ends_the_run_before_it_begins(fake, fa
     with pytest.raises(UserError, match="track=wandb: cannot be started .nobody answers.; plug it in"):
         pretrain(pretraining(faces, tmp_path / "a", track=["wandb"]))
     assert not (tmp_path / "a" / "log.jsonl").exists() and not (tmp_path / "a" / "last").exists()
+    assert "cannot be started" in (tmp_path / "a" / "failed.txt").read_text()
     fake.down = False
     assert pretrain(pretraining(faces, tmp_path / "a", epochs=1, track=["wandb"])).finished
+    assert not (tmp_path / "a" / "failed.txt").exists()
 
 
 def test_a_service_that_is_lost_for_a_while_gets_all_of_it_later(fake, faces, tmp_path, capsys):

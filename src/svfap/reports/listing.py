@@ -33,6 +33,7 @@ NOT_COMPARED = {
     *("out", "resume", "dataset", "manifest", "val_manifest", "root", "track", "track_project", "num_workers"),
     *("cache_gb", "save_every_steps", "max_unreadable", "previews", "parallel", "epochs"),
 }
+MODEL = "model."
 MAIN = tuple(main_metric(task) for task in ("classification", "regression"))
 
 
@@ -275,17 +276,21 @@ def _data(settings: dict[str, Any]) -> str | None:
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    model = {f"model.{name}": value for name, value in (settings.get("model") or {}).items()}
+    model = {MODEL + name: value for name, value in (settings.get("model") or {}).items()}
     return {**{name: value for name, value in settings.items() if name != "model"}, **model}
 
 
 def _differing(runs: list[RunSummary]) -> list[str]:
-    """Settings in which runs of one kind differ, in the order of `config.yaml`."""
+    """Settings in which runs of one kind differ, in the order of `config.yaml`.
+
+    One that is newer than a run is no difference; a setting of the model that is not given is that of the preset.
+    """
     names: dict[str, None] = {}
     for kind in {run.kind: None for run in runs}:
         each = [run.settings for run in runs if run.kind == kind and run.settings]
         for name in {name: None for settings in each for name in settings if name not in NOT_COMPARED}:
-            if len({json.dumps(settings.get(name), default=str) for settings in each}) > 1:
+            having = [settings for settings in each if name in settings or name.startswith(MODEL)]
+            if len({json.dumps(settings.get(name), default=str) for settings in having}) > 1:
                 names[name] = None
     return list(names)
 

@@ -232,7 +232,11 @@ class TrainingRun:
             rate = f"peak learning rate {peak:.3g} ({derivation}); {counted(self.steps_per_epoch, 'step')} an epoch"
             say(f"{rate}; {precision} on {accelerator.num_processes} × {accelerator.device.type}")
             if self.state.step < config.epochs * self.steps_per_epoch:
-                self._tracking = Tracking(self.folder, config.trackers, config.track_project, self.state.step)
+                try:
+                    self._tracking = Tracking(self.folder, config.trackers, config.track_project, self.state.step)
+                except UserError as error:
+                    self.folder.note_failure(error)
+                    raise
 
     def train(self) -> TrainResult:
         """Do the steps that are left, with a validation and a checkpoint after each epoch; save where a signal stops it."""
