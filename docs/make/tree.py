@@ -17,7 +17,19 @@ SHOWN = (".py", ".pyi", ".html", ".css", ".js", ".mplstyle")
 BEGIN, END = "<!-- tree: written by docs/make/tree.py -->\n", "<!-- end of tree -->\n"
 ORDER = (
     *("model", "weights", "data", "datasets", "synth", "train", "evaluation", "probe", "faces", "crop", "packing"),
-    *("predict", "features", "export", "huggingface", "view", "reports", "sweep", "experiments", "bench", "jobs", "cli"),
+    *(
+        "predict",
+        "features",
+        "export",
+        "huggingface",
+        "view",
+        "reports",
+        "sweep",
+        "experiments",
+        "bench",
+        "jobs",
+        "cli",
+    ),
 )  # folders in the order in which the tree shows them: the method, then what is done with it
 
 
