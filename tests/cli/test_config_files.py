@@ -132,6 +132,7 @@ def test_options_are_named_as_they_are_typed(argv, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_not_utf8_gets_question_marks():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
     command = [sys.executable, "-m", "svfap"]

@@ -362,6 +362,7 @@ def test_unreadable_videos_are_counted_listed_and_the_command_fails(damaged, cla
     assert re.search(rf"Weighted F1, % +│ +{100 * metrics['weighted_f1']:.2f}", printed.out)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_results_as_one(damaged, classifier, tmp_path):
     """An odd number of readable videos, so that the processes have unequal shares; regression draws from the table."""
     folder = model(tmp_path / "model", "regression", label_names=("valence", "arousal"), num_outputs=2)

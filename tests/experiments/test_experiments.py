@@ -222,6 +222,7 @@ def test_videomae_is_its_checkpoint_or_its_encoder(tmp_path, faces, configs):
     assert runs.model_configs(rows["VideoMAE (Kinetics-400)"])[0].embed_dim == 768
 
 
+@pytest.mark.slow
 def test_a_table_has_the_scores_of_its_runs_and_no_run_is_repeated(tmp_path, faces, configs, monkeypatch, capsys):
     """Real runs, of which one is interrupted: the second call does the rest, the third nothing."""
     quick = partial(ProbeConfig, attentive_epochs=1, attentive_rates=[1e-3], attentive_decays=[0.1])

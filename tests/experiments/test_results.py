@@ -120,6 +120,7 @@ def test_numbers_are_those_of_the_statistics(prepared, tmp_path, monkeypatch):
     assert all(c >= p for p, c in zip(plain, corrected, strict=True)) and corrected != plain
 
 
+@pytest.mark.slow
 def test_the_caption_says_what_was_done_and_warns_of_a_large_error(prepared, tmp_path, monkeypatch):
     noisy = {0: 0.5, 1: 0.7, 2: 0.9}
 

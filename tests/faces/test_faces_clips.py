@@ -54,6 +54,7 @@ def test_a_still_head_has_a_still_crop(clips):
     assert np.percentile(moved, 95) < 0.01
 
 
+@pytest.mark.slow
 def test_a_face_that_leaves(clips):
     for detector in (yunet(clips), Haar()):
         count, tracks, _ = followed(clips / "face_then_none.mov", detector)

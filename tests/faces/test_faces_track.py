@@ -401,6 +401,7 @@ def _told(frame: TrackedFrame) -> list[tuple[object, ...]]:
     return [(face.track, face.box, face.confidence, face.seen) for face in frame.faces]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow():
     def visits(number: int) -> Boxes:  # one new track every 4 s
         return still(number) if number % 100 < 40 else {}

@@ -418,6 +418,7 @@ def get_stuck_at_one(payload: str, target: Path) -> None:
         sum(range(10**12))
 
 
+@pytest.mark.slow
 def test_an_item_that_takes_too_long_on_ray_fails_alone(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")

@@ -221,6 +221,7 @@ def test_videos_come_in_order_and_their_rows_do_not_depend_on_each_other(folder,
         np.testing.assert_array_equal(rows, table)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_length(monkeypatch):
     class Endless:
         fps, num_frames = 25.0, None

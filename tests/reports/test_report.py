@@ -275,7 +275,7 @@ def test_the_pooled_scores_of_a_folder_of_folds_are_read_from_results_json(tmp_p
     _, outline = read_page(tmp_path / "report.html")
     assert outline.row("pooled")[1:3] == ["75.00", "75.00"]
     assert ["happy", "66.67", "100.00", "80.00", "3"] in outline.rows  # of the frames
-    assert "Beside the paper's results on ferv39k" in outline.texts["figcaption"]
+    assert "Beside the paper's results on FERV39k" in outline.texts["figcaption"]
     assert any("fold 3 is not evaluated" in p for p in outline.texts["p"])
     assert any(p.startswith("Scored over 8 groups of videos") for p in outline.texts["p"])
 

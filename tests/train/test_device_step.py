@@ -281,6 +281,7 @@ def test_steps_replayed_as_cuda_graphs_have_the_losses_of_eager_ones(name, faces
     np.testing.assert_allclose(shown[True], shown[False], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_gradients_that_are_kept_and_set_to_zero_are_those_that_are_made_anew(faces, tmp_path, monkeypatch):
     """As for CUDA graphs with several micro-batches a step."""
     config, settings = RUNS["classes"]

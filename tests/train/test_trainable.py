@@ -155,7 +155,7 @@ def test_layers_join_one_after_another(encoder, faces, tmp_path, monkeypatch):
         ({"trainable": "lora", "lora_rank": 0}, "lora_rank=0"),
         ({"unfreeze_every": 0}, "unfreeze_every=0"),
         ({"trainable": "head", "unfreeze_every": 1}, "nothing to unfreeze"),
-        ({"compile": True, "unfreeze_every": 1}, "leave one of them out"),
+        ({"compile": True, "unfreeze_every": 1}, "wants the same layers; leave one out"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):

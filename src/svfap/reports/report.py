@@ -33,8 +33,10 @@ def report(runs: str | Path | Sequence[str | Path], config: ReportConfig) -> lis
     Raises `UserError` for a missing folder or one with none of these files, a damaged file, and a page that cannot be written.
     """
     runs = [runs] if isinstance(runs, str | Path) else runs
-    distinct = {Path(run).resolve(): Path(run) for run in reversed(runs)}
-    loaded = [read_run(run) for run in reversed(distinct.values())]
+    distinct: dict[Path, Path] = {}
+    for folder in map(Path, runs):
+        distinct.setdefault(folder.resolve(), folder)
+    loaded = [read_run(folder) for folder in distinct.values()]
     if not loaded:
         raise UserError("report: no run folder given; name at least one")
     names = [run.name for run in loaded]

@@ -276,30 +276,35 @@ class FinetuneConfig(TrainConfig):
             raise UserError(f"val_fraction={self.val_fraction}: must be from 0 to less than 1")
         if self.label_range is not None and not self.label_range[0] < self.label_range[1]:
             raise UserError(f"label_range={self.label_range}: must be two numbers, the smaller one first")
+        self._check_trainable()
+        if self.loss != "mse" and not self.frame_level and self.micro_batch_size < 2:
+            raise UserError(f"loss={self.loss}: needs at least 2 clips in a micro-batch; make `batch_size` larger")
+
+    def _check_trainable(self) -> None:
         require(self, 1, "lora_rank", "unfreeze_every")
-        blocks = sum(model_config(self.preset, "features", **self.model).stage_depths)
-        if not re.fullmatch(r"all|head|lora|last:0*[1-9]\d*", self.trainable) or self.trained_blocks > blocks + (
-            self.trainable == "all"
-        ):
-            fix = f"must be all, head, lora, or last:N with N from 1 to {blocks}, as last:{min(4, blocks)}"
-            raise UserError(f"trainable={self.trainable}: {fix}")
+        if self.trainable not in ("all", "head", "lora"):
+            blocks = self._num_blocks
+            if not re.fullmatch(r"last:0*[1-9]\d*", self.trainable) or self.trained_blocks > blocks:
+                fix = f"must be all, head, lora, or last:N with N from 1 to {blocks}, as last:{min(4, blocks)}"
+                raise UserError(f"trainable={self.trainable}: {fix}")
         if self.trainable != "lora" and (self.lora_rank, self.lora_alpha) != (FinetuneConfig.lora_rank, None):
             raise UserError("lora_rank, lora_alpha: are of adapters, which come with trainable=lora")
         if self.lora_alpha is not None and not 0 < self.lora_alpha < math.inf:
             raise UserError(f"lora_alpha={self.lora_alpha}: must be a number above 0")
-        if self.unfreeze_every is not None and (self.trainable == "head" or self.compile):
-            other = (
-                "trainable=head has nothing to unfreeze"
-                if self.trainable == "head"
-                else "compile=true wants the same layers"
+        if self.unfreeze_every is not None and self.trainable == "head":
+            raise UserError(
+                f"unfreeze_every={self.unfreeze_every}: trainable=head has nothing to unfreeze; leave one out"
             )
-            raise UserError(f"unfreeze_every={self.unfreeze_every}: {other}; leave one of them out")
-        if self.loss != "mse" and not self.frame_level and self.micro_batch_size < 2:
-            raise UserError(f"loss={self.loss}: needs at least 2 clips in a micro-batch; make `batch_size` larger")
+        if self.unfreeze_every is not None and self.compile:
+            raise UserError(f"unfreeze_every={self.unfreeze_every}: compile=true wants the same layers; leave one out")
 
     @property
     def trained_blocks(self) -> int:
         """The number of last blocks whose own parameters are trained; with `all` the embedding counts as one more."""
         if self.trainable == "all":
-            return 1 + sum(model_config(self.preset, "features", **self.model).stage_depths)
+            return 1 + self._num_blocks
         return int(self.trainable.removeprefix("last:")) if self.trainable.startswith("last:") else 0
+
+    @property
+    def _num_blocks(self) -> int:
+        return sum(model_config(self.preset, "features", **self.model).stage_depths)
