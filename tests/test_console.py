@@ -123,3 +123,11 @@ def test_errors_of_the_command_name_its_options(arguments, message, tmp_path, ca
     assert main([str(tmp_path) if word == "MODEL" else word for word in arguments]) == 1
     assert message in capsys.readouterr().err
     assert console.as_typed("give `out`") == "give `out`"
+
+
+def test_in_a_notebook_tables_are_text(capsys, monkeypatch):
+    """Otherwise rich would show them through IPython, and progress through ipywidgets."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    console.show("a table")
+    assert capsys.readouterr().out == "a table\n"
+    assert not console.console.is_jupyter

@@ -31,7 +31,8 @@ LINE_EVERY_S = 30.0
 
 T = TypeVar("T")
 # Of several processes only the first one writes.
-console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+# In a notebook as elsewhere: text, for which nothing more has to be installed.
+console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0", force_jupyter=False)
 
 
 def say(text: str) -> None:
@@ -109,7 +110,7 @@ def keeping_messages() -> Iterator[list[str]]:
 
 def show(*tables: RenderableType) -> None:
     """Tables that are a command's result, on standard output; text is shown in lines of any length, which can be copied."""
-    output = Console(quiet=console.quiet, markup=False, highlight=False)
+    output = Console(quiet=console.quiet, markup=False, highlight=False, force_jupyter=False)
     for each in tables:
         output.print(each, soft_wrap=isinstance(each, str))
 
