@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 from pathlib import Path
@@ -14,8 +15,17 @@ from svfap.cli.main import main
 from svfap.datasets.dataset import NAMES, get_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").rglob("*.yaml"), ROOT / "Makefile"]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))]
+DOCUMENTS = [*PAGES, *(ROOT / "configs").rglob("*.yaml"), ROOT / "Makefile"]
 ENTRIES = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "paper_map.md").read_text())))
+
+
+def text_of(document: Path) -> str:
+    """The text of a document; of a notebook that of its cells, without outputs."""
+    text = document.read_text(encoding="utf-8")
+    if document.suffix != ".ipynb":
+        return text
+    return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
 
 
 def test_the_paper_map_has_entries():
@@ -44,15 +54,15 @@ def test_the_tree_in_the_architecture_document_is_current():
 
 
 def test_links_between_documents_are_valid():
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+    for document in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text_of(document)):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
 def test_files_named_in_documents_exist():
     """Paths in backticks, relative to the root or to the package."""
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|html|css|js))`", document.read_text(encoding="utf-8")):
+    for document in PAGES:
+        for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|html|css|js))`", text_of(document)):
             exists = path.startswith("runs/") or (ROOT / path).exists() or (ROOT / "src" / "svfap" / path).exists()
             assert exists, f"{document.name}: {path}"
 
@@ -61,7 +71,7 @@ def documented_commands() -> dict[tuple[str, ...], dict[str, str]]:
     """Verb, with the dataset of `prepare` -> each option used with it, and a document that uses it."""
     used: dict[tuple[str, ...], dict[str, str]] = {}
     for document in DOCUMENTS:
-        text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+        text = text_of(document).replace("\\\n", " ")
         for line in re.findall(r"(?:^#? +|`|\bdo |-m |&& |\(BIN\)/)svfap ([a-z][^`#;\n]*)", text, re.MULTILINE):
             verb, *rest = line.split()
             key = (verb, rest[0]) if verb == "prepare" and rest and re.fullmatch("[a-z_0-9]+", rest[0]) else (verb,)

@@ -1,0 +1,104 @@
+"""The tutorials are valid notebooks, their stored outputs are those of their code, and their cells run in order."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+
+import svfap
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "tutorials"
+MAX_BYTES = 300_000
+# Sizes that replace those of the cell tagged `parameters`: the cells are run, the numbers mean nothing.
+QUICK: dict[str, dict[str, Any]] = {
+    "1_own_data": {"people": 6, "epochs": 1},
+    "2_features_to_scikit_learn": {"people": 5},
+    "3_a_papers_fold": {"subjects": [1, 2, 10, 11, 19, 20, 28, 29, 37, 38], "epochs": 1},
+    "4_frozen_encoder": {"people": 4, "tested": 3, "epochs": 1, "attentive_epochs": 1, "trainables": ("head", "lora")},
+    "5_reading_a_report": {"people": 4, "tested": 4, "epochs": 1},
+}
+FULL: dict[str, Any] = {}
+
+sys.path.insert(0, str(ROOT / "docs" / "make"))
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def test_all_tutorials_are_tested():
+    assert sorted(QUICK) == sorted(file.stem for file in FOLDER.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_is_valid_and_its_outputs_are_those_of_its_code(name):
+    from tutorials import source_digest
+
+    notebook = read(name)
+    nbformat.validate(notebook)
+    text = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
+    assert len(text) < MAX_BYTES
+    assert str(ROOT) not in text and tempfile.gettempdir() not in text  # nothing of the machine that ran it
+    assert notebook.metadata["svfap"]["outputs_of"] == source_digest(notebook), "run docs/make/tutorials.py"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1
+
+
+def run(name: str, sizes: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names that a tutorial has at its end. sizes: replace those of its cell of parameters, by their names."""
+    monkeypatch.chdir(FOLDER)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for number, cell in enumerate(read(name).cells):
+        if cell.cell_type == "code":
+            exec(compile(cell.source, f"{name}.ipynb, cell {number}", "exec"), names)
+            if "parameters" in cell.metadata.get("tags", []):
+                assert set(sizes) <= set(names)
+                names |= sizes
+    return names
+
+
+def check(name: str, names: dict[str, Any]) -> None:
+    """What a tutorial shows at the end."""
+    if name == "1_own_data":
+        assert names["scored"].metrics["num_evaluated"] == len(names["parts"]["fold_1_test"])
+        probabilities = names["predicted"].table.filter(like="prob_")
+        assert probabilities.shape[1] == 7
+        assert probabilities.sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-3)
+    elif name == "2_features_to_scikit_learn":
+        assert list(names["rows"].index) == ["chance", "pixels", "untrained encoder", "pre-trained encoder"]
+        assert names["rows"].loc["chance", "UAR"] < 30
+        assert len(names["faces"]) >= 1 and "track" in names["faces"]
+    elif name == "3_a_papers_fold":
+        assert len(names["pretrained"].pooled.numbers["folds"]) == 5
+        assert [row.name for row in names["compared"].rows] == ["from scratch", "pre-trained"]
+    elif name == "4_frozen_encoder":
+        trained = names["table"]["trained parameters"]
+        assert list(trained.index) == list(names["trainables"])
+        assert trained["head"] < trained["lora"] < sum(p.numel() for p in svfap.load_model("runs/lora").parameters())
+    elif name == "5_reading_a_report":
+        assert names["evaluated"].metrics["seen_in_training"]["run"]["trained"] == len(names["train"]) // 2
+        assert "seen_in_training" not in names["mended"].metrics
+        assert isinstance(names["table"]("Expected calibration error"), pd.DataFrame)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_cells_run(name, tmp_path, monkeypatch):
+    check(name, run(name, QUICK[name], tmp_path, monkeypatch))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_cells_run_with_the_sizes_that_stand_there(name, tmp_path, monkeypatch):
+    check(name, run(name, {}, tmp_path, monkeypatch))
