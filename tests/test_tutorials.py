@@ -10,6 +10,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 import pytest
+from matplotlib import pyplot
 
 import svfap
 
@@ -58,7 +59,7 @@ def run(name: str, sizes: dict[str, Any] | None, folder: Path, monkeypatch: pyte
     """The names that a tutorial has at its end. sizes: replace those of its cell of parameters, by their names; None: full."""
     monkeypatch.chdir(FOLDER)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    monkeypatch.setattr(pyplot, "show", lambda: pyplot.close("all"))
     names: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(read(name).cells):
         tags = cell.metadata.get("tags", [])
