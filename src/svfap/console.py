@@ -204,3 +204,9 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
         for item in iterable:
             yield item
             bar.advance(task)
+
+
+def duration(seconds: float) -> str:
+    """ "1 h 40 min", "7 min", or "1 min" for less."""
+    hours, minutes = divmod(max(round(seconds / 60), 1), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -51,10 +51,8 @@ def make_accelerator(precision: str = "auto", unused: bool = False) -> Accelerat
 
     unused: a step may leave some parameters without a gradient.
     """
-    from accelerate import (
-        Accelerator,
-        DistributedDataParallelKwargs,
-    )  # takes longer to import than one picture to predict
+    # Takes longer to import than one picture to predict.
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     device = pick_device()

@@ -34,6 +34,16 @@ def as_text(value: Any, hint: Any) -> Any:
     return value
 
 
+def flat_settings(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names, such as model.embed_dim."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= (
+            flat_settings(value, f"{before}{name}.") if isinstance(value, dict) and value else {before + name: value}
+        )
+    return flat
+
+
 def checked_settings(config: type, given: Mapping[str, Any], where: object) -> dict[str, Any]:
     """Settings with values of their fields' types, checked like those in a file of --config; `out` may be left out.
 

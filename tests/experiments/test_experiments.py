@@ -21,12 +21,13 @@ import yaml
 import svfap.experiments.probing as probing_module
 import svfap.experiments.runs as runs_module
 from svfap.cli.main import main
+from svfap.console import duration
 from svfap.data.manifest import read_manifest
 from svfap.errors import Interrupted, UserError
 from svfap.experiments.config import ExperimentConfig
 from svfap.experiments.experiment import SYNTHETIC, experiment, experiment_runs, read_settings
 from svfap.experiments.probing import ProbeRun, probe_encoder
-from svfap.experiments.runs import BASELINE, Clock, ExperimentRuns, do_all, do_one, duration
+from svfap.experiments.runs import BASELINE, Clock, ExperimentRuns, do_all, do_one
 from svfap.experiments.studies import EXPERIMENTS, STUDIES, StudyRow
 from svfap.probe.config import ProbeConfig
 from svfap.probe.probe import probe_model
@@ -473,6 +474,7 @@ def test_help_and_mistakes_do_not_import_torch():
     script = """
 import sys
 from svfap.cli.main import main
+from svfap.console import duration
 assert main(["experiment", "nonsense"]) == 1
 assert main(["experiment", "scratch", "--finetune_config", "nowhere.yaml"]) == 1
 try:

@@ -30,7 +30,7 @@ from svfap.evaluation.confidence import (
     least_p,
     subject_scores,
 )
-from svfap.evaluation.config import FOLDS_FILE, CompareConfig
+from svfap.evaluation.config import EVALUATION_FOLDER, FOLDS_FILE, CompareConfig
 from svfap.evaluation.folds import differing_settings, has_groups, metrics_in, missing_in, put_together, read_fold
 from svfap.evaluation.metrics import write_metrics
 from svfap.evaluation.pool import evaluation_of, folds_of
@@ -191,7 +191,7 @@ def read_run(folder: Path) -> tuple[EvaluationPredictions, list[str]]:
 
 def _place(folder: Path) -> Path:
     """Where the evaluation of a run is: in the folder itself, or in evaluation/."""
-    inner = folder / "evaluation"
+    inner = folder / EVALUATION_FOLDER
     return inner if not (folder / PREDICTIONS_FILE).is_file() and (inner / PREDICTIONS_FILE).is_file() else folder
 
 

@@ -23,8 +23,10 @@ from svfap.settings import (
 from svfap.shipped import shipped_folder
 
 FOLDS_FILE = "folds.json"
-RUN_CONFIG = "config.yaml"
-FAILURE_FILE = "failed.txt"  # of a run: why it ended with an error
+# Of the folder of a training: its settings, videos and log, its progress in last/, why it ended with an error, and the folder of
+# its evaluation on its own test part.
+RUN_CONFIG, DATA_FILE, LOG_FILE, STATE_FILE = "config.yaml", "data.json", "log.jsonl", "state.json"
+FAILURE_FILE, EVALUATION_FOLDER = "failed.txt", "evaluation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,7 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
         if self.out is not None:
             return self.out
         model = Path(self.models[0])
-        return model.with_suffix(".evaluation") if is_exported(model) else model / "evaluation"
+        return model.with_suffix(".evaluation") if is_exported(model) else model / EVALUATION_FOLDER
 
 
 def run_config_of(model: str) -> Path | None:

@@ -15,7 +15,14 @@ from svfap.data.prepared import Fold, PreparedDataset, fold_folder, read_dataset
 from svfap.data.targets import frame_values_digest
 from svfap.errors import UserError
 from svfap.evaluation.confidence import interval_note
-from svfap.evaluation.config import FOLDS_FILE, EvaluateConfig, PoolConfig, models_of_folds, require_folds
+from svfap.evaluation.config import (
+    EVALUATION_FOLDER,
+    FOLDS_FILE,
+    EvaluateConfig,
+    PoolConfig,
+    models_of_folds,
+    require_folds,
+)
 from svfap.evaluation.evaluate import evaluate, provenance
 from svfap.evaluation.folds import score_folds
 from svfap.evaluation.metrics import flat_intervals, flat_scores, read_metrics, write_metrics
@@ -97,7 +104,7 @@ def pool_evaluations(out: Path, dataset: Path | None = None, allow_incomplete: b
 
 
 def evaluation_of(out: Path, fold: Fold) -> Path:
-    return fold_folder(out, fold.name) / "evaluation"
+    return fold_folder(out, fold.name) / EVALUATION_FOLDER
 
 
 def folds_of(out: Path, dataset: Path | None = None) -> tuple[str, Path]:

@@ -17,6 +17,7 @@ from svfap.data.manifest import read_manifest
 from svfap.data.split import units_of
 from svfap.errors import UserError
 from svfap.evaluation.confidence import SubjectScore, subject_scores
+from svfap.evaluation.config import EVALUATION_FOLDER
 from svfap.evaluation.predictions import (
     FRAMES_FILE,
     METRICS_FILE,
@@ -161,7 +162,7 @@ class Results:
         if reader != FINETUNE:
             return tuple(tuple(probe.files(reader)) for probe in self.runs.probes(row))
         name = FRAMES_FILE if self.runs.dataset.frame_level else PREDICTIONS_FILE
-        return tuple(tuple(one.out / "evaluation" / name for one in group) for group in self.runs.finetunings(row))
+        return tuple(tuple(one.out / EVALUATION_FOLDER / name for one in group) for group in self.runs.finetunings(row))
 
     def _scores(self, files: Files, metric: str) -> list[SubjectScore]:
         """For each pre-training the mean over its readings."""

@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from svfap.console import say, silent
+from svfap.console import duration, say, silent
 from svfap.data.prepared import PreparedDataset
 from svfap.errors import Interrupted, UserError
+from svfap.evaluation.config import EVALUATION_FOLDER, RUN_CONFIG
 from svfap.evaluation.predictions import METRICS_FILE
 from svfap.experiments.config import MAX_READINGS, ExperimentConfig
 from svfap.experiments.probing import ProbeRun, probe_encoder
@@ -259,12 +260,6 @@ class Clock:
         return f"about {duration(sum(rates[type(run)] * _epochs(run) for run in runs))} left"
 
 
-def duration(seconds: float) -> str:
-    """ "1 h 40 min", "7 min", or "1 min" for less."""
-    hours, minutes = divmod(max(round(seconds / 60), 1), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
 def _epochs(run: AnyRun) -> float:
     """Epochs of all videos. Those of a part of the videos are as long in pre-training (see `TrainConfig.fraction`)."""
     return run.epochs * run.fraction if isinstance(run, FinetuneConfig) else run.epochs
@@ -283,7 +278,7 @@ def is_done(run: AnyRun) -> bool:
     """Whether a run's results are there, of whatever settings."""
     if isinstance(run, ProbeRun):
         return run.is_done
-    return (run.out / ("evaluation" if isinstance(run, FinetuneConfig) else "") / METRICS_FILE).is_file()
+    return (run.out / (EVALUATION_FOLDER if isinstance(run, FinetuneConfig) else "") / METRICS_FILE).is_file()
 
 
 def check_settings(run: AnyRun) -> None:
@@ -291,7 +286,7 @@ def check_settings(run: AnyRun) -> None:
 
     Probes check their folder when they are done, by the weights that they read.
     """
-    if isinstance(run, TrainConfig) and (file := run.out / "config.yaml").is_file():
+    if isinstance(run, TrainConfig) and (file := run.out / RUN_CONFIG).is_file():
         try:
             RunFolder(resolve(replace(run, resume=True))).check()
         except UserError as error:

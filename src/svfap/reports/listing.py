@@ -13,9 +13,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from svfap.console import duration
 from svfap.data.video import natural_key
 from svfap.errors import UserError
-from svfap.evaluation.config import FAILURE_FILE, FOLDS_FILE, RUN_CONFIG
+from svfap.evaluation.config import (
+    DATA_FILE,
+    EVALUATION_FOLDER,
+    FAILURE_FILE,
+    FOLDS_FILE,
+    LOG_FILE,
+    RUN_CONFIG,
+    STATE_FILE,
+)
 from svfap.evaluation.pool import RESULTS_FILE
 from svfap.evaluation.predictions import METRICS_FILE, PREDICTIONS_FILE
 from svfap.files import is_being_written, write_atomically
@@ -23,9 +32,9 @@ from svfap.formats import read_settings_file, upgrade
 from svfap.metric_table import METRICS, main_metric, metric_name, metric_text
 from svfap.probe.config import PROBE_FILE
 from svfap.reports.config import RunsConfig
+from svfap.reports.runs import load_json, read_log
+from svfap.settings import flat_settings
 
-LOG_FILE, DATA_FILE, STATE_FILE = "log.jsonl", "data.json", "last/state.json"
-EVALUATION_FOLDER = "evaluation"  # of a run's own test part
 # What is in these folders belongs to the run around them.
 SKIPPED = {"last", "best", "tensorboard", "wandb", "mlruns"}
 # Settings that are no choice between runs, or have a column of their own.
@@ -108,7 +117,7 @@ def runs_in_words(table: pd.DataFrame) -> pd.DataFrame:
                 "validation": _score(row["validation_metric"], row["validation"]),
                 "test": _score(row["test_metric"], row["test"]),
                 "loss": "" if row["loss"] is None else f"{row['loss']:.4f}",
-                "time": "" if row["seconds"] is None else _duration(row["seconds"]),
+                "time": "" if row["seconds"] is None else _time(row["seconds"]),
                 "updated": (row["updated"] or "")[:16].replace("T", " "),
             }
         )  # fmt: skip
@@ -160,7 +169,7 @@ def _training(path: Path, found: RunSummary) -> None:
         raise UserError(f"{path / RUN_CONFIG}: no such file")
     settings = read_settings_file(path / RUN_CONFIG)
     found.kind = "pre-training" if "mask_ratio" in settings else "fine-tuning"
-    found.settings, found.epochs = _flat(settings), int(settings["epochs"])
+    found.settings, found.epochs = flat_settings(settings), int(settings["epochs"])
     found.data = _data(settings)
     metrics = _read(path / METRICS_FILE)
     if (path / METRICS_FILE).is_file():
@@ -186,7 +195,7 @@ def _training(path: Path, found: RunSummary) -> None:
         key = next(f"linear_last_{name}" for name in MAIN if f"linear_last_{name}" in probes[-1])
         found.validation_metric, found.validation = key.replace("linear_last", "probe"), float(probes[-1][key])
         found.best_epoch = probes[-1]["epoch"]
-    state = _read(path / STATE_FILE)
+    state = _read(path / "last" / STATE_FILE)
     seconds = metrics.get("seconds", state.get("seconds"))
     found.seconds = None if seconds is None else float(seconds)
     _add_test(_read(path / EVALUATION_FOLDER / METRICS_FILE), found)
@@ -239,31 +248,18 @@ def _set_time(found: RunSummary, path: Path, *names: str) -> None:
 
 def _read(file: Path) -> dict[str, Any]:
     """The content of a JSON file; empty where there is none. Raises `UserError`."""
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({error})") from None
+    content = load_json(file) if file.is_file() else {}
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds a {type(content).__name__}, not names with values")
     return content
 
 
 def _log(file: Path) -> list[dict[str, Any]]:
-    """The lines of a log; the last may be incomplete. Raises `UserError`."""
-    lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            if number < len(lines):
-                raise UserError(f"{file}: line {number} is not JSON") from None
-            break
-        if not isinstance(record, dict) or not {"kind", "epoch"} <= record.keys():
+    """The records of a training, none without a log. Raises `UserError`."""
+    records = read_log(file) if file.is_file() else []
+    for number, record in enumerate(records, 1):
+        if not {"kind", "epoch"} <= record.keys():
             raise UserError(f"{file}: line {number} is no record of a training")
-        records.append(record)
     return records
 
 
@@ -273,11 +269,6 @@ def _data(settings: dict[str, Any]) -> str | None:
         fold = settings.get("fold")
         return Path(str(dataset)).name + (f", fold {fold}" if fold not in (None, "1") else "")
     return "/".join(Path(str(settings["manifest"])).parts[-2:]) if settings.get("manifest") else None
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    model = {MODEL + name: value for name, value in (settings.get("model") or {}).items()}
-    return {**{name: value for name, value in settings.items() if name != "model"}, **model}
 
 
 def _differing(runs: list[RunSummary]) -> list[str]:
@@ -319,9 +310,6 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _duration(seconds: float) -> str:
-    """42 s, 7 min, 1 h 40 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+def _time(seconds: float) -> str:
+    """As `duration`; less than a minute in seconds, "42 s"."""
+    return f"{seconds:.0f} s" if seconds < 60 else duration(seconds)

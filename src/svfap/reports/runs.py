@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from svfap.data.prepared import read_dataset
 from svfap.data.video import natural_key
 from svfap.errors import UserError
+from svfap.evaluation.config import LOG_FILE, RUN_CONFIG
 from svfap.evaluation.folds import pool_predictions
 from svfap.evaluation.predictions import (
     FRAMES_FILE,
@@ -33,8 +34,8 @@ from svfap.weighted import weighted_paths
 
 # What the folder of a run may hold: the default outputs of the other commands.
 RUN_FILES = {
-    "config": "config.yaml",
-    "log": "log.jsonl",
+    "config": RUN_CONFIG,
+    "log": LOG_FILE,
     "training": "metrics.json",
     "metrics": "evaluation/metrics.json",
     "predictions": "evaluation/predictions.csv",
@@ -109,7 +110,7 @@ def _read_one(folder: Path) -> Run:
         folder=folder,
         training={key: training[key] for key in TRAINING_FACTS if training.get(key) is not None},
         metrics=read("metrics", _read_json, {}),
-        log=read("log", _read_log, []),
+        log=read("log", read_log, []),
         predictions=read("predictions", read_predictions, pd.DataFrame()),
         frames=read_predictions(frames) if frames.is_file() else None,
         features=read("features", read_features, None),
@@ -178,17 +179,23 @@ def _name_of(folder: Path) -> str:
         return folder.name
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path) -> Any:
+    """The content of a JSON file. Raises `UserError`."""
     try:
-        content = json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = load_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold a JSON object, not a {type(content).__name__}")
     return content
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; the last may be incomplete. Raises `UserError`."""
     records, lines = [], path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:

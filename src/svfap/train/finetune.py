@@ -24,7 +24,7 @@ from svfap.data.split import carve_validation, take_fraction, units_of
 from svfap.data.targets import all_targets, frame_dimensions, is_annotated, require_values
 from svfap.device import send
 from svfap.errors import UserError
-from svfap.evaluation.config import EvaluateConfig
+from svfap.evaluation.config import EVALUATION_FOLDER, EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.pool import has_evaluation, is_evaluated, pool_evaluations, write_folds_file
 from svfap.evaluation.predictions import score_predictions
@@ -237,7 +237,7 @@ def finetune_folds(config: FinetuneConfig) -> TrainResult:
     with only_writer(out):
         write_folds_file(out, config.dataset, config.preset)
         if stopped_by := run_all(run_fold, configs, config.parallel):
-            done = sum(has_evaluation(fold_folder(out, fold.name) / "evaluation", fold) for fold in dataset.folds)
+            done = sum(has_evaluation(fold_folder(out, fold.name) / EVALUATION_FOLDER, fold) for fold in dataset.folds)
             finished = f"{done} of {len(configs)} folds are finished in {out}"
             say(f"stopped: {finished}; the same command with --resume goes on")
             return TrainResult(finished=False, stopped_by=stopped_by)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from svfap.console import progress_bar, say
 from svfap.errors import Interrupted, UserError
+from svfap.evaluation.config import LOG_FILE
 from svfap.files import make_folder
 from svfap.signals import STOP_SIGNALS, interrupt, signal_handlers, signal_of
 
@@ -170,7 +171,7 @@ def _check(config: Run, status: int) -> None:
 def _progress(config: Run) -> tuple[float, str]:
     """Epochs that a run has done and its last loss, from the end of its log."""
     try:
-        with (config.out / "log.jsonl").open("rb") as file:
+        with (config.out / LOG_FILE).open("rb") as file:
             file.seek(-min(4000, file.seek(0, os.SEEK_END)), os.SEEK_END)
             lines = [json.loads(line) for line in file.read().split(b"\n") if line[:1] == b"{" and line[-1:] == b"}"]
     except (OSError, ValueError):

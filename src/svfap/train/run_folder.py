@@ -15,7 +15,7 @@ import yaml
 
 from svfap.console import say
 from svfap.errors import UserError
-from svfap.evaluation.config import FAILURE_FILE
+from svfap.evaluation.config import DATA_FILE, FAILURE_FILE, LOG_FILE, RUN_CONFIG, STATE_FILE
 from svfap.files import make_folder, recover_folder, replacing_folder, write_atomically
 from svfap.formats import read_settings_file, stamped, upgrade
 from svfap.settings import check_same_settings
@@ -37,7 +37,6 @@ FREE_SETTINGS = (
 )
 DATA_SETTINGS = ("dataset", "manifest", "val_manifest", "root")  # may change where the rows are known to be the same
 NOT_STORED = ("resume", "parallel")  # of one call, not of the run
-STATE_FILE = "state.json"
 FULL_BYTES = 2**20  # a disk with less free space is full
 
 
@@ -62,9 +61,9 @@ class RunFolder:
     def __init__(self, config: TrainConfig) -> None:
         self.path = Path(config.out)
         self.last, self.best = self.path / "last", self.path / "best"
-        self.config_file, self._data_file = self.path / "config.yaml", self.path / "data.json"
+        self.config_file, self._data_file = self.path / RUN_CONFIG, self.path / DATA_FILE
         self._tracking_file, self._failure_file = self.path / "tracking.json", self.path / FAILURE_FILE
-        self._metrics_file, self._log_file = self.path / "metrics.json", self.path / "log.jsonl"
+        self._metrics_file, self._log_file = self.path / "metrics.json", self.path / LOG_FILE
         self._config = config
         defaults = type(config)(out=config.out)
         # Paths as text, tuples as lists.

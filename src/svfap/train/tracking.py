@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from svfap.console import say
 from svfap.errors import UserError, first_line
+from svfap.settings import flat_settings
 from svfap.train.run_folder import RunFolder
 
 Picture = NDArray[np.uint8]  # (height, width, 3), RGB
@@ -206,7 +207,7 @@ class _Mlflow(_Client):
         self.tracker.experiment_name = project  # accelerate prefers the variable to what is asked for
         self.tracker.start()
         if not self.before:  # what is noted there cannot be changed later
-            self.tracker.store_init_configuration(_flat(self.folder.settings))
+            self.tracker.store_init_configuration(flat_settings(self.folder.settings))
         mlflow.log_artifact(str(self.folder.config_file))
         run = self.tracker.tracker.info.run_id
         say(f"mlflow: run {run} of experiment {project} at {mlflow.get_tracking_uri()}")
@@ -223,14 +224,6 @@ class _Mlflow(_Client):
         import mlflow
 
         mlflow.end_run(self.ENDS[outcome])
-
-
-def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) and value else {before + name: value}
-    return flat
 
 
 def _allowed(name: str) -> str:
