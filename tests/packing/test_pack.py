@@ -22,10 +22,10 @@ import odd_videos
 import pandas as pd
 import pytest
 import torch
+from stopped_runs import stopped_in_step
 
 import svfap
 import svfap.remote as remote
-import svfap.train.loop as loop
 import svfap.train.resolve as resolve_module
 from svfap.cli.main import main
 from svfap.data.loader import ClipDataset, make_loader
@@ -197,23 +197,14 @@ def test_videos_of_several_folds_are_packed_once_and_all_folds_can_be_trained(fi
     assert all(row.reason == "" for row in map(packed_row, (out / name for name in KINDS)))
 
 
-def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_same_losses(faces, tmp_path, monkeypatch):
+def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_same_losses(faces, tmp_path):
     """Also one that was begun with the videos goes on with the packed ones: the rows are the same."""
     pack(faces, PackConfig(out=tmp_path / "packed"))
     assert svfap.pretrain(PretrainConfig(**QUICK, dataset=tmp_path / "packed", out=tmp_path / "whole")).finished
     whole = losses_of(tmp_path / "whole")
-    accumulate = loop.TrainingRun._accumulate
     for name, dataset in {"broken": tmp_path / "packed", "begun": faces}.items():
-        count = iter(range(99))
-
-        def stopping(*args):
-            if next(count) == 5:  # noqa: B023 - of this run
-                os.kill(os.getpid(), signal.SIGTERM)
-            return accumulate(*args)
-
-        monkeypatch.setattr(loop.TrainingRun, "_accumulate", stopping)
-        assert not svfap.pretrain(PretrainConfig(**QUICK, dataset=dataset, out=tmp_path / name)).finished
-        monkeypatch.undo()
+        with stopped_in_step(6):
+            assert not svfap.pretrain(PretrainConfig(**QUICK, dataset=dataset, out=tmp_path / name)).finished
         assert len(losses_of(tmp_path / name)) == 6  # of 8, 4 in each epoch
         resumed = {**QUICK, "num_workers": 1} if name == "broken" else QUICK
         assert svfap.pretrain(

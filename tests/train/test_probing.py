@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from small_runs import log, pretraining
+from stopped_runs import stopped_in_step
 
 from svfap.console import console
 from svfap.data.prepared import read_dataset, write_dataset_file
@@ -70,18 +69,10 @@ def test_the_first_probe_is_of_the_untrained_encoder(probed, faces):
     assert scores == {name: log(probed, "probe")[0][name] for name in NAMES}
 
 
-def test_a_resumed_run_has_the_same_losses_and_probes(plain, probed, faces, tmp_path, monkeypatch):
+def test_a_resumed_run_has_the_same_losses_and_probes(plain, probed, faces, tmp_path):
     config = pretraining(faces, tmp_path / "run", probe_every=2, probe_dataset=faces)
-    real, steps = TrainingRun._accumulate, iter(range(1, 100))
-
-    def stopping(*args):
-        if next(steps) == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*args)
-
-    monkeypatch.setattr(TrainingRun, "_accumulate", stopping)
-    assert pretrain(config).step == 6
-    monkeypatch.undo()
+    with stopped_in_step(6):
+        assert pretrain(config).step == 6
     assert pretrain(replace(config, resume=True)).finished
     assert log(tmp_path / "run") == log(plain)
     again, whole = log(tmp_path / "run", "probe"), log(probed, "probe")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import builtins
-import os
-import signal
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from small_runs import PLAIN, finetuning, log, pretraining
+from stopped_runs import stopped_in_step
 
 import svfap
 from svfap.errors import UserError
@@ -99,20 +98,12 @@ def test_adapters_change_nothing_before_the_first_step_and_have_the_scale_that_i
         torch.testing.assert_close(merged, layer.base_layer.weight + 0.5 * b @ a)
 
 
-def test_a_run_with_adapters_that_was_stopped_goes_on_as_if_it_had_not(encoder, faces, tmp_path, monkeypatch):
+def test_a_run_with_adapters_that_was_stopped_goes_on_as_if_it_had_not(encoder, faces, tmp_path):
     settings = dict(init=str(encoder), trainable="lora", ema_decay=0.5)
     whole, halves = (finetuning(faces, tmp_path / name, **settings) for name in ("whole", "halves"))
     finetune(whole)
-    real = TrainingRun._step
-
-    def stopping(run, *args):
-        if run.state.step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(run, *args)
-
-    monkeypatch.setattr(TrainingRun, "_step", stopping)
-    assert not finetune(halves).finished
-    monkeypatch.undo()
+    with stopped_in_step(4):
+        assert not finetune(halves).finished
     finetune(replace(halves, resume=True))
     assert [line["loss"] for line in log(halves.out)] == [line["loss"] for line in log(whole.out)]
     with pytest.raises(UserError, match="has adapters apart from the weights; best/ of the run"):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from observe import Effect, check, observe_training, watching, write_material
+from stopped_runs import stopped_in_step
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import svfap
@@ -233,21 +234,13 @@ def test_out_and_resume(kind, train, runs):
 
 
 @BOTH
-def test_resume_goes_on_with_the_next_micro_batch(kind, train, runs, monkeypatch):
+def test_resume_goes_on_with_the_next_micro_batch(kind, train, runs):
     """In the middle of an epoch, where a step has several."""
     settings = {"accumulate_steps": 2, "epochs": 2, "batch_size": 4}
     whole, config = runs(kind, settings), runs.config(kind, settings)
-    real, steps = TrainingRun._accumulate, count(1)
-
-    def stopping(*args):
-        if next(steps) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*args)
-
-    monkeypatch.setattr(TrainingRun, "_accumulate", stopping)
-    stopped = train(config)
+    with stopped_in_step(4):
+        stopped = train(config)
     assert (stopped.finished, stopped.step) == (False, 4)
-    monkeypatch.undo()
     assert observe_training(train, replace(config, resume=True))["losses"] == whole["losses"]
 
 
@@ -401,23 +394,15 @@ def test_weights_of_manifests_are_shares_of_the_clips(kind, train, runs, monkeyp
 
 
 @BOTH
-def test_a_run_of_several_manifests_goes_on_with_the_same_draws(kind, train, runs, monkeypatch):
+def test_a_run_of_several_manifests_goes_on_with_the_same_draws(kind, train, runs):
     """And not with other weights."""
     eight, four = sources(runs)
     given = (SOURCES if kind is FinetuneConfig else {"split": None}) | {"batch_size": 4}
     whole = replace(runs.config(kind, given), manifest=[f"{eight}:1", f"{four}:2"])
-    losses, config, steps = observe_training(train, whole)["losses"], runs.config(kind, given), count(1)
+    losses, config = observe_training(train, whole)["losses"], runs.config(kind, given)
     config = replace(config, manifest=whole.manifest)
-    real = TrainingRun._accumulate
-
-    def stopping(*args):
-        if next(steps) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*args)
-
-    monkeypatch.setattr(TrainingRun, "_accumulate", stopping)
-    assert train(config).step == 4
-    monkeypatch.undo()
+    with stopped_in_step(4):
+        assert train(config).step == 4
     with pytest.raises(
         UserError, match="training manifests: 8 videos with weight 1, 4 videos with weight 2 then, 8 videos w"
     ):
