@@ -53,7 +53,7 @@ def test_numbers_in_names_tell_the_rows_of_pictures(tmp_path, first, pattern):
     for item in items(manifest):
         assert item.reason is None
         levels = item.clips[0].reshape(8, -1).mean(axis=1)
-        np.testing.assert_allclose(item.targets[0][:, 0], levels / 200, atol=1e-6)
+        np.testing.assert_allclose(item.targets[0]["values"][:, 0], levels / 200, atol=1e-6)
         shown |= set(levels)
     assert len(shown) > 50
 

@@ -269,7 +269,7 @@ def test_values_of_frames_are_those_of_their_pictures_within_a_time_span(runs):
     task = FinetuneTask(runs.config(FinetuneConfig, settings))
     for number in range(3):
         item = task.dataset[number]
-        assert item.targets[0][:, 0].tolist() == list(item.frames[0])
+        assert item.targets[0]["values"][:, 0].tolist() == list(item.frames[0])
         assert 10 <= min(item.frames[0]) < max(item.frames[0]) < 35
 
 

@@ -11,6 +11,7 @@ A batch is a dict. Each row is a clip; in mode "test" it is one view of a video,
   values      float32 (B, K), or (B, T, K) with `frame_level` (regression); NaN for a frame that is not annotated
   keys        list of B sample keys
   unreadable  list of (index, key, reason) of the samples of this batch that could not be read; they have no row
+  head NAME   in place of these, with several heads: the labels or values of each, -1 or NaN also for a clip that has none
 Without labels in the manifest there is neither `label` nor `values`. If no sample of a batch can be read, B = 0.
 """
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 import atexit
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -52,8 +53,8 @@ Batch = dict[str, Any]
 class Item:
     """One decoded sample, or the reason it could not be decoded.
 
-    For each clip: pixels (T, size, size, 3), frame numbers (T,), the number of coinciding views, and target, () or (K,),
-    with frame_level (T,) or (T, K).
+    For each clip: pixels (T, size, size, 3), frame numbers (T,), the number of coinciding views, and by their keys in a batch
+    its targets, () or (K,), with frame_level (T,) or (T, K).
     """
 
     index: int
@@ -62,15 +63,15 @@ class Item:
     clips: list[Pixels] = field(default_factory=list)
     frames: list[Indices] = field(default_factory=list)
     views: list[int] = field(default_factory=list)
-    targets: list[Targets] = field(default_factory=list)
+    targets: list[dict[str, Targets]] = field(default_factory=list)
 
 
 class Opened(NamedTuple):
-    """A video while its clips are read: targets of all its pictures (None: one target for the whole video), the picture that
-    each frame of the clock shows, the stretches of frames that clips may come from, and how pictures are read by number.
+    """A video while its clips are read: by their keys in a batch the targets of all its pictures, where it has no single one for
+    the whole video, the picture that each frame of the clock shows, the stretches of frames that clips may come from, and how pictures are read by number.
     """
 
-    targets: Targets | None
+    targets: dict[str, Targets]
     picture_of: Indices
     stretches: list[tuple[int, int]]
     read: Callable[[Indices], Pixels]
@@ -87,7 +88,8 @@ class ClipDataset(Dataset[Item]):
     multi-scale crop, as fractions of the frame's short side.
     repeats: number of clips per item in the two training modes, in "pretrain" one from each of as many equal parts of the
     video; the video is decoded once for all of them.
-    frame_level: targets of the sampled frames (see `svfap.data.targets`) instead of the target of the clip.
+    frame_level: targets of the sampled frames (see `svfap.data.targets`) instead of the target of the clip. frame_heads: of
+    which of the manifest's heads.
     fps: sample all videos on a clock of this many frames per second; None: each on the clock of its own rate. frames_fps:
     pictures per second of folders of frames; None: 25.
     cache_bytes: memory for decoded videos, which are then not read again. Videos are taken in as they come, until one has no
@@ -112,6 +114,7 @@ class ClipDataset(Dataset[Item]):
     frame_fit: str = "squash"
     crop_scales: Sequence[float] = MULTI_SCALES
     frame_level: bool = False
+    frame_heads: Collection[str] = ()
     balanced: bool = False
     fps: float | None = None
     frames_fps: float | None = None
@@ -124,7 +127,11 @@ class ClipDataset(Dataset[Item]):
         manifest, self._room = self.manifest, self.cache_bytes
         if self.mode not in ("pretrain", "train", "val", "test"):
             raise ValueError(f"mode is '{self.mode}', known are pretrain, train, val and test")
-        self.target = "values" if manifest.dimensions is not None else "label" if manifest.label_names else None
+        task = "regression" if manifest.dimensions is not None else "classification" if manifest.label_names else None
+        # Key in a batch -> where its targets are from, and whether they are of frames.
+        self.sources = {target_key(name): (head, name in self.frame_heads) for name, head in manifest.heads.items()}
+        if task is not None:
+            self.sources[target_key("", task)] = (manifest, self.frame_level)
         first = manifest.dimensions[0] if manifest.dimensions else None
         if first is not None and first not in manifest.table and not self.frame_level:
             raise UserError(f"{manifest.path}: has no column '{first}', only values per frame; set `frame_level`")
@@ -151,8 +158,7 @@ class ClipDataset(Dataset[Item]):
         seeds = np.random.SeedSequence([self.seed, self.epoch, index])
         rng = np.random.RandomState(np.random.MT19937(seeds))
         try:
-            with self._opened(sample) as video:
-                labels = video.targets
+            with self._opened(index % len(self), sample) as video:
                 rows = self._sample(video.stretches, rng)
                 counts = np.ones(len(rows), np.int64)
                 if self.mode == "test":  # segments of a short video coincide
@@ -169,22 +175,25 @@ class ClipDataset(Dataset[Item]):
                 item.clips += [crop for crop, _ in crops]
                 item.frames += [row] * len(crops)
                 item.views += [count * coinciding for _, coinciding in crops]
-                if self.target is not None:
-                    item.targets += [self._target(sample, labels, numbers)] * len(crops)
+                item.targets += [self._targets(index % len(self), video.targets, numbers)] * len(crops)
             return item
         except (VideoError, OSError) as error:
             reason = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
             return Item(index % len(self), sample, reason)
 
     @contextmanager
-    def _opened(self, sample: Sample) -> Iterator[Opened]:
-        """The video of a sample, from memory if it is there."""
+    def _opened(self, index: int, sample: Sample) -> Iterator[Opened]:
+        """The video of the sample in this row, from memory if it is there."""
         if sample.key in self._kept:
             yield self._kept[sample.key]
             return
         with open_video(sample.path, self.frames_fps or PICTURE_FPS) as video:
-            per_picture = self.target is not None and self.frame_level
-            targets = picture_targets(self.manifest, sample, video) if per_picture else None
+            found = {
+                key: picture_targets(labels, labels[index], video)
+                for key, (labels, frame_level) in self.sources.items()
+                if frame_level
+            }
+            targets = {key: each for key, each in found.items() if each is not None}
             grid = video.grid(self.fps)
             stretches = grid.parts(*span_of(video, sample, self.fps))
             opened = Opened(targets, grid.picture_of, stretches, lambda wanted: inside_box(video.read(wanted), sample))
@@ -205,12 +214,16 @@ class ClipDataset(Dataset[Item]):
         self._kept[key] = video._replace(read=lambda wanted: pictures[np.searchsorted(numbers, wanted)])
         return self._kept[key]
 
-    def _target(self, sample: Sample, labels: Targets | None, pictures: Indices) -> Targets:
-        """Of a clip that shows these pictures of the video. labels: of all its pictures; None: one for the whole video."""
-        if labels is not None:
-            return np.asarray(labels[pictures])
-        target = target_of(self.manifest, sample)
-        return np.repeat(target[None], len(pictures), axis=0) if self.frame_level else target
+    def _targets(self, index: int, per_picture: Mapping[str, Targets], pictures: Indices) -> dict[str, Targets]:
+        """Of a clip that shows these pictures of the video in this row. per_picture: targets of all its pictures."""
+        targets = {}
+        for key, (labels, frame_level) in self.sources.items():
+            if key in per_picture:
+                targets[key] = np.asarray(per_picture[key][pictures])
+                continue
+            target = target_of(labels, labels[index])
+            targets[key] = np.repeat(target[None], len(pictures), axis=0) if frame_level else target
+        return targets
 
     def _sample(self, stretches: Sequence[tuple[int, int]], rng: np.random.RandomState) -> Indices:
         """Frame numbers of the clips, (clips, clip_length), each clip within one of the stretches (first, stop)."""
@@ -247,14 +260,18 @@ class ClipDataset(Dataset[Item]):
             "keys": [item.sample.key for item in items for _ in item.clips],
             "unreadable": [(item.index, item.sample.key, item.reason) for item in items if item.reason is not None],
         }
-        if self.target is not None:
-            dimensions = self.manifest.dimensions
-            per_clip = [self.clip_length] if self.frame_level else []
-            per_clip += [] if dimensions is None else [len(dimensions)]
-            targets = [target for item in items for target in item.targets]
-            array = np.array(targets, np.int64 if dimensions is None else np.float32)
-            batch[self.target] = torch.from_numpy(array.reshape(len(clips), *per_clip))
+        for key, (labels, frame_level) in self.sources.items():
+            per_clip = [self.clip_length] if frame_level else []
+            per_clip += [] if labels.dimensions is None else [len(labels.dimensions)]
+            targets = [target[key] for item in items for target in item.targets]
+            array = np.array(targets, np.int64 if labels.dimensions is None else np.float32)
+            batch[key] = torch.from_numpy(array.reshape(len(clips), *per_clip))
         return batch
+
+
+def target_key(head: str, task: str = "") -> str:
+    """The key of targets in a batch: of the only head, by its task, or of one of several, by its name."""
+    return f"head {head}" if head else {"regression": "values", "classification": "label"}[task]
 
 
 def _drawn(stretches: Sequence[tuple[int, int]], rng: np.random.RandomState) -> tuple[int, int]:

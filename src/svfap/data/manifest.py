@@ -6,7 +6,7 @@ import csv
 import os
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, overload
@@ -90,7 +90,8 @@ class Manifest(Sequence[Sample]):
     sample, with the columns `path` (as written; of a joined manifest absolute), `label` (int64), the dimensions (float64), and
     those of start_s, end_s, subject, split, group, frame_values, box_x, ..., box_h that the file has. If value columns have a
     number per frame, `frame_numbers` has an array (frames, dimensions) or None, and the dimensions have the means.
-    invalid_marks, label_range: which values per frame are none, as in `read_manifest`. mixture: of a joined manifest.
+    invalid_marks, label_range, label_column, partial: as in `read_manifest`. mixture: of a joined manifest. heads: name -> the
+    same rows with the labels of one of several heads; of these the manifest itself has none (see `svfap.data.heads`).
     """
 
     def __init__(
@@ -103,8 +104,12 @@ class Manifest(Sequence[Sample]):
         invalid_marks: tuple[float, ...] = (),
         label_range: tuple[float, float] | None = None,
         mixture: Mixture | None = None,
+        label_column: str = "label",
+        partial: bool = False,
+        heads: Mapping[str, Manifest] | None = None,
     ) -> None:
         self.path, self.root, self.table, self.mixture = path, root, table, mixture
+        self.label_column, self.partial, self.heads = label_column, partial, dict(heads or {})
         self.label_names, self.dimensions = label_names, dimensions
         self.invalid_marks, self.label_range = invalid_marks, label_range
         self._columns = {str(name): table[name].array for name in table.columns}
@@ -148,24 +153,29 @@ class Manifest(Sequence[Sample]):
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Manifest:
         """The samples at these positions, in this order."""
         rows = np.asarray(indices, np.int64)
-        table = self.table.take(rows).reset_index(drop=True)
-        validity = self.invalid_marks, self.label_range
         mixture = None if self.mixture is None else replace(self.mixture, of=self.mixture.of[rows])
-        return Manifest(self.path, self.root, table, self.label_names, self.dimensions, *validity, mixture)
+        heads = {name: head.subset(rows) for name, head in self.heads.items()}
+        return self.with_rows(self.table.take(rows).reset_index(drop=True), mixture, heads)
+
+    def with_rows(
+        self, table: pd.DataFrame, mixture: Mixture | None = None, heads: Mapping[str, Manifest] | None = None
+    ) -> Manifest:
+        """A manifest of other rows with labels of the same kind."""
+        kind = self.label_names, self.dimensions, self.invalid_marks, self.label_range
+        return Manifest(self.path, self.root, table, *kind, mixture, self.label_column, self.partial, heads)
 
     @property
     def parts(self) -> list[Manifest]:
         """The samples of each of the manifests that this one was joined of; of another one itself."""
         if self.mixture is None:
             return [self]
-        validity = self.invalid_marks, self.label_range
-        tables = [
-            self.table[self.mixture.of == number].reset_index(drop=True) for number in range(len(self.mixture.paths))
-        ]
-        return [
-            Manifest(path, self.root, table, self.label_names, self.dimensions, *validity)
-            for path, table in zip(self.mixture.paths, tables, strict=True)
-        ]
+        found, heads = [], {name: head.parts for name, head in self.heads.items()}
+        for number, path in enumerate(self.mixture.paths):
+            table = self.table[self.mixture.of == number].reset_index(drop=True)
+            part = self.with_rows(table, heads={name: parts[number] for name, parts in heads.items()})
+            part.path = path
+            found.append(part)
+        return found
 
     @property
     def subjects(self) -> NDArray[np.object_] | None:
@@ -216,6 +226,8 @@ def read_manifest(
     frame_level: bool = False,
     invalid_marks: Sequence[float] = (),
     label_range: tuple[float, float] | None = None,
+    label_column: str = "label",
+    partial: bool = False,
 ) -> Manifest:
     """Read a manifest.
 
@@ -231,11 +243,13 @@ def read_manifest(
     split: keep only the rows whose column `split` has this value.
     invalid_marks: numbers that mean "not annotated"; frames with one are left out (see `svfap.data.targets`).
     label_range: least and greatest value (regression); frames with a value outside are left out.
+    label_column: the column of classes, here and in files of frame_values.
+    partial: rows may lack the label, or all values; they have the label -1, or NaN, and so have all if there is no such column.
     Raises `ManifestError`, also for a value of a whole clip that is a mark or outside the range. Prints a message if classes
     are counted from 1, have holes, or differ only in case. `Manifest.require_files` checks whether the videos exist.
     """
     marks = tuple(float(mark) for mark in invalid_marks)
-    parser = _Parser(Path(path), root, marks, label_range)
+    parser = _Parser(Path(path), root, marks, label_range, label_column, partial)
     parser.choose(split)
     names = dims = None
     if task == "classification":
@@ -243,7 +257,8 @@ def read_manifest(
     elif task == "regression":
         dims = parser.read_values(dimensions, frame_level)
     table = parser.table[parser.chosen].reset_index(drop=True)
-    return Manifest(parser.path, parser.root, table, names, dims, marks, label_range)
+    kind = names, dims, marks, label_range
+    return Manifest(parser.path, parser.root, table, *kind, label_column=label_column, partial=partial)
 
 
 def is_invalid(
@@ -353,7 +368,10 @@ class _Parser:
         root: str | Path | None,
         invalid_marks: tuple[float, ...] = (),
         label_range: tuple[float, float] | None = None,
+        label_column: str = "label",
+        partial: bool = False,
     ) -> None:
+        self.label_column, self.partial = label_column, partial
         self.path, self.root = path, Path(root) if root is not None else root_of(path)
         self.validity = invalid_marks, label_range
         self.text = _read_table(path, self.root)
@@ -383,16 +401,20 @@ class _Parser:
 
     def read_labels(self, label_names: Sequence[str] | None, frame_level: bool) -> tuple[str, ...]:
         """Add the int64 column `label` (-1 if missing in a row that is not chosen); return the class names."""
-        path, known = self.path, tuple(label_names or ())
-        if "label" not in self.text and frame_level and "frame_values" in self.table:
-            self._refuse(self._missing("frame_values"), "frame_values", "is missing; give a file of labels")
+        path, known, column = self.path, tuple(label_names or ()), self.label_column
+        if column not in self.text and frame_level and "frame_values" in self.table:
+            self._require("frame_values", "give a file of labels")
             if not known:
-                raise ManifestError(f"{path}: labels are only in the frame_values files; name them with `label_names`")
+                fix = "name them with `label_names`"
+                raise ManifestError(f"{path}: labels are only in the frame_values files; {fix}")
+        elif column not in self.text and not self.partial:
+            raise ManifestError(f"{path}: no column '{column}'; add one with a class name or an integer from 0")
+        if column not in self.text:
+            if self.partial:
+                self.table["label"] = -1
             return known
-        if "label" not in self.text:
-            raise ManifestError(f"{path}: no column 'label'; add one with a class name or an integer from 0")
-        self._refuse(self._missing("label"), "label", "is missing; give a class or remove the row")
-        labels = self.text["label"].map(same_text)
+        self._require(column, "give a class or remove the row")
+        labels = self.text[column].map(same_text)
         given = [str(text) for text in labels.unique() if text.lower() not in ("", "nan")]
         numbers = {text: number for text in given if (number := integer(text)) is not None}
         class_of = {same_text(name): number for number, name in enumerate(known)}
@@ -403,7 +425,7 @@ class _Parser:
                 if not 0 <= number < limit:
                     what = f"{text} is out of range; labels are 0 to {limit - 1}"
                     what += ", not counted from 1" if number == limit and 0 not in found else ""
-                    self._refuse(labels == text, "label", what, LabelError)
+                    self._refuse(labels == text, column, what, LabelError)
             class_of = numbers
             if not known:
                 known = tuple(map(str, range(max(found) + 1)))
@@ -413,10 +435,10 @@ class _Parser:
                     say_once(f"{path}: no row has label {_listed(holes)}: {outputs}")
         elif unknown and known:
             what = f"'{unknown[0]}' is not a known label; known are {_listed(known)}"
-            self._refuse(labels == unknown[0], "label", what, LabelError)
+            self._refuse(labels == unknown[0], column, what, LabelError)
         elif unknown and numbers:
             text = next(iter(numbers))
-            self._refuse(labels == text, "label", f"'{text}' is a number among names; use one or the other")
+            self._refuse(labels == text, column, f"'{text}' is a number among names; use one or the other")
         elif unknown:
             known = tuple(sorted(unknown))
             class_of = {name: number for number, name in enumerate(known)}
@@ -440,12 +462,19 @@ class _Parser:
                     fix += ", or name those of the files of values per frame with `dimensions`"
                 raise ManifestError(f"{path}: no column of numbers to learn; {fix}")
         absent = [name for name in names if name not in text]
-        if len(absent) == len(names) and "frame_values" in self.table:
-            self._refuse(self._missing("frame_values"), "frame_values", "is missing; give a file of values")
+        if len(absent) == len(names) and "frame_values" in self.table and (frame_level or not self.partial):
+            self._require("frame_values", "give a file of values")
             return names  # all values are in files
+        if len(absent) == len(names) and self.partial:
+            self.table[list(names)] = np.nan
+            return names
         if absent:
             found = _listed(text.columns)
             raise ManifestError(f"{path}: no column '{absent[0]}' for that dimension; there are {found}")
+        missing = pd.DataFrame({name: self._missing(name) for name in names})
+        for name in names:
+            some = missing[name] & ~missing.all(axis=1)
+            self._refuse(some & self.partial, name, "is missing, while the row has another dimension; give all or none")
         if frame_level and any(text[name].str.contains(" ").any() for name in names):
             self._read_frame_numbers(names)
         else:
@@ -456,8 +485,8 @@ class _Parser:
             clips = clips & self.table["frame_numbers"].isna()
         for name in names:
             values, (marks, label_range) = self.table[name], self.validity
-            self._refuse(values.isna() & clips, name, "is missing; give a number or remove the row")
-            invalid = clips & is_invalid(values.to_numpy(np.float64), marks, label_range)
+            self._require(name, "give a number or remove the row", clips)
+            invalid = clips & ~missing[name] & is_invalid(values.to_numpy(np.float64), marks, label_range)
             if invalid.any():
                 value = values[invalid].iloc[0]
                 reason = "a mark of what is not annotated" if value in marks else f"outside label_range {label_range}"
@@ -468,7 +497,7 @@ class _Parser:
         """Add the column `frame_numbers`, and for each dimension the mean of its valid frames, the value of the clip."""
         cells = self.text[list(names)].map(_floats)
         for name in names:
-            self._refuse(self._missing(name), name, "is missing; give a number or remove the row")
+            self._require(name, "give a number or remove the row")
             wrong = cells[name].map(lambda cell: not np.isfinite(cell).all()) & (self.text[name] != "")
             self._refuse(wrong, name, "is not made of finite numbers; give one per frame, separated by spaces")
         lengths = cells.map(len)
@@ -512,6 +541,11 @@ class _Parser:
         wrong = (self.text[column] != "") & ~np.isfinite(numbers)
         self._refuse(wrong, column, "is not a finite number; correct or remove the row")
         return numbers
+
+    def _require(self, column: str, fix: str, rows: pd.Series | NDArray[np.bool_] | bool = True) -> None:
+        """Raise `ManifestError` for a chosen row among these without this column, unless rows may lack it."""
+        if not self.partial:
+            self._refuse(self._missing(column) & rows, column, f"is missing; {fix}")
 
     def _missing(self, column: str) -> pd.Series:
         """The chosen rows with an empty cell or `nan`."""

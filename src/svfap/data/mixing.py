@@ -27,17 +27,20 @@ from svfap.weighted import WeightedPath
 def read_manifests(paths: Sequence[WeightedPath], **columns: Any) -> Manifest:
     """Read one manifest, or join several, in their order. columns: of `read_manifest`; `root` is that of all.
 
-    The paths of a joined manifest are absolute. Without `label_names` or `dimensions` all must have the same. Raises
-    `ManifestError`, also if no video of one of several exists, and for a video with different labels in two of them.
+    The paths of a joined manifest are absolute. Without `label_names` or `dimensions` all must have the same; with `partial`,
+    one may lack the labels. Raises `ManifestError`, also if no video of one of several exists, and for a video with different
+    labels in two of them.
     """
     manifests = [read_manifest(each.path, **columns) for each in paths]
     if len(manifests) == 1:
         return manifests[0]
     for manifest in manifests:
         manifest.require_files()
-    _require_same([(each.path, each.label_names) for each in manifests], "classes", "label_names")
+    # Of partial manifests one without any class has no names.
+    naming = [each for each in manifests if each.label_names or not each.partial] or manifests
+    _require_same([(each.path, each.label_names) for each in naming], "classes", "label_names")
     _require_same([(each.path, each.dimensions) for each in manifests], "dimensions", "dimensions")
-    first = manifests[0]
+    first = naming[0]
     tables = [_absolute(manifest) for manifest in manifests]
     table = pd.concat(tables, ignore_index=True)
     for name in TEXT_COLUMNS:
@@ -52,8 +55,9 @@ def read_manifests(paths: Sequence[WeightedPath], **columns: Any) -> Manifest:
     of = np.repeat(np.arange(len(tables), dtype=np.int64), [*map(len, tables)])
     mixture = Mixture(of, tuple(each.path for each in paths), weights or None)
     all_paths = Path(", ".join(str(each.path) for each in paths))
-    validity = first.invalid_marks, first.label_range
-    return Manifest(all_paths, Path(), table, first.label_names, first.dimensions, *validity, mixture)
+    joined = first.with_rows(table, mixture)
+    joined.path, joined.root = all_paths, Path()
+    return joined
 
 
 def say_mixture(manifest: Manifest, num_drawn: int) -> None:
@@ -95,8 +99,12 @@ def _require_same(found: Sequence[tuple[Path, tuple[str, ...] | None]], what: st
 def _require_one_truth(table: pd.DataFrame, manifest: Manifest) -> None:
     """Raise `ManifestError` for a sample that two rows give different labels."""
     sample = [name for name in ("path", *SPAN_COLUMNS, *BOX_COLUMNS) if name in table]
-    truth = [name for name in ("label", *(manifest.dimensions or ()), "frame_values") if name in table]
-    distinct = table[[*sample, *truth]].drop_duplicates()
-    if (twice := distinct.duplicated(sample)).any():
-        path = distinct["path"][twice].iloc[0]
-        raise ManifestError(f"{path}: two rows of the manifests give it different labels; correct or remove one")
+    for name in ("label", *(manifest.dimensions or ()), "frame_values"):
+        if name not in table:
+            continue
+        missing = table[name].isna() | table[name].isin([-1] if name == "label" else [""])
+        known = table if not manifest.partial else table[~missing]  # one row may have the labels that another lacks
+        distinct = known[[*sample, name]].drop_duplicates()
+        if (twice := distinct.duplicated(sample)).any():
+            path = distinct["path"][twice].iloc[0]
+            raise ManifestError(f"{path}: two rows of the manifests give it different labels; correct or remove one")

@@ -2,7 +2,8 @@
 
 Row i of a file of values, and number i of a cell, belong to picture i of the video in order of presentation. A picture is not
 annotated if its cell is empty or one of `invalid_marks`, if any of its values lies outside `label_range`, or if its
-class is -1. It then has the target NaN in all dimensions, or the label -1; losses and scores leave it out.
+class is -1. It then has the target NaN in all dimensions, or the label -1; losses and scores leave it out. So has a clip
+without a label, in a manifest whose rows may lack it.
 """
 
 from __future__ import annotations
@@ -37,15 +38,17 @@ def frame_targets(manifest: Manifest, sample: Sample) -> Targets | None:
     `VideoError` if the file cannot be read or has other columns.
     """
     try:
-        if (values := _values(manifest, sample)) is not None:
-            return _annotated(manifest, values)
+        if manifest.dimensions is not None:
+            values = _values(manifest, sample)
+            return None if values is None else _annotated(manifest, values)
         if sample.frame_values is None:
             return None
-        table = read_frame_values(sample.frame_values, ["label"], dtype=str, keep_default_na=False)
-        if "label" in table:
-            return _classes(manifest, table["label"])
+        column = manifest.label_column
+        table = read_frame_values(sample.frame_values, [column], dtype=str, keep_default_na=False)
+        if column in table:
+            return _classes(manifest, table[column])
         if sample.label is None:
-            raise ValueError("no column 'label'")
+            raise ValueError(f"no column '{column}'")
         return None
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
@@ -58,7 +61,10 @@ def _values(manifest: Manifest, sample: Sample) -> NDArray[np.float64] | None:
         return sample.frame_numbers
     columns = list(manifest.dimensions)
     table = read_frame_values(sample.frame_values, columns)
-    if absent := [name for name in columns if name not in table]:
+    absent = [name for name in columns if name not in table]
+    if manifest.partial and len(absent) == len(columns):  # a file with labels of other heads
+        return None
+    if absent:
         raise ValueError(f"no column '{absent[0]}'; there are {', '.join(table.columns)}")
     return table[columns].to_numpy(np.float64)
 
@@ -76,9 +82,9 @@ def with_frame_values(manifest: Manifest) -> Manifest:
             numbers.append(_values(manifest, sample))
         except (ValueError, OSError):
             numbers.append(None)
-    table = manifest.table.assign(frame_numbers=pd.Series(numbers, manifest.table.index, dtype=object))
-    validity = manifest.invalid_marks, manifest.label_range
-    return Manifest(manifest.path, manifest.root, table, None, manifest.dimensions, *validity)
+    return manifest.with_rows(
+        manifest.table.assign(frame_numbers=pd.Series(numbers, manifest.table.index, dtype=object))
+    )
 
 
 def read_frame_values(path: Path, columns: Sequence[str], **options: Any) -> pd.DataFrame:
@@ -149,7 +155,9 @@ def picture_targets(manifest: Manifest, sample: Sample, video: VideoSource) -> T
 
 
 def target_of(manifest: Manifest, sample: Sample) -> Targets:
-    """Target of a whole clip, values (K,) float32 or a label () int64."""
+    """Target of a whole clip, values (K,) float32 or a label () int64; NaN or -1 if it has none."""
+    if manifest.dimensions is not None and manifest.partial and sample.values is None:
+        return np.full(len(manifest.dimensions), np.nan, np.float32)
     if manifest.dimensions is not None:
         return np.array(sample.values or (), np.float32)
     return np.array(sample.label, np.int64)
@@ -158,11 +166,12 @@ def target_of(manifest: Manifest, sample: Sample) -> Targets:
 def all_targets(manifest: Manifest, frame_level: bool) -> Targets:
     """All targets of a manifest, of clips or with frame_level of frames: labels (N,) int64 or values (N, K) float32.
 
-    frame_level: leaves out frames without a target, with a message, and videos without a readable `frame_values` file.
+    Leaves out clips without a target. frame_level: leaves out frames without a target, with a message, and videos without a readable `frame_values` file.
     Raises `UserError` if nothing is left.
     """
     if not frame_level:
-        return np.stack([target_of(manifest, sample) for sample in manifest])
+        targets = np.stack([target_of(manifest, sample) for sample in manifest])
+        return targets[is_annotated(targets)]
     found, reason, num_rows = [], "", 0
     in_table = "frame_numbers" in manifest.table
     for sample in manifest if in_table else track(manifest, "reading values per frame"):
@@ -180,6 +189,18 @@ def all_targets(manifest: Manifest, frame_level: bool) -> Targets:
     if num_invalid := num_rows - len(targets):
         say(f"{manifest.path}: {num_invalid} of {num_rows} frames are not annotated; loss and scores leave them out")
     return targets
+
+
+def labelled_rows(manifest: Manifest, frame_level: bool) -> NDArray[np.bool_]:
+    """Which rows of a manifest have a label, or all values; with frame_level also those with a file or cells of frames."""
+    table, names = manifest.table, ["label"] if manifest.dimensions is None else list(manifest.dimensions)
+    known = np.zeros(len(table), bool)
+    if set(names) <= set(table.columns):
+        known = (table[names] >= 0 if names == ["label"] else table[names].notna()).all(axis=1).to_numpy(bool)
+    for name in ("frame_values", "frame_numbers"):
+        if frame_level and name in table:
+            known |= table[name].map(lambda cell: cell is not None and len(cell) > 0).to_numpy(bool)
+    return known
 
 
 def is_annotated(targets: Targets) -> NDArray[np.bool_]:

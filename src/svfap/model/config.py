@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ OF_TRANSFORMERS = (
     *("model_type", "architectures", "transformers_version", "dtype", "return_dict", "output_hidden_states"),
     *("output_attentions", "chunk_size_feed_forward", "is_encoder_decoder", "auto_map"),
 )
-TASKS = ("classification", "regression", "pretraining", "features")
+TASKS = ("classification", "regression", "multitask", "pretraining", "features")
 CHOICES = {
     "task": TASKS,
     "output_activation": ("none", "sigmoid", "tanh"),
@@ -37,6 +38,9 @@ ENCODER_SETTINGS = (
     *("num_bottleneck_tokens", "bottleneck_hidden_dim", "temporal_kernel_size"),
     *("temporal_pyramid", "temporal_downsample", "spatial_bottleneck", "pixel_mean", "pixel_std"),
 )
+HEAD_NAME = r"[A-Za-z][A-Za-z0-9_-]*"
+# Of a model with one output, and of each `Head` of one with several.
+OF_A_HEAD = ("task", "label_names", "frame_level", "output_activation", "output_scale", "output_offset")
 # Names and types in face_crop.
 FACE_CROP: dict[str, Any] = {"margin": (int, float), "align": bool, "border": str, "detector": str}
 # Each is a multiple of the other.
@@ -51,6 +55,33 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def face_crop_of(crop: Mapping[str, Any]) -> dict[str, Any]:
     """`ModelConfig.face_crop` of a model that is trained on clips of `svfap crop`. crop: what their `crop.json` says."""
     return {name: crop[name] for name in FACE_CROP if crop.get(name) is not None}
+
+
+@dataclass(frozen=True)
+class Head:
+    """One of several outputs of a model; the fields have the meaning of those of `ModelConfig`.
+
+    name: letters, digits, - and _, beginning with a letter. label_column: the column of a manifest that holds the classes.
+    """
+
+    name: str
+    task: str
+    label_names: tuple[str, ...]
+    frame_level: bool = False
+    output_activation: str = "none"
+    output_scale: tuple[float, ...] = ()
+    output_offset: tuple[float, ...] = ()
+    label_column: str = "label"
+
+    def __post_init__(self) -> None:
+        fits = isinstance(self.name, str) and re.fullmatch(HEAD_NAME, self.name) is not None
+        _require(fits, f"heads: {self.name!r} must be a name of letters, digits, - and _, beginning with a letter")
+        _require(not self.name.startswith(("prob_", "pred_")), f"heads: {self.name!r} begins as columns of outputs do")
+        _require(self.task in ("classification", "regression"), f"heads: {self.name}: task={self.task!r} is of no head")
+        for name in ("label_names", "output_scale", "output_offset"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _require(bool(self.label_names), f"heads: {self.name}: needs label_names")
+        _require(isinstance(self.label_column, str), f"heads: {self.name}: label_column must be text")
 
 
 @dataclass(frozen=True)
@@ -75,6 +106,9 @@ class ModelConfig:
 
     `target` is what pre-training predicts of a hidden tubelet: its "pixels", standardised, as in the paper; or the
     "difference" of each frame to the one before, as in MAE-DFER (Sun et al., ACM Multimedia 2023).
+
+    A model of task "multitask" has several outputs, its `heads`; `of_head` is the config of the model with one of them alone. Its
+    `num_outputs` is the sum of theirs, in their order.
 
     `reads` says in words what the outputs are about, such as "facial movement", and `meanings` what each of them is; what
     `svfap predict` writes says it too.
@@ -120,6 +154,7 @@ class ModelConfig:
     output_scale: tuple[float, ...] = ()
     output_offset: tuple[float, ...] = ()
     frame_level: bool = False
+    heads: tuple[Head, ...] = ()
     # What a user of the weights needs.
     label_names: tuple[str, ...] = ()
     reads: str = "affect"
@@ -142,11 +177,14 @@ class ModelConfig:
             object.__setattr__(self, name, numbers)
         for name in ("output_scale", "output_offset", "label_names", "meanings", "pixel_mean", "pixel_std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        heads = tuple(Head(**head) if isinstance(head, dict) else head for head in self.heads)
+        object.__setattr__(self, "heads", heads)
         num_later, tokens = len(self.stage_depths) - 1, self.num_bottleneck_tokens
         if len(tokens) == 1 or num_later == 0:  # one number serves every later stage
             object.__setattr__(self, "num_bottleneck_tokens", tokens[:1] * num_later)
         self._check_numbers()
         self._check_outputs()
+        self._check_heads()
         self._check_contract()
 
     def _check_numbers(self) -> None:
@@ -223,6 +261,36 @@ class ModelConfig:
             _require(numbers, f"{name}={values!r} must be three numbers")
         _require(isinstance(self.provenance, dict), "provenance must be a mapping")
         _require(len(set(names)) == len(names), f"label_names: a name occurs twice in {', '.join(names)}")
+
+    def _check_heads(self) -> None:
+        names, several = [head.name for head in self.heads], self.task == "multitask"
+        _require(bool(names) == several, f"heads are of task='multitask', not {self.task!r}, and it needs some")
+        _require(len(set(names)) == len(names), f"heads: a name occurs twice in {', '.join(names)}")
+        if not several:
+            return
+        number = sum(len(head.label_names) for head in self.heads)
+        _require(self.num_outputs == number, f"num_outputs={self.num_outputs}, and the heads have {number}")
+        for name in ("label_names", "meanings", "frame_level"):
+            _require(not getattr(self, name), f"{name}: each of the heads has its own")
+        for name in names:
+            try:
+                self.of_head(name)
+            except UserError as error:
+                raise UserError(f"heads: {name}: {error}") from None
+
+    def of_head(self, name: str) -> ModelConfig:
+        """The config of the model with one head alone. Raises `UserError` for a name that no head has."""
+        head = next((each for each in self.heads if each.name == name), None)
+        if head is None:
+            known = ", ".join(each.name for each in self.heads) or "none"
+            raise UserError(f"head={name}: the model has no such head; it has {known}")
+        settings: dict[str, Any] = {each: getattr(head, each) for each in OF_A_HEAD}
+        return replace(self, heads=(), num_outputs=len(head.label_names), **settings)
+
+    @property
+    def outputs(self) -> dict[str, ModelConfig]:
+        """The config of each head by its name; of a model with one output its own, by the name ''."""
+        return {head.name: self.of_head(head.name) for head in self.heads} or {"": self}
 
     def _check_contract(self) -> None:
         rate, crop = self.frame_rate, self.face_crop

@@ -29,7 +29,7 @@ log = logging.getLogger("svfap")
 WEIGHTS_FILE = "model.safetensors"
 # What a model for another task does not take over.
 OF_ITS_HEAD: dict[str, Any] = dict(
-    output_activation="none", output_scale=(), output_offset=(), reads="affect", meanings=()
+    output_activation="none", output_scale=(), output_offset=(), heads=(), reads="affect", meanings=()
 )
 
 
