@@ -57,13 +57,25 @@ def metric_keys(
     )
 
 
+MEAN_SCORE = "mean_score"  # of validation, over several heads
+
+
+def prefixed(head: str, key: str) -> str:
+    """The key of a metric of one of several heads: `expression/uar`; that of the only one, '', is as it is."""
+    return f"{head}/{key}" if head else key
+
+
 def main_metric(task: str) -> str:
     """Key of the metric that chooses the best epoch: `uar` or `ccc`. The higher the better."""
     return metric_keys(task, summary=True)[0]
 
 
 def metric_name(key: str) -> str:
-    """How a metric is printed: `uar` -> `UAR`, `ccc_arousal` -> `CCC arousal`, `frame_uar` -> `frames: UAR`."""
+    """How a metric is printed: `uar` -> `UAR`, `ccc_arousal` -> `CCC arousal`, `frame_uar` -> `frames: UAR`, `mood/uar` ->
+    `mood: UAR`."""
+    if "/" in key:
+        head, _, key = key.partition("/")
+        return f"{head}: {metric_name(key)}"
     if key.startswith("frame_"):
         return f"frames: {metric_name(key.removeprefix('frame_'))}"
     if key in METRICS:
@@ -74,7 +86,7 @@ def metric_name(key: str) -> str:
 
 def is_percent(key: str) -> bool:
     """Whether a metric is printed as a percentage. Those of one dimension (`ccc_arousal`) never are."""
-    metric = METRICS.get(key.removeprefix("frame_"))
+    metric = METRICS.get(key.rpartition("/")[2].removeprefix("frame_"))
     return metric is not None and metric.percent
 
 

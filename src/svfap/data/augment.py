@@ -119,8 +119,8 @@ def smooth_one_hot(labels: Tensor, num_classes: int, smoothing: float = 0.1) -> 
 
 
 def mix(
-    clips: Tensor, targets: Tensor, mixup: float, cutmix: float, switch: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+    clips: Tensor, targets: Sequence[Tensor], mixup: float, cutmix: float, switch: float, generator: torch.Generator
+) -> tuple[Tensor, list[Tensor]]:
     """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of a batch with itself in reverse order.
 
     In a batch of odd size the middle three clips are mixed in a circle, so no clip is mixed with itself unless it is alone.
@@ -128,13 +128,13 @@ def mix(
     The weight of a clip is drawn from Beta(mixup, mixup) or Beta(cutmix, cutmix), once for the batch. CutMix is chosen with
     probability `switch`; if one of the two parameters is 0 the other method is always used, and if both are, neither. For
     CutMix the weight is then the area outside the box, which is clipped at the edges of the frame. `clips` (B, 3, T, H, W)
-    float is changed in place; `targets` (B, K) float is returned as a new tensor.
+    float is changed in place; `targets`, each (B, ..., K) float, are returned as new tensors, NaN where either is.
     """
     rng = decisions(generator)
     use_cutmix = cutmix > 0 and (mixup == 0 or rng.random() < switch)
     alpha = cutmix if use_cutmix else mixup
     if alpha == 0:
-        return clips, targets
+        return clips, list(targets)
     share = rng.beta(alpha, alpha)
     partners = _partners(len(clips), clips.device)
     if use_cutmix:
@@ -149,7 +149,7 @@ def mix(
         box.copy_(box[partners])
     else:
         clips.lerp_(clips[partners], 1 - share)
-    return clips, targets * share + targets[partners] * (1 - share)
+    return clips, [each * share + each[partners] * (1 - share) for each in targets]
 
 
 def _partners(count: int, device: torch.device) -> Tensor:

@@ -68,7 +68,8 @@ class Item:
 
 class Opened(NamedTuple):
     """A video while its clips are read: by their keys in a batch the targets of all its pictures, where it has no single one for
-    the whole video, the picture that each frame of the clock shows, the stretches of frames that clips may come from, and how pictures are read by number.
+    the whole video; the picture that each frame of the clock shows; the stretches of frames that clips may come from; and how
+    pictures are read by number.
     """
 
     targets: dict[str, Targets]

@@ -164,6 +164,10 @@ class Manifest(Sequence[Sample]):
         kind = self.label_names, self.dimensions, self.invalid_marks, self.label_range
         return Manifest(self.path, self.root, table, *kind, mixture, self.label_column, self.partial, heads)
 
+    def of_head(self, name: str) -> Manifest:
+        """The rows with the labels of a head; '' is the only one."""
+        return self.heads[name] if name else self
+
     @property
     def parts(self) -> list[Manifest]:
         """The samples of each of the manifests that this one was joined of; of another one itself."""

@@ -92,8 +92,11 @@ def take_fraction(manifest: Manifest, fraction: float, seed: int) -> Manifest:
 
 
 def _strata(manifest: Manifest) -> NDArray[np.int64] | None:
-    """Of each sample its class, of a joined manifest its class in its manifest; None where there is nothing to tell apart."""
+    """Of each sample its class, with several heads its classes together, of a joined manifest its class in its manifest; None
+    where there is nothing to tell apart."""
     labels, mixture = manifest.labels, manifest.mixture
+    if found := [head.labels for head in manifest.heads.values() if head.labels is not None]:
+        labels = np.unique(np.stack(found, axis=1), axis=0, return_inverse=True)[1].ravel()
     if mixture is None:
         return labels
     return mixture.of if labels is None else (labels + 1) * len(mixture.paths) + mixture.of

@@ -166,7 +166,8 @@ def target_of(manifest: Manifest, sample: Sample) -> Targets:
 def all_targets(manifest: Manifest, frame_level: bool) -> Targets:
     """All targets of a manifest, of clips or with frame_level of frames: labels (N,) int64 or values (N, K) float32.
 
-    Leaves out clips without a target. frame_level: leaves out frames without a target, with a message, and videos without a readable `frame_values` file.
+    Leaves out clips without a target. frame_level: leaves out frames without a target, with a message, and videos without a
+    readable `frame_values` file.
     Raises `UserError` if nothing is left.
     """
     if not frame_level:
@@ -199,7 +200,7 @@ def labelled_rows(manifest: Manifest, frame_level: bool) -> NDArray[np.bool_]:
         known = (table[names] >= 0 if names == ["label"] else table[names].notna()).all(axis=1).to_numpy(bool)
     for name in ("frame_values", "frame_numbers"):
         if frame_level and name in table:
-            known |= table[name].map(lambda cell: cell is not None and len(cell) > 0).to_numpy(bool)
+            known = known | table[name].map(lambda cell: cell is not None and len(cell) > 0).to_numpy(bool)
     return known
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from svfap.console import track
 from svfap.data.augment import normalize
-from svfap.data.loader import BatchLoader, ClipDataset, make_loader
+from svfap.data.loader import BatchLoader, ClipDataset, make_loader, target_key
 from svfap.data.manifest import Manifest
 from svfap.data.targets import is_annotated
 from svfap.errors import NotFinite, UserError
@@ -61,7 +61,11 @@ def _summed(outputs: Tensor, sums: Tensor) -> Tensor:
         return outputs.float() @ sums
 
 
-@torch.inference_mode()
+def by_head(outputs: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The outputs of each head by its name, '' of the only one."""
+    return {"": outputs} if isinstance(outputs, Tensor) else outputs
+
+
 def predict_views(
     model: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]],
     config: ModelConfig,
@@ -72,14 +76,30 @@ def predict_views(
     description: str | None = None,
     loader: BatchLoader | None = None,
 ) -> EvaluationPredictions:
+    """The result of `predict_heads` of a model with one head."""
+    return predict_heads(model, config, dataset, accelerator, batch_size, num_workers, description, loader)[""]
+
+
+@torch.inference_mode()
+def predict_heads(
+    model: Callable[[Tensor], Any],
+    config: ModelConfig,
+    dataset: ClipDataset,
+    accelerator: Accelerator,
+    batch_size: int,
+    num_workers: int = 0,
+    description: str | None = None,
+    loader: BatchLoader | None = None,
+) -> dict[str, EvaluationPredictions]:
     """Run all views of a dataset through a model, each video on exactly one process, and average the views of each video.
 
     A view stands for all that coincide with it, and counts as many times.
 
     model: maps clips (B, 3, T, H, W) to outputs (B, K), or (B, T, K) of frame-level models, or to outputs and features
-    (B, D). Classification outputs are averaged after the softmax. The output of a frame-level model for a video is the mean
+    (B, D). Outputs of several heads come by their names, and so do their predictions, '' being the only head. Classification
+    outputs are averaged after the softmax. The output of a frame-level model for a video is the mean
     over its annotated frames; its truth is the most frequent label or the mean of the values. Frames that are not annotated
-    are left out, and so are videos without any other. batch_size: videos over all processes.
+    are left out, and so are videos without any other, or without a label of the head. batch_size: videos over all processes.
     description: of the progress bar; None shows none. loader: has workers for this dataset; in place of num_workers.
     Raises `NotFinite`, on every process, if an output is NaN or infinite.
     """
@@ -90,7 +110,8 @@ def predict_views(
     else:
         pin_memory = accelerator.device.type == "cuda"
         loaded = make_loader(dataset, size, num_workers=num_workers, pin_memory=pin_memory, **order)
-    views: list[View] = []
+    shapes = config.outputs
+    views: dict[str, list[View]] = {name: [] for name in shapes}
     unreadable: list[tuple[str, str]] = []
     batches = track(loaded, description) if description and accelerator.is_main_process else loaded
     for batch in batches:
@@ -101,19 +122,25 @@ def predict_views(
         with accelerator.autocast():
             result = model(clips)
         outputs, features = result if isinstance(result, tuple) else (result, None)
-        outputs = outputs.float().softmax(dim=-1) if config.task == "classification" else outputs.float()
-        targets = batch["label"] if config.task == "classification" else batch["values"]
-        arrays = (outputs.cpu().double().numpy(), targets.numpy(), batch["frames"].numpy(), batch["views"].tolist())
         vectors = [None] * len(clips) if features is None else features.float().cpu().numpy()
-        views += [View(*view) for view in zip(batch["index"].tolist(), *arrays, vectors, strict=True)]
+        for name, values in by_head(outputs).items():
+            task = shapes[name].task
+            values = values.float().softmax(dim=-1) if task == "classification" else values.float()
+            targets = batch[target_key(name, task)]
+            arrays = (values.cpu().double().numpy(), targets.numpy(), batch["frames"].numpy(), batch["views"].tolist())
+            views[name] += [View(*view) for view in zip(batch["index"].tolist(), *arrays, vectors, strict=True)]
     if accelerator.num_processes > 1:
-        views, unreadable = gather_object(views), gather_object(unreadable)
-    if not all(np.isfinite(view.outputs).all() for view in views):
+        views = {name: gather_object(views[name]) for name in shapes}
+        unreadable = gather_object(unreadable)
+    if not all(np.isfinite(view.outputs).all() for each in views.values() for view in each):
         raise NotFinite(
             f"{dataset.manifest.path}: outputs of the model are NaN or infinite; if they are with precision=fp32 too, its "
             "training has diverged"
         )
-    return _average(views, dict(unreadable), dataset.manifest, config)
+    return {
+        name: _average(views[name], dict(unreadable), dataset.manifest.of_head(name), shape)
+        for name, shape in shapes.items()
+    }
 
 
 def _average(
@@ -122,8 +149,9 @@ def _average(
     """Average the views of each frame, if the model is frame-level, and then of each video."""
     task, names = cast(SupervisedTask, config.task), config.label_names
     num_expected = len(manifest)
-    if config.frame_level:
-        annotated = {view.row for view in views if is_annotated(view.targets).any()}
+    if config.frame_level or manifest.partial:
+        of_frames = [view.targets if config.frame_level else view.targets[None] for view in views]
+        annotated = {view.row for view, targets in zip(views, of_frames, strict=True) if is_annotated(targets).any()}
         num_expected -= len({view.row for view in views} - annotated)
         views = [view for view in views if view.row in annotated]
     left_out: dict[str, Any] = {"unreadable": unreadable, "num_unannotated": len(manifest) - num_expected}

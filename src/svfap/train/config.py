@@ -22,6 +22,7 @@ from svfap.settings import (
     require_rate,
     several,
 )
+from svfap.train.head_config import head_configs
 from svfap.weighted import weighted_paths
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
@@ -193,6 +194,13 @@ class FinetuneConfig(TrainConfig):
     """Function applied to the head's values; default: the dataset's, else none. Regression only."""
     frame_level: bool = False
     """One output per frame, learned from the files in the manifest's `frame_values` column or cells of several numbers."""
+    heads: dict[str, Any] = field(default_factory=dict)
+    """Several outputs, each with a name: `{expression: {task: classification}, affect: {task: regression, dimensions: [valence,
+    arousal], weight: 0.5}}`. Each has a task, the weight of its loss, and what `label_column`, `label_names`, `dimensions`,
+    `frame_level`, `output_activation`, `loss`, `label_scaling`, `label_range`, `class_weights`, `smoothing` and
+    `invalid_marks` are of a run with one. Rows of manifests may lack the labels of some heads. Default: one output."""
+    best_by: str | None = None
+    """Head whose validation score chooses best/; default: the mean of the scores of all."""
     by_group: bool | None = None
     """Validate per group, on its clips' average scores; default: where the validation videos have a column `group`."""
 
@@ -224,7 +232,7 @@ class FinetuneConfig(TrainConfig):
     smoothing: float = 0.1
     """Label smoothing; classification only."""
     mixup: float | None = None
-    """Parameter of mixup's Beta distribution, 0: no mixup; default: 0.8 for classification, 0 for regression."""
+    """Parameter of mixup's Beta distribution, 0: no mixup; default: 0.8 for classification, 0 for regression, also of a head."""
     cutmix: float | None = None
     """The same for CutMix; default: 1.0 for classification, 0 for regression."""
     mix_switch: float = 0.5
@@ -277,6 +285,10 @@ class FinetuneConfig(TrainConfig):
         if self.label_range is not None and not self.label_range[0] < self.label_range[1]:
             raise UserError(f"label_range={self.label_range}: must be two numbers, the smaller one first")
         self._check_trainable()
+        heads = head_configs(self)
+        if self.best_by is not None and self.best_by not in [head.name for head in heads if head.name]:
+            known = ", ".join(self.heads) or "none"
+            raise UserError(f"best_by={self.best_by}: is the name of one of `heads`; there are {known}")
         if self.loss != "mse" and not self.frame_level and self.micro_batch_size < 2:
             raise UserError(f"loss={self.loss}: needs at least 2 clips in a micro-batch; make `batch_size` larger")
 

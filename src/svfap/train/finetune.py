@@ -10,82 +10,69 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import Tensor
 
 from svfap.console import say
 from svfap.data import augment
+from svfap.data.heads import read_heads
 from svfap.data.loader import BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest
 from svfap.data.mixing import read_manifests, say_mixture
 from svfap.data.prepared import fold_folder, read_dataset
 from svfap.data.rand_augment import RandAugment
 from svfap.data.split import carve_validation, take_fraction, units_of
-from svfap.data.targets import all_targets, frame_dimensions, is_annotated, require_values
-from svfap.device import send
+from svfap.data.targets import frame_dimensions
 from svfap.errors import UserError
 from svfap.evaluation.config import EVALUATION_FOLDER, EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.pool import has_evaluation, is_evaluated, pool_evaluations, write_folds_file
 from svfap.evaluation.predictions import score_predictions
-from svfap.evaluation.views import predict_views, scored_by_group
+from svfap.evaluation.views import by_head, predict_heads, scored_by_group
 from svfap.files import make_folder, only_writer
-from svfap.metric_table import main_metric, metric_keys
+from svfap.metric_table import MEAN_SCORE, metric_keys, prefixed
 from svfap.model.build import create_model
+from svfap.model.config import Head as ModelHead
 from svfap.train.config import FinetuneConfig
 from svfap.train.contract import contract
+from svfap.train.head import Head
+from svfap.train.head_config import head_configs
 from svfap.train.initial import start_from
 from svfap.train.loop import Batch, TrainingTask, TrainResult, train
-from svfap.train.losses import (
-    ACTIVATION_RANGES,
-    REGRESSION_LOSSES,
-    annotated_only,
-    balanced_weights,
-    cross_entropy,
-    label_scale,
-)
 from svfap.train.optim import parameter_groups
 from svfap.train.parallel import run_all
 from svfap.train.resolve import check_run, fold_configs, resolve
 from svfap.train.run_folder import RunFolder
 from svfap.train.trainable import Trainable
-from svfap.weighted import described, weighted_paths
+from svfap.weighted import WeightedPath, described, weighted_paths
 
 
 class FinetuneTask(TrainingTask):
     """Model, augmentation (Sec. IV-B), loss and validation of fine-tuning."""
 
     config: FinetuneConfig
-    by_group = False
+    by_group: dict[str, bool]  # head -> whether its groups are scored
 
     def __init__(self, config: FinetuneConfig) -> None:
         self.config = config = resolve(config)
-        assert config.task is not None
         everything, self.validation = read_parts(config)
         self.manifest = training = take_fraction(everything, config.fraction, config.seed)
         self.num_videos = len(training) + len(self.validation or ())
         if config.fraction < 1:
             say(f"training on {len(training)} of {len(everything)} videos")
         say_mixture(training, len(training))
-        names = training.label_names if config.task == "classification" else training.dimensions
-        assert names is not None
-        settings: dict[str, Any] = {"num_outputs": len(names), "label_names": names}
-        for name in ("output_activation", "frame_level", "drop_path_rate", "sampling_stride"):
-            settings[name] = getattr(config, name)
         for part in (everything, self.validation):
             if part is not None:
                 part.require_files()
-        if config.task == "regression":
-            values, activation = all_targets(training, config.frame_level), config.output_activation or "none"
-            bounded = activation != "none" and config.label_scaling == "none"
-            require_values(training, values, ACTIVATION_RANGES[activation] if bounded else None)
-            if self.validation is not None:
-                require_values(self.validation, all_targets(self.validation, config.frame_level))
-            scaling = label_scale(values, config.label_scaling, activation, config.label_range, names)
-            settings["output_scale"], settings["output_offset"] = scaling
+        validated = self.validation
+        self.heads = [
+            Head(head, training.of_head(head.name), validated and validated.of_head(head.name))
+            for head in head_configs(config)
+        ]
+        settings: dict[str, Any] = {name: getattr(config, name) for name in ("drop_path_rate", "sampling_stride")}
+        settings |= _outputs(self.heads)
         settings |= contract(config, training, finetuned_on=described(config.manifest), init=config.init)
         torch.manual_seed(config.seed)
-        self.model = create_model(config.preset, config.task, **{**settings, **config.model})
+        self.model = create_model(config.preset, settings.pop("task"), **{**settings, **config.model})
         if config.init and not RunFolder(config).resumes():
             start_from(self.model, config.init)
         self.trainable = Trainable(self.model, config)
@@ -97,20 +84,19 @@ class FinetuneTask(TrainingTask):
         shape = self.model.config
         clips = (shape.num_frames, shape.sampling_stride, shape.img_size, config.seed)
         frames: dict[str, Any] = {"frame_level": shape.frame_level, "frame_fit": shape.frame_fit}
+        frames |= {"frame_heads": [head.name for head in shape.heads if head.frame_level]}
         frames |= {"fps": shape.frame_rate, "frames_fps": config.frames_fps, "cache_bytes": config.cache_bytes}
         self.dataset = ClipDataset(
             training, "train", *clips, repeats=config.repeats, balanced=config.balanced_sampling, **frames
         )
-        # Both are moved to the device once.
-        self.label_unit = torch.tensor(shape.output_scale or (1.0,))
-        self.class_weights = None
-        if config.class_weights == "balanced":
-            counts = _drawn_counts(training, config.frame_level, len(names))
-            self.class_weights = torch.from_numpy(balanced_weights(counts))
         if self.validation is not None:
-            self.score = ("frame_" if config.frame_level else "") + main_metric(config.task)
+            chosen = next((head for head in self.heads if head.name in ("", config.best_by)), None)
+            self.score = MEAN_SCORE if chosen is None else prefixed(chosen.name, chosen.score)
             self.validation_clips = ClipDataset(self.validation, "val", *clips, **frames)
-            self.by_group = scored_by_group(self.validation, shape, config.by_group)
+            self.by_group = {
+                head.name: scored_by_group(head.labelled(self.validation), shape.outputs[head.name], config.by_group)
+                for head in self.heads
+            }
         self.rand_augment = RandAugment() if config.rand_augment else None
         if (config.mixup or config.cutmix) and config.micro_batch_size == 1:
             say("mixup and cutmix need two clips in a micro-batch; with one clip, nothing is mixed")
@@ -122,12 +108,10 @@ class FinetuneTask(TrainingTask):
     def begin_epoch(self, epoch: int) -> None:
         self.trainable.begin_epoch(epoch)
 
-    def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
-        """Cross-entropy with soft targets (Eq. 12), or a regression loss (Eq. 13, 14), on augmented clips.
+    def losses(self, model: Callable[..., Any], batch: Batch, generator: torch.Generator) -> list[Tensor]:
+        """The loss of each head, with its weight, on augmented clips; see `Head.loss`.
 
-        Of frame-level models, over all annotated frames (mixed with another clip: annotated in both); zero without any.
-        Regression losses are in units of the model's `output_scale`, so that gradients do not depend on the labels' units.
-        CCC and PCC are computed over this micro-batch; with one readable clip they have no gradient.
+        Clips are mixed with their targets; where one of the two has no label, the mixed one has none.
         """
         config, shape = self.config, self.model.config
         clips = augment.to_levels(batch["clips"])
@@ -137,57 +121,57 @@ class FinetuneTask(TrainingTask):
         clips = augment.random_resized_crop(clips, config.crop_scale, generator)
         clips = augment.flip(clips, config.flip_rate, generator)
         clips = augment.random_erase(clips, config.erase_rate, generator)
-        targets = self._targets(batch)
-        if config.task == "classification":
-            one_hot = augment.smooth_one_hot(targets.flatten(), shape.num_outputs, config.smoothing)
-            targets = one_hot.unflatten(0, targets.shape)
+        targets = [head.soft_targets(batch) for head in self.heads]
         assert config.mixup is not None and config.cutmix is not None  # resolved
         clips, targets = augment.mix(clips, targets, config.mixup, config.cutmix, config.mix_switch, generator)
-        outputs, targets = (x.flatten(0, -2) for x in (model(clips).float(), targets))  # (clips or frames, outputs)
-        weights = None
-        if config.frame_level:
-            outputs, targets, weights = annotated_only(outputs, targets)
-        if config.task == "regression":
-            self.label_unit = scale = send(self.label_unit, outputs.device)
-            loss = REGRESSION_LOSSES[config.loss](outputs / scale, targets / scale, weights)  # Eq. 13, 14
-        else:
-            if self.class_weights is not None:
-                self.class_weights = send(self.class_weights, outputs.device)
-            loss = cross_entropy(outputs, targets, self.class_weights, weights)  # Eq. 12
-        return loss if weights is None else loss * weights.amax()
+        outputs = by_head(model(clips))
+        return [head.loss(outputs[head.name], each) for head, each in zip(self.heads, targets, strict=True)]
 
-    def count(self, batch: Batch) -> int:
-        """The number of clips, or of frames that are annotated."""
-        if not self.config.frame_level:
-            return super().count(batch)
-        return int(is_annotated(self._targets(batch).flatten(0, 1).numpy(force=True)).sum())
+    def counts(self, batch: Batch) -> list[int]:
+        """Of each head the number of clips, or of frames, that have a label."""
+        return [head.count(batch) for head in self.heads]
 
-    def _targets(self, batch: Batch) -> Tensor:
-        targets: Tensor = batch["values" if self.config.task == "regression" else "label"]
-        return targets
+    def validate(self, accelerator: Accelerator, model: Callable[..., Any], loader: BatchLoader) -> dict[str, Any]:
+        """Metrics on the validation videos; empty without any. Raises `NotFinite`.
 
-    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor], loader: BatchLoader) -> dict[str, Any]:
-        """Metrics on the validation videos; empty without any. Raises `NotFinite`."""
+        Of several heads those of each, by HEAD/metric, and `mean_score`, the mean of their main metrics.
+        """
         if self.validation_clips is None:
             return {}
         config, shape = self.config, self.model.config
-        predictions = predict_views(model, shape, self.validation_clips, accelerator, config.batch_size, loader=loader)
-        scores = score_predictions(predictions, self.by_group)
-        if shape.frame_level:
-            shown = metric_keys(config.task, summary=True)
-            scores |= {f"frame_{name}": scores["frames"][name] for name in shown}
-        return {**scores, "unreadable": dict(predictions.unreadable)}
+        found = predict_heads(model, shape, self.validation_clips, accelerator, config.batch_size, loader=loader)
+        validation: dict[str, Any] = {}
+        for head in self.heads:
+            scores = score_predictions(found[head.name], self.by_group[head.name])
+            if head.config.frame_level:
+                shown = metric_keys(head.task, summary=True)
+                scores |= {f"frame_{name}": scores["frames"][name] for name in shown}
+            validation |= {prefixed(head.name, name): score for name, score in scores.items()}
+        if len(self.heads) > 1:
+            validation[MEAN_SCORE] = float(
+                np.mean([validation[prefixed(head.name, head.score)] for head in self.heads])
+            )
+        unreadable = {key: reason for each in found.values() for key, reason in each.unreadable.items()}
+        return {**validation, "unreadable": unreadable}
+
+
+def _outputs(heads: list[Head]) -> dict[str, Any]:
+    """The fields of `ModelConfig`, and `task`, that describe the outputs of these heads."""
+    number = sum(len(head.names) for head in heads)
+    if not heads[0].name:
+        return {"num_outputs": number, **heads[0].output}
+    described = [ModelHead(head.name, label_column=head.settings.label_column, **head.output) for head in heads]
+    return {"task": "multitask", "num_outputs": number, "heads": described}
 
 
 def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
     """Training and validation videos, before `fraction` is taken: as given, else a part set aside by subject."""
     manifests = weighted_paths(config.manifest)
-    columns: dict[str, Any] = dict(root=config.root, task=config.task, frame_level=config.frame_level)
-    columns |= dict(label_names=config.label_names, dimensions=config.dimensions)
-    columns |= dict(invalid_marks=config.invalid_marks, label_range=config.label_range)
-    if config.frame_level and config.task == "regression" and not config.dimensions:
-        columns["dimensions"] = frame_dimensions(read_manifests(manifests, **columns, split=config.split))
-    training = read_manifests(manifests, **columns, split=config.split)
+    heads = {head.name: head.columns for head in head_configs(config)}
+    if "" in heads and config.frame_level and config.task == "regression" and not config.dimensions:
+        read = _read(manifests, heads, config, config.split)
+        heads[""]["dimensions"] = frame_dimensions(read)
+    training = _read(manifests, heads, config, config.split)
     if training.dimensions:
         say(f"dimensions: {', '.join(training.dimensions)}")
     if config.val_manifest is None and config.val_split is None:
@@ -201,18 +185,20 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
         return training, validation
     if config.val_manifest is None and config.split is None:
         raise UserError("`val_split` without `split`: training would hold the validation videos; give `split` as well")
-    columns |= dict(label_names=training.label_names, dimensions=training.dimensions)
+    for name, columns in heads.items():
+        labels = training.of_head(name)
+        columns |= dict(label_names=labels.label_names, dimensions=labels.dimensions)
     validating = weighted_paths(config.val_manifest) or [each._replace(weight=None) for each in manifests]
-    return training, read_manifests(validating, **columns, split=config.val_split)
+    return training, _read(validating, heads, config, config.val_split)
 
 
-def _drawn_counts(training: Manifest, frame_level: bool, num_classes: int) -> NDArray[np.float64]:
-    """(num_classes,) how often each class is drawn: of a joined manifest with weights, by the shares of its manifests."""
-    shares = None if training.mixture is None else training.mixture.shares
-    if shares is None:
-        return np.bincount(all_targets(training, frame_level), minlength=num_classes).astype(np.float64)
-    counts = [np.bincount(all_targets(part, frame_level), minlength=num_classes) for part in training.parts]
-    return np.asarray(sum(share * count / count.sum() for share, count in zip(shares, counts, strict=True)))
+def _read(
+    manifests: list[WeightedPath], heads: dict[str, dict[str, Any]], config: FinetuneConfig, split: str | None
+) -> Manifest:
+    """The videos with the labels of the only head, or of each of several."""
+    if "" in heads:
+        return read_manifests(manifests, **heads[""], root=config.root, split=split)
+    return read_heads(manifests, heads, root=config.root, split=split)
 
 
 def finetune(config: FinetuneConfig) -> TrainResult:

@@ -70,15 +70,18 @@ class TrainingTask:
     def begin_epoch(self, epoch: int) -> None:
         """Called before the first step of an epoch, or before that with which a resumed run goes on, in training mode."""
 
-    def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
-        """The loss of one batch. model: `self.model`, or a wrapper of it. generator: on the CPU, for every random draw."""
+    def losses(self, model: Callable[..., Any], batch: Batch, generator: torch.Generator) -> list[Tensor]:
+        """The losses of one batch, whose sum is minimised, each a mean of terms. model: `self.model`, or a wrapper of it.
+
+        generator: on the CPU, for every random draw.
+        """
         raise NotImplementedError
 
-    def count(self, batch: Batch) -> int:
-        """The number of terms that the loss of a batch is a mean of: its weight among the micro-batches of a step."""
-        return len(batch["clips"])
+    def counts(self, batch: Batch) -> list[int]:
+        """The number of terms that each loss of a batch is a mean of: its weight among the micro-batches of a step."""
+        return [len(batch["clips"])]
 
-    def validate(self, accelerator: Accelerator, model: Callable[..., Tensor], loader: BatchLoader) -> dict[str, Any]:
+    def validate(self, accelerator: Accelerator, model: Callable[..., Any], loader: BatchLoader) -> dict[str, Any]:
         """Metrics on the validation videos, and `unreadable` videos with reasons; empty without validation.
 
         loader: loads batches of `validation_clips`. Raises `NotFinite` if the model's outputs are not finite.
@@ -163,7 +166,9 @@ class TrainingRun:
         self.accelerator = accelerator = make_accelerator(config.precision, unused=task.unfreezes)
         with accelerator.main_process_first():
             if accelerator.is_main_process:
-                self.folder.open(run_data(task.manifest, task.validation, task.dataset.frame_level))
+                self.folder.open(
+                    run_data(task.manifest, task.validation, any(frames for _, frames in task.dataset.sources.values()))
+                )
         micro_batch, rest = divmod(config.batch_size, accelerator.num_processes * config.accumulate_steps)
         if rest:
             raise UserError(
@@ -365,25 +370,30 @@ class TrainingRun:
         """Forward and backward of the micro-batches of one step.
 
         Returns this process's mean loss, a scalar on the device, and the number of its terms over all processes.
-        Every clip (or labelled frame) of the step has the same weight, as in one large batch.
+        Every clip (or labelled frame) of the step has the same weight in a loss, as in one large batch.
         """
         accelerator = self.accelerator
         exact = torch.float32 if accelerator.device.type == "mps" else torch.float64  # which MPS lacks
         total = torch.zeros((), dtype=exact, device=accelerator.device)
-        counts = [self.task.count(batch) for batch in micro]
-        all_counts = sum(self._of_all(sum(counts)))
-        for i, (batch, count) in enumerate(zip(micro, counts, strict=True)):
+        counts = [self.task.counts(batch) for batch in micro]
+        of_all = np.sum(self._of_all(np.sum(counts, axis=0)), axis=0).tolist()
+        for i, (batch, terms) in enumerate(zip(micro, counts, strict=True)):
             entropy = [self.config.seed, self.state.step, i, accelerator.process_index]
             seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
             torch.manual_seed(seed)  # drop path
             # Gradients and losses are averaged over processes afterwards.
-            divisor = all_counts / (count * accelerator.num_processes) if count else math.inf
-            ready = self._upload(batch if count else _one_black_clip(batch))
+            divisors = [
+                all_terms / (count * accelerator.num_processes) if count else math.inf
+                for all_terms, count in zip(of_all, terms, strict=True)
+            ]
+            ready = self._upload(batch if any(terms) else _one_black_clip(batch))
             with accelerator.no_sync(self.model) if i + 1 < len(micro) else nullcontext(), accelerator.autocast():
-                loss = self.task.loss(self.model, ready, torch.Generator().manual_seed(seed))
-                accelerator.backward(loss / divisor)
-            total += loss.detach().to(exact) / divisor
-        return total, all_counts
+                losses = self.task.losses(self.model, ready, torch.Generator().manual_seed(seed))
+                shares = [loss / divisor for loss, divisor in zip(losses, divisors, strict=True)]
+                accelerator.backward(shares[0] if len(shares) == 1 else torch.stack(shares).sum())
+            for loss, divisor in zip(losses, divisors, strict=True):
+                total += loss.detach().to(exact) / divisor
+        return total, sum(of_all)
 
     def _of_all(self, mine: T) -> list[T]:
         """What every process says, in their order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,12 +75,12 @@ class PretrainTask(TrainingTask):
         self._preview: Batch | None = None
         self._monitor: Monitor | None = None
 
-    def loss(self, model: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
+    def losses(self, model: Callable[..., Any], batch: Batch, generator: torch.Generator) -> list[Tensor]:
         """The loss of Eq. 11, for a mask drawn on the CPU, so that every device hides the same tubelets."""
         shape = self.model.config
         clips = normalize(batch["clips"], shape.pixel_mean, shape.pixel_std)
         mask = tube_mask(len(clips), shape, generator=generator).to(clips.device)
-        return self.model.loss(clips, mask, forward=model)
+        return [self.model.loss(clips, mask, forward=model)]
 
     def probes_after(self, epoch: int) -> bool:
         every = self.config.probe_every

@@ -18,6 +18,7 @@ from svfap.data.prepared import (
 from svfap.errors import UserError
 from svfap.settings import require_weights
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
+from svfap.train.head_config import head_configs
 from svfap.train.run_folder import RunFolder
 from svfap.train.tracking import require_trackers
 from svfap.weighted import WeightedPath, described, weighted_paths
@@ -79,6 +80,10 @@ def fold_configs(config: FinetuneConfig) -> list[FinetuneConfig]:
         raise UserError(
             "fold=all: start it without torchrun, it runs one process per GPU; or torchrun each fold by itself"
         )
+    if config.heads:
+        raise UserError(
+            "fold=all: pools the predictions of one output; with `heads`, train each fold with its name as `fold`"
+        )
     if config.val_manifest is not None:
         raise UserError("val_manifest: with fold=all each fold has its own validation part; leave `val_manifest` out")
     dataset = read_dataset(config.dataset).require_tests(config.dataset)
@@ -111,7 +116,7 @@ def resolve(config: C) -> C:
             given, folders = described(config.manifest), described(config.dataset)
             raise UserError(f"manifest={given}: dataset={folders} gives the videos; leave one of them out")
     if isinstance(config, FinetuneConfig):
-        settings |= _recipe(config, settings["task"])
+        settings |= _recipe(config, settings.get("task"))
     return replace(config, **settings)
 
 
@@ -120,7 +125,9 @@ def _of_manifests(config: TrainConfig) -> dict[str, Any]:
     if isinstance(config, FinetuneConfig):
         if config.fold is not None:
             raise UserError(f"fold={config.fold}: folds come with a dataset; give `dataset` in place of `manifest`")
-        settings |= {"task": config.task or "classification", "output_activation": config.output_activation or "none"}
+        if not config.heads:  # which say what labels are
+            settings["task"] = config.task or "classification"
+            settings["output_activation"] = config.output_activation or "none"
     return settings
 
 
@@ -139,7 +146,8 @@ def _of_datasets(config: TrainConfig, folders: list[WeightedPath]) -> dict[str, 
     manifests = [WeightedPath(other["manifest"], weight) for other, (_, weight) in zip(found, folders, strict=True)]
     settings["manifest"] = [str(manifest) for manifest in manifests]
     if isinstance(config, FinetuneConfig):
-        settings["frame_level"] = any(other["frame_level"] for other in found)
+        if not config.heads:
+            settings["frame_level"] = any(other["frame_level"] for other in found)
         settings["fold"] = config.fold
         if not config.val_manifest:
             parts = [str(other["val_manifest"]) for other in found if other["val_manifest"]]
@@ -172,27 +180,32 @@ def _of_dataset(config: TrainConfig, folder: Path, dataset: PreparedDataset, is_
             f"val_fraction=0: {folder} has a validation part ({fold.val.name}), which chooses best/; to train on all, "
             "make the dataset with `svfap prepare … --validation none`"
         )
-    names = "label_names" if dataset.task == "classification" else "dimensions"
-    return settings | {
+    settings |= {
         "manifest": fold.train,
         "val_manifest": config.val_manifest or fold.val,
         "val_fraction": config.val_fraction if fold.val or config.val_manifest else 0.0,
+        "fold": fold.name,
+    }
+    if config.heads:  # which say what labels are
+        return settings
+    names = "label_names" if dataset.task == "classification" else "dimensions"
+    return settings | {
         "task": dataset.task,
         "output_activation": config.output_activation or dataset.output_activation,
         "frame_level": config.frame_level or dataset.frame_level,
         "label_range": config.label_range or dataset.label_range,
         names: getattr(config, names) or list(dataset.label_names),
-        "fold": fold.name,
     }
 
 
-def _recipe(config: FinetuneConfig, task: str) -> dict[str, Any]:
-    """Defaults that depend on the task. Raises `UserError` for settings of the other task."""
+def _recipe(config: FinetuneConfig, task: str | None) -> dict[str, Any]:
+    """Defaults that depend on the task, or the tasks of all heads. Raises `UserError` for settings of the other task."""
     for other, names in ONLY_FOR.items():
         for name in names:
-            if task != other and getattr(config, name) != getattr(FinetuneConfig, name):
+            if not config.heads and task != other and getattr(config, name) != getattr(FinetuneConfig, name):
                 raise UserError(f"{name}={getattr(config, name)}: is for {other}")
-    mixup, cutmix = (0.8, 1.0) if task == "classification" else (0.0, 0.0)
+    tasks = {head.config.task or task for head in head_configs(config)}
+    mixup, cutmix = (0.8, 1.0) if tasks == {"classification"} else (0.0, 0.0)
     return {
         "mixup": mixup if config.mixup is None else config.mixup,
         "cutmix": cutmix if config.cutmix is None else config.cutmix,

@@ -96,6 +96,8 @@ def read_run_data(file: Path) -> RunData:
 def run_data(training: Manifest, validation: Manifest | None, frame_level: bool = False) -> RunData:
     """The data of a run with these videos. frame_level: labels in files of values per frame count as well."""
     names = training.label_names or training.dimensions or ()
+    for name, head in training.heads.items():
+        names += tuple(f"{name}/{each}" for each in head.label_names or head.dimensions or ())
     validated = None if validation is None else part_of(validation, frame_level)
     mixture: tuple[Share, ...] = ()
     if training.mixture is not None:
@@ -123,16 +125,18 @@ def _columns(manifest: Manifest, frame_level: bool) -> Iterator[list[str]]:
     for name in BOX_AND_SPAN:
         if name in table:
             yield [repr(value) for value in table[name].astype(float).tolist()]
-    if manifest.label_names is not None and "label" in table:
-        names = (*manifest.label_names, "")  # -1: none
-        yield [names[label] for label in table["label"].tolist()]
-    for name in manifest.dimensions or ():
-        if name in table:
-            yield [repr(value) for value in table[name].astype(float).tolist()]
+    for labels in (manifest, *manifest.heads.values()):
+        if labels.label_names is not None and "label" in labels.table:
+            names = (*labels.label_names, "")  # -1: none
+            yield [names[label] for label in labels.table["label"].tolist()]
+        for name in labels.dimensions or ():
+            if name in labels.table:
+                yield [repr(value) for value in labels.table[name].astype(float).tolist()]
     if (groups := manifest.groups) is not None:
         yield [str(group) for group in groups]
-    if frame_level and "frame_numbers" in table:
-        yield ["" if numbers is None else _digest(numbers.tobytes()) for numbers in table["frame_numbers"]]
+    for labels in (manifest, *manifest.heads.values()):
+        if frame_level and "frame_numbers" in labels.table:
+            yield ["" if numbers is None else _digest(numbers.tobytes()) for numbers in labels.table["frame_numbers"]]
     if frame_level and "frame_values" in table:
         content = cache(lambda name: _digest_of_file(manifest.root / name) if name else "")
         yield [content(str(name)) for name in table["frame_values"]]
