@@ -223,7 +223,7 @@ def constant_clips(batch_size: int) -> tuple[Tensor, Tensor]:
 def test_mix_gives_targets_the_share_of_the_pixels(batch_size: int, mixup: float, cutmix: float) -> None:
     for seed in range(20):
         clips, targets = constant_clips(batch_size)
-        mixed, soft = augment.mix(clips, targets, mixup, cutmix, 0.5, seeded(seed))
+        mixed, (soft,) = augment.mix(clips, [targets], mixup, cutmix, 0.5, seeded(seed))
         assert mixed is clips
         own = torch.arange(batch_size)
         partner = torch.tensor({1: [0], 3: [1, 2, 0], 5: [4, 2, 3, 1, 0]}.get(batch_size) or own.flip(0).tolist())
@@ -245,7 +245,7 @@ def test_the_box_of_cutmix_has_the_area_that_was_drawn(
     rng = SimpleNamespace(beta=lambda a, b: share, random=lambda: 0.0, integers=lambda high: high // 2)
     monkeypatch.setattr(augment, "decisions", lambda generator: rng)
     clips = torch.arange(2.0).view(2, 1, 1, 1, 1).expand(2, 3, 4, 64, 64).clone()
-    mixed, targets = augment.mix(clips, torch.eye(2), 0, 1.0, 1.0, torch.Generator())
+    mixed, (targets,) = augment.mix(clips, [torch.eye(2)], 0, 1.0, 1.0, torch.Generator())
     assert int((mixed[0, 0, 0] == 1).sum()) == side**2
     assert targets[0].tolist() == [share, 1 - share]
 
@@ -254,7 +254,7 @@ def test_mix_draws_beta_shares_and_switches() -> None:
     shares, boxed = [], 0
     for seed in range(400):
         clips, targets = constant_clips(2)
-        mixed, soft = augment.mix(clips, targets, 0.8, 1.0, 0.5, seeded(seed))
+        mixed, (soft,) = augment.mix(clips, [targets], 0.8, 1.0, 0.5, seeded(seed))
         is_box = not bool((mixed[0] == mixed[0, 0, 0, 0, 0]).all())
         boxed += is_box
         if not is_box:
@@ -266,7 +266,7 @@ def test_mix_draws_beta_shares_and_switches() -> None:
 
 def test_mix_off_changes_nothing() -> None:
     clips, targets = constant_clips(3)
-    mixed, soft = augment.mix(clips.clone(), targets, 0.0, 0.0, 0.5, seeded())
+    mixed, (soft,) = augment.mix(clips.clone(), [targets], 0.0, 0.0, 0.5, seeded())
     assert torch.equal(mixed, clips) and torch.equal(soft, targets)
 
 

@@ -82,7 +82,7 @@ def clips_of_training(task: FinetuneTask, pixels: np.ndarray) -> torch.Tensor:
 
     batch = {"clips": torch.from_numpy(pixels)[None], "label": torch.zeros(1, dtype=torch.int64)}
     with pytest.raises(Captured) as caught:
-        task.loss(model, batch, torch.Generator().manual_seed(0))
+        task.losses(model, batch, torch.Generator().manual_seed(0))
     return caught.value.args[0]
 
 

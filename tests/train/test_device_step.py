@@ -154,13 +154,13 @@ def test_a_step_reads_no_loss_that_was_just_asked_for(faces, tmp_path, monkeypat
 
 def test_a_loss_that_is_not_finite_is_found_before_anything_is_saved(faces, tmp_path, monkeypatch):
     in_runs(monkeypatch, _read_every=loop.STEPS_UNREAD)
-    real, calls = PretrainTask.loss, []
+    real, calls = PretrainTask.losses, []
 
-    def loss(self, *args):
+    def losses(self, *args):
         calls.append(1)
-        return real(self, *args) * (math.nan if len(calls) == 6 else 1)
+        return [loss * (math.nan if len(calls) == 6 else 1) for loss in real(self, *args)]
 
-    monkeypatch.setattr(PretrainTask, "loss", loss)
+    monkeypatch.setattr(PretrainTask, "losses", losses)
     with pytest.raises(UserError, match="the loss is nan at step 6, .*; stopped after step 8"):  # at the epoch's end
         pretrain(pretraining(faces, tmp_path / "run"))
     assert '"step": 4' in (tmp_path / "run" / "last" / "state.json").read_text()

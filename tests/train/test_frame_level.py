@@ -122,11 +122,11 @@ def test_cross_entropy_is_of_every_frame(labelled, tmp_path):
     task = FinetuneTask(FinetuneConfig(**words))
     batch = task.dataset.collate([task.dataset[i] for i in range(3)])
     logits = torch.randn(3, 16, 2, generator=torch.Generator().manual_seed(0))
-    loss = task.loss(lambda clips: logits, batch, torch.Generator().manual_seed(0))
+    (loss,) = task.losses(lambda clips: logits, batch, torch.Generator().manual_seed(0))
     by_hand = -logits.log_softmax(-1).gather(2, batch["label"][..., None]).mean()
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
     mixed = FinetuneTask(FinetuneConfig(**{**words, "mixup": 0.8}))
-    assert mixed.loss(lambda clips: logits, batch, torch.Generator().manual_seed(0)).item() != pytest.approx(
+    assert mixed.losses(lambda clips: logits, batch, torch.Generator().manual_seed(0))[0].item() != pytest.approx(
         loss.item()
     )
     with pytest.raises(UserError, match="balanced sampling needs a column 'label'"):

@@ -105,7 +105,7 @@ def loss_and_gradient(config: FinetuneConfig) -> tuple[float, torch.Tensor, Fine
     """Of the first batch, at the initial weights."""
     task = FinetuneTask(config)
     batch = task.dataset.collate([task.dataset[i] for i in range(7)])
-    loss = task.loss(task.model, batch, torch.Generator().manual_seed(0))
+    (loss,) = task.losses(task.model, batch, torch.Generator().manual_seed(0))
     (gradient,) = torch.autograd.grad(loss, task.model.head.weight)
     return loss.item(), gradient, task
 
@@ -163,7 +163,7 @@ def test_mixing_of_values_is_off_until_asked_for(faces, tmp_path):
             seen[name] = clips
             return torch.zeros(2, 1)
 
-        loss = each.loss(model, batch, torch.Generator().manual_seed(3))
+        (loss,) = each.losses(model, batch, torch.Generator().manual_seed(3))
         if name == "plain":
             assert loss.item() == pytest.approx(truth.square().mean().item(), rel=1e-5)
     share = torch.linalg.lstsq(
@@ -182,7 +182,7 @@ def test_class_weights_count_in_the_loss(faces, tmp_path):
     task = FinetuneTask(finetuning(faces, tmp_path, **words))
     batch = task.dataset.collate([task.dataset[i] for i in range(20)])
     logits = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
-    loss = task.loss(lambda clips: logits, batch, torch.Generator())
+    (loss,) = task.losses(lambda clips: logits, batch, torch.Generator())
     weights = compute_class_weight("balanced", classes=np.arange(7), y=batch["label"].numpy())[batch["label"]]
     by_hand = -(torch.tensor(weights) * logits.log_softmax(1)[torch.arange(20), batch["label"]]).mean()
     assert len(set(weights)) > 1

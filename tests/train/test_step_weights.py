@@ -84,7 +84,7 @@ def test_processes_share_the_weight_of_the_step(faces, tmp_path):
     batch = batch_of(run.task, range(6))
     _, whole = gradient(run, [batch])
     run.accelerator = TwoProcesses(run.accelerator)
-    run._of_all = lambda count: [count, 2]  # readable clips of the other one
+    run._of_all = lambda counts: [counts, [2]]  # readable clips of the other one
     _, mine = gradient(run, [batch])
     # Gradients are averaged over the two processes: 6 clips of 8 have 3/4 of the weight, so 3/2 before the average.
     torch.testing.assert_close(mine, whole * 2 * 6 / 8)
@@ -101,9 +101,9 @@ def test_frames_without_a_label_do_not_count(task, faces, tmp_path):
     batch[targets] = batch[targets].clone()
     batch[targets][0, 4:] = missing
     batch[targets][2] = missing
-    assert finetuned.count(batch) == 4 + 16
+    assert finetuned.counts(batch) == [4 + 16]
     outputs = torch.randn(3, 16, finetuned.model.config.num_outputs, generator=torch.Generator().manual_seed(0))
-    loss = finetuned.loss(lambda clips: outputs.requires_grad_(), batch, torch.Generator().manual_seed(3))
+    (loss,) = finetuned.losses(lambda clips: outputs.requires_grad_(), batch, torch.Generator().manual_seed(3))
     (found,) = torch.autograd.grad(loss, outputs)
     assert found.isfinite().all()
     known = torch.zeros(3, 16, dtype=torch.bool)
@@ -134,7 +134,7 @@ def test_a_step_with_unlabelled_frames_is_one_batch(faces, tmp_path):
 def test_every_clip_of_a_micro_batch_of_3_is_mixed(mixup, cutmix):
     for seed in range(20):
         clips = torch.arange(3.0).view(3, 1, 1, 1, 1).expand(3, 3, 2, 32, 32).clone()
-        _, soft = augment.mix(clips, torch.eye(3), mixup, cutmix, 0.5, torch.Generator().manual_seed(seed))
+        _, (soft,) = augment.mix(clips, [torch.eye(3)], mixup, cutmix, 0.5, torch.Generator().manual_seed(seed))
         shares = soft.diagonal()
         assert (shares == shares[0]).all()
         if shares[0] < 1:  # a CutMix box may be empty

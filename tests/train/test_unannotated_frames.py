@@ -68,7 +68,7 @@ def batch_of(task: FinetuneTask, *numbers: int) -> dict:
 
 
 def loss_of(task: FinetuneTask, batch: dict, outputs: torch.Tensor) -> torch.Tensor:
-    return task.loss(lambda clips: outputs, batch, torch.Generator().manual_seed(0))
+    return task.losses(lambda clips: outputs, batch, torch.Generator().manual_seed(0))[0]
 
 
 @pytest.mark.parametrize("loss", ["mse", "ccc"])
@@ -94,7 +94,7 @@ def test_the_loss_of_classes_is_over_annotated_frames(videos, tmp_path):
     counts = np.zeros(3)
     for n in range(6):
         counts += np.bincount(np.arange(14 - 2 * n) % 3, minlength=3)
-    assert task.class_weights.tolist() == pytest.approx((counts.sum() / 3 / counts).tolist())
+    assert task.heads[0].class_weights.tolist() == pytest.approx((counts.sum() / 3 / counts).tolist())
     plain = task_of(videos, tmp_path, "classes", **options)
     batch = batch_of(plain, 0, 3, 4)
     known = batch["label"] >= 0

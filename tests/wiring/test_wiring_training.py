@@ -283,7 +283,7 @@ def test_clips_are_normalised_by_mean_and_deviation(kind, train, runs):
     batch = task.dataset.collate([task.dataset[number] for number in range(4)])
     batch["clips"] = torch.full_like(batch["clips"], 255)
     with watching() as watch:
-        task.loss(task.model, batch, torch.Generator().manual_seed(0))
+        task.losses(task.model, batch, torch.Generator().manual_seed(0))
     (clips,) = watch.tensors
     for channel in range(3):
         assert clips[:, channel].unique().tolist() == pytest.approx([(1 - mean[channel]) / std[channel]], abs=1e-5)
@@ -293,11 +293,11 @@ def test_random_draws_differ_between_steps_micro_batches_and_processes(runs, mon
     task = PretrainTask(runs.config(PretrainConfig, {"accumulate_steps": 2}))
     run, drawn = TrainingRun(task, task.config), []
 
-    def loss(model, batch, generator):
+    def losses(model, batch, generator):
         drawn.append((generator.initial_seed(), torch.initial_seed()))
-        return sum(parameter.sum() for parameter in model.parameters())
+        return [sum(parameter.sum() for parameter in model.parameters())]
 
-    monkeypatch.setattr(task, "loss", loss)
+    monkeypatch.setattr(task, "losses", losses)
     batches = run._batches(0, 0)
     micro = [batch for batch, _ in zip(batches, range(2), strict=False)]
     for rank in range(2):

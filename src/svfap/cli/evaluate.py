@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from rich.table import Table
 
 from svfap.console import console, counted, say, show
@@ -14,13 +18,22 @@ def run(config: EvaluateConfig) -> int:
     """Evaluate and show the scores; the exit status is 1 if videos could not be read."""
     for model in config.models:
         require_model(model)  # before torch is imported
-    from svfap.evaluation.confidence import interval_note
     from svfap.evaluation.evaluate import evaluate
+
+    out, metrics, _ = evaluate(config)
+    missing = 0
+    for head, found in metrics.get("heads", {"": metrics}).items():
+        missing += _show(out / head, found, head)
+    return 1 if missing and not console.quiet else 0  # of several processes the first one reports
+
+
+def _show(out: Path, metrics: Mapping[str, Any], head: str) -> int:
+    """Show the scores, of a head of this name; returns how many videos could not be read."""
+    from svfap.evaluation.confidence import interval_note
     from svfap.evaluation.predictions import UNREADABLE_FILE, by_table
     from svfap.view.tables import to_terminal
 
-    out, metrics, _ = evaluate(config)
-    table = Table("score", show_edge=False)
+    table = Table("score", show_edge=False, title=head or None, title_justify="left")
     table.add_column("test set", justify="right")
     table.add_column("95% interval", justify="right")
     known = metrics["intervals"]
@@ -37,4 +50,4 @@ def run(config: EvaluateConfig) -> int:
     say(f"{num_evaluated} of {counted(num_expected, 'video')} evaluated; results in {out}")
     if missing := num_expected - num_evaluated:
         say(f"svfap evaluate: error: {counted(missing, 'video')} could not be read, listed in {out / UNREADABLE_FILE}")
-    return 1 if missing and not console.quiet else 0  # of several processes the first one reports
+    return int(missing)

@@ -14,6 +14,12 @@ from svfap.data.targets import labelled_rows
 from svfap.weighted import WeightedPath
 
 MOST_LISTED = 5
+# Settings of a head that say what its labels are: arguments of `read_manifest`.
+OF_LABELS = ("task", "frame_level", "label_names", "dimensions", "invalid_marks", "label_range", "label_column")
+
+
+class NoLabels(ManifestError):
+    """A manifest of which no row has a label of a head."""
 
 
 def read_heads(paths: Sequence[WeightedPath], heads: Mapping[str, Mapping[str, Any]], **columns: Any) -> Manifest:
@@ -33,7 +39,7 @@ def read_heads(paths: Sequence[WeightedPath], heads: Mapping[str, Mapping[str, A
         rows = labelled_rows(head, labels.get("frame_level", False))
         if not rows.any():
             wanted = ", ".join(head.dimensions or (head.label_column,))
-            raise ManifestError(
+            raise NoLabels(
                 f"heads: {name}: no row of {manifest.path} has a label of it; add the column {wanted}, or correct the head"
             )
         manifest.heads[name] = head
@@ -47,11 +53,11 @@ def read_heads(paths: Sequence[WeightedPath], heads: Mapping[str, Mapping[str, A
 
 
 def with_labels(manifest: Manifest, frame_level: bool, head: str) -> Manifest:
-    """The rows of a manifest that have a label of this head; says how many have none. Raises `ManifestError` if none has one."""
+    """The rows of a manifest that have a label of this head; says how many have none. Raises `NoLabels` if none has one."""
     rows = labelled_rows(manifest, frame_level)
     if not rows.any():
         wanted = ", ".join(manifest.dimensions or (manifest.label_column,))
-        raise ManifestError(f"{manifest.path}: no row has a label of head {head}, in the column {wanted}")
+        raise NoLabels(f"{manifest.path}: no row has a label of head {head}, in the column {wanted}")
     if not rows.all():
         say(f"{manifest.path}: {(~rows).sum()} of {counted(len(rows), 'video')} have no label of head {head}")
     return manifest.subset(np.flatnonzero(rows))

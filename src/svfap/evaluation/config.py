@@ -65,6 +65,8 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
     """Fold of the dataset; default: its only one."""
     out: Path | None = None
     """Folder for the results; default: MODEL/evaluation, of a file the folder NAME.evaluation beside it. An ensemble needs it."""
+    head: str | None = None
+    """Of a model with several heads the one to evaluate, into OUT/HEAD; default: each that the test set has labels of."""
     label_map: str | None = None
     """For a test set with other classes than the model's: a YAML file with `labels`, from labels of the test set to classes that
     are scored, and `outputs`, from classes of the model to these; null leaves out. auto: by names of the same emotion."""

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from svfap.console import counted, say
+from svfap.data.heads import NoLabels, with_labels
 from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest, read_whole_manifest
 from svfap.data.prepared import read_dataset, say_crops
@@ -31,7 +32,7 @@ from svfap.files import file_digest, make_folder, only_writer
 from svfap.formats import read_settings_file
 from svfap.metric_table import SupervisedTask
 from svfap.model.base import Model
-from svfap.model.config import ModelConfig
+from svfap.model.config import Head, ModelConfig
 from svfap.model.perceiver import Perceiver
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import confusion_matrix, regression_scatter
@@ -39,11 +40,15 @@ from svfap.view.tables import write_table
 from svfap.weighted import weighted_paths
 from svfap.weights.exported import ExportedModel, fingerprint_of, load_for_inference
 
+AnyModel = Perceiver | ExportedModel
 MOST_VALUES = 100  # of a column that scores are given by
 
 
 class Evaluation(NamedTuple):
-    """Where an evaluation was written, its metrics as in `metrics.json`, and why videos could not be read, by path."""
+    """Where an evaluation was written, its metrics as in `metrics.json`, and why videos could not be read, by path.
+
+    Of a model with several heads there is an evaluation in the folder NAME of each, and the metrics are {"heads": {NAME: …}}.
+    """
 
     out: Path
     metrics: dict[str, Any]
@@ -54,7 +59,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """Evaluate with the outputs averaged over `num_segments` temporal × `num_crops` spatial views of every video.
 
     Views that coincide are computed once, and count as often as they occur. Under torchrun every video is
-    evaluated by exactly one process. Writes into `config.out_folder`:
+    evaluated by exactly one process. Writes into `config.out_folder`, of
+    each of several heads into its folder HEAD there:
       metrics.json     scores with their 95% confidence intervals (`intervals`, see
                        `svfap.evaluation.predictions.score_intervals`), `num_expected` and `num_evaluated` videos, `num_groups`
                        where groups are scored, and `num_unannotated`: videos without an annotated frame among those shown,
@@ -72,11 +78,55 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             cannot be written or is being written by another evaluation; no video that can be read.
     """
     config = _with_test_part(config)
-    manifest, root, label_range = _test_set(config)
     accelerator = make_accelerator(config.precision)
     models = [_load(name, accelerator.device) for name in config.models]
+    if not models[0].config.heads:
+        if config.head is not None:
+            raise UserError(f"head={config.head}: {config.models[0]} has one output; leave `head` out")
+        return _evaluate(config, models, accelerator)
+    return _evaluate_heads(config, models, accelerator)
+
+
+def _evaluate_heads(config: EvaluateConfig, models: Sequence[AnyModel], accelerator: Accelerator) -> Evaluation:
+    """Evaluate each head as the model with it alone. Raises `UserError` if the test set has no labels of any."""
+    heads = [head for head in models[0].config.heads if config.head in (None, head.name)]
+    if not heads:
+        models[0].config.of_head(config.head or "")  # raises
+    if config.label_map is not None and len(heads) > 1:
+        raise UserError(
+            f"label_map: is for one head; choose it with `head`, of {', '.join(head.name for head in heads)}"
+        )
+    found: dict[str, Evaluation] = {}
+    for head in heads:
+        alone = [_of_head(name, model, head.name) for name, model in zip(config.models, models, strict=True)]
+        part = replace(config, out=config.out_folder / head.name)
+        try:
+            found[head.name] = _evaluate(part, [model.to(accelerator.device) for model in alone], accelerator, head)
+        except NoLabels as error:
+            if config.head is not None:
+                raise
+            say(f"head {head.name} is not evaluated: {error}")
+    if not found:
+        raise UserError(
+            f"{config.manifest or config.dataset}: has no labels of {', '.join(head.name for head in heads)}"
+        )
+    unreadable = {path: reason for each in found.values() for path, reason in each.unreadable.items()}
+    return Evaluation(config.out_folder, {"heads": {name: each.metrics for name, each in found.items()}}, unreadable)
+
+
+def _of_head(name: str, model: AnyModel, head: str) -> AnyModel:
+    if not isinstance(model, Perceiver) or head not in model.config.outputs:
+        raise UserError(f"{name}: has no head {head}; an ensemble predicts one thing")
+    return model.of_head(head)
+
+
+def _evaluate(
+    config: EvaluateConfig, models: Sequence[AnyModel], accelerator: Accelerator, head: Head | None = None
+) -> Evaluation:
+    """Evaluate models with one head. head: what it is of the model that was given; None: its only one."""
+    manifest, root, label_range = _test_set(config)
     require_alike(config.models, [model.config for model in models], [fingerprint_of(model) for model in models])
-    videos, mapped, left_out = _labelled(config, manifest, root, label_range, models[0].config)
+    videos, mapped, left_out = _labelled(config, manifest, root, label_range, models[0].config, head)
     videos.require_files()
     origin = provenance(config, models, manifest, videos.root)
     frame_level = models[0].config.frame_level
@@ -123,6 +173,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             sources |= {"fps": _clock(config, models[0].config).fps, "frames_fps": config.frames_fps}
             known: dict[str, Any] = {key: str(value) for key, value in sources.items() if value is not None}
             known |= {"model": config.models if len(models) > 1 else config.models[0]}
+            known |= {} if head is None else {"head": head.name}
             earlier = read_metrics(out / tables.METRICS_FILE).get("score_by", {})
             write_metrics(out / tables.METRICS_FILE, {**known, **origin, **metrics})
             _write_predictions(out, predictions, metrics, by_group, earlier)
@@ -178,10 +229,10 @@ def _test_set(config: EvaluateConfig) -> tuple[Path, Path | None, tuple[float, f
 def _load(name: str, device: torch.device) -> Perceiver | ExportedModel:
     """A model that can be evaluated, on the device. Raises `UserError`."""
     model = load_for_inference(name).to(device).eval()
-    if model.config.task not in ("classification", "regression"):
+    if model.config.task not in ("classification", "regression", "multitask"):
         raise UserError(f"{name}: is a {model.config.task} model; only classification and regression can be evaluated")
     assert isinstance(model, Perceiver | ExportedModel)
-    if not model.config.label_names:
+    if not all(shape.label_names for shape in model.config.outputs.values()):
         raise UserError(
             f"{name}: its config.json has no label_names; the manifest's labels cannot be matched to outputs"
         )
@@ -194,8 +245,10 @@ def _labelled(
     root: Path | None,
     label_range: tuple[float, float] | None,
     shape: ModelConfig,
+    head: Head | None,
 ) -> tuple[Manifest, LabelMap | None, dict[str, int]]:
-    """The test videos, the map of their labels, and how many rows it leaves out by label. Raises `UserError`."""
+    """The test videos, of one of several heads those that have a label of it, the map of their labels, and how many rows it
+    leaves out by label. Raises `UserError`."""
     task = cast(SupervisedTask, shape.task)
     names: dict[str, Any] = {"label_names" if task == "classification" else "dimensions": shape.label_names}
     if config.label_map is not None:
@@ -203,7 +256,10 @@ def _labelled(
             raise UserError("label_map: is for classes of whole videos; this model predicts something else")
         names = {"label_names": read_dataset(config.dataset).label_names if config.dataset is not None else None}
     names |= {"invalid_marks": config.invalid_marks, "label_range": label_range}
+    names |= {} if head is None else {"label_column": head.label_column, "partial": True}
     videos = read_manifest(manifest, root=root, task=task, split=config.split, frame_level=shape.frame_level, **names)
+    if head is not None:
+        videos = with_labels(videos, shape.frame_level, head.name)
     if config.label_map is None:
         return videos, None, {}
     assert videos.label_names is not None

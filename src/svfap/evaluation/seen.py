@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from svfap.console import counted, silent
+from svfap.data.heads import OF_LABELS, read_heads
 from svfap.data.manifest import BOX_COLUMNS, SPAN_COLUMNS, Manifest
 from svfap.data.mixing import read_manifests
 from svfap.data.split import carve_validation, take_fraction
@@ -69,6 +70,12 @@ def _parts_of(run: Mapping[str, Any]) -> tuple[Manifest | None, Manifest | None]
     """Training and validation videos of a run, as training took them; None where there are none or the manifest is gone."""
     manifests, val_manifests = (weighted_paths(run.get(name)) for name in ("manifest", "val_manifest"))
     settings: dict[str, Any] = {"root": run.get("root"), "task": "unlabelled"}
+    if run.get("heads"):
+        heads = {
+            name: {key: head[key] for key in OF_LABELS if head.get(key) is not None}
+            for name, head in run["heads"].items()
+        }
+        settings = {"root": run.get("root"), "heads": heads}
     if run.get("task") == "classification":  # whose classes decide which videos are drawn
         settings |= {name: run.get(name) for name in ("task", "label_names")}
         settings["frame_level"] = bool(run.get("frame_level"))
@@ -89,7 +96,8 @@ def _parts_of(run: Mapping[str, Any]) -> tuple[Manifest | None, Manifest | None]
 def _there(manifests: list[WeightedPath], **columns: Any) -> Manifest | None:
     """Those of the manifests that are still there, as one; None if none is."""
     there = [each for each in manifests if each.path.is_file()]
-    return read_manifests(there, **columns) if there else None
+    read = read_heads if "heads" in columns else read_manifests
+    return read(there, **columns) if there else None
 
 
 class _Piece(NamedTuple):

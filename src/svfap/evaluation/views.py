@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -22,6 +22,7 @@ from svfap.evaluation.metrics import average_views
 from svfap.evaluation.predictions import EvaluationPredictions, predictions_table
 from svfap.metric_table import SupervisedTask
 from svfap.model.config import ModelConfig
+from svfap.model.perceiver import by_head
 
 Reader = Callable[[Tensor], tuple[Tensor, Tensor]]  # clips -> outputs and features
 
@@ -59,11 +60,6 @@ def _summed(outputs: Tensor, sums: Tensor) -> Tensor:
     """outputs (..., K) @ sums (K, L) in float32, also within autocast, which would round the product."""
     with torch.autocast(outputs.device.type, enabled=False):
         return outputs.float() @ sums
-
-
-def by_head(outputs: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The outputs of each head by its name, '' of the only one."""
-    return {"": outputs} if isinstance(outputs, Tensor) else outputs
 
 
 def predict_views(

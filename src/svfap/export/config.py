@@ -26,6 +26,8 @@ class ExportConfig(Settings):
     task: Literal["features"] | None = None
     """features: the encoder's features alone, as `svfap extract` computes them; needed for a pre-trained model. Default: the
     model's own task."""
+    head: str | None = None
+    """Of a model with several heads the one that is exported; it needs one."""
     int8: bool = False
     """Quantise the weights of all matrix products to int8, and what they are multiplied with while the model runs. The table
     says what that costs and gains on this processor."""

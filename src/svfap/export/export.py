@@ -103,6 +103,10 @@ def _perceiver(model: str | Path | Model, config: ExportConfig) -> Perceiver:
             f"{name}: is a {loaded.config.task} model, which has no outputs to export; give --task features for those of its "
             "encoder, or fine-tune it first"
         )
+    if loaded.config.heads or config.head is not None:
+        if config.head is None:
+            raise UserError(f"{name}: has several heads; choose one with `head`, of {', '.join(loaded.config.outputs)}")
+        loaded = loaded.of_head(config.head)
     return copy.deepcopy(loaded).to("cpu", torch.float32).eval()
 
 

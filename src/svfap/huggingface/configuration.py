@@ -68,6 +68,11 @@ class SVFAPConfig(PreTrainedConfig):
         For another task than its own: of the same encoder with a new head, as in `load_model` with a task. Raises `UserError`
         for settings that do not fit together.
         """
+        if self.task == "multitask" and "classification" in tasks:
+            raise UserError(
+                f"the model has several heads ({', '.join(head['name'] for head in self.heads)}), and transformers takes one: "
+                "svfap.load_model(folder).of_head(NAME).save_pretrained(new_folder)"
+            )
         config = ModelConfig(**{name: getattr(self, name) for name in ModelConfig.field_names()})
         labels = self.id2label or {}
         names = tuple(str(labels[number]) for number in sorted(labels))

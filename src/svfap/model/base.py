@@ -91,7 +91,8 @@ class Model(
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """`README.md` of a saved model. The program's licence is not that of weights: none is named unless it is known."""
-        known, names = self.config.provenance, ", ".join(self.config.label_names)
+        known, outputs = self.config.provenance, self.config.outputs
+        names = "; ".join(f"{name}: " * bool(name) + ", ".join(shape.label_names) for name, shape in outputs.items())
         data, licence = copy.deepcopy(self._hub_mixin_info.model_card_data), known.get("licence")
         if licence:
             data.license = "other"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -15,6 +16,11 @@ from svfap.model.layers import layer_norm, steps_to_frames
 
 HEAD_INIT_SCALE = 0.001
 Outputs = Tensor | dict[str, Tensor]  # of one head; of several heads by their names
+
+
+def by_head(outputs: Outputs) -> Mapping[str, Tensor]:
+    """The outputs of each head by its name, '' of the only one."""
+    return {"": outputs} if isinstance(outputs, Tensor) else outputs
 
 
 class Perceiver(Model):

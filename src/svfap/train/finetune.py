@@ -27,11 +27,12 @@ from svfap.evaluation.config import EVALUATION_FOLDER, EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.pool import has_evaluation, is_evaluated, pool_evaluations, write_folds_file
 from svfap.evaluation.predictions import score_predictions
-from svfap.evaluation.views import by_head, predict_heads, scored_by_group
+from svfap.evaluation.views import predict_heads, scored_by_group
 from svfap.files import make_folder, only_writer
 from svfap.metric_table import MEAN_SCORE, metric_keys, prefixed
 from svfap.model.build import create_model
 from svfap.model.config import Head as ModelHead
+from svfap.model.perceiver import by_head
 from svfap.train.config import FinetuneConfig
 from svfap.train.contract import contract
 from svfap.train.head import Head

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from svfap.data.heads import OF_LABELS
 from svfap.errors import UserError
 from svfap.model.config import HEAD_NAME
 
@@ -41,8 +42,8 @@ class HeadConfig:
     @property
     def columns(self) -> dict[str, Any]:
         """What `read_manifest` needs to know to read the labels."""
-        names = ("task", "frame_level", "label_names", "dimensions", "invalid_marks", "label_range")
-        return {name: getattr(self.config, name) for name in names} | {"label_column": self.label_column}
+        settings = {name: getattr(self.config, name, None) for name in OF_LABELS}
+        return {**settings, "label_column": self.label_column}
 
 
 def head_configs(config: FinetuneConfig) -> list[HeadConfig]:

@@ -217,6 +217,8 @@ def why_unpublishable(config: ModelConfig) -> str | None:
     """Why a model cannot be written as the published code stores it; None if it can."""
     if config.task == "pretraining" and config.target != "pixels":
         return f"target={config.target}: the published code predicts pixels; convert its encoder alone, with `task` features"
+    if config.heads:
+        return "it has several heads, and the published code one; save one of them first, with model.of_head(NAME)"
     if config.standardize_clips:
         return (
             "its encoder standardises clips, which the published one does not; it would give other outputs there and cannot be "
