@@ -119,7 +119,7 @@ def test_rows_of_a_variable_rate_are_those_of_the_pictures_shown(tmp_path):
     ]:
         assert item.reason is None
         for clip, target in zip(item.clips, item.targets, strict=True):
-            np.testing.assert_allclose(clip.reshape(8, -1).mean(axis=1) / 3, target[:, 0], atol=0.5)
+            np.testing.assert_allclose(clip.reshape(8, -1).mean(axis=1) / 3, target["values"][:, 0], atol=0.5)
 
 
 # Frames that are not annotated

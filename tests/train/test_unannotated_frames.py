@@ -118,13 +118,13 @@ def test_a_batch_without_annotated_frames_has_no_gradient(videos, tmp_path):
 
 
 def test_a_step_without_annotated_frames_has_no_loss_in_the_log(videos, tmp_path, monkeypatch):
-    real, steps = FinetuneTask.count, []
+    real, steps = FinetuneTask.counts, []
 
-    def count(self, batch):
+    def counts(self, batch):
         steps.append(1)
-        return 0 if len(steps) == 2 else real(self, batch)
+        return [0] if len(steps) == 2 else real(self, batch)
 
-    monkeypatch.setattr(FinetuneTask, "count", count)
+    monkeypatch.setattr(FinetuneTask, "counts", counts)
     out = tmp_path / "run"
     options = {**QUICK, **PLAIN, **VALUES, "manifest": videos / "values.csv", "val_fraction": 0, "batch_size": 2}
     finetune(FinetuneConfig(**options, invalid_marks=[MARK], out=out))

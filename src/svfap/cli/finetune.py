@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from svfap.console import counted, say
-from svfap.metric_table import metric_keys, metric_name
+from svfap.metric_table import MEAN_SCORE, metric_keys, metric_name
 from svfap.train.config import FinetuneConfig
 from svfap.train.resolve import check_run
 
@@ -20,7 +20,8 @@ def run(config: FinetuneConfig) -> int:
         show_results(result.pooled, config.out)
     elif result.finished:
         metrics, validation = result.metrics, result.metrics["last_validation"]
-        shown = [key for key in metric_keys(summary=True) if key in validation]
+        known = {*metric_keys(summary=True), MEAN_SCORE}
+        shown = [key for key in validation if key.rpartition("/")[2] in known]
         scores = ", ".join(f"{metric_name(key)} {validation[key]:.3f}" for key in shown)
         trained, by = counted(metrics["epochs"], "epoch"), metrics["chosen_by"]
         say(f"{config.out}: trained {trained}; best/ is from epoch {metrics['best_epoch']}, chosen by {by}"

@@ -29,8 +29,8 @@ def run(config: PredictConfig, videos: list[str]) -> int:
         say(f"table: {done.out}; how it was made: {done.about}")
     for video in done.videos:
         _say_video(done, video)
-    if done.report is not None:
-        say(f"report: {done.report}")
+    for report in done.reports.values():
+        say(f"report: {report}")
     for error in done.failures.values():
         say(f"svfap predict: error: {error}")
     return 1 if done.failures else 0

@@ -165,6 +165,8 @@ def read_run(folder: Path) -> tuple[EvaluationPredictions, list[str]]:
             raise UserError(f"{folder}: {error}") from None
     place = _place(folder)
     if not (place / PREDICTIONS_FILE).is_file():
+        if heads := sorted(str(file.parent) for file in folder.glob(f"evaluation/*/{PREDICTIONS_FILE}")):
+            raise UserError(f"{folder}: has several heads; name the evaluation of one, of {', '.join(heads)}")
         raise UserError(
             f"{folder}: holds no {PREDICTIONS_FILE} of `svfap evaluate`, itself or in evaluation/; evaluate it first"
         )

@@ -42,7 +42,7 @@ class PredictConfig(FaceSettings, DeviceSettings, ClockSettings, JobSettings):
     overlay: Path | None = None
     """Also write each video with its predictions drawn in: .mp4, .mov or .mkv."""
     report: Path | None = None
-    """Also write an interactive page: .html."""
+    """Also write an interactive page: .html. Of a model with several heads one for each, NAME_HEAD.html."""
     hop_s: float | None = None
     """Seconds from the start of one window to the start of the next, rounded to whole frames: at 25 per second 0.5 s are 12
     frames, 0.48 s. Default: windows follow each other."""

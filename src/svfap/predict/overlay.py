@@ -76,13 +76,18 @@ def bar_ranges(values: np.ndarray, config: ModelConfig) -> np.ndarray:
     A bar starts at 0 and has room for the output's usual values, which `output_offset` and `output_scale` tell (without them
     up to 1), and for the largest value drawn. Only values that are clearly negative make it a bar to both sides of 0.
     """
-    usual = np.ones(values.shape[1])
-    if config.output_scale:
-        reach = 3.0 if config.output_activation == "none" else 1.0  # standard deviations, or the end of the activation
-        usual = np.abs(config.output_offset) + reach * np.array(config.output_scale)
+    usual = np.concatenate([_usual(shape) for shape in config.outputs.values()])
     largest = np.maximum(usual, np.nanmax(np.abs(values), axis=0, initial=0.0))
     signed = np.nanmin(values, axis=0, initial=0.0) < -CLEARLY * largest
     return np.stack([np.where(signed, -largest, 0.0), largest], axis=1)
+
+
+def _usual(config: ModelConfig) -> np.ndarray:
+    """(K,) how large the outputs of a model with one head usually are."""
+    if not config.output_scale:
+        return np.ones(config.num_outputs)
+    reach = 3.0 if config.output_activation == "none" else 1.0  # standard deviations, or the end of the activation
+    return np.asarray(np.abs(config.output_offset) + reach * np.array(config.output_scale))
 
 
 def _painted(

@@ -25,7 +25,7 @@ from svfap.files import MANIFEST_SUFFIXES, check_new, make_folder, only_writer, 
 from svfap.predict.about import About, about_of, read_about, write_about
 from svfap.predict.config import PredictConfig
 from svfap.predict.source import is_live
-from svfap.predict.table import TableWriter, check_no_part, part_of, read_predictions, value_columns
+from svfap.predict.table import TableWriter, check_no_part, part_of, read_predictions, tables_of_heads, value_columns
 from svfap.settings import check_same_settings, require_model
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Predictions:
         table: the rows of all videos; columns `video` (the name, see `svfap.files.printable`), then as `Predictor` returns
             them.
         failures: video -> why it, or its overlay, could not be read or written to the end. Rows before that are kept.
-        out: file of the table. about: file that says how it was made. timelines, overlays: video -> file. report: file.
-            None or missing: not written.
+        out: file of the table. about: file that says how it was made. timelines, overlays: video -> file, of several heads
+            `video, head` -> timeline. reports: head -> file, '' of the only one. None or missing: not written.
         was_complete: the table was complete before, and `resume` had nothing to do.
     """
 
@@ -60,8 +60,13 @@ class Predictions:
     about: Path | None = None
     timelines: dict[str, Path] = field(default_factory=dict)
     overlays: dict[str, Path] = field(default_factory=dict)
-    report: Path | None = None
+    reports: dict[str, Path] = field(default_factory=dict)
     was_complete: bool = False
+
+    @property
+    def report(self) -> Path | None:
+        """The page, of several heads that of the first; None: not written."""
+        return next(iter(self.reports.values()), None)
 
     @property
     def values(self) -> list[str]:
@@ -71,8 +76,8 @@ class Predictions:
     @property
     def written(self) -> list[Path]:
         """All files."""
-        first = [path for path in (self.out, self.about, self.report) if path is not None]
-        return [*first, *self.timelines.values(), *self.overlays.values()]
+        first = [path for path in (self.out, self.about) if path is not None]
+        return [*first, *self.reports.values(), *self.timelines.values(), *self.overlays.values()]
 
     def rows_of(self, video: str) -> pd.DataFrame:
         """The rows of one video, without the column `video`."""
@@ -334,10 +339,16 @@ def _write_timelines(predictions: Predictions, missing_alone: bool = False) -> N
         rows = predictions.rows_of(video)
         if predictions.out is None or rows.empty:
             continue
-        picture = predictions.out.with_name(f"{predictions.out.stem}{suffix}.png")
-        if not (missing_alone and picture.exists()):
-            save_figure(timeline(rows, printable(Path(video).name)), picture)
-        predictions.timelines[video] = picture
+        for head, part in tables_of_heads(rows).items():
+            picture = _of_head(predictions.out.with_name(f"{predictions.out.stem}{suffix}.png"), head)
+            if not (missing_alone and picture.exists()):
+                save_figure(timeline(part, ", ".join(filter(None, (printable(Path(video).name), head)))), picture)
+            predictions.timelines[f"{video}, {head}" if head else video] = picture
+
+
+def _of_head(path: Path, head: str) -> Path:
+    """The name of a file about one of several heads: `page_mood.html`."""
+    return path.with_name(f"{path.stem}_{head}{path.suffix}") if head else path
 
 
 def _write_overlays(
@@ -393,5 +404,8 @@ def _write_pictures(
     from svfap.predict.page import write_affect_page
 
     files = {printable(video): None if is_live(video) else Path(video) for video in predictions.videos}
-    write_affect_page(config.report, predictions.table, files, about)
-    return replace(predictions, report=config.report)
+    reports = {}
+    for head, table in tables_of_heads(predictions.table).items():
+        reports[head] = _of_head(config.report, head)
+        write_affect_page(reports[head], table, files, about)
+    return replace(predictions, reports=reports)

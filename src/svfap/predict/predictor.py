@@ -20,8 +20,10 @@ from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.errors import UserError
 from svfap.faces.config import CROP_FIELDS, DetectorName, FaceCropConfig, Faces, TrackConfig
 from svfap.faces.detect import Detector, make_detector
+from svfap.metric_table import prefixed
 from svfap.model.base import Model
 from svfap.model.config import ModelConfig
+from svfap.model.perceiver import by_head
 from svfap.predict.config import PredictConfig
 from svfap.predict.reader import OnFaces, OnFrame, Reader, prefetched
 from svfap.predict.source import is_live
@@ -78,7 +80,7 @@ class Predictor:
     ) -> None:
         self.model = load_for_inference(model) if isinstance(model, str | Path) else model
         self.config = self.model.config
-        if self.config.task not in ("classification", "regression"):
+        if self.config.task not in ("classification", "regression", "multitask"):
             task = self.config.task
             raise UserError(f"the model is for {task}, not for prediction; fine-tune it first (svfap finetune)")
         times: dict[str, Any] = {"hop_s": hop_s, "timeout_s": timeout_s, "fps": fps, "frames_fps": frames_fps}
@@ -91,8 +93,9 @@ class Predictor:
         cropping = crop_of(self.config, crop if detector is not None else None)
         tracking = tracking or TrackConfig()
         self.reader = Reader(config=self.config, detector=detector, crop=cropping, tracking=tracking, **times)
-        names = self.config.label_names or [f"output_{i}" for i in range(self.config.num_outputs)]
-        self.values = [PROBABILITY + name if self.config.task == "classification" else name for name in names]
+        self._shapes = self.config.outputs
+        self._by_frame = any(shape.frame_level for shape in self._shapes.values())
+        self.values = [prefixed(head, name) for head, shape in self._shapes.items() for name in _columns(shape)]
         shown = ["track", *TIMES, *BOX, *self.values, "confidence"]
         self.columns = [*TIMES, *self.values] if detector is None else shown
 
@@ -101,7 +104,9 @@ class Predictor:
 
         Columns: `track` (the face's number), `start_s`, `end_s` (of the window, seconds), `box_x`, `box_y`, `box_w`,
         `box_h` (at the window's centre, pixels of the upright picture), `prob_<label>` for each label or the value of each
-        dimension, and `confidence` (the detector's, mean over the window). With faces="none" there are no track, box and
+        dimension, and `confidence` (the detector's, mean over the window). Columns of several heads begin with their names:
+        `<head>/prob_<label>`; if one is frame-level, there is a row per frame, in which the values of the others are those
+        of its window. With faces="none" there are no track, box and
         confidence. Raises `VideoError` if the video cannot be read to its end.
         """
         return pd.DataFrame(self.stream(video), columns=self.columns)
@@ -144,19 +149,29 @@ class Predictor:
     def _rows(self, held: list[Read]) -> Iterator[Result]:
         outputs: Iterator[np.ndarray] = iter(())
         if clips := [item.frames for _, item in held if isinstance(item, Window)]:
-            tensor = run_clips(self.model, np.stack(clips), self.config, self.device, self.dtype)
-            tensor = tensor.softmax(dim=-1) if self.config.task == "classification" else tensor
+            tensor = run_clips(self._values_of, np.stack(clips), self.config, self.device, self.dtype)
             outputs = iter(tensor.cpu().numpy())
         for video, item in held:
             results = self._rows_of(item, next(outputs)) if isinstance(item, Window) else [item]
             yield from ((video, result) for result in results)
 
+    def _values_of(self, clips: torch.Tensor) -> torch.Tensor:
+        """The values of all heads, (B, K), or (B, T, K) if one is frame-level: those of clips then stand in every frame."""
+        values = []
+        for head, outputs in by_head(self.model(clips)).items():
+            shape, outputs = self._shapes[head], outputs.float()
+            outputs = outputs.softmax(dim=-1) if shape.task == "classification" else outputs
+            if self._by_frame and not shape.frame_level:
+                outputs = outputs[:, None].expand(-1, self.config.num_frames, -1)
+            values.append(outputs)
+        return torch.cat(values, dim=-1)
+
     def _rows_of(self, window: Window, output: np.ndarray) -> Iterator[Row]:
         """A row of the window, or of each of its frames that no earlier window had; output (K,) or (T, K)."""
         box, confidence = window.box, window.confidence
-        parts = output if self.config.frame_level else output[None]
+        parts = output if self._by_frame else output[None]
         for part, (first, start_s, end_s) in zip(parts, window.spans(len(parts)), strict=False):
-            if self.config.frame_level:
+            if self._by_frame:
                 if not window.fresh[first]:
                     continue
                 box, confidence = window.boxes[first], window.confidences[first]
@@ -164,6 +179,12 @@ class Predictor:
             if self.reader.detector is not None:
                 cells = (window.track, start_s, end_s, *box, *part.tolist(), confidence)
             yield dict(zip(self.columns, cells, strict=True))
+
+
+def _columns(shape: ModelConfig) -> list[str]:
+    """The columns of the values of a model with one head."""
+    names = shape.label_names or [f"output_{i}" for i in range(shape.num_outputs)]
+    return [PROBABILITY + name if shape.task == "classification" else name for name in names]
 
 
 def predictor_of(config: PredictConfig) -> Predictor:

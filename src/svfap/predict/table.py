@@ -37,8 +37,24 @@ def value_columns(table: pd.DataFrame) -> list[str]:
 
 
 def value_name(column: str) -> str:
-    """The label or dimension that a column of predictions is for."""
-    return column.removeprefix(PROBABILITY)
+    """The label or dimension that a column of predictions is for, after its head if there are several: `mood/happy`."""
+    return column.removeprefix(PROBABILITY).replace(f"/{PROBABILITY}", "/", 1)
+
+
+def tables_of_heads(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The table of each of several heads by its name, with the columns that a model with this one would give; of a model with
+    one head '' and the table itself. The columns of a head begin with its name and a slash."""
+    columns = value_columns(table)
+    if not columns or not all("/" in name and not name.startswith(PROBABILITY) for name in columns):
+        return {"": table}
+    heads: dict[str, list[str]] = {}
+    for name in columns:
+        heads.setdefault(name.partition("/")[0], []).append(name)
+    others = [name for name in table if name not in columns]
+    return {
+        head: table[[*others, *names]].rename(columns={name: name.partition("/")[2] for name in names})
+        for head, names in heads.items()
+    }
 
 
 def read_predictions(path: Path) -> pd.DataFrame:

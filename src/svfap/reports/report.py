@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from svfap.console import track
+from svfap.console import counted, track
 from svfap.errors import UserError
 from svfap.reports.agreement import agreement_section
 from svfap.reports.bottleneck import bottleneck_section
@@ -28,7 +28,8 @@ PICTURES = {
 def report(runs: str | Path | Sequence[str | Path], config: ReportConfig) -> list[Run]:
     """Write the page of one or several runs to `config.out`, and return the runs as read.
 
-    runs: folders with any of `svfap.reports.runs.RUN_FILES`, or with folds (`fold_<name>/`), which count as one run.
+    runs: folders with any of `svfap.reports.runs.RUN_FILES`, or with folds (`fold_<name>/`), which count as one run. Each of
+    several heads that is evaluated has a section after that of its run, as if it were a run.
     Sections without data are left out. Videos and models are opened where the evaluation found them, never from the network.
     Raises `UserError` for a missing folder or one with none of these files, a damaged file, and a page that cannot be written.
     """
@@ -36,7 +37,8 @@ def report(runs: str | Path | Sequence[str | Path], config: ReportConfig) -> lis
     distinct: dict[Path, Path] = {}
     for folder in map(Path, runs):
         distinct.setdefault(folder.resolve(), folder)
-    loaded = [read_run(folder) for folder in distinct.values()]
+    read = [read_run(folder) for folder in distinct.values()]
+    loaded = [each for run in read for each in (run, *run.heads)]
     if not loaded:
         raise UserError("report: no run folder given; name at least one")
     names = [run.name for run in loaded]
@@ -44,7 +46,7 @@ def report(runs: str | Path | Sequence[str | Path], config: ReportConfig) -> lis
         if names.count(run.name) > 1:
             run.name = f"{run.name} ({run.folder})"
     sections = [overview(loaded), *(_run_section(run, config) for run in track(loaded, "drawing"))]
-    write_page(config.out, config.title, sections, subtitle=f"{len(loaded)} run{'s' * (len(loaded) > 1)}")
+    write_page(config.out, config.title, sections, subtitle=counted(len(read), "run"))
     return loaded
 
 

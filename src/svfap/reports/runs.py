@@ -19,7 +19,9 @@ from svfap.errors import UserError
 from svfap.evaluation.config import LOG_FILE, RUN_CONFIG
 from svfap.evaluation.folds import pool_predictions
 from svfap.evaluation.predictions import (
+    FEATURES_FILE,
     FRAMES_FILE,
+    METRICS_FILE,
     PREDICTIONS_FILE,
     EvaluationPredictions,
     LabelledOutputs,
@@ -55,8 +57,9 @@ class Run:
 
     metrics: of the test set, as written by `svfap evaluate`, or of the predictions of all folds pooled. predictions: one
     row per test video; with folds, the column `fold` names the fold. frames: one row per frame, of a frame-level model.
-    features: N paths, and (N, D). probe: as written by `svfap probe`. dataset: name of the prepared dataset. pictures: name
-    in `RUN_FILES` -> file. incomplete: sentences about what the pooled scores lack.
+    features: N paths, and (N, D). heads: what was evaluated of each of several heads, as a run named RUN/HEAD. probe: as written
+    by `svfap probe`. dataset: name of the prepared dataset. pictures: name in `RUN_FILES` -> file. incomplete: sentences about
+    what the pooled scores lack.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Run:
     config: str = ""
     pictures: dict[str, Path] = field(default_factory=dict)
     folds: list[Run] = field(default_factory=list)
+    heads: list[Run] = field(default_factory=list)
     dataset: str = ""
     incomplete: list[str] = field(default_factory=list)
 
@@ -94,9 +98,12 @@ def read_run(folder: Path) -> Run:
 
 
 def _read_one(folder: Path) -> Run:
+    # A head is evaluated into a folder of its name.
+    evaluated = sorted(path.parent for path in folder.glob(f"evaluation/*/{PREDICTIONS_FILE}"))
+    heads = [_read_head(folder, place) for place in evaluated]
     files = {name: [path for path in folder.glob(file) if path.is_file()] for name, file in RUN_FILES.items()}
     found = {name: min(paths, key=lambda path: natural_key(path.name)) for name, paths in files.items() if paths}
-    if not found:
+    if not found and not heads:
         raise UserError(f"{folder}: holds none of {', '.join(RUN_FILES.values())}; is it a run folder?")
 
     def read(name: str, reader: Callable[[Path], Any], default: Any) -> Any:
@@ -118,6 +125,20 @@ def _read_one(folder: Path) -> Run:
         config=config,
         dataset=_dataset_name(config, folder / RUN_FILES["config"]),
         pictures={name: found[name] for name in ("timeline", "picture", "film") if name in found},
+        heads=heads,
+    )
+
+
+def _read_head(folder: Path, place: Path) -> Run:
+    """The evaluation of one of several heads of a run, in a folder of its own."""
+    metrics, features, frames = (place / name for name in (METRICS_FILE, FEATURES_FILE, FRAMES_FILE))
+    return Run(
+        name=f"{folder.resolve().name}/{place.name}",
+        folder=folder,
+        metrics=_read_json(metrics) if metrics.is_file() else {},
+        predictions=read_predictions(place / PREDICTIONS_FILE),
+        frames=read_predictions(frames) if frames.is_file() else None,
+        features=read_features(features) if features.is_file() else None,
     )
 
 

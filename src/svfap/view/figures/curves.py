@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,15 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from svfap.errors import UserError
-from svfap.metric_table import is_percent, metric_heading, metric_keys, metric_name, metric_scale
+from svfap.metric_table import (
+    MEAN_SCORE,
+    is_percent,
+    main_metric,
+    metric_heading,
+    metric_keys,
+    metric_name,
+    metric_scale,
+)
 from svfap.view.figures.base import MUTED, PALETTE, legend_below, legend_name, new_figure, styled
 
 CURVES = metric_keys(tables=True, higher_is_better=True)  # validation metrics that are drawn
@@ -49,6 +57,17 @@ class Curves:
         return pd.Series(self.losses).rolling(2 * half + 1, center=True, min_periods=1).mean().to_numpy()
 
 
+def _main_of_heads(keys: Iterable[str]) -> list[str]:
+    """The keys of the main metric of each of several heads: `mood/uar`, of frames where there are some: `mood/frame_uar`."""
+    found: dict[str, str] = {}
+    for key in keys:
+        head, slash, metric = key.partition("/")
+        is_main = metric.removeprefix("frame_") in map(main_metric, ("classification", "regression"))
+        if slash and is_main and (metric.startswith("frame_") or head not in found):
+            found[head] = key
+    return list(found.values())
+
+
 @styled
 def loss_curves(records: Records, title: str = "") -> Figure:
     """Training loss and learning rate and, in a second panel, the validation metrics of `CURVES` over epochs.
@@ -59,7 +78,10 @@ def loss_curves(records: Records, title: str = "") -> Figure:
     """
     log = Curves(records)
     _require_records([log])
-    metrics = [m for m in CURVES if any(m in r for r in log.validation)]
+    logged = dict.fromkeys(key for record in log.validation for key in record)
+    metrics = [m for m in CURVES if m in logged] or [
+        m for m in logged if m == MEAN_SCORE or m in _main_of_heads(logged)
+    ]
     figure, (axes, *more) = new_figure(9.6 if metrics else 5.6, 3.5, 1, 2 if metrics else 1, title=title)
     x, losses, smooth = log.train_epochs(), log.losses, log.smooth()
     if smooth is not None:
