@@ -14,8 +14,6 @@ from svfap.data.targets import labelled_rows
 from svfap.weighted import WeightedPath
 
 MOST_LISTED = 5
-# Settings of a head that say what its labels are: arguments of `read_manifest`.
-OF_LABELS = ("task", "frame_level", "label_names", "dimensions", "invalid_marks", "label_range", "label_column")
 
 
 class NoLabels(ManifestError):

@@ -249,6 +249,7 @@ def read_manifest(
     label_range: least and greatest value (regression); frames with a value outside are left out.
     label_column: the column of classes, here and in files of frame_values.
     partial: rows may lack the label, or all values; they have the label -1, or NaN, and so have all if there is no such column.
+    With frame_level and a column frame_values the labels are those of its files alone.
     Raises `ManifestError`, also for a value of a whole clip that is a mark or outside the range. Prints a message if classes
     are counted from 1, have holes, or differ only in case. `Manifest.require_files` checks whether the videos exist.
     """
@@ -451,6 +452,8 @@ class _Parser:
                     f"{path}: classes {', '.join(alike)} differ only in case; correct the labels if they are one class"
                 )
         self.table["label"] = labels.map(class_of).fillna(-1).astype(np.int64)
+        if self._only_files(frame_level):
+            self.table["label"] = -1
         return known
 
     def read_values(self, dimensions: Sequence[str] | None, frame_level: bool) -> tuple[str, ...]:
@@ -465,8 +468,10 @@ class _Parser:
                 if "frame_values" in self.table:
                     fix += ", or name those of the files of values per frame with `dimensions`"
                 raise ManifestError(f"{path}: no column of numbers to learn; {fix}")
+        if self._only_files(frame_level):
+            return names
         absent = [name for name in names if name not in text]
-        if len(absent) == len(names) and "frame_values" in self.table and (frame_level or not self.partial):
+        if len(absent) == len(names) and "frame_values" in self.table and not self.partial:
             self._require("frame_values", "give a file of values")
             return names  # all values are in files
         if len(absent) == len(names) and self.partial:
@@ -496,6 +501,10 @@ class _Parser:
                 reason = "a mark of what is not annotated" if value in marks else f"outside label_range {label_range}"
                 self._refuse(invalid, name, f"{value:g} is {reason}; correct it or remove the row")
         return names
+
+    def _only_files(self, frame_level: bool) -> bool:
+        """Whether labels of frames are in files alone: in a partial manifest cells may be those of whole clips."""
+        return self.partial and frame_level and "frame_values" in self.table
 
     def _read_frame_numbers(self, names: tuple[str, ...]) -> None:
         """Add the column `frame_numbers`, and for each dimension the mean of its valid frames, the value of the clip."""

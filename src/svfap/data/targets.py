@@ -171,10 +171,12 @@ def all_targets(manifest: Manifest, frame_level: bool) -> Targets:
     Raises `UserError` if nothing is left.
     """
     if not frame_level:
-        targets = np.stack([target_of(manifest, sample) for sample in manifest])
-        return targets[is_annotated(targets)]
+        of_clips = np.stack([target_of(manifest, sample) for sample in manifest])
+        return of_clips[is_annotated(of_clips)]
     found, reason, num_rows = [], "", 0
     in_table = "frame_numbers" in manifest.table
+    if manifest.partial:
+        manifest = manifest.subset(np.flatnonzero(labelled_rows(manifest, frame_level)))
     for sample in manifest if in_table else track(manifest, "reading values per frame"):
         try:
             targets = frame_targets(manifest, sample)

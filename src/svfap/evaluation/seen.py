@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from svfap.console import counted, silent
-from svfap.data.heads import OF_LABELS, read_heads
+from svfap.data.heads import read_heads
 from svfap.data.manifest import BOX_COLUMNS, SPAN_COLUMNS, Manifest
 from svfap.data.mixing import read_manifests
 from svfap.data.split import carve_validation, take_fraction
 from svfap.errors import UserError
+from svfap.model.config import OF_LABELS
 from svfap.weighted import WeightedPath, weighted_paths
 
 Box = tuple[float, ...]

@@ -24,7 +24,7 @@ from svfap.metric_table import SupervisedTask
 from svfap.model.config import ModelConfig
 from svfap.model.perceiver import by_head
 
-Reader = Callable[[Tensor], tuple[Tensor, Tensor]]  # clips -> outputs and features
+Reader = Callable[[Tensor], tuple[Any, Tensor]]  # clips -> outputs, of a model with one head a tensor, and features
 
 
 class View(NamedTuple):

@@ -39,6 +39,8 @@ ENCODER_SETTINGS = (
     *("temporal_pyramid", "temporal_downsample", "spatial_bottleneck", "pixel_mean", "pixel_std"),
 )
 HEAD_NAME = r"[A-Za-z][A-Za-z0-9_-]*"
+# Settings of a head that say what its labels are: arguments of `svfap.data.manifest.read_manifest`.
+OF_LABELS = ("task", "frame_level", "label_names", "dimensions", "invalid_marks", "label_range", "label_column")
 # Of a model with one output, and of each `Head` of one with several.
 OF_A_HEAD = ("task", "label_names", "frame_level", "output_activation", "output_scale", "output_offset")
 # Names and types in face_crop.

@@ -113,7 +113,7 @@ class Perceiver(Model):
     def _linear(self, tokens: Tensor, frame_level: bool) -> Tensor:
         """The values of the linear layer, (B, K) or with frame_level (B, T, K)."""
         if not frame_level:
-            return self.head(self.pooled(tokens))  # type: ignore[no-any-return]
+            return self.head(self.pooled(tokens))
         return steps_to_frames(self.head(self._steps(tokens)), self.config.num_frames)
 
 

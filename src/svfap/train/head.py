@@ -47,7 +47,9 @@ class Head:
         assert names is not None
         self.names = names
         self.score = ("frame_" if config.frame_level else "") + main_metric(self.task)
-        activation, scale, offset = config.output_activation or "none", (), ()
+        activation = config.output_activation or "none"
+        scale: tuple[float, ...] = ()
+        offset: tuple[float, ...] = ()
         if self.name:
             self._require_labels(validation)
         if self.task == "regression":

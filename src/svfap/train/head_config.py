@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from svfap.data.heads import OF_LABELS
 from svfap.errors import UserError
-from svfap.model.config import HEAD_NAME
+from svfap.model.config import HEAD_NAME, OF_LABELS
 
 if TYPE_CHECKING:
     from svfap.train.config import FinetuneConfig

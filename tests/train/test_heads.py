@@ -1,0 +1,295 @@
+"""Several heads: labels that rows may lack, losses with masks, weights, and equality with one head alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_runs import PLAIN, finetuning, log
+from torch.testing import assert_close
+
+from svfap.data.heads import read_heads
+from svfap.errors import UserError
+from svfap.evaluation.config import EvaluateConfig
+from svfap.evaluation.evaluate import evaluate
+from svfap.evaluation.predictions import read_predictions
+from svfap.train.finetune import FinetuneTask, finetune
+from svfap.train.loop import TrainingRun
+from svfap.weighted import weighted_paths
+from svfap.weights.folder import load_model
+
+SMALL = dict(PLAIN, model={"img_size": 32, "num_frames": 8})
+HEADS = {
+    "affect": {"task": "regression", "dimensions": ["valence", "arousal"], "weight": 0.5},
+    "course": {"task": "regression", "dimensions": ["valence", "dominance"], "frame_level": True},
+    "expression": {"task": "classification", "smoothing": 0.1},
+}
+
+
+def rewritten(faces: Path, out: Path, change) -> Path:
+    """The training manifest with absolute paths, after `change(number, row)`; a row for which it returns False is left out."""
+    rows = list(csv.DictReader((faces / "train.csv").open()))
+    kept = []
+    for number, row in enumerate(rows):
+        row |= {name: str(faces / row[name]) for name in ("path", "frame_values")}
+        if change(number, row) is not False:
+            kept.append(row)
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in kept for name in row)), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(kept)
+    return out
+
+
+@pytest.fixture(scope="module")
+def partial(faces, tmp_path_factory) -> Path:
+    """Every third row lacks the class, every fourth the dimensions, every fifth the file of frames."""
+
+    def change(number, row):
+        row["label"] = "" if (number + 1) % 3 == 0 else row["label"]
+        for name in ("valence", "arousal"):
+            row[name] = "" if (number + 1) % 4 == 0 else row[name]
+        row["frame_values"] = "" if (number + 1) % 5 == 0 else row["frame_values"]
+
+    return rewritten(faces, tmp_path_factory.mktemp("partial") / "partial.csv", change)
+
+
+def outputs_of(task: FinetuneTask, size: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    frames = task.model.config.num_frames
+    return {
+        head.name: torch.randn(
+            size, *([frames] if head.config.frame_level else []), len(head.names), generator=generator
+        ).requires_grad_()
+        for head in task.heads
+    }
+
+
+def test_each_loss_is_the_mean_over_what_has_a_label(faces, partial, tmp_path):
+    config = finetuning(faces, tmp_path / "run", **{**SMALL, "manifest": partial, "heads": HEADS})
+    task = FinetuneTask(config)
+    batch = task.dataset.collate([task.dataset[row] for row in range(9)])
+    outputs = outputs_of(task, 9)
+    affect, course, expression = task.losses(lambda clips: outputs, batch, torch.Generator().manual_seed(0))
+    values, frames, labels = (batch[f"head {name}"] for name in HEADS)
+    named, valued, filmed = ([n for n in range(9) if (n + 1) % each] for each in (3, 4, 5))
+    assert [len(named), len(valued), len(filmed)] == [6, 7, 8]
+    assert_close(affect, 0.5 * (outputs["affect"][valued] - values[valued]).square().mean())
+    assert_close(course, (outputs["course"][filmed] - frames[filmed]).square().mean())
+    by_hand = F.cross_entropy(outputs["expression"][named], labels[named], label_smoothing=0.1)
+    assert_close(expression, by_hand)
+    assert task.counts(batch) == [7, 8 * 8, 6]
+    (found,) = torch.autograd.grad(expression, outputs["expression"])
+    assert (found.abs().sum(-1) > 0).tolist() == [n in named for n in range(9)]
+
+
+def test_a_mixed_clip_has_a_label_where_both_have_one(faces, partial, tmp_path):
+    settings = {**SMALL, "mixup": 0.8, "manifest": partial, "heads": HEADS}
+    task = FinetuneTask(finetuning(faces, tmp_path / "run", **settings))
+    batch = task.dataset.collate([task.dataset[row] for row in range(8)])
+    outputs = outputs_of(task, 8)
+    losses = task.losses(lambda clips: outputs, batch, torch.Generator().manual_seed(0))
+    (found,) = torch.autograd.grad(losses[2], outputs["expression"])
+    assert (found.abs().sum(-1) > 0).tolist() == [(n + 1) % 3 > 0 and (8 - n) % 3 > 0 for n in range(8)]
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 1), (1, 8)])
+def test_micro_batches_are_one_batch_for_every_head(faces, partial, tmp_path, sizes):
+    """With micro-batches that have other numbers of labels of each."""
+    settings = {
+        **SMALL,
+        "manifest": partial,
+        "heads": HEADS,
+        "batch_size": 9 * len(sizes),
+        "accumulate_steps": len(sizes),
+    }
+    config = finetuning(faces, tmp_path / "run", **settings)
+    run = TrainingRun(FinetuneTask(config), config)
+    run.task.model.head.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+
+    def gradient(rows: list[range]) -> tuple[float, torch.Tensor]:
+        run.optimizer.zero_grad()
+        data = run.task.dataset
+        loss = run._accumulate([data.collate([data[row] for row in part]) for part in rows])[0].item()
+        return loss, torch.cat([p.grad.flatten() for p in run.task.model.parameters()])
+
+    ends = [sum(sizes[:n]) for n in range(len(sizes) + 1)]
+    loss, split = gradient([range(a, b) for a, b in pairwise(ends)])
+    whole_loss, whole = gradient([range(9)])
+    assert loss == pytest.approx(whole_loss, rel=1e-5)
+    assert_close(split, whole, rtol=1e-4, atol=1e-6 * whole.abs().max().item())
+    run.loader.close()
+
+
+def test_a_head_of_weight_zero_changes_nothing_for_the_other(faces, tmp_path):
+    heads = {"affect": {**HEADS["affect"], "weight": 0}, "expression": {"task": "classification"}}
+    settings = {**SMALL, "base_lr": 0.05, "epochs": 2}
+    both = FinetuneTask(finetuning(faces, tmp_path / "both", **settings, heads=heads, best_by="expression"))
+    one = FinetuneTask(finetuning(faces, tmp_path / "one", **settings))
+    one.model.load_state_dict(both.model.of_head("expression").state_dict())
+    for task in (both, one):
+        run = TrainingRun(task, task.config)
+        run.train()
+    losses, alone = ([line["loss"] for line in log(tmp_path / name)] for name in ("both", "one"))
+    assert losses == pytest.approx(alone, rel=1e-4) and losses[0] != losses[-1]
+    found, wanted = (log(tmp_path / name, "val")[-1] for name in ("both", "one"))
+    assert found["expression/uar"] == pytest.approx(wanted["uar"], abs=1e-6)
+    trained, alone = (load_model(tmp_path / name / "last") for name in ("both", "one"))
+    for name, tensor in trained.of_head("expression").state_dict().items():
+        assert_close(tensor, alone.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def trained(faces, partial, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    finetune(finetuning(faces, out, **{**SMALL, "manifest": partial, "heads": HEADS, "epochs": 1, "base_lr": 0.1}))
+    return out
+
+
+def test_validation_is_of_each_head_and_their_mean(trained):
+    (shown,) = log(trained, "val")
+    mains = [shown[key] for key in ("affect/ccc", "course/frame_ccc", "expression/uar")]
+    assert shown["mean_score"] == pytest.approx(sum(mains) / 3)
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["chosen_by"] == "validation mean_score"
+
+
+def test_a_head_is_evaluated_as_a_model_with_it_alone(faces, trained, tmp_path):
+    results = evaluate(EvaluateConfig(model=str(trained), manifest=faces / "test.csv", out=tmp_path / "all"))
+    assert set(results.metrics["heads"]) == set(HEADS)
+    for name in HEADS:
+        load_model(trained).of_head(name).save_pretrained(tmp_path / name)
+        alone = evaluate(
+            EvaluateConfig(model=str(tmp_path / name), manifest=faces / "test.csv", out=tmp_path / f"{name}.e")
+        )
+        assert alone.metrics["intervals"] == results.metrics["heads"][name]["intervals"]
+        files = [read_predictions(folder / "predictions.csv") for folder in (tmp_path / "all" / name, alone.out)]
+        assert files[0].equals(files[1])
+
+
+def test_a_head_is_evaluated_on_the_rows_with_its_labels(faces, trained, partial, tmp_path, capsys):
+    found = evaluate(EvaluateConfig(model=str(trained), manifest=partial, out=tmp_path / "e", head="expression"))
+    assert list(found.metrics["heads"]) == ["expression"]
+    assert found.metrics["heads"]["expression"]["num_expected"] == 19
+    assert "9 of 28 videos have no label of head expression" in capsys.readouterr().err
+    seen = json.loads((tmp_path / "e" / "expression" / "metrics.json").read_text())["seen_in_training"]
+    assert seen[str(trained)]["trained"] == 19
+
+    def without(number, row):
+        del row["label"]
+
+    file = rewritten(faces, tmp_path / "values.csv", without)
+    found = evaluate(EvaluateConfig(model=str(trained), manifest=file, out=tmp_path / "f"))
+    assert set(found.metrics["heads"]) == {"affect", "course"}
+    for head, message in (
+        ("expression", "no row has a label of head expression"),
+        ("mood", "no such head; it has affect"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate(EvaluateConfig(model=str(trained), manifest=file, out=tmp_path / "f", head=head))
+
+
+def test_several_manifests_each_with_some_of_the_labels(faces, tmp_path):
+    """A video that both list has the labels of both, each in its row; a row without a label is left out."""
+
+    def classes(number, row):
+        row["mood"] = "" if number == 3 else row["label"]
+        for name in ("label", "valence", "arousal", "frame_values"):
+            del row[name]
+        return number < 16
+
+    def values(number, row):
+        del row["label"], row["frame_values"]
+        return number >= 14
+
+    files = [rewritten(faces, tmp_path / f"{each.__name__}.csv", each) for each in (classes, values)]
+    heads = {"expression": {"task": "classification", "label_column": "mood"}, "affect": HEADS["affect"]}
+    config = finetuning(faces, tmp_path / "run", **{**SMALL, "manifest": [f"{files[0]}:1", f"{files[1]}:2"]})
+    config = replace(config, heads=heads, val_manifest=None, val_fraction=0)
+    task = FinetuneTask(config)
+    assert len(task.manifest) == 15 + 14
+    assert [part.table.shape[0] for part in task.manifest.parts] == [15, 14]
+    targets = task.dataset.collate([task.dataset[row] for row in range(29)])
+    assert (targets["head expression"] >= 0).tolist() == [True] * 15 + [False] * 14
+    assert targets["head affect"].isfinite().all(1).tolist() == [False] * 15 + [True] * 14
+    assert finetune(replace(config, epochs=1)).finished
+    saved = load_model(tmp_path / "run").config
+    assert {head.name: head.label_column for head in saved.heads} == {"affect": "label", "expression": "mood"}
+
+
+def test_rows_without_any_label_are_left_out_with_a_message(faces, tmp_path, capsys):
+    def change(number, row):
+        row |= {"label": ""} if number < 2 else {}
+
+    file = rewritten(faces, tmp_path / "m.csv", change)
+    found = read_heads(weighted_paths(file), {"expression": {"task": "classification"}})
+    assert len(found) == len(found.heads["expression"]) == 26
+    assert "2 videos of 28 left out, without a label of any head: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ({"a": {"task": "sorting"}}, "heads: a: task='sorting': give classification or regression"),
+        ({"a b": {"task": "classification"}}, "heads: a b: is no name of a head"),
+        ({"a": "classification"}, "heads: a: 'classification' must be settings"),
+        (
+            {"a": {"task": "classification", "loss": "ccc"}},
+            "heads: a: 'loss' is no setting of a head for classification",
+        ),
+        ({"a": {"task": "regression"}}, "heads: a: give `dimensions`"),
+        (
+            {"a": {"task": "regression", "dimensions": "valence"}},
+            "heads: a: dimensions='valence' must be a list of names",
+        ),
+        ({"a": {"task": "regression", "dimensions": ["v", "v"]}}, "must be a list of different names"),
+        ({"a": {"task": "classification", "weight": -1}}, "heads: a: weight=-1 must be a number, at least 0"),
+        ({"a": {"task": "classification", "frame_level": "yes"}}, "frame_level='yes' must be true or false"),
+        (
+            {"a": {"task": "regression", "dimensions": ["v"], "loss": "l1"}},
+            "heads: a: loss='l1' is none of mse, ccc, pcc",
+        ),
+        ({"a": {"task": "regression", "dimensions": ["v"], "label_range": [1]}}, "label_range=.* must be two numbers"),
+        (
+            {"a": {"task": "classification", "label_column": "mood"}},
+            "heads: a: no row of .*train.csv has a label of it; .*mood",
+        ),
+        ({"a": {"task": "regression", "dimensions": ["valence", "joy"]}}, "heads: a: .*no column 'joy'"),
+        ({"a": {"task": "classification", "label_names": ["happy"]}}, "heads: a: .* is not a known label"),
+    ],
+)
+def test_heads_that_cannot_be_used(heads, message, faces, tmp_path):
+    with pytest.raises(UserError, match=message):
+        FinetuneTask(finetuning(faces, tmp_path / "run", heads=heads))
+
+
+def test_a_class_without_a_video_is_refused(faces, tmp_path):
+    names = ["angry", "bored", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
+    with pytest.raises(UserError, match="heads: a: no training video of .* has the class bored; leave it out"):
+        heads = {"a": {"task": "classification", "label_names": names}}
+        FinetuneTask(finetuning(faces, tmp_path / "run", heads=heads))
+
+
+def test_half_of_the_dimensions_of_a_head_is_refused(faces, tmp_path):
+    file = rewritten(faces, tmp_path / "m.csv", lambda number, row: row.update(arousal="") if number == 4 else None)
+    with pytest.raises(UserError, match="row 6, column 'arousal': is missing, while the row has another dimension"):
+        FinetuneTask(finetuning(faces, tmp_path / "run", manifest=file, heads={"affect": HEADS["affect"]}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task": "classification"}, "task=classification: with `heads`, give it to a head"),
+        ({"balanced_sampling": True}, "balanced_sampling=True: is not possible with `heads`"),
+        ({"best_by": "mood"}, "best_by=mood: is the name of one of `heads`; there are affect, course, expression"),
+    ],
+)
+def test_settings_of_the_run_beside_heads(settings, message, faces, tmp_path):
+    with pytest.raises(UserError, match=message):
+        finetuning(faces, tmp_path / "run", heads=HEADS, **settings)
