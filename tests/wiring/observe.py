@@ -130,7 +130,8 @@ def watching(keep: int = 100) -> Iterator[Watch]:
 
     def note_outputs(module: torch.nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
         if isinstance(module, Model):
-            watch.outputs.append(digest(outputs[0] if isinstance(outputs, tuple) else outputs))
+            first = outputs[0] if isinstance(outputs, tuple) else outputs
+            watch.outputs.append(digest(*(first.values() if isinstance(first, dict) else [first])))
 
     handles = (
         torch_module.register_module_forward_pre_hook(note),

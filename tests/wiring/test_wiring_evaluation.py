@@ -19,6 +19,7 @@ from svfap.evaluation.config import CompareConfig, EvaluateConfig, PoolConfig
 from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.pool import pool
 from svfap.model.build import create_model
+from svfap.model.config import Head
 
 PER_FRAME = {"model": "frame_model", "manifest": "per_frame.csv"}
 EFFECTS: dict[str, Effect] = {
@@ -121,6 +122,18 @@ def test_out(folder, tmp_path):
     assert "predictions.csv" in observed(folder, tmp_path / "here", {})["files"]
 
 
+def test_head(folder, tmp_path):
+    heads = [Head("mood", "classification", LABELS), Head("values", "regression", ("valence", "arousal"))]
+    create_model("svfap_debug", "multitask", num_outputs=len(LABELS) + 2, heads=heads).save_pretrained(folder / "two")
+    for head, written in ((None, ["mood", "values"]), ("values", ["values"])):
+        out = tmp_path / str(head)
+        evaluate(EvaluateConfig(model=str(folder / "two"), manifest=folder / "m.csv", split="val", out=out, head=head))
+        assert sorted(path.name for path in out.iterdir()) == written
+        assert (out / "values" / "scatter.png").is_file()
+    with pytest.raises(UserError, match="head=values: .*model has one output; leave `head` out"):
+        evaluate(EvaluateConfig(model=str(folder / "model"), manifest=folder / "m.csv", split="val", head="values"))
+
+
 def test_num_workers(folder, tmp_path, monkeypatch):
     assert processes_used(folder, tmp_path, monkeypatch, 0) == 0
     assert processes_used(folder, tmp_path, monkeypatch, 2) == 2
@@ -194,7 +207,7 @@ def test_settings_of_compare(folder, tmp_path):
 
 
 TESTED = {
-    EvaluateConfig: {*EFFECTS, "dataset", "fold", "out", "num_workers"},
+    EvaluateConfig: {*EFFECTS, "dataset", "fold", "out", "num_workers", "head"},
     PoolConfig: {*POOLED},
     CompareConfig: {"reference", "metrics", "allow_incomplete", "out"},
 }

@@ -12,6 +12,8 @@ import svfap.export.export as export_module
 from svfap.errors import UserError
 from svfap.export.config import ExportConfig
 from svfap.export.export import export_model
+from svfap.model.build import create_model
+from svfap.model.config import Head
 from svfap.weights.exported import ExportedModel
 
 EFFECTS: dict[str, Effect] = {
@@ -95,4 +97,13 @@ def test_format():
         ExportConfig(format="coreml")  # type: ignore[arg-type]
 
 
-TESTED = {ExportConfig: {*EFFECTS, "overwrite", "tolerance", "format"}}
+def test_head():
+    heads = [Head("mood", "classification", ("joy", "fear")), Head("v", "regression", ("valence",))]
+    model = create_model("svfap_debug", "multitask", num_outputs=3, heads=heads)
+    with pytest.raises(UserError, match="has several heads; choose one with `head`, of mood, v"):
+        export_module._perceiver(model, ExportConfig())
+    exported = export_module._perceiver(model, ExportConfig(head="mood")).config
+    assert (exported.task, exported.label_names, exported.heads) == ("classification", ("joy", "fear"), ())
+
+
+TESTED = {ExportConfig: {*EFFECTS, "overwrite", "tolerance", "format", "head"}}

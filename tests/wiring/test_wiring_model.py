@@ -13,10 +13,13 @@ from svfap.model.build import create_model
 from svfap.model.config import ModelConfig
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.masking import tube_mask
+from svfap.model.perceiver import by_head
 from svfap.weights.folder import load_model
 
 PRETRAINING = {"task": "pretraining"}
 REGRESSION = {"task": "regression", "num_outputs": 3}
+MOOD = {"name": "mood", "task": "classification", "label_names": ("joy", "fear", "calm")}
+VALUES = {"name": "values", "task": "regression", "label_names": ("valence", "arousal"), "frame_level": True}
 
 EFFECTS = {
     "task": Effect({}, PRETRAINING, ("class", "shapes"), ("num_tokens",)),
@@ -60,6 +63,12 @@ EFFECTS = {
         ("shapes", "weights"),
     ),
     "frame_level": Effect({}, {"frame_level": True}, ("output_shape",), ("shapes", "weights")),
+    "heads": Effect(
+        {"task": "multitask", "num_outputs": 5, "heads": [MOOD, {**VALUES, "frame_level": False}]},
+        {"task": "multitask", "num_outputs": 5, "heads": [MOOD, VALUES]},
+        ("output_shape",),
+        ("shapes", "weights", "first_output"),
+    ),
 }  # fmt: skip
 # Settings that say how videos are read and what outputs mean: what predict does with them is tested in
 # test_wiring_predict.py. The model keeps them.
@@ -108,9 +117,10 @@ def observed(settings: dict[str, Any]) -> dict[str, Any]:
         output = model(clips)
         torch.manual_seed(3)
         in_training = model.train()(clips)
+    outputs, in_training = list(by_head(output).values()), next(iter(by_head(in_training).values()))
     return shown | {
-        "first_output": output.flatten()[0].item(),
-        "output_shape": tuple(output.shape),
+        "first_output": outputs[0].flatten()[0].item(),
+        "output_shape": [tuple(each.shape) for each in outputs],
         "output_in_training": in_training.flatten()[0].item(),
     }
 

@@ -24,6 +24,7 @@ from svfap.data.manifest import Manifest
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.errors import UserError
 from svfap.model import layers
+from svfap.train import head_config
 from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.finetune import FinetuneTask, finetune
 from svfap.train.loop import TrainingRun
@@ -36,6 +37,7 @@ FINETUNE = {**SHARED, "split": "train", "val_split": "val", "batch_size": 4}
 PRETRAIN = {**SHARED, "split": "train", "batch_size": 6, "base_lr": 0.05, "previews": 0}
 REGRESSION = {"task": "regression", "dimensions": ["valence", "arousal"]}
 FRAMES = {**REGRESSION, "frame_level": True}
+EXPRESSION = {"task": "classification"}
 # The same clips for every step of training, before augmentation is random.
 PLAIN = dict(
     rand_augment=False, erase_rate=0.0, flip_rate=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0, drop_path_rate=0.0
@@ -81,6 +83,18 @@ FINETUNE_EFFECTS: dict[str, Effect] = {
         REGRESSION, {**REGRESSION, "output_activation": "sigmoid"}, ("model", "losses"), ("first_clips", "first_weights")
     ),
     "frame_level": Effect(REGRESSION, FRAMES, ("model", "losses", "validation"), ("first_clips",)),
+    "heads": Effect(
+        {"heads": {"expression": EXPRESSION, "affect": REGRESSION}},
+        {"heads": {"expression": EXPRESSION, "affect": {**REGRESSION, "weight": 0.1}}},
+        ("losses", "last_weights"),
+        ("first_clips", "first_weights", "model"),
+    ),
+    "best_by": Effect(
+        {"heads": {"expression": EXPRESSION, "affect": REGRESSION}},
+        {"heads": {"expression": EXPRESSION, "affect": REGRESSION}, "best_by": "affect"},
+        ("chosen_by",),
+        ("losses", "last_weights"),
+    ),
     "by_group": Effect({"by_group": True}, {"by_group": False}, ("validation",), ("losses", "last_weights")),
     "val_manifest": Effect(
         {"val_split": None, "val_manifest": "val.csv"},
@@ -642,6 +656,48 @@ def probed(runs: Runs, classes: int) -> Path:
     folds = (Fold("1", Path("train.csv"), None, Path("val.csv")),)
     write_dataset_file(folder, PreparedDataset("own", "Own", "classification", Path(".."), names, folds))
     return folder
+
+
+HEADS = {"expression": EXPRESSION, "affect": REGRESSION}
+HEAD_EFFECTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "task": ("affect", {"task": "classification", "dimensions": None}, ("model", "losses")),
+    "weight": ("affect", {"weight": 2}, ("losses",)),
+    "frame_level": ("affect", {"frame_level": True}, ("model", "losses")),
+    "dimensions": ("affect", {"dimensions": ["arousal"]}, ("model", "losses")),
+    "output_activation": ("affect", {"output_activation": "tanh"}, ("model", "losses")),
+    "loss": ("affect", {"loss": "ccc"}, ("losses",)),
+    "label_scaling": ("affect", {"label_scaling": "standardize"}, ("model", "losses")),
+    "label_range": ("affect", {"label_scaling": "range", "label_range": [-1, 2]}, ("model", "losses")),
+    "invalid_marks": ("affect", {"frame_level": True, "invalid_marks": [0.25]}, ("losses",)),
+    "label_column": (
+        "expression",
+        {"label_column": "group", "label_names": [f"g{n}" for n in range(6)]},
+        ("model", "losses"),
+    ),
+    "label_names": ("expression", {"label_names": ["sad", "neutral", "happy"]}, ("model", "losses")),
+    "smoothing": ("expression", {"smoothing": 0.4}, ("losses",)),
+    "class_weights": ("expression", {"class_weights": "balanced"}, ("losses",)),
+}
+
+
+def test_every_setting_of_a_head_has_a_test_of_its_effect():
+    assert set(HEAD_EFFECTS) == {*head_config.COMMON, *sum(head_config.OF_TASK.values(), ())}
+
+
+@pytest.mark.parametrize("name", HEAD_EFFECTS)
+def test_a_setting_of_a_head_has_its_effect(name, runs):
+    head, settings, shown = HEAD_EFFECTS[name]
+    changed = {key: value for key, value in {**HEADS[head], **settings}.items() if value is not None}
+    without = {key: value for key, value in changed.items() if key != name or name in HEADS[head]}
+    first = {**HEADS, head: {**without, name: HEADS[head][name]} if name in HEADS[head] else without}
+    if name == "task":
+        first = HEADS
+    # The classes of groups are of training alone.
+    more = {"epochs": 1, **({"val_split": None, "val_fraction": 0} if name == "label_column" else {})}
+    if name == "label_column":
+        first = HEADS
+    check(Effect({}, {}, shown, ("first_clips",)), runs(FinetuneConfig, {**more, "heads": first}),
+          runs(FinetuneConfig, {**more, "heads": {**HEADS, head: changed}}))  # fmt: skip
 
 
 TESTED = {

@@ -29,7 +29,7 @@ from svfap.evaluation.pool import RESULTS_FILE
 from svfap.evaluation.predictions import METRICS_FILE, PREDICTIONS_FILE
 from svfap.files import is_being_written, write_atomically
 from svfap.formats import read_settings_file, upgrade
-from svfap.metric_table import METRICS, main_metric, metric_name, metric_text
+from svfap.metric_table import MEAN_SCORE, METRICS, main_metric, metric_name, metric_text, prefixed
 from svfap.probe.config import PROBE_FILE
 from svfap.reports.config import RunsConfig
 from svfap.reports.runs import load_json, read_log
@@ -135,7 +135,7 @@ def _find(folder: Path) -> Iterator[tuple[Path, str]]:
         )
         if LOG_FILE in names or (RUN_CONFIG in names and names & {DATA_FILE, "last", FAILURE_FILE}):
             yield here, "training"
-            if EVALUATION_FOLDER in folders:
+            if (here / EVALUATION_FOLDER / METRICS_FILE).is_file():  # not of several heads
                 folders.remove(EVALUATION_FOLDER)
         elif FOLDS_FILE in names or (RESULTS_FILE in names and any(name.startswith("fold_") for name in folders)):
             yield here, "folds"
@@ -187,7 +187,12 @@ def _training(path: Path, found: RunSummary) -> None:
     found.epochs_done = max((line["epoch"] for line in validations), default=0)
     losses = [line["loss"] for line in steps if line["epoch"] == steps[-1]["epoch"] and line["loss"] is not None]
     found.loss = float(np.mean(losses)) if losses else None
-    keys = {key for line in validations for key in (*(f"frame_{name}" for name in MAIN), *MAIN) if key in line}
+    # Of several heads the score of one, or the mean of all, chooses.
+    known = {prefixed(settings.get("best_by") or "", f"{of}{name}") for name in MAIN for of in ("", "frame_")} | {
+        MEAN_SCORE
+    }
+    known -= {MEAN_SCORE} if settings.get("best_by") else set()
+    keys = {key for line in validations for key in known if key in line}
     if key := max(keys, key=len, default=""):  # of frames, if there are such
         best = max((line for line in validations if line.get(key) is not None), key=lambda line: line[key])
         found.validation_metric, found.validation, found.best_epoch = key, float(best[key]), best["epoch"]

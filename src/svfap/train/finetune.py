@@ -148,7 +148,7 @@ class FinetuneTask(TrainingTask):
                 shown = metric_keys(head.task, summary=True)
                 scores |= {f"frame_{name}": scores["frames"][name] for name in shown}
             validation |= {prefixed(head.name, name): score for name, score in scores.items()}
-        if len(self.heads) > 1:
+        if self.heads[0].name:
             validation[MEAN_SCORE] = float(
                 np.mean([validation[prefixed(head.name, head.score)] for head in self.heads])
             )

@@ -13,7 +13,9 @@ from svfap.settings import Settings, require_fraction
 
 # Every setting of a model that a checkpoint may leave open, as an optional one: `num_heads: int | None = None`, ….
 _HINTS = {
-    name: hint for name, hint in get_type_hints(ModelConfig).items() if name not in ("preset", "task", "provenance")
+    name: hint
+    for name, hint in get_type_hints(ModelConfig).items()
+    if name not in ("preset", "task", "heads", "provenance")
 }
 ModelSettings: Any = make_dataclass(
     "ModelSettings",
