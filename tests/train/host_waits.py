@@ -97,7 +97,7 @@ def host_waits(run: TrainingRun, monkeypatch: Any) -> Iterator[list[str]]:
         return tensor
 
     monkeypatch.setattr(run, "_upload", uploading)
-    for module in ("svfap.data.rand_augment.send", "svfap.model.masking.send", "svfap.train.finetune.send"):
+    for module in ("svfap.data.rand_augment.send", "svfap.model.masking.send", "svfap.train.head.send"):
         monkeypatch.setattr(module, sent)
     with mode, Reads(mode):
         yield mode.found

@@ -34,6 +34,10 @@ RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
     "odd batch": (finetuning, dict(mixup=0.8, cutmix=0, drop_path_rate=0.3)),
     "values": (finetuning, dict(**VALUES, label_scaling="standardize", loss="ccc")),
     "values of frames": (finetuning, dict(**VALUES, label_scaling="range", output_activation="tanh", frame_level=True)),
+    "several heads": (
+        finetuning,
+        dict(heads={"mood": {"task": "classification"}, "affect": dict(VALUES, weight=0.5, label_scaling="range")}),
+    ),
 }  # fmt: skip
 
 

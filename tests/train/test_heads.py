@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from small_runs import PLAIN, finetuning, log
 from torch.testing import assert_close
 
+from svfap.cli.main import main
 from svfap.data.heads import read_heads
 from svfap.errors import UserError
 from svfap.evaluation.config import EvaluateConfig
@@ -116,7 +118,7 @@ def test_micro_batches_are_one_batch_for_every_head(faces, partial, tmp_path, si
     def gradient(rows: list[range]) -> tuple[float, torch.Tensor]:
         run.optimizer.zero_grad()
         data = run.task.dataset
-        loss = run._accumulate([data.collate([data[row] for row in part]) for part in rows])[0].item()
+        loss = run._accumulate([data.collate([data[row] for row in part]) for part in rows])[0].sum().item()
         return loss, torch.cat([p.grad.flatten() for p in run.task.model.parameters()])
 
     ends = [sum(sizes[:n]) for n in range(len(sizes) + 1)]
@@ -293,3 +295,59 @@ def test_half_of_the_dimensions_of_a_head_is_refused(faces, tmp_path):
 def test_settings_of_the_run_beside_heads(settings, message, faces, tmp_path):
     with pytest.raises(UserError, match=message):
         finetuning(faces, tmp_path / "run", heads=HEADS, **settings)
+
+
+# what else reads such a run --------------------------------------------------------------------------------------------
+
+
+def test_the_log_has_the_loss_of_each_head_whose_sum_is_minimised(trained):
+    for line in log(trained):
+        parts = [line[f"{name}/loss"] for name in HEADS]
+        assert min(parts) > 0 and sum(parts) == pytest.approx(line["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("trainable", ["last:1", "lora"])
+def test_a_part_of_the_encoder_is_trained_with_several_heads(trainable, faces, tmp_path):
+    if trainable == "lora":
+        pytest.importorskip("peft")
+    settings = {**SMALL, "heads": HEADS, "epochs": 1, "trainable": trainable}
+    task = FinetuneTask(finetuning(faces, tmp_path / "run", **settings))
+    before = {name: value.clone() for name, value in task.model.head.state_dict().items()}
+    assert TrainingRun(task, task.config).train().finished
+    saved = load_model(tmp_path / "run")
+    assert [head.name for head in saved.config.heads] == list(HEADS)
+    assert not any(torch.equal(value, before[name]) for name, value in saved.head.state_dict().items())
+
+
+def test_a_report_has_a_section_of_each_head_and_compare_takes_each(faces, trained, tmp_path, capsys):
+    evaluate(EvaluateConfig(model=str(trained), manifest=faces / "test.csv"))
+    assert main(["report", str(trained), "--out", str(tmp_path / "r.html")]) == 0
+    page = (tmp_path / "r.html").read_text()
+    assert all(f"{trained.name}/{name}" in page for name in HEADS)
+    assert main(["runs", str(trained), "--out", str(tmp_path / "runs.csv")]) == 0
+    listed = {row["run"].rpartition("/")[2]: row for row in csv.DictReader((tmp_path / "runs.csv").open())}
+    assert float(listed["."]["validation"]) == log(trained, "val")[0]["mean_score"]
+    assert float(listed["expression"]["test"]) >= 0
+    folders = [f"{trained}/evaluation/{name}" for name in ("expression", "affect")]
+    shutil.copytree(trained, tmp_path / "other")
+    others = tmp_path / "other" / "evaluation" / "expression"
+    assert main(["compare", f"a={folders[0]}", f"b={others}", "--out", str(tmp_path / "c")]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(trained), folders[0], "--out", str(tmp_path / "d")]) == 1
+    assert f"has several heads; name the evaluation of one, of {trained}/evaluation/affect" in capsys.readouterr().err
+    assert main(["compare", *folders, "--out", str(tmp_path / "e")]) == 1
+
+
+def test_what_takes_one_output_says_how_to_take_one_head(trained, tmp_path, capsys):
+    assert main(["convert", str(trained), str(tmp_path / "c.pth")]) == 1
+    assert "several heads, and the published code one; save one of them first" in capsys.readouterr().err
+    pytest.importorskip("transformers")
+    from svfap.huggingface.modeling import SVFAPForVideoClassification
+
+    with pytest.raises(UserError, match="several heads .affect, course, expression., and transformers takes one"):
+        SVFAPForVideoClassification.from_pretrained(trained / "best")
+    load_model(trained).of_head("expression").save_pretrained(tmp_path / "one")
+    model = SVFAPForVideoClassification.from_pretrained(tmp_path / "one").eval()
+    clips = torch.randn(2, 3, 8, 32, 32)
+    ours = load_model(trained).eval()(clips)["expression"]
+    assert_close(model(pixel_values=clips.transpose(1, 2)).logits, ours, rtol=1e-4, atol=1e-5)

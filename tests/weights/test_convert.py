@@ -286,7 +286,7 @@ def test_what_a_checkpoint_stores_of_its_outputs_is_not_replaced_by_a_datasets(t
 
 
 def test_every_setting_of_a_model_can_be_given():
-    names = set(ModelConfig.field_names()) - {"preset", "provenance"}
+    names = set(ModelConfig.field_names()) - {"preset", "heads", "provenance"}
     assert names <= {field.name for field in fields(ConvertConfig)}
     assert ConvertConfig(label_names=("a", "b"), frame_level=False).model_settings() == {
         "label_names": ("a", "b"),

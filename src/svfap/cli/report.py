@@ -15,11 +15,11 @@ def run(config: ReportConfig, runs: list[Path]) -> None:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such run folder")
     from svfap.reports.report import report
-    from svfap.reports.scores import runs_table
+    from svfap.reports.scores import runs_tables
 
     read = report(runs, config)
-    if any(run.metrics for run in read):
-        show(runs_table(read))
-    else:
+    for table in (tables := runs_tables(read)):
+        show(table)
+    if not tables:
         say("no run has been evaluated yet, so there are no test scores")
     say(f"report: {config.out}")

@@ -15,7 +15,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from svfap.faces.boxes import shared_area
 from svfap.predict.figure import label_colors
-from svfap.predict.table import PROBABILITY, value_name
+from svfap.predict.table import PROBABILITY, columns_by_head, value_name
 from svfap.predict.windows import Box
 
 FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
@@ -45,7 +45,10 @@ class Painter:
         self.text_px = max(round(TEXT_SIZE * min(height, width)), MIN_TEXT_PX)
         self.line_px = max(round(min(height, width) / 240), 1)
         self.probabilities = all(column.startswith(PROBABILITY) for column in columns)
-        names = [value_name(column) for column in columns]
+        names = plain = [value_name(column) for column in columns]
+        if "" not in columns_by_head(columns):  # the head is left out where no other has the name
+            plain = [name.partition("/")[2] for name in names]
+        names = [name if plain.count(short) > 1 else short for name, short in zip(names, plain, strict=True)]
         self.names = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in names]
         self.colors = [ImageColor.getrgb(color)[:3] for color in label_colors(len(columns))]
         self.value_ranges = np.broadcast_to(np.asarray(value_ranges, float), (len(columns), 2))

@@ -41,15 +41,22 @@ def value_name(column: str) -> str:
     return column.removeprefix(PROBABILITY).replace(f"/{PROBABILITY}", "/", 1)
 
 
-def tables_of_heads(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The table of each of several heads by its name, with the columns that a model with this one would give; of a model with
-    one head '' and the table itself. The columns of a head begin with its name and a slash."""
-    columns = value_columns(table)
-    if not columns or not all("/" in name and not name.startswith(PROBABILITY) for name in columns):
-        return {"": table}
+def columns_by_head(columns: Sequence[str]) -> dict[str, list[str]]:
+    """Columns of predictions by the head that their names begin with, before a slash; of a model with one head by ''."""
+    if not all("/" in name and not name.startswith(PROBABILITY) for name in columns):
+        return {"": list(columns)}
     heads: dict[str, list[str]] = {}
     for name in columns:
         heads.setdefault(name.partition("/")[0], []).append(name)
+    return heads or {"": []}
+
+
+def tables_of_heads(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The table of each of several heads by its name, with the columns that a model with this one would give; of a model with
+    one head '' and the table itself."""
+    heads = columns_by_head(columns := value_columns(table))
+    if "" in heads:
+        return {"": table}
     others = [name for name in table if name not in columns]
     return {
         head: table[[*others, *names]].rename(columns={name: name.partition("/")[2] for name in names})

@@ -29,7 +29,7 @@ from svfap.evaluation.pool import RESULTS_FILE
 from svfap.evaluation.predictions import METRICS_FILE, PREDICTIONS_FILE
 from svfap.files import is_being_written, write_atomically
 from svfap.formats import read_settings_file, upgrade
-from svfap.metric_table import MEAN_SCORE, METRICS, main_metric, metric_name, metric_text, prefixed
+from svfap.metric_table import MEAN_SCORE, main_metric, metric_name, metric_text, prefixed
 from svfap.probe.config import PROBE_FILE
 from svfap.reports.config import RunsConfig
 from svfap.reports.runs import load_json, read_log
@@ -188,12 +188,9 @@ def _training(path: Path, found: RunSummary) -> None:
     losses = [line["loss"] for line in steps if line["epoch"] == steps[-1]["epoch"] and line["loss"] is not None]
     found.loss = float(np.mean(losses)) if losses else None
     # Of several heads the score of one, or the mean of all, chooses.
-    known = {prefixed(settings.get("best_by") or "", f"{of}{name}") for name in MAIN for of in ("", "frame_")} | {
-        MEAN_SCORE
-    }
-    known -= {MEAN_SCORE} if settings.get("best_by") else set()
-    keys = {key for line in validations for key in known if key in line}
-    if key := max(keys, key=len, default=""):  # of frames, if there are such
+    head = settings.get("best_by") or ""
+    chosen = [prefixed(head, f"{of}{name}") for of in ("frame_", "") for name in MAIN] + [MEAN_SCORE] * (not head)
+    if key := next((key for key in chosen if any(key in line for line in validations)), ""):
         best = max((line for line in validations if line.get(key) is not None), key=lambda line: line[key])
         found.validation_metric, found.validation, found.best_epoch = key, float(best[key]), best["epoch"]
     elif probes := [line for line in lines if line["kind"] == "probe"]:
@@ -307,7 +304,6 @@ def _score(key: str | None, value: float | None) -> str:
     if key is None or value is None:
         return ""
     metric = key.removeprefix("probe_")
-    assert metric.removeprefix("frame_") in METRICS
     return f"{'probe ' if metric != key else ''}{metric_name(metric)} {metric_text(metric, value)}"
 
 

@@ -50,15 +50,19 @@ def overview(runs: Sequence[Run]) -> Section:
     return Section("Overview", notice=" ".join(notices), tables=tables, figures=figures)
 
 
-def runs_table(runs: Sequence[Run]) -> TerminalTable:
-    """Test scores of the evaluated runs for the terminal; of folds, the pooled ones."""
-    evaluated = [run for run in runs if run.metrics]
-    keys = [key for key in metric_keys(tables=True) if any(key in run.metrics for run in evaluated)]
-    rows = [
-        [run.name, *("" if cell is None else cell for cell in _cells(run.metrics, keys).values())] for run in evaluated
-    ]
-    table = pd.DataFrame(rows, columns=["run", *map(metric_heading, keys), "videos"], dtype=object)
-    return to_terminal(table, "on the test set")
+def runs_tables(runs: Sequence[Run]) -> list[TerminalTable]:
+    """Test scores of the evaluated runs for the terminal, a table for each task; of folds, the pooled ones."""
+    tables = []
+    for task in ("classification", "regression"):
+        keys = metric_keys(task, tables=True)
+        evaluated = [run for run in runs if keys[0] in run.metrics]
+        shown = [key for key in keys if any(key in run.metrics for run in evaluated)]
+        cells = [_cells(run.metrics, shown).values() for run in evaluated]
+        rows = [[run.name, *("" if c is None else c for c in row)] for run, row in zip(evaluated, cells, strict=True)]
+        columns = ["run", *map(metric_heading, shown), "videos"]
+        if rows:
+            tables.append(to_terminal(pd.DataFrame(rows, columns=columns, dtype=object), "on the test set"))
+    return tables
 
 
 def _test_set(run: Run) -> frozenset[tuple[Any, ...]]:

@@ -69,6 +69,7 @@ class FinetuneTask(TrainingTask):
             Head(head, training.of_head(head.name), validated and validated.of_head(head.name))
             for head in head_configs(config)
         ]
+        self.loss_names = tuple(prefixed(head.name, "loss") for head in self.heads)
         settings: dict[str, Any] = {name: getattr(config, name) for name in ("drop_path_rate", "sampling_stride")}
         settings |= _outputs(self.heads)
         settings |= contract(config, training, finetuned_on=described(config.manifest), init=config.init)

@@ -50,7 +50,8 @@ class TrainingTask:
 
     dataset: training clips. manifest: training videos, each once. validation, validation_clips: the same for validation,
     None without it. score: the validation metric; best/ is the epoch with its highest value, or the last epoch if None.
-    num_videos: the number of training and validation videos. unfreezes: not all epochs train the same parameters.
+    num_videos: the number of training and validation videos. loss_names: of the parts of the loss, which are logged if there are
+    several. unfreezes: not all epochs train the same parameters.
     """
 
     config: TrainConfig
@@ -61,6 +62,7 @@ class TrainingTask:
     validation: Manifest | None = None
     validation_clips: ClipDataset | None = None
     score: str | None = None
+    loss_names: tuple[str, ...] = ("loss",)
     unfreezes: bool = False
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -139,15 +141,15 @@ def train(task: TrainingTask, config: TrainConfig) -> TrainResult:
 class Unread(NamedTuple):
     """A step whose loss and gradient norm are still on the device.
 
-    number: from 1, as in the log. terms: what the loss is a mean of, over all processes; without any there is no loss. keys:
-    its videos. ready: when the device has the numbers; None where nothing need be waited for.
+    number: from 1, as in the log. losses: (parts,) whose sum is the loss. terms: what each is a mean of, over all processes;
+    without any there is no loss. keys: its videos. ready: when the device has the numbers; None where nothing need be waited for.
     """
 
     number: int
     epoch: int
     lr: float
-    loss: Tensor
-    terms: int
+    losses: Tensor
+    terms: list[int]
     norm: Tensor
     keys: list[str]
     ready: torch.cuda.Event | None
@@ -347,11 +349,11 @@ class TrainingRun:
         config, state, accelerator = self.config, self.state, self.accelerator
         lr = float(self.schedule[state.step])
         apply_lr(self.optimizer, lr)
-        loss, terms = self._accumulate(micro)
+        losses, terms = self._accumulate(micro)
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_grad or math.inf)
         keys = [key for batch in micro for key in batch["keys"]]
         ready = None if self._reads is None else torch.cuda.current_stream(accelerator.device).record_event()
-        self._unread.append(Unread(state.step + 1, epoch, lr, loss, terms, norm, keys, ready))
+        self._unread.append(Unread(state.step + 1, epoch, lr, losses, terms, norm, keys, ready))
         if len(self._unread) == self._read_every:
             self._read(all_but=0 if self._read_every == 1 else 1)
         self.optimizer.step()
@@ -366,15 +368,15 @@ class TrainingRun:
         self._check_readable()
         return any(stops for stops, _ in told)
 
-    def _accumulate(self, micro: list[Batch]) -> tuple[Tensor, int]:
+    def _accumulate(self, micro: list[Batch]) -> tuple[Tensor, list[int]]:
         """Forward and backward of the micro-batches of one step.
 
-        Returns this process's mean loss, a scalar on the device, and the number of its terms over all processes.
+        Returns this process's mean losses, (parts,) on the device, and the number of terms of each over all processes.
         Every clip (or labelled frame) of the step has the same weight in a loss, as in one large batch.
         """
         accelerator = self.accelerator
         exact = torch.float32 if accelerator.device.type == "mps" else torch.float64  # which MPS lacks
-        total = torch.zeros((), dtype=exact, device=accelerator.device)
+        total = torch.zeros(len(self.task.loss_names), dtype=exact, device=accelerator.device)
         counts = [self.task.counts(batch) for batch in micro]
         of_all = np.sum(self._of_all(np.sum(counts, axis=0)), axis=0).tolist()
         for i, (batch, terms) in enumerate(zip(micro, counts, strict=True)):
@@ -391,9 +393,8 @@ class TrainingRun:
                 losses = self.task.losses(self.model, ready, torch.Generator().manual_seed(seed))
                 shares = [loss / divisor for loss, divisor in zip(losses, divisors, strict=True)]
                 accelerator.backward(shares[0] if len(shares) == 1 else torch.stack(shares).sum())
-            for loss, divisor in zip(losses, divisors, strict=True):
-                total += loss.detach().to(exact) / divisor
-        return total, sum(of_all)
+            total += torch.stack([loss.detach().to(exact) / n for loss, n in zip(losses, divisors, strict=True)])
+        return total, of_all
 
     def _of_all(self, mine: T) -> list[T]:
         """What every process says, in their order."""
@@ -415,18 +416,23 @@ class TrainingRun:
         with torch.cuda.stream(self._reads):  # None: no effect
             if self._reads is not None and steps[-1].ready is not None:
                 self._reads.wait_event(steps[-1].ready)
-            pairs = [torch.stack((step.loss, step.norm.to(step.loss.dtype))) for step in steps]
-            numbers = torch.stack(pairs).tolist()
-        losses = np.mean(self._of_all([loss for loss, _ in numbers]), axis=0).tolist()
-        for step, loss, (_, norm) in zip(steps, losses, numbers, strict=True):
-            if not math.isfinite(loss):
-                self._refuse(f"the loss is {loss}", step)
+            rows = [torch.cat((step.losses, step.norm.to(step.losses.dtype)[None])) for step in steps]
+            numbers = torch.stack(rows).tolist()
+        losses = np.mean(self._of_all([parts for *parts, _ in numbers]), axis=0).tolist()
+        for step, parts, (*_, norm) in zip(steps, losses, numbers, strict=True):
+            for name, part in zip(self.task.loss_names, parts, strict=True):
+                if not math.isfinite(part):
+                    self._refuse(f"the {name} is {part}", step)
+            loss = sum(parts)
             if not math.isfinite(norm) and self.accelerator.mixed_precision != "fp16":  # its scaler skips such a step
                 self._refuse(f"the gradient norm is {norm}", step)
-            if step.terms:
+            if any(step.terms):
                 self._last_loss = loss
                 self._losses.append(loss)
-            shown = {"loss": loss if step.terms else math.nan, "lr": step.lr, "grad_norm": norm}
+            shown = {"loss": loss if any(step.terms) else math.nan, "lr": step.lr, "grad_norm": norm}
+            if len(parts) > 1:
+                known = zip(self.task.loss_names, parts, step.terms, strict=True)
+                shown |= {name: part if terms else math.nan for name, part, terms in known}
             self._log("train", step.epoch, step.number, shown)
 
     def _read_all(self) -> None:

@@ -37,7 +37,10 @@ def to_terminal(table: pd.DataFrame, caption: str = "") -> Table:
     """The table as rich shows it in a terminal."""
     shown = Table(title=Text(caption) if caption else None, title_justify="left")
     for number, name in enumerate(table.columns):
-        shown.add_column(Text(str(name)), justify="right" if number else "left")
+        # Names of rows are never cut.
+        shown.add_column(
+            Text(str(name)), justify="right" if number else "left", overflow="ellipsis" if number else "fold"
+        )
     for row in table.itertuples(index=False):
         shown.add_row(*(Text(str(cell)) for cell in row))
     return shown
