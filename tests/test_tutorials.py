@@ -98,7 +98,10 @@ def check(name: str, names: dict[str, Any]) -> None:
         assert isinstance(names["table"]("Expected calibration error"), pd.DataFrame)
 
 
-@pytest.mark.parametrize("name", QUICK)
+SLOW = ("3_a_papers_fold", "4_frozen_encoder")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in QUICK])
 def test_cells_run(name, tmp_path, monkeypatch):
     check(name, run(name, QUICK[name], tmp_path, monkeypatch))
 

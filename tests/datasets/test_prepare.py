@@ -525,6 +525,7 @@ def assert_folds_are_disjoint_and_complete(out: Path, num_clips: int) -> None:
         assert len(set().union(*tests)) == sum(map(len, tests)) == num_clips
 
 
+@pytest.mark.slow
 def test_official_size_dfew(tmp_path):
     sizes = [2341, 2341, 2340, 2339, 2336]
     make_dfew(tmp_path / "in", {n: n % 7 + 1 for n in range(1, 11698)}, sizes, make=make_large)
@@ -544,6 +545,7 @@ def test_official_size_ferv39k(tmp_path):
     assert_folds_are_disjoint_and_complete(tmp_path / "out", 38935)
 
 
+@pytest.mark.slow
 def test_official_size_mafw(tmp_path):
     sizes = [1839, 1837, 1833, 1832, 1831]
     make_mafw(tmp_path / "in", 9172, sizes, "data/clips", ".mp4")
@@ -582,6 +584,7 @@ def test_voxceleb2_every_row_and_the_clips_left_out(tmp_path, capsys):
     assert "broken.txt: expected 'id00012/21Uxsk56VDQ/00001.mp4', not '00002.mp4'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_unlabelled_clips_stream(tmp_path, monkeypatch):
     """Held in memory, so many rows would take 10 MB."""
     # pathlib interns the parts of a path; the table of such strings is the whole program's, and where it grows, does so by 15 MB.

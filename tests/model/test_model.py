@@ -157,7 +157,11 @@ def test_output_activation(activation, low, high):
 
 
 @pytest.mark.parametrize(
-    ("task", "overrides"), [("pretraining", {}), ("regression", {"num_outputs": 2, "frame_level": True})]
+    ("task", "overrides"),
+    [
+        ("pretraining", {}),
+        pytest.param("regression", {"num_outputs": 2, "frame_level": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_compiles_to_one_graph(task, overrides):
     model = debug(task, **overrides)

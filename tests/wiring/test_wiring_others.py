@@ -131,7 +131,7 @@ def test_settings_of_report(folder, tmp_path):
     write_dataset_file(tmp_path / "dfew", described)
     (run / "config.yaml").write_text(f"format_version: 1\ndataset: {tmp_path / 'dfew'}\n")
     for reported in (False, True):
-        report([run], ReportConfig(out=tmp_path / "page.html", reported=reported))
+        report([run], ReportConfig(out=tmp_path / "page.html", reported=reported, maps=False, videos=0))
         text = (tmp_path / "page.html").read_text()
         assert ("None was run with this package" in text) == ("CLAIP-Emo" in text) == reported
         assert ("Printed figures of other systems on DFEW, looked" in text) == reported

@@ -235,6 +235,10 @@ def test_a_setting_of_pre_training_has_its_effect(name, runs):
 
 
 BOTH = pytest.mark.parametrize(("kind", "train"), [(FinetuneConfig, finetune), (PretrainConfig, pretrain)])
+# What the loop does for both alike, and takes seconds.
+BOTH_BUT_ONE_SLOW = pytest.mark.parametrize(
+    ("kind", "train"), [pytest.param(FinetuneConfig, finetune, marks=pytest.mark.slow), (PretrainConfig, pretrain)]
+)
 
 
 @BOTH
@@ -247,7 +251,7 @@ def test_out_and_resume(kind, train, runs):
     assert train(replace(config, resume=True)).metrics == first.metrics
 
 
-@BOTH
+@BOTH_BUT_ONE_SLOW
 def test_resume_goes_on_with_the_next_micro_batch(kind, train, runs):
     """In the middle of an epoch, where a step has several."""
     settings = {"accumulate_steps": 2, "epochs": 2, "batch_size": 4}
@@ -323,7 +327,7 @@ def test_random_draws_differ_between_steps_micro_batches_and_processes(runs, mon
         assert len(set(seeds)) == 8
 
 
-@BOTH
+@BOTH_BUT_ONE_SLOW
 def test_both_ends_of_the_schedule_grow_with_the_batch(kind, train, runs):
     """With equal ends and no warm-up, the rate is the same all the time."""
     rates = runs(kind, {"warmup_epochs": 0.0, "base_lr": 0.01, "min_lr": 0.01, "batch_size": 6, "epochs": 2})["rates"]
@@ -385,7 +389,7 @@ def drawn_of(train: Any, config: Any, monkeypatch) -> tuple[list[int], dict[str,
 SOURCES = {"split": None, "val_split": None, "val_manifest": "val.csv", "label_names": ["happy", "neutral", "sad"]}
 
 
-@BOTH
+@BOTH_BUT_ONE_SLOW
 def test_weights_of_manifests_are_shares_of_the_clips(kind, train, runs, monkeypatch):
     """In epochs of the same length, at the same learning rates; without weights all are one manifest."""
     eight, four = sources(runs)
@@ -407,7 +411,7 @@ def test_weights_of_manifests_are_shares_of_the_clips(kind, train, runs, monkeyp
     )
 
 
-@BOTH
+@BOTH_BUT_ONE_SLOW
 def test_a_run_of_several_manifests_goes_on_with_the_same_draws(kind, train, runs):
     """And not with other weights."""
     eight, four = sources(runs)
@@ -574,7 +578,7 @@ def test_max_unreadable(kind, train, runs):
         train(runs.config(kind, {"manifest": "broken.csv", "epochs": 1, "max_unreadable": 0.05}))
 
 
-@BOTH
+@BOTH_BUT_ONE_SLOW
 def test_save_every_steps(kind, train, runs, monkeypatch):
     steps = []
     real = RunFolder.save_last
