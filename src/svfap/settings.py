@@ -236,9 +236,12 @@ def require_numbers(config: Any, *names: str) -> None:
             )
 
 
-def require_fraction(config: Any, *names: str) -> None:
-    """Raise `UserError` for a field that is given and outside 0 to 1."""
-    _require(config, names, lambda value: 0 <= value <= 1, "from 0 to 1")
+def require_fraction(config: Any, *names: str, with_one: bool = True) -> None:
+    """Raise `UserError` for a field that is given and outside 0 to 1. with_one: 1 itself is allowed."""
+    if with_one:
+        _require(config, names, lambda value: 0 <= value <= 1, "from 0 to 1")
+    else:
+        _require(config, names, lambda value: 0 <= value < 1, "from 0 to less than 1")
 
 
 def require_positive(config: Any, *names: str) -> None:

@@ -170,7 +170,7 @@ def test_draws_are_within_their_ranges_and_more_begin_with_the_same(file):
         ({"bach_size": 1}, {}, "bach_size is no setting of svfap finetune. Did you mean 'batch_size'"),
         ({}, dict(choices={"base_lr": [0.1, "much"]}), "base_lr=much: .*base_lr"),
         ({"epochs": "x"}, {}, "epochs"),
-        ({}, dict(choices={"smoothing": [0.1, 2]}), "smoothing=2: smoothing=2.0: must be from 0 to 1"),
+        ({}, dict(choices={"smoothing": [0.1, 2]}), "smoothing=2: smoothing=2.0: must be from 0 to less than 1"),
         ({}, dict(choices={"model.embed_dimm": [16]}), "embed_dimm"),
         ({}, dict(choices={"seed": [1]}), "seed cannot be set here; it is `seeds`"),
         ({"out": "x"}, {}, "out cannot be set here"),

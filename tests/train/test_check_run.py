@@ -85,7 +85,7 @@ def test_the_command_finds_mistakes_without_torch(manifest, tmp_path):
         ({"root": Path("gone")}, "root=gone: no such folder"),
         ({"init": "runs/owner/name"}, "init=runs/owner/name: no such folder or checkpoint; pre-train first"),
         ({"parallel": 2}, "parallel=2: is the number of folds at a time"),
-        ({"ema_decay": 1.5}, "ema_decay=1.5: must be from 0 to 1"),
+        ({"ema_decay": 1.5}, "ema_decay=1.5: must be from 0 to less than 1"),
         ({"model": {"num_head": 4}}, "did you mean 'num_heads'"),
     ],
 )

@@ -442,7 +442,7 @@ def test_validation_is_carved_by_subject_and_test_never_used(faces, tmp_path, ca
         ({"base_lr": float("nan")}, "base_lr=nan"),
         ({"seed": -1}, "seed=-1"),
         ({"repeats": 2}, "repeats=2 does not divide the 7 clips"),
-        ({"smoothing": 1.5}, "smoothing=1.5: must be from 0 to 1"),
+        ({"smoothing": 1.5}, "smoothing=1.5: must be from 0 to less than 1"),
         ({"crop_scale": (0.9, 0.5)}, "crop_scale"),
         ({"val_fraction": 1.0}, "val_fraction"),
     ],

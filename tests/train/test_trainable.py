@@ -19,7 +19,7 @@ from svfap.train.finetune import FinetuneTask, finetune
 from svfap.train.loop import TrainingRun
 from svfap.train.optim import layer_of
 from svfap.train.pretrain import pretrain
-from svfap.train.trainable import Trainable, plain_weights
+from svfap.train.trainable import Trainable, count_parameters, plain_weights
 
 DEPTHS = (2, 2, 2)  # of svfap_debug; its layers are 0 (the embedding) to 7 (the head)
 LARGE_RATE = dict(base_lr=1.0, layer_decay=1.0)
@@ -141,17 +141,58 @@ def test_layers_join_one_after_another(encoder, faces, tmp_path, monkeypatch):
         ({"trainable": "last:7"}, "last:N with N from 1 to 6"),
         ({"trainable": "last:0"}, "must be all, head, lora, or last:N"),
         ({"trainable": "half"}, "must be all, head, lora, or last:N"),
-        ({"lora_rank": 4}, "come with trainable=lora"),
+        ({"lora_rank": 4}, "^lora_rank=4: is of adapters, which come with trainable=lora"),
+        ({"lora_alpha": 4.0}, "^lora_alpha=4.0: is of adapters, which come with trainable=lora"),
+        ({"trainable": "lora", "lora_rank": 33}, "must be at most 32, the smallest size"),
+        ({"trainable": "lora", "lora_rank": 17, "model": {"mlp_ratio": 0.5}}, "must be at most 16"),
         ({"trainable": "lora", "lora_alpha": 0.0}, "must be a number above 0"),
         ({"trainable": "lora", "lora_rank": 0}, "lora_rank=0"),
         ({"unfreeze_every": 0}, "unfreeze_every=0"),
         ({"trainable": "head", "unfreeze_every": 1}, "nothing to unfreeze"),
         ({"compile": True, "unfreeze_every": 1}, "wants the same layers; leave one out"),
+        (
+            {"unfreeze_every": 5, "epochs": 15},
+            "in 15 epochs only 2 of the 7 layers .*all do with unfreeze_every=2, or with trainable=last:2",
+        ),
+        ({"trainable": "lora", "unfreeze_every": 3, "epochs": 7}, "only 2 of the 6 layers .*unfreeze_every=1$"),
+        ({"unfreeze_every": 1, "epochs": 2}, "only 1 of the 7 layers .*epochs=8 and unfreeze_every=1, or"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0: must be from 0 to less than 1"),
+        ({"smoothing": 1.0}, "smoothing=1.0: must be from 0 to less than 1"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate=1.0: must be from 0 to less than 1"),
+        ({"layer_decay": 0.0}, "layer_decay=0.0: must be more than 0"),
+        ({"clip_grad": 0.0}, "clip_grad=0.0: must be more than 0"),
+        ({"betas": (0.9, 1.0)}, "betas=.*both must be from 0 to less than 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         FinetuneConfig(out="run", manifest="m.csv", preset="svfap_debug", **settings)
+
+
+@pytest.mark.parametrize("trainable", ["last:2", "lora"])
+def test_the_line_at_the_start_says_what_is_trained_and_when(trainable, encoder, faces, tmp_path, capsys):
+    """In the numbers of metrics.json."""
+    epochs = {"last:2": 5, "lora": 13}[trainable]
+    config = finetuning(
+        faces, tmp_path, init=str(encoder), trainable=trainable, unfreeze_every=2, epochs=epochs, preset="svfap_debug"
+    )
+    task = FinetuneTask(config)
+    said = capsys.readouterr().err
+    trained, everything = count_parameters(task.model)
+    layers = {"last:2": 2, "lora": 6}[trainable]
+    assert f"trained: {trained / 1e6:.3g} of {everything / 1e6:.3g} million parameters" in said
+    assert everything == sum(
+        value.numel()
+        for value in FinetuneTask(replace(config, trainable="all", unfreeze_every=None)).model.parameters()
+    )
+    assert (
+        "the head alone until epoch 2, then one more layer below it every 2 epochs, "
+        f"all {layers} from epoch {2 * layers + 1} on" in said
+    )
+    task.begin_epoch(epochs - 1)
+    assert count_parameters(task.model)[0] < trained
+    task.begin_epoch(epochs)
+    assert count_parameters(task.model)[0] == trained
 
 
 def test_a_missing_peft_names_the_extra(faces, tmp_path, monkeypatch):

@@ -42,6 +42,7 @@ EXPRESSION = {"task": "classification"}
 PLAIN = dict(
     rand_augment=False, erase_rate=0.0, flip_rate=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0, drop_path_rate=0.0
 )
+LAST = PLAIN | {"trainable": "last:1"}
 
 FINETUNE_EFFECTS: dict[str, Effect] = {
     "manifest": Effect({}, {"manifest": "other.csv"}, ("losses",)),
@@ -111,7 +112,7 @@ FINETUNE_EFFECTS: dict[str, Effect] = {
     ),
     "lora_rank": Effect({"trainable": "lora"}, {"trainable": "lora", "lora_rank": 2}, ("last_weights", "messages")),
     "lora_alpha": Effect({"trainable": "lora"}, {"trainable": "lora", "lora_alpha": 64.0}, ("last_weights",), ("first_weights",)),
-    "unfreeze_every": Effect(PLAIN, {**PLAIN, "unfreeze_every": 1}, ("last_weights",), ("first_loss", "first_weights", "rates")),
+    "unfreeze_every": Effect(LAST, {**LAST, "unfreeze_every": 1}, ("last_weights",), ("first_loss", "first_weights", "rates")),
     "layer_decay": Effect({}, {"layer_decay": 0.5}, ("scales", "weights"), ("first_loss", "rates")),
     "layer_decay_rule": Effect({}, {"layer_decay_rule": "depth"}, ("scales", "weights"), ("first_loss", "rates")),
     "drop_path_rate": Effect({}, {"drop_path_rate": 0.6}, ("losses", "model"), ("first_clips", "first_weights")),

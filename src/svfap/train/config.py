@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from svfap.console import counted
 from svfap.errors import UserError
 from svfap.formats import read_settings_file
 from svfap.model.presets import check_model, model_config
@@ -19,6 +20,7 @@ from svfap.settings import (
     require,
     require_fraction,
     require_numbers,
+    require_positive,
     require_rate,
     several,
 )
@@ -80,7 +82,8 @@ class TrainConfig(SourceSettings, FramesSettings):
     clip_grad: float | None = None
     """Clip the gradient's norm at this value; default: no clipping, as published."""
     ema_decay: float | None = None
-    """Decay of an exponential moving average of the weights, which is then validated and saved as best/; default: none."""
+    """Decay of an exponential moving average of the weights, which is then validated and saved as best/, as 0.999; default, and
+    with 0: none."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the hardware is fast at it, else fp32."""
@@ -111,7 +114,10 @@ class TrainConfig(SourceSettings, FramesSettings):
         require(self, 1, "epochs", "batch_size", "repeats", "accumulate_steps", "sampling_stride", "save_every_steps")
         require(self, 0, "num_workers", "seed", "base_lr", "min_lr", "weight_decay", "warmup_epochs")
         require(self, 0, "max_unreadable", "cache_gb")
-        require_fraction(self, "ema_decay")
+        require_fraction(self, "ema_decay", with_one=False)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas={self.betas}: both must be from 0 to less than 1")
+        require_positive(self, "clip_grad")
         require_rate(self, "fps", "frames_fps")
         chosen = several(self, "track", TRACKERS) if self.track else []
         object.__setattr__(self, "track", [name for name in TRACKERS if name in chosen])
@@ -222,7 +228,7 @@ class FinetuneConfig(TrainConfig):
     """Their outputs are multiplied by lora_alpha / lora_rank; default: twice the rank."""
     unfreeze_every: int | None = None
     """Begin with the head alone, and let the next deeper layer join after each so many epochs, until all that `trainable` names
-    are trained; default: all from the first step on."""
+    are trained, which must be before the last epoch; default: all from the first step on."""
     layer_decay: float = 0.75
     """Learning rate of each layer relative to the next deeper one."""
     layer_decay_rule: Literal["published", "depth"] = "published"
@@ -266,7 +272,9 @@ class FinetuneConfig(TrainConfig):
         super().__post_init__()
         require(self, 0, "mixup", "cutmix")
         require_numbers(self, "invalid_marks")
-        require_fraction(self, "smoothing", "mix_switch", "flip_rate", "erase_rate", "layer_decay", "drop_path_rate")
+        require_fraction(self, "mix_switch", "flip_rate", "erase_rate", "layer_decay")
+        require_fraction(self, "smoothing", "drop_path_rate", with_one=False)
+        require_positive(self, "layer_decay")  # at 0 the head alone would learn, which trainable=head says
         if self.parallel is not None and (self.fold != "all" or self.parallel < 1):
             raise UserError(
                 f"parallel={self.parallel}: is the number of folds at a time, at least 1; goes with --fold all"
@@ -299,8 +307,14 @@ class FinetuneConfig(TrainConfig):
             if not re.fullmatch(r"last:0*[1-9]\d*", self.trainable) or self.trained_blocks > blocks:
                 fix = f"must be all, head, lora, or last:N with N from 1 to {blocks}, as last:{min(4, blocks)}"
                 raise UserError(f"trainable={self.trainable}: {fix}")
-        if self.trainable != "lora" and (self.lora_rank, self.lora_alpha) != (FinetuneConfig.lora_rank, None):
-            raise UserError("lora_rank, lora_alpha: are of adapters, which come with trainable=lora")
+        for name in ("lora_rank", "lora_alpha"):
+            if self.trainable != "lora" and (value := getattr(self, name)) != getattr(FinetuneConfig, name):
+                raise UserError(f"{name}={value}: is of adapters, which come with trainable=lora")
+        if self.trainable == "lora" and self.lora_rank > (width := self._narrowest):
+            raise UserError(
+                f"lora_rank={self.lora_rank}: must be at most {width}, the smallest size of the adapted layers: "
+                "no change of their weights has a higher rank"
+            )
         if self.lora_alpha is not None and not 0 < self.lora_alpha < math.inf:
             raise UserError(f"lora_alpha={self.lora_alpha}: must be a number above 0")
         if self.unfreeze_every is not None and self.trainable == "head":
@@ -309,6 +323,21 @@ class FinetuneConfig(TrainConfig):
             )
         if self.unfreeze_every is not None and self.compile:
             raise UserError(f"unfreeze_every={self.unfreeze_every}: compile=true wants the same layers; leave one out")
+        if self.unfreeze_every is not None:
+            self._check_unfreezing(self.unfreeze_every)
+
+    def _check_unfreezing(self, every: int) -> None:
+        """Raise `UserError` unless all layers join within the epochs of the run."""
+        layers = self._num_blocks if self.trainable == "lora" else self.trained_blocks
+        if (joining := (self.epochs - 1) // every) >= layers:
+            return
+        fits = (self.epochs - 1) // layers
+        fix = f"unfreeze_every={fits}" if fits else f"epochs={layers + 1} and unfreeze_every=1"
+        fix += "" if self.trainable == "lora" or not joining else f", or with trainable=last:{joining}"
+        raise UserError(
+            f"unfreeze_every={every}: in {counted(self.epochs, 'epoch')} only {joining} of the {layers} layers below the head "
+            f"would join; all do with {fix}"
+        )
 
     @property
     def trained_blocks(self) -> int:
@@ -320,3 +349,9 @@ class FinetuneConfig(TrainConfig):
     @property
     def _num_blocks(self) -> int:
         return sum(model_config(self.preset, "features", **self.model).stage_depths)
+
+    @property
+    def _narrowest(self) -> int:
+        """Smallest input or output of the linear layers of attention and feed-forward."""
+        shape = model_config(self.preset, "features", **self.model)
+        return min(shape.embed_dim, int(shape.embed_dim * shape.mlp_ratio))

@@ -34,7 +34,7 @@ from svfap.train.run_data import run_data
 from svfap.train.run_folder import RunFolder, TrainState
 from svfap.train.saving import BesideTraining
 from svfap.train.tracking import Outcome, Picture, Tracking
-from svfap.train.trainable import plain_weights
+from svfap.train.trainable import count_parameters, plain_weights
 
 if TYPE_CHECKING:
     from svfap.evaluation.pool import PooledResults
@@ -549,13 +549,14 @@ class TrainingRun:
         state, score = self.state, self.task.score
         if not validation and (before := self.folder.read_metrics()) is not None:  # resumed after its last epoch
             return before
+        trained, parameters = count_parameters(self.task.model)
         metrics = {
             "finished": True,
             "epochs": self.config.epochs,
             "best_epoch": state.best_epoch,
             "chosen_by": f"validation {score}" if score else "last epoch (no validation part)",
-            "parameters": sum(map(Tensor.numel, plain_weights(self.task.model).values())),
-            "trained_parameters": sum(p.numel() for p in self.task.model.parameters() if p.requires_grad),
+            "parameters": parameters,
+            "trained_parameters": trained,
             "seconds": round(state.seconds, 1),
             "num_unreadable": len(state.unreadable),
             "last_validation": validation,

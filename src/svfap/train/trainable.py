@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from svfap.console import counted
 from svfap.errors import require_package
 from svfap.model.base import Model
 from svfap.model.layers import Block
@@ -40,16 +41,24 @@ class Trainable:
                 self._chosen.append((layer, parameter))
 
     def __str__(self) -> str:
-        """As "trained: 0.1 of 3.2 million parameters"."""
-        chosen, everything = (
-            sum(map(Tensor.numel, each)) for each in ([p for _, p in self._chosen], self.model.parameters())
+        """As "trained: 0.1 of 3.2 million parameters", and when which layers are."""
+        trained, everything = count_parameters(self.model)
+        text = f"trained: {trained / 1e6:.3g} of {everything / 1e6:.3g} million parameters"
+        if self.every is None:
+            return text
+        layers = self.head - self._lowest
+        return (
+            f"{text}; the head alone until epoch {self.every}, then one more layer below it every "
+            f"{counted(self.every, 'epoch') if self.every > 1 else 'epoch'}, all {layers} from epoch {layers * self.every + 1} on"
         )
-        return f"trained: {chosen / 1e6:.3g} of {everything / 1e6:.3g} million parameters"
 
     def first_layer(self, epoch: int) -> int:
         """The lowest layer that is trained in an epoch (from 1): after each `every` epochs one more, from the head down."""
-        lowest = min((layer for layer, _ in self._chosen), default=self.head)
-        return lowest if self.every is None else max(lowest, self.head - (epoch - 1) // self.every)
+        return self._lowest if self.every is None else max(self._lowest, self.head - (epoch - 1) // self.every)
+
+    @property
+    def _lowest(self) -> int:
+        return min((layer for layer, _ in self._chosen), default=self.head)
 
     def begin_epoch(self, epoch: int) -> None:
         """Freeze what is not trained in this epoch; a block that is frozen as a whole drops no paths."""
@@ -61,6 +70,12 @@ class Trainable:
         for module in self.model.modules():
             if isinstance(module, Block):
                 module.train(any(parameter.requires_grad for parameter in module.parameters()))
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """The number of parameters that are trained now, adapters included, and of all that a saved model has."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return trained, sum(map(Tensor.numel, plain_weights(model).values()))
 
 
 def add_adapters(model: Model, rank: int, alpha: float | None) -> None:
