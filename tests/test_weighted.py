@@ -54,6 +54,10 @@ def test_urls_have_weights(monkeypatch):
     [
         ("a.csv:2", "manifest=a.csv:2: a weight is for one of several; give a.csv alone"),
         (["a.csv:2", "b.csv"], "manifest: b.csv has no weight, and others have one"),
+        ("a.csv:x", "manifest=a.csv:x: what follows the colon, 'x', is no number above 0"),
+        (["a.csv:1/3", "b.csv:1"], "manifest=a.csv:1/3: what follows the colon, '1/3', is no number above 0"),
+        ("a.csv,b.csv", "manifest=a.csv,b.csv: no such file; several are separated by spaces, as a.csv b.csv"),
+        ("a.csv:2,b.csv:1", "several are separated by spaces, as a.csv:2 b.csv:1"),
         (["a.csv:0", "b.csv:1"], "manifest=a.csv:0: a weight must be a number above 0"),
         (["a.csv:1", "b.csv:-2"], "manifest=b.csv:-2: a weight must be a number above 0"),
         (["a.csv:inf", "b.csv:1"], "manifest=a.csv:inf: a weight must be a number above 0"),

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from svfap.errors import UserError
 from svfap.remote import local_copy, url_of
 from svfap.shipped import did_you_mean, local_model
-from svfap.weighted import WeightedPath, check_weights, split_weight
+from svfap.weighted import WeightedPath, check_weights, require_readable, split_weight
 
 HUB_TIMEOUT_S, HUB_PREFIX = 5.0, "hf://"
 EXPORT_SUFFIX = ".onnx"  # of the files of `svfap export`
@@ -120,7 +120,10 @@ def _as_path(name: str, value: str | Path) -> Path:
 
 def _as_paths(name: str, value: str | Path | Sequence[str | Path]) -> Path | list[str]:
     """One path, or several as texts, each with its weight if it has one. Raises `UserError`."""
-    given = [split_weight(str(each)) for each in ([value] if isinstance(value, str | Path) else value)]
+    texts = [str(each) for each in ([value] if isinstance(value, str | Path) else value)]
+    for text in texts:
+        require_readable(name, text)
+    given = [split_weight(text) for text in texts]
     if not given:
         raise UserError(f"{name}: is an empty list; give one path or several")
     if len(given) == 1:

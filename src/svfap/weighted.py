@@ -35,6 +35,24 @@ def split_weight(text: str) -> tuple[str, float | None]:
     return found[1], float(found[2])
 
 
+def require_readable(name: str, text: str) -> None:
+    """Raise `UserError` for a text that is no path and looks like a path with a wrong weight, or like several paths."""
+    if Path(text).exists():
+        return
+    path, colon, rest = text.rpartition(":")
+    pieces = [split_weight(piece.strip())[0] for piece in text.split(",")]
+    if len(pieces) > 1 and all(_names_data(piece) for piece in pieces):
+        raise UserError(f"{name}={text}: no such file; several are separated by spaces, as {' '.join(text.split(','))}")
+    if colon and split_weight(text)[1] is None and _names_data(path):
+        raise UserError(
+            f"{name}={text}: what follows the colon, {rest!r}, is no number above 0; give a weight as {path}:2 or {path}:0.5"
+        )
+
+
+def _names_data(path: str) -> bool:
+    return path.lower().endswith(".csv") or (bool(path) and Path(path).exists())
+
+
 def weighted_paths(value: str | Path | Sequence[str] | None) -> list[WeightedPath]:
     """The paths that a setting names: none, one, which has no weight, or several."""
     if isinstance(value, str | Path):

@@ -234,3 +234,21 @@ def test_pictures_in_subfolders_are_stills_or_frames(tmp_path, capsys):
     capsys.readouterr()
     assert prepare(tmp_path, "--stills", "true", "--table", "t.csv") == 1
     assert "--stills=true: is for folders" in capsys.readouterr().err
+
+
+def test_stills_of_one_folder_that_are_divided_are_counted(tmp_path, capsys):
+    """With a validation part in the folders nothing is divided here."""
+    names = [f"{label}/{person}/{i}.jpg" for label in ("happy", "sad") for person in ("a", "b") for i in range(4)]
+    make(tmp_path / "in", "happy/1.jpg", "happy/2.jpg", "sad/c/1.jpg", *names)
+    assert prepare(tmp_path, "--stills") == 0
+    assert "different parts, such as training and validation (4 folders, as happy/a)" in capsys.readouterr().err
+    make(tmp_path / "parts" / "in", *(f"{part}/{name}" for part in ("train", "val") for name in names))
+    assert prepare(tmp_path / "parts", "--stills") == 0
+    assert "different parts" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unlabelled", ["true", "false"])
+def test_stills_without_a_picture(unlabelled, tmp_path, capsys):
+    make(tmp_path / "in", "happy/1.mp4", "sad/2.mp4")
+    assert prepare(tmp_path, "--stills", "--unlabelled", unlabelled) == 1
+    assert "--stills=true: there is no picture below" in capsys.readouterr().err

@@ -417,7 +417,7 @@ def test_an_official_validation_part_is_kept(tmp_path):
         Part("test", rows[8:], None, True),
     ]
     prepared = prepare(fake(parts, has_validation=True), config(tmp_path))
-    assert prepared.counts == {"train": 6, "val": 2, "test": 4} and prepared.notes["validation"] == "official"
+    assert prepared.counts == {"train": 6, "val": 2, "test": 4} and prepared.notes["validation"] == "the dataset's own"
     assert keys(manifests(tmp_path / "out")["1 val"]) == {"6.mp4", "7.mp4"}
 
 
@@ -672,7 +672,7 @@ def test_folder_table_with_a_column_of_parts(tmp_path):
     args = ("--label_column", "Emotion", "--subject_column", "Who", "--group_column", "Task", "--split_column", "Use")
     assert prepare_table(tmp_path, *args) == 0
     dataset, found = read_dataset(tmp_path / "out"), manifests(tmp_path / "out")
-    assert dataset.label_names == ("3", "fear, mild", "joy") and dataset.notes["validation"] == "official"
+    assert dataset.label_names == ("3", "fear, mild", "joy") and dataset.notes["validation"] == "the dataset's own"
     for part in ("train", "val", "test"):
         got = [
             (s.key, dataset.label_names[s.label], s.subject, s.group, s.start_s, s.values) for s in found[f"1 {part}"]

@@ -560,7 +560,7 @@ class TestChalearn:
         assert manifest[1].values == tuple(values["train"][trait]["J4GQm9j0JZ0.003.mp4"] for trait in self.TRAITS)
         assert (dataset.output_activation, dataset.label_range) == ("sigmoid", (0.0, 1.0))
         assert (dataset.label_names, dataset.metrics) == (self.TRAITS, ("ccc", "accuracy"))
-        assert dataset.notes["validation"] == "official" and not found(dataset, "extra")
+        assert dataset.notes["validation"] == "the dataset's own" and not found(dataset, "extra")
         assert dataset.notes["count_mismatch"]["val"] == {"official": 2000, "found": 1}
 
     def write(self, root: Path) -> dict[str, dict[str, float]]:

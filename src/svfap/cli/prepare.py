@@ -61,14 +61,13 @@ def run(config: PrepareConfig, dataset: str) -> int:
 
 
 def _table(prepared: PreparedDataset) -> Table:
-    """Rows of each manifest beside the listed and the official numbers."""
-    table = Table(
-        "manifest", *(Column(name, justify="right") for name in ("rows", "listed", "official")), title=prepared.title
-    )
+    """Rows of each manifest beside the listed and, if there are any, the official numbers."""
     listed, official = prepared.notes["listed"], prepared.notes["official"]
+    columns = {"rows": prepared.counts, "listed": listed} | ({"official": official} if official else {})
+    table = Table("manifest", *(Column(name, justify="right") for name in columns), title=prepared.title)
     for name in {**prepared.counts, **official}:  # some official numbers are not of a manifest: `train subjects`
         style = "red" if name in prepared.notes["count_mismatch"] else None
-        counts = (prepared.counts.get(name), listed.get(name), official.get(name))
+        counts = (numbers.get(name) for numbers in columns.values())
         table.add_row(
             f"{name}.csv" if name in prepared.counts else name,
             *("" if count is None else f"{count:,}" for count in counts),

@@ -25,7 +25,7 @@ class PrepareConfig(Settings):
     validation: Literal["auto", "subject", "stratified", "none"] = "auto"
     """How to split a validation part from training: by subject (auto: where subjects are known), stratified by class, or none
     (the paper's protocol: train on all of it and keep the last epoch). Clips of one group, source or file are never torn apart.
-    An official validation part is used as it is."""
+    A validation part that the dataset has is used as it is."""
     val_fraction: float = 0.1
     """Share of training that becomes validation."""
     seed: int = 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path, PurePosixPath
 from statistics import fmean
 
-from svfap.console import say_once
+from svfap.console import counted, say, say_once
 from svfap.data.find import same_text
 from svfap.data.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from svfap.datasets.config import PrepareConfig
@@ -95,7 +96,11 @@ def _adapt(dataset: Dataset, release: Release) -> Dataset:
     """The description that the settings ask for, with its `read`."""
     config: FolderConfig = release.config
     if config.unlabelled:
-        clips = Part("pretrain", (ClipRow(path) for path in _walk(release, ".")), on_disk=True)
+        found: Iterable[str] = _walk(release, ".")
+        if config.stills:
+            found = [*found]
+            _require_pictures(found, config.root)
+        clips = Part("pretrain", map(ClipRow, found), on_disk=True)
         return replace(dataset, task="unlabelled", metrics=(), read=lambda release: [clips])
     if config.table is not None:
         return _adapt_to_table(dataset, release, config.table)
@@ -110,6 +115,10 @@ def _adapt(dataset: Dataset, release: Release) -> Dataset:
     rows = [ClipRow(path, _class_of(name)) for name in classes for path in _walk(release, name, True)]
     if not rows:
         raise release.unexpected("one folder of videos per class", "or give --table or --unlabelled true")
+    if config.stills:
+        _require_pictures([row.path for row in rows], config.root)
+        if "val" not in part_of.values():
+            _warn_of_frames(rows, depth=3 if part_of else 2)
     names = _listed(config.label_names) or _sorted(row.label for row in rows)
     splits = [part_of[row.path.partition("/")[0]] for row in rows] if part_of else None
     on_disk = (replace(part, on_disk=True) for part in _split(release, rows, splits))
@@ -153,6 +162,26 @@ def _walk(release: Release, folder: str, images_are_clips: bool = False) -> Iter
                 yield place + name
             else:
                 release.note("extra", place + name, "is neither a video nor a folder of frames")
+
+
+def _require_pictures(paths: Iterable[str], root: Path) -> None:
+    if not any(path.lower().endswith(PICTURE_SUFFIXES) for path in paths):
+        raise UserError(f"stills=true: there is no picture below {root} ({', '.join(PICTURE_SUFFIXES)}); leave it out")
+
+
+def _warn_of_frames(rows: Iterable[ClipRow], depth: int) -> None:
+    """Say which folders have pictures that are divided one by one, and without `stills` would be one clip.
+
+    depth: of the pictures directly in the folder of a class.
+    """
+    pictures = (row.path for row in rows if row.path.lower().endswith(PICTURE_SUFFIXES))
+    counts = Counter(path.rpartition("/")[0] for path in pictures if path.count("/") >= depth)
+    if several := [folder for folder, count in counts.items() if count > 1]:
+        say(
+            f"warning: pictures of one folder may fall into different parts, such as training and validation "
+            f"({counted(len(several), 'folder')}, as {several[0]}). If a folder has the frames of one video, leave out `stills`; "
+            "if it has one person, name the people in a table with `subject_column`"
+        )
 
 
 def _adapt_to_table(dataset: Dataset, release: Release, table: Path) -> Dataset:

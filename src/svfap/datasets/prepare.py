@@ -134,7 +134,7 @@ class _Writer:
     def validation(self) -> str:
         """A description of how the validation parts were made."""
         if self.dataset.has_validation:
-            return "official"
+            return "the dataset's own"
         share = f"{self.config.val_fraction:g} of training, seed {self.config.seed}"
         return f"{' or '.join(sorted(self._validation_kinds))}: {share}" if self._validation_kinds else "none"
 
