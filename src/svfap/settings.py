@@ -61,9 +61,40 @@ def checked_settings(config: type, given: Mapping[str, Any], where: object) -> d
         texts = {name: as_text(value, hints.get(name)) for name, value in given.items()}
         parsed = parser.parse_object(texts, defaults=False).clone(with_meta=False)
     except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where}: {plain_words(str(error))}") from None
     values: dict[str, Any] = parsed.as_dict()
     return values
+
+
+# Types as users name them.
+TYPES = {
+    **{"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text", "Path": "a path"},
+    **{"list": "a list", "tuple": "a list", "list[str]": "a list of texts", "list[float]": "a list of numbers"},
+    "dict": "names with values",
+}
+
+
+def plain_words(message: str) -> str:
+    """A message of the parser about a value of the wrong type, in one line: the setting, the type and the value."""
+    text = " ".join(message.split())
+    text = re.sub(r'(?:Parser key )"([\w.-]+)": ', r"\1: ", text)
+    text = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.*), <class 'NoneType'>\] Errors: .*"
+        r" Given value type: .* Given value: (.*)",
+        r"Expected a \1 or null. Got value: \2", text,
+    )  # fmt: skip
+    text = re.sub(r"a typing\.Literal\[(.*?)\]", lambda found: f"one of {found[1].replace(chr(39), '')}", text)
+    text = re.sub(r"Expected a (?=<class|list\[|tuple|dict)", "Expected ", text)
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = re.sub(r"Expected tuple with (\d+) elements", r"Expected \1 values", text)
+    names = "|".join(map(re.escape, sorted(TYPES, key=len, reverse=True)))
+    expected, *rest = text.split(". Got value:", 1)
+    expected = re.sub(
+        rf"(?<=Expected )(?:{names})(?![\w\[])|(?<=, )(?:{names})(?= or null$|,)",
+        lambda found: TYPES[found[0]],
+        expected,
+    )
+    return ". Got value:".join([expected, *rest])
 
 
 class Settings:

@@ -65,6 +65,11 @@ def described(value: str | Path | Sequence[str] | None) -> str:
     return ", ".join(map(str, weighted_paths(value)))
 
 
+def named(value: str | Path | Sequence[str] | None) -> str:
+    """As `described`, for a file that others read: each path by its folder and name, without where it lies on this machine."""
+    return ", ".join(str(each._replace(path=Path(*each.path.parts[-2:]))) for each in weighted_paths(value))
+
+
 def check_weights(name: str, given: Sequence[tuple[str, float | None]]) -> None:
     """Raise `UserError` unless these are several different paths, all or none of them with a weight above 0."""
     paths, weights = [path for path, _ in given], [weight for _, weight in given]

@@ -500,8 +500,8 @@ def test_missing_and_invalid_settings(faces, video, finetuned, tmp_path, fails):
     assert "required: --out" in fails("pretrain", "--manifest", faces / "pretrain.csv", status=2)
     assert "required: VIDEOS" in fails("predict", "--model", finetuned, status=2)
     training = ["pretrain", "--manifest", faces / "pretrain.csv", "--out", tmp_path / "run"]
-    assert "--batch_size: Expected int" in fails(*training, "--batch_size", "many", status=2)
-    assert "--compile: Expected bool" in fails(*training, "--compile", "perhaps", status=2)
+    assert "--batch_size: Expected a whole number" in fails(*training, "--batch_size", "many", status=2)
+    assert "--compile: Expected true or false" in fails(*training, "--compile", "perhaps", status=2)
     (tmp_path / "broken.yaml").write_text("batch_size: [\n")
     assert "broken.yaml: cannot be read as YAML" in fails(*training, "--config", tmp_path / "broken.yaml", status=2)
     assert "File does not exist" in fails(*training, "--config", tmp_path / "none.yaml", status=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -336,3 +337,17 @@ def test_names_of_rows(tmp_path, monkeypatch):
     assert parse_rows(["runs/a/", "rate=0.1", "b=runs/b0,runs/b1"]) == {
         "runs/a": ["runs/a/"], "rate=0.1": ["rate=0.1"], "b": ["runs/b0", "runs/b1"],
     }  # fmt: skip
+
+
+def test_the_table_fits_a_narrow_terminal(tmp_path, monkeypatch, capsys):
+    """With whole intervals; in a wide one they stand beside their values."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("runs/a", "runs/b", "runs/c")):
+        run(tmp_path / name, outputs(0.5 + 0.15 * number, seed=number))
+    for columns, interval_of in ((80, r"\│ \[\+\d+\.\d, \+\d+\.\d\] │"), (200, r"\+\d+\.\d \[\+\d+\.\d, \+\d+\.\d\]")):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert main(["compare", "runs/a", "runs/b", "runs/c"]) == 0
+        table = [line for line in capsys.readouterr().out.splitlines() if line[:1] in "│┃┏┡└"]
+        assert max(map(len, table)) <= columns
+        assert any(re.search(interval_of, line) for line in table)
+        assert all(line.count("[") == line.count("]") for line in table)

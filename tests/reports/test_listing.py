@@ -79,6 +79,7 @@ def test_settings_that_differ_have_a_column(runs):
     shown = runs_in_words(table).set_index("run")
     assert shown.loc["b2", "settings that differ"] == "base_lr=0.01, model.num_frames=8"
     assert shown.loc["a", "settings that differ"] == "base_lr=0.001"
+    assert shown.loc["deep/pretrain", "settings that differ"] == ""  # which fine-tunings do
     assert shown.loc["a", ["epochs", "validation", "test", "time"]].tolist() == [
         "3/3",
         "UAR 50.00",
@@ -120,6 +121,10 @@ def test_a_broken_folder_is_a_row_and_the_others_are_listed(runs, file, content,
         (runs / "a" / file).write_text(content)
     rows = by_name(runs)
     assert rows["a"]["state"] == "broken" and reason in rows["a"]["reason"] and rows["frames"]["state"] == "finished"
+    assert rows["a"]["reason"].endswith(". Put that file back from a copy, or delete the folder of the run")
+    shown = runs_in_words(list_runs(runs)).set_index("run")
+    assert shown.loc["a", "epochs"] in ("", "?/3", "3/3")
+    assert (rows["a"]["epochs_done"] is None) == (shown.loc["a", "epochs"] in ("", "?/3"))
     assert main(["runs", str(runs)]) == 0
     assert "a cannot be read: " in capsys.readouterr().err
 

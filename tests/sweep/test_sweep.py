@@ -137,6 +137,22 @@ def test_a_file_that_contradicts_what_is_done_is_refused(file, tmp_path, monkeyp
         run_sweep(file(), SweepConfig(out=tmp_path / "other"))
 
 
+def test_other_draws_are_named_as_such_and_a_grid_has_none(file, tmp_path, monkeypatch):
+    stub(monkeypatch, lambda run: 0.5)
+    drawn = dict(choices={"base_lr": {"uniform": [0.1, 0.2]}}, trials=2)
+    run_sweep(file(**drawn), SweepConfig(out=tmp_path / "drawn"))
+    with pytest.raises(UserError, match="other settings .draw_seed: 0 then, 1 now"):
+        run_sweep(file(**drawn, draw_seed=1), SweepConfig(out=tmp_path / "drawn"))
+    run_sweep(file(), SweepConfig(out=tmp_path / "grid"))
+    run_sweep(file(draw_seed=1), SweepConfig(out=tmp_path / "grid"))
+
+
+def test_trials_that_are_equal_are_named(file, tmp_path, monkeypatch):
+    stub(monkeypatch, lambda run: 0.5 if run.base_lr < 1 else 0.25)
+    done = run_sweep(file(choices={"base_lr": [2, 0.1, 0.01]}), SweepConfig(out=tmp_path / "out"))
+    assert "trial_002, trial_003 are equal by it; the first in the file, trial_002, is taken" in done.caption
+
+
 def test_draws_are_within_their_ranges_and_more_begin_with_the_same(file):
     choices = {
         "base_lr": {"log_uniform": [1e-5, 1e-1]},
@@ -168,8 +184,8 @@ def test_draws_are_within_their_ranges_and_more_begin_with_the_same(file):
         ({}, dict(choices={}), "choices: is empty"),
         ({}, dict(choices={"bass_lr": [1]}), "bass_lr is no setting of svfap finetune. Did you mean 'base_lr'"),
         ({"bach_size": 1}, {}, "bach_size is no setting of svfap finetune. Did you mean 'batch_size'"),
-        ({}, dict(choices={"base_lr": [0.1, "much"]}), "base_lr=much: .*base_lr"),
-        ({"epochs": "x"}, {}, "epochs"),
+        ({}, dict(choices={"base_lr": [0.1, "much"]}), "base_lr=much: base_lr: Expected a number. Got value: much$"),
+        ({"label_names": 3}, {}, "yaml.*: label_names: Expected a list of texts or null. Got value: 3$"),
         ({}, dict(choices={"smoothing": [0.1, 2]}), "smoothing=2: smoothing=2.0: must be from 0 to less than 1"),
         ({}, dict(choices={"model.embed_dimm": [16]}), "embed_dimm"),
         ({}, dict(choices={"seed": [1]}), "seed cannot be set here; it is `seeds`"),

@@ -122,10 +122,14 @@ def stop_after(monkeypatch, steps: int) -> None:
     monkeypatch.setattr(loop.TrainingRun, "_accumulate", counting)
 
 
-def test_resuming_a_finished_run_changes_nothing(pretrained, faces):
+def test_resuming_a_finished_run_changes_nothing(pretrained, faces, capsys):
     before = (pretrained / "last" / "model.safetensors").stat().st_mtime_ns
     result = pretrain(pretraining(faces, pretrained, resume=True))
     assert result.finished
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "was finished already, after 3 epochs, where its learning rates end" in said and f"--init {pretrained}" in said
+    )
     stored = json.loads((pretrained / "metrics.json").read_text())
     assert stored == {"format_version": 2, **result.metrics}
     assert (pretrained / "last" / "model.safetensors").stat().st_mtime_ns == before

@@ -85,14 +85,17 @@ def test_the_crop_of_a_dataset_is_found_in_its_folder(videos, tmp_path):
 
 def test_a_model_of_several_manifests_names_all_with_their_terms_and_their_crop(videos, tmp_path, capsys):
     rows = pd.read_csv(videos / "slow.csv").assign(path=lambda table: str(videos) + "/" + table["path"])
-    for name, margin, licence in (("a", 0.5, "for research"), ("b", 0.5, ""), ("c", 0.7, "")):
+    for name, margin, licence in (
+        *(("a", 0.5, "for research"), ("b", 0.5, ""), ("c", 0.7, "")),
+        *(("own/x", 0.5, ""), ("own/y", 0.5, "")),
+    ):
         folder = tmp_path / name
-        folder.mkdir()
+        folder.mkdir(parents=True)
         rows.to_csv(folder / "train.csv", index=False)
         if name != "c":
             described = PreparedDataset(
-                name,
-                f"Data {name}",
+                "folder",
+                f"Data {name[:3]}",
                 "regression",
                 Path("."),
                 ("valence",),
@@ -109,13 +112,16 @@ def test_a_model_of_several_manifests_names_all_with_their_terms_and_their_crop(
 
     several = model("a/train.csv:3", "b/train.csv:1")
     assert several.face_crop == KEPT and several.provenance["num_videos"] == 16
-    assert several.provenance["finetuned_on"] == f"{tmp_path}/a/train.csv:3, {tmp_path}/b/train.csv:1"
+    assert several.provenance["finetuned_on"] == "a/train.csv:3, b/train.csv:1"
     assert several.provenance["dataset"] == "Data a, Data b"
     assert several.provenance["licence"] == "Data a: for research; Data b: not stated"
+    assert model("own/x/train.csv", "own/y/train.csv", "a/train.csv").provenance["dataset"] == (
+        "Data own (x/train.csv), Data own (y/train.csv), Data a"
+    )
     capsys.readouterr()
     other = model("b/train.csv", "c/train.csv")
     assert other.face_crop == {} and "cut out in different ways" in " ".join(capsys.readouterr().err.split())
-    assert other.provenance["dataset"] == f"Data b, {tmp_path}/c/train.csv" and "licence" not in other.provenance
+    assert other.provenance["dataset"] == "Data b, c/train.csv" and "licence" not in other.provenance
 
 
 def test_the_crop_is_that_of_the_clips_wherever_the_manifest_lies(videos, tmp_path, capsys):

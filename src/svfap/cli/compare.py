@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from svfap.console import say, show
 from svfap.errors import UserError
 from svfap.evaluation.config import CompareConfig
 from svfap.metric_table import metric_keys
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def run(config: CompareConfig, runs: list[str]) -> None:
@@ -19,10 +23,22 @@ def run(config: CompareConfig, runs: list[str]) -> None:
         raise UserError(
             f"{scores[0]}: is a score and not a run; give several scores as one word: --metrics '[{listed}]'"
         )
+    from rich.console import Console
+
     from svfap.evaluation.compare import compare_runs, parse_rows
-    from svfap.view.tables import to_terminal
+    from svfap.view.tables import terminal_width, to_terminal
 
     done = compare_runs(parse_rows(runs), config)
-    show(to_terminal(done.table, done.caption))
+    table = done.table if terminal_width(done.table) <= Console().width else _narrow(done.table)
+    show(to_terminal(table, done.caption))
     if config.out is not None:
         say(f"{config.out}: compare.md, compare.csv, compare.tex, compare.json and compare.png")
+
+
+def _narrow(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with intervals below their values, and each score named once."""
+    narrow = table.map(lambda cell: str(cell).replace(" [", "\n["))
+    narrow["score"] = narrow["score"].mask(narrow["score"].duplicated(), "")
+    if "what holds" in narrow:
+        narrow["what holds"] = narrow["what holds"].str.replace("difference shown", "difference\nshown")
+    return narrow

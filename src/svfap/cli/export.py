@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from svfap.console import say, show
+from svfap.console import counted, say, show
 from svfap.export.config import ExportConfig
 from svfap.files import check_new
 from svfap.settings import require_weights
@@ -29,7 +29,7 @@ def run(config: ExportConfig, model: str) -> None:
 def _table(done: Exported) -> Table:
     faces = "of synthetic faces" if done.synthetic else "of the videos"
     table = Table(
-        title=f"{done.num_clips} clips {faces}: differences to torch fp32, whose outputs spread by "
+        title=f"{counted(done.num_clips, 'clip')} {faces}: differences to torch fp32, whose outputs spread by "
         f"{done.measured[0].spread:.1e} between clips; processor time of a clip",
         title_justify="left",
     )

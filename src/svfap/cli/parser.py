@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_pa
 from svfap.console import as_typed, naming_options
 from svfap.errors import UserError
 from svfap.formats import read_yaml
-from svfap.settings import as_text
+from svfap.settings import as_text, plain_words
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -294,26 +294,20 @@ def _takes_list(action: argparse.Action) -> bool:
 
 # What is meant where a value has another type than the option; the first words of the message.
 CONFUSIONS = {
-    "--model: Expected dict": "It takes fields of a new model, such as '{num_frames: 8}'; weights to begin with are --init",
-    "--resume: Expected bool": "It takes no name; it continues the run in --out",
+    "--model: Expected names with values": (
+        "It takes fields of a new model, such as '{num_frames: 8}'; weights to begin with are --init"
+    ),
+    "--resume: Expected true or false": "It takes no name; it continues the run in --out",
 }
 
 
 def _plain_words(message: str) -> str:
     """A message of the parser in one line, with options and types as users write them."""
-    text = " ".join(message.split())
+    text = re.sub(r'Parser key "(?=[\w.]+": )', 'Parser key "--', " ".join(message.split()))
     text = re.sub(
         r"'utf-8' codec can't encode .* surrogates not allowed", "the name is not valid UTF-8; give another", text
     )
-    text = re.sub(r'(?:Parser key )"([\w.]+)": ', r"--\1: ", text)
-    text = re.sub(
-        r"Does not validate against any of the Union subtypes Subtypes: \[(.*), <class 'NoneType'>\] Errors: .*"
-        r" Given value type: .* Given value: (.*)",
-        r"Expected a \1 or null. Got value: \2", text,
-    )  # fmt: skip
-    text = re.sub(r"a typing\.Literal\[(.*?)\]", lambda found: f"one of {found[1].replace(chr(39), '')}", text)
-    text = re.sub(r"Expected a (?:<class '(?:\w+\.)*(\w+)'>|(?=list|tuple|dict))", r"Expected \1", text)
-    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = plain_words(text)
     return next((f"{text}. {hint}" for start, hint in CONFUSIONS.items() if text.startswith(start)), text)
 
 

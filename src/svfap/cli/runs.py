@@ -43,12 +43,8 @@ def run(config: RunsConfig, folder: Path) -> None:
 
 def _width(shown: pd.DataFrame) -> int:
     """Characters of the table in which no other cell is cut."""
-    from rich.console import Console
-    from rich.measure import measure_renderables
-
-    from svfap.view.tables import to_terminal
+    from svfap.view.tables import terminal_width
 
     if SETTINGS in shown:
         shown = shown.assign(**{SETTINGS: shown[SETTINGS].str.slice(stop=SETTINGS_CHARACTERS)})
-    output = Console(width=10_000)
-    return measure_renderables(output, output.options, [to_terminal(shown)]).maximum
+    return terminal_width(shown)

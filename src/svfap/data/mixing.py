@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.data.find import same_text
 from svfap.data.manifest import (
     BOX_COLUMNS,
@@ -68,7 +68,7 @@ def say_mixture(manifest: Manifest, num_drawn: int) -> None:
     counts = np.bincount(mixture.of, minlength=len(mixture.paths))
     shares = counts / counts.sum() if mixture.shares is None else mixture.shares
     lines = [
-        f"{path}: {count} videos, {share:.1%} of those drawn, each {share * num_drawn / count:.3g} times an epoch"
+        f"{path}: {counted(count, 'video')}, {share:.1%} of those drawn, each {share * num_drawn / count:.3g} times an epoch"
         for path, count, share in zip(mixture.paths, counts.tolist(), shares.tolist(), strict=True)
         if count
     ]

@@ -43,7 +43,7 @@ class RunsConfig(Settings):
     sort: Literal["run", "kind", "state", "validation", "test", "loss", "time", "date"] = "run"
     """Column to sort by: highest scores, longest times and latest dates first."""
     out: Path | None = None
-    """Also write the table: .csv or .json, with a column for each setting that differs."""
+    """Also write the table: .csv or .json, with a column for each setting that differs between runs of one kind."""
 
     def __post_init__(self) -> None:
         require_file(self, "out", (".csv", ".json"))

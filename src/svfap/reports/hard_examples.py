@@ -78,6 +78,17 @@ class RunVideos:
             raise UserError(item.reason)
         return item.clips[0]
 
+    def strip(self, key: str) -> NDArray[np.uint8]:
+        """`NUM_FRAMES` frames of the middle `SPAN` of a video, of a shorter one nearer to each other, so that none repeats
+        if there are as many. Raises as `clip` does."""
+        stride = SPAN // NUM_FRAMES
+        while True:
+            clip = self.clip(key, NUM_FRAMES, stride, SIZE_PX)
+            repeats = (clip[1:] == clip[:-1]).all(axis=(1, 2, 3)).any()
+            if stride == 1 or not repeats:
+                return clip
+            stride //= 2
+
 
 def hard_examples_section(run: Run, number: int) -> Section | None:
     """The `number` most difficult test videos of all folds, as thumbnails; None without predictions or truth."""
@@ -97,7 +108,7 @@ def hard_examples_section(run: Run, number: int) -> Section | None:
         source, jpeg = videos[name], None
         if isinstance(source, RunVideos):
             try:
-                jpeg = thumbnail(source.clip(str(row["path"]), NUM_FRAMES, SPAN // NUM_FRAMES, SIZE_PX))
+                jpeg = thumbnail(source.strip(str(row["path"])))
             except UserError as error:
                 lines.append(f"no picture: {error}")
         alt = f"{NUM_FRAMES} frames of {row['path']}" if jpeg else f"no picture of {row['path']}"

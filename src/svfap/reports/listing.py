@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ NOT_COMPARED = {
     *("cache_gb", "save_every_steps", "max_unreadable", "previews", "parallel", "epochs"),
 }
 MODEL = "model."
+FIX = "Put that file back from a copy, or delete the folder of the run"
 MAIN = tuple(main_metric(task) for task in ("classification", "regression"))
 
 
@@ -77,9 +79,9 @@ class RunSummary:
 def list_runs(folder: Path, config: RunsConfig | None = None) -> pd.DataFrame:
     """The runs under a folder, one row each, with the columns of `RunSummary`.
 
-    `settings` is replaced by a column for each setting in which runs of one kind differ, named as the setting. With
-    `config.out` the table is written. Raises `UserError` for a folder that does not exist or holds no run; a run that cannot be
-    read is a row.
+    `settings` is replaced by a column for each setting in which runs of one kind differ, named as the setting and empty for
+    other kinds. With `config.out` the table is written. Raises `UserError` for a folder that does not exist or holds no run; a
+    run that cannot be read is a row.
     """
     config = config or RunsConfig()
     if not folder.is_dir():
@@ -94,7 +96,8 @@ def list_runs(folder: Path, config: RunsConfig | None = None) -> pd.DataFrame:
     for run in runs:
         row = asdict(run)
         settings = row.pop("settings")
-        rows.append({**row, **{name: settings.get(name) for name in differing}})
+        own = {name: settings.get(name) for name in differing[run.kind]}
+        rows.append({**row, **dict.fromkeys(itertools.chain(*differing.values())), **own})
     table = _sorted(pd.DataFrame(rows, dtype=object), config.sort)  # whole numbers stay what they are
     if config.out is not None:
         as_json = json.dumps(table.to_dict("records"), indent=2) + "\n"
@@ -109,7 +112,8 @@ def runs_in_words(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in table.to_dict("records"):
         settings = [f"{name}={_short(row[name])}" for name in differing if row[name] is not None]
-        epochs = "" if row["epochs"] is None else f"{row['epochs_done'] or 0}/{row['epochs']}"
+        done = "?" if row["epochs_done"] is None else row["epochs_done"]
+        epochs = "" if row["epochs"] is None else f"{done}/{row['epochs']}"
         rows.append(
             {
                 "run": row["run"], "kind": row["kind"], "state": row["state"], "epochs": epochs, "data": row["data"] or "",
@@ -153,7 +157,8 @@ def _summary(path: Path, kind: str, folder: Path) -> RunSummary:
     try:
         read[kind](path, found)
     except (UserError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        found.state, found.reason = "broken", " ".join(str(error).split()) or type(error).__name__
+        what = str(error) if isinstance(error, UserError) else f"{path}: {type(error).__name__} {error}".rstrip()
+        found.state, found.reason = "broken", f"{' '.join(what.split())}. {FIX}"
     return found
 
 
@@ -273,19 +278,20 @@ def _data(settings: dict[str, Any]) -> str | None:
     return "/".join(Path(str(settings["manifest"])).parts[-2:]) if settings.get("manifest") else None
 
 
-def _differing(runs: list[RunSummary]) -> list[str]:
-    """Settings in which runs of one kind differ, in the order of `config.yaml`.
+def _differing(runs: list[RunSummary]) -> dict[str, list[str]]:
+    """Of each kind the settings in which its runs differ, in the order of `config.yaml`.
 
     One that is newer than a run is no difference; a setting of the model that is not given is that of the preset.
     """
-    names: dict[str, None] = {}
+    differing: dict[str, list[str]] = {}
     for kind in {run.kind: None for run in runs}:
+        differing[kind] = []
         each = [run.settings for run in runs if run.kind == kind and run.settings]
         for name in {name: None for settings in each for name in settings if name not in NOT_COMPARED}:
             having = [settings for settings in each if name in settings or name.startswith(MODEL)]
             if len({json.dumps(settings.get(name), default=str) for settings in having}) > 1:
-                names[name] = None
-    return list(names)
+                differing[kind].append(name)
+    return differing
 
 
 def _sorted(table: pd.DataFrame, by: str) -> pd.DataFrame:

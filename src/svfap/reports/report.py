@@ -65,6 +65,6 @@ def _run_section(run: Run, config: ReportConfig) -> Section:
         if run.pictures
         else None,
     ]
-    text = f"{run.folder}{f', {len(run.folds)} folds' if run.folds else ''}"
+    text = str(run.folder) + (f", {counted(len(run.folds), 'fold')}" if run.folds else "")
     details = {"Configuration": run.config} if run.config.strip() else {}
     return Section(run.name, text, details=details, parts=[part for part in parts if part is not None])

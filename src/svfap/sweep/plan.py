@@ -36,7 +36,7 @@ class Plan:
     """What a file asks for.
 
     verb: finetune or pretrain. settings: those that all runs share. trials: of each the settings that are its own, by name;
-    a dot leads into `model`. seeds: of the runs of each trial.
+    a dot leads into `model`. seeds: of the runs of each trial. draw_seed: of the draws; None where the trials are a grid.
     """
 
     file: Path
@@ -44,6 +44,7 @@ class Plan:
     settings: dict[str, Any]
     trials: list[Choices]
     seeds: list[int]
+    draw_seed: int | None = None
 
     def config(self, choices: Choices, seed: int, out: Path) -> TrainConfig:
         """The settings of a run. Raises `UserError` naming the file and the trial."""
@@ -85,8 +86,10 @@ def read_plan(file: Path) -> Plan:
         _check_values(file, name, values)
     draw_seed = _whole(file, content, "draw_seed", 0, 0)
     assert draw_seed is not None
-    trials = _trials(file, choices, _whole(file, content, "trials", None, 1), draw_seed)
-    return Plan(file, verb, settings, trials, _seeds(file, content.get("seeds", 1)))
+    number = _whole(file, content, "trials", None, 1)
+    is_grid = _is_grid(choices, number)
+    trials = _trials(file, choices, number, draw_seed)
+    return Plan(file, verb, settings, trials, _seeds(file, content.get("seeds", 1)), None if is_grid else draw_seed)
 
 
 def shown(choices: Choices) -> str:
@@ -96,17 +99,23 @@ def shown(choices: Choices) -> str:
     )
 
 
+def _is_grid(choices: Mapping[str, Any], number: int | None) -> bool:
+    """Whether all combinations are tried. number: of trials, if it is given."""
+    lists = [values for values in choices.values() if isinstance(values, list)]
+    return number is None or (len(lists) == len(choices) and number >= math.prod(map(len, lists)))
+
+
 def _trials(file: Path, choices: Mapping[str, Any], number: int | None, draw_seed: int) -> list[Choices]:
     """The grid, or so many draws that differ; more draws begin with the same ones."""
     lists = {name: values for name, values in choices.items() if isinstance(values, list)}
     ranges = [name for name in choices if name not in lists]
     if number is None and ranges:
         raise UserError(f"{file}: choices: {ranges[0]} is a range; say with `trials` how many draws to try")
-    size = math.prod(len(values) for values in lists.values())
-    if number is None or (not ranges and number >= size):
-        if size > MAX_GRID:
+    if _is_grid(choices, number):
+        if (size := math.prod(map(len, lists.values()))) > MAX_GRID:
             raise UserError(f"{file}: choices: {size:,} combinations are too many; draw some of them with `trials`")
         return [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
+    assert number is not None
     drawn: list[Choices] = []
     for attempt in itertools.count():
         rng = np.random.default_rng([draw_seed, attempt])

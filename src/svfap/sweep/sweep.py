@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 from scipy.stats import t as student
 
-from svfap.console import say, silent
+from svfap.console import counted, say, silent
 from svfap.errors import Diverged, Interrupted, UserError
 from svfap.evaluation.config import FAILURE_FILE
 from svfap.evaluation.metrics import write_metrics
@@ -86,7 +86,8 @@ def run_sweep(file: str | Path, config: SweepConfig) -> Swept:
         write_atomically(out / PLAN_FILE, json.dumps(_content(plan, trials), indent=2) + "\n")
         left = [run for run in runs if not _is_done(run.out)]
         say(
-            f"{len(trials)} trials × {len(plan.seeds)} seeds: {len(runs)} runs, {len(runs) - len(left)} of them done before"
+            f"{counted(len(trials), 'trial')} × {counted(len(plan.seeds), 'seed')}: {counted(len(runs), 'run')}, "
+            f"{len(runs) - len(left)} of them done before"
         )
         if left and (stopped_by := run_all(run_one, left, config.parallel)):
             raise Interrupted(stopped_by, f"{out}: interrupted and saved; the same command continues it")
@@ -141,20 +142,18 @@ def _before(plan: Plan, out: Path) -> dict[str, Any]:
         raise UserError(f"{file}: is not JSON ({error}); choose another --out") from None
     fix = f"{plan.file} says otherwise; change it back, or choose another --out"
     settings = json.loads(json.dumps(plan.settings, default=str))
-    check_same_settings(
-        f"out={out}",
-        {**before["settings"], "verb": before["verb"]},
-        {**settings, "verb": plan.verb},
-        fix,
-        FREE_SETTINGS,
-    )
+    then, now = {**before["settings"], "verb": before["verb"]}, {**settings, "verb": plan.verb}
+    if None not in (before.get("draw_seed"), plan.draw_seed):  # of a grid, or of an earlier version
+        then, now = then | {"draw_seed": before["draw_seed"]}, now | {"draw_seed": plan.draw_seed}
+    check_same_settings(f"out={out}", then, now, fix, FREE_SETTINGS)
     return before
 
 
 def _content(plan: Plan, trials: list[_Trial]) -> dict[str, Any]:
     settings = json.loads(json.dumps(plan.settings, default=str))
     listed = [{"name": trial.name, "choices": trial.choices} for trial in trials]
-    return stamped("sweep", {"verb": plan.verb, "settings": settings, "seeds": plan.seeds, "trials": listed})
+    content = {"verb": plan.verb, "settings": settings, "seeds": plan.seeds, "draw_seed": plan.draw_seed}
+    return stamped("sweep", {**content, "trials": listed})
 
 
 def _key(choices: Mapping[str, Any]) -> str:
@@ -213,6 +212,11 @@ def _results(plan: Plan, trials: list[_Trial], out: Path) -> Swept:
         caption += (
             f" The best of {len(table)} is chosen by this score, which is therefore too high for it; test it once."
         )
+    if (
+        first is not None
+        and len(equal := table["trial"][table["mean"].eq(table["mean"][0]) & table["num_diverged"].eq(0)]) > 1
+    ):
+        caption += f" {', '.join(equal)} are equal by it; the first in the file, {first.name}, is taken as the best."
     summary = _in_words(table, list(trials[0].choices), score_key)
     write_table(out / "trials", summary, caption)
     write_metrics(out / "trials.json", {"metric": metric, "caption": caption, "scores": scores,

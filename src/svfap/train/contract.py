@@ -11,7 +11,7 @@ from svfap.data.prepared import CROP_FILE, dataset_terms, find_crops
 from svfap.data.rates import training_rate
 from svfap.model.config import ModelConfig, face_crop_of
 from svfap.train.config import TrainConfig
-from svfap.weighted import weighted_paths
+from svfap.weighted import named, weighted_paths
 
 
 def contract(config: TrainConfig, training: Manifest, **provenance: Any) -> dict[str, Any]:
@@ -35,12 +35,15 @@ def _terms(config: TrainConfig) -> dict[str, str]:
     found = [dataset_terms(*pair) for pair in zip_longest(datasets, manifests)]
     if len(found) == 1:
         return found[0]
-    licences: dict[str, str] = {}
-    for path, terms in zip(manifests, found, strict=True):
-        licences.setdefault(terms.get("dataset", str(path)), terms.get("licence", ""))
-    known = {"dataset": ", ".join(licences)} if any(found) else {}
-    listed = "; ".join(f"{name}: {licence or 'not stated'}" for name, licence in licences.items())
-    return known | ({"licence": listed} if any(licences.values()) else {})
+    titles = [terms.get("dataset", "") for terms in found]
+    names = [
+        named(path) if not title else f"{title} ({named(path)})" if titles.count(title) > 1 else title
+        for path, title in zip(manifests, titles, strict=True)
+    ]
+    licences = [terms.get("licence", "") for terms in found]
+    known = {"dataset": ", ".join(names)} if any(found) else {}
+    listed = "; ".join(f"{name}: {licence or 'not stated'}" for name, licence in zip(names, licences, strict=True))
+    return known | ({"licence": listed} if any(licences) else {})
 
 
 def _shared_crop(training: Manifest) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.data import augment
 from svfap.data.heads import read_heads
 from svfap.data.loader import BatchLoader, ClipDataset
@@ -44,7 +44,7 @@ from svfap.train.parallel import run_all
 from svfap.train.resolve import check_run, fold_configs, resolve
 from svfap.train.run_folder import RunFolder
 from svfap.train.trainable import Trainable
-from svfap.weighted import WeightedPath, described, weighted_paths
+from svfap.weighted import WeightedPath, named, weighted_paths
 
 
 class FinetuneTask(TrainingTask):
@@ -59,7 +59,7 @@ class FinetuneTask(TrainingTask):
         self.manifest = training = take_fraction(everything, config.fraction, config.seed)
         self.num_videos = len(training) + len(self.validation or ())
         if config.fraction < 1:
-            say(f"training on {len(training)} of {len(everything)} videos")
+            say(f"training on {len(training):,} of {counted(len(everything), 'video')}")
         say_mixture(training, len(training))
         for part in (everything, self.validation):
             if part is not None:
@@ -72,7 +72,7 @@ class FinetuneTask(TrainingTask):
         self.loss_names = tuple(prefixed(head.name, "loss") for head in self.heads)
         settings: dict[str, Any] = {name: getattr(config, name) for name in ("drop_path_rate", "sampling_stride")}
         settings |= _outputs(self.heads)
-        settings |= contract(config, training, finetuned_on=described(config.manifest), init=config.init)
+        settings |= contract(config, training, finetuned_on=named(config.manifest), init=config.init)
         torch.manual_seed(config.seed)
         self.model = create_model(config.preset, settings.pop("task"), **{**settings, **config.model})
         if config.init and not RunFolder(config).resumes():
@@ -182,7 +182,7 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
             return training, None
         units = units_of(training.table, training.root)
         training, validation = carve_validation(training, config.val_fraction, config.seed)
-        how = f"validation: {len(validation)} videos carved from training's {len(training) + len(validation)}"
+        how = f"validation: {counted(len(validation), 'video')} carved from training's {len(training) + len(validation):,}"
         say(f"{how}, by {units.kind}" if units.num < len(training) + len(validation) else how)
         return training, validation
     if config.val_manifest is None and config.split is None:

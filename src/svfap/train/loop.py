@@ -244,6 +244,11 @@ class TrainingRun:
                 except UserError as error:
                     self.folder.note_failure(error)
                     raise
+            else:
+                say(
+                    f"{self.folder.path}: was finished already, after {counted(config.epochs, 'epoch')}, where its learning "
+                    f"rates end; to train longer, start a new run from its weights with --init {self.folder.path}"
+                )
 
     def train(self) -> TrainResult:
         """Do the steps that are left, with a validation and a checkpoint after each epoch; save where a signal stops it."""
@@ -465,7 +470,8 @@ class TrainingRun:
         if count > allowed * videos:
             file = self.folder.write_unreadable(self.state.unreadable)
             raise UserError(
-                f"{count} of {videos} videos cannot be read, more than max_unreadable={allowed:g} allows; listed in {file}"
+                f"{count:,} of {counted(videos, 'video')} cannot be read, more than max_unreadable={allowed:g} allows; "
+                f"listed in {file}"
             )
 
     def _validate(self, epoch: int) -> dict[str, Any]:

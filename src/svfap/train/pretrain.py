@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.data.augment import normalize
 from svfap.data.loader import ClipDataset
 from svfap.data.mixing import read_manifests, say_mixture
@@ -31,7 +31,7 @@ from svfap.train.processes import processes_here
 from svfap.train.resolve import check_run, resolve
 from svfap.train.run_folder import RunFolder
 from svfap.train.tracking import Picture
-from svfap.weighted import described, weighted_paths
+from svfap.weighted import named, weighted_paths
 
 
 class PretrainTask(TrainingTask):
@@ -53,13 +53,13 @@ class PretrainTask(TrainingTask):
         self.manifest = take_fraction(everything, config.fraction, config.seed)
         self.num_videos = len(self.manifest)
         if config.fraction < 1:
-            say(f"pre-training on {self.num_videos} of {len(everything)} videos, at the cost of all")
+            say(f"pre-training on {self.num_videos:,} of {counted(len(everything), 'video')}, at the cost of all")
         say_mixture(self.manifest, len(everything))
         torch.manual_seed(config.seed)
         settings = dict(sampling_stride=config.sampling_stride, mask_ratio=config.mask_ratio, target=config.target)
         origin = {"init": config.init} if config.init else {}
         settings |= contract(
-            config, self.manifest, pretrained_on=described(config.manifest), epochs=config.epochs, **origin
+            config, self.manifest, pretrained_on=named(config.manifest), epochs=config.epochs, **origin
         )
         model = create_model(config.preset, "pretraining", **{**settings, **config.model})
         assert isinstance(model, MaskedAutoencoder)

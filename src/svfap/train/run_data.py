@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from svfap.console import counted
 from svfap.data.find import on_disk
 from svfap.files import write_atomically
 from svfap.formats import stamped, upgrade
@@ -47,7 +48,8 @@ class Share:
     weight: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.rows} videos" if self.weight is None else f"{self.rows} videos with weight {self.weight:g}"
+        videos = counted(self.rows, "video")
+        return videos if self.weight is None else f"{videos} with weight {self.weight:g}"
 
 
 @dataclass(frozen=True)

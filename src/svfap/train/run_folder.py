@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from svfap.console import say
+from svfap.console import counted, say
 from svfap.errors import UserError
 from svfap.evaluation.config import DATA_FILE, FAILURE_FILE, LOG_FILE, RUN_CONFIG, STATE_FILE
 from svfap.files import make_folder, recover_folder, replacing_folder, write_atomically
@@ -92,7 +92,8 @@ class RunFolder:
             before = {**defaults, **read_settings_file(self.config_file, self.settings)}
             fix = "resume it with those, or choose another folder"
             if (epochs := before.get("epochs")) != self._config.epochs:
-                fix += f". Its learning rates are a schedule of {epochs} epochs, which cannot be made longer or shorter"
+                schedule = f"a schedule of {counted(epochs or 0, 'epoch')}"
+                fix += f". Its learning rates are {schedule}, which cannot be made longer or shorter"
                 fix += f"; to train on from its weights, start a new run with --init {self.path}"
             free = FREE_SETTINGS + (DATA_SETTINGS if self._data_file.exists() else ())
             check_same_settings(f"out={self.path}", before, self.settings, fix, free)

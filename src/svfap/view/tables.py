@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+from rich.console import Console
+from rich.measure import measure_renderables
 from rich.table import Table
 from rich.text import Text
 
@@ -44,6 +46,12 @@ def to_terminal(table: pd.DataFrame, caption: str = "") -> Table:
     for row in table.itertuples(index=False):
         shown.add_row(*(Text(str(cell)) for cell in row))
     return shown
+
+
+def terminal_width(table: pd.DataFrame) -> int:
+    """Characters of the table in a terminal in which no cell is cut."""
+    output = Console(width=10_000)
+    return measure_renderables(output, output.options, [to_terminal(table)]).maximum
 
 
 LATEX: dict[str, str] = {c: "\\" + c for c in "&%$#_{}"}
