@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from large_files import make_large
 
+import svfap
 from svfap.cli.main import main
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.prepared import read_dataset
+from svfap.datasets.folder import FolderConfig
 
 
 def make(root: Path, *names: str) -> Path:
@@ -245,6 +247,13 @@ def test_stills_of_one_folder_that_are_divided_are_counted(tmp_path, capsys):
     make(tmp_path / "parts" / "in", *(f"{part}/{name}" for part in ("train", "val") for name in names))
     assert prepare(tmp_path / "parts", "--stills") == 0
     assert "different parts" not in capsys.readouterr().err
+
+
+def test_what_prepare_returns_names_manifests_that_can_be_read(tmp_path, monkeypatch):
+    make(tmp_path / "in", *(f"{label}/{i}.mp4" for label in ("happy", "sad") for i in range(20)))
+    monkeypatch.chdir(tmp_path)
+    found = svfap.prepare("folder", FolderConfig(root=Path("in"), out=Path("out")))
+    assert found == read_dataset("out") and len(read_manifest(found.folds[0].train, root=found.root)) > 0
 
 
 @pytest.mark.parametrize("unlabelled", ["true", "false"])

@@ -186,8 +186,8 @@ def test_the_line_at_the_start_says_what_is_trained_and_when(trainable, encoder,
         for value in FinetuneTask(replace(config, trainable="all", unfreeze_every=None)).model.parameters()
     )
     assert (
-        "the head alone until epoch 2, then one more layer below it every 2 epochs, "
-        f"all {layers} from epoch {2 * layers + 1} on" in said
+        "the head alone until epoch 2, then one layer more every 2 epochs, "
+        f"{layers} layers in all from epoch {2 * layers + 1} on" in said
     )
     task.begin_epoch(epochs - 1)
     assert count_parameters(task.model)[0] < trained

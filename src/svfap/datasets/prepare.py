@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svfap.console import progress_bar
-from svfap.data.prepared import Fold, PreparedDataset, replacing_dataset, write_dataset_file
+from svfap.data.prepared import Fold, PreparedDataset, read_dataset, replacing_dataset, write_dataset_file
 from svfap.data.split import hold_out
 from svfap.data.suffixes import VIDEO_SUFFIXES
 from svfap.datasets.config import PrepareConfig
@@ -34,8 +34,9 @@ def prepare(dataset: str | Dataset, config: PrepareConfig) -> PreparedDataset:
 
     dataset: a name in `svfap.datasets.dataset.NAMES`, or a description. config: the dataset's own settings, such as
     `svfap.datasets.dfew.DfewConfig`; a plain `PrepareConfig` leaves the dataset's own options at their defaults.
-    Returns what `dataset.json` says, with the findings in `notes`. Raises `UserError` for an unexpected layout, an annotation
-    that cannot be parsed, a part without clips, or an `out` that holds another dataset; TypeError for another's settings.
+    Returns what `read_dataset` reads of it, with the findings in `notes`. Raises `UserError` for an unexpected layout, an
+    annotation that cannot be parsed, a part without clips, or an `out` that holds another dataset; TypeError for another's
+    settings.
     """
     dataset = get_dataset(dataset) if isinstance(dataset, str) else dataset
     if type(config) is PrepareConfig:
@@ -91,7 +92,7 @@ def _write(dataset: Dataset, release: Release, out: Path) -> PreparedDataset:
         },
     )
     write_dataset_file(out, prepared)
-    return prepared
+    return read_dataset(out)
 
 
 def is_complete(prepared: PreparedDataset) -> bool:

@@ -46,10 +46,10 @@ class Trainable:
         text = f"trained: {trained / 1e6:.3g} of {everything / 1e6:.3g} million parameters"
         if self.every is None:
             return text
-        layers = self.head - self._lowest
+        layers, every = self.head - self._lowest, "epoch" if self.every == 1 else counted(self.every, "epoch")
         return (
-            f"{text}; the head alone until epoch {self.every}, then one more layer below it every "
-            f"{counted(self.every, 'epoch') if self.every > 1 else 'epoch'}, all {layers} from epoch {layers * self.every + 1} on"
+            f"{text}; the head alone until epoch {self.every}, then one layer more every {every}, "
+            f"{counted(layers, 'layer')} in all from epoch {layers * self.every + 1} on"
         )
 
     def first_layer(self, epoch: int) -> int:
