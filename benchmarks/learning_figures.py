@@ -1,7 +1,8 @@
 """Figures and a table of what `benchmarks/learning.py` found: length, spectra, and what the encoders attend to.
 
-Reads the finished runs of OUT and writes into PICTURES: `learning_length.png`, UAR by steps of pre-training for each target;
-`learning_spectrum.png`, the variance of the mean of the last stage by direction. Prints the attention of each stage as Markdown:
+Reads the finished runs of OUT and writes into PICTURES (default: OUT/pictures): `learning_length.png`, UAR by steps of
+pre-training for each target; `learning_spectrum.png`, the variance of the mean of the last stage by direction, of the first seed.
+Prints the attention of each stage as Markdown:
 
 - spread: entropy of the attention of a query, 1 where it is uniform over all keys;
 - between clips: half the absolute difference between the attention in a clip and its mean over clips, 0 where every clip is
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +40,8 @@ from svfap.view.tables import to_markdown
 TARGETS = ("difference", "pixels")
 LENGTHS = {400: ", 1/4 of the steps", 1600: "", 6400: ", 4 × steps", 25600: ", 16 × steps"}
 READ = {"linear, last": "mean of the last stage", "linear, tokens": "all tokens, each at its place"}
-SHOWN = ("untrained", "pixels", "difference", "difference, 4 × steps")
+SHOWN = ("untrained", "pixels", "pixels, 16 × steps", "difference", "difference, 4 × steps")
+NEEDED = ("untrained", *(target + more for target in TARGETS for more in LENGTHS.values()))
 NUM_CLIPS = 210
 
 
@@ -80,7 +83,8 @@ def spectrum_figure(spectra: dict[str, Array]) -> Figure:
     figure, (panel,) = new_figure(6.4, 4.0)
     for number, (name, shares) in enumerate(spectra.items()):
         panel.plot(np.arange(1, len(shares) + 1), shares, color=PALETTE[number], label=name)
-    panel.set(yscale="log", xlabel="direction, by variance", ylabel="part of the variance", ylim=(1e-6, 1))
+    panel.set(yscale="log", xlabel="direction, by variance", ylabel="part of the variance")
+    panel.set_ylim(top=1)
     panel.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     legend_below(figure, 3)
     return figure
@@ -144,10 +148,9 @@ def looked_at(out: Path, names: Sequence[str]) -> tuple[pd.DataFrame, dict[str, 
     """The attention of every variant that is done, with its first seed, and its spectrum."""
     rows, spectra = [], {}
     for name in names:
-        folder = out / f"{slug(name)}-0"
-        if not folder.is_dir():
+        if not any(done["seed"] == 0 for done in finished(out, [name])):
             continue
-        model = MaskedAutoencoder.from_pretrained(folder).eval()
+        model = MaskedAutoencoder.from_pretrained(out / f"{slug(name)}-0").eval()
         clips = normalize(test_clips(name), model.config.pixel_mean, model.config.pixel_std)
         spectra[name] = spectrum_of(model.encoder, clips)
         rows.append({"variant": name, **{k: f"{v:.2f}" for k, v in attention_of(model.encoder, clips).items()}})
@@ -157,14 +160,20 @@ def looked_at(out: Path, names: Sequence[str]) -> tuple[pd.DataFrame, dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="of benchmarks/learning.py")
-    parser.add_argument("--pictures", type=Path, default=Path("docs/pictures"))
+    parser.add_argument(
+        "--pictures", type=Path, help="folder of the figures, which are replaced; default: OUT/pictures"
+    )
     args = parser.parse_args()
+    if not any(finished(args.out, list(NEEDED))):
+        sys.exit(f"{args.out}: no finished runs in it that the figures show; benchmarks/learning.py makes them")
     torch.set_num_threads(1)
-    make_folder(args.pictures)
-    save_figure(length_figure(args.out), args.pictures / "learning_length.png")
+    pictures = args.pictures or args.out / "pictures"
+    make_folder(pictures)
+    save_figure(length_figure(args.out), pictures / "learning_length.png")
     table, spectra = looked_at(args.out, SHOWN)
-    save_figure(spectrum_figure(spectra), args.pictures / "learning_spectrum.png")
-    print(to_markdown(table))
+    if spectra:
+        save_figure(spectrum_figure(spectra), pictures / "learning_spectrum.png")
+        print(to_markdown(table))
 
 
 if __name__ == "__main__":

@@ -281,3 +281,31 @@ def test_the_gpu_benchmark_measures_every_row(gpu):
     assert all(row["clips_per_s"] > 0 and row["ms_range"][0] <= row["ms"] for row in results["training"])
     assert len(results["inference"]) == 2 and results["profile"]["kernels"]
     assert not any("Optimizer.step" in kernel["name"] for kernel in results["profile"]["kernels"])
+
+
+def test_figures_of_learning_are_not_replaced_by_empty_ones(tmp_path, monkeypatch, capsys):
+    figures = importlib.import_module("learning_figures")
+    pictures = tmp_path / "pictures"
+    monkeypatch.setattr(sys, "argv", ["learning_figures.py", "--out", str(tmp_path), "--pictures", str(pictures)])
+    with pytest.raises(SystemExit) as end:
+        figures.main()
+    assert f"{tmp_path}: no finished runs" in str(end.value.code) and not pictures.exists()
+
+    done = {
+        "name": "untrained",
+        "seed": 1,
+        "scores": {"linear, last": 30.0, "linear, tokens": 70.0, "linear, pixels": 71.0},
+    }
+    (tmp_path / "untrained-1.json").write_text(json.dumps(done))  # of another seed than the encoders that are looked at
+    figures.main()
+    assert [file.name for file in pictures.iterdir()] == ["learning_length.png"]
+
+
+def test_the_figure_of_spectra_cuts_no_curve():
+    import numpy as np
+
+    figures = importlib.import_module("learning_figures")
+    shares = np.geomspace(0.9, 1e-9, 20)
+    (panel,) = figures.spectrum_figure({"a": shares, "b": shares / 10}).axes
+    low, high = panel.get_ylim()
+    assert low < 1e-10 and high == 1
