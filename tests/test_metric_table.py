@@ -8,6 +8,7 @@ import pytest
 from svfap.evaluation.metrics import classification_metrics, regression_metrics
 from svfap.metric_table import (
     METRICS,
+    interval_text,
     is_percent,
     main_metric,
     metric_heading,
@@ -67,3 +68,9 @@ def test_names_units_and_numbers(key, heading, text):
 def test_paper_results_use_listed_metrics():
     keys = {key for models in RESULTS.values() for scores in models.values() for key in scores}
     assert {key if key in METRICS else key.split("_")[0] for key in keys} <= set(METRICS)
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    assert interval_text("uar", -0.0001, -0.012, 0.0004, signed=True) == "0.0 [−1.2, 0.0]"
+    assert interval_text("uar", 0.012, -0.0006, 0.02, signed=True) == "+1.2 [−0.1, +2.0]"
+    assert interval_text("ccc", -0.0001, np.nan, np.nan) == "0.000"

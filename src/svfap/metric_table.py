@@ -106,13 +106,19 @@ def metric_text(key: str, value: float) -> str:
 
 
 def interval_text(key: str, value: float, low: float, high: float, signed: bool = False) -> str:
-    """A value with its interval: `45.3 [40.1, 50.2]`; the value alone without bounds (NaN), and nothing without a value."""
+    """A value with its interval: `45.3 [40.1, 50.2]`; the value alone without bounds (NaN), and nothing without a value.
+
+    signed: of a difference, `+1.2 [−0.3, +2.7]`. What rounds to zero has no sign.
+    """
     if math.isnan(value):
         return ""
-    form = f"{'+' if signed else ''}.{1 if is_percent(key) else 3}f"
-    value, low, high = (metric_scale(key) * number for number in (value, low, high))
-    bounds = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
-    return f"{value:{form}}{bounds}".replace("-", "−")
+    digits = 1 if is_percent(key) else 3
+
+    def text(number: float) -> str:
+        shown = round(metric_scale(key) * number, digits) or 0.0  # not -0.0
+        return f"{shown:{'+' if signed and shown else ''}.{digits}f}".replace("-", "−")
+
+    return text(value) + ("" if math.isnan(low) else f" [{text(low)}, {text(high)}]")
 
 
 def p_text(p: float) -> str:

@@ -41,6 +41,23 @@ def test_terminal_shows_cells_as_they_are():
     assert "A [caption]" in printed and "[bold]" in printed and "62.83" in printed
 
 
+def test_a_narrow_terminal_wraps_between_words_and_cuts_nothing():
+    columns = ["training", "read by", "difference to pre-trained", "p (Holm)"]
+    table = pd.DataFrame(
+        [["from scratch", "fine-tuning", "−28.2 [−30.1, −26.0]", "0.073, no difference shown"]], columns=columns
+    )
+    words = {word for text in [*columns, *table.iloc[0]] for word in text.split()}
+    for width in (55, 60, 80):
+        console = Console(file=io.StringIO(), width=width)
+        console.print(to_terminal(table))
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert words <= {word for line in lines for word in line.split()} and max(map(len, lines)) <= width
+    console = Console(file=io.StringIO(), width=30)  # narrower than the longest words together
+    console.print(to_terminal(table))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in shown and shown.count("−") == 3
+
+
 def test_files_hold_the_same_table(tmp_path):
     write_table(tmp_path / "of.both", TABLE, "Ours.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["of.both.csv", "of.both.md", "of.both.tex"]

@@ -15,6 +15,7 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
+from svfap.console import counted
 from svfap.data.prepared import read_dataset, write_dataset_file
 from svfap.errors import UserError
 from svfap.experiments.config import ExperimentConfig
@@ -201,13 +202,13 @@ def study_caption(study: Study, results: Results, lines: Sequence[Line]) -> str:
     """What was run and scored on whom, what the intervals and tests are, and how far the standard error is down."""
     runs, dataset = results.runs, results.runs.dataset
     keys, people, known = results.test
-    number, readings = len(runs.seeds), runs.config.readings
+    number, readings = len(runs.seeds), counted(runs.config.readings, "reading")
     reference, main = results.reference.name, results.metrics[0]
     units = f"{len(set(people))} people" if known else f"{len(set(people))} units, as people are not known"
     parts = [
         f"{study.title} (the paper's {study.source}). {dataset.title}, {dataset.task}; {len(keys)} test clips of {units}.",
-        f"Each row: pre-training seeds 0 to {number - 1}, {readings} readings of each." if number > 1 else
-        f"Each row: one pre-training, {readings} readings, so there are no intervals over pre-trainings and no tests.",
+        f"Each row: pre-training seeds 0 to {number - 1}, {readings} of each." if number > 1 else
+        f"Each row: one pre-training, {readings}, so there are no intervals over pre-trainings and no tests.",
     ]  # fmt: skip
     if number > 1:
         what = f"in brackets 95% intervals over pre-trainings and {'people' if known else 'units'}"

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from rich.table import Table as TerminalTable
 
 from svfap.console import counted
 from svfap.evaluation.confidence import interval_note
@@ -20,7 +19,7 @@ from svfap.reports.runs import Run
 from svfap.view.figures.curves import fold_curves, loss_curves, probe_curves
 from svfap.view.figures.scores import class_bars, comparison_bars, confusion_matrix
 from svfap.view.page import Picture, Section, Table
-from svfap.view.tables import to_terminal
+from svfap.view.tables import TerminalTable, to_terminal
 
 PAPER = {"svfap_small": "paper, SVFAP-S", "svfap_base": "paper, SVFAP-B", "released": "authors' released weights"}
 

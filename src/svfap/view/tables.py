@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
-from rich.measure import measure_renderables
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement, measure_renderables
 from rich.table import Table
 from rich.text import Text
 
@@ -35,17 +37,45 @@ def to_latex(table: pd.DataFrame, caption: str = "") -> str:
     return named.to_latex(index=False, column_format=columns, caption=_in_latex(caption) or None, position="t")
 
 
-def to_terminal(table: pd.DataFrame, caption: str = "") -> Table:
+def to_terminal(table: pd.DataFrame, caption: str = "") -> TerminalTable:
     """The table as rich shows it in a terminal."""
-    shown = Table(title=Text(caption) if caption else None, title_justify="left")
-    for number, name in enumerate(table.columns):
-        # Names of rows are never cut.
-        shown.add_column(
-            Text(str(name)), justify="right" if number else "left", overflow="ellipsis" if number else "fold"
-        )
-    for row in table.itertuples(index=False):
-        shown.add_row(*(Text(str(cell)) for cell in row))
-    return shown
+    return TerminalTable(table, caption)
+
+
+@dataclass(frozen=True)
+class TerminalTable:
+    """A table that rich shows: as wide as the terminal at most, with headings and cells wrapped between words where all fit."""
+
+    table: pd.DataFrame
+    caption: str = ""
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self._shown(None))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._shown(self._widths(options.max_width))
+
+    def _shown(self, widths: list[int] | None) -> Table:
+        shown = Table(title=Text(self.caption) if self.caption else None, title_justify="left")
+        for number, name in enumerate(self.table.columns):
+            width = widths[number] if widths else None
+            shown.add_column(Text(str(name)), justify="right" if number else "left", overflow="fold", width=width)
+        for row in self.table.itertuples(index=False):
+            shown.add_row(*(Text(str(cell)) for cell in row))
+        return shown
+
+    def _widths(self, room: int) -> list[int] | None:
+        """Characters of each column: the widest are narrowed, none below its longest word; None where they do not fit so."""
+        texts = [[str(name), *map(str, self.table.iloc[:, number])] for number, name in enumerate(self.table.columns)]
+        widths = [max(cell_len(line) for text in column for line in text.split("\n")) for column in texts]
+        words = [max((cell_len(word) for text in column for word in text.split()), default=0) for column in texts]
+        room -= 3 * len(texts) + 1  # borders, and a space on either side
+        if sum(words) > room:
+            return None
+        while sum(widths) > room:
+            widest = max(range(len(widths)), key=lambda number: (widths[number] > words[number], widths[number]))
+            widths[widest] -= 1
+        return widths
 
 
 def terminal_width(table: pd.DataFrame) -> int:

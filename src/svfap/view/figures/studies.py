@@ -43,7 +43,8 @@ def study_figure(
             panel.plot(places, means, color=MUTED, linewidth=1, zorder=1)
         for place, (row, bar) in enumerate(rows.items()):
             marked = row == reference
-            color, label = PALETTE[1 if marked else 0], "reference row, 95% interval" if marked else "row, 95% interval"
+            color, label = PALETTE[1 if marked else 0], "reference row" if marked else "row"
+            label += "" if math.isnan(bar.low) else ", 95% interval"
             reach = [[scale * (bar.value - bar.low)], [scale * (bar.high - bar.value)]]
             bounds = None if math.isnan(bar.low) else reach
             panel.errorbar(place, means[place], bounds, fmt="o", ms=7, capsize=4, color=color, label=label, zorder=3)
