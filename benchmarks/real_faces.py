@@ -583,7 +583,7 @@ def main() -> None:
     )
     parser.add_argument("--videos", type=int, default=Settings.videos, help="synthetic videos, and pieces of real ones")
     parser.add_argument("--epochs", type=int, default=Settings.epochs, help="of the attentive probe")
-    parser.add_argument("--readers", nargs="+", choices=READERS, default=READERS, help="default: all")
+    parser.add_argument("--readers", nargs="+", choices=READERS, help="default: all")
     parser.add_argument("--folds", nargs="+", type=int, choices=FOLDS, default=FOLDS, help="default: all")
     parser.add_argument("--split", help="with --table: show the scores of this split's people alone")
     parser.add_argument("--list", action="store_true", help="show the conditions")
@@ -592,21 +592,24 @@ def main() -> None:
     names = args.conditions or list(CONDITIONS)
     if unknown := [name for name in names if name not in CONDITIONS]:
         parser.error(f"{unknown[0]!r} is no condition; --list shows them")
+    for reader in args.readers or ():
+        if not any(reader in CONDITIONS[name].readers for name in names):
+            known = ", ".join(repr(name) for name, condition in CONDITIONS.items() if reader in condition.readers)
+            parser.error(f"--readers: {reader!r} reads none of the chosen conditions; add one of {known}")
     if args.list:
         print(*CONDITIONS, sep="\n")
         return
     if not args.table:
         if args.corpus is None or not (args.corpus / "corpus.csv").is_file():
-            parser.error(
-                f"--corpus: {args.corpus or 'a folder'} with corpus.csv, teacher.csv and windows.csv is needed"
-            )
+            where = "" if args.corpus is None else f"{args.corpus} has no corpus.csv; "
+            parser.error(f"--corpus: {where}give the folder with corpus.csv, teacher.csv and windows.csv")
         make_folder(args.out)
         os.environ["OMP_NUM_THREADS"] = "1"
         settings = Settings(
             steps=args.steps, tune_steps=args.tune_steps, tune_rates=tuple(args.tune_rates), videos=args.videos,
             epochs=args.epochs,
         )  # fmt: skip
-        rest = (args.readers, args.corpus, settings, args.out)
+        rest = (args.readers or READERS, args.corpus, settings, args.out)
         wanted = [(n, s, f, *rest) for s, n, f in product(range(args.seeds), names, args.folds)]
         do_all(run, wanted, args.jobs)
     found = tables(args.out, names, args.split, args.folds)

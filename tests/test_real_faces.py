@@ -151,7 +151,14 @@ def test_a_corpus_must_be_given(benchmark, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["real_faces.py", "none", "--corpus", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit):
         benchmark.main()
-    assert "with corpus.csv" in capsys.readouterr().err
+    assert f"--corpus: {tmp_path / 'nowhere'} has no corpus.csv; give the folder" in capsys.readouterr().err
+
+
+def test_a_reader_that_none_of_the_conditions_has_is_an_error(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["real_faces.py", "none", "--readers", benchmark.RIDGE, benchmark.PROBE])
+    with pytest.raises(SystemExit):
+        benchmark.main()
+    assert f"{benchmark.RIDGE!r} reads none of the chosen conditions; add one of 'pixels'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
