@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from lit_people import save_encoder, write_people
 
 from svfap.cli.main import main
@@ -126,6 +128,33 @@ def test_another_reader_decodes_nothing_again(values, folder, model, monkeypatch
     done = probe_model(model, config(dataset=folder / "dataset_values", **settings))
     for row in (("linear", "last", "trained"), ("knn", "fused", "untrained")):
         assert score(done, row, "ccc").value == score(values, row, "ccc").value
+
+
+def test_a_probe_of_another_question_says_what_it_replaces(folder, model, tmp_path, capsys):
+    settings = {"kind": "linear", "out": tmp_path, "num_segments": 1, "num_crops": 1}
+    first = config(dataset=folder / "dataset_values", **settings)
+    probe_model(model, first)
+    probe_model(model, replace(first, batch_size=3))
+    assert "replaced" not in capsys.readouterr().err  # the same question
+    probe_model(model, config(dataset=folder / "dataset_labels", **settings))
+    said = f"{tmp_path / 'probe.json'}: the probe there, of Lit people (valence, arousal) by linear, will be replaced by this one"
+    assert said in capsys.readouterr().err
+    shutil.copytree(model, tmp_path / "other", ignore=shutil.ignore_patterns("probe"))
+    encoder = load_model(model)
+    with torch.no_grad():
+        next(encoder.encoder.parameters()).add_(1.0)
+    encoder.save_pretrained(tmp_path / "other")
+    probe_model(tmp_path / "other", config(dataset=folder / "dataset_labels", **settings))
+    assert "by linear, with other weights, will be replaced" in capsys.readouterr().err
+    (tmp_path / "probe.json").write_text("{")
+    probe_model(model, first)
+    assert "the probe there, that cannot be read, will be replaced" in capsys.readouterr().err
+
+
+def test_what_is_no_model_is_said_before_all_else(folder, tmp_path, capsys):
+    (tmp_path / "face.mp4").write_bytes(b"no checkpoint")
+    assert main(["probe", str(tmp_path / "face.mp4"), "--dataset", str(folder / "dataset_labels")]) == 1
+    assert "face.mp4: not a checkpoint" in capsys.readouterr().err
 
 
 def test_a_damaged_cache_changes_no_row(folder, model, tmp_path):
@@ -269,6 +298,14 @@ def test_few_people(folder):
         read_parts(config(manifest=two, dimensions=["valence"]))
     with pytest.raises(UserError, match=r"one\.csv, column 'subject': videos of at least 2 people .* not of 1"):
         read_parts(config(manifest=one, test_manifest=folder / "test.csv", dimensions=["valence"]))
+
+
+def test_a_dimension_that_is_no_column_is_named_though_there_are_values_of_frames(folder):
+    for names in (["nonsense"], ["nonsense", "valence"]):
+        with pytest.raises(
+            UserError, match=r"train\.csv: no column 'nonsense' for that dimension; there are path, .*valence"
+        ):
+            read_parts(config(manifest=folder / "train.csv", test_manifest=folder / "test.csv", dimensions=names))
 
 
 def test_a_class_that_does_not_occur_in_training_says_where_the_classes_are_from(folder):

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from small_runs import log, pretraining
@@ -172,3 +173,16 @@ def test_settings_of_probing_that_do_not_go_together(faces, tmp_path):
     with pytest.raises(UserError, match="has no labels to probe on"):
         pretrain(pretraining(faces, tmp_path / "run", probe_every=1, probe_dataset=tmp_path))
     assert not console.quiet
+
+
+def test_a_dataset_of_one_person_is_named_with_the_option(faces, tmp_path):
+    dataset = read_dataset(faces)
+    (fold,) = dataset.folds
+    pd.read_csv(faces / "train.csv").assign(subject="one").to_csv(tmp_path / "train.csv", index=False)
+    for val, least in ((faces / "val.csv", 2), (None, 3)):
+        folds = (replace(fold, train=tmp_path / "train.csv", val=val),)
+        write_dataset_file(tmp_path, replace(dataset, root=faces, folds=folds))
+        with pytest.raises(
+            UserError, match=f"probe_dataset={tmp_path}, column 'subject': .* at least {least} people .* of 1"
+        ):
+            training_parts(tmp_path)

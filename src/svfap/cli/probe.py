@@ -14,7 +14,6 @@ from svfap.settings import require_weights
 def run(config: ProbeConfig, run: str) -> int:
     """Probe and show the table; the exit status is 1 if videos could not be read."""
     require_weights(run, "run")  # before torch is imported
-    out = config.out_folder(run)
     if config.dataset is not None:
         read_dataset(config.dataset).fold(config.fold)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -25,10 +24,10 @@ def run(config: ProbeConfig, run: str) -> int:
 
     done = probe_model(run, config)
     show(to_terminal(done.summary, done.caption))
-    say(f"{out}: probe.md, probe.csv, probe.tex, probe.json and probe.png")
+    say(f"{done.out}: probe.md, probe.csv, probe.tex, probe.json and probe.png")
     if missing := len(done.unreadable):
         say(
             f"svfap probe: error: {missing} of {done.num_expected} videos could not be read, listed in "
-            f"{out / UNREADABLE_FILE}"
+            f"{done.out / UNREADABLE_FILE}"
         )
     return 1 if missing else 0

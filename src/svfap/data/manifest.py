@@ -461,8 +461,7 @@ class _Parser:
         text, path = self.text, self.path
         names = tuple(dimensions or ())
         if dimensions is None:
-            free = [name for name in text.columns if name not in RESERVED]
-            names = tuple(name for name in free if _is_numeric(text[name][self.chosen], frame_level))
+            names = self._numeric(frame_level)
             if not names:
                 fix = "add one per dimension"
                 if "frame_values" in self.table:
@@ -471,6 +470,11 @@ class _Parser:
         if self._only_files(frame_level):
             return names
         absent = [name for name in names if name not in text]
+        if absent and not frame_level and "frame_values" in self.table and self._numeric(frame_level):
+            fix = "or are they values of frames, in files? Then set `frame_level`"
+            raise ManifestError(
+                f"{path}: no column '{absent[0]}' for that dimension; there are {_listed(text.columns)}; {fix}"
+            )
         if len(absent) == len(names) and "frame_values" in self.table and not self.partial:
             self._require("frame_values", "give a file of values")
             return names  # all values are in files
@@ -501,6 +505,11 @@ class _Parser:
                 reason = "a mark of what is not annotated" if value in marks else f"outside label_range {label_range}"
                 self._refuse(invalid, name, f"{value:g} is {reason}; correct it or remove the row")
         return names
+
+    def _numeric(self, several: bool) -> tuple[str, ...]:
+        """Columns of numbers that are no others' place. several: a cell may have a number for each frame."""
+        free = [name for name in self.text.columns if name not in RESERVED]
+        return tuple(name for name in free if _is_numeric(self.text[name][self.chosen], several))
 
     def _only_files(self, frame_level: bool) -> bool:
         """Whether labels of frames are in files alone: in a partial manifest cells may be those of whole clips."""

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from svfap.console import counted, say
@@ -17,7 +18,7 @@ from svfap.errors import UserError
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
 from svfap.probe.config import ProbeConfig
-from svfap.probe.parts import Parts, make_parts, manifest_options
+from svfap.probe.parts import Parts, make_parts, manifest_options, require_people
 from svfap.probe.probe import MAIN, read_scores, readable, task_of
 from svfap.probe.readers import group_folds, knn_probe, linear_probe
 from svfap.probe.tokens import POOLED, encode, read_features, read_pixels
@@ -107,7 +108,10 @@ def training_parts(folder: Path) -> Parts:
     train = read_manifest(fold.train, root=prepared.root, **how)
     title, level = prepared.title, how["frame_level"]
     if fold.val is not None:
-        return make_parts([train], [read_manifest(fold.val, root=prepared.root, **how)], title, frame_level=level)
+        parts = make_parts([train], [read_manifest(fold.val, root=prepared.root, **how)], title, frame_level=level)
+        require_people(f"probe_dataset={folder}", parts, parts.splits[0][0], 2)
+        return parts
     parts = make_parts([train], [], title, frame_level=level)
+    require_people(f"probe_dataset={folder}", parts, np.arange(len(train)), 3)
     labels = None if train.dimensions is not None else train.labels
     return parts.with_splits(group_folds(parts.people, labels, NUM_HELD_OUT)[:1])

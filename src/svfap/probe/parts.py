@@ -71,7 +71,7 @@ def read_parts(config: ProbeConfig) -> Parts:
     """
     parts = _of_dataset(config) if config.dataset is not None else _of_manifests(config)
     for fit, _ in parts.splits:
-        _require_people(config, parts, fit, 2)
+        require_people(f"{config.dataset or config.manifest}", parts, fit, 2)
     require_classes(parts)
     return parts
 
@@ -109,7 +109,7 @@ def _of_manifests(config: ProbeConfig) -> Parts:
                 f"{config.manifest}: no subject for all rows, so people cannot be kept apart; add a column 'subject', give a "
                 "test part, or accept --by_video (the same person may then be in both parts, and scores too high)"
             )
-        _require_people(config, parts, np.arange(len(first)), 3)
+        require_people(f"{config.manifest}", parts, np.arange(len(first)), 3)
         labels = None if first.dimensions is not None else first.labels
         splits = group_folds(parts.people, labels, config.num_folds, config.seed)
         return parts.with_splits(splits)
@@ -148,10 +148,10 @@ def _require_subjects(*manifests: Manifest) -> None:
             )
 
 
-def _require_people(config: ProbeConfig, parts: Parts, rows: NDArray[np.int64], least: int) -> None:
-    """Raise `UserError` if these rows show fewer people, or units in their place, than that."""
+def require_people(where: str, parts: Parts, rows: NDArray[np.int64], least: int) -> None:
+    """Raise `UserError` that names the data if these rows show fewer people, or units in their place, than that."""
     if (number := len(set(parts.people[rows]))) < least:
-        where = f"{config.dataset or config.manifest}, column 'subject'" if parts.known else f"{config.manifest}"
+        where += ", column 'subject'" if parts.known else ""
         unit = "people" if parts.known else f"{parts.kind}s"
         why = "to fit readers on some and choose their settings on others" + ", and to score further ones" * (least > 2)
         raise UserError(f"{where}: videos of at least {least} {unit} are needed, not of {number}, {why}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -43,6 +44,7 @@ Outputs = NDArray[np.float64]
 SET_NAMES = {"last": "last stage", "fused": "fused stages", "tokens": "all tokens", "pixels": "pixels"}
 TRAINED, UNTRAINED, PIXELS, CHANCE = "trained", "untrained", "pixels", "chance"
 MAIN = {"classification": ("uar", "war"), "regression": ("ccc", "ccc_within_people", "pcc")}
+HOW_IT_RUNS = ("device", "precision", "batch_size", "num_workers", "out")  # settings that are no part of the question
 COMPARED = ("uar", "ccc", "ccc_within_people")  # shown with their differences to the untrained encoder
 
 
@@ -89,15 +91,21 @@ def probe_model(model: str | Path | Model, config: ProbeConfig) -> Probed:
     features are kept in `out`/features and used again.
 
     Writes into `config.out_folder`: probe.md, .csv and .tex (the table), probe.json (all numbers), probe.png, and
-    unreadable.csv. Raises `UserError` for a model or data that cannot be used, people in both parts, no readable video.
+    unreadable.csv; says which other probe they replace. Raises `UserError` for a model or data that cannot be used, people in
+    both parts, no readable video.
     """
+    loaded = model if isinstance(model, Model) else load_model(model, "features" if Path(model).is_file() else None)
     out = config.out_folder(None if isinstance(model, Model) else model)
     parts = read_parts(config)
     parts.manifest.require_files()
-    loaded = model if isinstance(model, Model) else load_model(model, "features" if Path(model).is_file() else None)
     clips = clips_of(config, loaded.config, parts)
     make_folder(out)
     with only_writer(out / PROBE_FILE):
+        question = {
+            "weights": fingerprint(loaded), "data": parts.title, "task": task_of(parts), "names": parts.names,
+            "settings": asdict(config),
+        }  # fmt: skip
+        _say_what_is_replaced(out / PROBE_FILE, question)
         encoders = {TRAINED: loaded.encoder, UNTRAINED: untrained_encoder(loaded.config)}
         tokens = features_of(config, encoders, loaded.config, clips, out / "features")
         unreadable = dict(tokens[TRAINED].unreadable)
@@ -111,13 +119,30 @@ def probe_model(model: str | Path | Model, config: ProbeConfig) -> Probed:
         save_figure(score_intervals(bars_of(table), main_key(table)), out / "probe.png")
         write_csv(out / UNREADABLE_FILE, pd.DataFrame(sorted(unreadable.items()), columns=["path", "reason"]))
         content = {
-            "model": title, "weights": fingerprint(loaded), "data": parts.title, "task": task_of(parts), "names": parts.names,
-            "num_expected": len(parts.manifest), "num_evaluated": len(parts.manifest) - len(unreadable), "caption": caption,
-            "settings": asdict(config),
+            "model": title, **question, "caption": caption,
+            "num_expected": len(parts.manifest), "num_evaluated": len(parts.manifest) - len(unreadable),
             "summary": summary.to_dict("records"), "scores": table.astype(object).where(table.notna(), None).to_dict("records"),
         }  # fmt: skip
         write_metrics(out / PROBE_FILE, content)
     return Probed(out, table, summary, caption, scores, len(parts.manifest), unreadable)
+
+
+def _say_what_is_replaced(file: Path, question: Mapping[str, Any]) -> None:
+    """Say which probe is in the file, if it answers another question: of other weights, data or settings."""
+    if not file.is_file():
+        return
+    try:
+        before = json.loads(file.read_text())
+        now = json.loads(json.dumps(question, default=str))
+        for each in (before, now):
+            each["settings"] = {name: value for name, value in each["settings"].items() if name not in HOW_IT_RUNS}
+        if all(before.get(name) == value for name, value in now.items()):
+            return
+        what = f"of {before['data']} ({', '.join(before['names'])}) by {', '.join(before['settings']['kind'])}"
+        what += "" if before["weights"] == now["weights"] else ", with other weights"
+    except (ValueError, TypeError, LookupError, AttributeError):
+        what = "that cannot be read"
+    say(f"{file}: the probe there, {what}, will be replaced by this one; `out` with another folder keeps both")
 
 
 def main_key(table: pd.DataFrame) -> str:
