@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -305,7 +306,7 @@ def test_a_table_has_the_scores_of_its_runs_and_no_run_is_repeated(tmp_path, fac
     damaged = tmp_path / "runs" / "probe-pixels" / "settings.json"
     damaged.write_text("{")
     with pytest.raises(UserError, match=r"probe-pixels/settings.json: is damaged"):
-        probe_encoder(runs.pixel_probe())
+        probe_encoder(runs.pixel_probes([])[1.0][0])
 
 
 def test_a_probe_with_few_labels_fits_that_part_of_them(tmp_path, faces, configs, monkeypatch):
@@ -328,6 +329,40 @@ def test_a_probe_with_few_labels_fits_that_part_of_them(tmp_path, faces, configs
     assert names == {"linear-last.csv", "linear-fused.csv", "attentive-seed100.csv", "attentive-seed101.csv"}
 
 
+def test_pixels_are_read_with_the_parts_of_the_labels_that_rows_have(tmp_path, faces, configs):
+    runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, pretrainings=2, **configs))
+    few = rows_of("few_shot", runs)
+    pixels = runs.pixel_probes(list(few.values()))
+    assert list(pixels) == [1.0, 0.5, 0.25, 0.1] and all(probe.pixels for group in pixels.values() for probe in group)
+    assert [probe.out.name for probe in pixels[1.0]] == ["probe-pixels"] * 2
+    assert pixels[1.0] == runs.pixel_probes(list(rows_of("masking", runs).values()))[1.0]
+    for probe, row in zip(pixels[0.25], runs.probes(few["25%"]), strict=True):
+        assert (probe.fraction, probe.seed, probe.config) == (row.fraction, row.seed, row.config)
+    steps = [step.run for step in runs.steps(list(few.values())) if step.row == 0]
+    assert [run.out.name for run in steps] == [
+        "probe-pixels", *(f"probe-pixels-fraction={part}-seed{seed}" for part in (0.5, 0.25, 0.1) for seed in (0, 1))
+    ]  # fmt: skip
+    assert {run.out for run in runs.pixel_probes([])[1.0]} == {tmp_path / "runs" / "probe-pixels"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop(columns="label"), "label"),
+        (lambda table: table.assign(label=table["label"][0]), "all videos of the part that fits the readers are of class"),
+        (lambda table: table.assign(subject=["s0"] * len(table)), "at least 2 people are needed"),
+    ],
+)  # fmt: skip
+def test_labels_are_checked_before_anything_is_trained(change, message, tmp_path, faces, configs, monkeypatch):
+    copy = tmp_path / "faces"
+    shutil.copytree(faces, copy)
+    for file in (copy / "train.csv", copy / "val.csv"):
+        change(pd.read_csv(file)).to_csv(file, index=False)
+    monkeypatch.setattr(runs_module, "run_all", lambda *arguments: pytest.fail("something was trained"))
+    with pytest.raises(UserError, match=message):
+        experiment("scratch", ExperimentConfig(out=tmp_path / "out", dataset=copy, **configs))
+
+
 def test_test_videos_that_cannot_be_read_are_an_error(tmp_path, faces, configs):
     copy = tmp_path / "faces"
     shutil.copytree(faces, copy)
@@ -335,7 +370,7 @@ def test_test_videos_that_cannot_be_read_are_an_error(tmp_path, faces, configs):
     manifest = read_manifest(copy / "test.csv")
     manifest[3].path.write_bytes(b"no video")
     with pytest.raises(UserError, match=rf"{manifest[3].path.name}: 1 test videos could not be read"):
-        probe_encoder(runs.pixel_probe())
+        probe_encoder(runs.pixel_probes([])[1.0][0])
 
 
 def test_reconstructions(tmp_path, faces, configs):

@@ -54,6 +54,8 @@ def experiment(name: str, config: ExperimentConfig) -> dict[str, pd.DataFrame]:
         raise UserError("start experiments without torchrun: they start one process per GPU themselves")
     make_folder(config.out)
     runs = experiment_runs(config, names)
+    if set(names) != {RECONSTRUCTIONS}:
+        runs.require_labels()
     return {
         name: run_reconstructions(name, runs) if name == RECONSTRUCTIONS else run_study(name, STUDIES[name], runs)
         for name in names

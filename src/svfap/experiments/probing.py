@@ -108,6 +108,8 @@ def probe_encoder(run: ProbeRun) -> int:
         if run.is_done:
             return 0
         parts.manifest.require_files()
+        if shape.frame_rate is None:  # as fine-tuning takes them then
+            config = replace(config, fps="own")
         clips = clips_of(config, shape, parts)
         encoders = {} if run.pixels else {TRAINED: encoder}
         tokens = features_of(config, encoders, shape, clips, run.out / FEATURES_FOLDER)

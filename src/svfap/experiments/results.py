@@ -115,7 +115,8 @@ class Results:
         return [main, *(metric for metric in dataset.metrics if metric in known and metric != main)]
 
     def lines(self) -> list[Line]:
-        """The study's rows by each reader, then the trivial baselines: chance, pixels and the untrained encoder.
+        """The study's rows by each reader, then the trivial baselines: chance, pixels (with each part of the labels that rows
+        have), and the untrained encoder.
 
         The baselines are compared with the reference as it is read in the same way (chance as by the linear reader), or
         fine-tuned if the rows are not probed. Holm's correction is for the rows of a reader, and for the baselines together.
@@ -132,12 +133,14 @@ class Results:
         return lines + self._trivial()
 
     def _trivial(self) -> list[Line]:
-        untrained, pixels, copies = self.runs.untrained_probes(), self.runs.pixel_probe(), len(self.runs.seeds)
-        planned = [
-            ("chance", CHANCE, (tuple(pixels.files(CHANCE)),) * copies),
-            ("pixels", LINEAR, (tuple(pixels.files(LINEAR)),) * copies),
-            *(("untrained", kind, tuple(tuple(p.files(kind)) for p in untrained)) for kind in (LINEAR, ATTENTIVE)),
+        untrained, pixels = self.runs.untrained_probes(), self.runs.pixel_probes(self.rows)
+        named = {part: "pixels" if part == 1 else f"{100 * part:g}%, pixels" for part in pixels}
+        probed = [
+            ("chance", CHANCE, pixels[1.0]),
+            *((named[part], LINEAR, probes) for part, probes in pixels.items()),
+            *(("untrained", kind, untrained) for kind in (LINEAR, ATTENTIVE)),
         ]
+        planned = [(name, kind, tuple(tuple(probe.files(kind)) for probe in probes)) for name, kind, probes in probed]
         main, compared = self.metrics[0], []
         for _, reader, files in planned:
             same = {CHANCE: LINEAR}.get(reader, reader)

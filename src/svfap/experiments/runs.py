@@ -23,6 +23,7 @@ from svfap.experiments.studies import Baseline, Settings, Study, StudyRow
 from svfap.model.config import ModelConfig
 from svfap.model.presets import model_config
 from svfap.probe.config import ProbeConfig
+from svfap.probe.parts import read_parts
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.train.finetune import run_fold
 from svfap.train.parallel import run_all, visible_gpus
@@ -94,10 +95,26 @@ class ExperimentRuns:
         """The probe of the baseline's encoder before pre-training, for each seed."""
         return self.probes(StudyRow("untrained", pretrain=None))
 
-    def pixel_probe(self) -> ProbeRun:
-        """The linear reader of pixels, and chance."""
-        (first, *_) = self.untrained_probes()
-        return replace(first, out=self.out / "probe-pixels", pixels=True)
+    def pixel_probes(self, rows: Sequence[StudyRow]) -> dict[float, list[ProbeRun]]:
+        """Part of the labels that rows get -> the linear reader of pixels with it, and chance, for each seed of pre-training.
+
+        The videos are those that the rows' probes fit their readers on; with all of them it is the same run for every seed.
+        """
+        found = {}
+        for part in sorted({1.0, *(row.finetune.get("fraction", 1.0) for row in rows)}, reverse=True):
+            probes = self.probes(StudyRow("pixels", pretrain=None, finetune={"fraction": part}))
+            names = [
+                f"probe-pixels-fraction={part}-seed{probe.seed}" if part < 1 else "probe-pixels" for probe in probes
+            ]
+            pixels = [
+                replace(probe, out=self.out / name, pixels=True) for probe, name in zip(probes, names, strict=True)
+            ]
+            found[part] = pixels if part < 1 else pixels[:1] * len(pixels)
+        return found
+
+    def require_labels(self) -> None:
+        """Raise `UserError` where the labelled videos cannot be read as probes do: files, labels, classes, people."""
+        read_parts(self.untrained_probes()[0].config).manifest.require_files()
 
     def steps(self, rows: Sequence[StudyRow]) -> list[Step]:
         """All runs that the table of these rows needs, each once, row by row; those of the trivial baselines last."""
@@ -110,8 +127,8 @@ class ExperimentRuns:
                     steps.append(Step(number, place + 1, probes[place]))
                 if "finetune" in self.config.readers:
                     steps += [Step(number, place + 1, run) for run in finetunings[place]]
-        trivial = enumerate([*self.untrained_probes(), self.pixel_probe()], 1)
-        steps += [Step(0, min(number, len(self.seeds)), run) for number, run in trivial]
+        for trivial in (self.untrained_probes(), *self.pixel_probes(rows).values()):
+            steps += [Step(0, number, run) for number, run in enumerate(trivial, 1)]
         first: dict[Path, Step] = {}
         for step in steps:
             first.setdefault(step.run.out, step)
