@@ -529,7 +529,8 @@ def tables(
 ) -> dict[str, pd.DataFrame]:
     """Tables of CCC per frame and per window, over all and within people, with 95% intervals over people.
 
-    split: only its people. The last columns are paired differences of the mean to "none", read by the same reader.
+    split: only its people. The last columns are paired differences of the mean to "none", read by the same reader, and to the
+    ridge on pixels.
     """
     runs = finished(out, names, folds)
     if not runs:
@@ -541,7 +542,8 @@ def tables(
             kept = [each[each["split"] == split] if split else each for each in by_level[level]]
             scores[row] = scores_of(*kept)
         for key, what in (("ccc", "all"), ("ccc_within_people", "within people")):
-            lines = [_line(row, each, scores.get(("none", row[1])), key) for row, each in scores.items()]
+            ridge = scores.get(("pixels", RIDGE))
+            lines = [_line(row, each, scores.get(("none", row[1])), ridge, key) for row, each in scores.items()]
             trivial = {"pre-trained on": "", "read by": "constant", "mean": "0.00"} | dict.fromkeys(MEASURES, "0.00")
             found[f"{level}, {what}"] = pd.DataFrame(
                 [*lines, trivial | ({"UAR, %": "50.0"} if "UAR, %" in lines[0] else {})]
@@ -550,13 +552,15 @@ def tables(
 
 
 def _line(
-    row: tuple[str, str], scores: Mapping[str, SubjectScore], none: Mapping[str, SubjectScore] | None, key: str
-) -> dict[str, str]:
+    row: tuple[str, str], scores: Mapping[str, SubjectScore], none: Mapping[str, SubjectScore] | None,
+    ridge: Mapping[str, SubjectScore] | None, key: str,
+) -> dict[str, str]:  # fmt: skip
     name, reader = row
     line = {"pre-trained on": "" if reader == RIDGE else name, "read by": reader, "mean": _cell(interval(scores[key]))}
     line |= {each: _cell(interval(scores[f"{key}_{each}"])) for each in MEASURES}
     reference = none if name not in ("none", "pixels") else None
     line["mean − none"] = _cell(interval(scores[key], reference[key]), sign="+") if reference else ""
+    line["mean − ridge"] = _cell(interval(scores[key], ridge[key]), sign="+") if ridge and reader != RIDGE else ""
     if "uar" in scores and key == "ccc":
         line["UAR, %"] = _cell(interval(scores["uar"]), percent=True)
         line["UAR − none"] = _cell(interval(scores["uar"], reference["uar"]), "+", True) if reference else ""
