@@ -1,5 +1,6 @@
 """Run the tutorials and store their outputs in them: `docs/tutorials/*.ipynb`, with the sizes that stand in them.
 
+    pip install -c constraints.txt 'svfap[docs]'
     python docs/make/tutorials.py                      # all of them, some minutes each on two cores
     python docs/make/tutorials.py 3_a_papers_fold      # one
 
