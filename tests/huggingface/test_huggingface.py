@@ -157,6 +157,7 @@ def test_features_are_those_of_svfap(folders, clips, caplog):
         found = AutoModel.from_pretrained(folders["classification"])(clips)
         model = svfap.load_model(folders["classification"])
         assert torch.equal(found.pooler_output, model.features(clip))  # with the norm of the fine-tuned model
+        assert torch.equal(found.pooler_output, svfap.load_model(folders["classification"], task="features")(clip))
         assert torch.equal(found.last_hidden_state, model.encoder(clip))
         found = AutoModel.from_pretrained(folders["pretraining"])(clips)
         assert torch.equal(

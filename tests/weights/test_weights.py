@@ -263,6 +263,22 @@ def test_load_model_for_another_task_keeps_the_encoder(tmp_path):
     assert isinstance(svfap.Model.from_pretrained(tmp_path), svfap.MaskedAutoencoder)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_features_of_a_fine_tuned_model_are_what_its_head_reads(fused, tmp_path, caplog):
+    source = svfap.create_model("svfap_debug", "classification", num_outputs=3, fuse_stages=fused).eval()
+    for parameter in source.norm.parameters():
+        torch.nn.init.normal_(parameter)
+    source.save_pretrained(tmp_path)
+    clip = torch.randn(2, 3, 16, 32, 32)
+    features = svfap.load_model(tmp_path, task="features")
+    assert torch.equal(features(clip), source.features(clip))
+    assert "are new" not in caplog.text
+    svfap.convert(tmp_path, tmp_path / "theirs.pth")
+    assert torch.equal(
+        svfap.load_model(tmp_path / "theirs.pth", task="features", img_size=32)(clip), source.features(clip)
+    )
+
+
 class Hostile:
     def __reduce__(self):
         return (eval, ("print('this ran')",))

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -20,6 +20,7 @@ from svfap.model.base import Model
 from svfap.model.build import build_model, load_weights, model_shapes
 from svfap.model.config import CONFIG_FILE, ENCODER_SETTINGS, ModelConfig
 from svfap.model.mae import MaskedAutoencoder
+from svfap.model.perceiver import Perceiver
 from svfap.settings import HUB_PREFIX, require_model
 from svfap.shipped import local_model
 from svfap.weights.filetype import describe
@@ -39,8 +40,8 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
     path_or_hub_id: the name of a model that comes with the package (`list_models`); a folder written by `save_pretrained`; the
     folder of a run (its `best/`, else its `last/`); the name of a repository on the Hugging Face Hub; or a checkpoint file of
     SVFAP or VideoMAE (see `import_published`).
-    task: build a model for another task around the encoder, such as "features" from a pre-trained one; its norm and head are
-    then new, as a warning says. overrides: fields of `ModelConfig` for it (num_outputs=7, …); with a file, also settings that
+    task: build a model for another task around the encoder; its norm and head are then new, as a warning says. "features" of a
+    fine-tuned model has all that is before its head, so that its outputs are what the head reads. overrides: fields of `ModelConfig` for it (num_outputs=7, …); with a file, also settings that
     it does not store. Raises `UserError` if there is no model or its tensors do not fit.
     """
     path_or_hub_id = local_model(path_or_hub_id) or path_or_hub_id
@@ -52,7 +53,10 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
             return source
         model = build_model(config_for(source.config, task, **overrides))
         new = init_encoder(model, source)
-        log.warning("%s is a %s model: %s are new", path_or_hub_id, source.config.task, ", ".join(new))
+        if task == "features" and isinstance(source, Perceiver):
+            cast(Perceiver, model).norm.load_state_dict(source.norm.state_dict())
+        else:
+            log.warning("%s is a %s model: %s are new", path_or_hub_id, source.config.task, ", ".join(new))
         return model.eval()
     if overrides:
         raise UserError(f"{path_or_hub_id}: to change {', '.join(overrides)} give task as well")
@@ -68,12 +72,14 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
 def config_for(config: ModelConfig, task: str, **overrides: Any) -> ModelConfig:
     """The config of a model for a task around the encoder of another model. Raises `UserError`.
 
-    overrides: its fields; label_names say num_outputs as well.
+    overrides: its fields; label_names say num_outputs as well. Stages are fused for pre-training, and in features where the model
+    that they are of fuses them for its head.
     """
     if overrides.get("label_names"):
         overrides.setdefault("num_outputs", len(overrides["label_names"]))
     head = OF_ITS_HEAD if config.task != task else {}
-    return ModelConfig(**{**asdict(config), **head, "task": task, "fuse_stages": task == "pretraining", **overrides})
+    fused = config.fuse_stages if task == "features" and config.task != "pretraining" else task == "pretraining"
+    return ModelConfig(**{**asdict(config), **head, "task": task, "fuse_stages": fused, **overrides})
 
 
 def has_model(path: Path) -> bool:
