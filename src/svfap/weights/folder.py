@@ -41,7 +41,8 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
     folder of a run (its `best/`, else its `last/`); the name of a repository on the Hugging Face Hub; or a checkpoint file of
     SVFAP or VideoMAE (see `import_published`).
     task: build a model for another task around the encoder; its norm and head are then new, as a warning says. "features" of a
-    fine-tuned model has all that is before its head, so that its outputs are what the head reads. overrides: fields of `ModelConfig` for it (num_outputs=7, …); with a file, also settings that
+    fine-tuned model has all that is before its head, so its outputs are what the head reads. overrides: fields of `ModelConfig`
+    for it (num_outputs=7, …); with a file, also settings that
     it does not store. Raises `UserError` if there is no model or its tensors do not fit.
     """
     path_or_hub_id = local_model(path_or_hub_id) or path_or_hub_id
