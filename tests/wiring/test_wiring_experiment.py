@@ -50,7 +50,10 @@ def folder(tmp_path_factory) -> Path:
     for name in ("prepared", "more", "other"):
         (folder / name).mkdir()
         (folder / name / "m.csv").write_text("path,label,subject\na.mp4,sad,x\nb.mp4,happy,y\n")
-        folds = tuple(Fold(fold, Path("m.csv"), Path("m.csv")) for fold in "ab")
+        (folder / name / "test.csv").write_text("path,label,subject\nc.mp4,sad,v\nd.mp4,happy,w\n")
+        for video in "abcd":
+            (folder / name / f"{video}.mp4").touch()
+        folds = tuple(Fold(fold, Path("m.csv"), Path("test.csv")) for fold in "ab")
         pretrain = None if name == "other" else Path("m.csv")
         described = PreparedDataset("own", "Own", "classification", Path("."), LABELS, folds, pretrain, ("uar", "war"))
         write_dataset_file(folder / name, described)
