@@ -13,6 +13,7 @@ from svfap.metric_table import (
     main_metric,
     metric_heading,
     metric_keys,
+    metric_limits,
     metric_name,
     metric_scale,
     metric_text,
@@ -37,6 +38,20 @@ def test_metric_keys_selects_by_property_in_table_order():
     assert metric_keys("regression", higher_is_better=True) == ("ccc", "pcc", "accuracy")
     assert [main_metric(task) for task in ("classification", "regression")] == ["uar", "ccc"]
     assert all(METRICS[key].higher_is_better for key in metric_keys(summary=True))  # the best epoch has the highest
+
+
+@pytest.mark.parametrize(
+    ("key", "limits"),
+    [
+        ("uar", (0, 1)),
+        ("course/frame_ccc", (-1, 1)),
+        ("mood/war", (0, 1)),
+        ("mean_score", (-1, 1)),
+        ("", (-np.inf, np.inf)),
+    ],
+)
+def test_limits_of_metrics_of_heads_and_frames_too(key, limits):
+    assert metric_limits(key) == limits
 
 
 def test_direction_of_each_metric():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 SupervisedTask = Literal["classification", "regression"]
 
@@ -84,9 +84,23 @@ def metric_name(key: str) -> str:
     return f"{METRICS[first].name} {rest.replace('_', ' ')}" if first in METRICS else key.replace("_", " ")
 
 
+def _metric_of(key: str) -> Metric | None:
+    """The row of the table for a key, also for one of frames or of a head: `frame_uar`, `mood/uar`; else None."""
+    return METRICS.get(key.rpartition("/")[2].removeprefix("frame_"))
+
+
+def metric_limits(key: str) -> tuple[float, float]:
+    """Least and greatest value of a metric; of `mean_score`, a mean of main metrics, the widest of theirs."""
+    if key == MEAN_SCORE:
+        low, high = zip(*(METRICS[main_metric(task)].limits for task in get_args(SupervisedTask)), strict=True)
+        return min(low), max(high)
+    metric = _metric_of(key)
+    return (-math.inf, math.inf) if metric is None else metric.limits
+
+
 def is_percent(key: str) -> bool:
     """Whether a metric is printed as a percentage. Those of one dimension (`ccc_arousal`) never are."""
-    metric = METRICS.get(key.rpartition("/")[2].removeprefix("frame_"))
+    metric = _metric_of(key)
     return metric is not None and metric.percent
 
 

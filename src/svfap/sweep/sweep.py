@@ -22,7 +22,7 @@ from svfap.evaluation.config import FAILURE_FILE
 from svfap.evaluation.metrics import write_metrics
 from svfap.files import make_folder, only_writer, write_atomically
 from svfap.formats import stamped, upgrade
-from svfap.metric_table import METRICS, interval_text, metric_heading, metric_scale
+from svfap.metric_table import interval_text, metric_heading, metric_limits, metric_scale
 from svfap.reports.listing import read_training
 from svfap.settings import check_same_settings
 from svfap.sweep.config import SweepConfig
@@ -234,7 +234,7 @@ def _results(plan: Plan, trials: list[_Trial], out: Path) -> Swept:
 
 def _statistics(values: list[float], key: str) -> dict[str, Any]:
     """Mean, standard deviation and interval, which is cut at the limits of the metric."""
-    least, most = METRICS[key.removeprefix("frame_")].limits if key else (-math.inf, math.inf)
+    least, most = metric_limits(key)
     number = len(values)
     mean = float(np.mean(values)) if values else math.nan
     sd = float(np.std(values, ddof=1)) if number > 1 else math.nan
