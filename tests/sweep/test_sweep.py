@@ -43,10 +43,10 @@ def file(faces, tmp_path) -> Callable[..., Path]:
 
 
 class Stub:
-    """In place of `run_all`: writes runs with a given score. stop: interrupt after so many."""
+    """In place of `run_all`: writes runs with a given score. stop: interrupt after so many. key: of the score in the log."""
 
-    def __init__(self, score: Callable[[FinetuneConfig], float], stop: int | None = None) -> None:
-        self.score, self.stop, self.done, self.parallel = score, stop, [], []
+    def __init__(self, score: Callable[[FinetuneConfig], float], stop: int | None = None, key: str = "uar") -> None:
+        self.score, self.stop, self.key, self.done, self.parallel = score, stop, key, [], []
 
     def __call__(self, run, configs, parallel=None) -> int:
         self.parallel.append(parallel)
@@ -59,7 +59,7 @@ class Stub:
                 (config.out / "failed.txt").write_text(f"{Diverged.START}: the loss is nan")
             else:
                 kind = "pretrain" if isinstance(config, PretrainConfig) else "finetune"
-                write_training(config.out, (score,), kind=kind, base_lr=config.base_lr)
+                write_training(config.out, (score,), kind=kind, key=self.key, base_lr=config.base_lr)
                 # As a real run would, for `RunFolder.check`.
                 (config.out / "config.yaml").write_text(
                     yaml.safe_dump(RunFolder(resolve(replace(config, resume=True))).settings)
@@ -67,8 +67,8 @@ class Stub:
         return 0
 
 
-def stub(monkeypatch, score, stop=None) -> Stub:
-    one = Stub(score, stop)
+def stub(monkeypatch, score, stop=None, key="uar") -> Stub:
+    one = Stub(score, stop, key)
     monkeypatch.setattr(module, "run_all", one)
     return one
 
@@ -188,6 +188,20 @@ def test_draws_are_within_their_ranges_and_more_begin_with_the_same(file):
         ({"label_names": 3}, {}, "yaml.*: label_names: Expected a list of texts or null. Got value: 3$"),
         ({}, dict(choices={"smoothing": [0.1, 2]}), "smoothing=2: smoothing=2.0: must be from 0 to less than 1"),
         ({}, dict(choices={"model.embed_dimm": [16]}), "embed_dimm"),
+        ({"model": 3}, dict(choices={"model.embed_dim": [16]}), "settings: model: 3 must be names with values"),
+        ({}, dict(choices={"model.a.b": [16]}), "model.a.b: write model.SETTING"),
+        ({}, dict(choices={"heads.affect": [16]}), "heads.affect: write heads.NAME.SETTING"),
+        ({}, dict(choices={"heads.affect.weight": [1]}), "`settings` has no head 'affect'; give `heads` there"),
+        (
+            {"heads": {"affect": {"task": "classification"}}},
+            dict(choices={"heads.afect.weight": [1]}),
+            "`settings` has no head 'afect'; there are affect. Did you mean 'affect'",
+        ),
+        (
+            {"heads": {"affect": {"task": "classification"}}},
+            dict(choices={"heads.affect.wait": [1]}),
+            "heads: affect: 'wait' is no setting of a head for classification; there are task, weight",
+        ),
         ({}, dict(choices={"seed": [1]}), "seed cannot be set here; it is `seeds`"),
         ({"out": "x"}, {}, "out cannot be set here"),
         ({}, dict(choices={"epochs": [1]}), "epochs is in settings and in choices"),
@@ -210,6 +224,29 @@ def test_mistakes_are_found_before_anything_runs(settings, entries, message, fil
     with pytest.raises(UserError, match=message):
         run_sweep(file(settings, **entries), SweepConfig(out=tmp_path / "out"))
     assert runs.done == [] and not (tmp_path / "out").exists()
+
+
+HEADS = {
+    "affect": {"task": "regression", "dimensions": ["valence", "arousal"], "loss": "ccc"},
+    "expression": {"task": "classification"},
+}
+
+
+def test_a_setting_of_a_head_is_tried_by_its_name(file, faces, tmp_path, monkeypatch):
+    """With the head's other settings as they are shared; the best is chosen by the mean of all heads, or by one."""
+    score = {0.1: 0.5, 2.0: 0.75}
+    for key, limits in (("mean_score", (-1, 1)), ("expression/uar", (0, 1))):
+        runs = stub(monkeypatch, lambda run: score[run.heads["affect"]["weight"]] if run.seed else 0.125, key=key)
+        settings = {"heads": HEADS, "best_by": None if key == "mean_score" else key.partition("/")[0]}
+        settings |= {"dataset": None, "manifest": str(faces / "train.csv"), "val_manifest": str(faces / "val.csv")}
+        path = file(settings, choices={"heads.affect.weight": [0.1, 2.0]})
+        done = run_sweep(path, SweepConfig(out=tmp_path / key))
+        assert runs.done[0].heads == {**HEADS, "affect": {**HEADS["affect"], "weight": 0.1}}
+        assert done.metric == key and done.summary["heads.affect.weight"].tolist() == ["2", "0.1"]
+        assert list(zip(done.table["low"], done.table["high"], strict=True)) == [limits] * 2
+        written = (tmp_path / key / "best.yaml").read_text()
+        assert ": heads.affect.weight=2\n" in written
+        assert yaml.safe_load(written)["heads"] == {**HEADS, "affect": {**HEADS["affect"], "weight": 2.0}}
 
 
 def test_a_sweep_needs_a_validation_part(file, faces, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ OWN = {
     "resume": "the sweep itself",
     "parallel": "--parallel of the sweep",
 }
+INNER = {"model": "model.SETTING", "heads": "heads.NAME.SETTING"}  # settings that hold others, and the names of these
 MAX_GRID = 10_000
 
 Choices = dict[str, Any]
@@ -36,7 +37,7 @@ class Plan:
     """What a file asks for.
 
     verb: finetune or pretrain. settings: those that all runs share. trials: of each the settings that are its own, by name;
-    a dot leads into `model`. seeds: of the runs of each trial. draw_seed: of the draws; None where the trials are a grid.
+    dots lead into `model` and into a head of `heads`. seeds: of the runs of each trial. draw_seed: of the draws; None where the trials are a grid.
     """
 
     file: Path
@@ -60,9 +61,14 @@ class Plan:
         """The shared settings and those of a trial, as in a file of --config."""
         given = {**self.settings}
         for name, value in choices.items():
-            first, _, inner = name.partition(".")
-            given[first] = {**(given.get(first) or {}), inner: value} if inner else value
+            given = _with(given, name.split("."), value)
         return given
+
+
+def _with(given: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy in which the value at the path is this one."""
+    first, *inner = path
+    return {**given, first: _with(given.get(first) or {}, inner, value) if inner else value}
 
 
 def read_plan(file: Path) -> Plan:
@@ -79,7 +85,7 @@ def read_plan(file: Path) -> Plan:
             f"{file}: choices: is empty; name settings with the values to try, such as base_lr: [1e-3, 5e-4]"
         )
     for name in (*settings, *choices):
-        _check_name(file, name, verb)
+        _check_name(file, name, verb, settings)
     if twice := sorted(settings.keys() & choices.keys()):
         raise UserError(f"{file}: {twice[0]} is in settings and in choices; leave one of them out")
     for name, values in choices.items():
@@ -142,13 +148,23 @@ def _mapping(file: Path, content: Mapping[str, Any], name: str) -> dict[str, Any
     return found
 
 
-def _check_name(file: Path, name: object, verb: str) -> None:
-    first, _, inner = str(name).partition(".")
+def _check_name(file: Path, name: object, verb: str, settings: Mapping[str, Any]) -> None:
+    """Raise `UserError` for what is no setting. Those of a head must be of one that `settings` has."""
+    first, *inner = str(name).split(".")
     if first in OWN:
         raise UserError(f"{file}: {first} cannot be set here; it is {OWN[first]}")
     known = [setting.name for setting in fields(VERBS[verb])]
-    if first not in known or (inner and first != "model"):
+    if first not in known or (inner and first not in INNER):
         raise UserError(f"{file}: {name} is no setting of svfap {verb}{_near(first, known)}")
+    if inner and len(inner) != len(INNER[first].split(".")) - 1:
+        raise UserError(f"{file}: {name}: write {INNER[first]}")
+    given = settings.get(first) or {}
+    if inner and not isinstance(given, Mapping):
+        raise UserError(f"{file}: settings: {first}: {given!r} must be names with values")
+    if inner and first == "heads" and not isinstance(given.get(inner[0]), Mapping):
+        there = f"there are {', '.join(map(str, given))}" if given else "give `heads` there"
+        near = _near(inner[0], [*map(str, given)])
+        raise UserError(f"{file}: {name}: `settings` has no head {inner[0]!r}; {there}{near}")
 
 
 def _near(name: str, known: Any) -> str:
