@@ -197,6 +197,64 @@ def test_a_head_is_evaluated_on_the_rows_with_its_labels(faces, trained, partial
             evaluate(EvaluateConfig(model=str(trained), manifest=file, out=tmp_path / "f", head=head))
 
 
+@pytest.fixture(scope="module")
+def others(trained, tmp_path_factory) -> dict[str, Path]:
+    """Models with other weights: with the same heads, with some of them, with other classes, and with one output."""
+    out, model = tmp_path_factory.mktemp("others"), load_model(trained)
+    for parameter in model.parameters():
+        parameter.data += 0.01
+    shape, (affect, course, expression) = model.config, model.config.heads
+    renamed = replace(expression, label_names=(*expression.label_names[:-1], "joy"))
+    for name, heads in {"same": shape.heads, "some": (affect, expression), "joy": (affect, course, renamed)}.items():
+        kept = [number for number, (each, _) in enumerate(_outputs(shape)) if each in [head.name for head in heads]]
+        weights = {**model.state_dict()}
+        weights |= {part: weights[part][kept] for part in ("head.weight", "head.bias")}
+        config = replace(shape, heads=heads, num_outputs=len(kept))
+        type(model).with_weights(config, weights).save_pretrained(out / name)
+    model.of_head("expression").save_pretrained(out / "one")
+    return {folder.name: folder for folder in out.iterdir()}
+
+
+def _outputs(shape) -> list[tuple[str, str]]:
+    return [(head.name, name) for head in shape.heads for name in head.label_names]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_an_ensemble_needs_the_same_heads_in_any_order(swapped, faces, trained, others, tmp_path):
+    def run(name: str, head: str | None = None):
+        models = [str(trained), str(others[name])]
+        models = models[::-1] if swapped else models
+        manifest = faces / "test.csv"
+        return evaluate(EvaluateConfig(model=models, manifest=manifest, out=tmp_path / name, head=head, num_segments=1))
+
+    refused = {
+        (
+            "some",
+            None,
+        ): "the models have different heads .*; choose one that all have with `head`, of affect, expression",
+        ("some", "course"): f"head=course: {others['some']} has no such head; it has affect, expression",
+        ("joy", None): "head expression: .*predicts .*joy.*; an ensemble predicts one thing",
+        ("one", None): f"{others['one']}: has one output and no heads",
+    }
+    for (name, head), message in refused.items():
+        with pytest.raises(UserError, match=message):
+            run(name, head)
+        assert not (tmp_path / name).exists()
+    name, head, wanted = ("some", "expression", ["expression"]) if swapped else ("same", None, list(HEADS))
+    assert list(run(name, head).metrics["heads"]) == wanted
+
+
+def test_labels_that_a_head_does_not_know_are_told_before_any_is_evaluated(faces, trained, tmp_path, capsys):
+    file = rewritten(faces, tmp_path / "m.csv", lambda n, row: row.update(label=row["label"].replace("happy", "joy")))
+    words = ["evaluate", "--model", str(trained), "--manifest", str(file), "--out", str(tmp_path / "e")]
+    assert main(words) == 1
+    printed = capsys.readouterr().err
+    assert "head expression: " in printed and "'joy' is not a known label" in printed
+    assert "--head=expression and --label_map=auto" in printed and not (tmp_path / "e").exists()
+    assert main([*words, "--head", "expression", "--label_map", "auto", "--num_segments", "1"]) == 0
+    assert (tmp_path / "e" / "expression" / "metrics.json").is_file()
+
+
 def test_several_manifests_each_with_some_of_the_labels(faces, tmp_path):
     """A video that both list has the labels of both, each in its row; a row without a label is left out."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from svfap.console import counted, say
+from svfap.console import counted, say, silent
 from svfap.data.heads import NoLabels, with_labels
 from svfap.data.loader import ClipDataset
-from svfap.data.manifest import Manifest, read_manifest, read_whole_manifest
+from svfap.data.manifest import LabelError, Manifest, read_manifest, read_whole_manifest
 from svfap.data.prepared import read_dataset, say_crops
 from svfap.data.rates import FRAMES_NOTE, Clock, look_at_rates
 from svfap.data.targets import all_targets, frame_values_digest, require_values, with_frame_values
@@ -80,50 +80,90 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     config = _with_test_part(config)
     accelerator = make_accelerator(config.precision)
     models = [_load(name, accelerator.device) for name in config.models]
-    if not models[0].config.heads:
-        if config.head is not None:
-            raise UserError(f"head={config.head}: {config.models[0]} has one output; leave `head` out")
-        return _evaluate(config, models, accelerator)
-    return _evaluate_heads(config, models, accelerator)
+    if any(model.config.heads for model in models):
+        return _evaluate_heads(config, models, accelerator)
+    if config.head is not None:
+        raise UserError(f"head={config.head}: {config.models[0]} has one output; leave `head` out")
+    return _evaluate(_test_of(config, models), models, accelerator)
 
 
 def _evaluate_heads(config: EvaluateConfig, models: Sequence[AnyModel], accelerator: Accelerator) -> Evaluation:
-    """Evaluate each head as the model with it alone. Raises `UserError` if the test set has no labels of any."""
-    heads = [head for head in models[0].config.heads if config.head in (None, head.name)]
-    if not heads:
-        models[0].config.of_head(config.head or "")  # raises
+    """Evaluate each head as the model with it alone, once all can be evaluated.
+
+    Raises `UserError` if the test set has no labels of any, and for an ensemble whose models have other heads.
+    """
+    heads = _heads(config, models)
     if config.label_map is not None and len(heads) > 1:
         raise UserError(
             f"label_map: is for one head; choose it with `head`, of {', '.join(head.name for head in heads)}"
         )
-    found: dict[str, Evaluation] = {}
+
+    def alone(head: str) -> list[AnyModel]:
+        return [cast(Perceiver, model).of_head(head) for model in models]
+
+    tests: dict[str, _Test] = {}
     for head in heads:
-        alone = [_of_head(name, model, head.name) for name, model in zip(config.models, models, strict=True)]
         part = replace(config, out=config.out_folder / head.name)
         try:
-            found[head.name] = _evaluate(part, [model.to(accelerator.device) for model in alone], accelerator, head)
+            tests[head.name] = _test_of(part, alone(head.name), head)
         except NoLabels as error:
             if config.head is not None:
                 raise
             say(f"head {head.name} is not evaluated: {error}")
-    if not found:
+        except UserError as error:
+            raise UserError(f"head {head.name}: {error}") from None
+    if not tests:
         raise UserError(
             f"{config.manifest or config.dataset}: has no labels of {', '.join(head.name for head in heads)}"
         )
+    found = {
+        name: _evaluate(test, [model.to(accelerator.device) for model in alone(name)], accelerator)
+        for name, test in tests.items()
+    }
     unreadable = {path: reason for each in found.values() for path, reason in each.unreadable.items()}
     return Evaluation(config.out_folder, {"heads": {name: each.metrics for name, each in found.items()}}, unreadable)
 
 
-def _of_head(name: str, model: AnyModel, head: str) -> AnyModel:
-    if not isinstance(model, Perceiver) or head not in model.config.outputs:
-        raise UserError(f"{name}: has no head {head}; an ensemble predicts one thing")
-    return model.of_head(head)
+def _heads(config: EvaluateConfig, models: Sequence[AnyModel]) -> list[Head]:
+    """The heads that are evaluated. Raises `UserError` unless all models have them, and no others where none is chosen."""
+    names = {
+        name: [head.name for head in model.config.heads] for name, model in zip(config.models, models, strict=True)
+    }
+    one = "an ensemble predicts one thing"
+    for name, of_model in names.items():
+        if not of_model:
+            raise UserError(f"{name}: has one output and no heads, as others have; {one}")
+        if config.head not in (None, *of_model):
+            raise UserError(f"head={config.head}: {name} has no such head; it has {', '.join(of_model)}")
+    if config.head is None and len({frozenset(of_model) for of_model in names.values()}) > 1:
+        common = sorted(set.intersection(*map(set, names.values())))
+        fix = f"choose one that all have with `head`, of {', '.join(common)}" if common else "they have none in common"
+        listed = "; ".join(f"{name} has {', '.join(sorted(of_model))}" for name, of_model in names.items())
+        raise UserError(f"the models have different heads ({listed}), and {one}; {fix}")
+    return [head for head in models[0].config.heads if config.head in (None, head.name)]
 
 
-def _evaluate(
-    config: EvaluateConfig, models: Sequence[AnyModel], accelerator: Accelerator, head: Head | None = None
-) -> Evaluation:
-    """Evaluate models with one head. head: what it is of the model that was given; None: its only one."""
+@dataclass(frozen=True)
+class _Test:
+    """What models with one head are evaluated on, read and checked; see `_labelled` and `_columns`.
+
+    head: what it is of the model that was given; None: its only one. origin: see `provenance`. seen: by model, of `seen_by`.
+    """
+
+    config: EvaluateConfig
+    head: Head | None
+    manifest: Path
+    videos: Manifest
+    mapped: LabelMap | None
+    left_out: dict[str, int]
+    origin: dict[str, Any]
+    seen: dict[str, dict[str, int]]
+    by_group: bool
+    columns: dict[str, dict[str, str]]
+
+
+def _test_of(config: EvaluateConfig, models: Sequence[AnyModel], head: Head | None = None) -> _Test:
+    """All that has to be right before models with one head are evaluated. Raises `UserError`."""
     manifest, root, label_range = _test_set(config)
     require_alike(config.models, [model.config for model in models], [fingerprint_of(model) for model in models])
     videos, mapped, left_out = _labelled(config, manifest, root, label_range, models[0].config, head)
@@ -142,6 +182,12 @@ def _evaluate(
                 say(f"WARNING: {text}")
     by_group = scored_by_group(videos, models[0].config, config.by_group)
     columns = _columns(config, manifest, root, videos, by_group)
+    return _Test(config, head, manifest, videos, mapped, left_out, origin, seen, by_group, columns)
+
+
+def _evaluate(test: _Test, models: Sequence[AnyModel], accelerator: Accelerator) -> Evaluation:
+    """Evaluate models with one head."""
+    config, videos, mapped, by_group, columns = test.config, test.videos, test.mapped, test.by_group, test.columns
     out = config.out_folder
     make_folder(out)
     with only_writer(out / tables.METRICS_FILE) if accelerator.is_main_process else nullcontext():
@@ -155,9 +201,9 @@ def _evaluate(
             _write_unreadable(out, predictions.unreadable)
         metrics = tables.score_predictions(predictions, by_group, intervals=accelerator.is_main_process)
         if accelerator.is_main_process:
-            metrics |= {"left_out": left_out} if left_out else {}
+            metrics |= {"left_out": test.left_out} if test.left_out else {}
             metrics |= {"label_map": mapped.record()} if mapped else {}
-            metrics |= {"seen_in_training": seen} if seen else {}
+            metrics |= {"seen_in_training": test.seen} if test.seen else {}
             if columns:
                 metrics["score_by"] = tables.scores_by(predictions, columns, by_group)
                 for name, value_of in columns.items():
@@ -165,7 +211,7 @@ def _evaluate(
                         values = [value_of[path] for path in predictions.videos["path"]]
                         predictions.videos.insert(1, name, values)
             sources: dict[str, Any] = {
-                "manifest": manifest,
+                "manifest": test.manifest,
                 "root": videos.root,
                 "split": config.split,
                 "fold": config.fold,
@@ -173,9 +219,9 @@ def _evaluate(
             sources |= {"fps": _clock(config, models[0].config).fps, "frames_fps": config.frames_fps}
             known: dict[str, Any] = {key: str(value) for key, value in sources.items() if value is not None}
             known |= {"model": config.models if len(models) > 1 else config.models[0]}
-            known |= {} if head is None else {"head": head.name}
+            known |= {} if test.head is None else {"head": test.head.name}
             earlier = read_metrics(out / tables.METRICS_FILE).get("score_by", {})
-            write_metrics(out / tables.METRICS_FILE, {**known, **origin, **metrics})
+            write_metrics(out / tables.METRICS_FILE, {**known, **test.origin, **metrics})
             _write_predictions(out, predictions, metrics, by_group, earlier)
             _write_unreadable(out, predictions.unreadable)
         accelerator.wait_for_everyone()
@@ -257,7 +303,23 @@ def _labelled(
         names = {"label_names": read_dataset(config.dataset).label_names if config.dataset is not None else None}
     names |= {"invalid_marks": config.invalid_marks, "label_range": label_range}
     names |= {} if head is None else {"label_column": head.label_column, "partial": True}
-    videos = read_manifest(manifest, root=root, task=task, split=config.split, frame_level=shape.frame_level, **names)
+    try:
+        videos = read_manifest(
+            manifest, root=root, task=task, split=config.split, frame_level=shape.frame_level, **names
+        )
+    except LabelError as error:
+        if config.label_map is not None or task != "classification" or shape.frame_level:
+            raise
+        try:
+            with silent():
+                _labelled(replace(config, label_map=AUTO), manifest, root, label_range, shape, head)
+        except UserError:
+            raise error from None  # which is no help here
+        chosen = "" if head is None else f"head={head.name} and "
+        fix = (
+            f"{chosen}label_map=auto scores the labels that name the same emotion as a class, and leaves out the others"
+        )
+        raise LabelError(f"{error}; {fix}") from None
     if head is not None:
         videos = with_labels(videos, shape.frame_level, head.name)
     if config.label_map is None:

@@ -37,7 +37,8 @@ class Plan:
     """What a file asks for.
 
     verb: finetune or pretrain. settings: those that all runs share. trials: of each the settings that are its own, by name;
-    dots lead into `model` and into a head of `heads`. seeds: of the runs of each trial. draw_seed: of the draws; None where the trials are a grid.
+    dots lead into `model` and into a head of `heads`. seeds: of the runs of each trial. draw_seed: of the draws; None where the
+    trials are a grid.
     """
 
     file: Path
