@@ -65,9 +65,12 @@ def described(value: str | Path | Sequence[str] | None) -> str:
     return ", ".join(map(str, weighted_paths(value)))
 
 
-def named(value: str | Path | Sequence[str] | None) -> str:
-    """As `described`, for a file that others read: each path by its folder and name, without where it lies on this machine."""
-    return ", ".join(str(each._replace(path=Path(*each.path.parts[-2:]))) for each in weighted_paths(value))
+def named(value: str | Path | Sequence[str] | None, parts: int = 2) -> str:
+    """As `described`, for a file that others read: each path by its folder and name, without where it lies on this machine.
+
+    parts: how many of each path, from its end.
+    """
+    return ", ".join(str(each._replace(path=Path(*each.path.parts[-parts:]))) for each in weighted_paths(value))
 
 
 def check_weights(name: str, given: Sequence[tuple[str, float | None]]) -> None:

@@ -49,6 +49,19 @@ def by_name(folder: Path) -> dict[str, dict]:
     return {row["run"]: row for row in list_runs(folder).to_dict("records")}
 
 
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"manifest": ["/x/faces/a.csv", "faces/b.csv"]}, "faces/a.csv, faces/b.csv"),
+        ({"manifest": ["faces/a.csv:2", "faces/b.csv:1"]}, "faces/a.csv:2, faces/b.csv:1"),
+        ({"dataset": ["prepared/dfew", "prepared/mafw"], "fold": "2"}, "dfew, mafw, fold 2"),
+    ],
+)
+def test_each_of_several_manifests_or_datasets_is_named(settings, shown, tmp_path):
+    write_training(tmp_path / "joined", (0.5,), **settings)
+    assert by_name(tmp_path)["joined"]["data"] == shown
+
+
 def test_every_kind_with_its_state_and_scores(runs):
     rows = by_name(runs)
     assert {name: (row["kind"], row["state"]) for name, row in rows.items()} == {

@@ -35,6 +35,7 @@ from svfap.probe.config import PROBE_FILE
 from svfap.reports.config import RunsConfig
 from svfap.reports.runs import load_json, read_log
 from svfap.settings import flat_settings
+from svfap.weighted import named
 
 # What is in these folders belongs to the run around them.
 SKIPPED = {"last", "best", "tensorboard", "wandb", "mlruns"}
@@ -271,11 +272,11 @@ def _log(file: Path) -> list[dict[str, Any]]:
 
 
 def _data(settings: dict[str, Any]) -> str | None:
-    """Name of the dataset's folder with the fold, or of the manifest."""
+    """Names of the datasets' folders with the fold, or of the manifests; weights follow a colon."""
     if dataset := settings.get("dataset"):
         fold = settings.get("fold")
-        return Path(str(dataset)).name + (f", fold {fold}" if fold not in (None, "1") else "")
-    return "/".join(Path(str(settings["manifest"])).parts[-2:]) if settings.get("manifest") else None
+        return named(dataset, parts=1) + (f", fold {fold}" if fold not in (None, "1") else "")
+    return named(settings["manifest"]) if settings.get("manifest") else None
 
 
 def _differing(runs: list[RunSummary]) -> dict[str, list[str]]:
