@@ -162,6 +162,20 @@ def test_validation_is_of_each_head_and_their_mean(trained):
     assert metrics["chosen_by"] == "validation mean_score"
 
 
+def test_the_line_at_the_end_has_the_scores_that_choose(faces, trained, capsys):
+    """Of a frame-level head those of frames. The run is finished, so nothing is trained."""
+    assert main(["finetune", "--config", str(trained / "config.yaml"), "--resume"]) == 0
+    line, (shown,) = capsys.readouterr().err, log(trained, "val")
+    for name, key in (
+        ("affect: CCC", "affect/ccc"),
+        ("course: frames: CCC", "course/frame_ccc"),
+        ("expression: UAR", "expression/uar"),
+        ("mean score", "mean_score"),
+    ):
+        assert f"{name} {shown[key]:.3f}" in line
+    assert "course: CCC" not in line
+
+
 def test_a_head_is_evaluated_as_a_model_with_it_alone(faces, trained, tmp_path):
     results = evaluate(EvaluateConfig(model=str(trained), manifest=faces / "test.csv", out=tmp_path / "all"))
     assert set(results.metrics["heads"]) == set(HEADS)

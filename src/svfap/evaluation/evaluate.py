@@ -316,9 +316,7 @@ def _labelled(
         except UserError:
             raise error from None  # which is no help here
         chosen = "" if head is None else f"head={head.name} and "
-        fix = (
-            f"{chosen}label_map=auto scores the labels that name the same emotion as a class, and leaves out the others"
-        )
+        fix = f"give {chosen}label_map=auto to score labels that name the same emotion as a class, and leave out the others"
         raise LabelError(f"{error}; {fix}") from None
     if head is not None:
         videos = with_labels(videos, shape.frame_level, head.name)
