@@ -21,6 +21,7 @@ from svfap.errors import UserError
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.predictions import read_predictions
+from svfap.reports.runs import read_run
 from svfap.train.finetune import FinetuneTask, finetune
 from svfap.train.loop import TrainingRun
 from svfap.weighted import weighted_paths
@@ -400,6 +401,8 @@ def test_a_report_has_a_section_of_each_head_and_compare_takes_each(faces, train
     listed = {row["run"].rpartition("/")[2]: row for row in csv.DictReader((tmp_path / "runs.csv").open())}
     assert float(listed["."]["validation"]) == log(trained, "val")[0]["mean_score"]
     assert float(listed["expression"]["test"]) >= 0
+    shutil.copytree(trained / "evaluation", tmp_path / "evaluated")
+    assert [head.name for head in read_run(tmp_path / "evaluated").heads] == [f"evaluated/{name}" for name in HEADS]
     folders = [f"{trained}/evaluation/{name}" for name in ("expression", "affect")]
     shutil.copytree(trained, tmp_path / "other")
     others = tmp_path / "other" / "evaluation" / "expression"

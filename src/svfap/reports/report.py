@@ -28,8 +28,8 @@ PICTURES = {
 def report(runs: str | Path | Sequence[str | Path], config: ReportConfig) -> list[Run]:
     """Write the page of one or several runs to `config.out`, and return the runs as read.
 
-    runs: folders with any of `svfap.reports.runs.RUN_FILES`, or with folds (`fold_<name>/`), which count as one run. Each of
-    several heads that is evaluated has a section after that of its run, as if it were a run.
+    runs: folders with any of `svfap.reports.runs.RUN_FILES`, or with folds (`fold_<name>/`), which count as one run; or with
+    the evaluations of several heads. Each of these has a section after that of its run, as if it were a run.
     Sections without data are left out. Videos and models are opened where the evaluation found them, never from the network.
     Raises `UserError` for a missing folder or one with none of these files, a damaged file, and a page that cannot be written.
     """

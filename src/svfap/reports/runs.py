@@ -90,7 +90,10 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read the folder of a run, or of folds (`fold_<name>/`). Raises `UserError` with the folder or a damaged file."""
+    """Read the folder of a run, of folds (`fold_<name>/`), or of an evaluation of several heads.
+
+    Raises `UserError` with the folder or a damaged file.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder")
     folds = sorted((path for path in folder.glob("fold_*") if path.is_dir()), key=lambda path: natural_key(path.name))
@@ -98,9 +101,12 @@ def read_run(folder: Path) -> Run:
 
 
 def _read_one(folder: Path) -> Run:
-    # A head is evaluated into a folder of its name.
+    # A head is evaluated into a folder of its name, in the run or in the --out of `svfap evaluate`.
     evaluated = sorted(path.parent for path in folder.glob(f"evaluation/*/{PREDICTIONS_FILE}"))
     heads = [_read_head(folder, place) for place in evaluated]
+    if not heads:
+        evaluated = sorted(path.parent for path in folder.glob(f"*/{PREDICTIONS_FILE}"))
+        heads = [head for head in (_read_head(folder, place) for place in evaluated) if "head" in head.metrics]
     files = {name: [path for path in folder.glob(file) if path.is_file()] for name, file in RUN_FILES.items()}
     found = {name: min(paths, key=lambda path: natural_key(path.name)) for name, paths in files.items() if paths}
     if not found and not heads:
