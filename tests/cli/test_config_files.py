@@ -151,6 +151,14 @@ def test_a_file_includes_no_other_and_several_do(name, fails):
     )
 
 
+def test_several_files_after_one_option_are_told_how(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("epochs: 1\n")
+    with pytest.raises(SystemExit):
+        main(["finetune", "--config", str(tmp_path / "a.yaml"), "own.yaml", "--manifest", "m.csv", "--out", "o"])
+    told = "unrecognized arguments: own.yaml; give several files, as --config BASE.yaml --config OWN.yaml, of which"
+    assert told in capsys.readouterr().err
+
+
 def printed(capsys, *words: str) -> dict:
     with pytest.raises(SystemExit) as stop:
         main([*words, "--print_config"])

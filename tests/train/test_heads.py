@@ -325,6 +325,10 @@ def test_rows_without_any_label_are_left_out_with_a_message(faces, tmp_path, cap
         ),
         ({"a": {"task": "regression", "dimensions": ["v", "v"]}}, "must be a list of different names"),
         ({"a": {"task": "classification", "weight": -1}}, "heads: a: weight=-1 must be a number, at least 0"),
+        (
+            {"a": {"task": "classification", "weight": 0}, "b": {"task": "classification", "weight": 0.0}},
+            "heads: all weights are 0, so nothing would be learned",
+        ),
         ({"a": {"task": "classification", "frame_level": "yes"}}, "frame_level='yes' must be true or false"),
         (
             {"a": {"task": "regression", "dimensions": ["v"], "loss": "l1"}},

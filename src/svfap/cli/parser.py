@@ -106,8 +106,11 @@ class Parser(ArgumentParser):
             unknown = re.findall(r"(?:Key |option |Option |accepted:? ?)['\"]?-{0,2}([\w.]+)", text)
             unknown += re.findall(r"--([\w.]+)", text.partition("unrecognized arguments: ")[2])
             known = {action.dest for action in parser._actions}
-        if spelt := _list_of(parser, text.partition("unrecognized arguments: ")[2].partition(" ")[0]):
+        stray = text.partition("unrecognized arguments: ")[2].partition(" ")[0]
+        if spelt := _list_of(parser, stray):
             text += f"; several values of an option are one word here: {spelt}"
+        elif _option_before(parser, stray)[0] == "--config":
+            text += f"; {SEVERAL_FILES}"
         elif suggestion := _suggestion(unknown, known):
             text = text.removesuffix(".") + suggestion
         elif unknown and not choice:
@@ -278,13 +281,20 @@ def lists_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
 
 def _list_of(parser: Parser, stray: str) -> str:
     """`--metrics '[a, b]'` where the stray word b was given as `--metrics a b`; '' where it does not follow such an option."""
+    flag, values = _option_before(parser, stray)
+    if not any(flag in action.option_strings for action in parser._actions if _takes_list(action)):
+        return ""
+    return f"{flag} '[{', '.join(values)}]'"
+
+
+def _option_before(parser: Parser, stray: str) -> tuple[str, list[str]]:
+    """The option that the stray word follows, and all words that do; '' where there is none."""
     argv = getattr(parser, "argv", ())
     before = argv[: argv.index(stray)] if stray in argv else ()
     flag = next((word for word in reversed(before) if word.startswith("-")), "")
-    if not any(flag in action.option_strings for action in parser._actions if _takes_list(action)):
-        return ""
-    values = itertools.takewhile(lambda word: not word.startswith("-"), argv[before.index(flag) + 1 :])
-    return f"{flag} '[{', '.join(values)}]'"
+    if not flag:
+        return "", []
+    return flag, [*itertools.takewhile(lambda word: not word.startswith("-"), argv[before.index(flag) + 1 :])]
 
 
 def _takes_list(action: argparse.Action) -> bool:

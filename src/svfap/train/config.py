@@ -294,6 +294,8 @@ class FinetuneConfig(TrainConfig):
             raise UserError(f"label_range={self.label_range}: must be two numbers, the smaller one first")
         self._check_trainable()
         heads = head_configs(self)
+        if not any(head.weight for head in heads):
+            raise UserError("heads: all weights are 0, so nothing would be learned; give a head a weight above 0")
         if self.best_by is not None and self.best_by not in [head.name for head in heads if head.name]:
             known = ", ".join(self.heads) or "none"
             raise UserError(f"best_by={self.best_by}: is the name of one of `heads`; there are {known}")
