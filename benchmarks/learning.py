@@ -134,7 +134,6 @@ VARIANTS: dict[str, Variant] = {
     "pixels, rate 3e-4": replace(_model(target="pixels"), rate=3e-4),
     "difference, batch 64": replace(FIRST, batch_size=64, steps=800),
     "difference, batch 16": replace(FIRST, batch_size=16, steps=3200),
-    "pixels, batch 16": replace(_model(target="pixels"), batch_size=16, steps=3200),
     # Length.
     "difference, 1/4 of the steps": replace(FIRST, steps=400),
     "difference, 4 × steps": replace(FIRST, steps=6400),

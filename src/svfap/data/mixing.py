@@ -68,11 +68,17 @@ def say_mixture(manifest: Manifest, num_drawn: int) -> None:
     counts = np.bincount(mixture.of, minlength=len(mixture.paths))
     shares = counts / counts.sum() if mixture.shares is None else mixture.shares
     lines = [
-        f"{path}: {counted(count, 'video')}, {share:.1%} of those drawn, each {share * num_drawn / count:.3g} times an epoch"
+        f"{path}: {counted(count, 'video')}, {share:.1%} of those drawn, each {_often(share * num_drawn / count)} an epoch"
         for path, count, share in zip(mixture.paths, counts.tolist(), shares.tolist(), strict=True)
         if count
     ]
     say(f"training on {len(mixture.paths)} manifests: {'; '.join(lines)}")
+
+
+def _often(times: float) -> str:
+    """`once`, `2 times`, `0.5 times`"""
+    shown = f"{times:.3g}"
+    return "once" if shown == "1" else f"{shown} times"
 
 
 def _absolute(manifest: Manifest) -> pd.DataFrame:

@@ -66,6 +66,8 @@ def _head_config(config: FinetuneConfig, name: Any, given: Any) -> HeadConfig:
     if not isinstance(given, Mapping):
         raise UserError(f"{where}: {given!r} must be settings, such as {{task: classification}}")
     task = given.get("task")
+    if task is None:
+        raise UserError(f"{where}: has no task; give {' or '.join(OF_TASK)}")
     if task not in OF_TASK:
         raise UserError(f"{where}: task={task!r}: give {' or '.join(OF_TASK)}")
     for setting, value in given.items():
