@@ -9,16 +9,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from svfap.errors import UserError
+from svfap.head_settings import COMMON, OF_TASK, about_head
 from svfap.model.config import HEAD_NAME, OF_LABELS
 
 if TYPE_CHECKING:
     from svfap.train.config import FinetuneConfig
 
-COMMON = ("task", "weight", "frame_level", "invalid_marks")
-OF_TASK = {
-    "classification": ("label_column", "label_names", "smoothing", "class_weights"),
-    "regression": ("dimensions", "output_activation", "loss", "label_scaling", "label_range"),
-}
 # With several heads these are settings of each.
 ONLY_OF_A_HEAD = (
     *("task", "label_names", "dimensions", "frame_level", "output_activation", "loss", "label_scaling", "label_range"),
@@ -58,33 +54,30 @@ def head_configs(config: FinetuneConfig) -> list[HeadConfig]:
 
 
 def _head_config(config: FinetuneConfig, name: Any, given: Any) -> HeadConfig:
-    where = f"heads: {name}"
-    if not isinstance(name, str) or not re.fullmatch(HEAD_NAME, name) or name.startswith(("prob_", "pred_")):
-        raise UserError(
-            f"{where}: is no name of a head; use letters, digits, - and _, beginning with a letter, not with prob_ or pred_"
-        )
-    if not isinstance(given, Mapping):
-        raise UserError(f"{where}: {given!r} must be settings, such as {{task: classification}}")
-    task = given.get("task")
-    if task is None:
-        raise UserError(f"{where}: has no task; give {' or '.join(OF_TASK)}")
-    if task not in OF_TASK:
-        raise UserError(f"{where}: task={task!r}: give {' or '.join(OF_TASK)}")
-    for setting, value in given.items():
-        if setting not in (known := (*COMMON, *OF_TASK[task])):
-            raise UserError(f"{where}: {setting!r} is no setting of a head for {task}; there are {', '.join(known)}")
-        if (wanted := _wanted(setting, value)) is not None:
-            raise UserError(f"{where}: {setting}={value!r} must be {wanted}")
-    if task == "regression" and not given.get("dimensions"):
-        raise UserError(f"{where}: give `dimensions`, the columns of its values")
-    own = {setting: value for setting, value in given.items() if setting not in ("weight", "label_column")}
-    if own.get("label_range") is not None:
-        own["label_range"] = tuple(own["label_range"])
-    own.setdefault("output_activation", "none")
-    try:
+    with about_head(str(name)):
+        if not isinstance(name, str) or not re.fullmatch(HEAD_NAME, name) or name.startswith(("prob_", "pred_")):
+            raise UserError(
+                "is no name of a head; use letters, digits, - and _, beginning with a letter, not with prob_ or pred_"
+            )
+        if not isinstance(given, Mapping):
+            raise UserError(f"{given!r} must be settings, such as {{task: classification}}")
+        task = given.get("task")
+        if task is None:
+            raise UserError(f"give its task, {' or '.join(OF_TASK)}")
+        if task not in OF_TASK:
+            raise UserError(f"task={task!r} is none of {', '.join(OF_TASK)}")
+        for setting, value in given.items():
+            if setting not in (known := (*COMMON, *OF_TASK[task])):
+                raise UserError(f"{setting!r} is no setting of a head for {task}; there are {', '.join(known)}")
+            if (wanted := _wanted(setting, value)) is not None:
+                raise UserError(f"{setting}={value!r} must be {wanted}")
+        if task == "regression" and not given.get("dimensions"):
+            raise UserError("give `dimensions`, the columns of its values")
+        own = {setting: value for setting, value in given.items() if setting not in ("weight", "label_column")}
+        if own.get("label_range") is not None:
+            own["label_range"] = tuple(own["label_range"])
+        own.setdefault("output_activation", "none")
         alone = replace(config, heads={}, best_by=None, **own)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
     return HeadConfig(name, alone, float(given.get("weight", 1)), given.get("label_column", "label"))
 
 
