@@ -308,44 +308,169 @@ def test_rows_without_any_label_are_left_out_with_a_message(faces, tmp_path, cap
     assert "2 videos of 28 left out, without a label of any head: " in capsys.readouterr().err
 
 
+def some_columns(faces: Path, tmp_path: Path) -> list[str]:
+    """a.csv with classes, b.csv with values of clips, c.csv with files of frames, each of other videos."""
+    kept = {"a": {"label"}, "b": {"valence", "arousal"}, "c": {"frame_values"}}
+
+    def change(name, rows):
+        def of_row(number, row):
+            for other in {"label", "valence", "arousal", "dominance", "frame_values"} - kept[name]:
+                del row[other]
+            return number in rows
+
+        return of_row
+
+    parts = zip(kept, (range(10), range(10, 18), range(18, 28)), strict=True)
+    return [str(rewritten(faces, tmp_path / f"{name}.csv", change(name, rows))) for name, rows in parts]
+
+
+def test_a_number_of_a_clip_is_no_label_of_its_frames(faces, tmp_path, capsys):
+    """Also of other dimensions than those of the clips, which the manifest of clips then need not have."""
+    files = some_columns(faces, tmp_path)
+    of_frames = {"task": "regression", "dimensions": ["valence", "arousal", "dominance"], "frame_level": True}
+    heads = {"affect": HEADS["affect"], "course": of_frames, "moving": {**HEADS["affect"], "frame_level": True}}
+    settings = {**SMALL, "manifest": [f"{file}:1" for file in files], "val_manifest": None, "val_fraction": 0}
+    config = finetuning(faces, tmp_path / "run", **settings, heads={**heads, "expression": HEADS["expression"]})
+    task = FinetuneTask(config)
+    batch = task.dataset.collate([task.dataset[row] for row in range(len(task.manifest))])
+    assert (batch["head expression"] >= 0).tolist() == [True] * 10 + [False] * 18
+    assert batch["head affect"].isfinite().all(1).tolist() == [False] * 10 + [True] * 8 + [False] * 10
+    for name in ("course", "moving"):
+        assert batch[f"head {name}"].isfinite().all(2).all(1).tolist() == [False] * 18 + [True] * 10
+        assert task.manifest.heads[name].table.get("valence") is None
+    assert [len(head.labelled(task.manifest)) for head in task.heads] == [8, 10, 10, 10]
+    capsys.readouterr()
+    read_heads(weighted_paths(files), {"affect": {"task": "regression", "dimensions": ["valence", "arousal"]}})
+    names = ", ".join(f"train_{number:06}.mp4" for number in range(5))
+    assert f"20 videos of 28 left out, without a label of any head: {names}, …" in capsys.readouterr().err
+    with pytest.raises(UserError, match="heads: course: no row of .*: it is frame-level, and there are no files in"):
+        read_heads(weighted_paths(files[:2]), {"course": of_frames}, ["course"])
+
+
+def test_cells_with_a_number_per_frame_are_labels_of_frames(faces, tmp_path):
+    def change(number, row):
+        del row["frame_values"]
+        row["valence"] = "0.1 0.2" if number else "0.3"
+        return number < 3
+
+    file = rewritten(faces, tmp_path / "m.csv", change)
+    heads = {"course": {"task": "regression", "dimensions": ["valence"], "frame_level": True}}
+    found = read_heads(weighted_paths(file), heads, ["course"]).heads["course"]
+    assert len(found) == 2 and found[0].frame_numbers.tolist() == [[0.1], [0.2]] and found[0].values is None
+
+
+def test_a_manifest_with_some_dimensions_of_a_head_has_no_labels_of_it(faces, tmp_path, capsys):
+    def change(number, row):
+        file = Path(row["frame_values"])
+        if number < 14:
+            del row["arousal"]
+            row["frame_values"] = str(tmp_path / file.name)
+            text = file.read_text().replace("arousal", "other")
+            (tmp_path / file.name).write_text(text)
+
+    part = rewritten(faces, tmp_path / "part.csv", lambda n, row: change(n, row) if n < 14 else False)
+    whole = rewritten(faces, tmp_path / "whole.csv", lambda n, row: n >= 14)
+    affect = {"task": "regression", "dimensions": ["valence", "arousal"]}
+    heads = {"affect": affect, "course": {**affect, "frame_level": True}}
+    found = read_heads(weighted_paths([str(part), str(whole)]), heads, heads)
+    assert len(found) == 14 and found.mixture.of.tolist() == [1] * 14
+    said = capsys.readouterr().err
+    assert f"{part}: no column arousal, so no labels of a head with valence, arousal" in said
+    assert f"{part}: files of frame_values such as {tmp_path}/train_000000.csv: no column arousal, so" in said
+
+
+@pytest.mark.parametrize("best_by", ["expression", None, "affect"])
+def test_validation_needs_labels_of_the_head_that_chooses(best_by, faces, tmp_path, capsys):
+    heads = {"affect": HEADS["affect"], "expression": HEADS["expression"]}
+    val = some_columns(faces, tmp_path)[0]
+    settings = {**SMALL, "heads": heads, "val_manifest": val, "epochs": 1, "best_by": best_by}
+    config = finetuning(faces, tmp_path / "run", **settings)
+    if best_by != "expression":
+        fix = "of every head, or with `best_by` of that one alone" if best_by is None else "of this one"
+        message = f"heads: affect: no row of {val} .* These are the validation videos, which need labels {fix}$"
+        with pytest.raises(UserError, match=message):
+            finetune(config)
+        return
+    assert finetune(config).finished
+    assert f"heads: affect: is not validated, as no row of {val} has a label of it" in capsys.readouterr().err
+    (shown,) = log(tmp_path / "run", "val")
+    assert "expression/uar" in shown and not any(name.startswith(("affect/", "mean_score")) for name in shown)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["chosen_by"] == "validation expression/uar"
+    assert [line["affect/loss"] > 0 for line in log(tmp_path / "run")]
+
+
+def test_messages_of_the_command_name_keys_of_a_head_without_dashes(faces, tmp_path, capsys):
+    heads = "{a: {task: regression, dimensions: [valence], output_activation: sigmoid}}"
+    command = ["finetune", "--heads", heads, "--manifest", str(faces / "train.csv"), "--preset", "svfap_debug"]
+    assert main([*command, "--out", str(tmp_path / "run"), "--epochs", "2", "--warmup_epochs", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "error: --heads: a: " in said
+    assert "set label_scaling: range, or output_activation: none, or label_range to leave out" in said
+
+
 @pytest.mark.parametrize(
     ("heads", "message"),
     [
-        ({"a": {"task": "sorting"}}, "heads: a: task='sorting': give classification or regression"),
+        ({"a": {"dimensions": ["v"]}}, "heads: a: give its task, classification or regression"),
+        (
+            {"a": {"task": "classification", "frame_level": True}},
+            "heads: a: .*: files of frame_values, such as .*csv, have no column label; there are valence, arousal, dominance",
+        ),
+        (
+            {"a": {"task": "regression", "dimensions": ["valencia"], "frame_level": True}},
+            "heads: a: .*: files of frame_values, such as .*csv, have no column valencia; there are valence, ",
+        ),
+        ({"a": {"task": "sorting"}}, "heads: a: task: 'sorting' is none of classification, regression"),
         ({"a b": {"task": "classification"}}, "heads: a b: is no name of a head"),
         ({"a": "classification"}, "heads: a: 'classification' must be settings"),
         (
             {"a": {"task": "classification", "loss": "ccc"}},
             "heads: a: 'loss' is no setting of a head for classification",
         ),
-        ({"a": {"task": "regression"}}, "heads: a: give `dimensions`"),
+        ({"a": {"task": "regression"}}, "heads: a: give dimensions, the columns"),
         (
             {"a": {"task": "regression", "dimensions": "valence"}},
-            "heads: a: dimensions='valence' must be a list of names",
+            "heads: a: dimensions: 'valence' must be a list of names",
         ),
         ({"a": {"task": "regression", "dimensions": ["v", "v"]}}, "must be a list of different names"),
-        ({"a": {"task": "classification", "weight": -1}}, "heads: a: weight=-1 must be a number, at least 0"),
+        ({"a": {"task": "classification", "weight": -1}}, "heads: a: weight: -1 must be a number, at least 0"),
         (
             {"a": {"task": "classification", "weight": 0}, "b": {"task": "classification", "weight": 0.0}},
             "heads: all weights are 0, so nothing would be learned",
         ),
-        ({"a": {"task": "classification", "frame_level": "yes"}}, "frame_level='yes' must be true or false"),
+        ({"a": {"task": "classification", "frame_level": "yes"}}, "heads: a: frame_level: 'yes' must be true or false"),
         (
             {"a": {"task": "regression", "dimensions": ["v"], "loss": "l1"}},
-            "heads: a: loss='l1' is none of mse, ccc, pcc",
+            "heads: a: loss: 'l1' is none of mse, ccc, pcc",
         ),
-        ({"a": {"task": "regression", "dimensions": ["v"], "label_range": [1]}}, "label_range=.* must be two numbers"),
+        (
+            {"a": {"task": "regression", "dimensions": ["v"], "label_range": [1]}},
+            "heads: a: label_range: .* must be two numbers",
+        ),
         (
             {"a": {"task": "classification", "label_column": "mood"}},
-            "heads: a: no row of .*train.csv has a label of it; .*mood",
+            "heads: a: no row of .*train.csv has a label of it: the file has no column mood; .* label_column$",
         ),
-        ({"a": {"task": "regression", "dimensions": ["valence", "joy"]}}, "heads: a: .*no column 'joy'"),
+        (
+            {"a": {"task": "regression", "dimensions": ["valence", "joy"]}},
+            "heads: a: .*the file has no column joy; there are path.* correct dimensions$",
+        ),
         ({"a": {"task": "classification", "label_names": ["happy"]}}, "heads: a: .* is not a known label"),
     ],
 )
 def test_heads_that_cannot_be_used(heads, message, faces, tmp_path):
     with pytest.raises(UserError, match=message):
         FinetuneTask(finetuning(faces, tmp_path / "run", heads=heads))
+
+
+def test_an_empty_column_is_told_from_none(faces, tmp_path):
+    empty = dict.fromkeys(("label", "valence", "arousal"), "")
+    file = weighted_paths(rewritten(faces, tmp_path / "m.csv", lambda number, row: row.update(empty)))
+    heads = {"e": {"task": "classification"}, "a": {"task": "regression", "dimensions": ["valence", "arousal"]}}
+    for name, message in (("e", "column label is empty"), ("a", "columns valence, arousal are empty")):
+        with pytest.raises(UserError, match=f"heads: {name}: no row of .* has a label of it: {message}"):
+            read_heads(file, heads, [name])
 
 
 def test_a_class_without_a_video_is_refused(faces, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection
+from pathlib import Path
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
@@ -20,3 +21,10 @@ def split_line(line: str, separator: str) -> list[str]:
         return [cell.strip() for cell in next(csv.reader([line.rstrip("\r\n")], delimiter=separator), [])]
     except csv.Error:
         return []
+
+
+def header_of(path: Path, columns: Collection[str]) -> list[str]:
+    """The names in the first line of a file. columns: names that may be among them. Raises OSError, ValueError."""
+    with path.open(encoding="utf-8-sig") as file:
+        line = file.readline()
+    return split_line(line, separator_of(line, columns))

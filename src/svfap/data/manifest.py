@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from svfap.console import say_once
-from svfap.data.delimited import SEPARATORS, separator_of, split_line
+from svfap.data.delimited import SEPARATORS, header_of, separator_of, split_line
 from svfap.data.find import missing, on_disk, same_text
 from svfap.data.packed import is_there
 from svfap.data.prepared import no_manifest, root_of
@@ -248,8 +248,8 @@ def read_manifest(
     invalid_marks: numbers that mean "not annotated"; frames with one are left out (see `svfap.data.targets`).
     label_range: least and greatest value (regression); frames with a value outside are left out.
     label_column: the column of classes, here and in files of frame_values.
-    partial: rows may lack the label, or all values; they have the label -1, or NaN, and so have all if there is no such column.
-    With frame_level and a column frame_values the labels are those of its files alone.
+    partial: rows may lack the label, or all values; they have the label -1, or NaN. A file that lacks a column has no labels.
+    With frame_level labels are those of files of frame_values, or of cells with a number per frame; never those of clips.
     Raises `ManifestError`, also for a value of a whole clip that is a mark or outside the range. Prints a message if classes
     are counted from 1, have holes, or differ only in case. `Manifest.require_files` checks whether the videos exist.
     """
@@ -407,16 +407,17 @@ class _Parser:
     def read_labels(self, label_names: Sequence[str] | None, frame_level: bool) -> tuple[str, ...]:
         """Add the int64 column `label` (-1 if missing in a row that is not chosen); return the class names."""
         path, known, column = self.path, tuple(label_names or ()), self.label_column
+        of_frames = self.partial and frame_level
+        if of_frames:
+            self._leave_out_other_files([column])
         if column not in self.text and frame_level and "frame_values" in self.table:
             self._require("frame_values", "give a file of labels")
-            if not known:
+            if not known and (self.table["frame_values"] != "").any():
                 fix = "name them with `label_names`"
                 raise ManifestError(f"{path}: labels are only in the frame_values files; {fix}")
         elif column not in self.text and not self.partial:
             raise ManifestError(f"{path}: no column '{column}'; add one with a class name or an integer from 0")
-        if column not in self.text:
-            if self.partial:
-                self.table["label"] = -1
+        if column not in self.text or (of_frames and known):
             return known
         self._require(column, "give a class or remove the row")
         labels = self.text[column].map(same_text)
@@ -451,9 +452,8 @@ class _Parser:
                 say_once(
                     f"{path}: classes {', '.join(alike)} differ only in case; correct the labels if they are one class"
                 )
-        self.table["label"] = labels.map(class_of).fillna(-1).astype(np.int64)
-        if self._only_files(frame_level):
-            self.table["label"] = -1
+        if not of_frames:
+            self.table["label"] = labels.map(class_of).fillna(-1).astype(np.int64)
         return known
 
     def read_values(self, dimensions: Sequence[str] | None, frame_level: bool) -> tuple[str, ...]:
@@ -467,10 +467,12 @@ class _Parser:
                 if "frame_values" in self.table:
                     fix += ", or name those of the files of values per frame with `dimensions`"
                 raise ManifestError(f"{path}: no column of numbers to learn; {fix}")
-        if self._only_files(frame_level):
+        of_frames = self.partial and frame_level
+        if of_frames and "frame_values" in self.table:
+            self._leave_out_other_files(names)
             return names
         absent = [name for name in names if name not in text]
-        if absent and not frame_level and "frame_values" in self.table and self._numeric(frame_level):
+        if absent and not (frame_level or self.partial) and "frame_values" in self.table and self._numeric(frame_level):
             fix = "or are they values of frames, in files? Then set `frame_level`"
             raise ManifestError(
                 f"{path}: no column '{absent[0]}' for that dimension; there are {_listed(text.columns)}; {fix}"
@@ -478,12 +480,15 @@ class _Parser:
         if len(absent) == len(names) and "frame_values" in self.table and not self.partial:
             self._require("frame_values", "give a file of values")
             return names  # all values are in files
-        if len(absent) == len(names) and self.partial:
-            self.table[list(names)] = np.nan
+        if absent and self.partial:
+            if len(absent) < len(names) and not of_frames:
+                say_once(f"{path}: {_lacking(absent, names)}")
             return names
         if absent:
             found = _listed(text.columns)
             raise ManifestError(f"{path}: no column '{absent[0]}' for that dimension; there are {found}")
+        if of_frames and not any(text[name].str.contains(" ").any() for name in names):
+            return names  # values of whole clips
         missing = pd.DataFrame({name: self._missing(name) for name in names})
         for name in names:
             some = missing[name] & ~missing.all(axis=1)
@@ -504,6 +509,8 @@ class _Parser:
                 value = values[invalid].iloc[0]
                 reason = "a mark of what is not annotated" if value in marks else f"outside label_range {label_range}"
                 self._refuse(invalid, name, f"{value:g} is {reason}; correct it or remove the row")
+        if of_frames:
+            self.table = self.table.drop(columns=list(names))
         return names
 
     def _numeric(self, several: bool) -> tuple[str, ...]:
@@ -511,9 +518,24 @@ class _Parser:
         free = [name for name in self.text.columns if name not in RESERVED]
         return tuple(name for name in free if _is_numeric(self.text[name][self.chosen], several))
 
-    def _only_files(self, frame_level: bool) -> bool:
-        """Whether labels of frames are in files alone: in a partial manifest cells may be those of whole clips."""
-        return self.partial and frame_level and "frame_values" in self.table
+    def _leave_out_other_files(self, names: Sequence[str]) -> None:
+        """Empty the cells of frame_values files that lack one of these columns: they have labels of other heads.
+
+        Files that cannot be read stay, for training to count them.
+        """
+        if "frame_values" not in self.table:
+            return
+        others: set[str] = set()
+        for name in filter(None, dict.fromkeys(self.table["frame_values"][self.chosen])):
+            try:
+                columns = header_of(on_disk(self.root / name), names)
+            except (OSError, ValueError):
+                continue
+            if columns and (absent := [column for column in names if column not in columns]):
+                if len(absent) < len(names) and not others:
+                    say_once(f"{self.path}: files of frame_values such as {name}: {_lacking(absent, names)}")
+                others.add(name)
+        self.table["frame_values"] = self.table["frame_values"].where(~self.table["frame_values"].isin(others), "")
 
     def _read_frame_numbers(self, names: tuple[str, ...]) -> None:
         """Add the column `frame_numbers`, and for each dimension the mean of its valid frames, the value of the clip."""
@@ -581,6 +603,11 @@ class _Parser:
         if len(rows):
             more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
             raise kind(f"{self.path}: row {rows[0]}{more}, column '{column}': {what}")
+
+
+def _lacking(absent: Sequence[str], names: Sequence[str]) -> str:
+    columns = "column" if len(absent) == 1 else "columns"
+    return f"no {columns} {', '.join(absent)}, so no labels of a head with {', '.join(names)}"
 
 
 def _is_numeric(column: pd.Series, several: bool) -> bool:

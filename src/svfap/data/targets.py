@@ -62,8 +62,6 @@ def _values(manifest: Manifest, sample: Sample) -> NDArray[np.float64] | None:
     columns = list(manifest.dimensions)
     table = read_frame_values(sample.frame_values, columns)
     absent = [name for name in columns if name not in table]
-    if manifest.partial and len(absent) == len(columns):  # a file with labels of other heads
-        return None
     if absent:
         raise ValueError(f"no column '{absent[0]}'; there are {', '.join(table.columns)}")
     return table[columns].to_numpy(np.float64)
@@ -160,7 +158,7 @@ def target_of(manifest: Manifest, sample: Sample) -> Targets:
         return np.full(len(manifest.dimensions), np.nan, np.float32)
     if manifest.dimensions is not None:
         return np.array(sample.values or (), np.float32)
-    return np.array(sample.label, np.int64)
+    return np.array(-1 if manifest.partial and sample.label is None else sample.label, np.int64)
 
 
 def all_targets(manifest: Manifest, frame_level: bool) -> Targets:
@@ -195,7 +193,8 @@ def all_targets(manifest: Manifest, frame_level: bool) -> Targets:
 
 
 def labelled_rows(manifest: Manifest, frame_level: bool) -> NDArray[np.bool_]:
-    """Which rows of a manifest have a label, or all values; with frame_level also those with a file or cells of frames."""
+    """Which rows of a manifest have a label, or all values; with frame_level also those with a file or cells of frames, of a
+    partial one these alone."""
     table, names = manifest.table, ["label"] if manifest.dimensions is None else list(manifest.dimensions)
     known = np.zeros(len(table), bool)
     if set(names) <= set(table.columns):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from svfap.console import counted, say
 from svfap.data import augment
-from svfap.data.heads import read_heads
+from svfap.data.heads import NoLabels, read_heads
 from svfap.data.loader import BatchLoader, ClipDataset
 from svfap.data.manifest import Manifest
 from svfap.data.mixing import read_manifests, say_mixture
 from svfap.data.prepared import fold_folder, read_dataset
 from svfap.data.rand_augment import RandAugment
 from svfap.data.split import carve_validation, take_fraction, units_of
-from svfap.data.targets import frame_dimensions
+from svfap.data.targets import frame_dimensions, labelled_rows
 from svfap.errors import UserError
 from svfap.evaluation.config import EVALUATION_FOLDER, EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
@@ -29,6 +29,7 @@ from svfap.evaluation.pool import has_evaluation, is_evaluated, pool_evaluations
 from svfap.evaluation.predictions import score_predictions
 from svfap.evaluation.views import predict_heads, scored_by_group
 from svfap.files import make_folder, only_writer
+from svfap.head_settings import about_head
 from svfap.metric_table import MEAN_SCORE, metric_keys, prefixed
 from svfap.model.build import create_model
 from svfap.model.config import Head as ModelHead
@@ -36,7 +37,7 @@ from svfap.model.perceiver import by_head
 from svfap.train.config import FinetuneConfig
 from svfap.train.contract import contract
 from svfap.train.head import Head
-from svfap.train.head_config import head_configs
+from svfap.train.head_config import HeadConfig, head_configs
 from svfap.train.initial import start_from
 from svfap.train.loop import Batch, TrainingTask, TrainResult, train
 from svfap.train.optim import parameter_groups
@@ -64,11 +65,7 @@ class FinetuneTask(TrainingTask):
         for part in (everything, self.validation):
             if part is not None:
                 part.require_files()
-        validated = self.validation
-        self.heads = [
-            Head(head, training.of_head(head.name), validated and validated.of_head(head.name))
-            for head in head_configs(config)
-        ]
+        self.heads = [self._head(settings) for settings in head_configs(config)]
         self.loss_names = tuple(prefixed(head.name, "loss") for head in self.heads)
         settings: dict[str, Any] = {name: getattr(config, name) for name in ("drop_path_rate", "sampling_stride")}
         settings |= _outputs(self.heads)
@@ -98,10 +95,21 @@ class FinetuneTask(TrainingTask):
             self.by_group = {
                 head.name: scored_by_group(head.labelled(self.validation), shape.outputs[head.name], config.by_group)
                 for head in self.heads
+                if head.is_validated
             }
         self.rand_augment = RandAugment() if config.rand_augment else None
         if (config.mixup or config.cutmix) and config.micro_batch_size == 1:
             say("mixup and cutmix need two clips in a micro-batch; with one clip, nothing is mixed")
+
+    def _head(self, settings: HeadConfig) -> Head:
+        """One of the heads; with `best_by` of another one, the validation videos need no label of it."""
+        name, validation = settings.name, self.validation and self.validation.of_head(settings.name)
+        may_lack = self.config.best_by not in (None, name)
+        if validation is not None and may_lack and not labelled_rows(validation, settings.config.frame_level).any():
+            say(f"heads: {name}: is not validated, as no row of {validation.path} has a label of it")
+            validation = None
+        with about_head(name):
+            return Head(settings, self.manifest.of_head(name), validation)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         config = self.config
@@ -136,20 +144,22 @@ class FinetuneTask(TrainingTask):
     def validate(self, accelerator: Accelerator, model: Callable[..., Any], loader: BatchLoader) -> dict[str, Any]:
         """Metrics on the validation videos; empty without any. Raises `NotFinite`.
 
-        Of several heads those of each, by HEAD/metric, and `mean_score`, the mean of their main metrics.
+        Of several heads those of each, by HEAD/metric, and `mean_score`, the mean of their main metrics; with `best_by` of one,
+        others without labels there have no metrics, and then there is no mean.
         """
         if self.validation_clips is None:
             return {}
         config, shape = self.config, self.model.config
         found = predict_heads(model, shape, self.validation_clips, accelerator, config.batch_size, loader=loader)
         validation: dict[str, Any] = {}
-        for head in self.heads:
+        validated = [head for head in self.heads if head.is_validated]
+        for head in validated:
             scores = score_predictions(found[head.name], self.by_group[head.name])
             if head.config.frame_level:
                 shown = metric_keys(head.task, summary=True)
                 scores |= {f"frame_{name}": scores["frames"][name] for name in shown}
             validation |= {prefixed(head.name, name): score for name, score in scores.items()}
-        if self.heads[0].name:
+        if self.heads[0].name and validated == self.heads:
             validation[MEAN_SCORE] = float(
                 np.mean([validation[prefixed(head.name, head.score)] for head in self.heads])
             )
@@ -171,9 +181,9 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
     manifests = weighted_paths(config.manifest)
     heads = {head.name: head.columns for head in head_configs(config)}
     if "" in heads and config.frame_level and config.task == "regression" and not config.dimensions:
-        read = _read(manifests, heads, config, config.split)
+        read = _read(manifests, heads, config, config.split, heads)
         heads[""]["dimensions"] = frame_dimensions(read)
-    training = _read(manifests, heads, config, config.split)
+    training = _read(manifests, heads, config, config.split, heads)
     if training.dimensions:
         say(f"dimensions: {', '.join(training.dimensions)}")
     if config.val_manifest is None and config.val_split is None:
@@ -191,16 +201,25 @@ def read_parts(config: FinetuneConfig) -> tuple[Manifest, Manifest | None]:
         labels = training.of_head(name)
         columns |= dict(label_names=labels.label_names, dimensions=labels.dimensions)
     validating = weighted_paths(config.val_manifest) or [each._replace(weight=None) for each in manifests]
-    return training, _read(validating, heads, config, config.val_split)
+    try:
+        required = heads if config.best_by is None else [config.best_by]
+        return training, _read(validating, heads, config, config.val_split, required)
+    except NoLabels as error:
+        every = " of every head, or with `best_by` of that one alone" if config.best_by is None else " of this one"
+        raise NoLabels(f"{error}. These are the validation videos, which need labels{every}") from None
 
 
 def _read(
-    manifests: list[WeightedPath], heads: dict[str, dict[str, Any]], config: FinetuneConfig, split: str | None
+    manifests: list[WeightedPath],
+    heads: dict[str, dict[str, Any]],
+    config: FinetuneConfig,
+    split: str | None,
+    required: Collection[str],
 ) -> Manifest:
-    """The videos with the labels of the only head, or of each of several."""
+    """The videos with the labels of the only head, or of each of several. required: those that some video must have labels of."""
     if "" in heads:
         return read_manifests(manifests, **heads[""], root=config.root, split=split)
-    return read_heads(manifests, heads, root=config.root, split=split)
+    return read_heads(manifests, heads, required, root=config.root, split=split)
 
 
 def finetune(config: FinetuneConfig) -> TrainResult:

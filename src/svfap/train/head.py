@@ -35,7 +35,7 @@ class Head:
     labels that it cannot learn, or be validated on.
 
     Attributes: key: of its targets in a batch. names: its classes or dimensions. output: the fields `ModelConfig.OF_A_HEAD` of
-    the model. score: the metric of validation that counts.
+    the model. score: the metric of validation that counts. is_validated: whether there are validation videos.
     """
 
     def __init__(self, settings: HeadConfig, training: Manifest, validation: Manifest | None) -> None:
@@ -45,7 +45,7 @@ class Head:
         self.task, self.key = config.task, target_key(settings.name, config.task)
         names = training.label_names if self.task == "classification" else training.dimensions
         assert names is not None
-        self.names = names
+        self.names, self.is_validated = names, validation is not None
         self.score = ("frame_" if config.frame_level else "") + main_metric(self.task)
         activation = config.output_activation or "none"
         scale: tuple[float, ...] = ()
@@ -72,17 +72,19 @@ class Head:
             self.class_weights = torch.from_numpy(balanced_weights(counts))
 
     def _require_labels(self, validation: Manifest | None) -> None:
-        training, frame_level, where = self.training, self.config.frame_level, f"heads: {self.name}"
+        training, frame_level = self.training, self.config.frame_level
         for part, manifest in (("training", training), ("validation", validation)):
             if manifest is not None and not labelled_rows(manifest, frame_level).any():
-                fix = "" if part == "training" else "; give others as `val_manifest`, or a larger `val_fraction`"
-                raise UserError(f"{where}: no {part} video of {manifest.path} has a label of it{fix}")
+                fix = "; give others as `val_manifest`, a larger `val_fraction`, or the head to choose by as `best_by`"
+                raise UserError(
+                    f"no {part} video of {manifest.path} has a label of it{fix if part == 'validation' else ''}"
+                )
         if self.task == "classification" and not frame_level:
             counts = np.bincount(all_targets(training, False), minlength=len(self.names))
             if absent := [name for name, count in zip(self.names, counts.tolist(), strict=True) if not count]:
                 raise UserError(
-                    f"{where}: no training video of {training.path} has the class {', '.join(absent)}; leave it out of "
-                    "label_names, or add videos"
+                    f"no training video of {training.path} has the class {', '.join(absent)}; leave it out of `label_names`, "
+                    "or add videos"
                 )
 
     def labelled(self, manifest: Manifest) -> Manifest:
