@@ -81,13 +81,13 @@ def _why_none(paths: Sequence[Path], root: Path | None, head: Manifest, frame_le
             found[f"files of frame_values, such as {file.name},"] = header_of(on_disk(file), wanted)
     if not found:
         return "it is frame-level, and there are no files in a column frame_values, where its labels would be"
-    file, columns = max(found.items(), key=lambda item: len(set(wanted) & set(item[1])))
+    where, columns = max(found.items(), key=lambda item: len(set(wanted) & set(item[1])))
     absent = [name for name in wanted if name not in columns]
     if not absent:
         return f"{_columns(wanted)} {'is' if len(wanted) == 1 else 'are'} empty"
     verb = "have" if frame_level else "has"
     setting = "`label_column`" if head.dimensions is None else "`dimensions`"
-    return f"{file} {verb} no {_columns(absent)}; there are {', '.join(columns)}; add what is missing, or correct {setting}"
+    return f"{where} {verb} no {_columns(absent)}; there are {', '.join(columns)}; add what is missing, or correct {setting}"
 
 
 def _columns(names: Sequence[str]) -> str:
