@@ -353,7 +353,10 @@ def pixel_rows(parts: Mapping[str, Part]) -> dict[str, float]:
         read[name] = torch.cat([read_pixels(each, 1)["pixels"] for each in clips.split(256)]).flatten(1).numpy()
     labels, people = (np.repeat(each, len(VIEWS)) for each in (parts["train"].classes, parts["train"].people))
     outputs = linear_probe(read["train"], labels, people, read["test"], num_classes=len(CLASSES))
-    return {"linear, pixels": uar(outputs[None], parts["test"]), "identity, pixels": recognised(read["test"], parts["test"])}
+    return {
+        "linear, pixels": uar(outputs[None], parts["test"]),
+        "identity, pixels": recognised(read["test"], parts["test"]),
+    }
 
 
 def run(name: str, seed: int, out: Path) -> Path:

@@ -307,6 +307,7 @@ CONFUSIONS = {
     "--model: Expected names with values": (
         "It takes fields of a new model, such as '{num_frames: 8}'; weights to begin with are --init"
     ),
+    "--heads: Expected names with values": "It takes heads by name, such as '{expression: {task: classification}}'",
     "--resume: Expected true or false": "It takes no name; it continues the run in --out",
 }
 

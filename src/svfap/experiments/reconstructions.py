@@ -48,7 +48,10 @@ def run_reconstructions(name: str, runs: ExperimentRuns) -> pd.DataFrame:
         assert row.pretrain is not None
         ratio = row.pretrain["mask_ratio"]
         done = [reconstruct_clip(clip, model, ratio, seed=number) for number, clip in enumerate(clips)]
-        errors = {"mean squared error": [one.loss for one in done], TRIVIAL[shape.target]: [one.trivial_loss for one in done]}
+        errors = {
+            "mean squared error": [one.loss for one in done],
+            TRIVIAL[shape.target]: [one.trivial_loss for one in done],
+        }
         lines.append({"masking ratio": row.name} | {name: f"{sum(of) / len(of):.3f}" for name, of in errors.items()})
     for number, clip in enumerate(clips[:NUM_PICTURES], 1):
         result = reconstruct_clip(clip, model, seed=number - 1)
