@@ -1,8 +1,8 @@
 """The table at the end of `make demo`: does pre-training help on synthetic faces, beside the trivial baselines?
 
 Scores are UAR on people that no training saw, with 95% bootstrap intervals over people. The difference of each row to the
-last one is paired, on the same drawn people. The untrained encoder is shown by the best of its readers on these very people,
-which favours it.
+last one is paired, on the same drawn people. Pixels and the frozen encoders are shown by the best of their readers on these very
+people, which favours them.
 
     python benchmarks/demo.py runs/demo
 """
@@ -64,6 +64,7 @@ def main() -> None:
     people = len(rows[LONGER].sums)
     caption = (
         f"Seven expressions of {people} synthetic people that no training saw. "
+        "Pixels and frozen encoders are shown by the best of their readers on these people, which favours them. "
         "Scores on synthetic faces say nothing about real ones."
     )
     table = pd.DataFrame(lines)
