@@ -119,6 +119,7 @@ def test_a_stopped_run_is_resumed(old):
     assert replace(now.config, **kept) == model.config, "steps from now on are those of today"
     assert now.config.provenance == {
         **model.config.provenance,
+        "finetuned_on": "dataset_folder/train.csv",  # which this version writes without the folders of a machine
         "dataset": "Own data",  # which this version adds, with the terms in dataset.json
         "licence": "your own: see that the people in the videos agreed to this use",
     }

@@ -98,7 +98,7 @@ def check(name: str, names: dict[str, Any]) -> None:
         assert isinstance(names["table"]("Expected calibration error"), pd.DataFrame)
 
 
-SLOW = ("3_a_papers_fold", "4_frozen_encoder")
+SLOW = ("3_a_papers_fold", "4_frozen_encoder", "5_reading_a_report")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in QUICK])
