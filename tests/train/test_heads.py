@@ -526,6 +526,9 @@ def test_a_report_has_a_section_of_each_head_and_compare_takes_each(faces, train
     assert main(["report", str(trained), "--out", str(tmp_path / "r.html")]) == 0
     page = (tmp_path / "r.html").read_text()
     assert all(f"{trained.name}/{name}" in page for name in HEADS)
+    assert "tested on different videos" not in page
+    assert main(["report", f"{trained}/evaluation/affect", "--out", str(tmp_path / "affect.html")]) == 0
+    assert "no run has been evaluated" not in capsys.readouterr().err
     assert main(["runs", str(trained), "--out", str(tmp_path / "runs.csv")]) == 0
     listed = {row["run"].rpartition("/")[2]: row for row in csv.DictReader((tmp_path / "runs.csv").open())}
     assert float(listed["."]["validation"]) == log(trained, "val")[0]["mean_score"]

@@ -72,6 +72,7 @@ def say_mixture(manifest: Manifest, num_drawn: int) -> None:
         for path, count, share in zip(mixture.paths, counts.tolist(), shares.tolist(), strict=True)
         if count
     ]
+    lines += [f"{path}: no video" for path, count in zip(mixture.paths, counts.tolist(), strict=True) if not count]
     say(f"training on {len(mixture.paths)} manifests: {'; '.join(lines)}")
 
 

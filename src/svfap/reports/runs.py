@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,9 @@ def read_run(folder: Path) -> Run:
 
 
 def _read_one(folder: Path) -> Run:
+    evaluation = folder / METRICS_FILE, folder / PREDICTIONS_FILE
+    if all(file.is_file() for file in evaluation) and "intervals" in _read_json(evaluation[0]):
+        return replace(_read_head(folder, folder), name=folder.resolve().name)
     # A head is evaluated into a folder of its name, in the run or in the --out of `svfap evaluate`.
     evaluated = sorted(path.parent for path in folder.glob(f"evaluation/*/{PREDICTIONS_FILE}"))
     heads = [_read_head(folder, place) for place in evaluated]

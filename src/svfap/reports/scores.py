@@ -37,7 +37,8 @@ def overview(runs: Sequence[Run]) -> Section:
         if len(evaluated) > 1:
             results = {run.name: {m: run.metrics[m] for m in drawn if m in run.metrics} for run in evaluated}
             figures[caption] = comparison_bars(results, drawn)
-            if len({_test_set(run) for run in evaluated if len(run.predictions)}) > 1:
+            tested = dict.fromkeys(_test_set(run) for run in evaluated if len(run.predictions))
+            if len(tested) > len({names for names, _ in tested}):  # those of other dimensions are no comparison anyway
                 notices.append(f"{caption}: the runs were tested on different videos; their scores are not comparable.")
     facts: dict[str, dict[str, Any]] = {}
     for run in runs:
@@ -64,11 +65,11 @@ def runs_tables(runs: Sequence[Run]) -> list[TerminalTable]:
     return tables
 
 
-def _test_set(run: Run) -> frozenset[tuple[Any, ...]]:
-    """The test videos of a run with their truth."""
+def _test_set(run: Run) -> tuple[tuple[str, ...], frozenset[tuple[Any, ...]]]:
+    """What a run is tested in, such as dimensions, and its test videos with their truth."""
     found = task_and_names(run.predictions)
     columns = ["path", *(truth_columns(*found) if found else [])]
-    return frozenset(run.predictions[columns].itertuples(index=False, name=None))
+    return tuple(columns), frozenset(run.predictions[columns].itertuples(index=False, name=None))
 
 
 def training_section(run: Run) -> Section | None:
