@@ -221,7 +221,7 @@ def test_a_folder_is_for_one_evaluation_at_a_time(faces, classifier, tmp_path, m
         return real(*args)
 
     refused: list[bool] = []
-    for name in ("predict_views", "_write_predictions"):
+    for name in ("predict_heads", "_write_predictions"):
         real = getattr(svfap_evaluate, name)
         with monkeypatch.context() as patch:
             patch.setattr(svfap_evaluate, name, second_evaluation)

@@ -42,6 +42,7 @@ from svfap.evaluation.predictions import (
     Drawn,
     EvaluationPredictions,
     drawn_units,
+    evaluated_heads,
     group_table,
     labelled_outputs,
     read_predictions,
@@ -165,8 +166,9 @@ def read_run(folder: Path) -> tuple[EvaluationPredictions, list[str]]:
             raise UserError(f"{folder}: {error}") from None
     place = _place(folder)
     if not (place / PREDICTIONS_FILE).is_file():
-        if heads := sorted(str(file.parent) for file in folder.glob(f"evaluation/*/{PREDICTIONS_FILE}")):
-            raise UserError(f"{folder}: has several heads; name the evaluation of one, of {', '.join(heads)}")
+        if heads := evaluated_heads(folder):
+            listed = ", ".join(map(str, heads))
+            raise UserError(f"{folder}: has several heads; name the evaluation of one, of {listed}")
         raise UserError(
             f"{folder}: holds no {PREDICTIONS_FILE} of `svfap evaluate`, itself or in evaluation/; evaluate it first"
         )

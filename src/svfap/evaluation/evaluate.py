@@ -27,7 +27,7 @@ from svfap.evaluation.ensemble import average_predictions, require_alike
 from svfap.evaluation.label_map import AUTO, LabelMap, read_label_map
 from svfap.evaluation.metrics import read_metrics, write_metrics
 from svfap.evaluation.seen import seen_by
-from svfap.evaluation.views import Reader, predict_views, reader_of, scored_by_group
+from svfap.evaluation.views import Reader, predict_heads, reader_of, scored_by_group
 from svfap.files import file_digest, make_folder, only_writer
 from svfap.formats import read_settings_file
 from svfap.metric_table import SupervisedTask
@@ -399,7 +399,8 @@ def _predict(
         sums = (mapped or LabelMap(names, {}, {name: name for name in names})).sums(shape.label_names)
         read = reader_of(read, torch.from_numpy(sums).to(accelerator.device), config.flip, shape.task)
     shown = replace(shape, label_names=names, num_outputs=len(names))
-    return predict_views(read, shown, clips, accelerator, config.batch_size, config.num_workers, "evaluating")
+    found = predict_heads(read, shown, clips, accelerator, config.batch_size, config.num_workers, "evaluating")
+    return found[""]
 
 
 def _say_contract(clock: Clock, config: EvaluateConfig, videos: Manifest, model: ModelConfig) -> None:

@@ -26,6 +26,7 @@ from svfap.data.split import units_of
 from svfap.errors import UserError
 from svfap.evaluation import metrics
 from svfap.evaluation.confidence import LEVEL, interval, subject_scores
+from svfap.evaluation.config import EVALUATION_FOLDER
 from svfap.files import write_atomically
 from svfap.metric_table import SupervisedTask, interval_text, metric_heading, metric_keys
 
@@ -85,6 +86,11 @@ class EvaluationPredictions:
         found = labelled_outputs(table, self.source, self.task, self.names)
         assert found is not None
         return found.targets, found.outputs
+
+
+def evaluated_heads(folder: Path) -> list[Path]:
+    """The folders of the evaluations of a run's heads, of each in one of its name; none of a run with one output."""
+    return sorted(file.parent for file in folder.glob(f"{EVALUATION_FOLDER}/*/{PREDICTIONS_FILE}"))
 
 
 def score_predictions(

@@ -62,20 +62,6 @@ def _summed(outputs: Tensor, sums: Tensor) -> Tensor:
         return outputs.float() @ sums
 
 
-def predict_views(
-    model: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]],
-    config: ModelConfig,
-    dataset: ClipDataset,
-    accelerator: Accelerator,
-    batch_size: int,
-    num_workers: int = 0,
-    description: str | None = None,
-    loader: BatchLoader | None = None,
-) -> EvaluationPredictions:
-    """The result of `predict_heads` of a model with one head."""
-    return predict_heads(model, config, dataset, accelerator, batch_size, num_workers, description, loader)[""]
-
-
 @torch.inference_mode()
 def predict_heads(
     model: Callable[[Tensor], Any],

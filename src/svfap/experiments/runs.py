@@ -103,13 +103,13 @@ class ExperimentRuns:
         found = {}
         for part in sorted({1.0, *(row.finetune.get("fraction", 1.0) for row in rows)}, reverse=True):
             probes = self.probes(StudyRow("pixels", pretrain=None, finetune={"fraction": part}))
-            names = [
-                f"probe-pixels-fraction={part}-seed{probe.seed}" if part < 1 else "probe-pixels" for probe in probes
-            ]
-            pixels = [
+            if part == 1:
+                found[part] = [replace(probes[0], out=self.out / "probe-pixels", pixels=True)] * len(probes)
+                continue
+            names = [f"probe-pixels-fraction={part}-seed{probe.seed}" for probe in probes]
+            found[part] = [
                 replace(probe, out=self.out / name, pixels=True) for probe, name in zip(probes, names, strict=True)
             ]
-            found[part] = pixels if part < 1 else pixels[:1] * len(pixels)
         return found
 
     def require_labels(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from svfap.evaluation.predictions import (
     PREDICTIONS_FILE,
     EvaluationPredictions,
     LabelledOutputs,
+    evaluated_heads,
     labelled_outputs,
     read_features,
     read_predictions,
@@ -103,13 +104,14 @@ def read_run(folder: Path) -> Run:
 def _read_one(folder: Path) -> Run:
     evaluation = folder / METRICS_FILE, folder / PREDICTIONS_FILE
     if all(file.is_file() for file in evaluation) and "intervals" in _read_json(evaluation[0]):
-        return replace(_read_head(folder, folder), name=folder.resolve().name)
+        return _read_evaluation(folder.resolve().name, folder, folder)
     # A head is evaluated into a folder of its name, in the run or in the --out of `svfap evaluate`.
-    evaluated = sorted(path.parent for path in folder.glob(f"evaluation/*/{PREDICTIONS_FILE}"))
-    heads = [_read_head(folder, place) for place in evaluated]
+    name = folder.resolve().name
+    heads = [_read_evaluation(f"{name}/{place.name}", folder, place) for place in evaluated_heads(folder)]
     if not heads:
-        evaluated = sorted(path.parent for path in folder.glob(f"*/{PREDICTIONS_FILE}"))
-        heads = [head for head in (_read_head(folder, place) for place in evaluated) if "head" in head.metrics]
+        places = sorted(path.parent for path in folder.glob(f"*/{PREDICTIONS_FILE}"))
+        inner = (_read_evaluation(f"{name}/{place.name}", folder, place) for place in places)
+        heads = [head for head in inner if "head" in head.metrics]
     files = {name: [path for path in folder.glob(file) if path.is_file()] for name, file in RUN_FILES.items()}
     found = {name: min(paths, key=lambda path: natural_key(path.name)) for name, paths in files.items() if paths}
     if not found and not heads:
@@ -138,11 +140,11 @@ def _read_one(folder: Path) -> Run:
     )
 
 
-def _read_head(folder: Path, place: Path) -> Run:
-    """The evaluation of one of several heads of a run, in a folder of its own."""
+def _read_evaluation(name: str, folder: Path, place: Path) -> Run:
+    """An evaluation in a folder of its own, such as that of one of several heads of a run."""
     metrics, features, frames = (place / name for name in (METRICS_FILE, FEATURES_FILE, FRAMES_FILE))
     return Run(
-        name=f"{folder.resolve().name}/{place.name}",
+        name=name,
         folder=folder,
         metrics=_read_json(metrics) if metrics.is_file() else {},
         predictions=read_predictions(place / PREDICTIONS_FILE),
