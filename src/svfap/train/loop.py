@@ -219,7 +219,7 @@ class TrainingRun:
             self.folder.load_last(accelerator)
         self._saved_step = self.state.step
         self._writes = BesideTraining()
-        self._new_best: Model | None = None  # a copy on the host, until it is saved
+        self._new_best: dict[str, Tensor] | None = None  # its weights, a copy on the host, until it is saved
         self._upload = Upload(accelerator.device)
         self._unread: list[Unread] = []
         self._read_every = 1 if accelerator.device.type == "cpu" else STEPS_UNREAD
@@ -490,8 +490,8 @@ class TrainingRun:
         if score is None or state.best_score is None or score > state.best_score:
             state.best_score, state.best_epoch = score, epoch
             if self.accelerator.is_main_process:
-                model = self.best_model
-                self._new_best = type(model).with_weights(model.config, plain_weights(model))
+                weights = plain_weights(self.best_model)
+                self._new_best = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
         if self.accelerator.is_main_process:
             if not console.is_terminal:  # without a moving progress bar, one line per epoch
                 text = f", validation {task.score} {score:.4f}" if score is not None else ""
@@ -546,7 +546,9 @@ class TrainingRun:
         self._read_all()
         self.state.seconds = time.monotonic() - self.began
         if self.accelerator.is_main_process:
-            best, self._new_best = self._new_best, None
+            weights, self._new_best = self._new_best, None
+            model = self.best_model
+            best = None if weights is None else type(model).with_weights(model.config, weights)
             self.folder.save_last(self.state, self.task.model.config, self.accelerator, self._writes, best)
         self._saved_step = self.state.step
 
