@@ -123,6 +123,17 @@ VERBS: dict[str, Command] = {
             ),
         ),
     ),
+    "app": Command(
+        "Open a page to drop videos on, in a browser on this machine: progress, timelines beside the playing video, tables, and "
+        "the camera. Nothing leaves this machine.",
+        "svfap app",
+        "svfap.serve.config:AppConfig",
+    ),
+    "serve": Command(
+        "Serve predictions over HTTP: submit a video or its address, stream or poll rows, fetch results. /docs describes it.",
+        "svfap serve --port 8000 --folder /data/svfap_jobs",
+        "svfap.serve.config:ServeConfig",
+    ),
     "extract": Command(
         "Extract features: a vector for each window, time step or video, as a table.",
         "svfap extract videos.csv --model runs/pretrain --out features.parquet",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from svfap.faces.track import TrackedFrame
     from svfap.predict.boxes import FaceBoxes
     from svfap.predict.predictor import Predictor
-    from svfap.predict.reader import Reader
+    from svfap.predict.reader import OnFrame, Reader
 
 CLOCK_SETTINGS = ("hop_s", "fps", "frames_fps")
 # To resume a run; the digest of the model's weights is compared too.
@@ -84,7 +84,9 @@ class Predictions:
         return self.table[self.table["video"] == printable(video)].drop(columns="video")
 
 
-def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictConfig) -> Predictions:
+def predict_videos(
+    videos: str | Path | Sequence[str | Path], config: PredictConfig, on_frame: OnFrame | None = None
+) -> Predictions:
     """Predict affect, or what else a model reads, over time for every face in every video, or in one.
 
     Rows are written as they are computed, or with `config.num_workers` as each video ends, so an interrupted run can be
@@ -97,6 +99,8 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
             streams.
         config: the model, how faces are found, and what is written. With out=None only the table is returned, and
             overlays and page are written if they are asked for.
+        on_frame: called for every frame that is read, see `svfap.predict.reader.OnFrame`; not with several processes. What
+            it raises ends the run.
 
     Raises:
         UserError: no video exists, the model cannot be loaded, a file cannot be written or is being written by another
@@ -122,10 +126,10 @@ def predict_videos(videos: str | Path | Sequence[str | Path], config: PredictCon
         if config.out is not None and not config.resume:
             check_no_part(config.out)
             check_new(config.out, config.overwrite)
-        return _predict(names, config)
+        return _predict(names, config, on_frame)
 
 
-def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
+def _predict(names: Sequence[str], config: PredictConfig, on_frame: OnFrame | None) -> Predictions:
     # These import torch, which takes seconds; mistakes are reported before.
     from svfap.predict.predictor import predictor_of, say_what_it_reads, warn_of_whole_pictures
     from svfap.weights.exported import fingerprint_of
@@ -149,7 +153,7 @@ def _predict(names: Sequence[str], config: PredictConfig) -> Predictions:
                 if _in_processes(config, names):
                     _add_rows_of_processes(config, predictor, names, writer, boxes)
                 else:
-                    _add_rows(predictor, names, writer, boxes)
+                    _add_rows(predictor, names, writer, boxes, on_frame)
             except KeyboardInterrupt:
                 if config.out is not None:
                     say(
@@ -281,7 +285,11 @@ def _add_rows_of_processes(
 
 
 def _add_rows(
-    predictor: Predictor, names: Sequence[str], writer: TableWriter, boxes: dict[str, FaceBoxes] | None
+    predictor: Predictor,
+    names: Sequence[str],
+    writer: TableWriter,
+    boxes: dict[str, FaceBoxes] | None,
+    listener: OnFrame | None,
 ) -> None:
     """Predict the videos that have not ended yet, with a progress bar. boxes: to be filled with those of each video."""
     from svfap.predict.boxes import FaceBoxes
@@ -305,6 +313,8 @@ def _add_rows(
             if num_failed := sum(error != "" for error in writer.ended.values()):
                 note += f", {num_failed} failed"
             bar.update(task, completed=count, note=note)
+            if listener is not None:
+                listener(video, count, total, fps)
 
         def on_faces(video: str, item: TrackedFrame) -> None:
             assert boxes is not None

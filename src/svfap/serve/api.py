@@ -1,0 +1,420 @@
+"""The REST interface: submit a video, follow it, fetch what came of it. `/docs` describes it in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+from urllib.parse import urlsplit
+
+import prometheus_client
+from fastapi import Depends, FastAPI, File, Form, Header, HTTPException, Query, Request, UploadFile
+from fastapi import Path as InPath
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi_offline import FastAPIOffline
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+import svfap
+from svfap.errors import UserError
+from svfap.predict.about import about_of
+from svfap.predict.config import PredictConfig
+from svfap.predict.table import part_of
+from svfap.serve.config import GIGA, MEGA, ServeConfig
+from svfap.serve.fetch import check_address, check_public, name_of, safe_name
+from svfap.serve.inspection import Inspector
+from svfap.serve.limits import Gate
+from svfap.serve.queue import Queue
+from svfap.serve.store import OVERLAY, PAGE, TABLE, Job, State, Store
+
+# Of `PredictConfig`, that a caller may choose.
+CALLER_SETTINGS = ("model", "faces", "detect_every", "min_face_px", "margin", "align", "border", "hop_s", "fps")
+EVENTS_EVERY_S = 0.25
+ROWS_AT_ONCE = 1000
+LEAST_FREE = GIGA  # bytes of the disk that are left to others
+OPEN_PATHS = ("/", "/health", "/static/*", "/docs", "/redoc", "/openapi.json", "/static-offline-docs/*")
+TAGS = [
+    {"name": "jobs", "description": "One video each."},
+    {"name": "results", "description": "What came of a video."},
+    {"name": "server", "description": "What the server has and does."},
+]
+
+
+class Settings(
+    create_model(  # type: ignore[misc]
+        "Settings",
+        **{
+            each.name: (get_type_hints(PredictConfig)[each.name], each.default)
+            for each in dataclasses.fields(PredictConfig)
+            if each.name in CALLER_SETTINGS
+        },
+    )
+):
+    """Settings of a job, which are options of `svfap predict`; what is left out has their default."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    overlay: Annotated[bool, Field(description="also draw the predictions into the video")] = False
+
+
+class JobView(BaseModel):
+    """A job as callers see it. Times are seconds since 1970; `frames` and `total` are counted while it runs."""
+
+    id: str
+    name: str
+    address: str | None
+    state: State
+    settings: dict[str, Any]
+    notes: list[str]
+    persons: dict[str, str]
+    reason: str
+    size: int
+    created: float
+    started: float | None
+    ended: float | None
+    frames: int | None = None
+    total: int | None = None
+    ahead: Annotated[int | None, Field(description="jobs before it in the queue")] = None
+    has_video: Annotated[bool, Field(description="the video has not been deleted yet")] = True
+
+
+class Server:
+    """A store, its queue, and the views of them that the routes need."""
+
+    def __init__(self, config: ServeConfig, token: str) -> None:
+        self.config, self.token = config, token
+        self.store = Store(config.folder)
+        self.inspector = Inspector(config.max_megapixels, config.max_length_s)
+        self.queue = Queue(config, self.store, self.inspector)
+        self.uploads = 0
+        self.refused = 0
+
+    def start(self) -> None:
+        tempfile.tempdir = str(self.store.incoming)  # where uploads wait until they are complete
+        self.inspector.start()
+        self.queue.start()
+
+    def stop(self) -> None:
+        self.queue.stop()
+        self.inspector.close()
+        self.store.close()
+        tempfile.tempdir = None
+
+    def view(self, job: Job) -> JobView:
+        progress = self.queue.progress.get(job.id)
+        waiting = [each.id for each in self.store.all(["queued"])] if job.state == "queued" else []
+        return JobView(
+            **{name: value for name, value in dataclasses.asdict(job).items() if name in JobView.model_fields},
+            frames=None if progress is None else progress.frames,
+            total=None if progress is None else progress.total,
+            ahead=waiting.index(job.id) if job.id in waiting else None,
+            has_video=self.store.video_of(job).exists(),
+        )
+
+    @contextmanager
+    def upload(self, num_bytes: int) -> Iterator[tuple[int, str] | None]:
+        """While an upload is under way: None, or why it is refused, as status and reason."""
+        refusal = self._refusal(num_bytes)
+        self.refused += refusal is not None
+        self.uploads += 1
+        try:
+            yield refusal
+        finally:
+            self.uploads -= 1
+
+    def _refusal(self, num_bytes: int) -> tuple[int, str] | None:
+        """Why no new job of this size is taken now, as status and reason."""
+        if self.store.count("fetching", "queued", "running") >= self.config.max_jobs:
+            return 429, f"{self.config.max_jobs} jobs are waiting, which is the most; try again later"
+        if self.uploads >= self.config.max_uploads:
+            return 503, f"{self.config.max_uploads} uploads are under way, which is the most; try again in a moment"
+        if self.store.size + num_bytes > self.config.max_disk_gb * GIGA:
+            return 507, f"the {self.config.max_disk_gb:g} GB for uploads and results are full; delete jobs"
+        if shutil.disk_usage(self.store.folder).free - num_bytes < LEAST_FREE:
+            return 507, "the disk of the server is nearly full"
+        return None
+
+    def checked_settings(self, text: str) -> dict[str, Any]:
+        """Settings of a job from their JSON, those that were given and the model. Raises `UserError`."""
+        try:
+            given = Settings.model_validate_json(text or "{}").model_dump(exclude_unset=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"settings: {f'{where}: ' if where else ''}{first['msg']}") from None
+        given.setdefault("model", self.config.models[0])
+        if given["model"] not in self.config.models:
+            raise UserError(f"settings: model: must be one of {', '.join(self.config.models)}")
+        PredictConfig(**{name: value for name, value in given.items() if name != "overlay"}, out=None)
+        return given
+
+    def take(self, upload: UploadFile, settings: dict[str, Any]) -> Job:
+        """A job for an uploaded file. Raises `UserError` for one that is no video, too large or too long."""
+        job_id, name = uuid.uuid4().hex, safe_name(upload.filename or "")
+        folder = self.store.incoming / job_id
+        folder.mkdir()
+        try:
+            with (folder / name).open("wb") as file:
+                shutil.copyfileobj(upload.file, file, MEGA)
+            if (folder / name).stat().st_size > self.config.max_upload_mb * MEGA:
+                raise HTTPException(
+                    413, f"{name}: is larger than {self.config.max_upload_mb:g} MB, which is the most that is taken"
+                )
+            self.inspector(folder / name)
+            target = self.store.folder_of(job_id)
+            target.mkdir()
+            (folder / name).replace(target / name)
+            return self.store.add(name, settings, job_id=job_id)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def rows_file(self, job: Job) -> Path | None:
+        """Where the rows of a job are now."""
+        table = self.store.result(job, TABLE)
+        return next((path for path in (part_of(table), table) if path.exists()), None)
+
+    def rows(self, job: Job, start: int, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(byte behind it, row) of rows from number `start` counted from byte `offset` on, as far as they are complete."""
+        path = self.rows_file(job)
+        if path is None:
+            return
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                for number, line in enumerate(file):
+                    if not line.endswith(b"\n"):
+                        return
+                    offset += len(line)
+                    if number >= start:
+                        yield offset, json.loads(line)
+        except FileNotFoundError:  # renamed in this moment; the next look finds it
+            return
+
+
+def make_app(config: ServeConfig, token: str) -> FastAPI:
+    """The application: routes, and the gate before them. Raises `UserError`."""
+    server = Server(config, token)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        server.start()
+        yield
+        await asyncio.to_thread(server.stop)
+
+    app = FastAPIOffline(
+        title="SVFAP", version=svfap.__version__, description=__doc__, openapi_tags=TAGS, lifespan=lifespan
+    )
+    app.state.server = server
+
+    @app.exception_handler(UserError)
+    async def refused(_: Request, error: UserError) -> Response:
+        server.refused += 1
+        return JSONResponse({"detail": str(error)}, 422)
+
+    app.add_middleware(
+        Gate,
+        token=token,
+        open_paths=OPEN_PATHS,
+        is_local=config.is_local,
+        max_bytes=int(config.max_upload_mb * MEGA),
+        timeout_s=config.upload_timeout_s,
+        admission=server.upload,
+    )
+    _add_jobs(app, server)
+    _add_results(app, server)
+    _add_server(app, server)
+    return app
+
+
+def job_of(request: Request, job_id: Annotated[str, InPath(pattern="^[0-9a-f]{32}$")]) -> Job:
+    try:
+        job: Job = request.app.state.server.store[job_id]
+    except KeyError:
+        raise HTTPException(404, "no such job") from None
+    return job
+
+
+WithJob = Annotated[Job, Depends(job_of)]
+
+
+def _add_jobs(app: FastAPI, server: Server) -> None:
+    @app.post("/v1/jobs", status_code=201, tags=["jobs"], summary="Submit a video or a picture")
+    def submit(
+        file: Annotated[UploadFile | None, File(description="the video")] = None,
+        address: Annotated[
+            str | None, Form(description="http or https address of the video, in place of a file")
+        ] = None,
+        settings: Annotated[str, Form(description="JSON object with `Settings`")] = "{}",
+    ) -> JobView:
+        """Give a file or an address, and settings if they are to differ from the defaults."""
+        if (file is None) == (address is None):
+            raise UserError("give either a file or an address")
+        chosen = server.checked_settings(settings)
+        if file is not None:
+            job = server.take(file, chosen)
+        else:
+            if not server.config.addresses:
+                raise UserError("this server takes files, not addresses")
+            check_address(address or "")
+            check_public(urlsplit(address or "").hostname or "")
+            job = server.store.add(name_of(address or ""), chosen, address=address)
+        server.queue.submit(job)
+        return server.view(job)
+
+    @app.get("/v1/jobs", tags=["jobs"], summary="All jobs")
+    def jobs(state: Annotated[list[State] | None, Query()] = None) -> list[JobView]:
+        return [server.view(job) for job in (server.store.all(state) if state else server.store.all())]
+
+    @app.get("/v1/jobs/{job_id}", tags=["jobs"], summary="A job: its state and progress")
+    def job(job: WithJob) -> JobView:
+        return server.view(job)
+
+    @app.post("/v1/jobs/{job_id}/cancel", tags=["jobs"], summary="Stop a job")
+    def cancel(job: WithJob) -> JobView:
+        if not server.queue.cancel(job.id):
+            raise HTTPException(409, f"the job has ended: {server.store[job.id].state}")
+        return server.view(server.store[job.id])
+
+    @app.post("/v1/jobs/{job_id}/again", tags=["jobs"], summary="Begin a job that failed or was cancelled once more")
+    def again(job: WithJob) -> JobView:
+        if not server.store.video_of(job).exists():
+            raise HTTPException(409, "the video is not here any more")
+        if not server.store.change(
+            job.id, only=["failed", "cancelled"], state="queued", reason="", attempts=0, ended=None
+        ):
+            raise HTTPException(409, f"the job has not failed: {job.state}")
+        server.queue.submit(server.store[job.id])
+        return server.view(server.store[job.id])
+
+    @app.delete("/v1/jobs/{job_id}", status_code=204, tags=["jobs"], summary="Delete a job, its video and its results")
+    def delete(job: WithJob) -> None:
+        server.queue.remove(job.id)
+
+    @app.put("/v1/jobs/{job_id}/persons", tags=["jobs"], summary="Name faces; faces of one name are one person")
+    def name_persons(job: WithJob, persons: dict[str, Annotated[str, Field(max_length=100)]]) -> JobView:
+        """Numbers of faces (column `track`) and the names of the persons."""
+        if not all(number.isdecimal() for number in persons):
+            raise UserError('persons: the keys must be numbers of faces, such as "1"')
+        server.store.change(job.id, persons={number: name.strip() for number, name in persons.items() if name.strip()})
+        return server.view(server.store[job.id])
+
+
+def _add_results(app: FastAPI, server: Server) -> None:
+    def file_of(job: Job, name: str) -> Path:
+        path = server.store.result(job, name)
+        if not path.exists():
+            raise HTTPException(404, f"the job has no such result; it is {job.state}")
+        return path
+
+    @app.get("/v1/jobs/{job_id}/rows", tags=["results"], summary="Rows so far, as JSON lines")
+    def rows(
+        job: WithJob, start: Annotated[int, Query(ge=0, description="number of the first row")] = 0
+    ) -> StreamingResponse:
+        lines = (json.dumps(row) + "\n" for _, row in server.rows(job, start))
+        return StreamingResponse(lines, media_type="application/x-ndjson")
+
+    @app.get(
+        "/v1/jobs/{job_id}/events", tags=["results"], response_class=EventSourceResponse, summary="Rows as they come"
+    )
+    async def events(
+        job: WithJob, request: Request, last_event_id: Annotated[int, Header(ge=-1)] = -1
+    ) -> AsyncIterator[ServerSentEvent]:
+        """Server-sent events until the job has ended: `row` (its id is its number from 0), `state` (a job) when anything
+        about the job changes, `restart` when rows begin again from 0."""
+        job_id, number, offset, before = job.id, last_event_id + 1, 0, None
+        skip = number
+        while not await request.is_disconnected():
+            try:
+                current = server.store[job_id]
+            except KeyError:
+                return
+            path = server.rows_file(current)
+            if offset and (path is None or path.stat().st_size < offset):  # begun again
+                number = offset = skip = 0
+                yield ServerSentEvent(event="restart", data=None)
+            found = 0
+            for behind, row in server.rows(current, skip, offset):
+                offset = behind
+                yield ServerSentEvent(event="row", id=str(number), data=row)
+                number, skip, found = number + 1, 0, found + 1
+                if found == ROWS_AT_ONCE:
+                    break
+            view = server.view(current)
+            if view != before:
+                before = view
+                yield ServerSentEvent(event="state", data=view)
+            if found < ROWS_AT_ONCE:
+                if current.has_ended:
+                    return
+                await asyncio.sleep(EVENTS_EVERY_S)
+
+    @app.get("/v1/jobs/{job_id}/about", tags=["results"], summary="How the table was made")
+    def about(job: WithJob) -> FileResponse:
+        return FileResponse(file_of(job, about_of(Path(TABLE)).name), media_type="application/json")
+
+    @app.get("/v1/jobs/{job_id}/page", tags=["results"], summary="The interactive page")
+    def page(job: WithJob) -> FileResponse:
+        return FileResponse(file_of(job, PAGE), media_type="text/html")
+
+    @app.get("/v1/jobs/{job_id}/overlay", tags=["results"], summary="The video with the predictions drawn in")
+    def overlay(job: WithJob) -> FileResponse:
+        return FileResponse(file_of(job, OVERLAY), filename=f"{Path(job.name).stem}_overlay.mp4")
+
+    @app.get("/v1/jobs/{job_id}/video", tags=["results"], summary="The video as it was given")
+    def video(job: WithJob) -> FileResponse:
+        path = server.store.video_of(job)
+        if not path.exists():
+            raise HTTPException(404, "the video is not here any more")
+        return FileResponse(path)
+
+
+def _add_server(app: FastAPI, server: Server) -> None:
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(_Collector(server))
+
+    @app.get("/v1/models", tags=["server"], summary="Models to choose from; the first is the default")
+    def models() -> list[str]:
+        return server.config.models
+
+    @app.get("/health", tags=["server"], summary="Whether the server works")
+    def health() -> JSONResponse:
+        is_well = server.queue.is_alive
+        return JSONResponse(
+            {"status": "ok" if is_well else "broken", "version": svfap.__version__}, 200 if is_well else 503
+        )
+
+    @app.get("/metrics", tags=["server"], summary="Numbers for Prometheus")
+    def metrics() -> PlainTextResponse:
+        return PlainTextResponse(
+            prometheus_client.generate_latest(registry), media_type=prometheus_client.CONTENT_TYPE_LATEST
+        )
+
+
+class _Collector:
+    """Numbers of a server, looked up when they are asked for."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def collect(self) -> Iterator[Any]:
+        server, queue = self.server, self.server.queue
+        jobs = GaugeMetricFamily("svfap_jobs", "Jobs on the list", labels=["state"])
+        for state in get_args(State):
+            jobs.add_metric([state], server.store.count(state))
+        yield jobs
+        ended = CounterMetricFamily("svfap_jobs_ended", "Jobs that have ended since the start", labels=["state"])
+        for state, number in queue.ended.items():
+            ended.add_metric([state], number)
+        yield ended
+        yield CounterMetricFamily("svfap_frames", "Frames read since the start", value=queue.frames)
+        yield CounterMetricFamily("svfap_refused", "Submissions refused since the start", value=server.refused)
+        yield CounterMetricFamily("svfap_worker_restarts", "Processes that died", value=queue.restarts)
+        yield GaugeMetricFamily("svfap_uploads", "Uploads under way", value=server.uploads)
+        yield GaugeMetricFamily("svfap_disk_bytes", "Room that uploads and results take", value=server.store.size)

@@ -1,0 +1,141 @@
+"""What every request must keep to: its host, its token, and the size and speed of its body."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from urllib.parse import urlsplit
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "svfap_token"
+LOCAL_NAMES = {"localhost", "127.0.0.1", "::1", "[::1]"}
+FORM_BYTES = 100_000  # of a request around its file
+JOBS = "/v1/jobs"
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "SAMEORIGIN"}
+LEAST_RATE = 1000  # bytes per second of a body, on average
+
+
+class Gate:
+    """Lets requests pass that name this host, carry the token, and send no more than they may, fast enough.
+
+    A page of another site cannot reach a server on this machine: a name that it gives to 127.0.0.1 is not this host's, its
+    requests lack the cookie, which browsers send from this site alone, and what it changes states where it comes from.
+
+    app: what is behind. token: the secret. open_paths: without token; `*` at the end stands for any end.
+    is_local: only this machine's names are hosts. max_bytes: of a body. timeout_s: without data, or beyond what `LEAST_RATE` takes. admission: entered with the stated
+    size of a new job while it arrives; gives a status and a reason to refuse it.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        token: str,
+        open_paths: tuple[str, ...],
+        is_local: bool,
+        max_bytes: int,
+        timeout_s: float,
+        admission: Callable[[int], AbstractContextManager[tuple[int, str] | None]],
+    ) -> None:
+        self.app, self.token, self.open_paths, self.is_local = app, token, open_paths, is_local
+        self.admission = admission
+        self.max_bytes, self.timeout_s = max_bytes + FORM_BYTES, timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        request = HTTPConnection(scope)
+        if (refusal := self._refusal(request)) is not None:
+            await _refuse(refusal, scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+        elif scope["method"] == "POST" and request.url.path == JOBS:
+            with self.admission(int(request.headers.get("content-length", "0"))) as refusal:
+                if refusal is not None:
+                    await _refuse(refusal, scope, receive, send)
+                else:
+                    await self.app(scope, self._watched(receive), _with_headers(send))
+        else:
+            await self.app(scope, self._watched(receive), _with_headers(send))
+
+    def _refusal(self, request: HTTPConnection) -> tuple[int, str] | None:
+        host = request.headers.get("host", "")
+        name = urlsplit(f"//{host}").hostname or "" if "\\" not in host else ""
+        if self.is_local and name not in LOCAL_NAMES:
+            return 421, f"{name or 'no host'}: is not a name of this machine"
+        path = request.url.path
+        is_open = any(path == each or (each[-1] == "*" and path.startswith(each[:-1])) for each in self.open_paths)
+        if not is_open:
+            scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+            given = bearer.strip() if scheme.lower() == "bearer" else ""
+            if not given and (cookie := request.cookies.get(COOKIE)):
+                origin = request.headers.get("origin")
+                changes = request.scope["type"] == "websocket" or request.scope["method"] not in ("GET", "HEAD")
+                if (changes or origin) and urlsplit(origin or "").netloc != host:
+                    return 403, "comes from a page of another site"
+                given = cookie
+            if not hmac.compare_digest(given.encode(), self.token.encode()):
+                return 401, "needs the token of this server: Authorization: Bearer TOKEN"
+        stated = request.headers.get("content-length", "0")
+        if not stated.isdecimal():
+            return 400, "Content-Length is no number"
+        if int(stated) > self.max_bytes:
+            return (
+                413,
+                f"has {int(stated) / 1e6:.1f} MB, and at most {(self.max_bytes - FORM_BYTES) / 1e6:.1f} are taken",
+            )
+        return None
+
+    def _watched(self, receive: Receive) -> Receive:
+        began, count, is_complete = time.monotonic(), 0, False
+
+        async def watched() -> Message:
+            nonlocal count, is_complete
+            if is_complete:  # what comes now is that the caller has gone
+                return await receive()
+            left = min(self.timeout_s, began + self.timeout_s + count / LEAST_RATE - time.monotonic())
+            try:
+                message = await asyncio.wait_for(receive(), max(left, 0.001))
+            except TimeoutError:
+                raise HTTPException(408, "sends too slowly", {"Connection": "close"}) from None
+            count += len(message.get("body", b""))
+            is_complete = not message.get("more_body", False)
+            if count > self.max_bytes:
+                reason = f"has more than {(self.max_bytes - FORM_BYTES) / 1e6:.1f} MB, which is the most that is taken"
+                raise HTTPException(413, reason, {"Connection": "close"})
+            return message
+
+        return watched
+
+
+async def _refuse(refusal: tuple[int, str], scope: Scope, receive: Receive, send: Send) -> None:
+    status, reason = refusal
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 4000 + status, "reason": reason})
+        return
+    headers = {"Connection": "close"}  # the body is not read
+    headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    headers |= {"Retry-After": "5"} if status in (429, 503) else {}
+    await JSONResponse({"detail": reason}, status, headers)(scope, receive, send)
+
+
+def _with_headers(send: Send) -> Send:
+    """Add what keeps a browser from guessing types, and other sites from framing a page or learning its address."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return sending

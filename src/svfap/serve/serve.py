@@ -1,0 +1,77 @@
+"""`svfap serve` and `svfap app`: the server from its settings."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import webbrowser
+from contextlib import suppress
+from pathlib import Path
+from threading import Timer
+
+from svfap.console import say
+from svfap.errors import UserError, require_package
+from svfap.files import make_folder, only_writer
+from svfap.serve.config import AppConfig, ServeConfig
+
+PACKAGES = ("fastapi", "uvicorn", "python_multipart", "httpcore", "prometheus_client", "fastapi_offline", "websockets")
+
+
+def serve(config: ServeConfig) -> None:
+    """Serve until Ctrl-C. Raises `UserError`: a package is missing, the port is taken, or the folder is in use."""
+    for package in PACKAGES:
+        require_package(package, "app", "svfap app" if isinstance(config, AppConfig) else "svfap serve")
+    import uvicorn
+
+    from svfap.serve.api import make_app
+
+    make_folder(config.folder)
+    with only_writer(config.folder / "jobs.sqlite"), _listening(config) as listener:
+        token = config.token or stored_token(config.folder)
+        port = listener.getsockname()[1]
+        shown = f"[{config.host}]" if ":" in config.host else config.host
+        app = make_app(config, token)
+        say(f"serving at http://{shown}:{port}/?key={token}")
+        say(f"interface: http://{shown}:{port}/docs; jobs and results: {config.folder}; Ctrl-C ends the server")
+        if not config.is_local:
+            say(
+                f"warning: {config.host} can be reached by other machines, without encryption; put a proxy with TLS before it"
+            )
+        if isinstance(config, AppConfig) and config.open_browser:
+            Timer(1.0, webbrowser.open, [f"http://{shown}:{port}/?key={token}"]).start()
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+                timeout_keep_alive=10, timeout_graceful_shutdown=3, ws_max_size=4_000_000,
+            )
+        )  # fmt: skip
+        with suppress(KeyboardInterrupt):
+            server.run([listener])
+    say("ended; jobs that were not finished go on at the next start")
+
+
+def stored_token(folder: Path) -> str:
+    """The token in a folder, which only the owner of the file can read; drawn if there is none."""
+    file = folder / "token"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with suppress(FileExistsError), open(os.open(file, flags, 0o600), "w") as new:
+        new.write(secrets.token_urlsafe(24))
+    token = file.read_text("ascii", "replace").strip()
+    if not token:
+        raise UserError(f"{file}: is empty; delete it")
+    return token
+
+
+def _listening(config: ServeConfig) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        return listener
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"host={config.host} port={config.port}: cannot listen there ({reason}); choose another --port"
+        ) from None
