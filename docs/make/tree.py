@@ -22,6 +22,7 @@ ORDER = (
         "features",
         "export",
         "huggingface",
+        "serve",
         "view",
         "reports",
         "sweep",

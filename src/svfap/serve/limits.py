@@ -29,9 +29,9 @@ class Gate:
     A page of another site cannot reach a server on this machine: a name that it gives to 127.0.0.1 is not this host's, its
     requests lack the cookie, which browsers send from this site alone, and what it changes states where it comes from.
 
-    app: what is behind. token: the secret. open_paths: without token; `*` at the end stands for any end.
-    is_local: only this machine's names are hosts. max_bytes: of a body. timeout_s: without data, or beyond what `LEAST_RATE` takes. admission: entered with the stated
-    size of a new job while it arrives; gives a status and a reason to refuse it.
+    app: what is behind. token: the secret. open_paths: without token; `*` at the end stands for any end. is_local: only this
+    machine's names are hosts. max_bytes: of a body. timeout_s: without data, or beyond what `LEAST_RATE` takes. admission:
+    entered with the stated size of a new job while it arrives; gives a status and a reason to refuse it.
     """
 
     def __init__(
