@@ -422,8 +422,24 @@ class Video {
   point(time, lane, pinned = this.cursor.pinned) {
     this.cursor = { time, lane, pinned };
     for (const one of this.lanes) one.place();
+    if (pinned && lane && time !== null) tellPlayer(time);
+  }
+  // The time of the player, if the page lies beside one.
+  follow(time) {
+    const { from, to } = this.view;
+    if (time < from || time > to) this.show(time, to - from);
+    this.point(time, this.cursor.lane, false);
   }
 }
 
-for (const video of page.videos) if (video.faces.length) new Video(video);
+// Within a page of the same site that plays the video, times go both ways: `{ time }` from the player moves the cursor, and
+// one from here, of a point that the reader has chosen, moves the player.
+const player = window.parent === window ? null : window.parent;
+const tellPlayer = time => player?.postMessage({ time }, window.location.origin);
+
+const shown = page.videos.filter(video => video.faces.length).map(video => new Video(video));
+if (player) window.addEventListener("message", event => {
+  if (event.source !== player || event.origin !== window.location.origin || !Number.isFinite(event.data?.time)) return;
+  for (const video of shown) video.follow(event.data.time);
+});
 })();

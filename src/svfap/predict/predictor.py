@@ -137,6 +137,10 @@ class Predictor:
                     yield from self._rows(held)
                     held = []
 
+    def predict_clips(self, clips: np.ndarray) -> np.ndarray:
+        """The values of face crops (B, T, H, W, 3) uint8, in the model's size: (B, K), or (B, T, K) if a head is frame-level."""
+        return run_clips(self._values_of, clips, self.config, self.device, self.dtype).cpu().numpy()
+
     def _read(self, videos: Sequence[Video], on_frame: OnFrame | None, on_faces: OnFaces | None) -> Iterator[Read]:
         for video in videos:
             try:
@@ -149,8 +153,7 @@ class Predictor:
     def _rows(self, held: list[Read]) -> Iterator[Result]:
         outputs: Iterator[np.ndarray] = iter(())
         if clips := [item.frames for _, item in held if isinstance(item, Window)]:
-            tensor = run_clips(self._values_of, np.stack(clips), self.config, self.device, self.dtype)
-            outputs = iter(tensor.cpu().numpy())
+            outputs = iter(self.predict_clips(np.stack(clips)))
         for video, item in held:
             results = self._rows_of(item, next(outputs)) if isinstance(item, Window) else [item]
             yield from ((video, result) for result in results)

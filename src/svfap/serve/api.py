@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,7 +16,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 import prometheus_client
-from fastapi import Depends, FastAPI, File, Form, Header, HTTPException, Query, Request, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Header, HTTPException, Query, Request, UploadFile, WebSocket
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -28,12 +29,15 @@ from svfap.errors import UserError
 from svfap.predict.about import about_of
 from svfap.predict.config import PredictConfig
 from svfap.predict.table import part_of
+from svfap.serve.camera import Cameras
 from svfap.serve.config import GIGA, MEGA, ServeConfig
 from svfap.serve.fetch import check_address, check_public, name_of, safe_name
 from svfap.serve.inspection import Inspector
 from svfap.serve.limits import Gate
+from svfap.serve.pages import add_pages
 from svfap.serve.queue import Queue
 from svfap.serve.store import OVERLAY, PAGE, TABLE, Job, State, Store
+from svfap.serve.worker import Progress
 
 # Of `PredictConfig`, that a caller may choose.
 CALLER_SETTINGS = ("model", "faces", "detect_every", "min_face_px", "margin", "align", "border", "hop_s", "fps")
@@ -82,6 +86,9 @@ class JobView(BaseModel):
     frames: int | None = None
     total: int | None = None
     ahead: Annotated[int | None, Field(description="jobs before it in the queue")] = None
+    seconds_left: Annotated[float | None, Field(description="estimated from the frames read so far")] = None
+    pages: Annotated[list[str], Field(description="heads of the model that have a page; '' of the only one")] = []
+    has_overlay: bool = False
     has_video: Annotated[bool, Field(description="the video has not been deleted yet")] = True
 
 
@@ -115,8 +122,23 @@ class Server:
             frames=None if progress is None else progress.frames,
             total=None if progress is None else progress.total,
             ahead=waiting.index(job.id) if job.id in waiting else None,
+            seconds_left=self._seconds_left(job, progress),
+            pages=self.pages(job),
+            has_overlay=self.store.result(job, OVERLAY).exists(),
             has_video=self.store.video_of(job).exists(),
         )
+
+    @staticmethod
+    def _seconds_left(job: Job, progress: Progress | None) -> float | None:
+        if job.started is None or progress is None or not progress.total or progress.frames == 0:
+            return None
+        return round((time.time() - job.started) * (progress.total - progress.frames) / progress.frames, 1)
+
+    def pages(self, job: Job) -> list[str]:
+        """The heads that have a page, in alphabetical order; of a model with one head ''."""
+        stem = Path(PAGE).stem
+        found = (path.stem.removeprefix(stem) for path in self.store.result(job, PAGE).parent.glob(f"{stem}*.html"))
+        return sorted(name.removeprefix("_") for name in found)
 
     @contextmanager
     def upload(self, num_bytes: int) -> Iterator[tuple[int, str] | None]:
@@ -230,6 +252,7 @@ def make_app(config: ServeConfig, token: str) -> FastAPI:
     _add_jobs(app, server)
     _add_results(app, server)
     _add_server(app, server)
+    add_pages(app, token)
     return app
 
 
@@ -356,12 +379,19 @@ def _add_results(app: FastAPI, server: Server) -> None:
                 await asyncio.sleep(EVENTS_EVERY_S)
 
     @app.get("/v1/jobs/{job_id}/about", tags=["results"], summary="How the table was made")
-    def about(job: WithJob) -> FileResponse:
-        return FileResponse(file_of(job, about_of(Path(TABLE)).name), media_type="application/json")
+    def about(job: WithJob, download: bool = False) -> FileResponse:
+        name = f"{Path(job.name).stem}.about.json" if download else None
+        return FileResponse(file_of(job, about_of(Path(TABLE)).name), media_type="application/json", filename=name)
 
     @app.get("/v1/jobs/{job_id}/page", tags=["results"], summary="The interactive page")
-    def page(job: WithJob) -> FileResponse:
-        return FileResponse(file_of(job, PAGE), media_type="text/html")
+    def page(job: WithJob, head: str = "", download: bool = False) -> FileResponse:
+        """Of a model with several heads, `head` chooses one."""
+        if head not in server.pages(job):
+            raise HTTPException(404, f"the job has no such page; it is {job.state}")
+        path = server.store.result(job, PAGE)
+        path = path.with_stem(f"{path.stem}_{head}") if head else path
+        name = f"{Path(job.name).stem}{'_' * bool(head)}{head}.html" if download else None
+        return FileResponse(path, media_type="text/html", filename=name)
 
     @app.get("/v1/jobs/{job_id}/overlay", tags=["results"], summary="The video with the predictions drawn in")
     def overlay(job: WithJob) -> FileResponse:
@@ -376,12 +406,17 @@ def _add_results(app: FastAPI, server: Server) -> None:
 
 
 def _add_server(app: FastAPI, server: Server) -> None:
+    cameras = Cameras(server.config)
     registry = prometheus_client.CollectorRegistry()
     registry.register(_Collector(server))
 
     @app.get("/v1/models", tags=["server"], summary="Models to choose from; the first is the default")
     def models() -> list[str]:
         return server.config.models
+
+    @app.websocket("/v1/camera")
+    async def camera(socket: WebSocket, model: str = "") -> None:
+        await cameras.serve(socket, model or server.config.models[0])
 
     @app.get("/health", tags=["server"], summary="Whether the server works")
     def health() -> JSONResponse:
