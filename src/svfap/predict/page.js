@@ -435,6 +435,7 @@ class Video {
 // Within a page of the same site that plays the video, times go both ways: `{ time }` from the player moves the cursor, and
 // one from here, of a point that the reader has chosen, moves the player.
 const player = window.parent === window ? null : window.parent;
+document.documentElement.classList.toggle("beside", player !== null);
 const tellPlayer = time => player?.postMessage({ time }, window.location.origin);
 
 const shown = page.videos.filter(video => video.faces.length).map(video => new Video(video));
