@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -153,3 +154,40 @@ def test_the_catalogue_is_sound():
     assert {entry.fold for entry in CATALOGUE if entry.dataset == "dfew"} == set("12345")
     assert entry_of_file(Path("authors/mafw-3.pth")) is published("authors/mafw-3")
     assert entry_of_file(Path("other/mafw-3.pth")) is None
+
+
+def test_the_card_of_a_published_model(capsys):
+    for entry in CATALOGUE:
+        assert main(["models", entry.name]) == 0
+        card = capsys.readouterr().out
+        assert entry.address in card and entry.page in card and "not stated: neither claimed nor granted here" in card
+    assert main(["predict", "a.mp4", "--model", "authors/dfew-1.pth"]) == 1
+    assert "`svfap models authors/dfew-1` says where to get it" in said(capsys)
+
+
+def test_the_card_of_a_run_has_its_recipe_and_scores(tmp_path, capsys):
+    names, folder = ("happy", "sad"), tmp_path / "own" / "run"
+    svfap.create_model("svfap_debug", "classification", label_names=names).save_pretrained(folder / "best")
+    (folder / "config.yaml").write_text("preset: svfap_debug\nepochs: 7\n")
+    assert main(["models", str(folder)]) == 0
+    before = capsys.readouterr().out
+    assert "No evaluation is beside the model" in before and "- epochs: 7" in before and "license:" not in before
+    intervals = {"scores": {"uar": [0.5, 0.75]}, "num_units": 20, "unit": "person"}
+    known = {"manifest": "test.csv", "num_expected": 9, "num_evaluated": 8, "uar": 0.625, "intervals": intervals}
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "metrics.json").write_text(json.dumps(known))
+    assert main(["models", str(folder)]) == 0
+    after = capsys.readouterr().out
+    assert "| UAR, % | 62.50 | [50.00, 75.00] |" in after and "test.csv; 8 of 9 videos" in after
+    assert "bootstrap samples of the 20 person" in after
+
+
+def test_models_of_a_folder_of_ones_own_are_listed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    svfap.create_model("svfap_debug", "features").save_pretrained(tmp_path / "mine" / "best")
+    assert main(["models", "--folder", str(tmp_path)]) == 0
+    listed = capsys.readouterr().out
+    assert listed.count(str(tmp_path / "mine")) == 1
+    assert main(["models"]) == 0
+    assert str(tmp_path) not in capsys.readouterr().out
+    assert main(["models", "--folder", str(tmp_path / "none")]) == 1

@@ -57,7 +57,7 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
     if found.path.is_file():
         return _load_file(found, name, task, overrides)
     if task is not None:
-        source = _load_folder(_require_holder(found.path))
+        source = _load_folder(model_folder(found.path))
         if source.config.task == task and not overrides:
             return source
         model = build_model(config_for(source.config, task, **overrides))
@@ -69,7 +69,7 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
         return model.eval()
     if overrides:
         raise UserError(f"{name}: to change {', '.join(overrides)} give task as well")
-    return _load_folder(_require_holder(found.path))
+    return _load_folder(model_folder(found.path))
 
 
 def _load_file(found: LocalModel, name: str, task: str | None, overrides: Mapping[str, Any]) -> Model:
@@ -107,8 +107,8 @@ def _holder(folder: Path) -> Path | None:
     return next((each for each in candidates if (each / CONFIG_FILE).is_file()), None)
 
 
-def _require_holder(folder: Path) -> Path:
-    """`_holder`. Raises `UserError` if there is none."""
+def model_folder(folder: Path) -> Path:
+    """The folder of the model: the one given, or its best/ or last/ if it is a run. Raises `UserError` if there is none."""
     if (holder := _holder(folder)) is None:
         raise UserError(f"{folder}: holds no model (no config.json here, nor in best/ or last/)")
     return holder
