@@ -161,7 +161,7 @@ def test_the_card_of_a_published_model(capsys):
         assert main(["models", entry.name]) == 0
         card = capsys.readouterr().out
         assert entry.address in card and entry.page in card and "not stated: neither claimed nor granted here" in card
-    assert main(["predict", "a.mp4", "--model", "authors/dfew-1.pth"]) == 1
+    assert main(["info", "authors/dfew-1.pth"]) == 1
     assert "`svfap models authors/dfew-1` says where to get it" in said(capsys)
 
 

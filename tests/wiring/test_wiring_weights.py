@@ -10,6 +10,7 @@ import torch
 from observe import weights_of
 from rich.console import Console
 
+import svfap
 from svfap.cli.info import run as run_info
 from svfap.cli.models import run as run_models
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
