@@ -83,7 +83,7 @@ def write_card(
     contract = {"clip": f"{config.num_frames} frames of {config.img_size} × {config.img_size} pixels"}
     if config.num_frames > 1:
         contract["frames of the clip"] = (
-            f"every {config.sampling_stride}th of the video" if config.sampling_stride > 1 else "successive"
+            f"one in {config.sampling_stride} frames of the video" if config.sampling_stride > 1 else "successive"
         )
     recorded = {RECIPE[key]: known[key] for key in RECIPE if known.get(key) not in (None, [])}
     given = {name: _line(value) for name, value in {**recorded, **(recipe or {})}.items()}

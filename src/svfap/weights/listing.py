@@ -143,7 +143,7 @@ def _outputs(config: ModelConfig) -> str:
 def _takes(config: ModelConfig) -> str:
     """The input contract in one line."""
     clip = "a frame" if config.num_frames == 1 else f"{config.num_frames} frames"
-    stride = f", every {config.sampling_stride}th frame" if config.num_frames > 1 and config.sampling_stride > 1 else ""
+    stride = f", one frame in {config.sampling_stride}" if config.num_frames > 1 and config.sampling_stride > 1 else ""
     known = config.contract
     rate, crop = known["frames a second in training"], known["face crops of training"]
     return f"{clip} of {config.img_size} × {config.img_size}{stride}; frames a second: {rate}; face crop: {crop}"
