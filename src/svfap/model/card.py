@@ -88,7 +88,7 @@ def write_card(
         )
     recorded = {RECIPE[key]: known[key] for key in RECIPE if known.get(key) not in (None, [])}
     given = {name: _line(value) for name, value in {**recorded, **(recipe or {})}.items()}
-    text = dict(
+    text: dict[str, Any] = dict(
         lines=lines, contract={**contract, **config.contract}, recipe=given, results=results, none_known=NO_RESULTS
     )
     return ModelCard.from_template(card_data=data, template_str=CARD, config=config, **text)
