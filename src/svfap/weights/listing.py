@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -62,7 +63,11 @@ def config_of(entry: Published) -> ModelConfig:
     if entry.dataset is None:
         return model_config(entry.preset, "pretraining", img_size=entry.img_size)
     dataset = get_dataset(entry.dataset)
-    known = {"sampling_stride": dataset.sampling_stride, "frame_rate": dataset.frame_rate, "img_size": entry.img_size}
+    known: dict[str, Any] = {
+        "sampling_stride": dataset.sampling_stride,
+        "frame_rate": dataset.frame_rate,
+        "img_size": entry.img_size,
+    }
     known["face_crop"] = dict(dataset.face_crop)
     if not dataset.label_names:
         return model_config(entry.preset, "pretraining", **known)
