@@ -15,8 +15,8 @@ import svfap
 PACKAGE = Path(svfap.__file__).parent
 # Modules outside of folders.
 LEAVES = {
-    "console", "device", "errors", "files", "formats", "head_settings", "metric_table", "paper", "remote", "settings", "shipped",
-    "signals", "weighted",
+    "catalogue", "console", "device", "errors", "files", "formats", "head_settings", "metric_table", "paper", "remote",
+    "settings", "shipped", "signals", "weighted",
 }  # fmt: skip
 # Each folder and the folders that it may import, which are listed before it.
 MAY_IMPORT = {

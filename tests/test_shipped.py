@@ -90,12 +90,14 @@ def test_outputs_do_not_depend_on_light():
 def test_models_lists_them_and_prints_a_card(capsys):
     assert main(["models"]) == 0
     listed = "".join(capsys.readouterr().out.replace("│", " ").split())  # without the lines of the table
-    for text in ("movement: facial movement", "not emotion", *MOVEMENT, "128 × 128", "MIT", "within people", CARD_FILE):
+    for text in ("movement", *MOVEMENT, "128 × 128", "MIT", "authors/dfew-1 to 5", "disgust", "not stated"):
         assert text.replace(" ", "") in listed, text
+    assert main(["models"]) == 0
+    assert "svfap convert authors/dfew-1.pth models/dfew-1 --dataset dfew" in said(capsys)
     assert main(["models", "movement"]) == 0
     assert capsys.readouterr().out == model_card("movement")
     assert main(["models", "movment"]) == 1
-    assert "is none of the models that come with the package: movement" in said(capsys)
+    assert "is neither a folder or file here nor one of movement" in said(capsys)
 
 
 def test_info_knows_shipped_models(capsys):

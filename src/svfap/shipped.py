@@ -1,12 +1,28 @@
-"""The models that come with the package: folders in `svfap/models`, each with its model card, `README.md`."""
+"""Models by name: those that come with the package, in `svfap/models`, files of published ones, and what lies on this machine."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NamedTuple
+
+from svfap.catalogue import entry_of_file, published
 
 SHIPPED = Path(__file__).parent / "models"
 CARD_FILE = "README.md"
+
+
+class LocalModel(NamedTuple):
+    """Where a model lies: path, a folder or a checkpoint file. dataset: what the file was trained on, as its name says."""
+
+    path: Path
+    dataset: str | None = None
+
+    @property
+    def absolute(self) -> str:
+        """A name that finds it from any folder."""
+        dataset = str(Path(self.dataset).absolute()) if self.dataset and Path(self.dataset).is_dir() else self.dataset
+        return f"{self.path.absolute()}:{dataset}" if dataset else str(self.path.absolute())
 
 
 def list_models() -> list[str]:
@@ -19,16 +35,38 @@ def shipped_folder(model: object) -> Path | None:
     return SHIPPED / model if isinstance(model, str) and model in list_models() else None
 
 
-def local_model(model: str | Path) -> Path | None:
+def find_model(model: str | Path) -> LocalModel | None:
     """Where a model lies on this machine: the folder of a shipped model, else the path itself; None if there is neither.
+
+    A checkpoint file does not say what its outputs mean. Its name can: FILE:DATASET, with a dataset's name or the folder of
+    `svfap prepare`; and a file that is called as in `CATALOGUE`, such as authors/dfew-1.pth, is of that dataset.
 
     Everything that takes the name of a model finds it by this.
     """
-    return shipped_folder(model) or (Path(model) if Path(model).exists() else None)
+    if (folder := shipped_folder(model)) is not None:
+        return LocalModel(folder)
+    path = Path(model)
+    if path.exists():
+        entry = entry_of_file(path) if path.is_file() else None
+        return LocalModel(path, entry.dataset if entry else None)
+    file, _, dataset = str(model).rpartition(":")
+    return LocalModel(Path(file), dataset) if file and dataset and Path(file).is_file() else None
+
+
+def local_model(model: str | Path) -> Path | None:
+    """The folder or file of `find_model`; None if there is none."""
+    return None if (found := find_model(model)) is None else found.path
+
+
+def is_checkpoint(model: str | Path) -> bool:
+    """Whether a name is that of a file on this machine, and not of a folder or a repository."""
+    return (path := local_model(model)) is not None and path.is_file()
 
 
 def did_you_mean(name: str) -> str:
-    """The end of a message about a model that is not there: the shipped model of a similar name; "" if there is none."""
+    """The end of a message about a model that is not there: how to get one of the catalogue, or a similar shipped model."""
+    if (entry := published(name)) is not None:
+        return f"; it does not come with SVFAP: `svfap models {entry.name}` says where to get it"
     similar = get_close_matches(name.lower(), list_models(), n=1)
     return f"; did you mean {similar[0]}, which comes with SVFAP?" if similar else ""
 

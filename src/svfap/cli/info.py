@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from svfap.console import show
 from svfap.errors import UserError
 from svfap.model.presets import list_presets
@@ -22,8 +20,8 @@ def run(config: InfoConfig, model: str | None) -> None:
                 f"({', '.join(list_models())}){did_you_mean(model)}"
             )
         require_model(model)
-        if Path(model).is_file():
-            require_checkpoint(Path(model))
+        if (path := local_model(model)) is not None and path.is_file():
+            require_checkpoint(path)
     from svfap.weights import info
 
     show(*([info.preset_table()] if model is None else info.model_tables(model, config.mask_ratio)))

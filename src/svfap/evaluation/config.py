@@ -20,7 +20,7 @@ from svfap.settings import (
     require_numbers,
     several,
 )
-from svfap.shipped import shipped_folder
+from svfap.shipped import local_model, shipped_folder
 
 FOLDS_FILE = "folds.json"
 # Of the folder of a training: its settings, videos and log, its progress in last/, why it ended with an error, and the folder of
@@ -139,8 +139,9 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
         """Where the results go: `out`, or its default."""
         if self.out is not None:
             return self.out
-        model = Path(self.models[0])
-        return model.with_suffix(".evaluation") if is_exported(model) else model / EVALUATION_FOLDER
+        model = local_model(self.models[0]) or Path(self.models[0])
+        of_file = model.is_file() or is_exported(model)
+        return model.with_suffix(".evaluation") if of_file else model / EVALUATION_FOLDER
 
 
 def run_config_of(model: str) -> Path | None:

@@ -38,6 +38,7 @@ from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import confusion_matrix, regression_scatter
 from svfap.view.tables import write_table
 from svfap.weighted import weighted_paths
+from svfap.weights.described import require_names
 from svfap.weights.exported import ExportedModel, fingerprint_of, load_for_inference
 
 AnyModel = Perceiver | ExportedModel
@@ -278,6 +279,7 @@ def _load(name: str, device: torch.device) -> Perceiver | ExportedModel:
     if model.config.task not in ("classification", "regression", "multitask"):
         raise UserError(f"{name}: is a {model.config.task} model; only classification and regression can be evaluated")
     assert isinstance(model, Perceiver | ExportedModel)
+    require_names(name, model.config)
     if not all(shape.label_names for shape in model.config.outputs.values()):
         raise UserError(
             f"{name}: its config.json has no label_names; the manifest's labels cannot be matched to outputs"

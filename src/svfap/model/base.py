@@ -13,22 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svfap.errors import UserError
+from svfap.model.card import write_card
 from svfap.model.config import CONFIG_FILE, ModelConfig
 from svfap.model.encoder import TPSBT
 from svfap.model.layers import sincos_positions
-
-CARD = """---
-{{ card_data }}
----
-
-# {{ config.preset }} for {{ config.task }}
-
-A model of [SVFAP](https://arxiv.org/abs/2401.00416), the self-supervised video facial affect perceiver.
-`svfap.load_model(folder)` loads it.
-{% for line in lines %}
-- {{ line }}
-{%- endfor %}
-"""
 
 
 class Model(
@@ -90,27 +78,8 @@ class Model(
         self.config.write(save_directory)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """`README.md` of a saved model. The program's licence is not that of weights: none is named unless it is known."""
-        known, outputs = self.config.provenance, self.config.outputs
-        names = "; ".join(f"{name}: " * bool(name) + ", ".join(shape.label_names) for name, shape in outputs.items())
-        data, licence = copy.deepcopy(self._hub_mixin_info.model_card_data), known.get("licence")
-        if licence:
-            data.license = "other"
-        source = known.get("dataset") or known.get("finetuned_on") or known.get("pretrained_on")
-        facts = {
-            "Outputs": names,
-            "Trained on": source,
-            "Licence of that dataset, which may bind these weights": licence,
-            "Encoder initialised from, whose terms hold as well": known.get("init"),
-            "Imported from, whose terms hold": known.get("imported_from"),
-        }
-        lines = [f"{what}: {' '.join(str(value).split())}" for what, value in facts.items() if value]
-        if not licence:
-            lines.append("Licence of these weights: not stated. See to the terms of the data before passing them on.")
-        card = ModelCard.from_template(card_data=data, template_str=CARD, config=self.config, lines=lines)
-        rows = "".join(f"| {name} | {value} |\n" for name, value in self.config.contract.items())
-        card.text += f"\n\n## Videos like those of the training\n\n| | |\n| --- | --- |\n{rows}"
-        return card
+        """`README.md` of a saved model."""
+        return write_card(self.config, copy.deepcopy(self._hub_mixin_info.model_card_data))
 
     def denormalize(self, clip: Tensor) -> Tensor:
         """Pixels in [0, 1] of normalised ones: (B, 3, T, H, W) float -> the same shape and dtype."""

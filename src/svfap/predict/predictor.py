@@ -31,6 +31,7 @@ from svfap.predict.table import BOX, PROBABILITY, TIMES
 from svfap.predict.windows import Window
 from svfap.settings import Fps
 from svfap.shipped import shipped_folder
+from svfap.weights.described import require_names
 from svfap.weights.exported import ExportedModel, load_for_inference
 
 # Of `PredictConfig`, as the arguments of a `Predictor`.
@@ -83,6 +84,8 @@ class Predictor:
         if self.config.task not in ("classification", "regression", "multitask"):
             task = self.config.task
             raise UserError(f"the model is for {task}, not for prediction; fine-tune it first (svfap finetune)")
+        if isinstance(model, str | Path):
+            require_names(model, self.config)
         times: dict[str, Any] = {"hop_s": hop_s, "timeout_s": timeout_s, "fps": fps, "frames_fps": frames_fps}
         PredictConfig(out=None, batch_size=batch_size, **times)  # checks the values
         detector = detector_of(self.config, faces, face_model)

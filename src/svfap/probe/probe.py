@@ -34,6 +34,7 @@ from svfap.probe.config import PROBE_FILE, ProbeConfig
 from svfap.probe.parts import Parts, read_parts, require_classes
 from svfap.probe.readers import attentive_probe, knn_probe, linear_probe
 from svfap.probe.tokens import FeatureCache, Tokens, data_digest, encode, encoder_digest, read_pixels, untrained_encoder
+from svfap.shipped import is_checkpoint
 from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import score_intervals
 from svfap.view.tables import write_table
@@ -94,7 +95,7 @@ def probe_model(model: str | Path | Model, config: ProbeConfig) -> Probed:
     unreadable.csv; says which other probe they replace. Raises `UserError` for a model or data that cannot be used, people in
     both parts, no readable video.
     """
-    loaded = model if isinstance(model, Model) else load_model(model, "features" if Path(model).is_file() else None)
+    loaded = model if isinstance(model, Model) else load_model(model, "features" if is_checkpoint(model) else None)
     out = config.out_folder(None if isinstance(model, Model) else model)
     parts = read_parts(config)
     parts.manifest.require_files()

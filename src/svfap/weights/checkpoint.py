@@ -39,6 +39,7 @@ TRANSFORMERS_SETTINGS = {
     **{"num_attention_heads": "num_heads", "decoder_num_attention_heads": "decoder_num_heads"},
 }
 POSITIONS_TOLERANCE = 1e-5
+VIDEOMAE = "videomae"  # its model_type there
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def _transformers_settings(file: Path) -> dict[str, Any]:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(stored, dict) or stored.get("model_type") != "videomae":
+    if not isinstance(stored, dict) or stored.get("model_type") != VIDEOMAE:
         return {}
     settings = {name: stored[key] for key, name in TRANSFORMERS_SETTINGS.items() if isinstance(stored.get(key), int)}
     labels = stored.get("id2label")

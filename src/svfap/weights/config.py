@@ -1,4 +1,4 @@
-"""Settings of the verbs about models, `svfap info` and `svfap convert`."""
+"""Settings of the verbs about models, `svfap info`, `svfap models` and `svfap convert`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,14 @@ class InfoConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsConfig(Settings):
-    """Settings of `svfap models`, which has none."""
+    """Settings of `svfap models`."""
+
+    folder: Path | None = None
+    """Folder of models of your own, such as runs or converted checkpoints, which are listed as well."""
+
+    def __post_init__(self) -> None:
+        if self.folder is not None and not self.folder.is_dir():
+            raise UserError(f"folder={self.folder}: no such folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +65,19 @@ class ConvertConfig(ModelSettings):
     """Use the moving average of the weights stored in the checkpoint."""
 
     def __post_init__(self) -> None:
-        if self.dataset is not None and self.dataset not in NAMES and not Path(self.dataset).is_dir():
-            raise UserError(
-                f"dataset={self.dataset}: neither a folder of `svfap prepare` nor one of {', '.join(NAMES)}"
-            )
+        if self.dataset is not None:
+            require_dataset(self.dataset)
 
     def model_settings(self) -> dict[str, Any]:
         """Those settings of the model that are given."""
         given = {setting.name: getattr(self, setting.name) for setting in fields(ModelSettings)}
         return {name: value for name, value in given.items() if value is not None}
+
+
+def require_dataset(dataset: str) -> None:
+    """Raise `UserError` for what is neither the name of a dataset nor a folder."""
+    if dataset not in NAMES and not Path(dataset).is_dir():
+        raise UserError(f"dataset={dataset}: neither a folder of `svfap prepare` nor one of {', '.join(NAMES)}")
 
 
 def require_new(out: Path) -> None:

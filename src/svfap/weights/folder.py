@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from svfap.console import say_once
 from svfap.errors import UserError, first_line
 from svfap.model.base import Model
 from svfap.model.build import build_model, load_weights, model_shapes
@@ -22,12 +24,14 @@ from svfap.model.config import CONFIG_FILE, ENCODER_SETTINGS, ModelConfig
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.perceiver import Perceiver
 from svfap.settings import HUB_PREFIX, require_model
-from svfap.shipped import local_model
+from svfap.shipped import LocalModel, find_model
+from svfap.weights.checkpoint import VIDEOMAE, read_published
+from svfap.weights.described import build_described
 from svfap.weights.filetype import describe
 from svfap.weights.published import import_published
 
 log = logging.getLogger("svfap")
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE, OLDER_WEIGHTS_FILE = "model.safetensors", "pytorch_model.bin"
 # What a model for another task does not take over.
 OF_ITS_HEAD: dict[str, Any] = dict(
     output_activation="none", output_scale=(), output_offset=(), heads=(), reads="affect", meanings=()
@@ -38,18 +42,22 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
     """Load a model, in eval mode.
 
     path_or_hub_id: the name of a model that comes with the package (`list_models`); a folder written by `save_pretrained`; the
-    folder of a run (its `best/`, else its `last/`); the name of a repository on the Hugging Face Hub; or a checkpoint file of
-    SVFAP or VideoMAE (see `import_published`).
+    folder of a run (its `best/`, else its `last/`); the name of a repository on the Hugging Face Hub, of this package or of
+    VideoMAE; or a checkpoint file of SVFAP or VideoMAE (see `import_published`), also as FILE:DATASET with the dataset that it
+    was trained on, which gives the names of its outputs, the sampling stride, frame rate and face crop.
     task: build a model for another task around the encoder; its norm and head are then new, as a warning says. "features" of a
     fine-tuned model has all that is before its head, so its outputs are what the head reads. overrides: fields of `ModelConfig`
     for it (num_outputs=7, …); with a file, also settings that
     it does not store. Raises `UserError` if there is no model or its tensors do not fit.
     """
-    path_or_hub_id = local_model(path_or_hub_id) or path_or_hub_id
-    if Path(path_or_hub_id).is_file():
-        return import_published(path_or_hub_id, task, **overrides)
+    name, found = str(path_or_hub_id), find_model(path_or_hub_id)
+    if found is None:
+        require_model(name)
+        found = LocalModel(_from_hub(name.removeprefix(HUB_PREFIX)))
+    if found.path.is_file():
+        return _load_file(found, name, task, overrides)
     if task is not None:
-        source = load_model(path_or_hub_id)
+        source = _load_folder(model_folder(found.path))
         if source.config.task == task and not overrides:
             return source
         model = build_model(config_for(source.config, task, **overrides))
@@ -57,17 +65,22 @@ def load_model(path_or_hub_id: str | Path, task: str | None = None, **overrides:
         if task == "features" and isinstance(source, Perceiver):
             cast(Perceiver, model).norm.load_state_dict(source.norm.state_dict())
         else:
-            log.warning("%s is a %s model: %s are new", path_or_hub_id, source.config.task, ", ".join(new))
+            log.warning("%s is a %s model: %s are new", name, source.config.task, ", ".join(new))
         return model.eval()
     if overrides:
-        raise UserError(f"{path_or_hub_id}: to change {', '.join(overrides)} give task as well")
-    folder = Path(path_or_hub_id)
-    if (holder := _holder(folder)) is not None:
-        return _load_folder(holder)
-    if folder.exists():
-        raise UserError(f"{folder}: holds no model (no config.json here, nor in best/ or last/)")
-    require_model(str(path_or_hub_id))
-    return _load_hub(str(path_or_hub_id).removeprefix(HUB_PREFIX))
+        raise UserError(f"{name}: to change {', '.join(overrides)} give task as well")
+    return _load_folder(model_folder(found.path))
+
+
+def _load_file(found: LocalModel, name: str, task: str | None, overrides: Mapping[str, Any]) -> Model:
+    """The model of a checkpoint file, of the dataset that its name says."""
+    if found.dataset is None:
+        return import_published(found.path, task, **overrides)
+    if not name.endswith(f":{found.dataset}"):
+        say_once(f"{name}: labels and input of {found.dataset}, as the catalogue says of a file of this name")
+    given = dict(overrides)
+    checkpoint = read_published(found.path, given.pop("ema", False))
+    return build_described(checkpoint, found.dataset, task, given)
 
 
 def config_for(config: ModelConfig, task: str, **overrides: Any) -> ModelConfig:
@@ -92,6 +105,13 @@ def _holder(folder: Path) -> Path | None:
     """The folder of the model: itself, or its best/ or last/ if it is a run; None if it holds none."""
     candidates = (folder, folder / "best", folder / "last")
     return next((each for each in candidates if (each / CONFIG_FILE).is_file()), None)
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder of the model: the one given, or its best/ or last/ if it is a run. Raises `UserError` if there is none."""
+    if (holder := _holder(folder)) is None:
+        raise UserError(f"{folder}: holds no model (no config.json here, nor in best/ or last/)")
+    return holder
 
 
 def _load_folder(folder: Path) -> Model:
@@ -132,14 +152,22 @@ def _difference(there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ..
     return None
 
 
-def _load_hub(repository: str) -> Model:
+def _from_hub(repository: str) -> Path:
+    """A repository on the Hub, copied into its cache: the folder of a model, or the checkpoint file of one of VideoMAE."""
     from huggingface_hub import hf_hub_download
 
     try:
-        files = [hf_hub_download(repository, name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+        config = Path(hf_hub_download(repository, CONFIG_FILE))
+        stored = json.loads(config.read_text(encoding="utf-8"))
+        if isinstance(stored, dict) and stored.get("model_type") == VIDEOMAE:
+            try:
+                return Path(hf_hub_download(repository, WEIGHTS_FILE))
+            except EntryNotFoundError:
+                return Path(hf_hub_download(repository, OLDER_WEIGHTS_FILE))
+        hf_hub_download(repository, WEIGHTS_FILE)
     except Exception as error:  # network, permission and format errors of the hub client
         raise UserError(f"{repository}: cannot be loaded from the Hub: {first_line(error)}") from None
-    return _load_folder(Path(files[0]).parent)
+    return config.parent
 
 
 def fingerprint(model: Model) -> str:
