@@ -32,7 +32,9 @@ from svfap.train.pretrain import PretrainTask, pretrain
 from svfap.train.run_folder import RunFolder
 from svfap.train.tracking import SERVICES, _Client
 
-SHARED = dict(preset="svfap_debug", precision="fp32", num_workers=0, sampling_stride=1, epochs=2, warmup_epochs=1)
+# One epoch, with warm-up in a part of it. What validation must not change is seen in the epoch after it: `TWO`.
+SHARED = dict(preset="svfap_debug", precision="fp32", num_workers=0, sampling_stride=1, epochs=1, warmup_epochs=0.5)
+TWO = {"epochs": 2, "warmup_epochs": 1.0}
 FINETUNE = {**SHARED, "split": "train", "val_split": "val", "batch_size": 4}
 PRETRAIN = {**SHARED, "split": "train", "batch_size": 6, "base_lr": 0.05, "previews": 0}
 REGRESSION = {"task": "regression", "dimensions": ["valence", "arousal"]}
@@ -42,7 +44,7 @@ EXPRESSION = {"task": "classification"}
 PLAIN = dict(
     rand_augment=False, erase_rate=0.0, flip_rate=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0, drop_path_rate=0.0
 )
-LAST = PLAIN | {"trainable": "last:1"}
+LAST = PLAIN | TWO | {"trainable": "last:1"}
 
 FINETUNE_EFFECTS: dict[str, Effect] = {
     "manifest": Effect({}, {"manifest": "other.csv"}, ("losses",)),
@@ -70,11 +72,11 @@ FINETUNE_EFFECTS: dict[str, Effect] = {
         {}, {"accumulate_steps": 2}, ("num_forwards", "first_batch_size"), ("num_steps", "rates", "first_weights")
     ),
     "base_lr": Effect({}, {"base_lr": 2e-3}, ("rates", "weights"), ("first_loss", "first_norm")),
-    "min_lr": Effect({}, {"min_lr": 5e-4}, ("rates", "last_weights"), ("first_loss", "first_norm")),
+    "min_lr": Effect(TWO, {**TWO, "min_lr": 5e-4}, ("rates", "last_weights"), ("first_loss", "first_norm")),
     "weight_decay": Effect({}, {"weight_decay": 0.5}, ("decay", "weights"), ("first_loss", "first_norm", "rates")),
     "betas": Effect({}, {"betas": (0.5, 0.9)}, ("betas", "weights"), ("first_loss", "first_norm", "rates")),
     "clip_grad": Effect({}, {"clip_grad": 0.01}, ("last_weights",), ("first_loss", "first_norm", "rates")),
-    "ema_decay": Effect({}, {"ema_decay": 0.9}, ("weights", "validated"), ("losses", "last_weights")),
+    "ema_decay": Effect(TWO, {**TWO, "ema_decay": 0.9}, ("weights", "validated"), ("losses", "last_weights")),
     "precision": Effect({}, {"precision": "bf16"}, ("losses",), ("first_weights", "first_clips", "rates")),
     "seed": Effect({}, {"seed": 1}, ("first_clips", "first_weights", "losses"), ("rates",)),
     "task": Effect({}, {"task": "regression"}, ("model", "losses", "validation")),
@@ -91,19 +93,19 @@ FINETUNE_EFFECTS: dict[str, Effect] = {
         ("first_clips", "first_weights", "model"),
     ),
     "best_by": Effect(
-        {"heads": {"expression": EXPRESSION, "affect": REGRESSION}},
-        {"heads": {"expression": EXPRESSION, "affect": REGRESSION}, "best_by": "affect"},
+        {**TWO, "heads": {"expression": EXPRESSION, "affect": REGRESSION}},
+        {**TWO, "heads": {"expression": EXPRESSION, "affect": REGRESSION}, "best_by": "affect"},
         ("chosen_by",),
         ("losses", "last_weights"),
     ),
-    "by_group": Effect({"by_group": True}, {"by_group": False}, ("validation",), ("losses", "last_weights")),
+    "by_group": Effect({**TWO, "by_group": True}, {**TWO, "by_group": False}, ("validation",), ("losses", "last_weights")),
     "val_manifest": Effect(
-        {"val_split": None, "val_manifest": "val.csv"},
-        {"val_split": None, "val_manifest": "val_of_two.csv"},
+        {**TWO, "val_split": None, "val_manifest": "val.csv"},
+        {**TWO, "val_split": None, "val_manifest": "val_of_two.csv"},
         ("validation",),
         ("losses", "last_weights"),
     ),
-    "val_split": Effect({}, {"val_split": "train"}, ("validation",), ("losses", "last_weights")),
+    "val_split": Effect(TWO, {**TWO, "val_split": "train"}, ("validation",), ("losses", "last_weights")),
     "val_fraction": Effect(
         {"val_split": None, "val_fraction": 0.2}, {"val_split": None, "val_fraction": 0.5}, ("num_steps", "messages")
     ),
@@ -167,7 +169,7 @@ PRETRAIN_EFFECTS: dict[str, Effect] = {
     "batch_size": Effect({}, {"batch_size": 9}, ("num_steps", "rates", "first_batch_size")),
     "repeats": Effect({}, {"repeats": 2}, ("num_steps", "losses"), ("first_batch_size",)),
     "accumulate_steps": Effect({}, {"accumulate_steps": 2}, ("num_forwards",), ("num_steps", "rates", "first_weights")),
-    "ema_decay": Effect({}, {"ema_decay": 0.9}, ("weights",), ("losses", "last_weights")),
+    "ema_decay": Effect(TWO, {**TWO, "ema_decay": 0.9}, ("weights",), ("losses", "last_weights")),
     "mask_ratio": Effect({}, {"mask_ratio": 0.5}, ("losses", "model"), ("first_weights", "first_clips")),
     "target": Effect({}, {"target": "difference"}, ("losses", "model"), ("first_weights", "first_clips")),
     "crop_scales": Effect({}, {"crop_scales": (0.5,)}, ("first_clips", "losses"), ("first_weights", "model")),
@@ -213,9 +215,9 @@ def runs(tmp_path_factory) -> Runs:
 
 
 def test_equal_settings_show_the_same(runs):
-    first = runs(FinetuneConfig, {})
+    first = runs(FinetuneConfig, TWO)
     assert first["validated"], "the model is in training mode while it is validated"
-    again = observe_training(finetune, runs.config(FinetuneConfig, {}))
+    again = observe_training(finetune, runs.config(FinetuneConfig, TWO))
     for name, value in first.items():
         assert name == "messages" or again[name] == value, name  # these tell how long it took
 
@@ -416,7 +418,7 @@ def test_weights_of_manifests_are_shares_of_the_clips(kind, train, runs, monkeyp
 def test_a_run_of_several_manifests_goes_on_with_the_same_draws(kind, train, runs):
     """And not with other weights."""
     eight, four = sources(runs)
-    given = (SOURCES if kind is FinetuneConfig else {"split": None}) | {"batch_size": 4}
+    given = (SOURCES if kind is FinetuneConfig else {"split": None}) | TWO | {"batch_size": 4}
     whole = replace(runs.config(kind, given), manifest=[f"{eight}:1", f"{four}:2"])
     losses, config = observe_training(train, whole)["losses"], runs.config(kind, given)
     config = replace(config, manifest=whole.manifest)
@@ -562,7 +564,7 @@ def test_cache_gb(kind, train, runs, monkeypatch):
     shown, counts = {}, {}
     for gigabytes in (0.0, 0.1):
         opened.clear()
-        shown[gigabytes] = observe_training(train, runs.config(kind, {"cache_gb": gigabytes}))
+        shown[gigabytes] = observe_training(train, runs.config(kind, {**TWO, "cache_gb": gigabytes}))
         counts[gigabytes] = len(opened), len(set(opened))
     assert shown[0.0]["losses"] == shown[0.1]["losses"]
     assert counts[0.1][0] == counts[0.1][1] < counts[0.0][0]
@@ -639,7 +641,7 @@ def test_probe_every_and_probe_dataset(runs):
     found = {}
     for every, classes in ((1, 3), (2, 3), (1, 2)):
         folder = probed(runs, classes)
-        config = runs.config(PretrainConfig, {"probe_every": every, "probe_dataset": folder})
+        config = runs.config(PretrainConfig, {**TWO, "probe_every": every, "probe_dataset": folder})
         pretrain(config)
         lines = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
         found[every, classes] = [line for line in lines if line["kind"] == "probe"]
