@@ -12,7 +12,7 @@ import svfap
 from svfap.errors import UserError
 from svfap.files import write_atomically
 
-FULL_NAMES = {"yunet": "YuNet", "haar": "OpenCV's Haar cascade"}
+FULL_NAMES = {"yunet": "YuNet", "centerface": "CenterFace", "haar": "OpenCV's Haar cascade"}
 FITTED = {
     "squash": "resized to the model's square input whatever its proportions",
     "centre": "its centre square scaled to the model's input",
