@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 
 from svfap.errors import UserError
 from svfap.faces.boxes import overlap
 from svfap.faces.crop import crop_face
-from svfap.faces.detect import Detector, Pixels
+from svfap.faces.detect import Detector, Face, Pixels
 from svfap.predict.predictor import Predictor
 from svfap.predict.windows import Box
 
 LEAST_OVERLAP = 0.2  # of a face's box with the one before, as intersection over union
 LOST_S = 1.0  # a face that is not seen for longer is a new one
 HOP_S = 0.5  # from one window of a face to the next
+SEARCHED_PX = 320  # longer side of the picture that faces are searched in
+SMOOTHING = 0.5  # share of the box before in a face's box
 USUAL_FPS = 25.0  # of a model that does not say its rate
 
 
@@ -41,7 +44,8 @@ class _Track:
 
 
 class LivePredictor:
-    """Reads pictures as they come, at whatever rate. Each picture is searched for faces, so nothing has to wait for later ones.
+    """Reads pictures as they come, at whatever rate. Each picture is searched for faces, so
+    nothing has to wait for later ones.
 
     predictor: of which model, detector and crop are used. A model of windows gets, for each frame of its clip, the picture that
     was nearest in time, and reads a face again after `HOP_S` seconds. Raises `UserError` for a predictor without a detector.
@@ -63,17 +67,33 @@ class LivePredictor:
     def __call__(self, picture: Pixels, time_s: float) -> list[LiveFace]:
         """The faces in an RGB picture (H, W, 3) uint8 at a time in seconds, which must increase; the largest first."""
         reader = self.predictor.reader
-        found = [face for face in self.detector.detect(picture) if max(face.box[2:]) >= reader.tracking.min_face_px]
+        found = [face for face in self._detected(picture) if max(face.box[2:]) >= reader.tracking.min_face_px]
         self._tracks = [track for track in self._tracks if time_s - track.seen_s <= LOST_S]
         tracks = self._matched([face.box for face in found], time_s)
         for face, track in zip(found, tracks, strict=True):
-            track.crops.append((time_s, crop_face(picture, face.box, reader.crop, face.landmarks)))
+            track.crops.append((time_s, crop_face(picture, track.box, reader.crop, face.landmarks)))
             while len(track.crops) > 1 and track.crops[1][0] <= time_s + self._offsets[0]:
                 track.crops.popleft()
         self._read([track for track in tracks if self._is_due(track, time_s)], time_s)
         return [
-            LiveFace(track.number, face.box, face.confidence, track.values)
+            LiveFace(track.number, track.box, face.confidence, track.values)
             for face, track in zip(found, tracks, strict=True)
+        ]
+
+    def _detected(self, picture: Pixels) -> list[Face]:
+        """The faces of a picture, searched in a smaller one, which takes a quarter of the time."""
+        scale = min(SEARCHED_PX / max(picture.shape[:2]), 1.0)
+        if scale == 1:
+            return self.detector.detect(picture)
+        size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
+        faces = self.detector.detect(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+        return [
+            Face(
+                (face.box[0] / scale, face.box[1] / scale, face.box[2] / scale, face.box[3] / scale),
+                face.confidence,
+                None if face.landmarks is None else face.landmarks / np.float32(scale),
+            )
+            for face in faces
         ]
 
     def _matched(self, boxes: list[Box], time_s: float) -> list[_Track]:
@@ -90,7 +110,9 @@ class LivePredictor:
                 self._num_tracks += 1
                 track = tracks[row] = _Track(self._num_tracks, box, time_s)
                 self._tracks.append(track)
-            track.box, track.seen_s = box, time_s
+            old = track.box
+            track.box = tuple(SMOOTHING * a + (1 - SMOOTHING) * b for a, b in zip(old, box, strict=True))  # type: ignore[assignment]
+            track.seen_s = time_s
         return [track for track in tracks if track is not None]
 
     def _is_due(self, track: _Track, time_s: float) -> bool:
