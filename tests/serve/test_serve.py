@@ -6,8 +6,6 @@ import json
 import time
 
 import pytest
-
-pytest.importorskip("fastapi_offline")
 from fastapi.testclient import TestClient
 
 from svfap.serve.api import make_app

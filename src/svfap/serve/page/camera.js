@@ -1,7 +1,7 @@
 // The camera: its pictures go to the server one at a time, each when the one before has been answered, so that none waits.
 import { problem, text } from "/static/app.js";
 
-const LONGER_SIDE = 640, QUALITY = 0.8, RATE_OVER_MS = 2000;
+const LONGER_SIDE = 640, QUALITY = 0.8, RATE_OVER_MS = 2000, TEXT_PX = 13;  // of the page
 const COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999"];
 const $ = id => document.getElementById(id);
 const video = $("camera-video"), labels = $("camera-labels");
@@ -68,9 +68,9 @@ function show(mine, { faces, size }) {
   }
   Object.assign(labels, { width: size[0], height: size[1] });
   const pen = labels.getContext("2d");
-  pen.font = `600 ${Math.max(13, size[1] / 30)}px system-ui, sans-serif`;
-  pen.lineWidth = Math.max(2, size[0] / 250);
-  const height = Math.max(13, size[1] / 30) * 1.25;
+  const zoom = size[0] / Math.max(labels.clientWidth, 1), font = TEXT_PX * zoom, height = 1.25 * font;
+  pen.font = `600 ${font}px system-ui, sans-serif`;
+  pen.lineWidth = 2 * zoom;
   for (const face of faces) {
     const [x, y, w, h] = face.box, color = COLORS[(face.track - 1) % COLORS.length];
     pen.strokeStyle = color;
