@@ -42,11 +42,17 @@ from .packing.pack import Packed as Packed
 from .packing.pack import pack as pack
 from .predict.config import PredictConfig as PredictConfig
 from .predict.config import ReconstructConfig as ReconstructConfig
+from .predict.config import RefineSettings as RefineSettings
+from .predict.config import TableConfig as TableConfig
+from .predict.finish import finish_table as finish_table
 from .predict.predict import Predictions as Predictions
 from .predict.predict import predict_videos as predict_videos
 from .predict.predictor import Predictor as Predictor
 from .predict.reconstruct import Reconstruction as Reconstruction
 from .predict.reconstruct import reconstruct as reconstruct
+from .predict.refine import refine as refine
+from .predict.summary import summarize as summarize
+from .predict.table import write_table as write_table
 from .probe.config import ProbeConfig as ProbeConfig
 from .probe.probe import Probed as Probed
 from .probe.probe import probe_model as probe_model

@@ -182,10 +182,10 @@ def is_being_written(target: Path) -> bool:
     return False
 
 
-def file_digest(file: Path) -> str:
-    """Digest of a file's content: 16 hexadecimal digits."""
+def file_digest(file: Path, digits: int = 16) -> str:
+    """The first hexadecimal digits, of 64, of the SHA-256 of a file's content."""
     with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(content, "sha256").hexdigest()[:digits]
 
 
 def printable(name: object) -> str:

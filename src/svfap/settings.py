@@ -20,6 +20,7 @@ HUB_TIMEOUT_S, HUB_PREFIX = 5.0, "hf://"
 EXPORT_SUFFIX = ".onnx"  # of the files of `svfap export`
 MAX_FPS = 1000.0
 Fps = float | Literal["own"] | None
+Hop = float | Literal["auto"] | None
 Paths = list[str] | Path | None  # one path, or several, which may have weights; see `svfap.weighted`
 # Settings that may name packed data (`svfap pack`) at a URL.
 PACKED = ("manifest", "dataset", "val_manifest", "test_manifest", "probe_dataset", "pretrain_dataset")
@@ -287,13 +288,14 @@ def require_positive(config: Any, *names: str) -> None:
 def require_rate(config: Any, *names: str) -> None:
     """Raise `UserError` for a field that is given and is no number of pictures per second."""
     what = f"above 0 and at most {MAX_FPS:g} pictures per second"
-    _require(config, names, lambda value: value == "own" or 0 < value <= MAX_FPS, what, "g")
+    _require(config, names, lambda value: 0 < value <= MAX_FPS, what, "g")
 
 
 def _require(config: Any, names: Sequence[str], holds: Callable[[Any], bool], what: str, form: str = "") -> None:
+    """Texts among the values are choices such as `own`, which were checked."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not holds(value):
+        if value is not None and not isinstance(value, str) and not holds(value):
             raise UserError(f"{name}={value:{form}}: must be {what}")
 
 

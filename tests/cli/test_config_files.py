@@ -51,7 +51,7 @@ def test_all_errors_of_a_file_are_told_at_once(fails):
 
 def test_other_verbs_tell_them_as_well(fails):
     assert fails("hop_s: [1]\nresme: true\n", "predict", "a.mp4", "--model", "m") == (
-        "FILE: --hop_s: Expected a number or null. Got value: [1]; resme is no setting. Did you mean 'resume'?"
+        "FILE: --hop_s: Expected a number, auto or null. Got value: [1]; resme is no setting. Did you mean 'resume'?"
     )
 
 
@@ -108,7 +108,10 @@ def test_a_missing_file_and_an_empty_one(tmp_path, capsys, fails):
     [
         (["predict", "a.mp4", "--model", "m", "--batch_size", "0"], "--batch_size=0: must be at least 1"),
         (["predict", "a.mp4", "--model", "m", "--out", "a.xls"], "--out=a.xls: the suffix must be one of .csv"),
-        (["predict", "a.mp4", "--model", "m", "--hop_s", "x"], "--hop_s: Expected a number or null. Got value: x"),
+        (
+            ["predict", "a.mp4", "--model", "m", "--hop_s", "x"],
+            "--hop_s: Expected a number, auto or null. Got value: x",
+        ),
         (
             ["finetune", "--task", "regresion", "--out", "o"],
             "--task: Expected one of classification, regression or null",

@@ -37,7 +37,7 @@ def videos(tmp_path_factory) -> Path:
 def predict(video: Path, frame_rate: float | None, faces: Any = "none", **settings: Any) -> pd.DataFrame:
     more = {name: settings.pop(name) for name in ("face_crop",) if name in settings}
     net = model(sampling_stride=STRIDE, frame_rate=frame_rate, **more)
-    return Predictor(net, "cpu", "fp32", faces=faces, **settings)(video)
+    return Predictor(net, "cpu", "fp32", faces=faces, **{"hop_s": None, **settings})(video)
 
 
 def spans(table: pd.DataFrame) -> np.ndarray:

@@ -38,10 +38,13 @@ COLUMNS = [
     "track",
     "start_s",
     "end_s",
+    "first_frame",
+    "last_frame",
     "box_x",
     "box_y",
     "box_w",
     "box_h",
+    "label",
     *[f"prob_{n}" for n in LABELS],
     "confidence",
 ]
@@ -49,7 +52,7 @@ STILL = [[(30, 20)]] * 50
 
 
 def predict(net=None, **kwargs) -> Predictor:
-    return Predictor(net or model(), "cpu", "fp32", **{"faces": Spots(), **kwargs})
+    return Predictor(net or model(), "cpu", "fp32", **{"faces": Spots(), "hop_s": None, **kwargs})
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +184,11 @@ def test_rows_are_the_model_on_the_crops_of_each_track(one, hop_s, hop, batch_si
     assert list(table.columns) == COLUMNS
     expected = expected_of(one, net, hop, crop)
     assert len(expected) >= 4
-    np.testing.assert_allclose(table.to_numpy(float), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        table.drop(columns=["first_frame", "last_frame", "label"]).to_numpy(float), expected, atol=1e-4
+    )
+    np.testing.assert_allclose(table["first_frame"] / 25, table["start_s"], atol=1e-6)
+    np.testing.assert_allclose((table["last_frame"] + 1) / 25, table["end_s"], atol=1e-6)
     assert table["track"].tolist() == sorted(table["track"])
     first = table.iloc[0]  # the face moves by half a pixel a frame, from x = 10 on
     assert first[["box_x", "box_y", "box_w", "box_h"]].tolist() == pytest.approx([10 + 4, 20, SIDE, SIDE], abs=1.5)
@@ -224,7 +231,7 @@ def test_videos_come_in_order_and_their_rows_do_not_depend_on_each_other(folder,
 @pytest.mark.slow
 def test_memory_does_not_grow_with_length(monkeypatch):
     class Endless:
-        fps, num_frames = 25.0, None
+        fps, num_frames, picture_of = 25.0, None, range(10_000)
 
         def __init__(self, length: int) -> None:
             self.length = length

@@ -48,12 +48,22 @@ def test_columns_are_those_of_each_head_alone(video):
     """With a frame-level head there is a row per frame; the values of the other head are those of the window."""
     made = model(MOOD, COURSE)
     table = Predictor(made, "cpu", "fp32", faces="none")(video)
-    assert list(table) == ["start_s", "end_s", "mood/prob_joy", "mood/prob_anger", "mood/prob_calm", "course/valence"]
+    assert list(table) == [
+        "start_s",
+        "end_s",
+        "first_frame",
+        "last_frame",
+        "mood/label",
+        "mood/prob_joy",
+        "mood/prob_anger",
+        "mood/prob_calm",
+        "course/valence",
+    ]
     assert len(table) == 40
     parts = tables_of_heads(table)
     frames = Predictor(made.of_head("course"), "cpu", "fp32", faces="none")(video)
     pd.testing.assert_frame_equal(parts["course"], frames, atol=1e-5)
-    windows = Predictor(made.of_head("mood"), "cpu", "fp32", faces="none")(video)
+    windows = Predictor(made.of_head("mood"), "cpu", "fp32", None, faces="none")(video)
     probabilities = parts["mood"].filter(like="prob_")
     assert list(probabilities) == list(windows.filter(like="prob_"))
     size = made.config.num_frames

@@ -116,7 +116,7 @@ def test_a_complete_table_is_replaced_only_on_request(folder, tmp_path, config, 
     assert not (tmp_path / f".{out.name}.lock").exists()
     for videos, more, message in (
         (["a.mp4", "b.mp4"], {}, r"is complete, and was made of other videos, without .*a\.mp4"),
-        (["b.mp4"], {"hop_s": 0.2}, r"was made with other settings \(hop_s: None then, 0.2 now\)"),
+        (["b.mp4"], {"hop_s": 0.2}, r"was made with other settings \(hop_s: auto then, 0.2 now\)"),
     ):
         with pytest.raises(UserError, match=message):
             predict_videos([folder / name for name in videos], config(out=out, resume=True, **more))
@@ -256,7 +256,8 @@ def test_a_table_says_how_it_was_made(folder, tmp_path, config):
         f"{about['weights']}) in windows of 16 frames, consecutive frames at 25 frames per second (0.64 s), starting every "
         "0.2 s. The last window of a face ends at its last frame and may overlap the one before. "
         "Faces were detected with spots, tracked, and cut out as squares with a margin of 50% of the face box on every "
-        "side (32 px; beyond the picture's edge filled with grey). Faces smaller than 32 px were left out."
+        "side (32 px; beyond the picture's edge filled with grey). Faces smaller than 32 px were left out. "
+        "2 videos were given; 1 of them could not be read, or not to the end."
     )
     assert about["methods"] == sentence
     page = (tmp_path / "p.html").read_text("utf-8")
@@ -270,13 +271,14 @@ def test_a_table_says_how_it_was_made(folder, tmp_path, config):
 
 def test_without_faces_and_at_several_rates(folder, tmp_path, config):
     slow = film(tmp_path / "slow.mp4", frames([[]] * 20), ticks=[2 * i for i in range(20)])
-    done = predict_videos([folder / "a.mp4", slow], config(out=tmp_path / "t.json", faces="none"))
+    done = predict_videos([folder / "a.mp4", slow], config(out=tmp_path / "t.json", faces="none", hop_s=None))
     about = made(done)
     assert (about["crop"], about["tracking"], about["detector"]) == ({}, {}, "")
     assert about["methods"].endswith(
         "in windows of 16 frames, consecutive frames at 12.5 to 25 frames per second (0.64 to 1.28 s), one after another. "
         "The last window of a face ends at its last frame and may overlap the one before. "
-        "Each whole picture was used as a face, resized to the model's square input whatever its proportions."
+        "Each whole picture was used as a face, resized to the model's square input whatever its proportions. "
+        "2 videos were given."
     )
 
 
@@ -297,7 +299,9 @@ def test_of_a_picture_no_frame_rate_is_said(folder, tmp_path, config):
     assert not {"Window", "Hop", "Frames per second"} & set(
         re.findall(r'<th scope="row">(.*?)</th>', (tmp_path / "p.html").read_text("utf-8"))
     )
-    both = made(predict_videos([tmp_path / "face.png", folder / "a.mp4"], config(out=tmp_path / "both.csv")))
+    both = made(
+        predict_videos([tmp_path / "face.png", folder / "a.mp4"], config(out=tmp_path / "both.csv", hop_s=None))
+    )
     assert "(0.64 s), one after another and in single pictures. The last window" in both["methods"]
     assert predict_videos(tmp_path / "face.png", config(out=tmp_path / "t.csv", resume=True)).was_complete
 
@@ -321,7 +325,7 @@ def test_a_pause_of_the_recorder_is_a_gap(pause_s, faces, tracks, pieces, tmp_pa
     """72 pictures at 25 per second, a pause, 72 pictures: no row covers the pause, and the page shows two pieces or faces."""
     ticks = [i + (i >= 72) * round(25 * pause_s) for i in range(144)]
     video = film(tmp_path / "pause.mkv", frames([[(30, 20)]] * 144), ticks=ticks)
-    done = predict_videos(video, config(out=None, faces=faces, report=tmp_path / "p.html"))
+    done = predict_videos(video, config(out=None, faces=faces, hop_s=None, report=tmp_path / "p.html"))
     spans = done.table[["start_s", "end_s"]].to_numpy()
     assert len(spans) == 2 * 5
     assert spans[:5].max() == pytest.approx(2.88, abs=0.03)

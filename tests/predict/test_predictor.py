@@ -49,6 +49,9 @@ def pictures(number: int, height: int = 32, width: int = 44) -> list[np.ndarray]
     return [np.stack([127 + 120 * channel for channel in wave], axis=-1).astype(np.uint8) for wave in waves]
 
 
+START = ["start_s", "end_s", "first_frame", "last_frame"]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("inference")
@@ -157,7 +160,8 @@ def test_rows_are_the_model_on_the_same_windows(video, kwargs, hop_s, hop, batch
     net = model(**kwargs)
     table = Predictor(net, "cpu", "fp32", hop_s, batch_size, faces="none")(video)
     windows = window_indices(50, 16, net.config.sampling_stride, hop)
-    assert list(table.columns) == ["start_s", "end_s", "prob_joy", "prob_anger", "prob_calm"]
+    assert list(table.columns) == [*START, "label", "prob_joy", "prob_anger", "prob_calm"]
+    assert table["label"].tolist() == [LABELS[k] for k in table.filter(like="prob_").to_numpy().argmax(axis=1)]
     np.testing.assert_allclose(table["start_s"], windows[:, 0] / 25, atol=1e-6)
     np.testing.assert_allclose(table["end_s"], (windows[:, -1] + 1) / 25, atol=1e-6)
     probabilities = table.filter(like="prob_").to_numpy()
@@ -187,15 +191,18 @@ def test_rows_come_while_the_video_is_still_being_decoded(video, monkeypatch):
 
 
 def test_half_precision_is_close(video):
-    whole, half = (Predictor(model(), "cpu", precision, faces="none")(video) for precision in ("fp32", "bf16"))
+    whole, half = (
+        Predictor(model(), "cpu", precision, faces="none")(video).drop(columns="label")
+        for precision in ("fp32", "bf16")
+    )
     np.testing.assert_allclose(half, whole, atol=0.03)
     assert not np.array_equal(half, whole)
 
 
 def test_regression_has_a_column_for_each_dimension(video):
     net = model("regression", label_names=("valence", "arousal"), output_activation="tanh")
-    table = Predictor(net, "cpu", "fp32", faces="none")(video)
-    assert list(table.columns) == ["start_s", "end_s", "valence", "arousal"]
+    table = Predictor(net, "cpu", "fp32", None, faces="none")(video)
+    assert list(table.columns) == [*START, "valence", "arousal"]
     expected = direct(net, video, window_indices(50, 16, 1, 16))
     np.testing.assert_allclose(table[["valence", "arousal"]], expected, atol=1e-5)
     assert table[["valence", "arousal"]].abs().to_numpy().max() <= 1
@@ -203,7 +210,7 @@ def test_regression_has_a_column_for_each_dimension(video):
 
 def test_a_model_without_names_numbers_its_outputs(short):
     table = Predictor(model(label_names=(), num_outputs=2), "cpu", faces="none")(short)
-    assert list(table.columns) == ["start_s", "end_s", "prob_output_0", "prob_output_1"]
+    assert list(table.columns) == [*START, "label", "prob_output_0", "prob_output_1"]
 
 
 @pytest.mark.parametrize(("stride", "hop_s"), [(1, None), (1, 0.2), (3, None), (3, 0.4), (2, 0.04)])

@@ -29,6 +29,8 @@ def run(config: PredictConfig, videos: list[str]) -> int:
         say(f"table: {done.out}; how it was made: {done.about}")
     for video in done.videos:
         _say_video(done, video)
+    if done.summary is not None:
+        say(f"summary: {done.summary}")
     for report in done.reports.values():
         say(f"report: {report}")
     for error in done.failures.values():

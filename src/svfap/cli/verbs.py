@@ -117,8 +117,8 @@ VERBS: dict[str, Command] = {
         (
             Positional(
                 "videos",
-                "videos, images, folders of videos or of frames, manifests (.csv, .txt) of whole videos, webcam numbers, "
-                "addresses of streams",
+                "videos, images, folders of videos or of frames, patterns such as 'videos/*.mp4', manifests (.csv, .txt) of "
+                "whole videos, webcam numbers, addresses of streams",
                 "+",
             ),
         ),
@@ -133,6 +133,19 @@ VERBS: dict[str, Command] = {
         "Serve predictions over HTTP: submit a video or its address, stream or poll rows, fetch results. /docs describes it.",
         "svfap serve --port 8000 --folder /data/svfap_jobs",
         "svfap.serve.config:ServeConfig",
+    ),
+    "table": Command(
+        "Write a table of predictions anew: people named, values smoothed, a baseline subtracted, numbers rounded; as a table, "
+        "for Excel, as tiers for ELAN, as WebVTT captions, or as a summary. The table itself is not changed.",
+        "svfap table predictions.csv --smooth_s 1 --decimals 3 --out smooth.xlsx --summary summary.csv",
+        "svfap.predict.config:TableConfig",
+        (Positional("table", "table of `svfap predict`", type=Path),),
+    ),
+    "methods": Command(
+        "Print sentences for a methods section: how a table of predictions was made.",
+        "svfap methods predictions.csv",
+        "svfap.predict.config:MethodsConfig",
+        (Positional("file", "table of `svfap predict` or `svfap table`, or the NAME.about.json beside it", type=Path),),
     ),
     "extract": Command(
         "Extract features: a vector for each window, time step or video, as a table.",

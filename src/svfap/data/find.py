@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -64,6 +65,18 @@ def walk(folder: Path, within: Path | None = None) -> Iterator[tuple[Path, list[
 
 def _contains(folder: str, other: str) -> bool:
     return os.path.commonpath([folder, other]) == folder
+
+
+def matching(pattern: str | Path) -> list[str]:
+    """The files and folders that a pattern with *, ? or [ matches, sorted; ** stands for folders at any depth.
+
+    Empty for a name without these, and for what exists under this very name. Raises `UserError` if nothing matches.
+    """
+    if not glob.has_magic(str(pattern)) or on_disk(Path(pattern)).exists():
+        return []
+    if not (found := sorted(glob.glob(str(pattern), recursive=True))):
+        raise UserError(f"{printable(pattern)}: no file matches this pattern")
+    return found
 
 
 def same_text(name: str) -> str:

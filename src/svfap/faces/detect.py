@@ -94,6 +94,7 @@ class YuNet:
     """
 
     name = "yunet"
+    gives_landmarks = True
 
     def __init__(self, model: str | Path, longer_side_px: int = 640, min_confidence: float = 0.7) -> None:
         self.longer_side_px = longer_side_px

@@ -10,7 +10,7 @@ from typing import Any
 
 import svfap
 from svfap.errors import UserError
-from svfap.files import write_atomically
+from svfap.files import file_digest, printable, write_atomically
 
 FULL_NAMES = {"yunet": "YuNet", "centerface": "CenterFace", "haar": "OpenCV's Haar cascade"}
 FITTED = {
@@ -28,8 +28,9 @@ class About:
         window_frames, window_stride: frames of a window, and frames of the clock from one of them to the next.
         crop, tracking: `FaceCropConfig` and `TrackConfig` as dicts, detector: its name; empty if the whole picture was used.
         settings: those of `PredictConfig` that decide the results, as given; None: the default.
-        videos: all that were given. rates: video -> frames per second that were used of it, except of single pictures.
-        failures: video -> why it is missing or incomplete.
+        videos: all that were given. rates: video -> frames per second that were used of it, except of single pictures. hops: of
+            these, seconds from the start of a window to the next. digests: of those that are files, SHA-256 of their bytes.
+        failures: video -> why it is missing or incomplete. refined: what was done to the table, `svfap.predict.refine.steps`.
         reads: what the model's outputs are about; meanings: of its outputs, as far as the model says.
         frame_fit: how whole pictures that are not square become so, as in `ModelConfig`.
         date: when it was complete, in UTC, as ISO 8601. svfap: the version.
@@ -45,8 +46,11 @@ class About:
     settings: dict[str, Any]
     videos: list[str]
     rates: dict[str, float]
+    hops: dict[str, float]
+    digests: dict[str, str]
     failures: dict[str, str]
     date: str
+    refined: list[dict[str, Any]] = field(default_factory=list)
     reads: str = "affect"
     meanings: dict[str, str] = field(default_factory=dict)
     frame_fit: str = "squash"
@@ -70,13 +74,21 @@ class About:
     @property
     def _hop_s(self) -> str | None:
         """Seconds from the start of a window to the next, which are whole frames; None: windows follow each other."""
-        from svfap.predict.windows import frames_of_hop
-
-        hop_s = self.settings.get("hop_s")
-        return None if hop_s is None else _range(frames_of_hop(hop_s, rate) / rate for rate in self.rates.values())
+        window = self.window_frames * self.window_stride
+        follow = all(round(hop_s * self.rates[name]) == window for name, hop_s in self.hops.items())
+        return None if follow else _range(self.hops.values())
 
     def methods(self) -> str:
         """Sentences for a methods section."""
+        from svfap.predict.refine import in_words
+
+        number = len(self.videos)
+        failed = f"; {len(self.failures)} of them could not be read, or not to the end" if self.failures else ""
+        videos = f"{number} video{'s were' if number != 1 else ' was'} given{failed}."
+        return " ".join([self._predicted(), *map(in_words, self.refined), videos])
+
+    def _predicted(self) -> str:
+        """How the table was made, as it was computed."""
         every = "consecutive frames" if self.window_stride == 1 else f"every {_ordinal(self.window_stride)} frame"
         windows = f"windows of {self.window_frames} frames, {every} at {self._frames_per_s} frames per second"
         step = "one after another" if self._hop_s is None else f"starting every {self._hop_s} s"
@@ -142,9 +154,36 @@ def read_about(out: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text("utf-8"))
-        return {"settings": dict(content["settings"]), "videos": list(content["videos"])}
+        return {
+            "settings": dict(content["settings"]),
+            "videos": list(content["videos"]),
+            "refined": list(content.get("refined", [])),
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: does not say how a table was made ({error}); delete it") from None
+
+
+def methods_of(file: Path) -> str:
+    """The sentences in the file about a table, or in that beside the table itself. Raises `UserError`."""
+    about = file if file.name.endswith(".about.json") else about_of(file)
+    try:
+        return str(json.loads(about.read_text("utf-8"))["methods"])
+    except FileNotFoundError:
+        raise UserError(f"{about}: no such file; `svfap predict` writes it beside a table") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{about}: does not say how a table was made ({error!r})") from None
+
+
+def write_refined_about(source: Path, out: Path, done: dict[str, Any]) -> Path:
+    """Write how a table was made from another one, by what was `done` to it: what the file beside that says, and this."""
+    from svfap.predict.refine import in_words
+
+    before = json.loads(about_of(source).read_text("utf-8")) if about_of(source).exists() else {}
+    content = {**before, "refined": [*before.get("refined", []), *([done] if done else [])]}
+    content |= {"table": printable(source), "table_sha256": file_digest(source, 64)}
+    content["methods"] = " ".join(filter(None, [before.get("methods", ""), in_words(done)]))
+    write_atomically(about_of(out), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return about_of(out)
 
 
 def _range(values: Iterable[float]) -> str:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from svfap.errors import UserError
-from svfap.predict.table import PROBABILITY, TIMES, value_columns, value_name
+from svfap.predict.table import PROBABILITY, TIMES, by_face, value_columns, value_name
 from svfap.predict.timeline import Timeline
 from svfap.view.figures.base import PALETTE, legend_name, new_figure, styled
 
@@ -46,10 +46,11 @@ def timeline(table: pd.DataFrame, title: str = "") -> Figure:
     probable = columns[0].startswith(PROBABILITY)
     tracks = {"": table}
     if "track" in table:
-        shown = sorted(table["track"].value_counts().index[:MAX_TRACKS])
-        tracks = {f"Face {track}": table[table["track"] == track] for track in shown}
-        if (left_out := table["track"].nunique() - len(shown)) > 0:
-            title = f"{title} ({len(shown)} faces with most rows; {left_out} more are in the table)".strip()
+        faces = list(by_face(table.sort_values("track", kind="stable")))
+        most = sorted(range(len(faces)), key=lambda k: -len(faces[k][1]))[:MAX_TRACKS]
+        tracks = dict(faces[k] for k in sorted(most))
+        if (left_out := len(faces) - len(tracks)) > 0:
+            title = f"{title} ({len(tracks)} faces with most rows; {left_out} more are in the table)".strip()
 
     timelines = {name: Timeline.of_table(rows, columns) for name, rows in tracks.items()}
     if all(line.is_still for line in timelines.values()):

@@ -18,7 +18,7 @@ from svfap.files import write_atomically
 from svfap.predict.about import About
 from svfap.predict.figure import label_colors
 from svfap.predict.pictures import cut_pictures
-from svfap.predict.table import BOX, PROBABILITY, TIMES, value_columns, value_name
+from svfap.predict.table import BOX, PROBABILITY, TIMES, by_face, value_columns, value_name
 from svfap.predict.timeline import AffectChange, Timeline, shares, spread, strongest_changes
 from svfap.predict.windows import Box
 from svfap.view.page import data_uri, package_text, render
@@ -140,19 +140,17 @@ def _checked(table: pd.DataFrame) -> list[str]:
 def _faces(rows: pd.DataFrame, columns: list[str], video: str) -> list[_Face]:
     """The tracks of a video in order of appearance, without those that have no value at all."""
     rows = rows.sort_values("start_s", kind="stable")
-    tracks = rows.groupby("track", sort=False) if "track" in rows else [("", rows)]
     names, probabilities = [value_name(column) for column in columns], columns[0].startswith(PROBABILITY)
     faces: list[_Face] = []
-    for track, part in tracks:
+    for heading, part in by_face(rows):
         timeline = Timeline.of_table(part, columns)
         part = part.iloc[timeline.rows]
         if part.empty:
             continue
-        shown = f"{track:g}" if isinstance(track, float) else str(track)  # a column that had holes holds 1.0 for 1
         faces.append(
             _Face(
                 id=f"{video}-{len(faces) + 1}",
-                heading=f"Face {shown}" if "track" in rows else "Whole picture",
+                heading=heading,
                 timeline=timeline,
                 summary=(shares if probabilities else spread)(timeline, names).to_dict("records"),
                 changes=strongest_changes(timeline, NUM_CHANGES, probabilities),

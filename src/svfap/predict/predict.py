@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from svfap.console import progress_bar, say, track
-from svfap.data.find import missing, on_disk, walk
+from svfap.data.find import matching, missing, on_disk, walk
 from svfap.data.packed import is_there
 from svfap.data.sources import find_videos, read_sources
 from svfap.data.suffixes import PICTURE_SUFFIXES
@@ -24,8 +23,20 @@ from svfap.faces.config import CROP_FIELDS
 from svfap.files import MANIFEST_SUFFIXES, check_new, make_folder, only_writer, printable, remove_abandoned
 from svfap.predict.about import About, about_of, read_about, write_about
 from svfap.predict.config import PredictConfig
-from svfap.predict.source import is_live
-from svfap.predict.table import TableWriter, check_no_part, part_of, read_predictions, tables_of_heads, value_columns
+from svfap.predict.refine import refine, rounded, steps
+from svfap.predict.source import digest_of, is_live
+from svfap.predict.summary import summarize
+from svfap.predict.table import (
+    TableWriter,
+    check_no_part,
+    numbered,
+    part_of,
+    read_predictions,
+    require_excel,
+    tables_of_heads,
+    value_columns,
+    write_table,
+)
 from svfap.settings import check_same_settings, require_model
 
 if TYPE_CHECKING:
@@ -36,7 +47,7 @@ if TYPE_CHECKING:
 
 CLOCK_SETTINGS = ("hop_s", "fps", "frames_fps")
 # To resume a run; the digest of the model's weights is compared too.
-SAME_SETTINGS = ("model", "faces", *CROP_FIELDS, "detect_every", "min_face_px", *CLOCK_SETTINGS)
+SAME_SETTINGS = ("model", "faces", *CROP_FIELDS, "detect_every", "min_face_px", *CLOCK_SETTINGS, "landmarks")
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class Predictions:
         failures: video -> why it, or its overlay, could not be read or written to the end. Rows before that are kept.
         out: file of the table. about: file that says how it was made. timelines, overlays: video -> file, of several heads
             `video, head` -> timeline. reports: head -> file, '' of the only one. None or missing: not written.
-        was_complete: the table was complete before, and `resume` had nothing to do.
+        summary: file of the summary. was_complete: the table was complete before, and `resume` had nothing to do.
     """
 
     videos: tuple[str, ...]
@@ -62,6 +73,7 @@ class Predictions:
     overlays: dict[str, Path] = field(default_factory=dict)
     reports: dict[str, Path] = field(default_factory=dict)
     was_complete: bool = False
+    summary: Path | None = None
 
     @property
     def report(self) -> Path | None:
@@ -76,7 +88,7 @@ class Predictions:
     @property
     def written(self) -> list[Path]:
         """All files."""
-        first = [path for path in (self.out, self.about) if path is not None]
+        first = [path for path in (self.out, self.about, self.summary) if path is not None]
         return [*first, *self.reports.values(), *self.timelines.values(), *self.overlays.values()]
 
     def rows_of(self, video: str) -> pd.DataFrame:
@@ -119,7 +131,7 @@ def predict_videos(
                 _write_timelines(predictions, missing_alone=True)
             return predictions
         _check_videos(names, config)
-        for path in filter(None, (config.out, config.overlay, config.report)):
+        for path in filter(None, (config.out, config.overlay, config.report, config.summary)):
             make_folder(path.absolute().parent)
             locks.enter_context(only_writer(path))
             remove_abandoned(path)
@@ -135,6 +147,12 @@ def _predict(names: Sequence[str], config: PredictConfig, on_frame: OnFrame | No
     from svfap.weights.exported import fingerprint_of
 
     predictor = predictor_of(config)
+    whole: list[pd.DataFrame] = []
+
+    def refined(table: pd.DataFrame) -> pd.DataFrame:
+        whole.append(refine(table, replace(config, decimals=None)))
+        return rounded(whole[0], config.decimals)
+
     say_what_it_reads(config.model, predictor.config)
     if config.faces == "none":
         warn_of_whole_pictures(predictor.config, map(Path, names))
@@ -168,13 +186,19 @@ def _predict(names: Sequence[str], config: PredictConfig, on_frame: OnFrame | No
             about = _about(predictor, config, weights, writer)
             if config.out is not None:
                 write_about(config.out, about)
-            table = writer.finish()
+            table = writer.finish(refined if steps(config) else None)
+            if config.summary is not None:
+                summary = summarize(whole[0] if whole else table)
+                write_table(rounded(summary, config.decimals), config.summary)
     predictions = Predictions(tuple(names), table, failures, config.out, config.out and about_of(config.out))
+    predictions = replace(predictions, summary=config.summary)
     return _write_pictures(predictions, config, predictor.reader, about, boxes or {})
 
 
 def _videos_of(video: str | Path) -> list[str]:
     """The videos below a folder, at any depth, or in a manifest; else the name as given, such as of a folder of frames."""
+    if not is_live(video) and (matches := matching(video)):
+        return [name for each in matches for name in _videos_of(each)]
     path = on_disk(Path(video))
     if path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file():
         samples = read_sources(path).samples
@@ -203,6 +227,7 @@ def _check_videos(names: Sequence[str], config: PredictConfig) -> None:
     if names and not any(is_live(name) or is_there(Path(name)) for name in names):
         others = f" (nor any of the other {len(names) - 1})" if len(names) > 1 else ""
         raise UserError(f"{names[0]}: {missing(Path(names[0]))}{others}")
+    require_excel(config.out, config.summary)
     require_model(config.model)
 
 
@@ -216,7 +241,8 @@ def _check_same_run(out: Path, names: Sequence[str], config: PredictConfig) -> N
     if (about := read_about(out)) is None:
         return
     fix = "choose another --out, or --overwrite in place of --resume"
-    check_same_settings(out, about["settings"], _same_settings(config), fix)
+    before = {"landmarks": False, **about["settings"], "refined": about["refined"]}  # version 0.2 gave no landmarks
+    check_same_settings(out, before, {**_same_settings(config), "refined": _refined(config)}, fix)
     if others := [printable(name) for name in names if printable(name) not in about["videos"]]:
         raise UserError(f"{out}: is complete, and was made of other videos, without {others[0]}; {fix}")
 
@@ -225,7 +251,13 @@ def _same_settings(config: PredictConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in SAME_SETTINGS}
 
 
+def _refined(config: PredictConfig) -> list[dict[str, Any]]:
+    return [steps(config)] if steps(config) else []
+
+
 def _about(predictor: Predictor, config: PredictConfig, weights: str, writer: TableWriter) -> About:
+    from svfap.predict.windows import hop_frames
+
     reader, detector = predictor.reader, predictor.reader.detector
     return About(
         model=printable(config.model),
@@ -239,6 +271,9 @@ def _about(predictor: Predictor, config: PredictConfig, weights: str, writer: Ta
         detector="" if detector is None else detector.name,
         tracking={} if detector is None else asdict(reader.tracking),
         settings=_same_settings(config),
+        hops={name: hop_frames(predictor.config, config.hop_s, rate) / rate for name, rate in writer.rates.items()},
+        digests=writer.digests,
+        refined=_refined(config),
         videos=list(writer.ended),
         rates=writer.rates,
         failures={name: error for name, error in writer.ended.items() if error},
@@ -272,7 +307,7 @@ def _add_rows_of_processes(
                 if not isinstance(item, Ended):
                     writer.add(video, item)
                     continue
-                writer.end_video(video, item.error, item.fps)
+                writer.end_video(video, item.error, item.fps, item.digest)
                 if boxes is not None and item.boxes is not None:
                     boxes[video] = item.boxes
                 for text in item.messages:
@@ -326,7 +361,7 @@ def _add_rows(
                 if isinstance(item, dict):
                     writer.add(str(video), item)
                 else:
-                    writer.end_video(str(video), str(item or ""), rates.get(str(video)))
+                    writer.end_video(str(video), str(item or ""), rates.get(str(video)), digest_of(video))
         except KeyboardInterrupt:
             if not is_live(current):
                 raise
@@ -335,9 +370,8 @@ def _add_rows(
 
 def _suffixes(predictions: Predictions) -> Iterator[tuple[str, str]]:
     """(video, what its pictures have in their names after that of the table)."""
-    for number, video in enumerate(predictions.videos, 1):
-        stem = re.sub(r"[^\w.-]+", "_", Path(video).stem)
-        yield video, f"_{number}_{stem}" if len(predictions.videos) > 1 else ""
+    for video, path in numbered(Path("x"), predictions.videos).items():
+        yield video, path.name.removeprefix("x")
 
 
 def _write_timelines(predictions: Predictions, missing_alone: bool = False) -> None:

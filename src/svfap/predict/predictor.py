@@ -27,9 +27,9 @@ from svfap.model.perceiver import by_head
 from svfap.predict.config import PredictConfig
 from svfap.predict.reader import OnFaces, OnFrame, Reader, prefetched
 from svfap.predict.source import is_live
-from svfap.predict.table import BOX, PROBABILITY, TIMES
+from svfap.predict.table import BOX, FRAMES, LANDMARKS, NOT_VALUES, PROBABILITY, TIMES, label_columns
 from svfap.predict.windows import Window
-from svfap.settings import Fps
+from svfap.settings import Fps, Hop
 from svfap.shipped import shipped_folder
 from svfap.weights.described import require_names
 from svfap.weights.exported import ExportedModel, load_for_inference
@@ -37,7 +37,7 @@ from svfap.weights.exported import ExportedModel, load_for_inference
 # Of `PredictConfig`, as the arguments of a `Predictor`.
 SETTINGS = (
     *("device", "precision", "batch_size", "faces", "face_model", "timeout_s"),
-    *("hop_s", "fps", "frames_fps"),
+    *("hop_s", "fps", "frames_fps", "landmarks"),
 )
 Video = str | Path
 Row = dict[str, Any]
@@ -51,7 +51,8 @@ class Predictor:
     Args:
         model: a fine-tuned model, or what `svfap.load_model` takes, such as "movement"; or a file of `svfap export` (.onnx).
             It is moved to the device, except one from a file, and set to eval mode.
-        device, precision, hop_s, batch_size, face_model, timeout_s, fps, frames_fps: as in `PredictConfig`.
+        device, precision, hop_s, batch_size, face_model, timeout_s, fps, frames_fps, landmarks: as in
+            `PredictConfig`.
         faces: as in `PredictConfig`, or a `Detector`.
         crop: how faces are cut out, or some of margin, align and border, by name; default: as in the model's training.
             `size_px` is always the model's.
@@ -69,7 +70,7 @@ class Predictor:
         model: Model | ExportedModel | str | Path,
         device: str = "auto",
         precision: str = "auto",
-        hop_s: float | None = None,
+        hop_s: Hop = "auto",
         batch_size: int = 8,
         faces: Faces | Detector | None = None,
         face_model: str | Path | None = None,
@@ -78,6 +79,7 @@ class Predictor:
         timeout_s: float = 10.0,
         fps: Fps = None,
         frames_fps: float | None = None,
+        landmarks: bool = False,
     ) -> None:
         self.model = load_for_inference(model) if isinstance(model, str | Path) else model
         self.config = self.model.config
@@ -89,6 +91,9 @@ class Predictor:
         times: dict[str, Any] = {"hop_s": hop_s, "timeout_s": timeout_s, "fps": fps, "frames_fps": frames_fps}
         PredictConfig(out=None, batch_size=batch_size, **times)  # checks the values
         detector = detector_of(self.config, faces, face_model)
+        if landmarks and not getattr(detector, "gives_landmarks", False):
+            which = "with faces=none no faces are detected" if detector is None else f"{detector.name} gives none"
+            raise UserError(f"landmarks=True: {which}; use faces=yunet, which gives them")
         self.device = pick_device(device)
         self.dtype = PRECISIONS[pick_precision(precision, self.device)]
         self.batch_size = batch_size
@@ -99,18 +104,26 @@ class Predictor:
         self._shapes = self.config.outputs
         self._by_frame = any(shape.frame_level for shape in self._shapes.values())
         self.values = [prefixed(head, name) for head, shape in self._shapes.items() for name in _columns(shape)]
-        shown = ["track", *TIMES, *BOX, *self.values, "confidence"]
-        self.columns = [*TIMES, *self.values] if detector is None else shown
+        self._labels = label_columns(self.values)
+        if clash := sorted({*NOT_VALUES, *self._labels} & set(self.values)):
+            raise UserError(
+                f"the model has an output named {clash[0]}, which is another column of the table; rename it"
+            )
+        self._points = LANDMARKS if landmarks else []
+        values = [*self._labels, *self.values]
+        shown = ["track", *TIMES, *FRAMES, *BOX, *self._points, *values, "confidence"]
+        self.columns = [*TIMES, *FRAMES, *values] if detector is None else shown
 
     def __call__(self, video: Video) -> pd.DataFrame:
         """One row per window of every face (frame-level models: per sampled frame).
 
-        Columns: `track` (the face's number), `start_s`, `end_s` (of the window, seconds), `box_x`, `box_y`, `box_w`,
-        `box_h` (at the window's centre, pixels of the upright picture), `prob_<label>` for each label or the value of each
-        dimension, and `confidence` (the detector's, mean over the window). Columns of several heads begin with their names:
-        `<head>/prob_<label>`; if one is frame-level, there is a row per frame, in which the values of the others are those
-        of its window. With faces="none" there are no track, box and
-        confidence. Raises `VideoError` if the video cannot be read to its end.
+        Columns: `track` (the face's number), `start_s`, `end_s` (of the window, seconds), `first_frame`, `last_frame` (numbers of
+        its pictures in the file, from 0), `box_x`, `box_y`, `box_w`, `box_h` (at the window's centre, pixels of the upright
+        picture), with `landmarks` `right_eye_x` and so on, `label` (the most probable) and `prob_<label>` for each label, or
+        the value of each dimension, and `confidence` (the detector's, mean over the window). Columns of several heads
+        begin with their names: `<head>/prob_<label>`; if one is frame-level, there is a row per frame, in which the values of
+        the others are those of its window. With faces="none" there are no track, box and confidence. Raises `VideoError` if
+        the video cannot be read to its end.
         """
         return pd.DataFrame(self.stream(video), columns=self.columns)
 
@@ -174,16 +187,21 @@ class Predictor:
 
     def _rows_of(self, window: Window, output: np.ndarray) -> Iterator[Row]:
         """A row of the window, or of each of its frames that no earlier window had; output (K,) or (T, K)."""
-        box, confidence = window.box, window.confidence
+        box, points, confidence = window.box, window.landmarks, window.confidence
+        shown = window.pictures[[0, -1]]
         parts = output if self._by_frame else output[None]
         for part, (first, start_s, end_s) in zip(parts, window.spans(len(parts)), strict=False):
             if self._by_frame:
                 if not window.fresh[first]:
                     continue
-                box, confidence = window.boxes[first], window.confidences[first]
-            cells = (start_s, end_s, *part.tolist())
+                box, points, confidence = window.boxes[first], window.all_landmarks[first], window.confidences[first]
+                shown = window.pictures[[first, first]]
+            values = dict(zip(self.values, part.tolist(), strict=True))
+            labels = [names[max(names, key=values.__getitem__)] for names in self._labels.values()]
+            cells = (start_s, end_s, *shown.tolist(), *labels, *values.values())
             if self.reader.detector is not None:
-                cells = (window.track, start_s, end_s, *box, *part.tolist(), confidence)
+                places = [] if not self._points else [np.nan] * 10 if points is None else points.ravel().tolist()
+                cells = (window.track, *cells[:4], *box, *places, *cells[4:], confidence)
             yield dict(zip(self.columns, cells, strict=True))
 
 

@@ -27,19 +27,21 @@ from svfap.predict.config import PredictConfig
 from svfap.predict.overlay import write_overlay
 from svfap.predict.predictor import Predictor, Row, predictor_of
 from svfap.predict.reader import Reader
+from svfap.predict.source import digest_of
 
 
 class Ended(NamedTuple):
     """How a video ended.
 
     error: why it, or its end, could not be read; "" for none. fps: frames per second that were used of it; None: not known,
-    or a picture. messages: what is to be said. boxes: those of its faces, if they are asked for.
+    or a picture. messages: what is to be said. boxes: those of its faces, if they are asked for. digest: of the file.
     """
 
     error: str
     fps: float | None = None
     messages: Sequence[str] = ()
     boxes: FaceBoxes | None = None
+    digest: str = ""
 
 
 class Overlay(NamedTuple):
@@ -82,9 +84,12 @@ def predict_video(config: PredictConfig, folder: Path, with_boxes: bool, video: 
 
     listeners = (on_frame,) if boxes is None else (on_frame, lambda _, item: boxes.add(item))
     with keeping_messages() as messages, target.open("wb") as file:
-        for _, item in predictor.run([video], *listeners):
+        for _, result in predictor.run([video], *listeners):
             fps = rates[0] if rates else None
-            pickle.dump(item if isinstance(item, dict) else Ended(str(item or ""), fps, messages, boxes), file)
+            ended = (
+                None if isinstance(result, dict) else Ended(str(result or ""), fps, messages, boxes, digest_of(video))
+            )
+            pickle.dump(ended or result, file)
 
 
 def draw_in_processes(

@@ -18,7 +18,7 @@ from svfap.console import say
 from svfap.data.crops import fit_frames
 from svfap.data.manifest import Sample
 from svfap.data.rates import FRAMES_NOTE, Clock, states_no_rate
-from svfap.data.sample import frames_of, left_top
+from svfap.data.sample import frames_of, left_top, span_of
 from svfap.data.video import VideoError, VideoSource
 from svfap.errors import UserError
 from svfap.faces.config import FaceCropConfig, TrackConfig
@@ -29,7 +29,7 @@ from svfap.files import printable
 from svfap.model.config import ModelConfig
 from svfap.predict.source import LiveSource, is_live, open_source
 from svfap.predict.windows import Window, hop_frames, iter_windows, middle_indices, whole_pictures
-from svfap.settings import Fps
+from svfap.settings import Fps, Hop
 
 T = TypeVar("T")
 SAID_ONCE = " (said once for all files of this rate)"  # the end of a message that begins with the video's name
@@ -51,7 +51,7 @@ class Reader:
     """
 
     config: ModelConfig
-    hop_s: float | None
+    hop_s: Hop
     detector: Detector | None
     crop: FaceCropConfig
     tracking: TrackConfig
@@ -98,7 +98,8 @@ class Reader:
                 shape = (self.config.num_frames, self.config.sampling_stride, hop)
                 frame_s = 0.0 if total == 1 else 1 / fps
                 for window in iter_windows(tracked, *shape, self._crop, source.parted, frame_s):
-                    window = replace(window, end_s=min(window.end_s, end_s))
+                    pictures = self._picture_numbers(source, sample, window.pictures)
+                    window = replace(window, end_s=min(window.end_s, end_s), pictures=pictures)
                     yield window if sample is None or sample.box is None else _moved(window, *left_top(sample))
         if note := dropped.note(self.tracking.min_face_px):
             say(f"{printable(name)}: {note}")
@@ -156,6 +157,15 @@ class Reader:
             return whole_pictures(frames)
         return track_faces(frames, self.detector, self.tracking, fps, dropped)
 
+    def _picture_numbers(
+        self, source: VideoSource | LiveSource, sample: Sample | None, frames: np.ndarray
+    ) -> np.ndarray:
+        """Numbers, from 0, of the pictures of a video or stream that are shown at these frames of `frames(source, sample)`."""
+        if source.num_frames is None:
+            return np.array([source.picture_of[frame] for frame in frames.tolist()])
+        first = 0 if sample is None else span_of(source, sample, self.rate(source))[0]
+        return source.grid(self.rate(source)).picture_of[first + frames]
+
     def _crop(self, frame: np.ndarray, face: TrackedFace) -> np.ndarray:
         if self.detector is None:
             return fit_frames(frame[None], self.config.img_size, self.config.frame_fit)[0]
@@ -169,9 +179,11 @@ def _told(frames: Iterator[TrackedFrame], name: str, on_faces: OnFaces) -> Itera
 
 
 def _moved(window: Window, left: float, top: float) -> Window:
-    """The window with its boxes moved, from the part of the picture that was read to the whole."""
+    """The window with its boxes and landmarks moved, from the part of the picture that was read to the whole."""
     box, *boxes = [(x + left, y + top, w, h) for x, y, w, h in (window.box, *window.boxes)]
-    return replace(window, box=box, boxes=boxes)
+    places = [window.landmarks, *window.all_landmarks]
+    one, *all_landmarks = [None if points is None else points + np.array([left, top]) for points in places]
+    return replace(window, box=box, boxes=boxes, landmarks=one, all_landmarks=all_landmarks)
 
 
 def prefetched(items: Iterator[T], size: int) -> Generator[T, None, None]:

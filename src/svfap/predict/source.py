@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from array import array
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ import av
 from svfap.data.ffmpeg import Upright, packets_of, video_stream
 from svfap.data.timing import clock_rate, longest_step, steady
 from svfap.data.video import PICTURE_FPS, Pixels, VideoError, VideoSource, open_video
+from svfap.files import file_digest
 
 FASTEST_FPS = 240
 WEBCAMS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation"), "win32": ("video={}", "dshow")}
@@ -23,6 +25,13 @@ def is_live(video: str | Path) -> bool:
     """Whether this is a webcam's number ("0") or an address ("rtsp://…", "http://…"), and no existing file or folder."""
     name = str(video)
     return not Path(name).exists() and (name.isdecimal() or "://" in name)
+
+
+def digest_of(video: str | Path) -> str:
+    """SHA-256 of a video file's bytes, as `sha256sum` prints it; "" for what is no file, or cannot be read."""
+    with suppress(OSError):
+        return file_digest(Path(video), 64) if Path(video).is_file() else ""
+    return ""
 
 
 def open_source(
@@ -46,12 +55,16 @@ class StreamError(VideoError):
 
 
 class LiveSource:
-    """A webcam or stream, which can be read once, as pictures arrive. Raises `StreamError`."""
+    """A webcam or stream, which can be read once, as pictures arrive. Raises `StreamError`.
+
+    picture_of: of each frame that `steady_frames` has yielded the number of its picture, from 0; 8 bytes each.
+    """
 
     num_frames = None
 
     def __init__(self, name: str, timeout_s: float) -> None:
         self.name, self.timeout_s = name, timeout_s
+        self.picture_of = array("q")
         address, kind = name, None
         if name.isdecimal():
             pattern, kind = WEBCAMS.get(sys.platform, WEBCAMS["linux"])
@@ -79,9 +92,13 @@ class LiveSource:
 
         fps: repeat and leave out pictures for this rate, as `svfap.data.timing.steady`. Times increase. Raises `StreamError`.
         """
-        if fps is None or clock_rate(self.fps, fps) == self.fps:
-            return self._pictures()
-        return steady(self._pictures(), self.fps, fps)
+        numbered: Iterator[tuple[float, tuple[int, Pixels]]]
+        numbered = ((time_s, (number, picture)) for number, (time_s, picture) in enumerate(self._pictures()))
+        if fps is not None and clock_rate(self.fps, fps) != self.fps:
+            numbered = steady(numbered, self.fps, fps)
+        for time_s, (number, picture) in numbered:
+            self.picture_of.append(number)
+            yield time_s, picture
 
     def _pictures(self) -> Iterator[tuple[float, Pixels]]:
         first: float | None = None

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -15,17 +17,20 @@ import pandas as pd
 
 from svfap.errors import UserError
 from svfap.files import printable, write_atomically
+from svfap.metric_table import prefixed
 from svfap.settings import check_same_settings
 
 TIMES = ["start_s", "end_s"]  # of the window, in seconds from the first picture
+FRAMES = ["first_frame", "last_frame"]  # numbers, from 0, of the window's pictures in the file
 BOX = ["box_x", "box_y", "box_w", "box_h"]  # of the face at the window's centre, in pixels of the upright picture
+LANDMARKS = [  # of the face at the window's centre, in the same pixels; right is the person's right
+    f"{point}_{axis}" for point in ("right_eye", "left_eye", "nose", "right_mouth", "left_mouth") for axis in "xy"
+]
 PROBABILITY = "prob_"
-NOT_VALUES = {"video", "track", *TIMES, *BOX, "confidence"}
-
-WHOLE_FORMATS: dict[str, Callable[[pd.DataFrame], str | bytes]] = {
-    ".json": lambda table: table.to_json(orient="records", indent=2, double_precision=15),
-    ".parquet": lambda table: table.to_parquet(index=False),
-}
+LABEL = "label"  # the most probable, of several heads `<head>/label`
+PERSON = "person"  # the name that a user gives to a track
+EXCEL_ROWS = 1_048_576
+NOT_VALUES = {"video", "track", PERSON, *TIMES, *FRAMES, *BOX, *LANDMARKS, "confidence"}
 
 
 def value_columns(table: pd.DataFrame) -> list[str]:
@@ -39,6 +44,16 @@ def value_columns(table: pd.DataFrame) -> list[str]:
 def value_name(column: str) -> str:
     """The label or dimension that a column of predictions is for, after its head if there are several: `mood/happy`."""
     return column.removeprefix(PROBABILITY).replace(f"/{PROBABILITY}", "/", 1)
+
+
+def label_columns(values: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The columns of the most probable labels, with the columns of values that each is chosen from and their labels."""
+    found = {}
+    for head, columns in columns_by_head(values).items():
+        start = f"{head}/{PROBABILITY}" if head else PROBABILITY
+        if columns and all(name.startswith(start) for name in columns):
+            found[prefixed(head, LABEL)] = {name: name.removeprefix(start) for name in columns}
+    return found
 
 
 def columns_by_head(columns: Sequence[str]) -> dict[str, list[str]]:
@@ -57,11 +72,96 @@ def tables_of_heads(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     heads = columns_by_head(columns := value_columns(table))
     if "" in heads:
         return {"": table}
-    others = [name for name in table if name not in columns]
-    return {
-        head: table[[*others, *names]].rename(columns={name: name.partition("/")[2] for name in names})
-        for head, names in heads.items()
-    }
+    labels = label_columns(columns)
+    others = [name for name in table if name not in columns and name not in labels]
+    parts = {}
+    for head, names in heads.items():
+        own = [name for name in labels if name in table and name.startswith(f"{head}/")] + names
+        place = others.index("confidence") if "confidence" in others else len(others)
+        order = [*others[:place], *own, *others[place:]]
+        parts[head] = table[order].rename(columns={name: name.partition("/")[2] for name in own})
+    return parts
+
+
+def by_face(table: pd.DataFrame, merged: bool = True, across: bool = False) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of each face of each video, with its name: that of the person, else `Face 1`, or `Whole picture`.
+
+    merged: tracks of one person are one face; else each track by itself. across: also those of all videos.
+    """
+    if table.empty:
+        return
+    tracks = (
+        "Face " + table["track"].map("{:g}".format) if "track" in table else pd.Series("Whole picture", table.index)
+    )
+    people = table[PERSON].fillna("") if PERSON in table and merged else pd.Series("", table.index)
+    names = people.where(people != "", tracks)
+    videos = table["video"] if "video" in table else pd.Series("", table.index)
+    where = videos.where(people == "", "") if across else videos
+    for (_, _, name), rows in table.groupby([where, people, names], sort=False):
+        yield str(name), rows
+
+
+def numbered(path: Path, videos: Sequence[str]) -> dict[str, Path]:
+    """A file for each video: `path` of a single one, else NAME_1_video, NAME_2_video, …"""
+    stems = [re.sub(r"[^\w.-]+", "_", Path(video).stem) for video in videos]
+    names = [f"{path.stem}_{number}_{stem}{path.suffix}" for number, stem in enumerate(stems, 1)]
+    return {video: path.with_name(name) if len(videos) > 1 else path for video, name in zip(videos, names, strict=True)}
+
+
+def write_table(table: pd.DataFrame, path: Path, videos: Sequence[str] | None = None) -> list[Path]:
+    """Write a table of predictions in the format of the suffix, each file whole or not at all; returns the files.
+
+    .eaf (ELAN) and .vtt (WebVTT): one file per video, see `numbered`. videos: in this order; default: those of the table.
+    Raises `UserError`.
+    """
+    from svfap.predict.annotations import ANNOTATIONS
+
+    if (annotate := ANNOTATIONS.get(path.suffix)) is None:
+        write_atomically(path, FORMATS[path.suffix](table))
+        return [path]
+    names = list(dict.fromkeys(table["video"])) if videos is None else [printable(video) for video in videos]
+    files = numbered(path, names)
+    for video, file in files.items():
+        write_atomically(file, annotate(table[table["video"] == video], video, file))
+    return list(files.values())
+
+
+def require_excel(*paths: Path | None) -> None:
+    """Raise `UserError` if one of the files to write is .xlsx and the library for it is missing."""
+    if any(path is not None and path.suffix == ".xlsx" for path in paths) and find_spec("openpyxl") is None:
+        raise UserError("Excel files need openpyxl; pip install 'svfap[excel]', or write .csv")
+
+
+def _excel(table: pd.DataFrame) -> bytes:
+    """An Excel sheet; texts that begin with = are texts, no formulas."""
+    require_excel(Path("a.xlsx"))
+    if len(table) >= EXCEL_ROWS:
+        raise UserError(f"{len(table)} rows are more than an Excel sheet holds ({EXCEL_ROWS}); write .csv or .parquet")
+    from openpyxl.utils.exceptions import IllegalCharacterError
+
+    content = io.BytesIO()
+    try:
+        with pd.ExcelWriter(content, engine="openpyxl") as writer:
+            table.to_excel(writer, index=False, freeze_panes=(1, 0))
+            for row in writer.sheets["Sheet1"].iter_rows():
+                for cell in row:
+                    if cell.data_type == "f":
+                        cell.data_type = "s"
+    except IllegalCharacterError as error:
+        raise UserError(f"Excel files hold no control characters ({error}); write .csv") from None
+    return content.getvalue()
+
+
+WHOLE_FORMATS: dict[str, Callable[[pd.DataFrame], str | bytes]] = {
+    ".json": lambda table: table.to_json(orient="records", indent=2, double_precision=15),
+    ".parquet": lambda table: table.to_parquet(index=False),
+    ".xlsx": _excel,
+}
+FORMATS: dict[str, Callable[[pd.DataFrame], str | bytes]] = {
+    ".csv": lambda table: table.to_csv(index=False, lineterminator="\n"),
+    ".jsonl": lambda table: "".join(json.dumps(row) + "\n" for row in table.to_dict("records")),
+    **WHOLE_FORMATS,
+}
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
@@ -69,6 +169,9 @@ def read_predictions(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
+        if path.suffix == ".xlsx":
+            require_excel(path)
+            return _typed(pd.read_excel(path, dtype={"video": str, PERSON: str}, keep_default_na=False, na_values=[""]))
         if path.suffix == ".json":
             return _typed(pd.DataFrame(json.loads(path.read_text("utf-8"))))
         return _read_rows(path, path.suffix == ".csv")
@@ -118,12 +221,14 @@ class TableWriter:
     Attributes:
         ended: videos that were read to their end, or as far as they could be: printable name -> error, "" for none.
         rates: printable name -> frames per second that were used of it, as far as they are known.
+        digests: printable name -> SHA-256 of its file; not of what is no file.
     """
 
     def __init__(self, out: Path, columns: Sequence[str], settings: Mapping[str, Any], resume: bool = False) -> None:
         self.out, self.part, self.columns = out, part_of(out), list(columns)
         self.ended: dict[str, str] = {}
         self.rates: dict[str, float] = {}
+        self.digests: dict[str, str] = {}
         self._ends: dict[str, int] = {}  # size of the part when each video had ended, in that order
         self._log, self._is_csv = _log_of(out), out.suffix == ".csv"
         self._header = self._csv(self.columns).encode() if self._is_csv else b""
@@ -149,9 +254,10 @@ class TableWriter:
             self._file.write(line.encode())
             self._file.flush()
 
-    def end_video(self, video: str, error: str = "", fps: float | None = None) -> None:
-        """Record that all rows of this video are written. fps: frames per second that were used of it."""
-        line = {"video": printable(video), "size": self.part.stat().st_size, "error": printable(error), "fps": fps}
+    def end_video(self, video: str, error: str = "", fps: float | None = None, digest: str = "") -> None:
+        """Record that all rows of this video are written. fps: frames per second that were used of it. digest: of its file."""
+        size = self.part.stat().st_size
+        line = {"video": printable(video), "size": size, "error": printable(error), "fps": fps, "sha256": digest}
         self._note(line)
         with self._reporting(), open(self._log, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -161,14 +267,16 @@ class TableWriter:
         names = [name for name in map(printable, videos) if name in self.ended]
         self.ended = {name: self.ended[name] for name in names}
         self.rates = {name: self.rates[name] for name in names if name in self.rates}
+        self.digests = {name: self.digests[name] for name in names if name in self.digests}
 
-    def finish(self) -> pd.DataFrame:
-        """Put the complete table in place, and return it."""
+    def finish(self, refined: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> pd.DataFrame:
+        """Put the complete table in place, and return it. refined: what is done to it before."""
         self._file.close()
         whole = self.part if list(self.ended) == list(self._ends) else self._sorted()
         table = _read_rows(whole, self._is_csv, self.columns)
-        if (convert := WHOLE_FORMATS.get(self.out.suffix)) is not None:
-            write_atomically(self.out, convert(table))
+        if refined is not None or self.out.suffix in WHOLE_FORMATS:
+            table = table if refined is None else refined(table)
+            write_table(table, self.out)
             whole.unlink()
         else:
             with self._reporting():
@@ -222,6 +330,8 @@ class TableWriter:
         self._ends[line["video"]] = line["size"]
         if line.get("fps"):
             self.rates[line["video"]] = line["fps"]
+        if line.get("sha256"):
+            self.digests[line["video"]] = line["sha256"]
 
     def _csv(self, cells: Iterable[Any]) -> str:
         line = io.StringIO()
@@ -247,5 +357,11 @@ def _read_rows(path: Path, is_csv: bool, columns: list[str] | None = None) -> pd
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Exact numbers, and names of videos as text, even "0" and "NA"."""
-    return table.astype({name: "int64" if name == "track" else "float64" for name in table if name != "video"})
+    """Exact numbers, and names of videos, people and labels as text, even "0" and "NA"."""
+    whole, texts = {"track", *FRAMES}, {"video", PERSON, *label_columns(_value_names(table))}
+    return table.astype({name: "int64" if name in whole else "float64" for name in table if name not in texts})
+
+
+def _value_names(table: pd.DataFrame) -> list[str]:
+    """Names of the columns of values, whatever their types."""
+    return [str(name) for name in table if name not in NOT_VALUES and str(name).rpartition("/")[2] != LABEL]

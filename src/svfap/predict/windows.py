@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from svfap.faces.track import TrackedFace, TrackedFrame
 from svfap.model.config import ModelConfig
+from svfap.settings import Hop
 
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels of the frame
+USUAL_HOP_S = 0.5  # of models of windows
 
 
 @dataclass(frozen=True)
@@ -23,22 +25,27 @@ class Window:
     Attributes:
         frames: (T, H, W, 3) uint8.
         indices: (T,) int64, number of each frame, from 0 at the start of these consecutive frames.
+        pictures: (T,) int64, number of each frame in the stream, from 0; as `Reader` gives them, of the picture in the file.
         times_s: (T,) float64, time of each frame in seconds.
         end_s: the time at which the last frame ends.
         fresh: (T,) bool, frames that are in no earlier window; False for the repeats that pad a short clip.
         track: number of the face; 0: the whole picture.
         box: of the face at the clip's centre. boxes: (T) of each frame.
+        landmarks: (5, 2) in pixels of the frame, at the clip's centre, or None. all_landmarks: (T) of each frame.
         confidence: the detector's, mean over all frames that the clip spans. confidences: (T) of each frame.
     """
 
     frames: np.ndarray
     indices: np.ndarray
+    pictures: np.ndarray
     times_s: np.ndarray
     end_s: float
     fresh: np.ndarray
     track: int
     box: Box
     boxes: list[Box]
+    landmarks: np.ndarray | None
+    all_landmarks: list[np.ndarray | None]
     confidence: float
     confidences: list[float]
 
@@ -56,8 +63,10 @@ class Window:
 
 class _FaceCrop(NamedTuple):
     pixels: np.ndarray  # (H, W, 3) uint8
+    number: int
     time_s: float
     box: Box
+    landmarks: np.ndarray | None
     confidence: float
 
 
@@ -91,15 +100,19 @@ class _Windower:
         interval_s = (kept[-1].time_s - kept[0].time_s) / (len(kept) - 1) if len(kept) > 1 else self.frame_s
         fresh = (indices > self._last_shown) & (np.diff(indices, prepend=-1) > 0)
         self._last_start, self._last_shown = start, int(indices[-1])
+        middle = kept[len(kept) // 2]
         return Window(
             frames=np.stack([crop.pixels for crop in shown]),
             indices=indices,
+            pictures=np.array([crop.number for crop in shown]),
             times_s=np.array([crop.time_s for crop in shown]),
             end_s=kept[-1].time_s + interval_s,
             fresh=fresh,
             track=self.track,
-            box=kept[len(kept) // 2].box,
+            box=middle.box,
             boxes=[crop.box for crop in shown],
+            landmarks=middle.landmarks,
+            all_landmarks=[crop.landmarks for crop in shown],
             confidence=float(np.mean([crop.confidence for crop in kept])),
             confidences=[crop.confidence for crop in shown],
         )
@@ -134,7 +147,8 @@ def iter_windows(
             yield from runs.pop(track).finish()
         for face in item.faces:
             run = runs.setdefault(face.track, _Windower(clip_length, stride, hop, frame_s, face.track))
-            yield from run.push(_FaceCrop(crop(item.frame, face), item.time_s, face.box, face.confidence))
+            pixels = crop(item.frame, face)
+            yield from run.push(_FaceCrop(pixels, item.index, item.time_s, face.box, face.landmarks, face.confidence))
     for run in runs.values():
         yield from run.finish()
 
@@ -157,9 +171,17 @@ def whole_pictures(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[Track
         yield TrackedFrame(index, time_s, frame, (TrackedFace(0, (0.0, 0.0, width, height), 1.0, None, True),), 0)
 
 
-def hop_frames(config: ModelConfig, hop_s: float | None, fps: float) -> int:
-    """Frames from the start of one window to the next; hop_s=None: no overlap. fps: of the frames that windows are cut from."""
-    return config.num_frames * config.sampling_stride if hop_s is None else frames_of_hop(hop_s, fps)
+def hop_frames(config: ModelConfig, hop_s: Hop, fps: float) -> int:
+    """Frames from the start of one window to the next; fps: of the frames that windows are cut from.
+
+    hop_s=None: no overlap. auto: half a second, at most a window; of models that give a row per frame, where an overlap would
+    add no rows, a window.
+    """
+    window = config.num_frames * config.sampling_stride
+    if hop_s == "auto":
+        by_frame = config.num_frames == 1 or any(shape.frame_level for shape in config.outputs.values())
+        return window if by_frame else min(frames_of_hop(USUAL_HOP_S, fps), window)
+    return window if hop_s is None else frames_of_hop(hop_s, fps)
 
 
 def frames_of_hop(hop_s: float, fps: float) -> int:
