@@ -52,7 +52,7 @@ from .predict.reconstruct import Reconstruction as Reconstruction
 from .predict.reconstruct import reconstruct as reconstruct
 from .predict.refine import refine as refine
 from .predict.summary import summarize as summarize
-from .predict.table import write_table as write_table
+from .predict.writing import write_table as write_table
 from .probe.config import ProbeConfig as ProbeConfig
 from .probe.probe import Probed as Probed
 from .probe.probe import probe_model as probe_model

@@ -16,7 +16,8 @@ from svfap.errors import UserError
 from svfap.predict.config import RefineSettings
 from svfap.predict.refine import refine
 from svfap.predict.summary import summarize
-from svfap.predict.table import read_predictions, write_table
+from svfap.predict.table import read_predictions
+from svfap.predict.writing import write_table
 
 
 def table(*, values: bool = False) -> pd.DataFrame:

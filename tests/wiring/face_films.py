@@ -21,6 +21,7 @@ class Eyes(Spots):
     asked for. sizes: of each picture that was searched."""
 
     name = "haar"
+    gives_landmarks = True
 
     def __init__(self) -> None:
         self.made: list[tuple[str, str]] = []

@@ -70,9 +70,11 @@ class CachedRuns:
 
 
 def save_classifier(folder: Path, seed: int, **settings: Any) -> None:
-    """A classifier of 16 successive frames with weights so large that its outputs differ from clip to clip."""
+    """A classifier, or with `task` another model, of 16 successive frames with weights so large that its outputs differ from
+    clip to clip."""
     torch.manual_seed(seed)
-    model = create_model("svfap_debug", "classification", **{"label_names": LABELS, "sampling_stride": 1, **settings})
+    task = settings.pop("task", "classification")
+    model = create_model("svfap_debug", task, **{"label_names": LABELS, "sampling_stride": 1, **settings})
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     folder.mkdir(parents=True)

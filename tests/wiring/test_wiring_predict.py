@@ -23,11 +23,13 @@ from svfap.jobs.task import do
 from svfap.predict.config import PredictConfig
 from svfap.predict.predict import predict_videos
 from svfap.predict.predictor import Predictor
+from svfap.predict.table import value_columns
 from svfap.settings import JobSettings
 from svfap.weights.folder import load_model
 
 PICTURES = {"video": "pictures", "faces": "none"}
 RAY = {"engine": "ray"}
+VALENCE = {"trained": {"task": "regression", "label_names": ("valence", "arousal")}}
 # Effects that predictions and a `Predictor` have in common.
 SHARED: dict[str, Effect] = {
     "model": Effect({}, {"model": "other"}, ("values",), ("spans", "clips")),
@@ -39,6 +41,7 @@ SHARED: dict[str, Effect] = {
     "fps": Effect({}, {"fps": 12.5}, ("spans", "clips"), ("columns",)),
     "frames_fps": Effect({**PICTURES, "frames_fps": 25.0}, {**PICTURES, "frames_fps": 10.0}, ("spans",), ("columns",)),
     "timeout_s": Effect({}, {"timeout_s": 3.0}, ("timeouts",), ("values",)),
+    "landmarks": Effect({}, {"landmarks": True}, ("columns",), ("values", "clips", "boxes")),
 }
 EFFECTS: dict[str, Effect] = SHARED | {
     "detect_every": Effect({}, {"detect_every": 1}, ("num_searched", "boxes"), ("columns",)),
@@ -49,6 +52,11 @@ EFFECTS: dict[str, Effect] = SHARED | {
     "out": Effect({}, {"out": "other.jsonl"}, ("files",), ("values", "clips")),
     "overlay": Effect({}, {"overlay": "drawn.mp4"}, ("files",), ("values", "clips")),
     "report": Effect({}, {"report": "page.html"}, ("files",), ("values", "clips")),
+    "summary": Effect({}, {"summary": "short.csv"}, ("files",), ("values", "clips")),
+    "persons": Effect({}, {"persons": "people.csv"}, ("columns",), ("values", "clips")),
+    "smooth_s": Effect({}, {"smooth_s": 1.0}, ("values",), ("columns", "spans", "clips")),
+    "baseline": Effect(VALENCE, {**VALENCE, "baseline": "median"}, ("values",), ("columns", "spans", "clips")),
+    "decimals": Effect({}, {"decimals": 2}, ("values", "boxes"), ("columns", "clips")),
     "engine": Effect({}, RAY, ("jobs",), ("values", "clips", "files")),
     "num_workers": Effect(RAY, {**RAY, "num_workers": 3}, ("jobs",), ("values", "clips")),
     "num_gpus": Effect(RAY, {**RAY, "num_gpus": 0.5}, ("jobs",), ("values", "clips")),
@@ -79,6 +87,7 @@ OF_MODELS: dict[str, tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = 
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wiring_predict")
     write_films(folder)
+    (folder / "people.csv").write_text(f"video,track,person\n{folder / 'a.mp4'},1,Anna\n")
     return folder
 
 
@@ -100,9 +109,10 @@ class Runs(CachedRuns):
             **settings,
         }
         chosen["model"] = self.model(chosen.pop("model", "model"), **chosen.pop("trained", {}))
-        if chosen.get("face_model"):
-            chosen["face_model"] = self.folder / chosen["face_model"]
-        for name in ("out", "overlay", "report"):
+        for name in ("face_model", "persons"):
+            if chosen.get(name):
+                chosen[name] = self.folder / chosen[name]
+        for name in ("out", "overlay", "report", "summary"):
             if chosen.get(name):
                 chosen[name] = out / chosen[name]
         return PredictConfig(**chosen)
@@ -133,7 +143,7 @@ class Runs(CachedRuns):
                     table = Predictor(config.model, "cpu", **{name: getattr(config, name) for name in names}, **crop)(
                         video
                     )
-        values = table.filter(like="prob_")
+        values = table[value_columns(table)]
         boxes = table.filter(like="box_")
         return {
             "columns": list(table),

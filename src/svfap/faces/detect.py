@@ -167,6 +167,7 @@ class CenterFace:
     """
 
     name = "centerface"
+    gives_landmarks = True
 
     def __init__(self, model: str | Path, longer_side_px: int = 480, min_confidence: float = 0.5) -> None:
         self.longer_side_px, self.min_confidence = longer_side_px, min_confidence

@@ -12,7 +12,8 @@ from svfap.predict.annotations import ANNOTATIONS
 from svfap.predict.config import TABLE_SUFFIXES, TableConfig
 from svfap.predict.refine import refine, rounded, steps
 from svfap.predict.summary import summarize
-from svfap.predict.table import TIMES, numbered, read_predictions, require_excel, write_table
+from svfap.predict.table import TIMES, read_predictions, require_excel
+from svfap.predict.writing import numbered, write_table
 
 
 def finish_table(table: Path, config: TableConfig) -> list[Path]:

@@ -29,14 +29,13 @@ from svfap.predict.summary import summarize
 from svfap.predict.table import (
     TableWriter,
     check_no_part,
-    numbered,
     part_of,
     read_predictions,
     require_excel,
     tables_of_heads,
     value_columns,
-    write_table,
 )
+from svfap.predict.writing import numbered, write_table
 from svfap.settings import check_same_settings, require_model
 
 if TYPE_CHECKING:
@@ -186,7 +185,7 @@ def _predict(names: Sequence[str], config: PredictConfig, on_frame: OnFrame | No
             about = _about(predictor, config, weights, writer)
             if config.out is not None:
                 write_about(config.out, about)
-            table = writer.finish(refined if steps(config) else None)
+            table = writer.finish(write_table, refined if steps(config) else None)
             if config.summary is not None:
                 summary = summarize(whole[0] if whole else table)
                 write_table(rounded(summary, config.decimals), config.summary)

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO, Self
 import pandas as pd
 
 from svfap.errors import UserError
-from svfap.files import printable, write_atomically
+from svfap.files import printable
 from svfap.metric_table import prefixed
 from svfap.settings import check_same_settings
 
@@ -29,7 +28,7 @@ LANDMARKS = [  # of the face at the window's centre, in the same pixels; right i
 PROBABILITY = "prob_"
 LABEL = "label"  # the most probable, of several heads `<head>/label`
 PERSON = "person"  # the name that a user gives to a track
-EXCEL_ROWS = 1_048_576
+BY_ROW = (".csv", ".jsonl")  # formats that rows are added to
 NOT_VALUES = {"video", "track", PERSON, *TIMES, *FRAMES, *BOX, *LANDMARKS, "confidence"}
 
 
@@ -101,67 +100,10 @@ def by_face(table: pd.DataFrame, merged: bool = True, across: bool = False) -> I
         yield str(name), rows
 
 
-def numbered(path: Path, videos: Sequence[str]) -> dict[str, Path]:
-    """A file for each video: `path` of a single one, else NAME_1_video, NAME_2_video, …"""
-    stems = [re.sub(r"[^\w.-]+", "_", Path(video).stem) for video in videos]
-    names = [f"{path.stem}_{number}_{stem}{path.suffix}" for number, stem in enumerate(stems, 1)]
-    return {video: path.with_name(name) if len(videos) > 1 else path for video, name in zip(videos, names, strict=True)}
-
-
-def write_table(table: pd.DataFrame, path: Path, videos: Sequence[str] | None = None) -> list[Path]:
-    """Write a table of predictions in the format of the suffix, each file whole or not at all; returns the files.
-
-    .eaf (ELAN) and .vtt (WebVTT): one file per video, see `numbered`. videos: in this order; default: those of the table.
-    Raises `UserError`.
-    """
-    from svfap.predict.annotations import ANNOTATIONS
-
-    if (annotate := ANNOTATIONS.get(path.suffix)) is None:
-        write_atomically(path, FORMATS[path.suffix](table))
-        return [path]
-    names = list(dict.fromkeys(table["video"])) if videos is None else [printable(video) for video in videos]
-    files = numbered(path, names)
-    for video, file in files.items():
-        write_atomically(file, annotate(table[table["video"] == video], video, file))
-    return list(files.values())
-
-
 def require_excel(*paths: Path | None) -> None:
     """Raise `UserError` if one of the files to write is .xlsx and the library for it is missing."""
     if any(path is not None and path.suffix == ".xlsx" for path in paths) and find_spec("openpyxl") is None:
         raise UserError("Excel files need openpyxl; pip install 'svfap[excel]', or write .csv")
-
-
-def _excel(table: pd.DataFrame) -> bytes:
-    """An Excel sheet; texts that begin with = are texts, no formulas."""
-    require_excel(Path("a.xlsx"))
-    if len(table) >= EXCEL_ROWS:
-        raise UserError(f"{len(table)} rows are more than an Excel sheet holds ({EXCEL_ROWS}); write .csv or .parquet")
-    from openpyxl.utils.exceptions import IllegalCharacterError
-
-    content = io.BytesIO()
-    try:
-        with pd.ExcelWriter(content, engine="openpyxl") as writer:
-            table.to_excel(writer, index=False, freeze_panes=(1, 0))
-            for row in writer.sheets["Sheet1"].iter_rows():
-                for cell in row:
-                    if cell.data_type == "f":
-                        cell.data_type = "s"
-    except IllegalCharacterError as error:
-        raise UserError(f"Excel files hold no control characters ({error}); write .csv") from None
-    return content.getvalue()
-
-
-WHOLE_FORMATS: dict[str, Callable[[pd.DataFrame], str | bytes]] = {
-    ".json": lambda table: table.to_json(orient="records", indent=2, double_precision=15),
-    ".parquet": lambda table: table.to_parquet(index=False),
-    ".xlsx": _excel,
-}
-FORMATS: dict[str, Callable[[pd.DataFrame], str | bytes]] = {
-    ".csv": lambda table: table.to_csv(index=False, lineterminator="\n"),
-    ".jsonl": lambda table: "".join(json.dumps(row) + "\n" for row in table.to_dict("records")),
-    **WHOLE_FORMATS,
-}
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
@@ -211,10 +153,10 @@ def check_no_part(out: Path) -> None:
 class TableWriter:
     """The rows of a run, written to `OUT.part` as they are computed; it is renamed to OUT when the run is complete.
 
-    The part is CSV for .csv, else JSON lines; .json and .parquet are made from it at the end. `OUT.part.log` has the settings,
-    then for each video that has ended the size of the part at that time and the frame rate. A resumed run truncates the part
-    to the last such size, which drops the rows of the interrupted video. Names of videos are written as
-    `svfap.files.printable` shows them. Only one process may write a table at a time (`svfap.files.only_writer`).
+    The part is CSV for .csv, else JSON lines; tables in other formats are made from it at the end. `OUT.part.log` has the
+    settings, then for each video that has ended the size of the part at that time, the frame rate and the digest. A resumed
+    run truncates the part to the last such size, which drops the rows of the interrupted video. Names of videos are written
+    as `svfap.files.printable` shows them. Only one process may write a table at a time (`svfap.files.only_writer`).
 
     Raises `UserError`: a part exists and `resume` is not set, the settings are others, or the file cannot be written.
 
@@ -269,14 +211,19 @@ class TableWriter:
         self.rates = {name: self.rates[name] for name in names if name in self.rates}
         self.digests = {name: self.digests[name] for name in names if name in self.digests}
 
-    def finish(self, refined: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> pd.DataFrame:
-        """Put the complete table in place, and return it. refined: what is done to it before."""
+    def finish(
+        self,
+        write: Callable[[pd.DataFrame, Path], object],
+        refined: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> pd.DataFrame:
+        """Put the complete table in place, and return it. write: for formats that are not written row by row, and for a table
+        that is `refined` before."""
         self._file.close()
         whole = self.part if list(self.ended) == list(self._ends) else self._sorted()
         table = _read_rows(whole, self._is_csv, self.columns)
-        if refined is not None or self.out.suffix in WHOLE_FORMATS:
+        if refined is not None or self.out.suffix not in BY_ROW:
             table = table if refined is None else refined(table)
-            write_table(table, self.out)
+            write(table, self.out)
             whole.unlink()
         else:
             with self._reporting():
