@@ -159,7 +159,7 @@ def test_the_program_in_the_document_runs_and_agrees(folder, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     exec(program, {})
     printed = [line.split(" s ") for line in capsys.readouterr().out.splitlines()]
-    table = Predictor(model, "cpu", "fp32", faces="none")("face.mp4")
+    table = Predictor(model, "cpu", "fp32", None, faces="none")("face.mp4")
     assert [float(start) for start, _ in printed] == table["start_s"].tolist()
     for (_, found), (_, expected) in zip(printed, table.filter(like="prob_").iterrows(), strict=True):
         assert np.allclose(list(eval(found).values()), expected, atol=0.02)

@@ -70,7 +70,7 @@ def test_a_video_has_a_row_for_each_window_of_each_face(folder, capsys):
     assert list(table.columns) == ["path", "track", "start_s", "end_s", *BOX, "confidence", "feature"]
     classifier = model("classification")
     torch.nn.init.zeros_(classifier.head.bias)
-    predictor = Predictor(classifier, "cpu", "fp32", faces=Spots())
+    predictor = Predictor(classifier, "cpu", "fp32", None, faces=Spots())
     expected = predictor(folder / "two.mp4")
     assert set(expected["track"]) == {1, 2}
     pd.testing.assert_frame_equal(

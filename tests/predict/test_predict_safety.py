@@ -26,6 +26,7 @@ from svfap.predict.config import PredictConfig
 from svfap.predict.predict import Predictions, predict_videos
 from svfap.predict.predictor import Predictor
 from svfap.predict.table import TableWriter, part_of, read_predictions
+from svfap.predict.writing import write_table
 
 ODD = os.fsdecode(b"caf\xe9.mp4")  # as from an archive made on Windows
 SHOWN = r"caf\udce9.mp4"
@@ -197,7 +198,7 @@ def test_names_that_are_not_utf8_in_page_overlay_and_timeline_and_when_resumed(f
         writer.end_video(ODD, f"{ODD}: broken", 25.0)
     with TableWriter(tmp_path / "u.csv", ["video", "joy"], {}, resume=True) as writer:
         assert writer.ended == {SHOWN: f"{SHOWN}: broken"} and writer.rates == {SHOWN: 25.0}
-        assert writer.finish()["video"].tolist() == [SHOWN]
+        assert writer.finish(write_table)["video"].tolist() == [SHOWN]
 
 
 # full disks ----------------------------------------------------------------------------------------------------------

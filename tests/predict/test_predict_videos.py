@@ -23,6 +23,7 @@ from svfap.predict.overlay import write_overlay
 from svfap.predict.predict import predict_videos
 from svfap.predict.predictor import Predictor
 from svfap.predict.table import TableWriter, part_of, read_predictions
+from svfap.predict.writing import write_table
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +222,7 @@ def test_names_of_videos_stay_text_when_read(tmp_path):
         with TableWriter(tmp_path / name, ["video", "track", "joy"], {}) as writer:
             writer.add("0", {"track": 1, "joy": 1 / 3})
             writer.add("NA", {"track": 2, "joy": float("nan")})
-            table = writer.finish()
+            table = writer.finish(write_table)
         read = read_predictions(tmp_path / name)
         assert read["video"].tolist() == ["0", "NA"] and np.isnan(read["joy"][1])
         assert read["joy"][0] == pytest.approx(1 / 3, rel=1e-14 if name == "t.json" else 0)

@@ -89,9 +89,9 @@ def by_face(table: pd.DataFrame, merged: bool = True, across: bool = False) -> I
     """
     if table.empty:
         return
-    tracks = (
-        "Face " + table["track"].map("{:g}".format) if "track" in table else pd.Series("Whole picture", table.index)
-    )
+    tracks = pd.Series("Whole picture", table.index)
+    if "track" in table:
+        tracks = table["track"].map(lambda track: f"Face {track:g}" if isinstance(track, float) else f"Face {track}")
     people = table[PERSON].fillna("") if PERSON in table and merged else pd.Series("", table.index)
     names = people.where(people != "", tracks)
     videos = table["video"] if "video" in table else pd.Series("", table.index)
