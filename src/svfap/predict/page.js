@@ -125,6 +125,7 @@ class Lane {
     this.whole = part.querySelector(".whole");
     this.rows = part.querySelector(".rows");
     this.cursor.hidden = this.tip.hidden = true;
+    this.tell(this.video.from, "no time chosen");
     this.box.classList.add("live");
     this.listen();
   }
@@ -226,15 +227,17 @@ class Lane {
     this.cursor.style.left = `${px - 1}px`;
     this.cursor.classList.toggle("pinned", pinned);
     const row = rowAt(this.face, time);
-    this.svg.setAttribute("aria-valuemin", this.video.from);
-    this.svg.setAttribute("aria-valuemax", this.video.to);
-    this.svg.setAttribute("aria-valuenow", time.toFixed(2));
-    this.svg.setAttribute("aria-valuetext", row < 0 ? `${clock(time)}, no face` :
+    this.tell(time, row < 0 ? `${clock(time)}, no face` :
       `${clock(time)}, ${this.ranked(row).map(([k, value]) => `${page.names[k]} ${formatted(value)}`).join(", ")}`);
     if (this.tip.hidden) return;
     this.fillTip(time, row);
     const right = px > LEFT + this.width / 2;
     Object.assign(this.tip.style, right ? { left: "auto", right: `${this.svg.clientWidth - px + 14}px` } : { left: `${px + 14}px`, right: "auto" });
+  }
+  // What a screen reader says of the cursor.
+  tell(time, words) {
+    const said = { min: this.video.from.toFixed(2), max: this.video.to.toFixed(2), now: time.toFixed(2), text: words };
+    for (const [name, value] of Object.entries(said)) this.svg.setAttribute(`aria-value${name}`, value);
   }
   ranked(row) {
     const list = this.face.values.map((column, k) => [k, column[row]]);
