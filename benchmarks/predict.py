@@ -118,7 +118,7 @@ def _speeds(clips: dict[str, Path], presets: tuple[str, ...], args: argparse.Nam
         tracking = _wall_seconds(lambda: tracked.extend(track_faces(iter(frames), timed, fps=fps))) - timed.seconds  # noqa: B023
         for preset in presets:
             model = create_model(preset, "classification", num_outputs=7)
-            predictor = Predictor(model, args.device, faces=detector)
+            predictor = Predictor(model, args.device, hop_s=None, faces=detector)
             crop = FaceCropConfig(size_px=model.config.img_size)
             cropping = _wall_seconds(lambda: [crop_face(t.frame, f.box, crop) for t in tracked for f in t.faces])  # noqa: B023
             windows = list(predictor.reader.windows(clip))
@@ -175,7 +175,7 @@ def _peak_memory(video: str, args: argparse.Namespace) -> dict[str, float]:
     import resource
 
     model = create_model("svfap_debug", "classification", num_outputs=7)
-    predictor = Predictor(model, args.device, faces=make_detector("auto", args.face_model))
+    predictor = Predictor(model, args.device, hop_s=None, faces=make_detector("auto", args.face_model))
     rows = sum(1 for _ in predictor.stream(video))
     return {"rows": rows, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 

@@ -86,6 +86,7 @@ def plain_words(message: str) -> str:
         r"Expected a \1 or null. Got value: \2", text,
     )  # fmt: skip
     text = re.sub(r"a typing\.Literal\[(.*?)\]", lambda found: f"one of {found[1].replace(chr(39), '')}", text)
+    text = re.sub(r"typing\.Literal\[(.*?)\]", lambda found: found[1].replace(chr(39), ""), text)
     text = re.sub(r"Expected a (?=<class|list\[|tuple|dict)", "Expected ", text)
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     text = re.sub(r"Expected tuple with (\d+) elements", r"Expected \1 values", text)

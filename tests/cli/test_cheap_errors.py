@@ -44,7 +44,7 @@ def test_errors_are_reported_without_torch(tmp_path):
         (["evaluate", "--model", none, "--manifest", videos], 1, f"model={none}: no such folder"),
         (["predict", str(tmp_path / "clip.png"), "--model", none], 1, f"model={none}: no such folder"),
         (["predict", none, "--model", str(tmp_path / "run")], 1, f"{none}: no such file or folder"),
-        (["predict", none, "--model", none, "--out", "a.xlsx"], 1, "out=a.xlsx: the suffix must be one of .csv"),
+        (["predict", none, "--model", none, "--out", "a.txt"], 1, "out=a.txt: the suffix must be one of .csv"),
         (["predict", none, "--model", none, "--report", "a.pdf"], 1, "report=a.pdf: the suffix must be one of .html"),
         (["extract", videos, "--model", none], 1, f"--model={none}: no such folder"),
         (["extract", none, "--model", str(tmp_path / "run")], 1, f"{none}: no such file or folder"),

@@ -506,8 +506,8 @@ def test_missing_and_invalid_settings(faces, video, finetuned, tmp_path, fails):
     assert "broken.yaml: cannot be read as YAML" in fails(*training, "--config", tmp_path / "broken.yaml", status=2)
     assert "File does not exist" in fails(*training, "--config", tmp_path / "none.yaml", status=2)
     predict = ["predict", video, "--model", finetuned, "--out"]
-    line = fails(*predict, tmp_path / "table.xlsx")
-    assert "table.xlsx: the suffix must be one of .csv, .jsonl, .json, .parquet" in line
+    line = fails(*predict, tmp_path / "table.txt")
+    assert "table.txt: the suffix must be one of .csv, .jsonl, .json, .parquet" in line
     table = tmp_path / "table.csv"
     assert "hop_s=-1.0" in fails(*predict, table, "--hop_s", -1)
     assert "batch_size=0" in fails(*predict, table, "--batch_size", 0)

@@ -64,7 +64,7 @@ def test_values_out_of_range_are_told_with_unknown_names(fails):
     assert set(problems.split("; ")[3:]) == {
         "--hop_s=-1.0: must be more than 0",
         "--min_face_px=-3: must be at least 0",
-        "--out=a.xls: the suffix must be one of .csv, .jsonl, .json, .parquet",
+        "--out=a.xls: the suffix must be one of .csv, .jsonl, .json, .parquet, .xlsx",
     }
     assert fails("", "predict", "a.mp4", "--model", "m", "--model_size", "3") == (
         "unrecognized arguments: --model_size 3; svfap predict --help lists the options"

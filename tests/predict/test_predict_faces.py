@@ -309,6 +309,17 @@ def test_odd_videos(name, tmp_path):
     assert np.isfinite(table.drop(columns="label").to_numpy(float)).all()
 
 
+@pytest.mark.parametrize("fps", [None, 10.0, 50.0])
+@pytest.mark.parametrize("ticks", [None, [i + (i > 20) * 5 + i // 7 for i in range(50)]], ids=["steady", "variable"])
+def test_frame_numbers_are_those_of_the_pictures_shown(ticks, fps, tmp_path):
+    """That of a row of a single picture is the one shown at its start, whatever rate the frames are taken at."""
+    table = Predictor("movement", "cpu", faces="none", fps=fps)(film(tmp_path / "a.mp4", frames(STILL), ticks=ticks))
+    times_s = np.array(ticks or range(50)) / 25
+    shown = np.searchsorted(times_s, table["start_s"] + 1e-3, side="right") - 1
+    assert table["first_frame"].tolist() == table["last_frame"].tolist() == shown.tolist()
+    assert table["last_frame"].max() >= 47
+
+
 @contextmanager
 def server(content: bytes) -> Iterator[str]:
     """An address that answers with this content and then says no more; b"": nothing at all."""

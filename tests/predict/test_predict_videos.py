@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -217,6 +218,45 @@ def test_a_complete_table_is_read_and_not_made_again(suffix, folder, tmp_path, c
     pd.testing.assert_frame_equal(again.table, first.table)
 
 
+def test_resume_writes_the_summary_that_is_missing(folder, tmp_path, config, monkeypatch):
+    settings = config(out=tmp_path / "t.csv", summary=tmp_path / "s.csv")
+    predict_videos([folder / "a.mp4"], settings)
+    first = (tmp_path / "s.csv").read_text()
+    (tmp_path / "s.csv").unlink()
+    monkeypatch.setattr(predictor, "Predictor", None)
+    again = predict_videos([folder / "a.mp4"], replace(settings, resume=True))
+    assert again.summary == tmp_path / "s.csv" and (tmp_path / "s.csv").read_text() == first
+
+
+def test_lists_that_cannot_fit_are_refused_before_the_prediction(folder, tmp_path, config, monkeypatch):
+    persons, spans = tmp_path / "people.csv", tmp_path / "spans.csv"
+
+    def fails(**settings):
+        with pytest.raises(UserError) as error:
+            predict_videos(folder / "a.mp4", config(out=tmp_path / "t.csv", **settings))
+        return str(error.value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor.Predictor, "run", None)
+        assert "gives probabilities alone" in fails(baseline="median")
+        persons.write_text("video,track,person\nb.mp4,1,Anna\n")
+        assert "people.csv: video b.mp4 is not among the videos" in fails(persons=persons)
+        for line, message in (
+            ("video,start,end", "no column start_s, end_s"),
+            ("video,start_s,end_s\nb.mp4,0,1", "spans.csv: video b.mp4 is not among the videos"),
+            (f"video,start_s,end_s\n{folder / 'a.mp4'},1,0", "spans.csv, line 2: start_s and end_s must be seconds"),
+        ):
+            spans.write_text(line)
+            assert message in fails(baseline=str(spans))
+    assert not list(tmp_path.glob("t.csv*"))
+    persons.write_text(f"video,track,person\n{folder / 'a.mp4'},9,Anna\n")
+    assert re.search(r"track 9 is not in the table.*All rows are in .*t\.csv\.part", fails(persons=persons))
+    persons.write_text(f"video,track,person\n{folder / 'a.mp4'},1,Anna\n")
+    monkeypatch.setattr(predictor.Predictor, "_read", lambda self, videos, *more: iter(()))  # nothing is left to read
+    done = predict_videos(folder / "a.mp4", config(out=tmp_path / "t.csv", persons=persons, resume=True))
+    assert "Anna" in set(done.table["person"]) and not done.failures
+
+
 def test_names_of_videos_stay_text_when_read(tmp_path):
     for name in ("t.csv", "t.jsonl", "t.json", "t.parquet"):
         with TableWriter(tmp_path / name, ["video", "track", "joy"], {}) as writer:
@@ -245,7 +285,7 @@ def test_a_part_that_an_interrupted_run_left_is_never_overwritten(folder, tmp_pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"out": Path("t.xlsx")}, "out=t.xlsx: the suffix must be one of .csv, .jsonl, .json, .parquet"),
+        ({"out": Path("t.txt")}, "out=t.txt: the suffix must be one of .csv, .jsonl, .json, .parquet, .xlsx"),
         ({"out": Path("folder.csv")}, "out=folder.csv: is a folder"),
         ({"overlay": Path("o.gif")}, "overlay=o.gif: the suffix must be one of .mp4, .mov, .mkv"),
         ({"report": Path("p.pdf")}, "report=p.pdf: the suffix must be one of .html"),

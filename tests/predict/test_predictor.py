@@ -164,6 +164,7 @@ def test_rows_are_the_model_on_the_same_windows(video, kwargs, hop_s, hop, batch
     assert table["label"].tolist() == [LABELS[k] for k in table.filter(like="prob_").to_numpy().argmax(axis=1)]
     np.testing.assert_allclose(table["start_s"], windows[:, 0] / 25, atol=1e-6)
     np.testing.assert_allclose(table["end_s"], (windows[:, -1] + 1) / 25, atol=1e-6)
+    np.testing.assert_array_equal(table[["first_frame", "last_frame"]], windows[:, [0, -1]])
     probabilities = table.filter(like="prob_").to_numpy()
     expected = direct(net, video, windows)
     assert np.ptp(expected, axis=0).max() > 0.01  # windows differ, or nothing would be shown

@@ -56,7 +56,7 @@ def test_a_baseline_is_the_persons_median_and_not_for_probabilities(tmp_path):
     (tmp_path / "one.csv").write_text("video,start_s,end_s\na.mp4,6,8\n")
     with pytest.raises(UserError, match=r"no row of Face 2 of a\.mp4 lies in a neutral span"):
         refine(made, RefineSettings(baseline=str(tmp_path / "one.csv")))
-    with pytest.raises(UserError, match="holds probabilities alone"):
+    with pytest.raises(UserError, match="gives probabilities alone"):
         refine(table(), RefineSettings(baseline="median"))
 
 
@@ -140,3 +140,6 @@ def test_the_command_writes_table_summary_and_how_it_was_made(tmp_path, monkeypa
         main(["table", "t.csv", "--out", "t.csv", "--overwrite"]) == 1 and "the table itself" in capsys.readouterr().err
     )
     assert main(["methods", "none.csv"]) == 1 and "none.csv.about.json: no such file" in capsys.readouterr().err
+    Path("s.csv").unlink()
+    assert main(["table", "s.xlsx", "--smooth_s", "2", "--out", "again.csv"]) == 1
+    assert "s.xlsx is smoothed over 1 s already" in capsys.readouterr().err

@@ -24,6 +24,8 @@ def run(config: PredictConfig, videos: list[str]) -> int:
                     say(f"warning: {video} has no rows in it; to predict it, choose another --out")
         if config.overlay is not None or config.report is not None:
             say("warning: overlay and report are written by the run that predicts; use --overwrite to predict again")
+        if done.summary is not None:
+            say(f"summary: {done.summary}")
         return 0
     if done.out is not None:
         say(f"table: {done.out}; how it was made: {done.about}")

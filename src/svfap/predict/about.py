@@ -174,11 +174,22 @@ def methods_of(file: Path) -> str:
         raise UserError(f"{about}: does not say how a table was made ({error!r})") from None
 
 
+def content_of_about(table: Path) -> dict[str, Any]:
+    """What the file about a table says; {} if there is none. Raises `UserError`."""
+    path = about_of(table)
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: does not say how a table was made ({error}); delete it") from None
+
+
 def write_refined_about(source: Path, out: Path, done: dict[str, Any]) -> Path:
     """Write how a table was made from another one, by what was `done` to it: what the file beside that says, and this."""
     from svfap.predict.refine import in_words
 
-    before = json.loads(about_of(source).read_text("utf-8")) if about_of(source).exists() else {}
+    before = content_of_about(source)
     content = {**before, "refined": [*before.get("refined", []), *([done] if done else [])]}
     content |= {"table": printable(source), "table_sha256": file_digest(source, 64)}
     content["methods"] = " ".join(filter(None, [before.get("methods", ""), in_words(done)]))

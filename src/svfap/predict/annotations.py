@@ -140,7 +140,7 @@ def _values(rows: pd.DataFrame, columns: list[str], least_s: float = 0.0) -> lis
                 continue
             mean = line.values[piece][first : row + 1].mean(axis=0)
             named = zip(columns, mean, strict=True)
-            text = ", ".join(f"{value_name(column)} {value:.2f}" for column, value in named)
+            text = ", ".join(f"{value_name(column)} {round(value, 2) + 0.0:.2f}" for column, value in named)
             spans.append(_span(edges[first, 0], edges[row, 1], text))
             first = row + 1
     return spans

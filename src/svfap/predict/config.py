@@ -100,7 +100,8 @@ class PredictConfig(FaceSettings, DeviceSettings, ClockSettings, JobSettings, Re
     frames, 0.48 s. auto: 0.5, or the length of a window if that is less; of models that read each frame, or give a row for it,
     a row for every frame. null: windows follow each other."""
     landmarks: bool = False
-    """Also give the eyes, nose and corners of the mouth, as the face detector finds them: ten columns. Needs faces=yunet."""
+    """Also give the eyes, nose and corners of the mouth, as the face detector finds them: ten columns. Needs yunet or
+    centerface."""
     summary: Path | None = None
     """Also write a row per video and face or person: seconds seen, rows, mean, sd, min and max of each value, shares of labels;
     in any format of a table."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from svfap.errors import UserError
 from svfap.files import check_new
-from svfap.predict.about import write_refined_about
+from svfap.predict.about import content_of_about, write_refined_about
 from svfap.predict.annotations import ANNOTATIONS
 from svfap.predict.config import TABLE_SUFFIXES, TableConfig
 from svfap.predict.refine import refine, rounded, steps
@@ -27,6 +27,11 @@ def finish_table(table: Path, config: TableConfig) -> list[Path]:
     rows = read_predictions(table)
     if missing := [name for name in ("video", *TIMES) if name not in rows]:
         raise UserError(f"{table}: is no table of predictions; it has no column {', '.join(missing)}")
+    before = content_of_about(table).get("refined", [])
+    if config.smooth_s and (smoothed := [done["smooth_s"] for done in before if "smooth_s" in done]):
+        raise UserError(
+            f"smooth_s: {table} is smoothed over {smoothed[0]:g} s already; give the table as it was before"
+        )
     videos = list(dict.fromkeys(rows["video"]))
     files: list[Path] = []
     if config.out is not None:

@@ -23,7 +23,7 @@ from svfap.faces.config import CROP_FIELDS
 from svfap.files import MANIFEST_SUFFIXES, check_new, make_folder, only_writer, printable, remove_abandoned
 from svfap.predict.about import About, about_of, read_about, write_about
 from svfap.predict.config import PredictConfig
-from svfap.predict.refine import refine, rounded, steps
+from svfap.predict.refine import check_lists, dimensions, refine, rounded, steps
 from svfap.predict.source import digest_of, is_live
 from svfap.predict.summary import summarize
 from svfap.predict.table import (
@@ -128,7 +128,10 @@ def predict_videos(
             with only_writer(config.out):
                 remove_abandoned(config.out)
                 _write_timelines(predictions, missing_alone=True)
-            return predictions
+            if config.summary is not None and not config.summary.exists():
+                make_folder(config.summary.absolute().parent)
+                _write_summary(table, config)
+            return replace(predictions, summary=config.summary)
         _check_videos(names, config)
         for path in filter(None, (config.out, config.overlay, config.report, config.summary)):
             make_folder(path.absolute().parent)
@@ -146,10 +149,16 @@ def _predict(names: Sequence[str], config: PredictConfig, on_frame: OnFrame | No
     from svfap.weights.exported import fingerprint_of
 
     predictor = predictor_of(config)
+    if config.baseline is not None:
+        dimensions(predictor.values)
     whole: list[pd.DataFrame] = []
 
     def refined(table: pd.DataFrame) -> pd.DataFrame:
-        whole.append(refine(table, replace(config, decimals=None)))
+        try:
+            whole.append(refine(table, replace(config, decimals=None)))
+        except UserError as error:
+            kept = f". All rows are in {part_of(config.out)}: mend the list and give --resume" if config.out else ""
+            raise UserError(f"{error}{kept}") from None
         return rounded(whole[0], config.decimals)
 
     say_what_it_reads(config.model, predictor.config)
@@ -186,9 +195,7 @@ def _predict(names: Sequence[str], config: PredictConfig, on_frame: OnFrame | No
             if config.out is not None:
                 write_about(config.out, about)
             table = writer.finish(write_table, refined if steps(config) else None)
-            if config.summary is not None:
-                summary = summarize(whole[0] if whole else table)
-                write_table(rounded(summary, config.decimals), config.summary)
+            _write_summary(whole[0] if whole else table, config)
     predictions = Predictions(tuple(names), table, failures, config.out, config.out and about_of(config.out))
     predictions = replace(predictions, summary=config.summary)
     return _write_pictures(predictions, config, predictor.reader, about, boxes or {})
@@ -227,6 +234,7 @@ def _check_videos(names: Sequence[str], config: PredictConfig) -> None:
         others = f" (nor any of the other {len(names) - 1})" if len(names) > 1 else ""
         raise UserError(f"{names[0]}: {missing(Path(names[0]))}{others}")
     require_excel(config.out, config.summary)
+    check_lists(config, map(printable, names))
     require_model(config.model)
 
 
@@ -365,6 +373,11 @@ def _add_rows(
             if not is_live(current):
                 raise
             writer.end_video(current, fps=rates.get(current))  # Ctrl-C is how a live source is ended
+
+
+def _write_summary(table: pd.DataFrame, config: PredictConfig) -> None:
+    if config.summary is not None:
+        write_table(rounded(summarize(table), config.decimals), config.summary)
 
 
 def _suffixes(predictions: Predictions) -> Iterator[tuple[str, str]]:

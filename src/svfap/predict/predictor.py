@@ -93,7 +93,7 @@ class Predictor:
         detector = detector_of(self.config, faces, face_model)
         if landmarks and not getattr(detector, "gives_landmarks", False):
             which = "with faces=none no faces are detected" if detector is None else f"{detector.name} gives none"
-            raise UserError(f"landmarks=True: {which}; use faces=yunet, which gives them")
+            raise UserError(f"landmarks=True: {which}; use faces=yunet or centerface, which give them")
         self.device = pick_device(device)
         self.dtype = PRECISIONS[pick_precision(precision, self.device)]
         self.batch_size = batch_size

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,8 @@ from svfap.errors import UserError
 from svfap.predict.config import RefineSettings
 from svfap.predict.table import (
     PERSON,
-    PROBABILITY,
     TIMES,
     by_face,
-    columns_by_head,
     label_columns,
     value_columns,
 )
@@ -47,6 +46,33 @@ def refine(table: pd.DataFrame, settings: RefineSettings) -> pd.DataFrame:
     if settings.baseline is not None:
         _subtract(table, values, settings.baseline)
     return rounded(table, settings.decimals)
+
+
+def check_lists(settings: RefineSettings, videos: Iterable[str]) -> None:
+    """Raise `UserError` for lists that cannot be read or name other videos, as far as that is known before a prediction.
+
+    videos: their names as in the table.
+    """
+    known = set(videos)
+    if settings.persons is not None:
+        _check_videos(settings.persons, _read_list(settings.persons, ["video", PERSON]), known)
+    if settings.baseline not in (None, "median"):
+        file = Path(str(settings.baseline))
+        spans = _read_list(file, ["video", *TIMES])
+        _check_videos(file, spans, known)
+        for number, span in spans.iterrows():
+            _seconds(file, number, span)
+
+
+def dimensions(values: list[str]) -> list[str]:
+    """Columns that a baseline can be subtracted from: all but probabilities. Raises `UserError` if there are none."""
+    labelled = {name for columns in label_columns(values).values() for name in columns}
+    if found := [name for name in values if name not in labelled]:
+        return found
+    raise UserError(
+        "baseline: the model gives probabilities alone. What is left after a subtraction is no probability, and a label "
+        "chosen from it would be that which changes most; use it for dimensions and measures"
+    )
 
 
 def rounded(table: pd.DataFrame, decimals: int | None) -> pd.DataFrame:
@@ -137,26 +163,15 @@ def _name(table: pd.DataFrame, file: Path) -> None:
 
 def _subtract(table: pd.DataFrame, values: list[str], baseline: str) -> None:
     """Subtract from each dimension the person's median, over all rows or over those of neutral spans."""
-    heads = columns_by_head(values)
-    dimensions = [
-        name
-        for head, columns in heads.items()
-        for name in columns
-        if not name.removeprefix(f"{head}/" if head else "").startswith(PROBABILITY)
-    ]
-    if not dimensions:
-        if table.empty:
-            return
-        raise UserError(
-            "baseline: the table holds probabilities alone. What is left after a subtraction is no probability, and a label "
-            "chosen from it would be that which changes most; use it for dimensions and measures"
-        )
+    if table.empty:
+        return
+    columns = dimensions(values)
     neutral = np.ones(len(table), bool) if baseline == "median" else _in_spans(table, Path(baseline))
     for name, rows in by_face(table, across=True):
         inside = rows[neutral[table.index.get_indexer(rows.index)]]
         if inside.empty:
             raise UserError(f"baseline={baseline}: no row of {name} of {rows['video'].iloc[0]} lies in a neutral span")
-        table.loc[rows.index, dimensions] = rows[dimensions] - inside[dimensions].median()
+        table.loc[rows.index, columns] = rows[columns] - inside[columns].median()
 
 
 def _in_spans(table: pd.DataFrame, file: Path) -> np.ndarray:
@@ -165,10 +180,7 @@ def _in_spans(table: pd.DataFrame, file: Path) -> np.ndarray:
     middle = table[TIMES].mean(axis=1)
     inside = np.zeros(len(table), bool)
     for number, span in spans.iterrows():
-        try:
-            start_s, end_s = (float(span[name]) for name in TIMES)
-        except ValueError:
-            raise UserError(f"{file}, line {number}: start_s and end_s must be seconds") from None
+        start_s, end_s = _seconds(file, number, span)
         rows = (table["video"] == span["video"]) & middle.between(start_s, end_s)
         for name in ("track", PERSON):
             if span.get(name, ""):
@@ -179,6 +191,23 @@ def _in_spans(table: pd.DataFrame, file: Path) -> np.ndarray:
             raise UserError(f"{file}, line {number}: no row of the table lies in this span of {span['video']}")
         inside |= rows.to_numpy()
     return inside
+
+
+def _seconds(file: Path, line: Any, span: pd.Series) -> tuple[float, float]:
+    """Start and end of a neutral span. Raises `UserError`."""
+    with suppress(ValueError):
+        start_s, end_s = (float(span[name]) for name in TIMES)
+        if start_s < end_s:
+            return start_s, end_s
+    raise UserError(f"{file}, line {line}: start_s and end_s must be seconds, the start before the end")
+
+
+def _check_videos(file: Path, listed: pd.DataFrame, videos: set[str]) -> None:
+    """Raise `UserError` if a list names a video that there is not."""
+    if others := [name for name in listed["video"] if name not in videos]:
+        raise UserError(
+            f"{file}: video {others[0]} is not among the videos; write it as it was given, as in column `video`"
+        )
 
 
 def _read_list(file: Path, needed: list[str]) -> pd.DataFrame:
