@@ -13,7 +13,7 @@ from threading import Timer
 from svfap.console import say
 from svfap.errors import UserError, require_package
 from svfap.files import make_folder, only_writer
-from svfap.serve.config import AppConfig, ServeConfig
+from svfap.serve.config import TOKEN_LENGTH, AppConfig, ServeConfig
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "httpcore", "prometheus_client", "fastapi_offline", "websockets")
 
@@ -26,7 +26,10 @@ def serve(config: ServeConfig) -> None:
 
     from svfap.serve.api import make_app
 
-    make_folder(config.folder)
+    try:
+        make_folder(config.folder)
+    except UserError as error:
+        raise UserError(str(error).replace("out=", "folder=", 1)) from None
     with only_writer(config.folder / "jobs.sqlite"), _listening(config) as listener:
         token = config.token or stored_token(config.folder)
         port = listener.getsockname()[1]
@@ -57,9 +60,12 @@ def stored_token(folder: Path) -> str:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     with suppress(FileExistsError), open(os.open(file, flags, 0o600), "w") as new:
         new.write(secrets.token_urlsafe(24))
-    token = file.read_text("ascii", "replace").strip()
-    if not token:
-        raise UserError(f"{file}: is empty; delete it")
+    try:
+        token = file.read_text("ascii", "replace").strip()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); delete it, or give --token") from None
+    if len(token) < TOKEN_LENGTH:
+        raise UserError(f"{file}: has fewer than {TOKEN_LENGTH} characters; delete it for a new one")
     return token
 
 
@@ -69,6 +75,7 @@ def _listening(config: ServeConfig) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(100)  # from now on others cannot have the port
         return listener
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
