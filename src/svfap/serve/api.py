@@ -49,6 +49,7 @@ from svfap.serve.worker import Progress
 CALLER_SETTINGS = ("model", "faces", "detect_every", "min_face_px", "margin", "align", "border", "hop_s", "fps")
 EVENTS_EVERY_S = 0.25
 ROWS_AT_ONCE = 1000
+LARGEST = 1_000_000  # number in settings
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LEAST_FREE = GIGA  # bytes of the disk that are left to others
 OPEN_PATHS = ("/", "/health", "/static/*", "/docs", "/redoc", "/openapi.json", "/static-offline-docs/*")
@@ -189,6 +190,9 @@ class Server:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise UserError(f"settings: {f'{where}: ' if where else ''}{first['msg']}") from None
+        for name, value in given.items():
+            if isinstance(value, int | float) and abs(value) > LARGEST:
+                raise UserError(f"settings: {name}: must be at most {LARGEST:,}")
         given.setdefault("model", self.config.models[0])
         if given["model"] not in self.config.models:
             raise UserError(f"settings: model: must be one of {', '.join(self.config.models)}")

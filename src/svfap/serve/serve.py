@@ -9,6 +9,7 @@ import webbrowser
 from contextlib import suppress
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 from svfap.console import say
 from svfap.errors import UserError, require_package
@@ -43,15 +44,48 @@ def serve(config: ServeConfig) -> None:
             )
         if isinstance(config, AppConfig) and config.open_browser:
             Timer(1.0, webbrowser.open, [f"http://{shown}:{port}/?key={token}"]).start()
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-                timeout_keep_alive=10, timeout_graceful_shutdown=3, ws_max_size=4_000_000,
-            )
-        )  # fmt: skip
+        settings = uvicorn.Config(
+            app,
+            http=_impatient(config.upload_timeout_s),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws_max_size=4_000_000,
+            timeout_keep_alive=10,
+            timeout_graceful_shutdown=3,
+        )
+        server = uvicorn.Server(settings)
         with suppress(KeyboardInterrupt):
             server.run([listener])
     say("ended; jobs that were not finished go on at the next start")
+
+
+def _impatient(timeout_s: float) -> Any:
+    """uvicorn's protocol, which also ends connections that bring no complete head of a request in time."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._was_idle = False
+            self._timer = self.loop.call_later(timeout_s, self._look)
+
+        def _look(self) -> None:
+            if self.transport.is_closing() or self.transport.get_protocol() is not self:  # such as a WebSocket
+                return
+            is_idle = self.cycle is None or self.cycle.response_complete
+            if is_idle and (self._was_idle or self.cycle is None):
+                self.transport.close()
+                return
+            self._was_idle = is_idle
+            self._timer = self.loop.call_later(timeout_s, self._look)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._timer.cancel()
+            super().connection_lost(exc)
+
+    return Impatient
 
 
 def stored_token(folder: Path) -> str:
