@@ -75,12 +75,20 @@ def test_python_client(server, folder):
         assert [each["state"] for each in seen][-1] == client.jobs()[0]["state"] == "done"
         client.save(job["id"], "page", folder / "page.html")
         assert "film.mp4" in (folder / "page.html").read_text()
+        for kind in ("csv", "parquet", "json", "vtt", "eaf"):
+            client.save(job["id"], "table", folder / f"table.{kind}", format=kind, decimals=2)
+        saved = pd.read_csv(folder / "table.csv")
+        pd.testing.assert_frame_equal(saved, pd.read_parquet(folder / "table.parquet"), check_dtype=False)
+        assert len(saved) == len(expected) and (folder / "table.vtt").read_text().startswith("WEBVTT")
+        client.save(job["id"], "table", folder / "summary.csv", summary=True)
+        assert len(pd.read_csv(folder / "summary.csv")) == 1
         for act, reason in (
             (lambda: client.submit(folder / "page.html"), "by its suffix"),
             (lambda: client.submit(folder / "none.mp4"), "cannot be read"),
             (lambda: client.submit(video, hop=1), "settings: hop: Extra inputs"),
             (lambda: client.submit("http://127.0.0.1:9/a.mp4"), "no public address"),
             (lambda: client.cancel(job["id"]), "has ended: done"),
+            (lambda: client.save(job["id"], "table", folder / "x", format="doc"), "Input should be"),
             (lambda: client.job("x"), "should match pattern"),
         ):
             with pytest.raises(UserError, match=reason):

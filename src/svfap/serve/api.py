@@ -15,9 +15,10 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+from urllib.parse import quote, urlsplit
 
+import pandas as pd
 import prometheus_client
 from fastapi import Depends, FastAPI, File, Form, Header, Query, Request, UploadFile, WebSocket
 from fastapi import Path as InPath
@@ -33,8 +34,9 @@ from starlette.exceptions import HTTPException
 import svfap
 from svfap.errors import UserError
 from svfap.predict.about import about_of
-from svfap.predict.config import PredictConfig
-from svfap.predict.table import part_of
+from svfap.predict.config import PredictConfig, TableConfig
+from svfap.predict.finish import finish_table
+from svfap.predict.table import part_of, read_predictions
 from svfap.serve.camera import Cameras
 from svfap.serve.config import GIGA, MEGA, ServeConfig
 from svfap.serve.fetch import check_address, check_public, name_of, safe_name
@@ -46,9 +48,30 @@ from svfap.serve.store import ENDED, ID, OVERLAY, PAGE, TABLE, Job, State, Store
 from svfap.serve.worker import Progress
 
 # Of `PredictConfig`, that a caller may choose.
-CALLER_SETTINGS = ("model", "faces", "detect_every", "min_face_px", "margin", "align", "border", "hop_s", "fps")
+CALLER_SETTINGS = (
+    "model",
+    "faces",
+    "detect_every",
+    "min_face_px",
+    "margin",
+    "align",
+    "border",
+    "hop_s",
+    "fps",
+    "landmarks",
+)
 EVENTS_EVERY_S = 0.25
 ROWS_AT_ONCE = 1000
+Format = Literal["csv", "parquet", "xlsx", "json", "jsonl", "eaf", "vtt"]
+FORMATS: dict[Format, str] = {
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "json": "application/json",
+    "jsonl": "application/x-ndjson",
+    "eaf": "application/xml",
+    "vtt": "text/vtt",
+}
 LARGEST = 1_000_000  # number in settings
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LEAST_FREE = GIGA  # bytes of the disk that are left to others
@@ -217,6 +240,23 @@ class Server:
             target.mkdir()
             (folder / name).replace(target / name)
             return self.store.add(name, settings, job_id=job_id)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def table(self, job: Job, suffix: str, is_summary: bool, chosen: dict[str, Any]) -> bytes:
+        """A finished table in another format, refined as chosen. Raises `UserError`."""
+        folder = self.store.incoming / uuid.uuid4().hex
+        folder.mkdir()
+        try:
+            source, out = self.store.result(job, TABLE), folder / f"table.{suffix}"
+            if job.persons and "track" in read_predictions(source):
+                chosen["persons"] = folder / "persons.csv"
+                rows = [(job.name, number, name) for number, name in job.persons.items()]
+                pd.DataFrame(rows, columns=["video", "track", "person"]).to_csv(chosen["persons"], index=False)
+            finish_table(source, TableConfig(**{"summary" if is_summary else "out": out}, **chosen))
+            return out.read_bytes()
+        except UserError as error:
+            raise UserError(str(error).replace(f"{folder}/", "").replace(f"{source.parent}/", "")) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -440,6 +480,25 @@ def _add_results(app: FastAPI, server: Server) -> None:
                 if look.view.state in ENDED:
                     return
                 await asyncio.sleep(EVENTS_EVERY_S)
+
+    @app.get("/v1/jobs/{job_id}/table", tags=["results"], summary="The table, in many formats")
+    def table(
+        job: WithJob,
+        format: Format = "csv",
+        summary: Annotated[bool, Query(description="a row per face or person instead")] = False,
+        smooth_s: Annotated[float, Query(ge=0, le=3600, description="moving average over this many seconds")] = 0.0,
+        baseline: Annotated[
+            Literal["median"] | None, Query(description="subtract the median of each person, not of probabilities")
+        ] = None,
+        decimals: Annotated[int | None, Query(ge=0, le=15)] = None,
+    ) -> Response:
+        """As `svfap table` writes it, with the names of persons. eaf: tiers for ELAN; vtt: captions."""
+        file_of(job, TABLE)
+        chosen: dict[str, Any] = {"smooth_s": smooth_s, "baseline": baseline, "decimals": decimals}
+        content = server.table(job, format, summary, chosen)
+        name = f"{Path(job.name).stem}{'_summary' * summary}.{format}"
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
+        return Response(content, media_type=FORMATS[format], headers=headers)
 
     @app.get("/v1/jobs/{job_id}/about", tags=["results"], summary="How the table was made")
     def about(job: WithJob, download: bool = False) -> FileResponse:

@@ -112,9 +112,10 @@ class Client:
         rows = [json.loads(line) for line in io.StringIO(text)]
         return pd.DataFrame(rows)
 
-    def save(self, job_id: str, what: str, path: str | Path) -> None:
-        """Write a result to a file. what: page, about, overlay or video."""
-        content = self._get(f"/v1/jobs/{job_id}/{what}")
+    def save(self, job_id: str, what: str, path: str | Path, **options: Any) -> None:
+        """Write a result to a file. what: table, page, about, overlay or video. options: of a table, such as format="xlsx",
+        smooth_s, baseline, decimals and summary; of a page, head."""
+        content = self._get(f"/v1/jobs/{job_id}/{what}", params=options)
         try:
             Path(path).write_bytes(content)
         except OSError as error:
@@ -144,8 +145,8 @@ class Client:
     def _json(self, method: str, path: str, **kwargs: Any) -> Any:
         return self._request(method, path, **kwargs).json()
 
-    def _get(self, path: str) -> bytes:
-        return bytes(self._request("GET", path).content)
+    def _get(self, path: str, **kwargs: Any) -> bytes:
+        return bytes(self._request("GET", path, **kwargs).content)
 
     def _request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import time
@@ -13,6 +14,7 @@ from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from threading import Condition, Event, Thread
 
 from svfap.console import say
@@ -22,6 +24,7 @@ from svfap.serve.fetch import fetch
 from svfap.serve.inspection import Inspector
 from svfap.serve.store import ENDED, RESULTS, Job, State, Store
 from svfap.serve.worker import Order, Outcome, Progress, of_the_program, work
+from svfap.shipped import local_model
 
 MAX_DEATHS = 2  # of processes that predict a job, until it has failed
 CLEAN_EVERY_S = 60.0
@@ -154,7 +157,9 @@ class Queue:
         began = time.monotonic()
         server = {name: getattr(self.config, name) for name in SERVER_SETTINGS}
         limits = self.config.max_length_s, self.config.max_megapixels
-        order = Order(self.store.folder_of(job.id), job.name, {**server, **job.settings}, *limits)
+        folder = self.store.folder_of(job.id)
+        settings = {**server, **job.settings, "model": _seen_from(folder, job.settings["model"])}
+        order = Order(folder, job.name, settings, *limits)
         outcome = self._outcome(slot, order, job, began)
         frames = self.progress.get(job.id, Progress(0, None)).frames
         if outcome is None:
@@ -265,6 +270,13 @@ class Queue:
             is_due = self.config.keep_uploads_h is not None and hours > self.config.keep_uploads_h
             if is_due and self.store.video_of(job).exists():
                 self.store.remove_upload(job)
+
+
+def _seen_from(folder: Path, model: str) -> str:
+    """The name of a model for a process in this folder, in which a relative path begins elsewhere."""
+    if local_model(model) is not None or not Path(model).exists() or Path(model).is_absolute():
+        return model
+    return os.path.relpath(model, folder)
 
 
 class _Slot:
