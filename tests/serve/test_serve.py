@@ -4,58 +4,163 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from served import BEARER, TOKEN, light_work, make_video, submit, wait_for
 
 from svfap.serve.api import make_app
 from svfap.serve.config import ServeConfig
 
-TOKEN = "a token of the tests"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("server")
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    config = ServeConfig(folder=tmp_path_factory.mktemp("server"), token=TOKEN, max_upload_mb=3, max_length_s=60)
-    with TestClient(make_app(config, TOKEN), base_url="http://localhost", headers=BEARER) as client:
-        yield client
-
-
-def ended(client, job, seconds=60):
-    for _ in range(10 * seconds):
-        job = client.get(f"/v1/jobs/{job['id']}").json()
-        if job["state"] in ("done", "failed", "cancelled"):
-            return job
-        time.sleep(0.1)
-    raise AssertionError(job)
-
-
-def submit(client, video, **settings):
-    with video.open("rb") as file:
-        return client.post("/v1/jobs", files={"file": (video.name, file)}, data={"settings": json.dumps(settings)})
-
-
-@pytest.fixture(scope="module")
-def done(client, faces):
-    return ended(
-        client, submit(client, next((faces / "videos").glob("test*.mp4")), faces="none").raise_for_status().json()
+def client(folder):
+    """Of a server whose processes do not load a model."""
+    config = ServeConfig(
+        folder=folder / "jobs", token=TOKEN, max_upload_mb=3, max_length_s=60, max_jobs=6, keep_uploads_h=1
     )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("svfap.serve.queue.work", light_work)
+        with TestClient(make_app(config, TOKEN), base_url="http://localhost", headers=BEARER) as client:
+            yield client
 
 
-def test_a_video_becomes_rows(client, done):
-    assert (done["state"], done["reason"]) == ("done", "")
-    rows = [json.loads(line) for line in client.get(f"/v1/jobs/{done['id']}/rows").text.splitlines()]
-    assert len(rows) > 3 and rows[0]["video"] == done["name"]
-    later = client.get(f"/v1/jobs/{done['id']}/rows", params={"start": 2}).text.splitlines()
-    assert [json.loads(line) for line in later] == rows[2:]
+@pytest.fixture(scope="module")
+def video(folder):
+    return make_video(folder / "short.mp4")
+
+
+@pytest.fixture(scope="module")
+def long_video(folder):
+    """One that takes a minute, see `light_work`."""
+    return make_video(folder / "long.mp4")
+
+
+@pytest.fixture(scope="module")
+def done(client, video):
+    return wait_for(client, submit(client, video).raise_for_status().json())
+
+
+def rows_of(client, job):
+    return [json.loads(line) for line in client.get(f"/v1/jobs/{job['id']}/rows").text.splitlines()]
+
+
+def process_of(client):
+    return client.app.state.server.queue._slots[0]._process
 
 
 def test_events_are_the_rows_and_end_with_the_state(client, done):
     text = client.get(f"/v1/jobs/{done['id']}/events").text
     events = [dict(line.split(": ", 1) for line in event.splitlines()) for event in text.strip().split("\n\n")]
-    rows = client.get(f"/v1/jobs/{done['id']}/rows").text.splitlines()
-    assert [json.loads(event["data"]) for event in events if event["event"] == "row"] == list(map(json.loads, rows))
+    rows = rows_of(client, done)
+    assert [json.loads(event["data"]) for event in events if event["event"] == "row"] == rows
     assert json.loads(events[-1]["data"])["state"] == "done"
-    again = client.get(f"/v1/jobs/{done['id']}/events", headers={"Last-Event-ID": "1"}).text
-    assert again.startswith("event: row") and "id: 2" in again.split("\n\n")[0]
+    again = client.get(f"/v1/jobs/{done['id']}/events", headers={"Last-Event-ID": "0"}).text
+    assert again.startswith("event: row") and "id: 1" in again.split("\n\n")[0]
+
+
+def test_rows_that_begin_again_are_told_to_those_who_follow(client, done):
+    server = client.app.state.server
+    table = next(server.store.result(server.store[done["id"]], "").glob("affect.jsonl"))
+    content, size = table.read_bytes(), table.stat().st_size
+    try:
+        table.write_bytes(content[: size // 2])
+        assert server.look(done["id"], 0, size).is_shorter
+        assert not server.look(done["id"], 0, size // 2).is_shorter
+    finally:
+        table.write_bytes(content)
+
+
+def test_cancel_again_and_delete(client, long_video, video):
+    first, second, third = (submit(client, long_video).json() for _ in range(3))
+    wait_for(client, first, ("running",))
+    assert client.get(f"/v1/jobs/{third['id']}").json()["ahead"] == 1
+    assert client.post(f"/v1/jobs/{second['id']}/cancel").json()["state"] == "cancelled"
+    assert client.post(f"/v1/jobs/{second['id']}/cancel").status_code == 409
+    assert client.post(f"/v1/jobs/{first['id']}/cancel").json()["state"] == "cancelled"
+    assert client.delete(f"/v1/jobs/{second['id']}").status_code == 204
+    assert client.get(f"/v1/jobs/{second['id']}").status_code == 404
+    begun = client.post(f"/v1/jobs/{first['id']}/again").json()
+    assert begun["state"] == "queued" and begun["reason"] == ""
+    assert client.post(f"/v1/jobs/{first['id']}/again").status_code == 409
+    for job in (first, third):  # one of them runs
+        assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
+        assert not client.app.state.server.store.folder_of(job["id"]).exists()
+    assert wait_for(client, submit(client, video).json())["state"] == "done"
+
+
+def test_a_process_that_is_killed_once_is_replaced_and_twice_is_the_end(client, long_video):
+    job = submit(client, long_video).json()
+    wait_for(client, job, ("running",))
+    first = process_of(client)
+    first.kill()
+    for _ in range(200):
+        second = process_of(client)
+        if second is not None and second is not first and client.get(f"/v1/jobs/{job['id']}").json()["frames"]:
+            break
+        time.sleep(0.05)
+    second.kill()
+    ended = wait_for(client, job)
+    assert ended["state"] == "failed" and "ended twice" in ended["reason"]
+    assert client.get("/health").json()["status"] == "ok"
+    assert "svfap_worker_restarts_total 2.0" in client.get("/metrics").text
+    client.delete(f"/v1/jobs/{job['id']}")
+
+
+def test_jobs_and_room_are_limited(client, long_video, video, monkeypatch):
+    jobs = [submit(client, long_video) for _ in range(7)]
+    assert [each.status_code for each in jobs] == [201] * 6 + [429]
+    assert "6 jobs are waiting" in jobs[-1].json()["detail"] and jobs[-1].headers["retry-after"]
+    for job in jobs[:-1][::-1]:
+        client.delete(f"/v1/jobs/{job.json()['id']}")
+    server = client.app.state.server
+    with server.store.reserving(50 * 10**9):
+        full = submit(client, video)
+    assert full.status_code == 507 and "delete jobs" in full.json()["detail"]
+    monkeypatch.setattr(server, "uploads", 20)
+    busy = submit(client, video)
+    assert busy.status_code == 503 and "20 uploads" in busy.json()["detail"]
+    assert server.store._reserved == 0
+
+
+def test_a_disk_that_is_full_in_the_middle_of_an_upload(client, video, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "/srv/secret")
+
+    monkeypatch.setattr("starlette.datastructures.UploadFile.write", full)
+    answer = submit(client, video)
+    assert answer.status_code == 507 and "full" in answer.json()["detail"] and "secret" not in answer.text
+
+
+def test_what_is_old_is_deleted(client, video):
+    job = wait_for(client, submit(client, video).json())
+    server = client.app.state.server
+    server.queue.clean(job["ended"] + 3500)
+    assert client.get(f"/v1/jobs/{job['id']}").json()["has_video"]
+    server.queue.clean(job["ended"] + 3700)
+    assert not client.get(f"/v1/jobs/{job['id']}").json()["has_video"]
+    assert client.get(f"/v1/jobs/{job['id']}/video").status_code == 404
+    assert len(rows_of(client, job)) > 0
+
+
+def test_persons_are_kept(client, done):
+    named = client.put(f"/v1/jobs/{done['id']}/persons", json={"1": " Ada ", "2": ""})
+    assert named.json()["persons"] == {"1": "Ada"}
+    assert client.put(f"/v1/jobs/{done['id']}/persons", json={"x": "Ada"}).status_code == 422
+
+
+def test_a_folder_that_holds_other_files_is_left_alone(tmp_path):
+    from svfap.errors import UserError
+    from svfap.serve.store import Store
+
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="choose another --folder"):
+        Store(tmp_path)
+    assert Path(tmp_path / "jobs" / "mine.txt").exists()

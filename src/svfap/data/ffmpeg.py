@@ -19,6 +19,15 @@ SQUARE = 0.01  # pixels whose sides differ by less than this count as square
 LONGEST_PIXEL = 5.0  # a pixel's sides differ by this factor at most; what states more is an error in the file
 
 
+_max_pixels: int | None = None
+
+
+def limit_pictures(max_pixels: int | None) -> None:
+    """From now on, larger pictures of videos are taken for damaged in this process, before there is memory for them."""
+    global _max_pixels
+    _max_pixels = max_pixels
+
+
 def open_container(path: Path) -> InputContainer:
     """Open a media file. Raises `VideoError`."""
     # With this prefix FFmpeg interprets no protocol or number pattern in the name.
@@ -43,7 +52,10 @@ def video_stream(container: InputContainer) -> av.VideoStream | None:
     None if there is none that can be decoded.
     """
     streams = [stream for stream in container.streams.video if stream.codec_context is not None]
-    return max((stream for stream in streams if not stream.disposition & NOT_SHOWN), key=_rank, default=None)
+    shown = max((stream for stream in streams if not stream.disposition & NOT_SHOWN), key=_rank, default=None)
+    if shown is not None and _max_pixels is not None:
+        shown.codec_context.options = {**shown.codec_context.options, "max_pixels": str(_max_pixels)}
+    return shown
 
 
 def _rank(stream: av.VideoStream) -> tuple[bool, int, int]:

@@ -4,45 +4,76 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import json
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+from urllib.parse import quote, urlsplit
 
+import pandas as pd
 import prometheus_client
-from fastapi import Depends, FastAPI, File, Form, Header, HTTPException, Query, Request, UploadFile, WebSocket
+from fastapi import Depends, FastAPI, File, Form, Header, Query, Request, UploadFile, WebSocket
 from fastapi import Path as InPath
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi_offline import FastAPIOffline
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from starlette.exceptions import HTTPException
 
 import svfap
 from svfap.errors import UserError
 from svfap.predict.about import about_of
-from svfap.predict.config import PredictConfig
-from svfap.predict.table import part_of
+from svfap.predict.config import PredictConfig, TableConfig
+from svfap.predict.finish import finish_table
+from svfap.predict.table import part_of, read_predictions
 from svfap.serve.camera import Cameras
 from svfap.serve.config import GIGA, MEGA, ServeConfig
 from svfap.serve.fetch import check_address, check_public, name_of, safe_name
 from svfap.serve.inspection import Inspector
-from svfap.serve.limits import Gate
+from svfap.serve.limits import FORM_BYTES, Gate
 from svfap.serve.pages import add_pages
 from svfap.serve.queue import Queue
-from svfap.serve.store import OVERLAY, PAGE, TABLE, Job, State, Store
+from svfap.serve.store import ENDED, ID, OVERLAY, PAGE, TABLE, Job, State, Store
 from svfap.serve.worker import Progress
 
 # Of `PredictConfig`, that a caller may choose.
-CALLER_SETTINGS = ("model", "faces", "detect_every", "min_face_px", "margin", "align", "border", "hop_s", "fps")
+CALLER_SETTINGS = (
+    "model",
+    "faces",
+    "detect_every",
+    "min_face_px",
+    "margin",
+    "align",
+    "border",
+    "hop_s",
+    "fps",
+    "landmarks",
+)
 EVENTS_EVERY_S = 0.25
 ROWS_AT_ONCE = 1000
+Format = Literal["csv", "parquet", "xlsx", "json", "jsonl", "eaf", "vtt"]
+FORMATS: dict[Format, str] = {
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "json": "application/json",
+    "jsonl": "application/x-ndjson",
+    "eaf": "application/xml",
+    "vtt": "text/vtt",
+}
+LARGEST = 1_000_000  # number in settings
+FULL = (errno.ENOSPC, errno.EDQUOT)
 LEAST_FREE = GIGA  # bytes of the disk that are left to others
 OPEN_PATHS = ("/", "/health", "/static/*", "/docs", "/redoc", "/openapi.json", "/static-offline-docs/*")
 TAGS = [
@@ -92,6 +123,15 @@ class JobView(BaseModel):
     has_video: Annotated[bool, Field(description="the video has not been deleted yet")] = True
 
 
+@dataclass(frozen=True)
+class Look:
+    """What is new of a job. rows: (byte behind it, row). is_shorter: there are fewer rows than before."""
+
+    view: JobView
+    rows: list[tuple[int, dict[str, Any]]]
+    is_shorter: bool = False
+
+
 class Server:
     """A store, its queue, and the views of them that the routes need."""
 
@@ -116,12 +156,11 @@ class Server:
 
     def view(self, job: Job) -> JobView:
         progress = self.queue.progress.get(job.id)
-        waiting = [each.id for each in self.store.all(["queued"])] if job.state == "queued" else []
         return JobView(
             **{name: value for name, value in dataclasses.asdict(job).items() if name in JobView.model_fields},
             frames=None if progress is None else progress.frames,
             total=None if progress is None else progress.total,
-            ahead=waiting.index(job.id) if job.id in waiting else None,
+            ahead=self.store.ahead(job),
             seconds_left=self._seconds_left(job, progress),
             pages=self.pages(job),
             has_overlay=self.store.result(job, OVERLAY).exists(),
@@ -143,15 +182,18 @@ class Server:
     @contextmanager
     def upload(self, num_bytes: int) -> Iterator[tuple[int, str] | None]:
         """While an upload is under way: None, or why it is refused, as status and reason."""
-        refusal = self._refusal(num_bytes)
-        self.refused += refusal is not None
+        if (refusal := self.refusal(num_bytes)) is not None:
+            self.refused += 1
+            yield refusal
+            return
         self.uploads += 1
         try:
-            yield refusal
+            with self.store.reserving(num_bytes):
+                yield None
         finally:
             self.uploads -= 1
 
-    def _refusal(self, num_bytes: int) -> tuple[int, str] | None:
+    def refusal(self, num_bytes: int) -> tuple[int, str] | None:
         """Why no new job of this size is taken now, as status and reason."""
         if self.store.count("fetching", "queued", "running") >= self.config.max_jobs:
             return 429, f"{self.config.max_jobs} jobs are waiting, which is the most; try again later"
@@ -171,6 +213,9 @@ class Server:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise UserError(f"settings: {f'{where}: ' if where else ''}{first['msg']}") from None
+        for name, value in given.items():
+            if isinstance(value, int | float) and abs(value) > LARGEST:
+                raise UserError(f"settings: {name}: must be at most {LARGEST:,}")
         given.setdefault("model", self.config.models[0])
         if given["model"] not in self.config.models:
             raise UserError(f"settings: model: must be one of {', '.join(self.config.models)}")
@@ -185,6 +230,7 @@ class Server:
         try:
             with (folder / name).open("wb") as file:
                 shutil.copyfileobj(upload.file, file, MEGA)
+            upload.file.close()
             if (folder / name).stat().st_size > self.config.max_upload_mb * MEGA:
                 raise HTTPException(
                     413, f"{name}: is larger than {self.config.max_upload_mb:g} MB, which is the most that is taken"
@@ -197,10 +243,45 @@ class Server:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def table(self, job: Job, suffix: str, is_summary: bool, chosen: dict[str, Any]) -> bytes:
+        """A finished table in another format, refined as chosen. Raises `UserError`."""
+        folder = self.store.incoming / uuid.uuid4().hex
+        folder.mkdir()
+        try:
+            source, out = self.store.result(job, TABLE), folder / f"table.{suffix}"
+            if job.persons and "track" in read_predictions(source):
+                chosen["persons"] = folder / "persons.csv"
+                rows = [(job.name, number, name) for number, name in job.persons.items()]
+                pd.DataFrame(rows, columns=["video", "track", "person"]).to_csv(chosen["persons"], index=False)
+            finish_table(source, TableConfig(**{"summary" if is_summary else "out": out}, **chosen))
+            return out.read_bytes()
+        except UserError as error:
+            raise UserError(str(error).replace(f"{folder}/", "").replace(f"{source.parent}/", "")) from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def rows_file(self, job: Job) -> Path | None:
         """Where the rows of a job are now."""
         table = self.store.result(job, TABLE)
         return next((path for path in (part_of(table), table) if path.exists()), None)
+
+    def look(self, job_id: str, start: int, offset: int) -> Look | None:
+        """A job, and rows as `rows` gives them; None if the job is gone."""
+        try:
+            job = self.store[job_id]
+        except KeyError:
+            return None
+        view = self.view(job)
+        if offset and self._size(job) < offset:
+            return Look(view, [], is_shorter=True)
+        return Look(view, list(islice(self.rows(job, start, offset), ROWS_AT_ONCE)))
+
+    def _size(self, job: Job) -> int:
+        for _ in range(2):  # it may be renamed in between
+            if (path := self.rows_file(job)) is not None:
+                with suppress(FileNotFoundError):
+                    return path.stat().st_size
+        return 0
 
     def rows(self, job: Job, start: int, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """(byte behind it, row) of rows from number `start` counted from byte `offset` on, as far as they are complete."""
@@ -240,6 +321,17 @@ def make_app(config: ServeConfig, token: str) -> FastAPI:
         server.refused += 1
         return JSONResponse({"detail": str(error)}, 422)
 
+    @app.exception_handler(HTTPException)
+    @app.exception_handler(OSError)
+    async def failed(request: Request, error: HTTPException | OSError) -> Response:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno in FULL:  # also while an upload is read
+            return JSONResponse({"detail": "the disk of the server is full; delete jobs, or try again later"}, 507)
+        if isinstance(error, OSError):
+            raise error
+        return await http_exception_handler(request, error)
+
+    app.router.route_class = _Route
     app.add_middleware(
         Gate,
         token=token,
@@ -256,7 +348,24 @@ def make_app(config: ServeConfig, token: str) -> FastAPI:
     return app
 
 
-def job_of(request: Request, job_id: Annotated[str, InPath(pattern="^[0-9a-f]{32}$")]) -> Job:
+class _Route(APIRoute):
+    """A route whose forms hold one file and few short fields."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_small(request: Request) -> Response:
+            return await handle(_Request(request.scope, request.receive))
+
+        return handle_small
+
+
+class _Request(Request):
+    def form(self, **_: Any) -> Any:
+        return super().form(max_files=1, max_fields=8, max_part_size=FORM_BYTES)
+
+
+def job_of(request: Request, job_id: Annotated[str, InPath(pattern=f"^{ID}$")]) -> Job:
     try:
         job: Job = request.app.state.server.store[job_id]
     except KeyError:
@@ -307,13 +416,12 @@ def _add_jobs(app: FastAPI, server: Server) -> None:
 
     @app.post("/v1/jobs/{job_id}/again", tags=["jobs"], summary="Begin a job that failed or was cancelled once more")
     def again(job: WithJob) -> JobView:
-        if not server.store.video_of(job).exists():
-            raise HTTPException(409, "the video is not here any more")
-        if not server.store.change(
-            job.id, only=["failed", "cancelled"], state="queued", reason="", attempts=0, ended=None
-        ):
-            raise HTTPException(409, f"the job has not failed: {job.state}")
-        server.queue.submit(server.store[job.id])
+        if job.state not in ("failed", "cancelled"):
+            raise HTTPException(409, f"the job has not failed: it is {job.state}")
+        if (refusal := server.refusal(0)) is not None:
+            raise HTTPException(*refusal)
+        if not server.queue.again(job):
+            raise HTTPException(409, "the video is not here any more; submit it again")
         return server.view(server.store[job.id])
 
     @app.delete("/v1/jobs/{job_id}", status_code=204, tags=["jobs"], summary="Delete a job, its video and its results")
@@ -351,32 +459,46 @@ def _add_results(app: FastAPI, server: Server) -> None:
     ) -> AsyncIterator[ServerSentEvent]:
         """Server-sent events until the job has ended: `row` (its id is its number from 0), `state` (a job) when anything
         about the job changes, `restart` when rows begin again from 0."""
-        job_id, number, offset, before = job.id, last_event_id + 1, 0, None
+        number, offset, before = last_event_id + 1, 0, None
         skip = number
         while not await request.is_disconnected():
-            try:
-                current = server.store[job_id]
-            except KeyError:
+            look = await asyncio.to_thread(server.look, job.id, skip, offset)
+            if look is None:
                 return
-            path = server.rows_file(current)
-            if offset and (path is None or path.stat().st_size < offset):  # begun again
+            if look.is_shorter:  # begun again
                 number = offset = skip = 0
-                yield ServerSentEvent(event="restart", data=None)
-            found = 0
-            for behind, row in server.rows(current, skip, offset):
+                yield ServerSentEvent(event="restart", data={})  # browsers leave out events without data
+                continue
+            for behind, row in look.rows:
                 offset = behind
                 yield ServerSentEvent(event="row", id=str(number), data=row)
-                number, skip, found = number + 1, 0, found + 1
-                if found == ROWS_AT_ONCE:
-                    break
-            view = server.view(current)
-            if view != before:
-                before = view
-                yield ServerSentEvent(event="state", data=view)
-            if found < ROWS_AT_ONCE:
-                if current.has_ended:
+                number, skip = number + 1, 0
+            if look.view != before:
+                before = look.view
+                yield ServerSentEvent(event="state", data=before)
+            if len(look.rows) < ROWS_AT_ONCE:
+                if look.view.state in ENDED:
                     return
                 await asyncio.sleep(EVENTS_EVERY_S)
+
+    @app.get("/v1/jobs/{job_id}/table", tags=["results"], summary="The table, in many formats")
+    def table(
+        job: WithJob,
+        format: Format = "csv",
+        summary: Annotated[bool, Query(description="a row per face or person instead")] = False,
+        smooth_s: Annotated[float, Query(ge=0, le=3600, description="moving average over this many seconds")] = 0.0,
+        baseline: Annotated[
+            Literal["median"] | None, Query(description="subtract the median of each person, not of probabilities")
+        ] = None,
+        decimals: Annotated[int | None, Query(ge=0, le=15)] = None,
+    ) -> Response:
+        """As `svfap table` writes it, with the names of persons. eaf: tiers for ELAN; vtt: captions."""
+        file_of(job, TABLE)
+        chosen: dict[str, Any] = {"smooth_s": smooth_s, "baseline": baseline, "decimals": decimals}
+        content = server.table(job, format, summary, chosen)
+        name = f"{Path(job.name).stem}{'_summary' * summary}.{format}"
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
+        return Response(content, media_type=FORMATS[format], headers=headers)
 
     @app.get("/v1/jobs/{job_id}/about", tags=["results"], summary="How the table was made")
     def about(job: WithJob, download: bool = False) -> FileResponse:

@@ -65,6 +65,10 @@ class ServeConfig(DeviceSettings):
         require(self, 0, "port", "keep_uploads_h", "keep_results_h")
         require_positive(self, "max_upload_mb", "max_length_s", "max_megapixels", "max_disk_gb")
         require_positive(self, "upload_timeout_s", "job_timeout_s")
+        if self.max_upload_mb * MEGA > self.max_disk_gb * GIGA:
+            raise UserError(
+                f"max_upload_mb={self.max_upload_mb:g}: is more than max_disk_gb={self.max_disk_gb:g} has room for"
+            )
         if self.port > 65535:
             raise UserError(f"port={self.port}: must be at most 65535")
         if self.token is not None and (len(self.token) < TOKEN_LENGTH or not self.token.isascii()):

@@ -6,7 +6,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from socket import gaierror, getaddrinfo
 from typing import Any
@@ -18,10 +18,12 @@ from svfap.data.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from svfap.errors import UserError, first_line
 
 MAX_REDIRECTS = 5
-LONGEST_NAME = 100  # characters
+LONGEST_NAME = 100  # bytes
 LONGEST_ADDRESS = 4000  # characters
 HEADERS = [("User-Agent", "svfap"), ("Accept", "*/*"), ("Accept-Encoding", "identity")]
 PORTS = {"http": 80, "https": 443}
+GLOBAL_UNICAST = IPv6Network("2000::/3")
+TO_IPV4 = IPv6Network("2002::/16")  # 6to4
 
 
 class PublicNetwork(httpcore.SyncBackend):
@@ -51,17 +53,22 @@ def check_public(host: str, port: int = 443) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address can be reached from the whole internet, also where IPv6 wraps one of IPv4."""
+    """Whether an IP address is one of the whole internet; of those of IPv6 that stand for one of IPv4, only `::ffff:…` can be."""
     ip = ip_address(address.partition("%")[0])
-    inner = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None)
-    teredo = getattr(ip, "teredo", None)
-    return all(each.is_global and not each.is_multicast for each in (ip, inner, *(teredo or ())) if each is not None)
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is None and (ip not in GLOBAL_UNICAST or ip in TO_IPV4):
+        return False
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return ip.is_global and not ip.is_multicast
 
 
 def check_address(address: str) -> None:
     """Raise `UserError` unless this is an http or https address without a password."""
-    if len(address) > LONGEST_ADDRESS or re.search(r"[\x00-\x20\x7f]", address):
-        raise UserError("address: is too long, or has spaces or control characters in it")
+    if len(address) > LONGEST_ADDRESS:
+        raise UserError(f"address: has more than {LONGEST_ADDRESS} characters")
+    if re.search(r"[^\x21-\x7e]|\\", address):
+        raise UserError(
+            "address: write spaces and characters beyond ASCII encoded, such as %20, and names of hosts as xn--…"
+        )
     try:
         parts = urlsplit(address)
         parts.port  # noqa: B018 - raises for what is no number
@@ -88,7 +95,8 @@ def safe_name(name: str) -> str:
     if suffix not in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES):
         known = ", ".join((*VIDEO_SUFFIXES, *PICTURE_SUFFIXES))
         raise UserError(f"{name[:LONGEST_NAME]!r}: is neither a video nor a picture by its suffix; known are {known}")
-    return (re.sub(r"[^\w-]+", "_", stem).strip("_-") or "video")[:LONGEST_NAME] + suffix
+    plain = re.sub(r"[^\w-]+", "_", stem).strip("_-").encode()[:LONGEST_NAME].decode(errors="ignore")
+    return (plain or "video") + suffix
 
 
 def fetch(
@@ -97,7 +105,6 @@ def fetch(
     max_bytes: int,
     timeout_s: float,
     wanted: Callable[[], bool] = lambda: True,
-    network: httpcore.NetworkBackend | None = None,
 ) -> None:
     """Download a file. wanted: asked now and then; False stops the download.
 
@@ -105,9 +112,7 @@ def fetch(
     seconds, or less than a kilobyte per second on average.
     """
     began = time.monotonic()
-    with httpcore.ConnectionPool(
-        ssl_context=ssl.create_default_context(), network_backend=network or PublicNetwork()
-    ) as pool:
+    with httpcore.ConnectionPool(ssl_context=ssl.create_default_context(), network_backend=PublicNetwork()) as pool:
         for _ in range(MAX_REDIRECTS + 1):
             check_address(address)
             try:
@@ -130,7 +135,7 @@ def fetch(
                         )
                     _write(answer.iter_stream(), target, max_bytes, began, timeout_s, wanted)
                     return
-            except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
+            except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, ValueError) as error:
                 raise UserError(f"the address cannot be read ({type(error).__name__}: {first_line(error)})") from None
     raise UserError(f"the address leads to more than {MAX_REDIRECTS} others")
 

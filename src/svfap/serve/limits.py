@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,6 +22,7 @@ FORM_BYTES = 100_000  # of a request around its file
 JOBS = "/v1/jobs"
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "SAMEORIGIN"}
 LEAST_RATE = 1000  # bytes per second of a body, on average
+HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
 
 
 class Gate:
@@ -30,8 +32,9 @@ class Gate:
     requests lack the cookie, which browsers send from this site alone, and what it changes states where it comes from.
 
     app: what is behind. token: the secret. open_paths: without token; `*` at the end stands for any end. is_local: only this
-    machine's names are hosts. max_bytes: of a body. timeout_s: without data, or beyond what `LEAST_RATE` takes. admission:
-    entered with the stated size of a new job while it arrives; gives a status and a reason to refuse it.
+    machine's names are hosts. max_bytes: of the file of a new job; other bodies are small. timeout_s: without data, or beyond
+    what `LEAST_RATE` takes. admission: entered with the size of a new job while it arrives; gives a status and a reason to
+    refuse it.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class Gate:
     ) -> None:
         self.app, self.token, self.open_paths, self.is_local = app, token, open_paths, is_local
         self.admission = admission
-        self.max_bytes, self.timeout_s = max_bytes + FORM_BYTES, timeout_s
+        self.max_bytes, self.timeout_s = max_bytes, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -57,21 +60,24 @@ class Gate:
             await _refuse(refusal, scope, receive, send)
         elif scope["type"] == "websocket":
             await self.app(scope, receive, send)
-        elif scope["method"] == "POST" and request.url.path == JOBS:
-            with self.admission(int(request.headers.get("content-length", "0"))) as refusal:
+        elif _is_submission(scope):
+            stated = request.headers.get("content-length")
+            with self.admission(self.max_bytes if stated is None else int(stated)) as refusal:
                 if refusal is not None:
                     await _refuse(refusal, scope, receive, send)
                 else:
-                    await self.app(scope, self._watched(receive), _with_headers(send))
+                    await self.app(scope, self._watched(receive, self.max_bytes), _with_headers(send))
         else:
-            await self.app(scope, self._watched(receive), _with_headers(send))
+            await self.app(scope, self._watched(receive, 0), _with_headers(send))
 
     def _refusal(self, request: HTTPConnection) -> tuple[int, str] | None:
         host = request.headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname or "" if "\\" not in host else ""
+        if not HOST.fullmatch(host):
+            return 400, "Host: is missing, or no name of a host"
+        name = urlsplit(f"//{host}").hostname or ""
         if self.is_local and name not in LOCAL_NAMES:
-            return 421, f"{name or 'no host'}: is not a name of this machine"
-        path = request.url.path
+            return 421, f"{name}: is not a name of this machine; use localhost, or start the server with another --host"
+        path = request.scope["path"]  # as routes see it
         is_open = any(path == each or (each[-1] == "*" and path.startswith(each[:-1])) for each in self.open_paths)
         if not is_open:
             scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
@@ -85,16 +91,14 @@ class Gate:
             if not hmac.compare_digest(given.encode(), self.token.encode()):
                 return 401, "needs the token of this server: Authorization: Bearer TOKEN"
         stated = request.headers.get("content-length", "0")
-        if not stated.isdecimal():
-            return 400, "Content-Length is no number"
-        if int(stated) > self.max_bytes:
-            return (
-                413,
-                f"has {int(stated) / 1e6:.1f} MB, and at most {(self.max_bytes - FORM_BYTES) / 1e6:.1f} are taken",
-            )
+        if not stated.isdecimal() or len(stated) > 18:
+            return 400, "Content-Length is no number of bytes"
+        most = self.max_bytes if _is_submission(request.scope) else 0
+        if int(stated) > most + FORM_BYTES:
+            return 413, f"has {int(stated) / 1e6:.1f} MB, and at most {_megabytes(most)} are taken"
         return None
 
-    def _watched(self, receive: Receive) -> Receive:
+    def _watched(self, receive: Receive, max_bytes: int) -> Receive:
         began, count, is_complete = time.monotonic(), 0, False
 
         async def watched() -> Message:
@@ -105,15 +109,24 @@ class Gate:
             try:
                 message = await asyncio.wait_for(receive(), max(left, 0.001))
             except TimeoutError:
-                raise HTTPException(408, "sends too slowly", {"Connection": "close"}) from None
+                reason = f"sends nothing for {self.timeout_s:g} s, or less than a kilobyte per second; send it again"
+                raise HTTPException(408, reason, {"Connection": "close"}) from None
             count += len(message.get("body", b""))
             is_complete = not message.get("more_body", False)
-            if count > self.max_bytes:
-                reason = f"has more than {(self.max_bytes - FORM_BYTES) / 1e6:.1f} MB, which is the most that is taken"
+            if count > max_bytes + FORM_BYTES:
+                reason = f"has more than {_megabytes(max_bytes)}, which is the most that is taken"
                 raise HTTPException(413, reason, {"Connection": "close"})
             return message
 
         return watched
+
+
+def _is_submission(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == JOBS
+
+
+def _megabytes(max_bytes: int) -> str:
+    return f"{(max_bytes or FORM_BYTES) / 1e6:.1f} MB"
 
 
 async def _refuse(refusal: tuple[int, str], scope: Scope, receive: Receive, send: Send) -> None:

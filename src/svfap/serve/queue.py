@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sqlite3
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from threading import Condition, Event, Thread
 
+from svfap.console import say
 from svfap.errors import UserError
 from svfap.serve.config import GIGA, MEGA, ServeConfig
 from svfap.serve.fetch import fetch
 from svfap.serve.inspection import Inspector
 from svfap.serve.store import ENDED, RESULTS, Job, State, Store
-from svfap.serve.worker import Order, Outcome, Progress, work
+from svfap.serve.worker import Order, Outcome, Progress, of_the_program, work
+from svfap.shipped import local_model
 
-ATTEMPTS = 2  # of a job whose process dies
+MAX_DEATHS = 2  # of processes that predict a job, until it has failed
 CLEAN_EVERY_S = 60.0
 LOOK_EVERY_S = 0.1
+RETRY_S = 5.0
 SERVER_SETTINGS = ("device", "precision", "batch_size")
 
 
 class Queue:
     """Carries out the jobs of a store, `config.num_workers` at a time, the oldest first.
 
-    Jobs that a server before this one had begun are begun again.
+    Jobs that a server before this one had begun are begun again, as often as that happens.
 
     Attributes:
         progress: id of a running job -> `Progress`.
@@ -68,16 +76,26 @@ class Queue:
         if not self.store.end(job_id, "cancelled"):
             return False
         self.ended["cancelled"] += 1
+        if not self._is_held(job_id):  # else its thread does so
+            self._discard(job_id)
+        return True
+
+    def again(self, job: Job) -> bool:
+        """Begin a job that has failed or was cancelled once more; False if it is in another state, or its file is gone."""
+        self._wait_until_free(job.id)
+        has_video = self.store.video_of(job).exists()
+        if not has_video and job.address is None:
+            return False
+        state: State = "queued" if has_video else "fetching"
+        if not self.store.change(job.id, only=["failed", "cancelled"], state=state, reason="", deaths=0, ended=None):
+            return False
+        self.submit(self.store[job.id])
         return True
 
     def remove(self, job_id: str) -> None:
         """Stop a job, and delete it with all its files."""
         self.cancel(job_id)
-        for _ in range(100):  # until its process has ended
-            with self._news:
-                if all(slot.job_id != job_id for slot in self._slots):
-                    break
-            time.sleep(LOOK_EVERY_S)
+        self._wait_until_free(job_id)
         self.store.remove(job_id)
 
     def stop(self) -> None:
@@ -95,6 +113,22 @@ class Queue:
         """Whether all threads are running."""
         return all(thread.is_alive() for thread in self._threads)
 
+    def _is_held(self, job_id: str) -> bool:
+        with self._news:
+            return any(slot.job_id == job_id for slot in self._slots)
+
+    def _wait_until_free(self, job_id: str) -> None:
+        """Wait until no process works on a job that has ended; they are killed within moments."""
+        for _ in range(100):
+            if not self._is_held(job_id):
+                return
+            time.sleep(LOOK_EVERY_S)
+
+    def _discard(self, job_id: str) -> None:
+        """Delete the results of a job that was stopped."""
+        shutil.rmtree(self.store.folder_of(job_id) / RESULTS, ignore_errors=True)
+        self.store.measure(job_id)
+
     def _tell(self) -> None:
         with self._news:
             self._news.notify_all()
@@ -103,7 +137,12 @@ class Queue:
         slot.start()
         while not self._stopping.is_set():
             with self._news:
-                job = self.store.claim()
+                try:
+                    job = self.store.claim()
+                except sqlite3.Error as error:  # such as of a full disk
+                    say(f"jobs.sqlite: {error}; trying again")
+                    self._stopping.wait(RETRY_S)
+                    continue
                 if job is None:
                     self._news.wait(1.0)
                     continue
@@ -117,18 +156,22 @@ class Queue:
     def _carry_out(self, slot: _Slot, job: Job) -> None:
         began = time.monotonic()
         server = {name: getattr(self.config, name) for name in SERVER_SETTINGS}
-        order = Order(self.store.folder_of(job.id), job.name, {**server, **job.settings}, self.config.max_length_s)
+        limits = self.config.max_length_s, self.config.max_megapixels
+        folder = self.store.folder_of(job.id)
+        settings = {**server, **job.settings, "model": _seen_from(folder, job.settings["model"])}
+        order = Order(folder, job.name, settings, *limits)
         outcome = self._outcome(slot, order, job, began)
         frames = self.progress.get(job.id, Progress(0, None)).frames
         if outcome is None:
             if self._stopping.is_set():
                 return
             if not self._is_running(job.id):
-                shutil.rmtree(self.store.folder_of(job.id) / RESULTS, ignore_errors=True)
+                self._discard(job.id)
                 return
             self.restarts += 1
-            if job.attempts < ATTEMPTS:
-                self.store.change(job.id, only=["running"], state="queued")
+            deaths = job.deaths + 1
+            if deaths < MAX_DEATHS:
+                self.store.change(job.id, only=["running"], state="queued", deaths=deaths)
                 return
             outcome = Outcome("the process that predicted it ended twice (killed, or out of memory)", [])
         self.frames += frames
@@ -136,6 +179,8 @@ class Queue:
         self.store.change(job.id, notes=outcome.notes)
         if self.store.end(job.id, state, outcome.reason):
             self.ended[state] += 1
+        else:  # cancelled in this moment
+            self._discard(job.id)
 
     def _outcome(self, slot: _Slot, order: Order, job: Job, began: float) -> Outcome | None:
         """What came of an order; None if its process has ended."""
@@ -175,15 +220,18 @@ class Queue:
 
         try:
             room = int(self.config.max_disk_gb * GIGA) - self.store.size
-            size = min(int(self.config.max_upload_mb * MEGA), max(room, 0))
+            size = min(int(self.config.max_upload_mb * MEGA), room)
+            if size <= 0:
+                raise UserError(f"the {self.config.max_disk_gb:g} GB for uploads and results are full; delete jobs")
             assert job.address is not None
-            fetch(job.address, target, size, self.config.upload_timeout_s, wanted)
+            with self.store.reserving(size):
+                fetch(job.address, target, size, self.config.upload_timeout_s, wanted)
             self.inspector(target)
+            target.replace(self.store.video_of(job))
         except UserError as error:
             if wanted() and self.store.end(job_id, "failed", str(error).removeprefix(f"{job.name}: ")):
                 self.ended["failed"] += 1
         else:
-            target.replace(self.store.video_of(job))
             self.store.measure(job_id)
             self.store.change(job_id, only=["fetching"], state="queued")
             self._tell()
@@ -197,12 +245,19 @@ class Queue:
         except KeyError:
             pass
         except Exception as error:
-            self.store.end(job_id, "failed", f"an error of the program ({type(error).__name__}: {error})")
-            self.ended["failed"] += 1
+            if self._stopping.is_set():
+                return
+            traceback.print_exc()
+            with suppress(sqlite3.Error):  # the next server begins it again
+                if self.store.end(job_id, "failed", of_the_program(error)):
+                    self.ended["failed"] += 1
 
     def _clean(self) -> None:
         while not self._stopping.is_set():
-            self.clean(time.time())
+            try:
+                self.clean(time.time())
+            except sqlite3.Error as error:
+                say(f"jobs.sqlite: {error}; trying again")
             self._stopping.wait(CLEAN_EVERY_S)
 
     def clean(self, now: float) -> None:
@@ -217,6 +272,13 @@ class Queue:
                 self.store.remove_upload(job)
 
 
+def _seen_from(folder: Path, model: str) -> str:
+    """The name of a model for a process in this folder, in which a relative path begins elsewhere."""
+    if local_model(model) is not None or not Path(model).exists() or Path(model).is_absolute():
+        return model
+    return os.path.relpath(model, folder)
+
+
 class _Slot:
     """A process that predicts, started anew when it has died or was killed."""
 
@@ -228,6 +290,7 @@ class _Slot:
     def start(self) -> Connection:
         """The connection to the process, which runs."""
         if self._process is None or not self._process.is_alive() or self._connection is None:
+            self.kill()
             context = get_context("spawn")
             self._connection, other = context.Pipe()
             self._process = context.Process(target=work, args=(other,), daemon=True, name="svfap-worker")
@@ -237,6 +300,9 @@ class _Slot:
 
     def kill(self) -> None:
         """End the process at once."""
-        if (process := self._process) is not None and process.is_alive():
+        process, connection, self._process, self._connection = self._process, self._connection, None, None
+        if process is not None:
             process.kill()
             process.join(5)
+        if connection is not None:
+            connection.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from threading import RLock
@@ -19,6 +20,7 @@ from svfap.files import make_folder
 
 State = Literal["fetching", "queued", "running", "done", "failed", "cancelled"]
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
+ID = "[0-9a-f]{32}"
 RESULTS, TABLE, PAGE, OVERLAY = "results", "affect.jsonl", "page.html", "overlay.mp4"
 
 COLUMNS = {
@@ -30,7 +32,7 @@ COLUMNS = {
     "notes": "TEXT NOT NULL DEFAULT '[]'",
     "persons": "TEXT NOT NULL DEFAULT '{}'",
     "reason": "TEXT NOT NULL DEFAULT ''",
-    "attempts": "INTEGER NOT NULL DEFAULT 0",
+    "deaths": "INTEGER NOT NULL DEFAULT 0",
     "size": "INTEGER NOT NULL DEFAULT 0",
     "created": "REAL NOT NULL",
     "started": "REAL",
@@ -47,7 +49,7 @@ class Job:
         id: 32 hexadecimal digits. name: of the file. address: that the file comes from, if it was not uploaded.
         settings: those of `PredictConfig` that the caller has chosen, and `overlay`, whether to draw one.
         notes: what was said about the video. persons: number of a face as text -> name of the person.
-        reason: why the job has failed. attempts: how often it was begun. size: bytes of its files.
+        reason: why the job has failed. deaths: of processes that predicted it. size: bytes of its files.
         created, started, ended: seconds since 1970.
     """
 
@@ -59,7 +61,7 @@ class Job:
     notes: list[str]
     persons: dict[str, str]
     reason: str
-    attempts: int
+    deaths: int
     size: int
     created: float
     started: float | None
@@ -73,28 +75,30 @@ class Job:
 class Store:
     """All jobs of a server, in `FOLDER/jobs.sqlite`, with the files of a job in `FOLDER/jobs/ID`. Safe to use from threads.
 
-    Raises `UserError` if the file cannot be opened or is none.
+    Raises `UserError` if the file cannot be opened or is none, or if the folder holds files of others.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        make_folder(self.folder / "jobs")
         self.incoming = self.folder / "incoming"
-        shutil.rmtree(self.incoming, ignore_errors=True)  # uploads that a server before this one did not finish
-        make_folder(self.incoming)
-        self._lock = RLock()
         file = self.folder / "jobs.sqlite"
+        for own in (self.folder / "jobs", self.incoming):
+            if not file.exists() and own.exists() and any(own.iterdir()):
+                raise UserError(f"{own}: holds files, but there is no {file.name} beside it; choose another --folder")
+            make_folder(own)
+        self._lock, self._reserved = RLock(), 0
         try:
             self._database = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
             self._database.row_factory = sqlite3.Row
             self._database.execute("PRAGMA journal_mode=WAL")
             columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
             self._database.execute(f"CREATE TABLE IF NOT EXISTS jobs ({columns})")
+            self._database.execute("CREATE INDEX IF NOT EXISTS by_state ON jobs (state, created)")
             found = {row["name"] for row in self._database.execute("PRAGMA table_info(jobs)")}
         except sqlite3.Error as error:
-            raise UserError(f"{file}: is no list of jobs ({error}); move it away, or choose another --folder") from None
+            raise UserError(f"{file}: is no list of jobs ({error}); choose another --folder") from None
         if found != set(COLUMNS):
-            raise UserError(f"{file}: is of another version of SVFAP; move it away, or choose another --folder")
+            raise UserError(f"{file}: is of another version of SVFAP; choose another --folder")
         self._remove_unlisted()
 
     def add(self, name: str, settings: dict[str, Any], *, address: str | None = None, job_id: str | None = None) -> Job:
@@ -132,11 +136,19 @@ class Store:
             row = self._database.execute(f"SELECT COUNT(*) FROM jobs WHERE state IN ({marks})", states).fetchone()
         return int(row[0])
 
+    def ahead(self, job: Job) -> int | None:
+        """How many jobs wait before a queued one; None for another."""
+        if job.state != "queued":
+            return None
+        query = "SELECT COUNT(*) FROM jobs WHERE state = 'queued' AND created < ?"
+        with self._lock:
+            return int(self._database.execute(query, (job.created,)).fetchone()[0])
+
     def claim(self) -> Job | None:
         """The oldest job that waits, which is running from now on; None if there is none."""
         with self._lock:
             row = self._database.execute(
-                "UPDATE jobs SET state = 'running', attempts = attempts + 1, started = ? WHERE id = (SELECT id FROM jobs "
+                "UPDATE jobs SET state = 'running', started = ? WHERE id = (SELECT id FROM jobs "
                 "WHERE state = 'queued' ORDER BY created, rowid LIMIT 1) RETURNING *",
                 (time.time(),),
             ).fetchone()
@@ -177,10 +189,21 @@ class Store:
 
     @property
     def size(self) -> int:
-        """Bytes of all files, with those that are still arriving."""
+        """Bytes of the files of all jobs, and of what is still arriving."""
         with self._lock:
             (known,) = self._database.execute("SELECT COALESCE(SUM(size), 0) FROM jobs").fetchone()
-        return int(known) + _size_below(self.incoming)
+            return int(known) + self._reserved
+
+    @contextmanager
+    def reserving(self, num_bytes: int) -> Iterator[None]:
+        """Count these bytes as taken until the block ends."""
+        with self._lock:
+            self._reserved += num_bytes
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reserved -= num_bytes
 
     def folder_of(self, job_id: str) -> Path:
         return self.folder / "jobs" / job_id
@@ -196,10 +219,11 @@ class Store:
             self._database.close()
 
     def _remove_unlisted(self) -> None:
-        """Delete folders of jobs that were not listed yet, or not any more, when a server ended."""
+        """Delete uploads that had not arrived, and folders of jobs that were not listed yet, or not any more, when a server
+        ended."""
         listed = {job.id for job in self.all()}
-        for folder in (self.folder / "jobs").iterdir():
-            if folder.name not in listed:
+        for folder in (*(self.folder / "jobs").iterdir(), *self.incoming.iterdir()):
+            if re.fullmatch(ID, folder.name) and (folder.parent == self.incoming or folder.name not in listed):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from svfap.console import keeping_messages
+from svfap.data.ffmpeg import limit_pictures
 from svfap.errors import UserError, first_line
 from svfap.serve.store import OVERLAY, PAGE, RESULTS, TABLE
 
@@ -27,6 +30,7 @@ class Order:
     name: str
     settings: dict[str, Any]
     max_length_s: float
+    max_megapixels: float
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,22 @@ class TooLong(Exception):
     """A video is longer than it is allowed to be, whatever its header says."""
 
 
+def end_with_parent() -> None:
+    """Let this process end as soon as the one that started it has, however that was; Ctrl-C is left to that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            wait([parent.sentinel])
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def work(connection: Connection) -> None:
     """Take orders until the connection ends, and answer each with `Progress` and at last an `Outcome`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends this process
+    end_with_parent()
     import svfap.predict.predictor  # noqa: F401 - takes seconds, ahead of the first order
 
     while True:
@@ -77,6 +94,7 @@ def carry_out(order: Order, send: Callable[[Any], None]) -> Outcome:
             last = now
             send(Progress(count, total))
 
+    limit_pictures(int(order.max_megapixels * 1e6))
     settings = dict(order.settings)
     overlay = Path(RESULTS) / OVERLAY if settings.pop("overlay", False) else None
     with keeping_messages() as notes:
@@ -101,5 +119,13 @@ def carry_out(order: Order, send: Callable[[Any], None]) -> Outcome:
             raise
         except Exception as error:
             traceback.print_exc()
-            reason = f"an error of the program ({type(error).__name__}: {first_line(error)})"
-    return Outcome(reason.removeprefix(f"{order.name}: "), notes)
+            reason = of_the_program(error)
+    here = f"{order.folder}{os.sep}"
+    reason, *notes = (text.replace(here, "").removeprefix(f"{order.name}: ") for text in (reason, *notes))
+    return Outcome(reason, notes)
+
+
+def of_the_program(error: Exception) -> str:
+    """The reason of a failure that is not the caller's, without paths."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+    return f"an error of the program ({type(error).__name__}: {said})"
