@@ -1,7 +1,13 @@
-"""The tutorials are valid notebooks, their stored outputs are those of their code, and their cells run in order."""
+"""The tutorials are valid notebooks, their stored outputs are those of their code, and their cells run in order.
+
+Running them is slow; the quick tests check that what their cells import, look up and call is there and takes these arguments.
+"""
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 import sys
 import tempfile
 from pathlib import Path
@@ -55,6 +61,52 @@ def test_is_valid_and_its_outputs_are_those_of_its_code(name):
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1
 
 
+def imported(tree: ast.Module) -> dict[str, Any]:
+    """What each name that a tutorial imports stands for. Raises where there is no such module or no such name in it."""
+    names: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                module = importlib.import_module(alias.name)
+                names[alias.asname or alias.name.split(".")[0]] = (
+                    module if alias.asname else sys.modules[alias.name.split(".")[0]]
+                )
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module or "")
+            names |= {alias.asname or alias.name: getattr(module, alias.name) for alias in node.names}
+    return names
+
+
+def looked_up(node: ast.expr, names: dict[str, Any]) -> Any:
+    """The object of an expression such as `svfap.faces.Face` that starts at an imported name; None for any other."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.Attribute):
+        owner = looked_up(node.value, names)
+        return getattr(owner, node.attr) if inspect.ismodule(owner) or inspect.isclass(owner) else None
+    return None
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_cells_name_and_call_what_exists(name):
+    code = [cell.source for cell in read(name).cells if cell.cell_type == "code"]
+    tree = ast.parse("\n".join(code))
+    names = imported(tree)
+    ours = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            looked_up(node, names)
+        function = looked_up(node.func, names) if isinstance(node, ast.Call) else None
+        if not getattr(function, "__module__", "").startswith("svfap"):
+            continue
+        ours.add(function.__name__)
+        if not any(isinstance(value, ast.Starred) for value in node.args) and all(word.arg for word in node.keywords):
+            inspect.signature(function).bind(*node.args, **{word.arg: word.value for word in node.keywords})
+    assert len(ours) >= 3, "the calls of the library were found"
+    stored = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assert set(QUICK[name]) <= stored, "the sizes that replace its own have their names"
+
+
 def run(name: str, sizes: dict[str, Any] | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The names that a tutorial has at its end. sizes: replace those of its cell of parameters, by their names; None: full."""
     monkeypatch.chdir(FOLDER)
@@ -98,10 +150,8 @@ def check(name: str, names: dict[str, Any]) -> None:
         assert isinstance(names["table"]("Expected calibration error"), pd.DataFrame)
 
 
-SLOW = ("3_a_papers_fold", "4_frozen_encoder", "5_reading_a_report")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in QUICK])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
 def test_cells_run(name, tmp_path, monkeypatch):
     check(name, run(name, QUICK[name], tmp_path, monkeypatch))
 
