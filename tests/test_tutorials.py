@@ -97,7 +97,7 @@ def test_cells_name_and_call_what_exists(name):
         if isinstance(node, ast.Attribute):
             looked_up(node, names)
         function = looked_up(node.func, names) if isinstance(node, ast.Call) else None
-        if not getattr(function, "__module__", "").startswith("svfap"):
+        if not (getattr(function, "__module__", None) or "").startswith("svfap"):
             continue
         ours.add(function.__name__)
         if not any(isinstance(value, ast.Starred) for value in node.args) and all(word.arg for word in node.keywords):
