@@ -17,6 +17,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from forked import start as forked
+from forked import under_torchrun
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import svfap
@@ -181,23 +183,28 @@ def test_accumulation_does_not_change_the_result(faces, tmp_path):
     np.testing.assert_allclose(losses(tmp_path / "1"), losses(tmp_path / "2"), rtol=1e-4)
 
 
-def on_two_processes(file: Path, words: dict) -> None:
-    """Fine-tune under torchrun with settings that go through a YAML file."""
+def settings_file(file: Path, words: dict) -> Path:
     plain = {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in words.items()}
     file.write_text(yaml.safe_dump(plain))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    command += ["--nproc-per-node=2", "-m", "svfap", "finetune", "--config", str(file)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    return file
 
 
 def test_torchrun_on_two_processes_matches_one(faces, tmp_path):
     finetune(finetuning(faces, tmp_path / "one", **PLAIN))
-    on_two_processes(tmp_path / "run.yaml", vars(finetuning(faces, tmp_path / "two", **PLAIN)))
+    file = settings_file(tmp_path / "run.yaml", vars(finetuning(faces, tmp_path / "two", **PLAIN)))
+    under_torchrun(["finetune", "--config", str(file)], 2, tmp_path / "printed.txt")
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
     two, one = log(tmp_path / "two", "val")[-1], log(tmp_path / "one", "val")[-1]
     assert two["num_evaluated"] == one["num_evaluated"] == 7
     assert two["war"] == one["war"]
+
+
+def on_two_processes(file: Path) -> None:
+    """Fine-tune by the command of torchrun with the settings of a YAML file."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += ["--nproc-per-node=2", "-m", "svfap", "finetune", "--config", str(file)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
@@ -207,7 +214,7 @@ def test_a_process_without_anything_to_validate_does_not_hang(faces, tmp_path):
     )
     names = sorted(pd.read_csv(faces / "train.csv")["label"].unique())
     words = dict(val_manifest=tmp_path / "one.csv", label_names=names, epochs=1, batch_size=14)
-    on_two_processes(tmp_path / "run.yaml", vars(finetuning(faces, tmp_path / "run", **words)))
+    on_two_processes(settings_file(tmp_path / "run.yaml", vars(finetuning(faces, tmp_path / "run", **words))))
     assert log(tmp_path / "run", "val")[0]["num_evaluated"] == 1
 
 
@@ -255,21 +262,20 @@ def test_a_signal_saves_and_is_the_exit_status(number, faces, tmp_path):
     out = tmp_path / "run"
     words = ["--manifest", str(faces / "pretrain.csv"), "--preset", "svfap_debug", "--sampling_stride", "1"]
     words += ["--batch_size", "4", "--epochs", "400", "--num_workers", "1", "--out", str(out)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "svfap", "pretrain", *words], env=environment(), stderr=subprocess.PIPE
-    )
+    process = forked(["pretrain", *words], tmp_path / "printed.txt")
     try:
         deadline = time.monotonic() + 300
         while not (out / "log.jsonl").exists() or (out / "log.jsonl").read_text().count("\n") <= 6:
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.is_alive() and time.monotonic() < deadline
             time.sleep(0.1)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=300)
+        os.kill(process.pid, number)
+        process.join(300)
     finally:
         process.kill()
-    assert process.returncode == 128 + number
-    assert b"Traceback" not in errors
-    assert b"--resume" in errors
+    assert process.exitcode == 128 + number
+    printed = (tmp_path / "printed.txt").read_text()
+    assert "Traceback" not in printed
+    assert "--resume" in printed
     state = json.loads((out / "last" / "state.json").read_text())
     assert state["step"] == log(out)[-1]["step"] < 1600
 
