@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from stub_runs import StubRuns
 
 import svfap.experiments.experiment as experiment_module
@@ -47,8 +48,10 @@ def prepared(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def costs(monkeypatch):
-    """Counting the costs of models takes longer than all else here."""
+def costs(request, monkeypatch):
+    """Counting the costs of models takes longer than all else here, then drawing the figures: they are made, and drawn once."""
+    if request.function is not test_a_true_difference_is_shown_and_others_are_not:
+        monkeypatch.setattr(experiment_module, "save_figure", lambda figure, path: pyplot.close(figure))
     monkeypatch.setattr(
         experiment_module, "complexity", lambda config: SimpleNamespace(parameters=60_000, multiply_adds=2e6)
     )

@@ -159,7 +159,8 @@ def test_output_activation(activation, low, high):
 @pytest.mark.parametrize(
     ("task", "overrides"),
     [
-        ("pretraining", {}),
+        ("pretraining", {"stage_depths": (1, 1, 1)}),  # each kind of layer once
+        pytest.param("pretraining", {}, marks=pytest.mark.slow),
         pytest.param("regression", {"num_outputs": 2, "frame_level": True}, marks=pytest.mark.slow),
     ],
 )
