@@ -128,7 +128,7 @@ def test_callers_that_are_slow_or_go_away(server, folder):
 
 def test_a_hundred_follow_a_job_and_go_away(server, folder):
     with Client(TOKEN, server.address) as client:
-        job = client.submit(make_video(folder / "followed.mp4", 1000, (16, 16)), faces="none")
+        job = client.submit(make_video(folder / "followed.mp4", 400, (16, 16)), faces="none")
         request = (
             f"GET /v1/jobs/{job['id']}/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
         )
@@ -157,7 +157,7 @@ def test_only_one_server_has_a_folder_or_a_port(server, folder):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks up processes in /proc")
 def test_jobs_go_on_after_the_server_was_killed(server, folder):
-    long, short = make_video(folder / "long.mp4", 3000, (16, 16)), make_video(folder / "short.mp4")
+    long, short = make_video(folder / "long.mp4", 800, (16, 16)), make_video(folder / "short.mp4")
     with Client(TOKEN, server.address) as client:
         jobs = [client.submit(each, faces="none") for each in (long, short)]
         while client.job(jobs[0]["id"])["state"] == "queued":

@@ -89,15 +89,15 @@ def state(client, answer, seconds=5):
 
 
 def test_what_reaches_the_processes(serving, video, tmp_path, monkeypatch):
-    (tmp_path / "affect").mkdir()
+    (tmp_path / "own_model").mkdir()
     monkeypatch.chdir(tmp_path)
-    client = serving(num_workers=2, max_length_s=9, max_megapixels=2, models=["movement", "affect"], **SETTINGS)
-    assert client.get("/v1/models").json() == ["movement", "affect"]
-    answers = [submit(client, video), submit(client, video, settings='{"model": "affect", "hop_s": 1}')]
+    client = serving(num_workers=2, max_length_s=9, max_megapixels=2, models=["movement", "own_model"], **SETTINGS)
+    assert client.get("/v1/models").json() == ["movement", "own_model"]
+    answers = [submit(client, video), submit(client, video, settings='{"model": "own_model", "hop_s": 1}')]
     assert [state(client, each)["state"] for each in answers] == ["done", "done"]
     second, first = sorted(client.orders, key=lambda order: order.settings["model"])
     assert first.settings == {**SETTINGS, "model": "movement"}
-    assert second.settings == {**SETTINGS, "model": "../../../affect", "hop_s": 1.0}
+    assert second.settings == {**SETTINGS, "model": "../../../own_model", "hop_s": 1.0}
     assert (first.max_length_s, first.max_megapixels) == (9, 2)
     for number in range(3):
         submit(client, video, f"slow{number}.mp4")
@@ -161,14 +161,16 @@ def test_upload_timeout_s(serving):
 
     from starlette.exceptions import HTTPException
 
+    from svfap.serve.limits import _Exchange
+
     async def never():
         await asyncio.sleep(60)
 
     client = serving(upload_timeout_s=0.05)
     gate = next(each for each in client.app.user_middleware if "timeout_s" in each.kwargs)
-    watched = gate.cls(client.app, *gate.args, **gate.kwargs)._watched(never, 0)
+    exchange = _Exchange(never, never, 0, gate.kwargs["timeout_s"])
     with pytest.raises(HTTPException, match="sends nothing for 0.05 s"):
-        asyncio.run(watched())
+        asyncio.run(exchange.receive())
 
 
 def test_address_token_folder_and_browser(tmp_path, monkeypatch, capsys):

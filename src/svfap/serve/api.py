@@ -253,7 +253,8 @@ class Server:
                 chosen["persons"] = folder / "persons.csv"
                 rows = [(job.name, number, name) for number, name in job.persons.items()]
                 pd.DataFrame(rows, columns=["video", "track", "person"]).to_csv(chosen["persons"], index=False)
-            finish_table(source, TableConfig(**{"summary" if is_summary else "out": out}, **chosen))
+            chosen["summary" if is_summary else "out"] = out
+            finish_table(source, TableConfig(**chosen))
             return out.read_bytes()
         except UserError as error:
             raise UserError(str(error).replace(f"{folder}/", "").replace(f"{source.parent}/", "")) from None

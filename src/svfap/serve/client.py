@@ -34,9 +34,9 @@ class Client:
     """
 
     def __init__(self, token: str, address: str = "http://127.0.0.1:8000", timeout_s: float = 60.0) -> None:
-        httpx = require_package("httpx", "app", "Client")
-        self._lost: type[Exception] = httpx.TransportError
-        self._http: httpx.Client = httpx.Client(
+        package = require_package("httpx", "app", "Client")
+        self._lost: type[Exception] = package.TransportError
+        self._http: httpx.Client = package.Client(
             base_url=address, headers={"Authorization": f"Bearer {token}"}, timeout=timeout_s
         )
 

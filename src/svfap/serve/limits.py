@@ -7,7 +7,7 @@ import hmac
 import re
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
@@ -22,6 +22,7 @@ FORM_BYTES = 100_000  # of a request around its file
 JOBS = "/v1/jobs"
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "SAMEORIGIN"}
 LEAST_RATE = 1000  # bytes per second of a body, on average
+DRAIN_S, DRAIN_BYTES = 5.0, 200_000_000  # of a request that is answered already
 HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
 
 
@@ -56,19 +57,25 @@ class Gate:
             await self.app(scope, receive, send)
             return
         request = HTTPConnection(scope)
-        if (refusal := self._refusal(request)) is not None:
-            await _refuse(refusal, scope, receive, send)
-        elif scope["type"] == "websocket":
-            await self.app(scope, receive, send)
-        elif _is_submission(scope):
+        refusal = self._refusal(request)
+        if scope["type"] == "websocket":
+            if refusal is None:
+                await self.app(scope, receive, send)
+            else:
+                await receive()
+                await send({"type": "websocket.close", "code": 4000 + refusal[0], "reason": refusal[1]})
+            return
+        is_submission = _is_submission(scope)
+        exchange = _Exchange(receive, send, self.max_bytes if is_submission else 0, self.timeout_s)
+        if refusal is not None:
+            await _answer(refusal)(scope, exchange.receive, exchange.send)
+        elif is_submission:
             stated = request.headers.get("content-length")
             with self.admission(self.max_bytes if stated is None else int(stated)) as refusal:
-                if refusal is not None:
-                    await _refuse(refusal, scope, receive, send)
-                else:
-                    await self.app(scope, self._watched(receive, self.max_bytes), _with_headers(send))
+                app = self.app if refusal is None else _answer(refusal)
+                await app(scope, exchange.receive, exchange.send)
         else:
-            await self.app(scope, self._watched(receive, 0), _with_headers(send))
+            await self.app(scope, exchange.receive, exchange.send)
 
     def _refusal(self, request: HTTPConnection) -> tuple[int, str] | None:
         host = request.headers.get("host", "")
@@ -98,27 +105,58 @@ class Gate:
             return 413, f"has {int(stated) / 1e6:.1f} MB, and at most {_megabytes(most)} are taken"
         return None
 
-    def _watched(self, receive: Receive, max_bytes: int) -> Receive:
-        began, count, is_complete = time.monotonic(), 0, False
 
-        async def watched() -> Message:
-            nonlocal count, is_complete
-            if is_complete:  # what comes now is that the caller has gone
-                return await receive()
-            left = min(self.timeout_s, began + self.timeout_s + count / LEAST_RATE - time.monotonic())
-            try:
-                message = await asyncio.wait_for(receive(), max(left, 0.001))
-            except TimeoutError:
-                reason = f"sends nothing for {self.timeout_s:g} s, or less than a kilobyte per second; send it again"
-                raise HTTPException(408, reason, {"Connection": "close"}) from None
-            count += len(message.get("body", b""))
-            is_complete = not message.get("more_body", False)
-            if count > max_bytes + FORM_BYTES:
-                reason = f"has more than {_megabytes(max_bytes)}, which is the most that is taken"
-                raise HTTPException(413, reason, {"Connection": "close"})
-            return message
+class _Exchange:
+    """A request and its answer: the size and speed of the one, the headers of the other.
 
-        return watched
+    An answer that comes before the end of the request is completed when that has been received, within limits: a caller that
+    is still sending would otherwise see a broken connection in place of the reason.
+    """
+
+    def __init__(self, receive: Receive, send: Send, max_bytes: int, timeout_s: float) -> None:
+        self._receive, self._send = receive, send
+        self.max_bytes, self.timeout_s = max_bytes, timeout_s
+        self._began, self._count, self._is_complete = time.monotonic(), 0, False
+
+    async def receive(self) -> Message:
+        """Raises `HTTPException` for what is too much or too slow."""
+        if self._is_complete:  # what comes now is that the caller has gone
+            return await self._receive()
+        left = min(self.timeout_s, self._began + self.timeout_s + self._count / LEAST_RATE - time.monotonic())
+        try:
+            message = await asyncio.wait_for(self._next(), max(left, 0.001))
+        except TimeoutError:
+            reason = f"sends nothing for {self.timeout_s:g} s, or less than a kilobyte per second; send it again"
+            raise HTTPException(408, reason, {"Connection": "close"}) from None
+        if self._count > self.max_bytes + FORM_BYTES:
+            reason = f"has more than {_megabytes(self.max_bytes)}, which is the most that is taken"
+            raise HTTPException(413, reason, {"Connection": "close"})
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Add what keeps a browser from guessing types, and other sites from framing a page or learning its address."""
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if is_last and not self._is_complete:
+            await self._send({**message, "more_body": True})
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._drain(), DRAIN_S)
+            message = {"type": "http.response.body"}
+        await self._send(message)
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._count += len(message.get("body", b""))
+        self._is_complete = not message.get("more_body", False)
+        return message
+
+    async def _drain(self) -> None:
+        before = self._count
+        while not self._is_complete and self._count - before < DRAIN_BYTES:
+            await self._next()
 
 
 def _is_submission(scope: Scope) -> bool:
@@ -129,26 +167,9 @@ def _megabytes(max_bytes: int) -> str:
     return f"{(max_bytes or FORM_BYTES) / 1e6:.1f} MB"
 
 
-async def _refuse(refusal: tuple[int, str], scope: Scope, receive: Receive, send: Send) -> None:
+def _answer(refusal: tuple[int, str]) -> JSONResponse:
     status, reason = refusal
-    if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.close", "code": 4000 + status, "reason": reason})
-        return
-    headers = {"Connection": "close"}  # the body is not read
+    headers = {"Connection": "close"}
     headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     headers |= {"Retry-After": "5"} if status in (429, 503) else {}
-    await JSONResponse({"detail": reason}, status, headers)(scope, receive, send)
-
-
-def _with_headers(send: Send) -> Send:
-    """Add what keeps a browser from guessing types, and other sites from framing a page or learning its address."""
-
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in HEADERS.items():
-                headers.setdefault(name, value)
-        await send(message)
-
-    return sending
+    return JSONResponse({"detail": reason}, status, headers)

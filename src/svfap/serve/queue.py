@@ -24,7 +24,7 @@ from svfap.serve.fetch import fetch
 from svfap.serve.inspection import Inspector
 from svfap.serve.store import ENDED, RESULTS, Job, State, Store
 from svfap.serve.worker import Order, Outcome, Progress, of_the_program, work
-from svfap.shipped import local_model
+from svfap.shipped import list_models
 
 MAX_DEATHS = 2  # of processes that predict a job, until it has failed
 CLEAN_EVERY_S = 60.0
@@ -274,7 +274,7 @@ class Queue:
 
 def _seen_from(folder: Path, model: str) -> str:
     """The name of a model for a process in this folder, in which a relative path begins elsewhere."""
-    if local_model(model) is not None or not Path(model).exists() or Path(model).is_absolute():
+    if model in list_models() or not Path(model).exists() or Path(model).is_absolute():
         return model
     return os.path.relpath(model, folder)
 
