@@ -79,7 +79,8 @@ def _help(*verbs: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         main([*verbs, "--help"])
-    return f"```text\n{printed.getvalue().strip()}\n```\n"
+    text = printed.getvalue().replace("\b", "").strip()  # jsonargparse writes one before an optional value
+    return f"```text\n{text}\n```\n"
 
 
 def on_files(files: Any, config: Any) -> Any:
