@@ -127,7 +127,9 @@ def test_every_page_has_a_place_on_the_site():
 def test_links_of_the_site_are_those_of_the_repository():
     import website
 
-    text = "[a](docs/limits.md#x) [b](CHANGELOG.md) [c](https://a.b/c) [d](docs/tutorials/1_own_data.ipynb) [e](gone.md)"
+    text = (
+        "[a](docs/limits.md#x) [b](CHANGELOG.md) [c](https://a.b/c) [d](docs/tutorials/1_own_data.ipynb) [e](gone.md)"
+    )
     moved = "[a](limits.md#x) [b](repository/CHANGELOG.md) [c](https://a.b/c) [d](tutorials/1_own_data.md) [e](gone.md)"
     assert website.with_links_of_the_site(text, ROOT / "README.md") == moved
     card = ROOT / "src/svfap/models/movement/README.md"
@@ -140,7 +142,11 @@ def test_links_of_the_site_are_those_of_the_repository():
 def test_the_site_may_load_nothing_from_elsewhere():
     import website
 
-    for tag in ('<script src="https://a.b/c.js">', '<link href="//a.b/c.css" rel="stylesheet">', "<img src=http://a.b>"):
+    for tag in (
+        '<script src="https://a.b/c.js">',
+        '<link href="//a.b/c.css" rel="stylesheet">',
+        "<img src=http://a.b>",
+    ):
         assert website.LOADED.search(tag), tag
     for tag in ('<a href="https://a.b">', '<script src="assets/c.js">', '<link rel="canonical" href="https://a.b">'):
         assert not website.LOADED.search(tag), tag

@@ -75,7 +75,7 @@ def help_of_all_verbs() -> str:
 def _help(*verbs: str) -> str:
     from svfap.cli.main import main
 
-    os.environ["COLUMNS"] = "96"
+    os.environ["COLUMNS"] = "88"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         main([*verbs, "--help"])
