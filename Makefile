@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs clean
 
 # Each module is compiled once, when a test or a command first imports it, even where the environment forbids to store that.
 export PYTHONDONTWRITEBYTECODE :=
@@ -30,6 +30,15 @@ lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks docs hubconf.py
 	$(BIN)/ruff format --check src tests benchmarks docs hubconf.py
 	$(BIN)/mypy
+
+# The documentation as a site, in site/: links, anchors and names that do not exist are errors, and so is anything that a page would
+# load from another machine. To read it: python -m http.server -d site
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The complete method on synthetic faces, verb by verb. Two things run at a time, each on one core; what is finished is not done
 # again. The last command prints the table: what is pre-training good for? Other faces and first weights: make demo SEED=1.
@@ -80,4 +89,4 @@ $(DEMO)/report.html: $(DEMO)/scratch/evaluation/metrics.json $(DEMO)/finetuned/e
 	$(SVFAP) report $(DEMO)/longer $(DEMO)/finetuned $(DEMO)/scratch $(DEMO)/pretrain --out $@ --title "$(TITLE)"
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) runs build dist site

@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import svfap
 from svfap.cli.main import main
 from svfap.datasets.dataset import NAMES, get_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs" / "make"))
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))]
 DOCUMENTS = [*PAGES, *(ROOT / "configs").rglob("*.yaml"), ROOT / "Makefile"]
 ENTRIES = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "paper_map.md").read_text())))
@@ -46,7 +48,6 @@ def test_entries_of_the_paper_map_exist(file, name):
 
 
 def test_the_tree_in_the_architecture_document_is_current():
-    sys.path.insert(0, str(ROOT / "docs" / "make"))
     import tree
 
     document = tree.DOCUMENT.read_text(encoding="utf-8")
@@ -92,6 +93,63 @@ def test_documented_commands_have_the_options(command, capsys):
 
 def test_documented_commands_cover_most_verbs():
     assert len({command[0] for command in documented_commands()}) >= 12
+
+
+def test_every_public_name_is_in_the_reference_once():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^::: svfap\.(\w+)$", page, re.MULTILINE)) == sorted(svfap.__all__)
+
+
+def test_quoted_messages_are_those_of_the_program():
+    """In docs/troubleshooting.md a line that begins with > is a message; … stands for what it inserts."""
+    quoted = re.findall(r"^> (.+)$", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(quoted) >= 15
+    nodes = (
+        node for file in Path(svfap.__file__).parent.rglob("*.py") for node in ast.walk(ast.parse(file.read_text()))
+    )
+    texts = "\0".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    for message in quoted:
+        for part in re.split(r"\s*…\s*", message):
+            assert part in texts, message
+
+
+def test_every_page_has_a_place_on_the_site():
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    placed = re.findall(r"[\w/]+\.md", json.dumps(settings["nav"]))
+    docs = ROOT / "docs"
+    made = {"index.md", "cli.md"}  # by docs/make/website.py
+    notebooks = {f"tutorials/{file.stem}.md" for file in (docs / "tutorials").glob("*.ipynb")}
+    inside = {page for page in placed if not page.startswith("repository/")}
+    assert len(placed) == len(set(placed))
+    assert inside == {file.name for file in docs.glob("*.md")} | notebooks | made
+
+
+def test_links_of_the_site_are_those_of_the_repository():
+    import website
+
+    text = (
+        "[a](docs/limits.md#x) [b](CHANGELOG.md) [c](https://a.b/c) [d](docs/tutorials/1_own_data.ipynb) [e](gone.md)"
+    )
+    moved = "[a](limits.md#x) [b](repository/CHANGELOG.md) [c](https://a.b/c) [d](tutorials/1_own_data.md) [e](gone.md)"
+    assert website.with_links_of_the_site(text, ROOT / "README.md") == moved
+    card = ROOT / "src/svfap/models/movement/README.md"
+    text = "[card](../src/svfap/models/movement/README.md) [here](#x)"
+    moved = "[card](repository/src/svfap/models/movement/README.md) [here](#x)"
+    assert website.with_links_of_the_site(text, ROOT / "docs" / "numbers.md") == moved
+    assert website.source_of(website.place(card)) == card
+
+
+def test_the_site_may_load_nothing_from_elsewhere():
+    import website
+
+    for tag in (
+        '<script src="https://a.b/c.js">',
+        '<link href="//a.b/c.css" rel="stylesheet">',
+        "<img src=http://a.b>",
+    ):
+        assert website.LOADED.search(tag), tag
+    for tag in ('<a href="https://a.b">', '<script src="assets/c.js">', '<link rel="canonical" href="https://a.b">'):
+        assert not website.LOADED.search(tag), tag
 
 
 def test_every_dataset_is_listed_and_documented():

@@ -140,6 +140,12 @@ def nas_folders(bench: Bench) -> str:
     return f"exit {done.status}, {listed} clips{', one in @eaDir' if named else ''}"
 
 
+def of_frames(targets: dict[str, np.ndarray]) -> np.ndarray:
+    """The targets of a clip for a model with one head."""
+    (only,) = targets.values()
+    return only
+
+
 def holes(bench: Bench) -> str:
     """Value of a frame minus its number in hundredths, for every sampled frame."""
     from svfap.data.loader import ClipDataset
@@ -151,7 +157,8 @@ def holes(bench: Bench) -> str:
     if item.reason:
         return f"refused: {item.reason}"
     shown = np.stack(item.clips).mean(axis=(2, 3, 4)).ravel() / 2
-    return f"targets differ from the numbers shown by at most {np.abs(shown - np.stack(item.targets).ravel() * 100).max():.0f}"
+    targets = np.stack([of_frames(targets) for targets in item.targets]).ravel()
+    return f"targets differ from the numbers shown by at most {np.abs(shown - targets * 100).max():.0f}"
 
 
 def several_sizes(bench: Bench) -> str:
@@ -355,7 +362,7 @@ def two_predicts(bench: Bench) -> str:
     both = [start("predict", name, *common, cwd=folder) for name in ("a.mp4", "b.webm")]
     outputs = [process.communicate(timeout=300)[0].decode(errors="replace") for process in both]
     statuses = sorted(process.returncode for process in both)
-    videos = pd.read_csv(folder / "affect.csv")["video"].nunique()
+    videos = pd.read_csv(folder / "predictions.csv")["video"].nunique()
     said = any(re.search("being written by another run|exists", text) for text in outputs)
     return f"exits {statuses[0]} and {'not 0' if statuses[1] else 0}, {'said why' if said else outputs}, table of {videos} video"
 
@@ -389,7 +396,7 @@ def vfr_labels(bench: Bench) -> str:
         if item.reason:
             return f"refused: {item.reason}"
         for clip, targets in zip(item.clips, item.targets, strict=True):
-            worst = max(worst, np.abs(clip.mean(axis=(1, 2, 3)) / 3 - targets.ravel()).max())
+            worst = max(worst, np.abs(clip.mean(axis=(1, 2, 3)) / 3 - of_frames(targets).ravel()).max())
     return f"targets are the numbers shown to within {'one' if worst <= 1 else round(worst, 1)}"
 
 
