@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 # Checked by torch.hub before a function below is called.
-dependencies = ["torch", "numpy", "yaml", "safetensors", "huggingface_hub", "jinja2", "lazy_loader"]
+dependencies = ["torch", "numpy", "yaml", "safetensors", "huggingface_hub", "jinja2", "lazy_loader", "rich"]
 
 if "svfap" not in sys.modules:
     sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))

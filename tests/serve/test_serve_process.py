@@ -126,6 +126,7 @@ def test_callers_that_are_slow_or_go_away(server, folder):
     assert "svfap_uploads 0.0" in numbers and list((folder / "jobs" / "incoming").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_hundred_follow_a_job_and_go_away(server, folder):
     with Client(TOKEN, server.address) as client:
         job = client.submit(make_video(folder / "followed.mp4", 400, (16, 16)), faces="none")
@@ -146,6 +147,7 @@ def test_a_hundred_follow_a_job_and_go_away(server, folder):
             each.close()
 
 
+@pytest.mark.slow
 def test_only_one_server_has_a_folder_or_a_port(server, folder):
     (folder / "file").write_text("")
     with ThreadPoolExecutor() as threads:  # they start at the same time
@@ -156,6 +158,7 @@ def test_only_one_server_has_a_folder_or_a_port(server, folder):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks up processes in /proc")
+@pytest.mark.slow
 def test_jobs_go_on_after_the_server_was_killed(server, folder):
     long, short = make_video(folder / "long.mp4", 800, (16, 16)), make_video(folder / "short.mp4")
     with Client(TOKEN, server.address) as client:
