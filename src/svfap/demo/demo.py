@@ -67,7 +67,7 @@ def steps(config: DemoConfig) -> list[Step]:
     record, video = data / RECORD, str(data / "videos" / "test_000000.mp4")
     pretrain, longer = out / "pretrain", out / "longer"
     synth = ("synth", str(data), "--config", "demo/synth", *seed, "--num_workers", "2")
-    first = ("pretrain", "--config", "demo/pretrain", "--manifest", str(data / "pretrain.csv"), *seed)
+    first: tuple[str, ...] = ("pretrain", "--config", "demo/pretrain", "--manifest", str(data / "pretrain.csv"), *seed)
     first = (*first, "--out", str(pretrain), "--resume")
     tune = ("finetune", "--config", "demo/finetune", "--manifest", str(data / "train.csv"), *seed, "--resume")
     inits = {"scratch": FROM_SCRATCH, "finetuned": ("--init", str(pretrain)), "longer": ("--init", "demo")}
