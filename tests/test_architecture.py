@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "sweep": {"model", "weights", "data", "evaluation", "probe", "train", "reports", "view"},
     "experiments": {"model", "weights", "data", "synth", "evaluation", "probe", "train", "predict", "view"},
 }
+MAY_IMPORT["demo"] = {"evaluation", "probe", "view"}
 MAY_IMPORT["serve"] = {"data", "faces", "predict", "view", "weights", "model"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 MODULES = {

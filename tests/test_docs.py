@@ -14,11 +14,12 @@ import yaml
 import svfap
 from svfap.cli.main import main
 from svfap.datasets.dataset import NAMES, get_dataset
+from svfap.shipped import RECIPES, SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs" / "make"))
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))]
-DOCUMENTS = [*PAGES, *(ROOT / "configs").rglob("*.yaml"), ROOT / "Makefile"]
+DOCUMENTS = [*PAGES, *RECIPES.rglob("*.yaml"), *SHIPPED.rglob("README.md")]
 ENTRIES = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "paper_map.md").read_text())))
 
 

@@ -27,6 +27,7 @@ ORDER = (
         "reports",
         "sweep",
         "experiments",
+        "demo",
         "bench",
         "jobs",
         "cli",

@@ -9,6 +9,9 @@ from .crop.crop import Cropped as Cropped
 from .crop.crop import crop_videos as crop_videos
 from .datasets.config import PrepareConfig as PrepareConfig
 from .datasets.prepare import prepare as prepare
+from .demo.config import DemoConfig as DemoConfig
+from .demo.demo import Demo as Demo
+from .demo.demo import run_demo as run_demo
 from .errors import UserError as UserError
 from .evaluation.compare import Comparison as Comparison
 from .evaluation.compare import compare_runs as compare_runs

@@ -1,14 +1,17 @@
-"""Models by name: those that come with the package, in `svfap/models`, files of published ones, and what lies on this machine."""
+"""Models and recipes by name: what comes with the package, in `svfap/models` and `svfap/configs`, and what lies on the disk."""
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 from svfap.catalogue import entry_of_file, published
+from svfap.errors import UserError
 
 SHIPPED = Path(__file__).parent / "models"
+RECIPES = Path(__file__).parent / "configs"
 CARD_FILE = "README.md"
 
 
@@ -75,3 +78,25 @@ def model_card(name: str) -> str:
     """The model card of a shipped model as Markdown, without the header that the Hub reads."""
     text = (SHIPPED / name / CARD_FILE).read_text("utf-8")
     return text.split("---\n", 2)[-1].lstrip()
+
+
+def list_recipes() -> list[str]:
+    """Names of the files of settings that come with the package, which every --config takes: dfew, …, demo/pretrain, …"""
+    return sorted(file.relative_to(RECIPES).with_suffix("").as_posix() for file in RECIPES.rglob("*.yaml"))
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe that comes with the package, whatever lies in the current folder; for any other name the path itself.
+
+    Raises `UserError` for a name, without a suffix, that is no file and no recipe.
+    """
+    if str(name) in list_recipes():
+        return RECIPES / f"{name}.yaml"
+    path = Path(name)
+    if re.fullmatch(r"[\w/-]+", str(name)) and not path.exists():
+        similar = get_close_matches(str(name), list_recipes(), n=1)
+        fix = (
+            f"did you mean {similar[0]}?" if similar else f"those that come with SVFAP are {', '.join(list_recipes())}"
+        )
+        raise UserError(f"{name}: neither a file nor a recipe; {fix}")
+    return path

@@ -12,8 +12,6 @@ import yaml
 
 from svfap.cli.main import main
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-
 
 @pytest.fixture
 def fails(tmp_path, capsys):
@@ -169,12 +167,12 @@ def printed(capsys, *words: str) -> dict:
     return yaml.safe_load(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("recipe", ["dfew.yaml", "voxceleb2.yaml"])
+@pytest.mark.parametrize("recipe", ["dfew", "voxceleb2"])
 def test_a_file_of_ones_own_overrides_a_recipe_and_flags_override_both(recipe, tmp_path, capsys):
-    verb = "pretrain" if recipe == "voxceleb2.yaml" else "finetune"
+    verb = "pretrain" if recipe == "voxceleb2" else "finetune"
     own = tmp_path / "own.yaml"
     own.write_text("epochs: 7\nseed: 5\ndataset: [a:2, b:1]\n")
-    files = ("--config", str(CONFIGS / recipe), "--config", str(own))
+    files = ("--config", recipe, "--config", str(own))
     alone, found = printed(capsys, verb, *files[:2]), printed(capsys, verb, *files, "--seed", "6")
     changed = {"epochs": 7, "seed": 6, "dataset": ["a:2", "b:1"]}
     assert found == {**alone, **changed} and alone["epochs"] != 7

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import random
 import subprocess
 import sys
@@ -283,6 +284,19 @@ def test_workers_change_nothing_nor_draw_from_global_generators(manifest: Manife
     assert same(alone, everything(make_loader(dataset(manifest, "train"), 2, num_workers=2, **options)))
     assert not same(alone, everything(make_loader(dataset(manifest, "train"), 2, **{**options, "epoch": 3})))
     assert not same(alone, everything(make_loader(dataset(manifest, "train"), 2, **{**options, "seed": 4})))
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_how_workers_start_changes_nothing(manifest: Manifest, method: str) -> None:
+    """macOS and Windows spawn them; from Python 3.14 on, Linux has a fork server."""
+    options: dict[str, Any] = dict(shuffle=True, seed=3, epoch=2)
+    alone = everything(make_loader(dataset(manifest, "train"), 2, **options))
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        assert same(alone, everything(make_loader(dataset(manifest, "train"), 2, num_workers=1, **options)))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 def test_starting_in_mid_epoch_gives_the_rest(manifest: Manifest) -> None:

@@ -33,6 +33,7 @@ from svfap.experiments.runs import BASELINE, Clock, ExperimentRuns, do_all, do_o
 from svfap.experiments.studies import EXPERIMENTS, STUDIES, StudyRow
 from svfap.probe.config import ProbeConfig
 from svfap.probe.probe import probe_model
+from svfap.shipped import find_recipe
 from svfap.train.config import FinetuneConfig
 from svfap.train.loop import TrainResult
 from svfap.train.resolve import resolve
@@ -168,9 +169,8 @@ def test_weights_may_replace_pretraining(tmp_path, faces, configs):
 
 def test_a_recipe_with_weights_can_be_used_unchanged(tmp_path, faces):
     """Its `init` replaces the baseline's pre-training; rows from scratch ignore it."""
-    recipe = SYNTHETIC.parents[3] / "configs" / "dfew.yaml"
-    settings = yaml.safe_load(recipe.read_text())
-    runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, finetune_config=recipe))
+    settings = yaml.safe_load(find_recipe("dfew").read_text())
+    runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, finetune_config="dfew"))
     scratch, pretrained = (runs.finetunings(row)[0][0] for row in rows_of("scratch", runs).values())
     assert (scratch.init, pretrained.init) == (None, settings["init"]) and pretrained.dataset == faces
     assert runs.pretrainings(BASELINE) == []

@@ -1,4 +1,4 @@
-"""Every recipe in configs/ is read by the real parser, and says what the paper says."""
+"""Every recipe that comes with the package is read by the real parser, by its name, and says what the paper says."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from svfap.cli.main import main
 from svfap.cli.parser import config_of
 from svfap.datasets.dataset import NAMES, get_dataset
 from svfap.paper import REPORTED, RESULTS, TITLES
+from svfap.shipped import RECIPES as CONFIGS
+from svfap.shipped import find_recipe, list_recipes
 from svfap.train.config import FinetuneConfig, PretrainConfig
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 VERB_OF = {"pretrain": "pretrain", "synth": "synth", "voxceleb2": "pretrain"}
 
@@ -25,16 +25,27 @@ def read(kind: type, name: str):
     return config_of(kind, Namespace(**yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())))
 
 
-@pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(CONFIGS)) for file in FILES])
-def test_the_command_reads_every_file(file, capsys):
-    verb = VERB_OF.get(file.stem, "finetune")
+@pytest.mark.parametrize("name", list_recipes())
+def test_the_command_reads_every_recipe_by_its_name(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # where there is no checkout
+    verb, file = VERB_OF.get(name.rpartition("/")[2], "finetune"), find_recipe(name)
     with pytest.raises(SystemExit) as end:
-        main([verb, *(["out"] if verb == "synth" else []), "--config", str(file), "--print_config"])
+        main([verb, *(["out"] if verb == "synth" else []), "--config", name, "--print_config"])
     printed = capsys.readouterr()
     assert end.value.code == 0, printed.err
     settings = yaml.safe_load(printed.out)
     for name, value in yaml.safe_load(file.read_text()).items():
         assert settings[name] == value, name
+
+
+def test_a_name_that_is_no_recipe_is_an_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for given, told in (("dfwe", "did you mean dfew?"), ("x", "those that come with SVFAP are avcaffe_arousal, ")):
+        with pytest.raises(SystemExit):
+            main(["finetune", "--config", given])
+        assert f"--config {given}: neither a file nor a recipe; {told}" in capsys.readouterr().err
+    Path("dfew").write_text("epochs: 3")
+    assert find_recipe("dfew") == CONFIGS / "dfew.yaml" and find_recipe("./dfew") == Path("./dfew")
 
 
 def test_there_is_a_recipe_for_every_result_of_the_paper():
@@ -89,4 +100,4 @@ def test_the_commands_in_a_recipe_are_its_own(name):
     crop = re.search(r"^#   svfap crop --dataset (\S+) --out (\S+) --num_workers 8$", text, re.MULTILINE)
     assert crop is None or crop[1] == prepare[2]
     assert (crop or prepare)[2] == yaml.safe_load(text)["dataset"]
-    assert re.search(rf"svfap {VERB_OF.get(name, 'finetune')} --config configs/{name}\.yaml", text)
+    assert re.search(rf"svfap {VERB_OF.get(name, 'finetune')} --config {name}(?= |$)", text, re.MULTILINE)

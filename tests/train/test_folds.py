@@ -551,7 +551,6 @@ def test_the_road_is_as_the_document_says(tmp_path, monkeypatch, capsys):
             write_video(clips / f"{actor}_DFA_{emotion}_XX.mp4", [picture] * 17, fps=25, preset="ultrafast")
     for module in ("crop", "dataset"):
         monkeypatch.setattr(f"svfap.crop.{module}.make_detector", lambda name, model=None: FaceEverywhere())
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     weights = svfap.create_model("svfap_debug", "pretraining")
     save_published(weights, Path("downloads/pretrained.pth"))

@@ -14,6 +14,8 @@ from observe import LABELS, Effect, check, digest, write_material
 
 from svfap.data.prepared import PreparedDataset, write_dataset_file
 from svfap.data.video import open_video
+from svfap.demo.config import DemoConfig
+from svfap.demo.demo import steps
 from svfap.evaluation.config import EvaluateConfig
 from svfap.evaluation.evaluate import evaluate
 from svfap.model.build import create_model
@@ -148,7 +150,22 @@ def test_settings_of_report(folder, tmp_path):
     assert json.loads((run / "evaluation" / "metrics.json").read_text())["num_evaluated"] == 6
 
 
+def test_settings_of_demo(tmp_path):
+    """Its steps are commands, whose own settings have tests: these two reach them."""
+    plans = {
+        name: steps(DemoConfig(**{"out": tmp_path / "a"} | settings))
+        for name, settings in {"first": {}, "out": {"out": tmp_path / "b"}, "seed": {"seed": 1}}.items()
+    }
+    first, out, seed = ([step.words for step in plans[name]] for name in ("first", "out", "seed"))
+    moved = [tuple(word.replace(str(tmp_path / "a"), str(tmp_path / "b")) for word in words) for words in first]
+    assert out == moved != first
+    changed = [words for words, other in zip(first, seed, strict=True) if words != other]
+    assert [words[0] for words in changed] == ["synth", "pretrain", "finetune", "finetune", "finetune"]
+    assert [step.makes for step in plans["seed"]] == [step.makes for step in plans["first"]]
+
+
 TESTED = {
+    DemoConfig: {"out", "seed"},
     SynthConfig: {*SYNTH, "out", "num_workers"},
     ReconstructConfig: {"model", "out", "mask_ratio", "seed"},
     ReportConfig: {"out", "title", "videos", "maps", "reported"},

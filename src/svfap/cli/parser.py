@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings  # type: ignore[attr-defined]
 
 from svfap.console import as_typed, naming_options
 from svfap.errors import UserError
 from svfap.formats import read_yaml
 from svfap.settings import as_text, plain_words
+from svfap.shipped import find_recipe
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -129,6 +130,17 @@ class Parser(ArgumentParser):
         return parser, [f"--{name}" if name in options else name.upper() for name in names]
 
 
+class _ConfigFile(ActionConfigFile):
+    """--config, which also takes the name of a recipe that comes with the package."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            file = find_recipe(values)
+        except UserError as error:
+            parser.error(f"--config {error}")
+        super().__call__(parser, cfg, str(file), option_string)
+
+
 class Positional(NamedTuple):
     """An argument without a flag: a field of the settings, or else passed to the verb after them."""
 
@@ -225,8 +237,9 @@ def add_settings(parser: Parser, config: type, skip: set[str] | None = None) -> 
     parser.settings_class = config
     parser.add_argument(
         "--config",
-        action="config",
-        help="YAML file with any of these settings; flags after it override it, "
+        action=_ConfigFile,
+        help="YAML file with any of these settings, or a recipe that comes with the package, by its "
+        "name, as dfew; flags after it override it, "
         "and of several --config a later one an earlier one",
     )
     parser.add_class_arguments(config, skip=skip or set())

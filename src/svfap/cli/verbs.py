@@ -166,6 +166,12 @@ VERBS: dict[str, Command] = {
         "svfap.experiments.config:ExperimentConfig",
         (Positional("name", "svfap.experiments.studies:EXPERIMENTS_HELP"),),
     ),
+    "demo": Command(
+        "Show the complete method on synthetic faces in a few minutes on two cores: render them, pre-train, fine-tune, evaluate, "
+        "predict, and write a page and a table: is pre-training better than what is simpler? Run again, it continues.",
+        "svfap demo",
+        "svfap.demo.config:DemoConfig",
+    ),
     "info": Command(
         "Show what a model costs: parameters, multiply-adds by stage, tokens, memory.",
         "svfap info svfap_base --mask_ratio 0.75",

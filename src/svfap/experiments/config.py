@@ -8,6 +8,7 @@ from pathlib import Path
 from svfap.data.prepared import require_dataset
 from svfap.errors import UserError
 from svfap.settings import Settings, require, require_weights, several
+from svfap.shipped import find_recipe
 
 READERS = ("probe", "finetune")
 MAX_READINGS = 100  # the seed of a reading is this times that of its pre-training, plus its number
@@ -29,9 +30,9 @@ class ExperimentConfig(Settings):
     pretrain_dataset: Path | None = None
     """Prepared dataset of videos for pre-training; default: `dataset`, if it has such videos."""
     pretrain_config: Path | None = None
-    """YAML file with settings of `svfap pretrain`; default: the paper's recipe."""
+    """YAML file with settings of `svfap pretrain`, or the name of a recipe, as voxceleb2; default: the paper's recipe."""
     finetune_config: Path | None = None
-    """YAML file with settings of `svfap finetune`; default: the paper's recipe."""
+    """YAML file with settings of `svfap finetune`, or the name of a recipe, as dfew; default: the paper's recipe."""
     preset: str | None = None
     """Model size; default: that of the YAML files, else svfap_base."""
     weights: str | None = None
@@ -57,8 +58,10 @@ class ExperimentConfig(Settings):
         for name in ("dataset", "pretrain_dataset"):
             require_dataset(name, getattr(self, name))
         for name, file in (("pretrain_config", self.pretrain_config), ("finetune_config", self.finetune_config)):
-            if file is not None and not file.is_file():
-                raise UserError(f"{name}={file}: no such file")
+            if file is not None:
+                object.__setattr__(self, name, recipe := find_recipe(file))
+                if not recipe.is_file():
+                    raise UserError(f"{name}={file}: no such file")
         for name, weights in (("weights", self.weights), ("videomae", self.videomae)):
             if weights is not None:
                 require_weights(weights, name)

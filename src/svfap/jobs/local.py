@@ -90,7 +90,7 @@ class _Worker:
                 f"worker processes do not start ({cause}); in a script of your own call this below `if __name__ == "
                 "'__main__':`, or use num_workers=0 without item_timeout_s"
             )
-        return f"{cause}, perhaps out of memory" if code == -signal.SIGKILL else cause
+        return f"{cause}, perhaps out of memory" if cause == "SIGKILL" else cause
 
 
 def _serve(work: Work, timeout_s: float | None, pipe: Connection) -> None:

@@ -79,7 +79,7 @@ def synthesize(config: SynthConfig) -> Synthesized:
         table = pd.DataFrame(of_split, columns=["path", "subject"] if split == "pretrain" else COLUMNS)
         table.to_csv(out / f"{split}.csv", index=False, lineterminator="\n", float_format="%.6f")
     write_dataset_file(out, describe_dataset(config))
-    (out / UNFINISHED_RECORD).rename(out / RECORD)
+    (out / UNFINISHED_RECORD).replace(out / RECORD)
     return Synthesized(len(clips), len(missing))
 
 

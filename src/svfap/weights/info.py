@@ -45,7 +45,8 @@ def model_tables(model: str, mask_ratio: float | None = None) -> list[Table]:
         raise UserError(f"{model!r} is neither a preset ({', '.join(list_presets())}) nor a folder nor a shipped model")
     if mask_ratio is not None:
         configs = [replace(config, mask_ratio=mask_ratio) for config in configs]
-    described = [shipped_table(model)] if shipped_folder(model) is not None else []
+    predicts = shipped_folder(model) is not None and "scores" in configs[0].provenance
+    described = [shipped_table(model)] if predicts else []
     return [*described, *(_model_table(model, config) for config in configs)]
 
 

@@ -1,15 +1,12 @@
-"""The table at the end of `make demo`: does pre-training help on synthetic faces, beside the trivial baselines?
+"""The table of the demo: does pre-training help on synthetic faces, beside the trivial baselines?
 
 Scores are UAR on people that no training saw, with 95% bootstrap intervals over people. The difference of each row to the
 last one is paired, on the same drawn people. Pixels and the frozen encoders are shown by the best of their readers on these very
 people, which favours them.
-
-    python benchmarks/demo.py runs/demo
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -38,10 +35,8 @@ def best(probed: Probed, encoder: str) -> tuple[str, SubjectScore]:
     return max(rows.items(), key=lambda row: row[1].value)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="what `make demo` has written")
-    folder = parser.parse_args().folder
+def demo_table(folder: Path) -> str:
+    """Write the table as `table.md`, `.csv` and `.tex` into the folder of the demo; returns it with its caption as Markdown."""
     settings = ProbeConfig(dataset=folder / "data", kind="linear", num_crops=1)
     probed = probe_model(folder / "pretrain", settings)
     names = {CHANCE: "", PIXELS: "", UNTRAINED: "untrained encoder: ", TRAINED: "pre-trained for minutes, frozen: "}
@@ -69,8 +64,4 @@ def main() -> None:
     )
     table = pd.DataFrame(lines)
     write_table(folder / "table", table, caption)
-    print(f"{caption}\n\n{to_markdown(table)}")
-
-
-if __name__ == "__main__":
-    main()
+    return f"{caption}\n\n{to_markdown(table)}"

@@ -1,0 +1,1 @@
+"""The complete method on synthetic faces, in a few minutes: what is pre-training good for?"""
