@@ -184,10 +184,11 @@ def test_the_card_of_a_run_has_its_recipe_and_scores(tmp_path, capsys):
 
 def test_models_of_a_folder_of_ones_own_are_listed(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
-    svfap.create_model("svfap_debug", "features").save_pretrained(tmp_path / "mine" / "best")
-    assert main(["models", "--folder", str(tmp_path)]) == 0
+    monkeypatch.chdir(tmp_path)
+    svfap.create_model("svfap_debug", "features").save_pretrained(Path("models", "mine", "best"))
+    assert main(["models", "--folder", "models"]) == 0
     listed = capsys.readouterr().out
-    assert listed.count(str(tmp_path / "mine")) == 1
+    assert listed.count(str(Path("models", "mine"))) == 1
     assert main(["models"]) == 0
     assert str(tmp_path) not in capsys.readouterr().out
     assert main(["models", "--folder", str(tmp_path / "none")]) == 1

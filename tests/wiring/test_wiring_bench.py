@@ -20,6 +20,7 @@ from svfap.datasets.folder import FolderConfig
 from svfap.datasets.prepare import prepare
 from svfap.errors import UserError
 
+pytestmark = pytest.mark.slow  # what it measures is tested in tests/bench
 MANIFEST = {"manifest": "m.csv", "split": "train"}
 EFFECTS: dict[str, Effect] = {
     "preset": Effect({}, {"preset": "svfap_tiny"}, ("parameters", "commands"), ("works",)),
