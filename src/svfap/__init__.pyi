@@ -13,8 +13,11 @@ from .demo.config import DemoConfig as DemoConfig
 from .demo.demo import Demo as Demo
 from .demo.demo import run_demo as run_demo
 from .errors import UserError as UserError
+from .evaluation.calibrate import Calibrated as Calibrated
+from .evaluation.calibrate import calibrate as calibrate
 from .evaluation.compare import Comparison as Comparison
 from .evaluation.compare import compare_runs as compare_runs
+from .evaluation.config import CalibrateConfig as CalibrateConfig
 from .evaluation.config import CompareConfig as CompareConfig
 from .evaluation.config import EvaluateConfig as EvaluateConfig
 from .evaluation.config import PoolConfig as PoolConfig

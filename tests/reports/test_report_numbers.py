@@ -18,11 +18,12 @@ from svfap.data.video import open_video
 from svfap.errors import UserError
 from svfap.evaluation.metrics import write_metrics
 from svfap.evaluation.predictions import predictions_table
+from svfap.evaluation.reliability import reliability
 from svfap.model.build import create_model
 from svfap.reports import embedding
 from svfap.reports.agreement import bland_altman, limits_of_agreement
 from svfap.reports.bottleneck import map_figure, map_table, overlay, spatial_maps
-from svfap.reports.calibration import calibrate, reliability_diagram
+from svfap.reports.calibration import reliability_diagram
 from svfap.reports.config import ReportConfig
 from svfap.reports.embedding import embedding_map, neighbour_table, project, subsample
 from svfap.reports.hard_examples import NUM_FRAMES, SIZE_PX, RunVideos, rank_by_difficulty
@@ -49,7 +50,7 @@ def two_classes(top: list[float]) -> np.ndarray:
 def test_ece_of_a_case_worked_by_hand():
     # Five bins: (0.4, 0.6] holds 0.6, which is its upper edge, (0.6, 0.8] holds 0.7 and 0.8, (0.8, 1] holds 0.9 and 1.
     # Right: of 0.6 none, of 0.7 and 0.8 one, of 0.9 and 1 both.
-    result = calibrate([1, 0, 1, 0, 0], two_classes([0.6, 0.7, 0.8, 0.9, 1.0]), num_bins=5)
+    result = reliability([1, 0, 1, 0, 0], two_classes([0.6, 0.7, 0.8, 0.9, 1.0]), num_bins=5)
     assert result.count.tolist() == [0, 0, 1, 2, 2]
     np.testing.assert_allclose(result.confidence, [0, 0, 0.6, 0.75, 0.95])
     np.testing.assert_allclose(result.accuracy, [0, 0, 0, 0.5, 1])
@@ -59,17 +60,17 @@ def test_ece_of_a_case_worked_by_hand():
 def test_chance_is_the_ece_of_a_perfectly_calibrated_model():
     rng = np.random.default_rng(1)
     top = rng.uniform(0.5, 1, 400)
-    found = [calibrate((rng.random(400) >= top).astype(int), two_classes(list(top))) for _ in range(60)]
+    found = [reliability((rng.random(400) >= top).astype(int), two_classes(list(top))) for _ in range(60)]
     eces = np.array([one.ece for one in found])
     assert len({one.chance for one in found}) == 1  # it is of the probabilities, whatever the labels
     assert found[0].chance == pytest.approx(eces.mean(), abs=0.006)
     assert (eces > found[0].chance_95).mean() < 0.15
-    sure = calibrate(np.zeros(400, int), np.array([[1.0, 0.0]] * 400))
+    sure = reliability(np.zeros(400, int), np.array([[1.0, 0.0]] * 400))
     assert (sure.ece, sure.chance, sure.chance_95) == (0, 0, 0)
 
 
 def test_reliability_diagram_shows_accuracy_gap_and_counts():
-    result = calibrate([1, 0, 1, 0, 0], two_classes([0.6, 0.7, 0.8, 0.9, 1.0]), num_bins=5)
+    result = reliability([1, 0, 1, 0, 0], two_classes([0.6, 0.7, 0.8, 0.9, 1.0]), num_bins=5)
     axes, counts = reliability_diagram(result).axes
     accuracy, gap = axes.containers
     assert [bar.get_height() for bar in accuracy] == [0, 0.5, 1]

@@ -1,4 +1,4 @@
-"""Every setting of `svfap evaluate`, `svfap pool` and `svfap compare` has its effect on scores, predictions or files."""
+"""Every setting of `svfap evaluate`, `pool`, `compare` and `calibrate` has its effect on scores, predictions or files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from observe import LABELS, Effect, check, messages, watching, write_material
 from svfap.data.loader import ClipDataset
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.errors import UserError
+from svfap.evaluation.calibrate import calibrate
 from svfap.evaluation.compare import compare_runs
-from svfap.evaluation.config import CompareConfig, EvaluateConfig, PoolConfig
+from svfap.evaluation.config import CalibrateConfig, CompareConfig, EvaluateConfig, PoolConfig
 from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.pool import pool
 from svfap.model.build import create_model
 from svfap.model.config import Head
+from svfap.weights.folder import load_model
 
 PER_FRAME = {"model": "frame_model", "manifest": "per_frame.csv"}
 EFFECTS: dict[str, Effect] = {
@@ -206,7 +208,81 @@ def test_settings_of_compare(folder, tmp_path):
     assert "INCOMPLETE" in compare_runs(rows, CompareConfig(allow_incomplete=True)).caption
 
 
+CALIBRATED: dict[str, Effect] = {
+    "manifest": Effect({}, {"manifest": "other_labels.csv"}, ("temperature", "fitted_on"), ("clips",)),
+    "root": Effect({}, {"root": "elsewhere"}, ("temperature", "clips"), ("fitted_on",)),
+    "split": Effect({}, {"split": "train"}, ("temperature", "clips", "fitted_on")),
+    "batch_size": Effect({"batch_size": 1}, {"batch_size": 4}, ("first_batch_size",), ("fitted_on",)),
+    "precision": Effect({}, {"precision": "bf16"}, ("temperature",), ("clips", "fitted_on")),
+    "fps": Effect({}, {"fps": 12.5}, ("temperature", "clips"), ("fitted_on",)),
+    "frames_fps": Effect(
+        {"manifest": "frames.csv", "fps": 25.0, "frames_fps": 25.0},
+        {"manifest": "frames.csv", "fps": 25.0, "frames_fps": 50.0},
+        ("temperature", "clips"),
+        ("fitted_on",),
+    ),
+    "dataset": Effect({}, {"dataset": "validated", "fold": "a"}, ("temperature", "clips", "fitted_on")),
+    "fold": Effect(
+        {"dataset": "validated", "fold": "a"}, {"dataset": "validated", "fold": "b"}, ("clips", "fitted_on")
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def calibrations(folder, tmp_path_factory):
+    """Calibrates with some settings, each once, and says what it showed."""
+    lines = (folder / "m.csv").read_text().splitlines()
+    (folder / "other_labels.csv").write_text(
+        "\n".join([lines[0], *(line.replace("neutral", "happy") for line in lines[1:])])
+    )
+    (folder / "validated").mkdir()
+    folds = tuple(Fold(name, Path("../m.csv"), None, Path(f"../{name}.csv")) for name in "ab")
+    described = PreparedDataset("own", "Own", "classification", Path(".."), LABELS, folds)
+    write_dataset_file(folder / "validated", described)
+    done: dict[str, dict[str, Any]] = {}
+
+    def observe(settings: dict[str, Any]) -> dict[str, Any]:
+        if str(settings) not in done:
+            given = {"precision": "fp32", "batch_size": 8, **settings}
+            given |= {} if "dataset" in given else {"manifest": "m.csv", "split": "val"} | settings
+            given |= {name: folder / given[name] for name in ("manifest", "root", "dataset") if name in given}
+            out = tmp_path_factory.mktemp("calibrated") / "model"
+            with watching() as watch, messages():
+                result = calibrate(str(folder / "model"), CalibrateConfig(out=out, **given))
+            done[str(settings)] = {
+                "temperature": result.temperatures[""],
+                "fitted_on": load_model(out).config.provenance["calibrated_on"],
+                "first_batch_size": len(watch.tensors[0]),
+                "clips": sorted(watch.clips()),
+            }
+        return done[str(settings)]
+
+    return observe
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without intervals and figures of the evaluations, which calibration does not read."""
+    monkeypatch.setattr("svfap.evaluation.predictions.subject_scores", lambda *args: {})
+    monkeypatch.setattr("svfap.evaluation.evaluate.save_figure", lambda *args: None)
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_a_setting_of_calibration_has_its_effect(name, calibrations, quick):
+    effect = CALIBRATED[name]
+    check(effect, calibrations(effect.a), calibrations(effect.b))
+
+
+def test_out_and_workers_of_calibration(folder, tmp_path, quick, monkeypatch):
+    given = []
+    monkeypatch.setattr("svfap.evaluation.calibrate.evaluate", lambda config: given.append(config) or evaluate(config))
+    config = CalibrateConfig(manifest=folder / "m.csv", split="val", out=tmp_path / "here", num_workers=1)
+    assert calibrate(str(folder / "model"), config).out == tmp_path / "here"
+    assert (tmp_path / "here" / "model.safetensors").is_file() and given[0].num_workers == 1
+
+
 TESTED = {
+    CalibrateConfig: {*CALIBRATED, "out", "num_workers"},
     EvaluateConfig: {*EFFECTS, "dataset", "fold", "out", "num_workers", "head"},
     PoolConfig: {*POOLED},
     CompareConfig: {"reference", "metrics", "allow_incomplete", "out"},

@@ -75,6 +75,13 @@ VERBS: dict[str, Command] = {
         "svfap.probe.config:ProbeConfig",
         (Positional("run", "run or model folder, Hub name or checkpoint, pre-trained or fine-tuned"),),
     ),
+    "calibrate": Command(
+        "Calibrate a classifier: one temperature for its logits, fitted on validation videos, so that its probabilities are as "
+        "often right as they say. The classes that it predicts stay the same; the model is written anew.",
+        "svfap calibrate runs/finetune && svfap evaluate --model runs/finetune/calibrated",
+        "svfap.evaluation.config:CalibrateConfig",
+        (Positional("run", "run or model folder, Hub name or checkpoint, of a classifier"),),
+    ),
     "pool": Command(
         "Pool the evaluations of all folds: score their predictions together, beside the numbers of the paper.",
         "svfap pool --models 'released/fold_{fold}' --dataset prepared/dfew --out runs/dfew_released",

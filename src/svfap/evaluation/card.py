@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from svfap.evaluation.confidence import interval_note
-from svfap.evaluation.config import EVALUATION_FOLDER, run_config_of
+from svfap.evaluation.config import CALIBRATED_FOLDER, EVALUATION_FOLDER, run_config_of
 from svfap.evaluation.metrics import flat_intervals, read_metrics
 from svfap.evaluation.predictions import METRICS_FILE, evaluated_heads
 from svfap.formats import read_settings_file
@@ -47,7 +47,7 @@ def card_of(folder: Path) -> str:
     file = run_config_of(str(holder))
     settings = {} if file is None else read_settings_file(file)
     recipe = {name: settings[name] for name in RECIPE if settings.get(name) is not None}
-    run = holder if file is None else file.parent
+    run = holder if file is None or holder.name == CALIBRATED_FOLDER else file.parent  # other weights have other scores
     return str(write_card(config, ModelCardData(library_name="svfap"), recipe, _results(run)))
 
 

@@ -1,4 +1,4 @@
-"""Settings of evaluation: `EvaluateConfig` for one manifest, `PoolConfig` for all folds of a dataset, `CompareConfig`."""
+"""Settings of evaluation: `EvaluateConfig` for one manifest, `PoolConfig` for all folds, `CompareConfig`, `CalibrateConfig`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from svfap.data.prepared import PreparedDataset, require_manifest
+from svfap.data.prepared import PreparedDataset, require_dataset, require_manifest
 from svfap.errors import UserError
 from svfap.metric_table import metric_keys
 from svfap.settings import (
@@ -23,10 +23,10 @@ from svfap.settings import (
 from svfap.shipped import local_model, shipped_folder
 
 FOLDS_FILE = "folds.json"
-# Of the folder of a training: its settings, videos and log, its progress in last/, why it ended with an error, and the folder of
-# its evaluation on its own test part.
+# Of the folder of a training: its settings, videos and log, its progress in last/, why it ended with an error, the folder of
+# its evaluation on its own test part, and that of its calibrated model.
 RUN_CONFIG, DATA_FILE, LOG_FILE, STATE_FILE = "config.yaml", "data.json", "log.jsonl", "state.json"
-FAILURE_FILE, EVALUATION_FOLDER = "failed.txt", "evaluation"
+FAILURE_FILE, EVALUATION_FOLDER, CALIBRATED_FOLDER = "failed.txt", "evaluation", "calibrated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +144,48 @@ class EvaluateConfig(EvaluationSettings, SourceSettings, ClockSettings):
         return model.with_suffix(".evaluation") if of_file else model / EVALUATION_FOLDER
 
 
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig(EvaluationSettings, SourceSettings, ClockSettings):
+    """Settings of `calibrate`; without `manifest` and `dataset` the temperature is fitted on the run's own validation part.
+
+    Raises `UserError` for a file or folder that is not there, and for values out of range.
+    """
+
+    manifest: Path | None = None
+    """CSV of labelled videos that the model was neither trained nor is tested on; default: the validation part of the run."""
+    dataset: Path | None = None
+    """Folder of `svfap prepare` or `svfap pack` in place of a manifest: the validation part of one of its folds is used."""
+    fold: str | None = None
+    """Fold of the dataset; default: its only one."""
+    out: Path | None = None
+    """Folder for the calibrated model; default: RUN/calibrated."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ClockSettings.__post_init__(self)
+        if self.manifest is not None and self.dataset is not None:
+            raise UserError("give either `manifest` (a CSV of videos) or `dataset` (a folder of `svfap prepare`)")
+        if self.fold is not None and self.dataset is None:
+            raise UserError(f"fold={self.fold}: only a dataset has folds; give `dataset`")
+        if self.split is not None and self.manifest is None:
+            raise UserError(f"split={self.split}: chooses rows of a manifest; give `manifest`")
+        require_manifest("manifest", self.manifest)
+        require_dataset("dataset", self.dataset)
+
+    def out_folder(self, model: str) -> Path:
+        """Where the calibrated model goes: `out`, or its default. Raises `UserError` if it is there, or has no default."""
+        folder = local_model(model)
+        if self.out is None and (folder is None or folder.is_file() or shipped_folder(model) is not None):
+            raise UserError(f"out: give a folder for the calibrated model, as {model} is no folder of a run or model")
+        run = run_config_of(model)
+        out = self.out or (run.parent if run is not None else Path(model)) / CALIBRATED_FOLDER
+        if out.exists():
+            raise UserError(f"{out}: exists already; remove it, or choose another folder with `out`")
+        return out
+
+
 def run_config_of(model: str) -> Path | None:
-    """The settings of the run that a model is from, where it is the folder of a run or its best/ or last/."""
+    """The settings of the run that a model is from, where it is the folder of a run or its best/, last/ or calibrated/."""
     if shipped_folder(model) is not None:
         return None
     files = (folder / RUN_CONFIG for folder in (Path(model), Path(model).absolute().parent))

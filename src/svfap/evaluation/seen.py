@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from svfap.console import counted, silent
 from svfap.data.heads import read_heads
 from svfap.data.manifest import BOX_COLUMNS, SPAN_COLUMNS, Manifest
 from svfap.data.mixing import read_manifests
+from svfap.data.prepared import read_dataset
 from svfap.data.split import carve_validation, take_fraction
 from svfap.errors import UserError
 from svfap.model.config import OF_LABELS
@@ -51,7 +54,7 @@ def seen_by(run: Mapping[str, Any], videos: Manifest) -> Seen:
     """What a run has seen of test videos, as far as its manifests are still there and as they were. run: its settings."""
     try:
         with silent():
-            training, validation = _parts_of(run)
+            training, validation = parts_of(run)
     except UserError:  # a manifest has changed since
         return Seen()
     files = {os.path.abspath(videos.root / path) for path in videos.table["path"]}
@@ -67,8 +70,37 @@ def seen_by(run: Mapping[str, Any], videos: Manifest) -> Seen:
     return Seen(**counts)
 
 
-def _parts_of(run: Mapping[str, Any]) -> tuple[Manifest | None, Manifest | None]:
-    """Training and validation videos of a run, as training took them; None where there are none or the manifest is gone."""
+def tested_by(run: Mapping[str, Any], videos: Manifest) -> int:
+    """How many videos are of a run's own test part, the same time and face, as far as it is known and still there.
+
+    It is the test part of its folds, or the rows of its manifests with `split` test. run: its settings.
+    """
+    files = {os.path.abspath(videos.root / path) for path in videos.table["path"]}
+    tested: dict[str, list[_Piece]] = {}
+    for manifest, split in _test_parts(run):
+        with silent(), suppress(UserError):  # it has no rows for testing, or has changed since
+            part = _there([WeightedPath(manifest)], root=run.get("root"), split=split, task="unlabelled")
+            for file, pieces in _pieces(part, files).items():
+                tested.setdefault(file, []).extend(pieces)
+    return sum(any(map(piece.shares, tested.get(file, ()))) for file, piece in _rows(videos))
+
+
+def _test_parts(run: Mapping[str, Any]) -> Iterator[tuple[Path, str | None]]:
+    """The manifests of a run's test part, each with its `split`."""
+    for folder, _ in weighted_paths(run.get("dataset")):
+        with suppress(UserError):
+            dataset = read_dataset(folder)
+            if test := dataset.fold(None if len(dataset.folds) == 1 else run.get("fold")).test:
+                yield test, None
+    if run.get("dataset") is None and run.get("split") is not None:
+        yield from ((each.path, "test") for each in weighted_paths(run.get("manifest")))
+
+
+def parts_of(run: Mapping[str, Any]) -> tuple[Manifest | None, Manifest | None]:
+    """Training and validation videos of a run, as training took them; None where there are none or the manifest is gone.
+
+    run: its settings. Raises `UserError` for a manifest that has changed since.
+    """
     manifests, val_manifests = (weighted_paths(run.get(name)) for name in ("manifest", "val_manifest"))
     settings: dict[str, Any] = {"root": run.get("root"), "task": "unlabelled"}
     if run.get("heads"):

@@ -77,6 +77,8 @@ def write_card(
         "Licence of that dataset, which may bind these weights": licence,
         "Encoder initialised from, whose terms hold as well": known.get("init"),
         "Imported from, whose terms hold": known.get("imported_from"),
+        "Calibrated by the temperature": _by_head(known.get("temperature")),
+        "The temperature was fitted on": _by_head(known.get("calibrated_on")),
     }
     lines = [f"{what}: {_line(value)}" for what, value in facts.items() if value]
     if not licence:
@@ -97,3 +99,10 @@ def write_card(
 def _line(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return " ".join(text.split())
+
+
+def _by_head(value: object) -> object:
+    """A value, or those of several heads after their names."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{head}: {_by_head(each)}" for head, each in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else value

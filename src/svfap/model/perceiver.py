@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +74,18 @@ class Perceiver(Model):
         first = sum(shape.num_outputs for shape in list(self._shapes.values())[: list(self._shapes).index(name)])
         for part in ("head.weight", "head.bias"):
             weights[part] = weights[part][first : first + config.num_outputs]
+        return Perceiver.with_weights(config, weights)
+
+    def divided_by(self, temperatures: Mapping[str, float], **provenance: Any) -> Perceiver:
+        """A copy whose logits are divided by a temperature, by head, '' of the only one; those of other heads stay.
+
+        The last layer takes it up, so that all that computes with the weights is calibrated. provenance: entries of the config.
+        """
+        each = [torch.full((shape.num_outputs,), temperatures.get(name, 1.0)) for name, shape in self._shapes.items()]
+        divisor, weights = torch.cat(each), {name: tensor.cpu() for name, tensor in self.state_dict().items()}
+        weights["head.weight"] = weights["head.weight"] / divisor[:, None]
+        weights["head.bias"] = weights["head.bias"] / divisor
+        config = replace(self.config, provenance={**self.config.provenance, **provenance})
         return Perceiver.with_weights(config, weights)
 
     def outputs_and_features(self, clip: Tensor) -> tuple[Outputs, Tensor]:

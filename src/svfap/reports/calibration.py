@@ -1,60 +1,20 @@
-"""Calibration of a classifier: reliability diagram and expected calibration error (ECE)."""
+"""Calibration of a classifier on a page: reliability diagram and expected calibration error (ECE)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
 
+from svfap.evaluation.reliability import NUM_BINS, Reliability, reliability
 from svfap.reports.runs import Run
 from svfap.view.figures.base import MUTED, PALETTE, new_figure, styled
 from svfap.view.page import Picture, Section
 
-NUM_BINS = 15
-NUM_DRAWS = 500  # simulated test sets of a perfectly calibrated model
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Top probabilities in bins of equal width, the expected calibration error, and its value for perfect calibration.
-
-    count (bins,) int64: videos. confidence, accuracy (bins,) float64: their mean top probability and fraction of correct
-    predictions; 0 in empty bins. ece: sum over bins of count / N × |accuracy - confidence| (Guo et al., ICML 2017).
-    chance, chance_95: mean and 95th percentile of the ECE that a perfectly calibrated model with these top probabilities
-    has on N videos; above 0 because N is finite.
-    """
-
-    count: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
-    ece: float
-    chance: float
-    chance_95: float
-
-
-def calibrate(labels: ArrayLike, probabilities: ArrayLike, num_bins: int = NUM_BINS) -> Calibration:
-    """Calibration of probabilities (N, K) against class indices (N,). A bin contains its upper edge, not its lower one."""
-    scores = np.asarray(probabilities, np.float64)
-    top, correct = scores.max(axis=1), scores.argmax(axis=1) == np.asarray(labels)
-    places = np.digitize(top, np.linspace(0, 1, num_bins + 1)[1:-1], right=True)
-    count = np.bincount(places, minlength=num_bins)
-    confidence, accuracy = (
-        np.bincount(places, weights, minlength=num_bins) / np.maximum(count, 1) for weights in (top, correct)
-    )
-    ece = float((count * np.abs(accuracy - confidence)).sum() / len(top))
-    rng = np.random.default_rng(0)
-    by_chance = [
-        np.abs(np.bincount(places, (rng.random(len(top)) < top) - top, minlength=num_bins)).sum() / len(top)
-        for _ in range(NUM_DRAWS)
-    ]
-    return Calibration(count, confidence, accuracy, ece, float(np.mean(by_chance)), float(np.quantile(by_chance, 0.95)))
-
 
 @styled
-def reliability_diagram(result: Calibration) -> Figure:
+def reliability_diagram(result: Reliability) -> Figure:
     """Accuracy over confidence for each bin, and below it the number of videos in each bin."""
     num_bins = len(result.count)
     width = 1 / num_bins
@@ -82,7 +42,7 @@ def calibration_section(run: Run) -> Section | None:
     found = run.labelled("classification")
     if found is None:
         return None
-    result = calibrate(found.targets, found.outputs)
+    result = reliability(found.targets, found.outputs)
     confidence, accuracy = (np.average(values, weights=result.count) for values in (result.confidence, result.accuracy))
     verdict = f"On average, the model is {'over' if confidence > accuracy else 'under'}confident."
     if abs(confidence - accuracy) <= 0.01:
