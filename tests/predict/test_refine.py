@@ -77,6 +77,25 @@ def test_people_have_names_and_their_tracks_are_one_face(tmp_path):
         refine(both, RefineSettings(persons=file))
 
 
+@pytest.mark.parametrize(
+    ("span_s", "hop_s", "late_s"), [(0.2, 0.5, 0), (0.2, 0.5, 0.25), (0, 0.5, 0), (0.64, 0.5, 4.4)]
+)
+def test_a_person_is_no_two_faces_that_are_in_view_together(span_s, hop_s, late_s, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    starts = np.arange(0, 5, hop_s)
+    first = pd.DataFrame({"video": "a.mp4", "track": 1, "start_s": starts, "end_s": starts + span_s, "valence": 0.1})
+    second = first.assign(track=2, start_s=starts + late_s, end_s=starts + span_s + late_s, valence=0.9)
+    write_table(pd.concat([first, second]), Path("a.csv"))
+    Path("same.csv").write_text("video,track,person\na.mp4,1,Anna\na.mp4,2,Anna\n")
+    assert main(["table", "a.csv", "--persons", "same.csv", "--smooth_s", "1", "--out", "s.csv"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"same.csv: Anna is track 1 and track 2 of a.mp4, which are both in view at {late_s:.2f} s" in said
+    after = second.assign(start_s=starts + 6, end_s=starts + 6 + span_s)
+    assert set(refine(pd.concat([first, after], ignore_index=True), RefineSettings(persons=Path("same.csv")))["person"])
+    with pytest.raises(UserError, match="column `person`: Anna is track 1 and track 2"):
+        refine(pd.concat([first, second], ignore_index=True).assign(person="Anna"), RefineSettings())
+
+
 def test_numbers_are_rounded_and_times_keep_milliseconds():
     fine = refine(table().assign(start_s=1 / 3, end_s=2 / 3), RefineSettings(decimals=1))
     assert fine["confidence"][0] == 0.3 and fine["start_s"][0] == 0.333

@@ -20,7 +20,7 @@ from svfap.predict.table import (
     label_columns,
     value_columns,
 )
-from svfap.predict.timeline import MIN_GAP_S, Timeline
+from svfap.predict.timeline import JITTER_S, ROUNDING_S, Timeline
 
 TIME_DECIMALS = 3  # at least, so that frames stay apart
 
@@ -29,12 +29,14 @@ def refine(table: pd.DataFrame, settings: RefineSettings) -> pd.DataFrame:
     """The table with people named, values smoothed, a baseline subtracted, and numbers rounded, in this order.
 
     table: of predictions, with column `video`; it is not changed. Without any setting the result is equal to it. The column
-    `label` is chosen anew from smoothed probabilities. Raises `UserError` for a list that does not fit the table, and for a
-    baseline of probabilities alone.
+    `label` is chosen anew from smoothed probabilities. Raises `UserError` for a list that does not fit the table, for a person
+    with two tracks in view together, and for a baseline of probabilities alone.
     """
     table = table.copy()
     if settings.persons is not None:
         _name(table, settings.persons)
+    if PERSON in table and "track" in table:
+        _check_people(table, str(settings.persons or f"column `{PERSON}`"))
     values = value_columns(table)
     if settings.smooth_s and values:
         table[values] = table[values].astype(float)
@@ -145,20 +147,33 @@ def _name(table: pd.DataFrame, file: Path) -> None:
         del table[PERSON]
     people = here.map(names).fillna("").astype(object)
     table.insert(list(table).index(keys[-1]) + 1, PERSON, people)
-    if "track" not in table:
-        return
-    named = table[table[PERSON] != ""]
+
+
+def _check_people(table: pd.DataFrame, source: str) -> None:
+    """Raise `UserError` if two tracks of one person in one video are in view together, also between their rows.
+
+    Tracks that follow each other may overlap by the jitter of a live source's times. source: what names the people.
+    """
+    named = table[table[PERSON].fillna("") != ""]
     for (video, person), rows in named.groupby(["video", PERSON], sort=False):
-        rows = rows.sort_values("start_s", kind="stable")
-        latest: dict[Any, float] = {}
-        for track, start_s, end_s in zip(rows["track"], rows["start_s"], rows["end_s"], strict=True):
-            for other, other_end_s in latest.items():
-                if other != track and start_s < other_end_s - MIN_GAP_S:
+        spans = sorted(span for track, own in rows.groupby("track") for span in _in_view(own, track))
+        latest: dict[Any, tuple[float, float]] = {}
+        for start_s, end_s, track in spans:
+            for other, (since_s, until_s) in latest.items():
+                shorter_s = min(end_s - start_s, until_s - since_s)
+                if other != track and min(end_s, until_s) - start_s > min(JITTER_S, shorter_s / 2):
                     raise UserError(
-                        f"{file}: {person} is track {other} and track {track} of {video}, which are both in view at "
+                        f"{source}: {person} is track {other} and track {track} of {video}, which are both in view at "
                         f"{start_s:.2f} s; a person has one face at a time"
                     )
-            latest[track] = max(end_s, latest.get(track, end_s))
+            latest[track] = start_s, end_s
+
+
+def _in_view(rows: pd.DataFrame, track: Any) -> list[tuple[float, float, Any]]:
+    """(start_s, end_s, track) of each time without a gap; rows without a duration, as of pictures, get a little."""
+    line = Timeline.of_table(rows, [])
+    ends = np.maximum(line.edges[:, 1], line.start + 2 * ROUNDING_S)
+    return [(float(line.start[piece][0]), float(ends[piece].max()), track) for piece in line.pieces]
 
 
 def _subtract(table: pd.DataFrame, values: list[str], baseline: str) -> None:
