@@ -138,7 +138,7 @@ class _Progress(Progress):
     def _say_progress(self, number: TaskID) -> None:
         now, task = time.monotonic(), self._tasks[number]
         recent = now - task.fields["said"] < LINE_EVERY_S
-        if self.console.is_terminal or recent or task.finished or not task.started:
+        if self.console.is_terminal or recent or task.finished or not task.started or _kept is not None:
             return
         task.fields["said"] = now
         began_s, first = task.fields["began"]

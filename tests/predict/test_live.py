@@ -57,7 +57,7 @@ def test_faces_keep_their_numbers_until_they_are_gone_for_long(live):
     live.detector.boxes = []
     assert live(PICTURES[4], 1.1) == []
     live.detector.boxes = [(16, 12, 60, 60)]
-    assert [face.track for face in live(PICTURES[5], 2.3)] == [3]
+    assert [face.track for face in live(PICTURES[5], 3.3)] == [3]
 
 
 def test_small_faces_are_left_out(live):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 from served import BEARER, TOKEN, light_work, make_video, submit, wait_for
 
 from svfap.serve.api import make_app
 from svfap.serve.config import ServeConfig
+from svfap.serve.store import TABLE
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +153,70 @@ def test_what_is_old_is_deleted(client, video):
     assert len(rows_of(client, job)) > 0
 
 
-def test_persons_are_kept(client, done):
-    named = client.put(f"/v1/jobs/{done['id']}/persons", json={"1": " Ada ", "2": ""})
-    assert named.json()["persons"] == {"1": "Ada"}
-    assert client.put(f"/v1/jobs/{done['id']}/persons", json={"x": "Ada"}).status_code == 422
+@pytest.fixture
+def made(client, done, video):
+    """A job whose table is made of these rows."""
+    store, jobs = client.app.state.server.store, []
+
+    def make(rows):
+        job = store.add(done["name"], {"model": "movement"})
+        jobs.append(job.id)
+        store.change(job.id, state="done")
+        shutil.copy(video, store.video_of(job))
+        shutil.copytree(store.result(store[done["id"]], ""), store.result(job, ""))
+        store.result(job, TABLE).write_text("".join(json.dumps({"video": done["name"], **row}) + "\n" for row in rows))
+        return f"/v1/jobs/{job.id}"
+
+    yield make
+    for job_id in jobs:
+        store.remove(job_id)
+
+
+def rows_of_face(track, first_s, value):
+    return [
+        {"track": track, "start_s": first_s + k / 10, "end_s": first_s + (k + 1) / 10, "smile_width": value + k}
+        for k in range(5)
+    ]
+
+
+def test_persons_and_choices_are_in_the_table_the_page_and_the_methods(client, made):
+    job = made([*rows_of_face(1, 0.0, 0), *rows_of_face(2, 0.5, 10)])
+    assert "Ada" not in client.get(f"{job}/page").text
+    named = client.put(f"{job}/persons", json={"1": " Ada ", "2": "Ada"})
+    assert named.json()["persons"] == {"1": "Ada", "2": "Ada"}
+    table = pd.read_csv(io.BytesIO(client.get(f"{job}/table").content))
+    assert set(table["person"]) == {"Ada"}
+    assert "Ada" in client.get(f"{job}/page").text
+    plain, about = (client.get(f"{job}/about", params=chosen).json() for chosen in ({}, {"smooth_s": 1, "decimals": 2}))
+    assert plain["refined"] == [{"persons": {"1": "Ada", "2": "Ada"}}]
+    assert about["refined"][0] | {"smooth_s": 1, "decimals": 2} == about["refined"][0]
+    assert "over 1 s" in about["methods"] and "over 1 s" not in plain["methods"]
+    eaf = client.get(f"{job}/table", params={"format": "eaf"}).text
+    assert f'RELATIVE_MEDIA_URL="./{table["video"][0]}"' in eaf and "jobs" not in eaf
+    assert client.put(f"{job}/persons", json={}).json()["persons"] == {}
+    assert "Ada" not in client.get(f"{job}/page").text
+
+
+def test_persons_that_cannot_be_are_refused(client, made, done):
+    job = made([*rows_of_face(1, 0.0, 0), *rows_of_face(2, 0.2, 10)])
+    for persons, reason in (
+        ({"x": "Ada"}, "numbers of faces"),
+        ({"1": "Ada", "7": "Eve"}, "no face 7; there are 1, 2"),
+        ({"1": "Ada", "2": "Ada"}, "Ada"),  # in two places at once
+    ):
+        answer = client.put(f"{job}/persons", json=persons)
+        assert answer.status_code == 422 and reason in answer.json()["detail"], answer.text
+    assert client.get(job).json()["persons"] == {}
+
+
+def test_a_video_without_a_face_has_a_table_without_rows(client, made):
+    job = made([])
+    for format in ("csv", "xlsx", "parquet", "jsonl", "json"):
+        assert client.get(f"{job}/table", params={"format": format}).status_code == 200
+    assert client.get(f"{job}/table").text.startswith("video,start_s,end_s")
+    for format in ("eaf", "vtt"):
+        answer = client.get(f"{job}/table", params={"format": format})
+        assert answer.status_code == 422 and "no face was found" in answer.json()["detail"]
 
 
 def test_a_folder_that_holds_other_files_is_left_alone(tmp_path):

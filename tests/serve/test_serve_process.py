@@ -89,7 +89,7 @@ def test_python_client(server, folder):
             (lambda: client.submit("http://127.0.0.1:9/a.mp4"), "no public address"),
             (lambda: client.cancel(job["id"]), "has ended: done"),
             (lambda: client.save(job["id"], "table", folder / "x", format="doc"), "Input should be"),
-            (lambda: client.job("x"), "should match pattern"),
+            (lambda: client.job("x"), "no such job"),
         ):
             with pytest.raises(UserError, match=reason):
                 act()

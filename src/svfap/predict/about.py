@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,13 @@ def write_about(out: Path, about: About) -> None:
     """Write the file beside the table. Raises `UserError`."""
     content = {**asdict(about), "methods": about.methods()}
     write_atomically(about_of(out), json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def about_from(table: Path) -> About | None:
+    """How a table was made; None if there is no such file beside it. Raises `UserError`."""
+    content = content_of_about(table)
+    names = [each.name for each in fields(About)]
+    return About(**{name: content[name] for name in names if name in content}) if content else None
 
 
 def read_about(out: Path) -> dict[str, Any] | None:

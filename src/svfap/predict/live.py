@@ -16,7 +16,7 @@ from svfap.predict.predictor import Predictor
 from svfap.predict.windows import Box
 
 LEAST_OVERLAP = 0.2  # of a face's box with the one before, as intersection over union
-LOST_S = 1.0  # a face that is not seen for longer is a new one
+LOST_S = 2.0  # a face that is not seen for longer is a new one
 HOP_S = 0.5  # from one window of a face to the next
 SEARCHED_PX = 320  # longer side of the picture that faces are searched in
 SMOOTHING = 0.5  # share of the box before in a face's box

@@ -347,6 +347,7 @@ class Lane {
       const time = face.middle[Math.min(Math.max(row, 0), last)], span = view.to - view.from;
       if (time < view.from || time > view.to) video.show(time - span / 2, span);
       video.point(time, this, cursor.pinned);
+      tellPlayer(time);
     };
     const actions = {
       ArrowRight: () => step(event.shiftKey ? 10 : 1), ArrowLeft: () => step(event.shiftKey ? -10 : -1),

@@ -18,7 +18,7 @@ from svfap.files import write_atomically
 from svfap.predict.about import About
 from svfap.predict.figure import label_colors
 from svfap.predict.pictures import cut_pictures
-from svfap.predict.table import BOX, PROBABILITY, TIMES, by_face, value_columns, value_name
+from svfap.predict.table import BOX, PROBABILITY, TIMES, by_face, of_head, tables_of_heads, value_columns, value_name
 from svfap.predict.timeline import AffectChange, Timeline, shares, spread, strongest_changes
 from svfap.predict.windows import Box
 from svfap.view.page import data_uri, package_text, render
@@ -116,6 +116,17 @@ def write_affect_page(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_atomically(out, html.encode(errors="replace"))
+
+
+def write_affect_pages(
+    out: Path, table: pd.DataFrame, videos: Mapping[str, Path | None], about: About | None = None
+) -> dict[str, Path]:
+    """Write a page about each head, see `of_head`: head -> file, '' of the only one. Raises `UserError`."""
+    parts = tables_of_heads(table)
+    pages = {head: of_head(out, head) for head in parts}
+    for head, part in parts.items():
+        write_affect_page(pages[head], part, videos, about)
+    return pages
 
 
 def _checked(table: pd.DataFrame) -> list[str]:

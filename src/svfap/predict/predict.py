@@ -29,6 +29,7 @@ from svfap.predict.summary import summarize
 from svfap.predict.table import (
     TableWriter,
     check_no_part,
+    of_head,
     part_of,
     read_predictions,
     require_excel,
@@ -396,15 +397,10 @@ def _write_timelines(predictions: Predictions, missing_alone: bool = False) -> N
         if predictions.out is None or rows.empty:
             continue
         for head, part in tables_of_heads(rows).items():
-            picture = _of_head(predictions.out.with_name(f"{predictions.out.stem}{suffix}.png"), head)
+            picture = of_head(predictions.out.with_name(f"{predictions.out.stem}{suffix}.png"), head)
             if not (missing_alone and picture.exists()):
                 save_figure(timeline(part, ", ".join(filter(None, (printable(Path(video).name), head)))), picture)
             predictions.timelines[f"{video}, {head}" if head else video] = picture
-
-
-def _of_head(path: Path, head: str) -> Path:
-    """The name of a file about one of several heads: `page_mood.html`."""
-    return path.with_name(f"{path.stem}_{head}{path.suffix}") if head else path
 
 
 def _write_overlays(
@@ -457,11 +453,7 @@ def _write_pictures(
         _write_overlays(predictions, config, config.overlay, reader, boxes)
     if config.report is None:
         return predictions
-    from svfap.predict.page import write_affect_page
+    from svfap.predict.page import write_affect_pages
 
     files = {printable(video): None if is_live(video) else Path(video) for video in predictions.videos}
-    reports = {}
-    for head, table in tables_of_heads(predictions.table).items():
-        reports[head] = _of_head(config.report, head)
-        write_affect_page(reports[head], table, files, about)
-    return replace(predictions, reports=reports)
+    return replace(predictions, reports=write_affect_pages(config.report, predictions.table, files, about))

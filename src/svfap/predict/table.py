@@ -106,6 +106,11 @@ def require_excel(*paths: Path | None) -> None:
         raise UserError("Excel files need openpyxl; pip install 'svfap[excel]', or write .csv")
 
 
+def of_head(path: Path, head: str) -> Path:
+    """The name of a file about one of several heads: `page_mood.html`; of a model with one head, '', the path itself."""
+    return path.with_name(f"{path.stem}_{head}{path.suffix}") if head else path
+
+
 def read_predictions(path: Path) -> pd.DataFrame:
     """A table that `predict_videos` has written, in any of its formats. Raises `UserError` if it is none."""
     try:
@@ -298,7 +303,9 @@ def _read_rows(path: Path, is_csv: bool, columns: list[str] | None = None) -> pd
     """Read a CSV file or JSON lines; columns: of JSON lines, which have no header."""
     with open(path, encoding="utf-8", newline="") as file:
         if not is_csv:
-            return _typed(pd.DataFrame([json.loads(line) for line in file], columns=columns))
+            rows = [json.loads(line) for line in file]
+            columns = columns or (None if rows else ["video", *TIMES])  # without rows there are no names of columns
+            return _typed(pd.DataFrame(rows, columns=columns))
         header, *rows = csv.reader(file)
         return _typed(pd.DataFrame(rows, columns=header))
 

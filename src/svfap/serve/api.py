@@ -8,7 +8,6 @@ import errno
 import json
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -17,12 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 from urllib.parse import quote, urlsplit
+from xml.etree import ElementTree
 
 import pandas as pd
 import prometheus_client
 from fastapi import Depends, FastAPI, File, Form, Header, Query, Request, UploadFile, WebSocket
-from fastapi import Path as InPath
 from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -33,9 +33,11 @@ from starlette.exceptions import HTTPException
 
 import svfap
 from svfap.errors import UserError
-from svfap.predict.about import about_of
-from svfap.predict.config import PredictConfig, TableConfig
+from svfap.predict.about import about_from, about_of
+from svfap.predict.config import PredictConfig, RefineSettings, TableConfig
 from svfap.predict.finish import finish_table
+from svfap.predict.page import write_affect_pages
+from svfap.predict.refine import refine
 from svfap.predict.table import part_of, read_predictions
 from svfap.serve.camera import Cameras
 from svfap.serve.config import GIGA, MEGA, ServeConfig
@@ -44,7 +46,7 @@ from svfap.serve.inspection import Inspector
 from svfap.serve.limits import FORM_BYTES, Gate
 from svfap.serve.pages import add_pages
 from svfap.serve.queue import Queue
-from svfap.serve.store import ENDED, ID, OVERLAY, PAGE, TABLE, Job, State, Store
+from svfap.serve.store import ENDED, OVERLAY, PAGE, TABLE, Job, State, Store
 from svfap.serve.worker import Progress
 
 # Of `PredictConfig`, that a caller may choose.
@@ -60,6 +62,7 @@ CALLER_SETTINGS = (
     "fps",
     "landmarks",
 )
+LEAST_KNOWN_S = 1.0  # of reading, before the time that is left is estimated
 EVENTS_EVERY_S = 0.25
 ROWS_AT_ONCE = 1000
 Format = Literal["csv", "parquet", "xlsx", "json", "jsonl", "eaf", "vtt"]
@@ -169,9 +172,9 @@ class Server:
 
     @staticmethod
     def _seconds_left(job: Job, progress: Progress | None) -> float | None:
-        if job.started is None or progress is None or not progress.total or progress.frames == 0:
+        if job.state != "running" or progress is None or not progress.total or progress.seconds < LEAST_KNOWN_S:
             return None
-        return round((time.time() - job.started) * (progress.total - progress.frames) / progress.frames, 1)
+        return round(progress.seconds * (progress.total - progress.frames) / progress.frames, 1)
 
     def pages(self, job: Job) -> list[str]:
         """The heads that have a page, in alphabetical order; of a model with one head ''."""
@@ -243,23 +246,54 @@ class Server:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def table(self, job: Job, suffix: str, is_summary: bool, chosen: dict[str, Any]) -> bytes:
-        """A finished table in another format, refined as chosen. Raises `UserError`."""
+    def table(self, job: Job, suffix: str, is_summary: bool, chosen: dict[str, Any]) -> tuple[bytes, bytes]:
+        """A finished table in another format, refined as chosen, and how it was made, as JSON. Raises `UserError`."""
         folder = self.store.incoming / uuid.uuid4().hex
         folder.mkdir()
         try:
             source, out = self.store.result(job, TABLE), folder / f"table.{suffix}"
-            if job.persons and "track" in read_predictions(source):
-                chosen["persons"] = folder / "persons.csv"
-                rows = [(job.name, number, name) for number, name in job.persons.items()]
-                pd.DataFrame(rows, columns=["video", "track", "person"]).to_csv(chosen["persons"], index=False)
-            chosen["summary" if is_summary else "out"] = out
+            if (rows := read_predictions(source)).empty and suffix in ("eaf", "vtt"):
+                raise UserError(f"{job.name}: no face was found in it, so there is nothing to put into {suffix}")
+            if job.persons and "track" in rows:
+                chosen["persons"] = _write_persons(folder / "persons.csv", job.name, job.persons)
+            chosen["out"] = folder / "table.csv" if is_summary else out
+            chosen["summary"] = folder / f"summary.{suffix}" if is_summary else None
             finish_table(source, TableConfig(**chosen))
-            return out.read_bytes()
+            about = json.loads(about_of(chosen["out"]).read_text("utf-8"))
+            about["refined"] = [
+                {**done, **({"persons": job.persons} if "persons" in done else {})} for done in about["refined"]
+            ]
+            about.pop("table")  # which callers do not have
+            content = (chosen["summary"] or out).read_bytes()
+            content = _beside(content, job.name) if suffix == "eaf" and not is_summary else content
+            return content, json.dumps(about, indent=2, ensure_ascii=False).encode()
         except UserError as error:
             raise UserError(str(error).replace(f"{folder}/", "").replace(f"{source.parent}/", "")) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def name_persons(self, job: Job, persons: dict[str, str]) -> None:
+        """Store the names of faces, and write the pages with them while the video is there.
+
+        Raises `UserError` for a face that there is none of, and for one name of two faces that are in view together.
+        """
+        source = self.store.result(job, TABLE)
+        rows = read_predictions(source)
+        tracks = set(rows["track"].astype(int).astype(str)) if "track" in rows else set()
+        if unknown := persons.keys() - tracks:
+            raise UserError(
+                f"persons: there is no face {', '.join(sorted(unknown))}; there are {', '.join(sorted(tracks)) or 'none'}"
+            )
+        file = _write_persons(self.store.incoming / f"{uuid.uuid4().hex}.csv", job.name, persons)
+        try:
+            named = refine(rows, RefineSettings(persons=file)) if persons else rows
+        except UserError as error:
+            raise UserError(str(error).replace(str(file), "persons")) from None
+        finally:
+            file.unlink()
+        if (video := self.store.video_of(job)).exists():
+            write_affect_pages(self.store.result(job, PAGE), named, {job.name: video}, about_from(source))
+        self.store.change(job.id, persons=persons)
 
     def rows_file(self, job: Job) -> Path | None:
         """Where the rows of a job are now."""
@@ -317,6 +351,11 @@ def make_app(config: ServeConfig, token: str) -> FastAPI:
     )
     app.state.server = server
 
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        said = (f"{'.'.join(str(part) for part in each['loc'][1:])}: {each['msg']}" for each in error.errors())
+        return JSONResponse({"detail": "; ".join(said)}, 422)
+
     @app.exception_handler(UserError)
     async def refused(_: Request, error: UserError) -> Response:
         server.refused += 1
@@ -366,7 +405,29 @@ class _Request(Request):
         return super().form(max_files=1, max_fields=8, max_part_size=FORM_BYTES)
 
 
-def job_of(request: Request, job_id: Annotated[str, InPath(pattern=f"^{ID}$")]) -> Job:
+def _write_persons(file: Path, video: str, persons: dict[str, str]) -> Path:
+    """The file of names that `svfap table` takes."""
+    rows = [(video, number, name) for number, name in persons.items()]
+    pd.DataFrame(rows, columns=["video", "track", "person"]).to_csv(file, index=False)
+    return file
+
+
+def _sent(content: bytes, kind: str, name: str | None) -> Response:
+    """An answer, with a name as a file to save."""
+    headers = {} if name is None else {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
+    return Response(content, media_type=kind, headers=headers)
+
+
+def _beside(eaf: bytes, video: str) -> bytes:
+    """An ELAN file whose video lies beside it."""
+    document = ElementTree.fromstring(eaf)
+    for media in document.iter("MEDIA_DESCRIPTOR"):
+        media.set("MEDIA_URL", f"file:///{quote(video)}")  # ELAN asks for the file if it is at neither place
+        media.set("RELATIVE_MEDIA_URL", f"./{video}")
+    return ElementTree.tostring(document, encoding="utf-8", xml_declaration=True)
+
+
+def job_of(request: Request, job_id: str) -> Job:
     try:
         job: Job = request.app.state.server.store[job_id]
     except KeyError:
@@ -375,6 +436,11 @@ def job_of(request: Request, job_id: Annotated[str, InPath(pattern=f"^{ID}$")]) 
 
 
 WithJob = Annotated[Job, Depends(job_of)]
+SmoothS = Annotated[float, Query(ge=0, le=3600, description="moving average over this many seconds")]
+Baseline = Annotated[
+    Literal["median"] | None, Query(description="subtract the median of each person, not of probabilities")
+]
+Decimals = Annotated[int | None, Query(ge=0, le=15)]
 
 
 def _add_jobs(app: FastAPI, server: Server) -> None:
@@ -434,7 +500,9 @@ def _add_jobs(app: FastAPI, server: Server) -> None:
         """Numbers of faces (column `track`) and the names of the persons."""
         if not all(number.isdecimal() for number in persons):
             raise UserError('persons: the keys must be numbers of faces, such as "1"')
-        server.store.change(job.id, persons={number: name.strip() for number, name in persons.items() if name.strip()})
+        if job.state != "done":
+            raise HTTPException(409, f"the job is not done: {job.state}")
+        server.name_persons(job, {number: name.strip() for number, name in persons.items() if name.strip()})
         return server.view(server.store[job.id])
 
 
@@ -487,24 +555,28 @@ def _add_results(app: FastAPI, server: Server) -> None:
         job: WithJob,
         format: Format = "csv",
         summary: Annotated[bool, Query(description="a row per face or person instead")] = False,
-        smooth_s: Annotated[float, Query(ge=0, le=3600, description="moving average over this many seconds")] = 0.0,
-        baseline: Annotated[
-            Literal["median"] | None, Query(description="subtract the median of each person, not of probabilities")
-        ] = None,
-        decimals: Annotated[int | None, Query(ge=0, le=15)] = None,
+        smooth_s: SmoothS = 0.0,
+        baseline: Baseline = None,
+        decimals: Decimals = None,
     ) -> Response:
         """As `svfap table` writes it, with the names of persons. eaf: tiers for ELAN; vtt: captions."""
         file_of(job, TABLE)
         chosen: dict[str, Any] = {"smooth_s": smooth_s, "baseline": baseline, "decimals": decimals}
-        content = server.table(job, format, summary, chosen)
-        name = f"{Path(job.name).stem}{'_summary' * summary}.{format}"
-        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
-        return Response(content, media_type=FORMATS[format], headers=headers)
+        content, _ = server.table(job, format, summary, chosen)
+        return _sent(content, FORMATS[format], f"{Path(job.name).stem}{'_summary' * summary}.{format}")
 
-    @app.get("/v1/jobs/{job_id}/about", tags=["results"], summary="How the table was made")
-    def about(job: WithJob, download: bool = False) -> FileResponse:
-        name = f"{Path(job.name).stem}.about.json" if download else None
-        return FileResponse(file_of(job, about_of(Path(TABLE)).name), media_type="application/json", filename=name)
+    @app.get("/v1/jobs/{job_id}/about", tags=["results"], summary="How a table was made")
+    def about(
+        job: WithJob,
+        smooth_s: SmoothS = 0.0,
+        baseline: Baseline = None,
+        decimals: Decimals = None,
+        download: bool = False,
+    ) -> Response:
+        """Of the table with the same choices, and the names of persons; `methods` is a paragraph for a paper."""
+        file_of(job, TABLE)
+        _, content = server.table(job, "csv", False, {"smooth_s": smooth_s, "baseline": baseline, "decimals": decimals})
+        return _sent(content, "application/json", f"{Path(job.name).stem}.about.json" if download else None)
 
     @app.get("/v1/jobs/{job_id}/page", tags=["results"], summary="The interactive page")
     def page(job: WithJob, head: str = "", download: bool = False) -> FileResponse:

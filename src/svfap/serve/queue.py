@@ -39,7 +39,7 @@ class Queue:
     Jobs that a server before this one had begun are begun again, as often as that happens.
 
     Attributes:
-        progress: id of a running job -> `Progress`.
+        progress: id of a job that was begun since the start -> its last `Progress`.
         ended: state -> jobs that have ended. frames: read for them. restarts: of processes that died. Since the start.
     """
 
@@ -97,6 +97,7 @@ class Queue:
         self.cancel(job_id)
         self._wait_until_free(job_id)
         self.store.remove(job_id)
+        self.progress.pop(job_id, None)
 
     def stop(self) -> None:
         """End the threads and processes; jobs that have not ended are begun again by the next server."""
@@ -150,11 +151,11 @@ class Queue:
             try:
                 self._guarded(partial(self._carry_out, slot, job), job.id)
             finally:
-                self.progress.pop(job.id, None)
                 slot.job_id = None
 
     def _carry_out(self, slot: _Slot, job: Job) -> None:
         began = time.monotonic()
+        self.progress.pop(job.id, None)  # of a run before
         server = {name: getattr(self.config, name) for name in SERVER_SETTINGS}
         limits = self.config.max_length_s, self.config.max_megapixels
         folder = self.store.folder_of(job.id)

@@ -35,10 +35,11 @@ class Order:
 
 @dataclass(frozen=True)
 class Progress:
-    """Frames read so far and in all; None: not known."""
+    """Frames read so far and in all, and seconds since the first; total None: not known."""
 
     frames: int
     total: int | None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,15 @@ def carry_out(order: Order, send: Callable[[Any], None]) -> Outcome:
     from svfap.predict.config import PredictConfig
     from svfap.predict.predict import predict_videos
 
-    last = 0.0
+    last = began = 0.0
 
     def on_frame(_: str, count: int, total: int | None, fps: float) -> None:
-        nonlocal last
+        nonlocal last, began
         if total != 1 and count / fps > order.max_length_s:
             raise TooLong
         if (now := time.monotonic()) - last > REPORT_EVERY_S or count == total:
-            last = now
-            send(Progress(count, total))
+            last, began = now, began or now
+            send(Progress(count, total, now - began))
 
     limit_pictures(int(order.max_megapixels * 1e6))
     settings = dict(order.settings)

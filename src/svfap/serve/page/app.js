@@ -2,7 +2,7 @@
 // Every text from outside is inserted as text, never as HTML.
 import { startCamera, stopCamera } from "/static/camera.js";
 
-const EVERY_MS = 1000;
+const EVERY_MS = 1000, PICTURES = /\.(jpe?g|png|bmp|webp|tiff?|ppm|pgm)$/i;
 const $ = id => document.getElementById(id);
 const strings = await (await fetch("/static/strings.json")).json();
 export const text = (key, values = {}) => strings[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
@@ -68,7 +68,7 @@ function settings() {
   for (const name of ["hop_s", "min_face_px", "detect_every", "margin"]) {
     if (form.elements[name].value !== "") chosen[name] = Number(form.elements[name].value);
   }
-  if (form.elements.overlay.checked) chosen.overlay = true;
+  for (const name of ["overlay", "landmarks"]) if (form.elements[name].checked) chosen[name] = true;
   return JSON.stringify(chosen);
 }
 
@@ -126,8 +126,8 @@ function stateOf(job) {
   const parts = [text(`state_${job.state}`)];
   if (job.state === "queued" && job.ahead) parts.push(text("ahead", { number: job.ahead }));
   if (job.state === "running" && job.total && job.frames) {
-    parts.push(`${Math.floor(100 * job.frames / job.total)}%`);
-    if (job.seconds_left !== null) parts.push(text("left", { time: duration(job.seconds_left) }));
+    parts.push(job.frames === job.total ? text("finishing") : `${Math.floor(100 * job.frames / job.total)}%`);
+    if (job.seconds_left) parts.push(text("left", { time: duration(job.seconds_left) }));
   }
   return parts.join(", ");
 }
@@ -211,21 +211,29 @@ async function refresh() {
 const player = $("player"), timelines = $("timelines");
 
 async function open(job) {
+  close();
   opened = job.id;
-  const about = await ask(`/v1/jobs/${job.id}/about`);
-  const rows = await readRows(job.id);
   $("viewer").hidden = false;
   $("viewer-heading").textContent = job.name;
+  $("viewer").classList.add("opening");
+  notice(text("opening"));
+  $("viewer").scrollIntoView({ block: "start" });
+  const rows = await readRows(job.id);
+  await tellMethods(job);
+  if (opened !== job.id) return;
+  $("viewer").classList.remove("opening");
   notice(job.has_video ? "" : text("no_video"));
-  player.hidden = !job.has_video;
-  if (job.has_video) player.src = `/v1/jobs/${job.id}/video`; else player.removeAttribute("src");
+  const isPicture = PICTURES.test(job.name);
+  player.hidden = !job.has_video || isPicture;
+  $("picture").hidden = !job.has_video || !isPicture;
+  if (job.has_video && isPicture) Object.assign($("picture"), { src: `/v1/jobs/${job.id}/video`, alt: job.name });
+  else if (job.has_video) player.src = `/v1/jobs/${job.id}/video`;
   const heads = job.pages;
   $("head-choice").hidden = heads.length < 2;
   $("head").replaceChildren();
   for (const head of heads) element($("head"), "option", "", head).value = head;
   showPage(job, heads[0] ?? "");
   $("head").onchange = () => showPage(job, $("head").value);
-  $("methods").textContent = about.methods;
   $("copy-status").textContent = $("persons-status").textContent = "";
   $("notes").replaceChildren();
   for (const note of job.notes) element($("notes"), "li", "", note);
@@ -233,7 +241,17 @@ async function open(job) {
   drawPersons(job, [...new Set(rows.map(row => row.track).filter(track => track !== undefined))].sort((a, b) => a - b));
   drawDownloads(job);
   $("viewer").focus();
-  $("viewer").scrollIntoView({ block: "start" });
+}
+// What is chosen for the downloads, as a query.
+function choices() {
+  const chosen = new URLSearchParams();
+  for (const name of ["smooth_s", "decimals"]) if ($(name).value !== "") chosen.set(name, $(name).value);
+  return chosen;
+}
+// The paragraph is about the table as it would be downloaded now.
+async function tellMethods(job) {
+  const { methods } = await ask(`/v1/jobs/${job.id}/about?${choices()}`);
+  if (opened === job.id) $("methods").textContent = methods;
 }
 function showPage(job, head) {
   timelines.title = text("timelines", { name: job.name });
@@ -245,6 +263,7 @@ function close() {
   player.removeAttribute("src");
   player.load();
   timelines.removeAttribute("src");
+  $("picture").removeAttribute("src");
   $("viewer").hidden = true;
 }
 $("close").addEventListener("click", () => { const id = opened; close(); $("jobs").querySelector(`[data-key="${id}"] [data-act=open]`)?.focus(); });
@@ -295,29 +314,44 @@ function drawPersons(job, tracks) {
     await ask(`/v1/jobs/${job.id}/persons`, { method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify(named) });
     $("persons-status").textContent = text("saved");
     await refresh();
+    const now = jobs.find(one => one.id === job.id);
+    if (!now || opened !== job.id) return;
+    showPage(now, $("head").value);
+    await tellMethods(now);
   });
 }
 function drawDownloads(job) {
   const update = () => {
-    const choices = new URLSearchParams();
-    for (const name of ["smooth_s", "decimals"]) if ($(name).value !== "") choices.set(name, $(name).value);
-    const table = (format, more = "") => `/v1/jobs/${job.id}/table?format=${format}${more}&${choices}`;
+    const chosen = choices(), table = (format, more = "") => `/v1/jobs/${job.id}/table?format=${format}${more}&${chosen}`;
     const links = [
       ["download_csv", table("csv")], ["download_parquet", table("parquet")], ["download_xlsx", table("xlsx")],
       ["download_eaf", table("eaf")], ["download_vtt", table("vtt")], ["download_summary", table("csv", "&summary=true")],
       ["download_page", `/v1/jobs/${job.id}/page?download=true&head=${encodeURIComponent(job.pages[0] ?? "")}`],
       ...(job.has_overlay ? [["download_overlay", `/v1/jobs/${job.id}/overlay`]] : []),
-      ["download_about", `/v1/jobs/${job.id}/about?download=true`],
+      ["download_about", `/v1/jobs/${job.id}/about?download=true&${chosen}`],
     ];
     $("downloads").replaceChildren();
     for (const [key, address] of links) {
       const link = element(element($("downloads"), "li"), "a", "", text(key));
       link.href = address;
       link.download = "";
+      if (key !== "download_overlay") link.onclick = telling(event => save(event, address));  // which may be refused
     }
   };
-  for (const name of ["smooth_s", "decimals"]) $(name).oninput = update;
+  for (const name of ["smooth_s", "decimals"]) $(name).oninput = telling(async () => { update(); await tellMethods(job); });
   update();
+}
+// Save what the server sends, under the name that it gives; throws an Error with its reason if it refuses.
+async function save(event, address) {
+  event.preventDefault();
+  const answer = await fetch(address);
+  if (!answer.ok) throw new Error(reasonOf(await answer.json().catch(() => ({})), answer.status));
+  const link = document.createElement("a"), disposition = answer.headers.get("Content-Disposition") ?? "";
+  const [, coded, plain] = disposition.match(/filename\*=(?:UTF-8|utf-8)''([^;]+)|filename="([^"]+)"/) ?? [];
+  link.href = URL.createObjectURL(await answer.blob());
+  link.download = coded ? decodeURIComponent(coded) : plain ?? "results";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 $("copy").addEventListener("click", async () => {
   await navigator.clipboard.writeText($("methods").textContent);
