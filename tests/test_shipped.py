@@ -90,10 +90,11 @@ def test_outputs_do_not_depend_on_light():
 def test_models_lists_them_and_prints_a_card(capsys):
     assert main(["models"]) == 0
     listed = "".join(capsys.readouterr().out.replace("│", " ").split())  # without the lines of the table
-    for text in ("movement", *MOVEMENT, "128 × 128", "MIT", "authors/dfew-1 to 5", "disgust", "not stated"):
+    for text in ("demo", "movement", *MOVEMENT, "128 × 128", "MIT", "authors/dfew-1 to 5", "disgust", "not stated"):
         assert text.replace(" ", "") in listed, text
     assert main(["models"]) == 0
-    assert "svfap convert authors/dfew-1.pth models/dfew-1 --dataset dfew" in said(capsys)
+    how = "download it as authors/dfew-1.pth; svfap convert authors/dfew-1.pth models/dfew-1 --dataset dfew\n"
+    assert how in capsys.readouterr().out, "on standard output, in one line"
     assert main(["models", "movement"]) == 0
     assert capsys.readouterr().out == model_card("movement")
     assert main(["models", "movment"]) == 1

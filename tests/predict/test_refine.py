@@ -13,7 +13,8 @@ import pytest
 
 from svfap.cli.main import main
 from svfap.errors import UserError
-from svfap.predict.config import RefineSettings
+from svfap.predict.config import PredictConfig, RefineSettings, TableConfig
+from svfap.predict.finish import finish_table
 from svfap.predict.refine import refine
 from svfap.predict.summary import summarize
 from svfap.predict.table import read_predictions
@@ -108,6 +109,23 @@ def test_a_summary_has_a_row_for_each_face():
     assert found["prob_joy_mean"][0] == pytest.approx((4 * 0.9 + 4 * 0.1 + 4 * 0.3) / 12)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_summary_has_a_row_for_a_video_without_a_face(suffix, tmp_path):
+    write_table(table(), tmp_path / "t.csv")
+    about = {"videos": ["none.mp4", "a.mp4", "broken.mp4", "last.mp4"], "failures": {"broken.mp4": "cut"}}
+    (tmp_path / "t.csv.about.json").write_text(json.dumps(about))
+    config = TableConfig(summary=tmp_path / f"s{suffix}")
+    finish_table(tmp_path / "t.csv", config)
+    text = config.summary.read_text()
+    found = pd.read_csv(config.summary) if suffix == ".csv" else pd.DataFrame(map(json.loads, text.splitlines()))
+    assert found["video"].tolist() == ["none.mp4", "a.mp4", "a.mp4", "last.mp4"] and "NaN" not in text
+    assert found["rows"].tolist() == [0, 12, 4, 0] and found["seen_s"].tolist() == pytest.approx([0, 6, 2, 0])
+    assert found.loc[[0, 3], ["first_s", "last_s", "prob_joy_mean", "share_joy"]].isna().all(axis=None)
+    assert list(found) == list(summarize(table())), "the same columns"
+    empty = summarize(table()[:0], ["none.mp4"])
+    assert empty[["video", "seen_s", "rows"]].to_dict("records") == [{"video": "none.mp4", "seen_s": 0, "rows": 0}]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json", ".parquet", ".xlsx"])
 def test_every_format_of_a_table_is_read_again(suffix, tmp_path):
     made = table().assign(video="=1+1")
@@ -130,6 +148,12 @@ def test_elan_tiers_hold_labels_and_values_and_link_the_video(tmp_path):
         assert all(a < b for a, b in spans) and all(b <= c for (_, b), (c, _) in pairwise(spans))
     last = tiers["Face 1: label"][-1]
     assert (slots[last.get("TIME_SLOT_REF1")], slots[last.get("TIME_SLOT_REF2")], last[0].text) == (6000, 8000, "calm")
+
+
+@pytest.mark.parametrize("suffix", [".eaf", ".vtt"])
+def test_predict_says_who_writes_annotations(suffix):
+    with pytest.raises(UserError, match=rf"out=x{suffix}: `svfap table` writes this from a finished table"):
+        PredictConfig(out=Path(f"x{suffix}"))
 
 
 def test_captions_hold_the_label_while_it_lasts_and_there_is_a_file_per_video(tmp_path):

@@ -16,9 +16,7 @@ def run(config: ModelsConfig, name: str | None) -> None:
     if name is None:
         from svfap.weights.listing import lines_of_getting, models_table
 
-        show(models_table(config.folder))
-        for line in lines_of_getting():
-            say(line)
+        show(models_table(config.folder), *lines_of_getting())
         say("svfap models NAME prints the card of one, also of a run or model folder; svfap info NAME what it costs")
     else:
         print(_card(name).rstrip())

@@ -192,6 +192,12 @@ def content_of_about(table: Path) -> dict[str, Any]:
         raise UserError(f"{path}: does not say how a table was made ({error}); delete it") from None
 
 
+def videos_read(table: Path) -> list[str]:
+    """The videos that were read to their end for a table, with a face or without; [] if nothing says so. Raises `UserError`."""
+    content = content_of_about(table)
+    return [video for video in content.get("videos", []) if video not in content.get("failures", {})]
+
+
 def write_refined_about(source: Path, out: Path, done: dict[str, Any]) -> Path:
     """Write how a table was made from another one, by what was `done` to it: what the file beside that says, and this."""
     from svfap.predict.refine import in_words

@@ -56,7 +56,7 @@ class TableConfig(RefineSettings):
     .vtt (WebVTT captions), with several videos NAME_1_video and so on."""
     summary: Path | None = None
     """Also write a row per video and face or person: seconds seen, rows, mean, sd, min and max of each value, shares of labels;
-    in any format of a table."""
+    of a video without a face 0 seconds and 0 rows; in any format of a table."""
     overwrite: bool = False
     """Replace files that exist."""
 
@@ -104,7 +104,7 @@ class PredictConfig(FaceSettings, DeviceSettings, ClockSettings, JobSettings, Re
     centerface."""
     summary: Path | None = None
     """Also write a row per video and face or person: seconds seen, rows, mean, sd, min and max of each value, shares of labels;
-    in any format of a table."""
+    of a video without a face 0 seconds and 0 rows; in any format of a table."""
     timeout_s: float = 10.0
     """Stop reading a stream after this many seconds without data."""
 
@@ -115,6 +115,11 @@ class PredictConfig(FaceSettings, DeviceSettings, ClockSettings, JobSettings, Re
         JobSettings.__post_init__(self)
         RefineSettings.__post_init__(self)
         require_positive(self, "hop_s", "timeout_s")
+        if self.out is not None and self.out.suffix in ANNOTATION_SUFFIXES:
+            raise UserError(
+                f"out={self.out}: `svfap table` writes this from a finished table; write a table first, such as .csv, then "
+                f"svfap table TABLE.csv --out {self.out}"
+            )
         require_file(self, "out", TABLE_SUFFIXES)
         require_file(self, "overlay", OVERLAY_SUFFIXES)
         require_file(self, "report", (".html",))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from svfap.errors import UserError
 from svfap.files import check_new
-from svfap.predict.about import content_of_about, write_refined_about
+from svfap.predict.about import content_of_about, videos_read, write_refined_about
 from svfap.predict.annotations import ANNOTATIONS
 from svfap.predict.config import TABLE_SUFFIXES, TableConfig
 from svfap.predict.refine import refine, rounded, steps
@@ -46,5 +46,6 @@ def finish_table(table: Path, config: TableConfig) -> list[Path]:
         written += write_table(rounded(refined, config.decimals), config.out)
         written.append(write_refined_about(table, config.out, steps(config)))
     if config.summary is not None:
-        written += write_table(rounded(summarize(refined), config.decimals), config.summary)
+        short = summarize(refined, videos_read(table))
+        written += write_table(rounded(short, config.decimals), config.summary)
     return written

@@ -21,7 +21,7 @@ from svfap.data.suffixes import PICTURE_SUFFIXES
 from svfap.errors import UserError
 from svfap.faces.config import CROP_FIELDS
 from svfap.files import MANIFEST_SUFFIXES, check_new, make_folder, only_writer, printable, remove_abandoned
-from svfap.predict.about import About, about_of, read_about, write_about
+from svfap.predict.about import About, about_of, read_about, videos_read, write_about
 from svfap.predict.config import PredictConfig
 from svfap.predict.refine import check_lists, dimensions, refine, rounded, steps
 from svfap.predict.source import digest_of, is_live
@@ -131,7 +131,7 @@ def predict_videos(
                 _write_timelines(predictions, missing_alone=True)
             if config.summary is not None and not config.summary.exists():
                 make_folder(config.summary.absolute().parent)
-                _write_summary(table, config)
+                _write_summary(table, config, videos_read(config.out))
             return replace(predictions, summary=config.summary)
         _check_videos(names, config)
         for path in filter(None, (config.out, config.overlay, config.report, config.summary)):
@@ -196,7 +196,8 @@ def _predict(names: Sequence[str], config: PredictConfig, on_frame: OnFrame | No
             if config.out is not None:
                 write_about(config.out, about)
             table = writer.finish(write_table, refined if steps(config) else None)
-            _write_summary(whole[0] if whole else table, config)
+            read = [name for name, error in writer.ended.items() if not error]
+            _write_summary(whole[0] if whole else table, config, read)
     predictions = Predictions(tuple(names), table, failures, config.out, config.out and about_of(config.out))
     predictions = replace(predictions, summary=config.summary)
     return _write_pictures(predictions, config, predictor.reader, about, boxes or {})
@@ -376,9 +377,9 @@ def _add_rows(
             writer.end_video(current, fps=rates.get(current))  # Ctrl-C is how a live source is ended
 
 
-def _write_summary(table: pd.DataFrame, config: PredictConfig) -> None:
+def _write_summary(table: pd.DataFrame, config: PredictConfig, videos: Sequence[str]) -> None:
     if config.summary is not None:
-        write_table(rounded(summarize(table), config.decimals), config.summary)
+        write_table(rounded(summarize(table, videos), config.decimals), config.summary)
 
 
 def _suffixes(predictions: Predictions) -> Iterator[tuple[str, str]]:

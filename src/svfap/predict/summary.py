@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from svfap.metric_table import prefixed
@@ -16,8 +18,11 @@ from svfap.predict.table import (
 from svfap.predict.timeline import Timeline, shares, spread
 
 
-def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each face of each video; tracks of one `person` are one face. Videos without a face have none.
+def summarize(table: pd.DataFrame, videos: Iterable[str] = ()) -> pd.DataFrame:
+    """A row for each face of each video; tracks of one `person` are one face.
+
+    videos: that were read, as in column `video`. Those without a face have a row too, of 0 seconds and 0 rows, without values.
+    Rows are in this order.
 
     Columns: video, face (`Face 1`, the person's name, or `Whole picture`), tracks (their numbers), first_s, last_s, seen_s
     (without gaps), rows; of each column of values NAME_mean, NAME_sd, NAME_min, NAME_max, the first two over time; of each label
@@ -41,4 +46,10 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
                 part = shares(Timeline.of_table(rows, names), names).to_dict("records")
                 row |= {prefixed(head, f"share_{chosen[str(each['name'])]}"): each["share"] for each in part}
         found.append(row)
-    return pd.DataFrame(found, columns=None if found else ["video", "face", "first_s", "last_s", "seen_s", "rows"])
+    order = {video: place for place, video in enumerate(dict.fromkeys(videos))}
+    nothing = {"face": "", **({"tracks": ""} if "track" in table else {}), "first_s": np.nan, "last_s": np.nan}
+    with_face = {row["video"] for row in found}
+    found += [{"video": video, **nothing, "seen_s": 0.0, "rows": 0} for video in order if video not in with_face]
+    found.sort(key=lambda row: order.get(row["video"], len(order)))
+    names = max(found, key=len, default={"video": "", **nothing, "seen_s": 0.0, "rows": 0})
+    return pd.DataFrame(found, columns=list(names))

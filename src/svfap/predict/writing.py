@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -43,6 +44,11 @@ def numbered(path: Path, videos: Sequence[str]) -> dict[str, Path]:
     return {video: path.with_name(name) if len(videos) > 1 else path for video, name in zip(videos, names, strict=True)}
 
 
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as JSON has them: what is missing is null."""
+    return [dict(row) for row in table.astype(object).where(table.notna(), None).to_dict("records")]
+
+
 def _excel(table: pd.DataFrame) -> bytes:
     """An Excel sheet; texts that begin with = are texts, no formulas."""
     require_excel(Path("a.xlsx"))
@@ -65,7 +71,7 @@ def _excel(table: pd.DataFrame) -> bytes:
 
 FORMATS: dict[str, Callable[[pd.DataFrame], str | bytes]] = {
     ".csv": lambda table: table.to_csv(index=False, lineterminator="\n"),
-    ".jsonl": lambda table: "".join(json.dumps(row) + "\n" for row in table.to_dict("records")),
+    ".jsonl": lambda table: "".join(json.dumps(row) + "\n" for row in _records(table)),
     ".json": lambda table: table.to_json(orient="records", indent=2, double_precision=15),
     ".parquet": lambda table: table.to_parquet(index=False),
     ".xlsx": _excel,
