@@ -51,5 +51,5 @@ def summarize(table: pd.DataFrame, videos: Iterable[str] = ()) -> pd.DataFrame:
     with_face = {row["video"] for row in found}
     found += [{"video": video, **nothing, "seen_s": 0.0, "rows": 0} for video in order if video not in with_face]
     found.sort(key=lambda row: order.get(row["video"], len(order)))
-    names = max(found, key=len, default={"video": "", **nothing, "seen_s": 0.0, "rows": 0})
-    return pd.DataFrame(found, columns=list(names))
+    names = max([["video", *nothing, "seen_s", "rows"], *map(list, found)], key=len)
+    return pd.DataFrame(found, columns=names)

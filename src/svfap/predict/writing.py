@@ -46,7 +46,8 @@ def numbered(path: Path, videos: Sequence[str]) -> dict[str, Path]:
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as JSON has them: what is missing is null."""
-    return [dict(row) for row in table.astype(object).where(table.notna(), None).to_dict("records")]
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def _excel(table: pd.DataFrame) -> bytes:
