@@ -52,5 +52,5 @@ def summarize(table: pd.DataFrame, videos: Iterable[str] = ()) -> pd.DataFrame:
     with_face = {row["video"] for row in found}
     found += [{"video": video, **nothing} for video in order if video not in with_face]
     found.sort(key=lambda row: order.get(row["video"], len(order)))
-    names: dict[str, Any] = max([{"video": "", **nothing}, *found], key=lambda row: len(row))
-    return pd.DataFrame(found, columns=list(names))
+    widest: dict[str, Any] = max([{"video": "", **nothing}, *found], key=lambda row: len(row))
+    return pd.DataFrame(found, columns=list(widest))
