@@ -381,7 +381,8 @@ def test_live_sources_that_cannot_be_opened(name):
 
 def test_a_video_without_a_face_gives_an_empty_table(folder, tmp_path, cli, capsys):
     empty = film(folder / "empty.mp4", frames([[]] * 30))
-    assert cli(empty, "--out", tmp_path / "empty.csv") == 0
+    assert cli(empty, "--out", tmp_path / "empty.csv", "--summary", tmp_path / "short.csv") == 0
+    assert pd.read_csv(tmp_path / "short.csv")[["video", "seen_s", "rows"]].values.tolist() == [[str(empty), 0, 0]]
     assert (tmp_path / "empty.csv").read_text() == ",".join(["video", *COLUMNS]) + "\n"
     assert f"{empty}: no face found" in capsys.readouterr().err
     assert not (tmp_path / "empty.png").exists()

@@ -47,9 +47,10 @@ def summarize(table: pd.DataFrame, videos: Iterable[str] = ()) -> pd.DataFrame:
                 row |= {prefixed(head, f"share_{chosen[str(each['name'])]}"): each["share"] for each in part}
         found.append(row)
     order = {video: place for place, video in enumerate(dict.fromkeys(videos))}
-    nothing = {"face": "", **({"tracks": ""} if "track" in table else {}), "first_s": np.nan, "last_s": np.nan}
+    tracks = {"tracks": ""} if "track" in table else {}
+    nothing: dict[str, Any] = {"face": "", **tracks, "first_s": np.nan, "last_s": np.nan, "seen_s": 0.0, "rows": 0}
     with_face = {row["video"] for row in found}
-    found += [{"video": video, **nothing, "seen_s": 0.0, "rows": 0} for video in order if video not in with_face]
+    found += [{"video": video, **nothing} for video in order if video not in with_face]
     found.sort(key=lambda row: order.get(row["video"], len(order)))
-    names = max([["video", *nothing, "seen_s", "rows"], *map(list, found)], key=len)
-    return pd.DataFrame(found, columns=names)
+    widest: dict[str, Any] = max([{"video": "", **nothing}, *found], key=lambda row: len(row))
+    return pd.DataFrame(found, columns=list(widest))

@@ -44,10 +44,9 @@ def numbered(path: Path, videos: Sequence[str]) -> dict[str, Path]:
     return {video: path.with_name(name) if len(videos) > 1 else path for video, name in zip(videos, names, strict=True)}
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _records(table: pd.DataFrame) -> list[dict[Any, Any]]:
     """The rows as JSON has them: what is missing is null."""
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def _excel(table: pd.DataFrame) -> bytes:
