@@ -28,6 +28,8 @@ from svfap.cli.main import main
 from svfap.errors import UserError
 from svfap.train.loop import TrainingRun
 
+pytestmark = pytest.mark.slow  # measures for seconds what tests of the loop and the loader check
+
 CPU = torch.device("cpu")
 
 

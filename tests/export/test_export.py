@@ -204,6 +204,7 @@ def test_a_pretrained_model_is_exported_as_extract_reads_it(tmp_path, faces):
     np.testing.assert_allclose(*found, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_shipped_model_is_exported(tmp_path, capsys, faces):
     assert main(["export", "movement", "--out", str(tmp_path / "m.onnx"), "--num_clips", "2"]) == 0
     printed = capsys.readouterr()

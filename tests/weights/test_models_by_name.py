@@ -75,6 +75,7 @@ def video(tmp_path) -> str:
     return str(tmp_path / "a.mp4")
 
 
+@pytest.mark.slow
 def test_verbs_take_it(released, by_the_authors, video, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["predict", video, "--model", str(released), "--faces", "none", "--out", "a.csv"]) == 1

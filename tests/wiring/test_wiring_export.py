@@ -16,6 +16,8 @@ from svfap.model.build import create_model
 from svfap.model.config import Head
 from svfap.weights.exported import ExportedModel
 
+pytestmark = pytest.mark.slow  # exported files are tested in tests/export
+
 EFFECTS: dict[str, Effect] = {
     "out": Effect({}, {"out": "other.onnx"}, ("files",), ("precision", "outputs")),
     "task": Effect({}, {"task": "features"}, ("outputs",), ("precision", "clips")),

@@ -16,6 +16,8 @@ from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.model.build import create_model
 from svfap.probe.config import ProbeConfig
 
+pytestmark = pytest.mark.slow  # the numbers of probes are tested in tests/probe
+
 VALUES = {"dimensions": ["valence", "arousal"]}
 FRAMES = {**VALUES, "frame_level": True}
 PER_FRAME = {**FRAMES, "manifest": "per_frame.csv"}
