@@ -44,8 +44,7 @@ class _Track:
 
 
 class LivePredictor:
-    """Reads pictures as they come, at whatever rate. Each picture is searched for faces, so
-    nothing has to wait for later ones.
+    """Reads pictures as they come, at whatever rate. Each picture is searched for faces, so nothing has to wait for later ones.
 
     predictor: of which model, detector and crop are used. A model of windows gets, for each frame of its clip, the picture that
     was nearest in time, and reads a face again after `HOP_S` seconds. Raises `UserError` for a predictor without a detector.
@@ -58,9 +57,8 @@ class LivePredictor:
         self.detector: Detector = predictor.reader.detector
         config = predictor.config
         step_s = config.sampling_stride / (config.frame_rate or USUAL_FPS)
-        self._offsets = (
-            -step_s * np.arange(config.num_frames)[::-1]
-        )  # of the frames of a clip, in seconds before the last
+        # Of the frames of a clip, in seconds from the last.
+        self._offsets = -step_s * np.arange(config.num_frames)[::-1]
         self._tracks: list[_Track] = []
         self._num_tracks = 0
 

@@ -38,7 +38,7 @@ from svfap.predict.config import PredictConfig, RefineSettings, TableConfig
 from svfap.predict.finish import finish_table
 from svfap.predict.page import write_affect_pages
 from svfap.predict.refine import refine
-from svfap.predict.table import part_of, read_predictions
+from svfap.predict.table import of_head, part_of, read_predictions
 from svfap.serve.camera import Cameras
 from svfap.serve.config import GIGA, MEGA, ServeConfig
 from svfap.serve.fetch import check_address, check_public, name_of, safe_name
@@ -583,10 +583,8 @@ def _add_results(app: FastAPI, server: Server) -> None:
         """Of a model with several heads, `head` chooses one."""
         if head not in server.pages(job):
             raise HTTPException(404, f"the job has no such page; it is {job.state}")
-        path = server.store.result(job, PAGE)
-        path = path.with_stem(f"{path.stem}_{head}") if head else path
-        name = f"{Path(job.name).stem}{'_' * bool(head)}{head}.html" if download else None
-        return FileResponse(path, media_type="text/html", filename=name)
+        name = of_head(Path(job.name).with_suffix(".html"), head).name if download else None
+        return FileResponse(of_head(server.store.result(job, PAGE), head), media_type="text/html", filename=name)
 
     @app.get("/v1/jobs/{job_id}/overlay", tags=["results"], summary="The video with the predictions drawn in")
     def overlay(job: WithJob) -> FileResponse:

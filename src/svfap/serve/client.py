@@ -167,8 +167,6 @@ def _check(answer: httpx.Response) -> httpx.Response:
         detail = answer.json()["detail"]
     except (ValueError, KeyError, TypeError):
         detail = answer.reason_phrase
-    if isinstance(detail, list):  # of requests that do not fit the interface
-        detail = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in detail)
     raise UserError(f"{detail} (status {answer.status_code})")
 
 

@@ -59,7 +59,7 @@ class Queue:
         for job in self.store.all(["running"]):
             self.store.change(job.id, state="queued")
         for job in self.store.all(["fetching"]):
-            self._downloads.submit(self._guarded, partial(self._download, job.id), job.id)
+            self.submit(job)
         self._threads = [Thread(target=self._serve, args=(slot,), daemon=True) for slot in self._slots]
         self._threads.append(Thread(target=self._clean, daemon=True))
         for thread in self._threads:

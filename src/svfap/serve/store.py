@@ -67,10 +67,6 @@ class Job:
     started: float | None
     ended: float | None
 
-    @property
-    def has_ended(self) -> bool:
-        return self.state in ENDED
-
 
 class Store:
     """All jobs of a server, in `FOLDER/jobs.sqlite`, with the files of a job in `FOLDER/jobs/ID`. Safe to use from threads.
