@@ -190,6 +190,11 @@ def test_printed_settings_of_several_manifests_are_those_that_are_read(tmp_path,
 
 
 def test_lists_are_given_whole(capsys):
+    assert printed(capsys, "finetune", "--out", "o", "--dimensions", "v", "--manifest", "d.csv")["dimensions"] == ["v"]
+    assert printed(capsys, "finetune", "--out", "o", "--dimensions", "v", "a", "--manifest", "d")["dimensions"] == [
+        "v",
+        "a",
+    ]
     with pytest.raises(SystemExit):
         main(["finetune", "--out", "o", "--manifest", "a.csv", "--manifest+", "b.csv"])
     assert "unrecognized arguments: --manifest+ b.csv" in capsys.readouterr().err

@@ -165,6 +165,14 @@ def test_captions_hold_the_label_while_it_lasts_and_there_is_a_file_per_video(tm
     assert text.endswith("00:00:10.000 --> 00:00:12.000\nFace 2: joy\n")
 
 
+def test_single_pictures_have_no_captions(tmp_path, capsys):
+    picture = table().assign(video="p.png", start_s=0.0, end_s=0.0)
+    with pytest.raises(UserError, match=r"p\.png: is a single picture"):
+        write_table(picture, tmp_path / "p.vtt")
+    files = write_table(pd.concat([picture, table()]), tmp_path / "t.vtt")
+    assert [file.name for file in files] == ["t.vtt"] and "1 single picture left out" in capsys.readouterr().err
+
+
 def test_the_command_writes_table_summary_and_how_it_was_made(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_table(table(), Path("t.csv"))
@@ -182,7 +190,7 @@ def test_the_command_writes_table_summary_and_how_it_was_made(tmp_path, monkeypa
     assert (
         main(["table", "t.csv", "--out", "t.csv", "--overwrite"]) == 1 and "the table itself" in capsys.readouterr().err
     )
-    assert main(["methods", "none.csv"]) == 1 and "none.csv.about.json: no such file" in capsys.readouterr().err
+    assert main(["methods", "none.csv"]) == 1 and "none.csv: no such file" in capsys.readouterr().err
     Path("s.csv").unlink()
     assert main(["table", "s.xlsx", "--smooth_s", "2", "--out", "again.csv"]) == 1
     assert "s.xlsx is smoothed over 1 s already" in capsys.readouterr().err

@@ -143,7 +143,7 @@ def test_addresses_that_are_none(address):
 
 
 def test_names():
-    assert name_of("https://example.org/films/a%20b.mp4?x=1#2") == "a_b.mp4"
+    assert name_of("https://example.org/films/a%20b.mp4?x=1#2") == "a b.mp4"
     assert name_of("https://example.org/..%2f..%2fpasswd.mp4") == "passwd.mp4"
     with pytest.raises(UserError, match="by its suffix"):
         name_of("https://example.org/")

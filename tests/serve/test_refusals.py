@@ -202,14 +202,16 @@ class TestFiles:
     def test_names(self, client, video):
         names = {
             "../../etc/passwd.mp4": "passwd.mp4",
-            "..\\..\\a b.MP4": "a_b.mp4",
+            "..\\..\\ a b (1), ü.MP4": "a b (1), ü.mp4",
             "C:\\x\\-rf.mp4": "rf.mp4",
-            "line\nbreak\r\0.mp4": "line_break.mp4",
-            "😀.mp4": "video.mp4",
-            "<script>alert(1)</script>.mp4": "script.mp4",
+            "line\nbreak\r\0.mp4": "line_break_.mp4",
+            "😀.mp4": "😀.mp4",
+            " .mp4": "video.mp4",
+            "<script>alert(1)</b>.mp4": "b_.mp4",
+            "a[1-9].mp4": "a[1-9].mp4",
             "x" * 300 + ".mp4": "x" * 100 + ".mp4",
             "顔" * 300 + ".mp4": "顔" * 33 + ".mp4",
-            "http://a/b%d*?.mp4": "b_d.mp4",
+            "http://a/b%d*?.mp4": "b_d_.mp4",
         }
         assert {name: safe_name(name) for name in names} == names
         job = submit(client, video, "顔" * 300 + ".mp4")

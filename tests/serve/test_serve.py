@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import time
+from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from served import BEARER, TOKEN, light_work, make_video, submit, wait_for
 
-from svfap.serve.api import make_app
+from svfap.serve.api import CALLER_SETTINGS, make_app
 from svfap.serve.config import ServeConfig
 from svfap.serve.store import TABLE
 
@@ -228,3 +230,11 @@ def test_a_folder_that_holds_other_files_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="choose another --folder"):
         Store(tmp_path)
     assert Path(tmp_path / "jobs" / "mine.txt").exists()
+
+
+def test_the_page_has_a_field_for_every_setting_and_a_text_for_every_key():
+    page, texts = (files("svfap.serve") / "page" / name for name in ("index.html", "strings.json"))
+    fields = re.findall(r'<(?:input|select) name="(\w+)"', page.read_text())
+    assert set(fields) == {*CALLER_SETTINGS, "overlay", "address"}
+    keys = re.findall(r'data-(?:text|placeholder)="(\w+)"', page.read_text())
+    assert keys and set(keys) <= json.loads(texts.read_text()).keys()

@@ -273,20 +273,26 @@ def booleans_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
 
 
 def lists_spelt_out(parser: Parser, argv: list[str]) -> list[str]:
-    """`--model a b` -> `--model=["a", "b"]`, for options that take a list, of verbs without positionals."""
+    """`--model a b` -> `--model=["a", "b"]`, for options that take a list, of verbs without positionals.
+
+    One word stays as it is where the option takes one value too, and where it is a list in brackets.
+    """
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name in action.choices.keys() & set(argv):
                 argv = lists_spelt_out(action.choices[name], argv)
     if not all(action.option_strings for action in parser._actions):
         return argv
-    flags = {flag for action in parser._actions if _takes_list(action) for flag in action.option_strings}
+    lists = [action for action in parser._actions if _takes_list(action)]
+    flags = {flag for action in lists for flag in action.option_strings}
+    alone = {flag for action in lists if not _takes_text(action) for flag in action.option_strings}
     spelt: list[str] = []
     place = 0
     while place < len(argv):
         word, place = argv[place], place + 1
         following = [*itertools.takewhile(lambda each: not each.startswith("-"), argv[place:])]
-        if word in flags and len(following) > 1:
+        is_one = len(following) == 1 and word in alone and following[0] != "null" and not following[0].startswith("[")
+        if is_one or (word in flags and len(following) > 1):
             word, place = f"{word}={json.dumps(following)}", place + len(following)
         spelt.append(word)
     return spelt
@@ -313,6 +319,12 @@ def _option_before(parser: Parser, stray: str) -> tuple[str, list[str]]:
 def _takes_list(action: argparse.Action) -> bool:
     hint = getattr(action, "_typehint", None)
     return any(get_origin(each) is list for each in (hint, *get_args(hint)))
+
+
+def _takes_text(action: argparse.Action) -> bool:
+    """Whether the option takes one text, or a file, in place of a list."""
+    hint = getattr(action, "_typehint", None)
+    return get_origin(hint) is not list and any(each in (str, Path) for each in get_args(hint))
 
 
 # What is meant where a value has another type than the option; the first words of the message.

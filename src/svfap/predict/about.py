@@ -173,10 +173,12 @@ def read_about(out: Path) -> dict[str, Any] | None:
 def methods_of(file: Path) -> str:
     """The sentences in the file about a table, or in that beside the table itself. Raises `UserError`."""
     about = file if file.name.endswith(".about.json") else about_of(file)
+    if not file.exists() and not about.exists():
+        raise UserError(f"{file}: no such file; give a table of `svfap predict`, or the .about.json beside it")
     try:
         return str(json.loads(about.read_text("utf-8"))["methods"])
     except FileNotFoundError:
-        raise UserError(f"{about}: no such file; `svfap predict` writes it beside a table") from None
+        raise UserError(f"{about}: no such file, which `svfap predict` writes beside a table") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{about}: does not say how a table was made ({error!r})") from None
 

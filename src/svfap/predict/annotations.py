@@ -6,7 +6,7 @@ import html
 import mimetypes
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 import svfap
+from svfap.errors import UserError
 from svfap.predict.source import is_live
 from svfap.predict.table import PERSON, by_face, label_columns, tables_of_heads, value_columns, value_name
 from svfap.predict.timeline import Timeline
@@ -99,6 +100,16 @@ def vtt(rows: pd.DataFrame, video: str, out: Path) -> str:
         for cue in sorted(cues)
     ]
     return "\n".join(["WEBVTT\n", *parts])
+
+
+def lasting(table: pd.DataFrame, videos: Iterable[str]) -> list[str]:
+    """Of these videos those that take time, which single pictures do not. Raises `UserError` if there are none."""
+    longest = (table["end_s"] - table["start_s"]).groupby(table["video"]).max()
+    videos = list(videos)
+    found = [video for video in videos if longest.get(video, 1.0) > 0]
+    if videos and not found:
+        raise UserError(f"{videos[0]}: is a single picture; tiers and captions show times, so they need a video")
+    return found
 
 
 ANNOTATIONS: dict[str, Callable[[pd.DataFrame, str, Path], str]] = {".eaf": eaf, ".vtt": vtt}

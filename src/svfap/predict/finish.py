@@ -8,7 +8,7 @@ from pathlib import Path
 from svfap.errors import UserError
 from svfap.files import check_new
 from svfap.predict.about import content_of_about, videos_read, write_refined_about
-from svfap.predict.annotations import ANNOTATIONS
+from svfap.predict.annotations import ANNOTATIONS, lasting
 from svfap.predict.config import TABLE_SUFFIXES, TableConfig
 from svfap.predict.refine import refine, rounded, steps
 from svfap.predict.summary import summarize
@@ -32,10 +32,11 @@ def finish_table(table: Path, config: TableConfig) -> list[Path]:
         raise UserError(
             f"smooth_s: {table} is smoothed over {smoothed[0]:g} s already; give the table as it was before"
         )
-    videos = list(dict.fromkeys(rows["video"]))
     files: list[Path] = []
     if config.out is not None:
-        files = list(numbered(config.out, videos).values()) if config.out.suffix in ANNOTATIONS else [config.out]
+        files = [config.out]
+        if config.out.suffix in ANNOTATIONS:
+            files = list(numbered(config.out, lasting(rows, dict.fromkeys(rows["video"]))).values())
     for file in [*files, *filter(None, [config.summary])]:
         if file.exists() and file.samefile(table):
             raise UserError(f"{file}: is the table itself; give another name")

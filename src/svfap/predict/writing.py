@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from svfap.console import counted, say
 from svfap.errors import UserError
 from svfap.files import printable, write_atomically
-from svfap.predict.annotations import ANNOTATIONS
+from svfap.predict.annotations import ANNOTATIONS, lasting
 from svfap.predict.table import require_excel
 
 EXCEL_ROWS = 1_048_576
@@ -22,8 +23,8 @@ EXCEL_ROWS = 1_048_576
 def write_table(table: pd.DataFrame, path: Path, videos: Sequence[str] | None = None) -> list[Path]:
     """Write a table of predictions in the format of the suffix, each file whole or not at all; returns the files.
 
-    .eaf (ELAN) and .vtt (WebVTT): one file per video, see `numbered`. videos: in this order; default: those of the table.
-    Raises `UserError`.
+    .eaf (ELAN) and .vtt (WebVTT): one file per video, see `numbered`, and none of single pictures. videos: in this order;
+    default: those of the table. Raises `UserError`.
     """
     if path.suffix not in {*FORMATS, *ANNOTATIONS}:
         raise UserError(f"{path}: tables are written as {', '.join([*FORMATS, *ANNOTATIONS])}")
@@ -31,7 +32,10 @@ def write_table(table: pd.DataFrame, path: Path, videos: Sequence[str] | None = 
         write_atomically(path, FORMATS[path.suffix](table))
         return [path]
     names = list(dict.fromkeys(table["video"])) if videos is None else [printable(video) for video in videos]
-    files = numbered(path, names)
+    films = lasting(table, names)
+    if pictures := len(names) - len(films):
+        say(f"{path}: {counted(pictures, 'single picture')} left out; tiers and captions show times")
+    files = numbered(path, films)
     for video, file in files.items():
         write_atomically(file, annotate(table[table["video"] == video], video, file))
     return list(files.values())

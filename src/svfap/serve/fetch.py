@@ -86,7 +86,7 @@ def name_of(address: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """A file name that a caller gave, without folders, and of letters, digits, `.`, `-` and `_` alone.
+    """A file name that a caller gave, without folders; what some file system or FFmpeg does not take as it is becomes `_`.
 
     Raises `UserError` if its suffix is that of no video or picture.
     """
@@ -95,8 +95,8 @@ def safe_name(name: str) -> str:
     if suffix not in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES):
         known = ", ".join((*VIDEO_SUFFIXES, *PICTURE_SUFFIXES))
         raise UserError(f"{name[:LONGEST_NAME]!r}: is neither a video nor a picture by its suffix; known are {known}")
-    plain = re.sub(r"[^\w-]+", "_", stem).strip("_-").encode()[:LONGEST_NAME].decode(errors="ignore")
-    return (plain or "video") + suffix
+    plain = re.sub(r'[\x00-\x1f\x7f-\x9f\ud800-\udfff<>:"|?*%]+', "_", stem)
+    return (plain.encode()[:LONGEST_NAME].decode(errors="ignore").strip(" .-") or "video") + suffix
 
 
 def fetch(

@@ -64,10 +64,11 @@ const telling = act => async (...given) => {
 
 function settings() {
   const form = $("submit"), chosen = { model: form.elements.model.value };
-  if (form.elements.faces.value) chosen.faces = form.elements.faces.value;
-  for (const name of ["hop_s", "min_face_px", "detect_every", "margin"]) {
+  for (const name of ["faces", "border"]) if (form.elements[name].value) chosen[name] = form.elements[name].value;
+  for (const name of ["hop_s", "min_face_px", "detect_every", "margin", "fps"]) {
     if (form.elements[name].value !== "") chosen[name] = Number(form.elements[name].value);
   }
+  if (form.elements.align.value) chosen.align = form.elements.align.value === "true";
   for (const name of ["overlay", "landmarks"]) if (form.elements[name].checked) chosen[name] = true;
   return JSON.stringify(chosen);
 }
@@ -246,6 +247,7 @@ async function open(job) {
 function choices() {
   const chosen = new URLSearchParams();
   for (const name of ["smooth_s", "decimals"]) if ($(name).value !== "") chosen.set(name, $(name).value);
+  if ($("baseline").checked) chosen.set("baseline", "median");
   return chosen;
 }
 // The paragraph is about the table as it would be downloaded now.
@@ -338,7 +340,7 @@ function drawDownloads(job) {
       if (key !== "download_overlay") link.onclick = telling(event => save(event, address));  // which may be refused
     }
   };
-  for (const name of ["smooth_s", "decimals"]) $(name).oninput = telling(async () => { update(); await tellMethods(job); });
+  for (const name of ["smooth_s", "decimals", "baseline"]) $(name).oninput = telling(async () => { update(); await tellMethods(job); });
   update();
 }
 // Save what the server sends, under the name that it gives; throws an Error with its reason if it refuses.
