@@ -16,6 +16,7 @@ from svfap.evaluation.metrics import (
     average_views,
     classification_metrics,
     frame_metrics,
+    never_predicted,
     regression_metrics,
     write_metrics,
 )
@@ -79,10 +80,19 @@ def test_classification_as_scikit_learn(seed):
 def test_absent_classes_are_named_and_left_out_of_the_average():
     scores = classification_metrics([0, 0, 0, 1], one_hot([0, 0, 2, 1]), NAMES)
     assert scores["classes_absent"] == ["c"]
+    assert never_predicted(scores) == ""
     assert scores["uar"] == pytest.approx((2 / 3 + 1) / 2)
     assert scores["per_class"]["c"] == {"accuracy": 0.0, "precision": 0.0, "f1": 0.0, "count": 0}
     assert scores["confusion"] == [[2, 0, 1], [0, 1, 0], [0, 0, 0]]
     assert scores["macro_f1"] == pytest.approx((0.8 + 1 + 0) / 3)
+
+
+def test_classes_that_are_never_predicted_are_named():
+    few = classification_metrics(LABELS, one_hot([0, 0, 1, 1, 1, 1]), NAMES)
+    assert never_predicted(few) == "The model never predicts c (1)."
+    one = classification_metrics(LABELS, one_hot([1] * 6), NAMES)
+    assert never_predicted(one) == "The model predicts b whatever it is shown."
+    assert never_predicted({"ccc": 0.5}) == ""
 
 
 def test_a_tie_goes_to_the_first_class_and_one_sample_is_enough():

@@ -136,13 +136,22 @@ def test_changes_of_frames_are_those_of_a_second_not_of_noise():
     assert (change.before_s, change.after_s) == pytest.approx((9.5, 10.5))
 
 
-def test_changes_that_the_page_would_show_as_none_are_left_out():
+def test_small_changes_are_left_out():
     values = [[0.3349, 0.3331, 0.332], [0.3341, 0.3345, 0.3314], [0.6, 0.1, 0.3], [0.1, 0.6, 0.3]]
     found = strongest_changes(timeline([0, 2, 4, 6], [2, 4, 6, 8], values), 5, True)
     # At 2 s: the most probable label changes from the first (33%) to the second (33%). At 6 s: 60% of one to 60% of another.
     assert [change.time_s for change in found] == [6, 4]
-    assert strongest_changes(timeline([0, 2], [2, 4], [[0.101], [0.104]]), 5, False) == []
-    assert len(strongest_changes(timeline([0, 2], [2, 4], [[0.101], [0.106]]), 5, False)) == 1
+    for difference, number in ((0.09, 0), (0.11, 1)):
+        line = timeline([0, 2], [2, 4], [[0.5, 0.5], [0.5 + difference, 0.5 - difference]])
+        assert len(strongest_changes(line, 5, True)) == number
+    for difference, number in (
+        (0.006, 0),
+        (0.012, 1),
+    ):  # of a dimension that hardly moves: hundredths are what is shown
+        assert len(strongest_changes(timeline([0, 2], [2, 4], [[0.1], [0.1 + difference]]), 5, False)) == number
+    values = [[0.0], [1.0], [1.0], [1.2], [1.2], [1.2], [1.2], [1.2]]
+    found = strongest_changes(timeline(np.arange(8) * 2.0, np.arange(8) * 2.0 + 2, values), 5, False)
+    assert [change.time_s for change in found] == [2], "at 6 s by half a standard deviation"
 
 
 @pytest.mark.parametrize("probabilities", [True, False])

@@ -30,6 +30,7 @@ def run(config: EvaluateConfig) -> int:
 def _show(out: Path, metrics: Mapping[str, Any], head: str) -> int:
     """Show the scores, of a head of this name; returns how many videos could not be read."""
     from svfap.evaluation.confidence import interval_note
+    from svfap.evaluation.metrics import never_predicted
     from svfap.evaluation.predictions import UNREADABLE_FILE, by_table
     from svfap.view.tables import to_terminal
 
@@ -44,6 +45,8 @@ def _show(out: Path, metrics: Mapping[str, Any], head: str) -> int:
     show(table)
     if known["scores"]:
         say(f"{interval_note(known)}.")
+    if note := never_predicted(metrics):
+        say(note)
     for name, by_value in metrics.get("score_by", {}).items():
         show(to_terminal(by_table(name, by_value, "classification" if "confusion" in metrics else "regression")))
     num_evaluated, num_expected = metrics["num_evaluated"], metrics["num_expected"]

@@ -57,6 +57,27 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, label_na
     }
 
 
+def never_predicted(metrics: Mapping[str, Any]) -> str:
+    """Which classes that occur in the test set the model never predicts, as a sentence; "" if there are none.
+
+    metrics: of `classification_metrics`; "" for those of regression.
+    """
+    names, confusion = list(metrics.get("per_class", {})), np.array(metrics.get("confusion", []))
+    if not confusion.size:
+        return ""
+    counts, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    never = [
+        f"{name} ({count:,})"
+        for name, count, times in zip(names, counts, predicted, strict=True)
+        if count and not times
+    ]
+    if not never:
+        return ""
+    if np.count_nonzero(predicted) == 1:
+        return f"The model predicts {names[predicted.argmax()]} whatever it is shown."
+    return f"The model never predicts {', '.join(never)}."
+
+
 def regression_metrics(targets: ArrayLike, predictions: ArrayLike, dimensions: Sequence[str]) -> dict[str, Any]:
     """Scores of regression, per dimension and averaged over dimensions, from targets and predictions (N, K), finite.
 

@@ -20,6 +20,7 @@ STRIDE = 1 / 15  # of a window: the time from one sampled frame to the next in a
 JITTER_S = 0.1  # of a live source's times
 MIN_ROWS = 4  # with fewer, no regular distance between windows is assumed
 ROUNDING_S = 1e-3
+LEAST_PROBABILITY, LEAST_SDS = 0.1, 1.0  # of a change: total variation; or standard deviations of one dimension
 LEAST_SD = 0.01  # of a dimension, as it is shown in hundredths
 MIN_SPAN_S = 1.0  # a change from one frame to the next would be noise
 
@@ -200,8 +201,8 @@ def strongest_changes(timeline: Timeline, number: int, probabilities: bool) -> l
     Compared are the means over the length of a window, at least `MIN_SPAN_S`, before and after the moment. The distance is total
     variation (half the sum of absolute differences) for probabilities. For dimensions, which may be different quantities, it is
     the mean of absolute differences, each divided by the dimension's standard deviation over the timeline, at least `LEAST_SD`.
-    Of moments that are closer to each other than this length, the strongest is kept. Changes that cannot be seen in the
-    values as they are shown (whole percent, hundredths of a dimension) are left out.
+    Of moments that are closer to each other than this length, the strongest is kept. Left out are changes of less than
+    `LEAST_PROBABILITY`, of dimensions those that move none by `LEAST_SDS`, and what cannot be seen in hundredths.
     """
     span = max(MIN_SPAN_S, float(np.median(timeline.end - timeline.start)))
     kept: list[AffectChange] = []
@@ -213,7 +214,9 @@ def strongest_changes(timeline: Timeline, number: int, probabilities: bool) -> l
         _changes(timeline.edges[piece], timeline.values[piece], span, probabilities, scale) for piece in timeline.pieces
     )
     for change in sorted(chain.from_iterable(found), key=lambda change: -change.distance):
-        is_seen = any(f"{change.before[k]:.2f}" != f"{change.after[k]:.2f}" for k in change.labels)
+        moved = np.abs(change.after - change.before) / scale
+        is_large = change.distance >= LEAST_PROBABILITY if probabilities else moved.max() >= LEAST_SDS
+        is_seen = is_large and any(f"{change.before[k]:.2f}" != f"{change.after[k]:.2f}" for k in change.labels)
         if is_seen and len(kept) < number and all(abs(change.time_s - other.time_s) > 0.99 * span for other in kept):
             kept.append(change)
     return kept

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from svfap.console import counted
 from svfap.evaluation.confidence import interval_note
-from svfap.evaluation.metrics import flat_intervals
+from svfap.evaluation.metrics import flat_intervals, never_predicted
 from svfap.evaluation.predictions import task_and_names, truth_columns
 from svfap.metric_table import bounds_text, format_percent, metric_heading, metric_keys, metric_text
 from svfap.paper import REPORTED, RESULTS, TITLES
@@ -222,9 +222,10 @@ def _warning(run: Run) -> str:
     if metrics.get("classes_absent"):
         absent = ", ".join(metrics["classes_absent"])
         parts.append(f"Not in the test set: {absent}. UAR averages over the other classes.")
+    parts.append(never_predicted(metrics))
     if metrics.get("degenerate"):
         parts.append(f"Constant targets or predictions, PCC and CCC set to 0: {', '.join(metrics['degenerate'])}.")
-    return " ".join(parts)
+    return " ".join(filter(None, parts))
 
 
 def _progress(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
