@@ -2,26 +2,36 @@
 
     python docs/make/pictures.py        # data and models go to runs/pictures, pictures to docs/pictures; runs again continue
 
-The screenshot of the page needs Chromium (`chromium` or `google-chrome` on the path); without it that picture is left as it is.
+The screenshots of the page and of the app need Chromium (`chromium` or `google-chrome` on the path); without it they are left as
+they are.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
+import uvicorn
+from playwright.sync_api import Page, sync_playwright
 
 import svfap
 from svfap.data.video import open_video, write_video
+from svfap.serve.api import make_app
+from svfap.serve.client import Client
+from svfap.serve.config import AppConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS, PICTURES = ROOT / "runs" / "pictures", ROOT / "docs" / "pictures"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+TOKEN = "a token of the pictures"
 LABELS = ["happy", "neutral", "sad", "surprise"]
 SHAPE: dict[str, Any] = {"num_frames": 8, "img_size": 48, "patch_size": 12, "sampling_stride": 5}
 
@@ -122,16 +132,40 @@ def picture_of_overlay(video: Path) -> None:
 
 def picture_of_page() -> None:
     """A screenshot of the upper part of the page."""
-    browser = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
-    if browser is None:
-        print("no Chromium: the picture of the page is left as it is")
-        return
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking"]
-    target = PICTURES / "affect_page.png"
-    command = [browser, *flags, "--window-size=1100,900", "--virtual-time-budget=3000", f"--screenshot={target}"]
-    page = (RUNS / "prediction" / "page.html").resolve().as_uri()
-    subprocess.run([*command, f"--user-data-dir={RUNS / 'browser'}", page], check=True, capture_output=True)
-    cv2.imwrite(str(target), cv2.imread(str(target))[:760])  # what is below is cut off by the browser's window
+    with browser_page(1100, 760) as page:
+        page.goto((RUNS / "prediction" / "page.html").resolve().as_uri())
+        page.screenshot(path=PICTURES / "affect_page.png")
+
+
+def picture_of_app(video: Path) -> None:
+    """A screenshot of a video in the app, at a moment that was chosen on its curve."""
+    config = AppConfig(folder=RUNS / "app", token=TOKEN, models=[str(RUNS / "finetune")])
+    server = uvicorn.Server(uvicorn.Config(make_app(config, TOKEN), port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.05)
+        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        with Client(TOKEN, address) as client:
+            client.wait(client.submit(video, faces="haar", hop_s=0.4)["id"])
+        with browser_page(1280, 800) as page:
+            page.goto(f"{address}/?key={TOKEN}")
+            page.get_by_role("button", name=f"Open: {video.name}").click()
+            plot = page.frame_locator("#timelines").locator("svg.plot").first
+            plot.click(position={"x": 300, "y": 60})
+            page.wait_for_timeout(1000)
+            page.screenshot(path=PICTURES / "app.png")
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def browser_page(width: int, height: int) -> Iterator[Page]:
+    """A page of this size in Chromium."""
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM) as browser:
+        yield browser.new_page(viewport={"width": width, "height": height})
 
 
 def picture_of_reconstruction() -> None:
@@ -146,5 +180,9 @@ if __name__ == "__main__":
     write_data()
     train()
     picture_of_overlay(join_videos())
-    picture_of_page()
+    if CHROMIUM is None:
+        print("no Chromium: the pictures of the page and of the app are left as they are")
+    else:
+        picture_of_page()
+        picture_of_app(RUNS / "interview.mp4")
     picture_of_reconstruction()

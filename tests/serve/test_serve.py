@@ -15,8 +15,9 @@ import pytest
 from fastapi.testclient import TestClient
 from served import BEARER, TOKEN, light_work, make_video, submit, wait_for
 
-from svfap.serve.api import CALLER_SETTINGS, make_app
+from svfap.serve.api import make_app
 from svfap.serve.config import ServeConfig
+from svfap.serve.server import CALLER_SETTINGS
 from svfap.serve.store import TABLE
 
 

@@ -88,7 +88,7 @@ def _bars(timelines: Mapping[str, Timeline], names: Sequence[str], probable: boo
         axes.barh(range(len(names)), line.values[0], color=label_colors(len(names)))
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
-        axes.set_xlim((0, 1) if probable else (min(values.min(), 0.0), max(values.max(), 0.0) or 1.0))
+        axes.set_xlim((0, 1) if probable else (1.05 * min(values.min(), 0.0), 1.05 * max(values.max(), 0.0) or 1.0))
         axes.set_title(face, loc="left")
         axes.tick_params(axis="x", labelbottom=axes is panels[-1])
         axes.grid(False, axis="y")
