@@ -8,11 +8,14 @@ import losses
 import pytest
 
 
-def test_training_reproduces_the_stored_losses():
-    stored, found = json.loads(losses.STORED.read_text()), losses.in_subprocess()
+@pytest.mark.parametrize(
+    ("length", "num_steps"), [("short", (8, 6)), pytest.param("long", (40, 21), marks=pytest.mark.slow)]
+)
+def test_training_reproduces_the_stored_losses(length, num_steps):
+    stored, found = json.loads(losses.STORED.read_text()), losses.in_subprocess(length)
     exact = found["machine"] == stored["machine"]
-    for phase, num_steps in (("pretrain", 40), ("finetune", 21)):
-        assert len(found[phase]["loss"]) == num_steps
-        for name, values in stored[phase].items():
+    for phase, steps in zip(("pretrain", "finetune"), num_steps, strict=True):
+        assert len(found[length][phase]["loss"]) == steps
+        for name, values in stored[length][phase].items():
             expected = values if exact else pytest.approx(values, rel=1e-3)
-            assert found[phase][name] == expected, f"{phase}: {name}"
+            assert found[length][phase][name] == expected, f"{phase}: {name}"
