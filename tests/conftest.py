@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from golden_inputs import GOLDEN, clip, write_checkpoint
+from PIL import Image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -45,6 +46,17 @@ def clips() -> Path:
     if not path.is_dir():
         pytest.skip(f"{path} does not exist: not tested on real videos")
     return path
+
+
+@pytest.fixture
+def blank_figures(monkeypatch) -> None:
+    """Figures are made, and written as one white pixel: to lay them out and draw them takes most of the time of a report."""
+    from matplotlib.figure import Figure
+
+    def savefig(figure, file, *, format, **_):
+        Image.new("RGB", (1, 1), "white").save(file, format)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.fixture(scope="session")

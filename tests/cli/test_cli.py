@@ -21,6 +21,7 @@ import yaml
 import svfap
 from svfap.cli.main import main
 from svfap.data.video import open_video, write_video
+from svfap.model.presets import PRESETS
 
 TRAINING = ["--preset", "svfap_debug", "--sampling_stride", "1", "--epochs", "1", "--warmup_epochs", "0"]
 TRAINING += ["--batch_size", "7", "--num_workers", "0", "--precision", "fp32"]
@@ -205,7 +206,11 @@ def test_reconstruct_writes_a_picture_and_a_video(pretrained, video, tmp_path, c
     assert 0.1 < (np.abs(middle - 128).max(axis=2) < 12).mean() < 0.45
 
 
-def test_info_lists_presets_by_their_full_names(capsys):
+def test_info_lists_presets_by_their_full_names(capsys, monkeypatch):
+    """The costs of one are enough: to count those of all takes seconds."""
+    small = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "num_heads": 2, "stage_depths": (1,)}
+    for name in set(PRESETS) - {"svfap_base"}:
+        monkeypatch.setitem(PRESETS, name, small)
     assert main(["info"]) == 0
     rows = {cells[1].strip(): [c.strip() for c in cells[2:-1]] for line in capsys.readouterr().out.splitlines()
             if len(cells := line.split("│")) > 5}  # fmt: skip
@@ -443,7 +448,7 @@ def test_invalid_regression_values(lines, message, tmp_path, fails):
     assert message in fails("finetune", *options)
 
 
-def test_output_paths_that_cannot_be_written(finetuned, pretrained, faces, video, tmp_path, fails):
+def test_output_paths_that_cannot_be_written(finetuned, pretrained, faces, video, tmp_path, fails, blank_figures):
     file = tmp_path / "file"
     file.write_text("in the way")
     model, manifest = ["--model", finetuned], ["--manifest", faces / "test.csv"]

@@ -286,7 +286,7 @@ def test_workers_change_nothing_nor_draw_from_global_generators(manifest: Manife
     assert not same(alone, everything(make_loader(dataset(manifest, "train"), 2, **{**options, "seed": 4})))
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_how_workers_start_changes_nothing(manifest: Manifest, method: str) -> None:
     """macOS and Windows spawn them; from Python 3.14 on, Linux has a fork server."""
     options: dict[str, Any] = dict(shuffle=True, seed=3, epoch=2)

@@ -384,7 +384,7 @@ def keys(manifest: Manifest) -> set[str]:
 
 
 def test_validation_is_carved_from_training_stratified_and_seeded(tmp_path):
-    root = small_dfew(tmp_path / "in", 350)
+    root = small_dfew(tmp_path / "in", 175)
     found = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run("dfew", "--root", root, "--out", tmp_path / name, "--seed", seed, "--val_fraction", "0.2")
@@ -395,11 +395,11 @@ def test_validation_is_carved_from_training_stratified_and_seeded(tmp_path):
         train, val, test = (found["a"][f"{fold} {part}"] for part in ("train", "val", "test"))
         assert keys(train) | keys(val) == keys(whole[f"{fold} train"]) and not keys(train) & keys(val)
         assert keys(test) == keys(whole[f"{fold} test"])  # test is as the protocol says
-        assert len(val) == 56 and set(Counter(val.labels).values()) == {8}
+        assert len(val) == 28 and set(Counter(val.labels).values()) == {4}
         assert keys(val) == keys(found["b"][f"{fold} val"]) != keys(found["c"][f"{fold} val"])
     assert "1 val" not in whole
     assert read_dataset(tmp_path / "a").notes["validation"] == "stratified: 0.2 of training, seed 0"
-    assert read_dataset(tmp_path / "a").counts["fold_1_train"] == 280 - 56
+    assert read_dataset(tmp_path / "a").counts["fold_1_train"] == 140 - 28
 
 
 def test_validation_by_subject_needs_subjects(tmp_path, capsys):

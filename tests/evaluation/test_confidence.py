@@ -62,7 +62,7 @@ def test_several_runs_have_the_mean_of_their_scores(people):
     assert subject_scores(labels, runs, people, list("abc"))["uar"].value == pytest.approx(np.mean(alone))
 
 
-@pytest.mark.parametrize("num_people", [8, 40])
+@pytest.mark.parametrize("num_people", [8, pytest.param(40, marks=pytest.mark.slow)])
 def test_the_interval_covers_the_truth_as_often_as_it_says(num_people):
     """People differ in how well they are recognised: 70% on average; 5 correlated clips of each."""
     rng, covered, width, naive = np.random.default_rng(0), 0, [], []

@@ -27,6 +27,8 @@ from svfap.evaluation.config import EvaluateConfig
 from svfap.files import only_writer
 from svfap.model.base import Model
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 # Not sorted, so that an order taken from the manifest would show.
 LABELS = ("surprise", "happy", "fear", "angry", "sad", "neutral", "disgust")
 

@@ -20,6 +20,8 @@ from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.label_map import read_label_map
 from svfap.evaluation.metrics import classification_metrics
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 LABELS = ("surprise", "happy", "fear", "angry", "sad", "neutral", "disgust")
 PROBABILITIES = [f"prob_{name}" for name in LABELS]
 

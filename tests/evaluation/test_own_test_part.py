@@ -27,6 +27,8 @@ from svfap.evaluation.evaluate import evaluate
 from svfap.evaluation.pool import pool
 from svfap.evaluation.seen import Seen, seen_by
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:

@@ -17,6 +17,8 @@ from svfap.errors import UserError
 from svfap.evaluation.config import PoolConfig
 from svfap.evaluation.pool import pool
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 CLASSES = ("happy", "sad")
 
 

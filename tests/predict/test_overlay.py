@@ -23,6 +23,8 @@ from svfap.predict.draw import DARKEN, FaceValues, Painter
 from svfap.predict.overlay import bar_ranges, write_overlay
 from svfap.predict.predictor import Predictor
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 LABELS = ["prob_joy", "prob_anger", "prob_calm"]
 BLUE = (0, 0x72, 0xB2)
 PLACES = [[(60 + i, 60)] for i in range(40)] + [[]] * 40

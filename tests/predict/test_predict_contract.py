@@ -21,6 +21,8 @@ from svfap.predict.predict import predict_videos
 from svfap.predict.predictor import Predictor, detector_of
 from svfap.predict.reconstruct import reconstruct_video
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 STRIDE = 4  # windows of 61 frames: 2.03 s at 30 a second
 
 

@@ -35,6 +35,8 @@ from svfap.predict.timeline import Timeline
 from svfap.predict.windows import iter_windows
 from svfap.predict.writing import write_table
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 COLUMNS = [
     "track",
     "start_s",
@@ -400,7 +402,7 @@ def test_two_videos_with_one_name_are_kept_apart(tmp_path, cli):
     assert written == {"t.json", "t.json.about.json", "t_1_x.png", "t_2_x.png", "o_1_x.mp4", "o_2_x.mp4"}
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", pytest.param(".jsonl", marks=pytest.mark.slow), ".parquet"])
 def test_an_interrupted_run_keeps_its_rows_and_can_be_resumed(suffix, one, folder, tmp_path, cli, monkeypatch, capsys):
     videos = [film(folder / f"v{i}.mp4", frames([[(20 + i, 20)]] * 40)) for i in range(2)]
     arguments = [videos[0], one, videos[1], "--out"]

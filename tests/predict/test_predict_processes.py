@@ -26,6 +26,8 @@ from svfap.predict.draw import Painter
 from svfap.predict.predict import predict_videos
 from svfap.predict.table import part_of
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 Config = Callable[..., PredictConfig]
 
 
@@ -75,7 +77,7 @@ def made(out: Path) -> dict:
     return {key: value for key, value in json.loads(about_of(out).read_text("utf-8")).items() if key != "date"}
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_every_file_is_as_of_videos_one_after_another(suffix, videos, tmp_path, config, backwards):
     outs = [tmp_path / name / f"t.{suffix}" for name in ("one", "many")]
     one, many = (predict_videos(videos, config(out=out, num_workers=n)) for out, n in zip(outs, (0, 2), strict=True))

@@ -28,6 +28,8 @@ from svfap.predict.predictor import Predictor
 from svfap.predict.table import TableWriter, part_of, read_predictions
 from svfap.predict.writing import write_table
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 ODD = os.fsdecode(b"caf\xe9.mp4")  # as from an archive made on Windows
 SHOWN = r"caf\udce9.mp4"
 Config = Callable[..., PredictConfig]

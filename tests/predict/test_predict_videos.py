@@ -26,6 +26,8 @@ from svfap.predict.predictor import Predictor
 from svfap.predict.table import TableWriter, part_of, read_predictions
 from svfap.predict.writing import write_table
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:

@@ -27,6 +27,9 @@ from svfap.reports.runs import RUN_FILES, read_run
 from svfap.view.figures.base import STYLE
 
 
+BLANK = pytest.mark.usefixtures("blank_figures")  # in tests of what stands beside the figures
+
+
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """Fewer pixels, for speed."""
@@ -131,6 +134,7 @@ def test_a_run_of_several_datasets_is_of_none_of_them_alone(tmp_path):
     assert read_run(run).dataset == "dfew, stills"
 
 
+@BLANK
 def test_a_notice_warns_that_runs_were_tested_on_different_videos(tmp_path):
     first, second = (keep(fake_run(tmp_path / name), "metrics", "predictions") for name in ("first", "second"))
     file = second / "evaluation/predictions.csv"
@@ -224,6 +228,7 @@ def folds_of(folder: Path, dataset: str = "dfew") -> Path:
     return folder
 
 
+@BLANK
 def test_a_folder_of_folds_is_one_run_whose_predictions_are_pooled(tmp_path, monkeypatch):
     confusions, bars = [], []
     monkeypatch.setattr(
@@ -260,6 +265,7 @@ def test_a_folder_of_folds_is_one_run_whose_predictions_are_pooled(tmp_path, mon
     assert any("results.json is not there" in p for p in outline.texts["p"])
 
 
+@BLANK
 def test_the_pooled_scores_of_a_folder_of_folds_are_read_from_results_json(tmp_path):
     folder = folds_of(tmp_path / "run", "unknown")
     pooled = {**classification_metrics(LABELS, np.eye(3)[PREDICTED], NAMES), "num_groups": 8}
@@ -297,6 +303,7 @@ def grouped_folds(folder: Path, *, scored_on_groups: bool) -> tuple[Path, np.nda
     return folder, probabilities, labels
 
 
+@BLANK
 def test_folds_with_groups_are_pooled_by_group_unless_videos_were_scored(tmp_path):
     folder, probabilities, labels = grouped_folds(tmp_path / "groups", scored_on_groups=True)
     means = [row for part in (probabilities[:4], probabilities[4:]) for row in (part[:2].mean(0), part[2], part[3])]
@@ -316,6 +323,7 @@ def test_folds_with_groups_are_pooled_by_group_unless_videos_were_scored(tmp_pat
     assert "num_groups" not in run.metrics and run.metrics["confusion"] == by_video["confusion"]
 
 
+@BLANK
 def test_frames_of_folds_are_pooled_as_well(tmp_path):
     for number in "12":
         evaluation = tmp_path / "run" / f"fold_{number}" / "evaluation"
@@ -332,6 +340,7 @@ def test_frames_of_folds_are_pooled_as_well(tmp_path):
     assert ["sad", "100.00", "75.00", "85.71", "3"] in outline.rows
 
 
+@BLANK
 def test_folds_that_share_a_video_are_shown_but_not_pooled(tmp_path):
     folder = folds_of(tmp_path / "run", "unknown")
     file = folder / "fold_2/evaluation/predictions.csv"
@@ -344,6 +353,7 @@ def test_folds_that_share_a_video_are_shown_but_not_pooled(tmp_path):
     assert outline.row("fold 10")[2] == f"{100 * war:.2f}"
 
 
+@BLANK
 def test_names_that_look_like_numbers_or_markup_stay_text(tmp_path):
     folder = tmp_path / "run"
     (folder / "evaluation").mkdir(parents=True)
@@ -376,6 +386,7 @@ def test_the_first_timeline_of_several_videos_is_shown(tmp_path):
     assert outline.texts["figcaption"] == ["Affect over time in one video"]
 
 
+@BLANK
 def test_runs_of_the_same_name_are_distinguished_by_their_folder(tmp_path):
     runs = [tmp_path / parent / "run" for parent in ("a", "b")]
     for run in runs:

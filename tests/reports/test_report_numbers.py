@@ -32,6 +32,8 @@ from svfap.reports.runs import read_run
 from svfap.view.figures.base import STYLE
 from svfap.view.thumbnail import thumbnail
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):

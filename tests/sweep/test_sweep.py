@@ -21,6 +21,8 @@ from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.resolve import resolve
 from svfap.train.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 @pytest.fixture
 def file(faces, tmp_path) -> Callable[..., Path]:

@@ -227,7 +227,7 @@ def test_one_loader_gives_what_loaders_of_their_own_give(faces):
 # signals -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_signal_while_waiting_for_a_batch_stops_at_once(number, faces, tmp_path, monkeypatch, capsys):
     waits = threading.Event()
     real, calls = ClipDataset.__getitem__, []

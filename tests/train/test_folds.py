@@ -37,6 +37,8 @@ from svfap.train.finetune import finetune
 from svfap.train.loop import StopRequest
 from svfap.weights.published import save_published
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("happy", "sad", "fear")
 TRAITS = ("arousal", "valence")

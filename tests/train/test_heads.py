@@ -27,6 +27,8 @@ from svfap.train.loop import TrainingRun
 from svfap.weighted import weighted_paths
 from svfap.weights.folder import load_model
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 SMALL = dict(PLAIN, model={"img_size": 32, "num_frames": 8})
 HEADS = {
     "affect": {"task": "regression", "dimensions": ["valence", "arousal"], "weight": 0.5},

@@ -102,7 +102,7 @@ def saves_when_stopped(config: FinetuneConfig) -> int:
     return signal.SIGTERM
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow), signal.SIGKILL])
 def test_runs_save_when_the_process_that_started_them_is_stopped_or_killed(tmp_path, how):
     program = (
         "from pathlib import Path\nfrom test_parallel import configs, saves_when_stopped\n"

@@ -23,6 +23,8 @@ from svfap.model.build import create_model
 from svfap.model.config import Head
 from svfap.weights.folder import load_model
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 PER_FRAME = {"model": "frame_model", "manifest": "per_frame.csv"}
 EFFECTS: dict[str, Effect] = {
     "model": Effect({}, {"model": "other"}, ("outputs",), ("paths", "first_clips")),

@@ -108,7 +108,7 @@ def test_settings_of_reconstruct(folder, tmp_path):
     assert grey[0] < 0.5 < grey[1]
 
 
-def test_settings_of_report(folder, tmp_path):
+def test_settings_of_report(folder, tmp_path, blank_figures):
     torch.manual_seed(0)
     run = tmp_path / "run"
     run.mkdir()
@@ -118,14 +118,14 @@ def test_settings_of_report(folder, tmp_path):
     for name, settings in {
         "all": {},
         "no_maps": {"maps": False},
-        "videos": {"videos": 1},
-        "title": {"title": "Mine"},
+        "videos": {"maps": False, "videos": 1},
+        "title": {"maps": False, "videos": 0, "title": "Mine"},
     }.items():
         out = tmp_path / f"{name}.html"
         report([run], ReportConfig(out=out, **settings))
         pages[name] = out.read_text()
     assert len(pages["no_maps"]) < len(pages["all"])
-    assert pages["videos"].count("<img") < pages["all"].count("<img")
+    assert pages["videos"].count("<img") < pages["no_maps"].count("<img")
     assert "<title>Mine</title>" in pages["title"] and "<title>Mine</title>" not in pages["all"]
     assert "with 95% intervals" in pages["all"]
     described = PreparedDataset("dfew", "DFEW", "classification", Path("."), LABELS, ())

@@ -27,6 +27,8 @@ from svfap.predict.table import value_columns
 from svfap.settings import JobSettings
 from svfap.weights.folder import load_model
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 PICTURES = {"video": "pictures", "faces": "none"}
 RAY = {"engine": "ray"}
 VALENCE = {"trained": {"task": "regression", "label_names": ("valence", "arousal")}}

@@ -37,6 +37,7 @@ SHARED = dict(preset="svfap_debug", precision="fp32", num_workers=0, sampling_st
 TWO = {"epochs": 2, "warmup_epochs": 1.0}
 FINETUNE = {**SHARED, "split": "train", "val_split": "val", "batch_size": 4}
 PRETRAIN = {**SHARED, "split": "train", "batch_size": 6, "base_lr": 0.05, "previews": 0}
+SMALL = {"model": {"img_size": 32, "stage_depths": (1, 1, 1)}}
 REGRESSION = {"task": "regression", "dimensions": ["valence", "arousal"]}
 FRAMES = {**REGRESSION, "frame_level": True}
 EXPRESSION = {"task": "classification"}
@@ -51,7 +52,7 @@ FINETUNE_EFFECTS: dict[str, Effect] = {
     "root": Effect({}, {"root": "elsewhere"}, ("first_clips", "losses"), ("first_weights",)),
     "split": Effect({}, {"split": "val", "val_split": "train"}, ("num_steps", "first_clips")),
     "fraction": Effect({}, {"fraction": 0.5}, ("num_steps", "messages")),
-    "preset": Effect({}, {"preset": "svfap_tiny", "epochs": 1}, ("model", "first_weights")),
+    "preset": Effect(SMALL, {"preset": "svfap_tiny", **SMALL}, ("model", "first_weights")),
     "model": Effect({}, {"model": {"embed_dim": 16}}, ("model", "first_weights"), ("rates",)),
     "sampling_stride": Effect(PLAIN, {**PLAIN, "sampling_stride": 2}, ("first_clips", "model"), ("first_weights",)),
     "fps": Effect(PLAIN, {**PLAIN, "fps": 12.5}, ("first_clips", "validated_clips", "model"), ("first_weights",)),
@@ -228,7 +229,13 @@ def test_a_setting_of_fine_tuning_has_its_effect(name, runs):
     check(effect, *(runs(FinetuneConfig, settings) for settings in (effect.a, effect.b)))
 
 
-@pytest.mark.parametrize("name", PRETRAIN_EFFECTS)
+# What the loop does of both alike, as the effects on fine-tuning show.
+OF_THE_LOOP = {"epochs", "warmup_epochs", "base_lr", "min_lr", "weight_decay", "betas", "clip_grad", "precision"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in OF_THE_LOOP else []) for n in PRETRAIN_EFFECTS]
+)
 def test_a_setting_of_pre_training_has_its_effect(name, runs):
     effect = PRETRAIN_EFFECTS[name]
     check(effect, *(runs(PretrainConfig, settings) for settings in (effect.a, effect.b)))
@@ -518,7 +525,7 @@ def test_compile(kind, train, runs, monkeypatch):
     assert compiled
 
 
-@BOTH
+@BOTH_BUT_ONE_SLOW
 def test_checkpoint_activations(kind, train, runs, monkeypatch):
     again, shown, real = [], {}, layers.checkpoint
     monkeypatch.setattr(
@@ -532,7 +539,7 @@ def test_checkpoint_activations(kind, train, runs, monkeypatch):
     assert shown[True]["last_weights"] == shown[False]["last_weights"]
 
 
-@BOTH
+@BOTH_BUT_ONE_SLOW
 def test_num_workers(kind, train, runs, monkeypatch, tmp_path):
     real = ClipDataset.__getitem__
 
@@ -556,7 +563,7 @@ def test_num_workers(kind, train, runs, monkeypatch, tmp_path):
     assert shown[0]["losses"] == shown[2]["losses"]
 
 
-@BOTH
+@BOTH_BUT_ONE_SLOW
 def test_cache_gb(kind, train, runs, monkeypatch):
     opened = []
     real = loader.open_video
@@ -609,7 +616,7 @@ OWN_TESTS = {"out", "resume", "dataset", "compile", "num_workers", "cache_gb", "
 OWN_TESTS |= {"checkpoint_activations", "track", "track_project"}
 
 
-@BOTH
+@BOTH_BUT_ONE_SLOW
 def test_track_and_track_project(kind, train, runs, monkeypatch):
     begun = []
 
