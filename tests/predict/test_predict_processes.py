@@ -142,7 +142,7 @@ def test_messages_are_shown_once_and_by_the_main_process(folder, tmp_path, confi
     assert said.count("said once for all files of this rate") == 1 and str(tmp_path / "y.mp4") in said
 
 
-@pytest.mark.parametrize("first", [0, 2])
+@pytest.mark.parametrize("first", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_an_interrupted_run_is_resumed_by_either_kind(first, videos, tmp_path, config, backwards, monkeypatch, capsys):
     whole, out = tmp_path / "whole.csv", tmp_path / "t.csv"
     predict_videos(videos, config(out=whole))

@@ -4,8 +4,9 @@
     python tests/reference/losses.py --check    # compare with losses.json bit by bit; exit status 1 if they differ
     python tests/reference/losses.py --write    # store them; only if a change of training is intended
 
-Both are there in two lengths; the short one takes seconds, for the tests. A refactoring must not change any bit. The runs use one thread and the oldest instruction set of each library, so that
-results depend on the processor as little as the libraries allow.
+Both are there in two lengths; the short one takes seconds, for the tests. A refactoring must not change any bit. The
+runs use one thread and the oldest instruction set of each library, so that results depend on the processor as little
+as the libraries allow.
 """
 
 from __future__ import annotations

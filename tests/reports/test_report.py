@@ -26,7 +26,6 @@ from svfap.reports.report import report
 from svfap.reports.runs import RUN_FILES, read_run
 from svfap.view.figures.base import STYLE
 
-
 BLANK = pytest.mark.usefixtures("blank_figures")  # in tests of what stands beside the figures
 
 

@@ -236,7 +236,7 @@ def _outputs(shape) -> list[tuple[str, str]]:
     return [(head.name, name) for head in shape.heads for name in head.label_names]
 
 
-@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("swapped", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_ensemble_needs_the_same_heads_in_any_order(swapped, faces, trained, others, tmp_path):
     def run(name: str, head: str | None = None):
         models = [str(trained), str(others[name])]

@@ -91,7 +91,7 @@ def test_learning_rates_are_the_schedule(pretrained, faces):
     assert rates[-1] < 0.1 * peak
 
 
-@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+@pytest.mark.parametrize("kind", ["pretrain", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_a_resumed_run_repeats_the_losses_to_the_last_bit(kind, faces, tmp_path, monkeypatch):
     config, train = (pretraining, pretrain) if kind == "pretrain" else (finetuning, finetune)
     words = {"ema_decay": 0.9, "model": {"drop_path_rate": 0.3}}

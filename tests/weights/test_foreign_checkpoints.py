@@ -182,13 +182,13 @@ def test_a_head_of_another_size_is_told_in_words(model, tmp_path):
 
 def test_reading_draws_no_random_numbers(model, tmp_path):
     """What is compared before the model is built takes nothing from the generator that training uses after it."""
-    from svfap.model.build import build_model, model_shapes
+    from svfap.model.build import build_model, empty_model, shapes_of
 
     torch.manual_seed(3)
     build_model(model.config)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    shapes = model_shapes(model.config, 1000, "a")
+    shapes = shapes_of(empty_model(model.config, 1000, "a"))
     build_model(model.config)
     assert torch.equal(torch.rand(4), expected)
     assert shapes == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

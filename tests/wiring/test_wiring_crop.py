@@ -136,7 +136,18 @@ def test_a_setting_of_crop_has_its_effect(name, runs):
     check(effect, runs(effect.a), runs(effect.b))
 
 
-@pytest.mark.parametrize("name", [name for name in OF_DATASET if name not in (*REFUSED, "largest")])
+# What is done to each video alike, whether it is of a dataset or not.
+OF_A_VIDEO = {"detect_every", "margin", "align", "border", "fps", "gop", "engine", "num_gpus", "item_timeout_s"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in OF_A_VIDEO else [])
+        for name in OF_DATASET
+        if name not in (*REFUSED, "largest")
+    ],
+)
 def test_a_setting_of_crop_has_its_effect_on_a_dataset(name, runs):
     effect = OF_DATASET[name]
     check(effect, runs(effect.a, True), runs(effect.b, True))

@@ -231,6 +231,7 @@ def test_a_setting_of_fine_tuning_has_its_effect(name, runs):
 
 # What the loop does of both alike, as the effects on fine-tuning show.
 OF_THE_LOOP = {"epochs", "warmup_epochs", "base_lr", "min_lr", "weight_decay", "betas", "clip_grad", "precision"}
+OF_THE_LOOP |= {"batch_size", "repeats", "accumulate_steps", "ema_decay"}
 
 
 @pytest.mark.parametrize(
@@ -694,7 +695,14 @@ def test_every_setting_of_a_head_has_a_test_of_its_effect():
     assert set(HEAD_EFFECTS) == {*head_config.COMMON, *sum(head_config.OF_TASK.values(), ())}
 
 
-@pytest.mark.parametrize("name", HEAD_EFFECTS)
+# What a run with one head reads by the same code, as the effects on fine-tuning show.
+OF_ONE_HEAD = {"dimensions", "output_activation", "loss", "label_scaling", "label_range", "invalid_marks"}
+OF_ONE_HEAD |= {"smoothing", "class_weights"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in OF_ONE_HEAD else []) for n in HEAD_EFFECTS]
+)
 def test_a_setting_of_a_head_has_its_effect(name, runs):
     head, settings, shown = HEAD_EFFECTS[name]
     more: dict[str, Any] = {"epochs": 1, "mixup": 0.0, "cutmix": 0.0}

@@ -65,12 +65,16 @@ class Model(
         """The model of a config in eval mode, with all its weights copied from `tensors`; none are initialised before."""
         with torch.device("meta"):
             model = cls(config)
+        return model.filled(tensors)
+
+    def filled(self, tensors: Mapping[str, Tensor]) -> Self:
+        """This model, made on the device "meta", in eval mode with all its weights copied from `tensors`."""
         kind: dict[str, Any] = dict(
             device="cpu", dtype=torch.get_default_dtype(), memory_format=torch.contiguous_format
         )
-        model.load_state_dict({name: tensor.to(copy=True, **kind) for name, tensor in tensors.items()}, assign=True)
-        fill_positions(model)
-        return model.eval()
+        self.load_state_dict({name: tensor.to(copy=True, **kind) for name, tensor in tensors.items()}, assign=True)
+        fill_positions(self)
+        return self.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Weights, and the config in the current version of its format."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,20 +16,11 @@ from svfap.model.presets import model_config
 
 def build_model(config: ModelConfig) -> Model:
     """The model that a config describes, with fresh weights: for pre-training (Fig. 1a), or for any other task (Fig. 1b)."""
-    return _class_of(config)(config)
+    return (MaskedAutoencoder if config.task == "pretraining" else Perceiver)(config)
 
 
-def load_weights(config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> Model:
-    """The model that a config describes, with these weights; see `Model.with_weights`."""
-    return _class_of(config).with_weights(config, tensors)
-
-
-def _class_of(config: ModelConfig) -> type[MaskedAutoencoder] | type[Perceiver]:
-    return MaskedAutoencoder if config.task == "pretraining" else Perceiver
-
-
-def model_shapes(config: ModelConfig, num_tensors: int, source: object) -> dict[str, tuple[int, ...]]:
-    """The shapes of the parameters of a config's model, by name; takes no memory for them.
+def empty_model(config: ModelConfig, num_tensors: int, source: object) -> Model:
+    """The model that a config describes without weights, for `Model.filled`; takes no memory for them, but knows their shapes.
 
     num_tensors: of the file that is to fill it. Raises `UserError` naming `source` if the config has more blocks than that, or
     sizes that no tensor can have.
@@ -42,10 +32,15 @@ def model_shapes(config: ModelConfig, num_tensors: int, source: object) -> dict[
         )
     try:
         with torch.device("meta"):
-            return {name: tuple(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
+            return build_model(config)
     except (RuntimeError, OverflowError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{source}: its config describes no possible model ({reason})") from None
+
+
+def shapes_of(model: Model) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's weights, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def create_model(preset: str, task: str = "features", **overrides: Any) -> Model:

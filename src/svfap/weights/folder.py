@@ -19,7 +19,7 @@ from torch import nn
 from svfap.console import say_once
 from svfap.errors import UserError, first_line
 from svfap.model.base import Model
-from svfap.model.build import build_model, load_weights, model_shapes
+from svfap.model.build import build_model, empty_model, shapes_of
 from svfap.model.config import CONFIG_FILE, ENCODER_SETTINGS, ModelConfig
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.perceiver import Perceiver
@@ -127,10 +127,10 @@ def _load_folder(folder: Path) -> Model:
             raise UserError(
                 f"{file}: has adapters apart from the weights; best/ of the run is an ordinary model, give that"
             )
-        here = model_shapes(config, len(there), file)
-        if problem := _difference(there, here, config):
+        model = empty_model(config, len(there), file)
+        if problem := _difference(there, shapes_of(model), config):
             raise UserError(f"{file}: does not fit its config.json: {problem}")
-        return load_weights(config, load_file(file))
+        return model.filled(load_file(file))
     except UserError:
         raise
     except Exception as error:  # safetensors and torch raise many types for broken files

@@ -18,7 +18,7 @@ from torch import Tensor
 from svfap.errors import UserError
 from svfap.files import write_atomically
 from svfap.model.base import Model
-from svfap.model.build import build_model, load_weights, model_shapes
+from svfap.model.build import build_model, empty_model, shapes_of
 from svfap.model.config import ModelConfig
 from svfap.model.presets import PRESETS, model_config
 from svfap.weights.checkpoint import Checkpoint, read_published
@@ -183,7 +183,8 @@ def _filled(config: ModelConfig, tensors: dict[str, Tensor], new_head: bool, sou
 
     Raises `UserError` listing what does not fit, before the model takes memory.
     """
-    shapes = model_shapes(config, len(tensors), source)
+    model = empty_model(config, len(tensors), source)
+    shapes = shapes_of(model)
     names = {published_name(name, config): name for name in shapes}
     missing = [ours for name, ours in names.items() if name not in tensors]
     new = [ours for ours in missing if new_head and not ours.startswith("encoder.")]
@@ -200,7 +201,7 @@ def _filled(config: ModelConfig, tensors: dict[str, Tensor], new_head: bool, sou
     weights = {names[name]: tensor for name, tensor in tensors.items()}
     if new:
         weights = build_model(config).state_dict() | weights
-    return load_weights(config, weights), new
+    return model.filled(weights), new
 
 
 def _listed(names: list[str], most: int = 6) -> str:
