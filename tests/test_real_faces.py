@@ -96,7 +96,7 @@ def test_fine_tuning_reads_each_time_step(benchmark, corpus, tmp_path):
     everything = np.arange(len(read.clips))
     settings = benchmark.Settings(batch_size=8)
     source = benchmark.pretrained_on(benchmark.CONDITIONS["none"], read, [], settings, 0, tmp_path)
-    outputs = benchmark.tuned(source, read, everything, everything, 20, 4e-3, settings, 0)
+    outputs = benchmark.tuned(source, read, everything, everything, 40, 2e-3, settings, 0)
     frames = benchmark.frame_table(read, everything, outputs)
     scores = {name: score.value for name, score in benchmark.scores_of(frames).items()}
     assert scores["ccc_within_people_mouth_open"] > 0.5
