@@ -78,7 +78,8 @@ def steps(config: DemoConfig) -> list[Step]:
         trained.append(Step(metrics[name], (*tune, *words, "--out", str(out / name)), needs))
         test = ("evaluate", "--model", str(out / name), "--manifest", str(data / "test.csv"))
         read.append(Step(out / name / "evaluation" / "metrics.json", test, (metrics[name],)))
-    probe = ("probe", str(pretrain), "--dataset", str(data), "--kind", "linear", "--num_crops", "1")
+    probe = ("probe", str(pretrain), "--dataset", str(data), "--kind", "linear", "--features", "tokens")
+    probe = (*probe, "--num_crops", "1")
     read.append(Step(pretrain / PROBE_FOLDER / PROBE_FILE, probe, (metrics["pretrain"],)))
     picture = pretrain / "reconstruction" / "reconstruction.png"
     words = ("reconstruct", video, "--model", str(pretrain), "--out", str(picture.parent))
