@@ -83,6 +83,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_last_one_is_kep
         return real(folder, *args)
 
     monkeypatch.setattr(saving, "save_accelerator_state", failing)
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
     run = tmp_path / "run"
     with pytest.raises(UserError) as refused:
         pretrain(pretraining(faces, run))

@@ -33,6 +33,7 @@ def wait_for(condition: Any) -> None:
 
 
 def test_training_goes_on_while_a_checkpoint_of_its_step_is_written(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
     pretrain(pretraining(faces, tmp_path / "plain", epochs=2, save_every_steps=3))
     real, written, out = saving.save_accelerator_state, [], tmp_path / "slow"
 

@@ -280,7 +280,18 @@ def test_a_signal_saves_and_is_the_exit_status(number, faces, tmp_path):
     assert state["step"] == log(out)[-1]["step"] < 1600
 
 
+def test_short_epochs_are_saved_together(faces, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(TrainingRun, "_save", lambda self, save=TrainingRun._save: (saved.append(self.state.step), save(self)))
+    pretrain(pretraining(faces, tmp_path / "short"))
+    assert saved == [12], "its last step"
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+    pretrain(pretraining(faces, tmp_path / "each"))
+    assert saved == [12, 4, 8, 12]
+
+
 def test_a_non_finite_loss_stops_before_the_step(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
     real = PretrainTask.losses
 
     def losses(self, *args):
@@ -325,6 +336,7 @@ def test_outputs_of_a_validation_that_are_not_finite_mean_that_training_has_dive
         return real(self, accelerator, model, *args)
 
     real, epochs = FinetuneTask.validate, []
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(FinetuneTask, "validate", spoilt)
     with pytest.raises(UserError) as refused:
         finetune(finetuning(faces, tmp_path / "run"))

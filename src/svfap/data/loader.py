@@ -176,7 +176,7 @@ class ClipDataset(Dataset[Item]):
                 item.clips += [crop for crop, _ in crops]
                 item.frames += [row] * len(crops)
                 item.views += [count * coinciding for _, coinciding in crops]
-                item.targets += [self._targets(index % len(self), video.targets, numbers)] * len(crops)
+                item.targets += [self._targets(index % len(self), sample, video.targets, numbers)] * len(crops)
             return item
         except (VideoError, OSError) as error:
             reason = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
@@ -215,14 +215,16 @@ class ClipDataset(Dataset[Item]):
         self._kept[key] = video._replace(read=lambda wanted: pictures[np.searchsorted(numbers, wanted)])
         return self._kept[key]
 
-    def _targets(self, index: int, per_picture: Mapping[str, Targets], pictures: Indices) -> dict[str, Targets]:
+    def _targets(
+        self, index: int, sample: Sample, per_picture: Mapping[str, Targets], pictures: Indices
+    ) -> dict[str, Targets]:
         """Of a clip that shows these pictures of the video in this row. per_picture: targets of all its pictures."""
         targets = {}
         for key, (labels, frame_level) in self.sources.items():
             if key in per_picture:
                 targets[key] = np.asarray(per_picture[key][pictures])
                 continue
-            target = target_of(labels, labels[index])
+            target = target_of(labels, sample if labels is self.manifest else labels[index])
             targets[key] = np.repeat(target[None], len(pictures), axis=0) if frame_level else target
         return targets
 

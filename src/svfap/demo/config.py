@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from svfap.errors import UserError
 from svfap.settings import Settings, require
+
+PROBE: dict[str, Any] = {"kind": "linear", "features": "tokens", "num_crops": 1}  # what reads a frozen encoder
 
 
 @dataclass(frozen=True, kw_only=True)

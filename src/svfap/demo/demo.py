@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from svfap.console import say
-from svfap.demo.config import DemoConfig
+from svfap.demo.config import PROBE, DemoConfig
 from svfap.errors import Interrupted, UserError
 from svfap.files import make_folder
 from svfap.probe.config import PROBE_FILE, PROBE_FOLDER
@@ -25,7 +25,7 @@ COMMAND = (sys.executable, "-P", "-m", "svfap")
 POLL_S = 0.1
 TITLE = "SVFAP demo on synthetic faces"
 RECORD = "synth.json"  # of a finished dataset of `svfap synth`
-FROM_SCRATCH = ("--epochs", "360", "--warmup_epochs", "28")  # it takes more steps to learn anything
+FROM_SCRATCH = ("--epochs", "300", "--warmup_epochs", "23")  # it takes more steps to learn anything
 
 
 class Step(NamedTuple):
@@ -60,10 +60,8 @@ def run_demo(config: DemoConfig) -> Demo:
 def steps(config: DemoConfig) -> list[Step]:
     """All steps, in the order in which they start; the last one writes the page."""
     out, seed = config.out, ("--seed", str(config.seed))
-    data, metrics = (
-        out / "data",
-        {name: out / name / "metrics.json" for name in ("pretrain", "scratch", "finetuned", "longer")},
-    )
+    data = out / "data"
+    metrics = {name: out / name / "metrics.json" for name in ("pretrain", "scratch", "finetuned", "longer")}
     record, video = data / RECORD, str(data / "videos" / "test_000000.mp4")
     pretrain, longer = out / "pretrain", out / "longer"
     synth = ("synth", str(data), "--config", "demo/synth", *seed, "--num_workers", "2")
@@ -78,7 +76,8 @@ def steps(config: DemoConfig) -> list[Step]:
         trained.append(Step(metrics[name], (*tune, *words, "--out", str(out / name)), needs))
         test = ("evaluate", "--model", str(out / name), "--manifest", str(data / "test.csv"))
         read.append(Step(out / name / "evaluation" / "metrics.json", test, (metrics[name],)))
-    probe = ("probe", str(pretrain), "--dataset", str(data), "--kind", "linear", "--num_crops", "1")
+    reader = (word for name, value in PROBE.items() for word in (f"--{name}", str(value)))
+    probe = ("probe", str(pretrain), "--dataset", str(data), *reader)
     read.append(Step(pretrain / PROBE_FOLDER / PROBE_FILE, probe, (metrics["pretrain"],)))
     picture = pretrain / "reconstruction" / "reconstruction.png"
     words = ("reconstruct", video, "--model", str(pretrain), "--out", str(picture.parent))

@@ -1,8 +1,7 @@
 """The table of the demo: does pre-training help on synthetic faces, beside the trivial baselines?
 
 Scores are UAR on people that no training saw, with 95% bootstrap intervals over people. The difference of each row to the
-last one is paired, on the same drawn people. Pixels and the frozen encoders are shown by the best of their readers on these very
-people, which favours them.
+last one is paired, on the same drawn people.
 """
 
 from __future__ import annotations
@@ -11,10 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from svfap.demo.config import PROBE
 from svfap.evaluation.confidence import SubjectScore, interval, subject_scores
 from svfap.evaluation.predictions import PREDICTIONS_FILE, labelled_outputs, read_predictions
 from svfap.probe.config import ProbeConfig
-from svfap.probe.probe import CHANCE, PIXELS, TRAINED, UNTRAINED, Probed, probe_model
+from svfap.probe.probe import CHANCE, PIXELS, TRAINED, UNTRAINED, probe_model
 from svfap.view.tables import to_markdown, write_table
 
 LONGER = "pre-trained for longer, fine-tuned"
@@ -29,18 +29,11 @@ def evaluated(run: Path) -> SubjectScore:
     return subject_scores(read.targets, read.outputs, table["subject"].to_numpy(), read.names)["uar"]
 
 
-def best(probed: Probed, encoder: str) -> tuple[str, SubjectScore]:
-    """The row of an encoder with the highest UAR: name and score."""
-    rows = {row.name: scores["uar"] for row, scores in probed.scores.items() if row.encoder == encoder}
-    return max(rows.items(), key=lambda row: row[1].value)
-
-
 def demo_table(folder: Path) -> str:
     """Write the table as `table.md`, `.csv` and `.tex` into the folder of the demo; returns it with its caption as Markdown."""
-    settings = ProbeConfig(dataset=folder / "data", kind="linear", num_crops=1)
-    probed = probe_model(folder / "pretrain", settings)
+    probed = probe_model(folder / "pretrain", ProbeConfig(dataset=folder / "data", **PROBE))
     names = {CHANCE: "", PIXELS: "", UNTRAINED: "untrained encoder: ", TRAINED: "pre-trained for minutes, frozen: "}
-    rows = {start + name: score for key, start in names.items() for name, score in [best(probed, key)]}
+    rows = {names[row.encoder] + row.name: scores["uar"] for row, scores in probed.scores.items()}
     runs = {"from scratch": "scratch", "pre-trained for minutes, fine-tuned": "finetuned", LONGER: "longer"}
     rows |= {name: evaluated(folder / run) for name, run in runs.items()}
     lines = []
@@ -59,7 +52,6 @@ def demo_table(folder: Path) -> str:
     people = len(rows[LONGER].sums)
     caption = (
         f"Seven expressions of {people} synthetic people that no training saw. "
-        "Pixels and frozen encoders are shown by the best of their readers on these people, which favours them. "
         "Scores on synthetic faces say nothing about real ones."
     )
     table = pd.DataFrame(lines)

@@ -101,7 +101,7 @@ class TrainConfig(SourceSettings, FramesSettings):
     max_unreadable: float = 0.01
     """Stop when more than this fraction of the videos cannot be read."""
     save_every_steps: int | None = None
-    """Also write last/ every so many steps, not only after each epoch."""
+    """Also write last/ every so many steps, not only after epochs (each, but of short ones at most one in 10 seconds)."""
     track: str | list[str] = field(default_factory=lambda: ["tensorboard"])
     """Where losses, rates, scores, settings and pictures go beside log.jsonl: tensorboard (files in `out`), wandb, mlflow (extras
     of these names). Several as `--track tensorboard wandb`; none as `--track []`."""

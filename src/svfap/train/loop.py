@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 T = TypeVar("T")
+SAVE_EVERY_S = 10.0  # at least, after epochs
 STEPS_UNREAD = 10  # whose losses stay on a GPU, at most
 NOT_SAVED = "interrupted again, before the run was saved; --resume continues from the last checkpoint, if there is one"
 
@@ -217,7 +218,7 @@ class TrainingRun:
         self.state = self.folder.state_of_all(accelerator) or TrainState()
         if self.state.step:
             self.folder.load_last(accelerator)
-        self._saved_step = self.state.step
+        self._saved_step, self._saved_at = self.state.step, time.monotonic()
         self._writes = BesideTraining()
         self._new_best: dict[str, Tensor] | None = None  # its weights, a copy on the host, until it is saved
         self._upload = Upload(accelerator.device)
@@ -251,7 +252,7 @@ class TrainingRun:
                 )
 
     def train(self) -> TrainResult:
-        """Do the steps that are left, with a validation and a checkpoint after each epoch; save where a signal stops it."""
+        """Do the steps that are left, with a validation after each epoch; save after epochs, and where a signal stops it."""
         outcome: Outcome = "failed"
         try:
             with stop_request() as stop:
@@ -319,7 +320,7 @@ class TrainingRun:
                 if ends_epoch:
                     validation = self._validate(epoch)
                     self._probe(epoch)
-                if ends_epoch or (save_every and state.step % save_every == 0):
+                if (ends_epoch and self._is_due(epoch)) or (save_every and state.step % save_every == 0):
                     self._save()
                 if stops and state.step < num_steps:
                     raise Interrupted(stop.number or signal.SIGTERM)
@@ -541,6 +542,11 @@ class TrainingRun:
             if self._tracking is not None:
                 self._tracking.log(step, {f"{kind}/{name}": value for name, value in known.items()})
 
+    def _is_due(self, epoch: int) -> bool:
+        """Whether to save after an epoch: after the last one, and else if the time before was long enough ago."""
+        ago_s = time.monotonic() - self._saved_at
+        return self._of_all(epoch == self.config.epochs or ago_s >= SAVE_EVERY_S)[0]
+
     def _save(self) -> None:
         """Begin to write last/, and best/ if there is a new one, from copies of what they hold now."""
         self._read_all()
@@ -550,7 +556,7 @@ class TrainingRun:
             model = self.best_model
             best = None if weights is None else type(model).with_weights(model.config, weights)
             self.folder.save_last(self.state, self.task.model.config, self.accelerator, self._writes, best)
-        self._saved_step = self.state.step
+        self._saved_step, self._saved_at = self.state.step, time.monotonic()
 
     def _metrics(self, validation: dict[str, Any]) -> dict[str, Any]:
         """The content of `metrics.json`, which is written unless the run was finished before."""
