@@ -282,7 +282,9 @@ def test_a_signal_saves_and_is_the_exit_status(number, faces, tmp_path):
 
 def test_short_epochs_are_saved_together(faces, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(TrainingRun, "_save", lambda self, save=TrainingRun._save: (saved.append(self.state.step), save(self)))
+    monkeypatch.setattr(
+        TrainingRun, "_save", lambda self, save=TrainingRun._save: (saved.append(self.state.step), save(self))
+    )
     pretrain(pretraining(faces, tmp_path / "short"))
     assert saved == [12], "its last step"
     monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
