@@ -128,6 +128,11 @@ def source_of(uri: str) -> Path:
     return ROOT / uri.removeprefix("repository/") if uri.startswith("repository/") else DOCS / uri
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """The search is a dialog, which the theme gives no name."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
+
+
 def on_post_build(config: Any, **_: Any) -> None:
     """Refuse a site that would load anything from another machine."""
     from mkdocs.exceptions import PluginError

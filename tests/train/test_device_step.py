@@ -158,6 +158,7 @@ def test_a_step_reads_no_loss_that_was_just_asked_for(faces, tmp_path, monkeypat
 
 def test_a_loss_that_is_not_finite_is_found_before_anything_is_saved(faces, tmp_path, monkeypatch):
     in_runs(monkeypatch, _read_every=loop.STEPS_UNREAD)
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
     real, calls = PretrainTask.losses, []
 
     def losses(self, *args):
