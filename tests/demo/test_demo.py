@@ -14,7 +14,7 @@ import svfap
 from svfap.cli.main import main
 from svfap.demo import demo as demo_module
 from svfap.demo.config import DemoConfig
-from svfap.demo.demo import Step, run_demo, run_steps, steps
+from svfap.demo.demo import Step, run_demo, run_steps, running, steps
 from svfap.errors import Interrupted, UserError
 
 
@@ -64,6 +64,17 @@ def test_if_one_fails_the_others_are_stopped(tmp_path, log, code, error):
     assert time.monotonic() - began < 20 and "start c" not in log() and not (tmp_path / "b").exists()
 
 
+def test_a_step_runs_beside_a_block(tmp_path, log):
+    for _ in range(2):  # the second time nothing is left to do
+        with running(fake(tmp_path, "a")):
+            assert not (tmp_path / "log").exists() or log()[-1] == "end a", "it does not wait for the step"
+        assert log() == ["start a", "end a"]
+    with pytest.raises(UserError, match="failed"), running(fake(tmp_path, "b", code="sys.exit(1)")):
+        pass
+    with pytest.raises(ZeroDivisionError), running(fake(tmp_path, "c", code="time.sleep(60)")):
+        1 / 0  # noqa: B018
+
+
 def in_this_process(planned: list[Step], quick: dict[str, list[str]]) -> None:
     """Run steps in their order, with further words for each verb."""
     for step in planned:
@@ -90,7 +101,17 @@ def test_the_demo_runs_in_its_folder_and_continues(tmp_path, monkeypatch, capsys
     for row in ("from scratch", "pre-trained for longer, fine-tuned", "untrained encoder"):
         assert row in printed
     table = pd.read_csv("shown/table.csv")
-    assert len(table) == 7
+    minutes = "pre-trained for minutes"
+    rows = [
+        "chance",
+        "12 × 12 grey pixels",
+        "untrained encoder",
+        minutes,
+        "from scratch",
+        minutes,
+        "pre-trained for longer",
+    ]
+    assert [name.split(",")[0] for name in table.iloc[:, 0]] == rows
     assert "<title>SVFAP demo on synthetic faces</title>" in Path("shown/report.html").read_text()
     assert json.loads(Path("shown/data/synth.json").read_text())["seed"] == 3
     assert "seed: 3" in Path("shown/longer/config.yaml").read_text()

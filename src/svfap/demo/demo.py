@@ -8,7 +8,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,11 +51,13 @@ def run_demo(config: DemoConfig) -> Demo:
         before = {"seed": json.loads(record.read_text(encoding="utf-8")).get("seed")}
         check_same_settings(config.out, before, {"seed": config.seed}, "choose another `out`")
     make_folder(config.out)
-    planned = steps(config)
+    *planned, page = steps(config)
     run_steps(planned)
-    from svfap.demo.table import demo_table
+    with running(page):
+        from svfap.demo.table import demo_table
 
-    return Demo(planned[-1].makes, demo_table(config.out))
+        table = demo_table(config.out)
+    return Demo(page.makes, table)
 
 
 def steps(config: DemoConfig) -> list[Step]:
@@ -123,6 +126,22 @@ def run_steps(planned: Sequence[Step], at_once: int = AT_ONCE) -> None:
                     _check(step, running.pop(step).returncode)
         finally:
             _stop(running.values())
+
+
+@contextmanager
+def running(step: Step) -> Iterator[None]:
+    """Run a step beside the block, unless its file is there. Raises as `run_steps`."""
+    if step.makes.exists():
+        yield
+        return
+    say(f"svfap {shlex.join(step.words)}")
+    with signal_handlers(interrupt, *STOP_SIGNALS):
+        process = _start(step.words)
+        try:
+            yield
+            _check(step, process.wait())
+        finally:
+            _stop([process])
 
 
 def _start(words: Sequence[str]) -> subprocess.Popen[bytes]:

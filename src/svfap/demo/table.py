@@ -17,6 +17,12 @@ from svfap.probe.config import ProbeConfig
 from svfap.probe.probe import CHANCE, PIXELS, TRAINED, UNTRAINED, probe_model
 from svfap.view.tables import to_markdown, write_table
 
+FROZEN = {
+    CHANCE: "chance",
+    PIXELS: "12 × 12 grey pixels, linear reader",
+    UNTRAINED: "untrained encoder, linear reader of all tokens",
+    TRAINED: "pre-trained for minutes, linear reader of all tokens",
+}
 LONGER = "pre-trained for longer, fine-tuned"
 
 
@@ -32,8 +38,8 @@ def evaluated(run: Path) -> SubjectScore:
 def demo_table(folder: Path) -> str:
     """Write the table as `table.md`, `.csv` and `.tex` into the folder of the demo; returns it with its caption as Markdown."""
     probed = probe_model(folder / "pretrain", ProbeConfig(dataset=folder / "data", **PROBE))
-    names = {CHANCE: "", PIXELS: "", UNTRAINED: "untrained encoder: ", TRAINED: "pre-trained for minutes, frozen: "}
-    rows = {names[row.encoder] + row.name: scores["uar"] for row, scores in probed.scores.items()}
+    read = {row.encoder: scores["uar"] for row, scores in probed.scores.items()}
+    rows = {name: read[encoder] for encoder, name in FROZEN.items()}
     runs = {"from scratch": "scratch", "pre-trained for minutes, fine-tuned": "finetuned", LONGER: "longer"}
     rows |= {name: evaluated(folder / run) for name, run in runs.items()}
     lines = []
