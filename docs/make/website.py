@@ -129,7 +129,8 @@ def source_of(uri: str) -> Path:
 
 
 def on_post_page(output: str, **_: Any) -> str:
-    """The search is a dialog, which the theme gives no name."""
+    """What the theme leaves to be desired: the search is a dialog without a name, and the title of the first page says all twice."""
+    output = output.replace("<title>SVFAP - SVFAP</title>", "<title>SVFAP</title>")
     return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
 
 
