@@ -129,7 +129,7 @@ def source_of(uri: str) -> Path:
 
 
 def on_post_page(output: str, **_: Any) -> str:
-    """What the theme leaves to be desired: the search is a dialog without a name, and the title of the first page says all twice."""
+    """Mend the theme: its search is a dialog without a name, and the first page would have the site's name twice as title."""
     output = output.replace("<title>SVFAP - SVFAP</title>", "<title>SVFAP</title>")
     return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
 
