@@ -138,7 +138,10 @@ def picture_of_page() -> None:
 
 
 def picture_of_app(video: Path) -> None:
-    """A screenshot of a video in the app, at a moment that was chosen on its curve."""
+    """A screenshot of a video in the app, at the most certain prediction."""
+    table = pd.read_csv(RUNS / "prediction" / "affect.csv")
+    best = table.loc[table.filter(like="prob_").max(axis=1).idxmax()]
+    shutil.rmtree(RUNS / "app", ignore_errors=True)
     config = AppConfig(folder=RUNS / "app", token=TOKEN, models=[str(RUNS / "finetune")])
     server = uvicorn.Server(uvicorn.Config(make_app(config, TOKEN), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -152,9 +155,11 @@ def picture_of_app(video: Path) -> None:
         with browser_page(1280, 800) as page:
             page.goto(f"{address}/?key={TOKEN}")
             page.get_by_role("button", name=f"Open: {video.name}").click()
-            plot = page.frame_locator("#timelines").locator("svg.plot").first
-            plot.click(position={"x": 300, "y": 60})
-            page.wait_for_timeout(1000)
+            page.frame_locator("#timelines").locator("svg.plot path").first.wait_for()
+            time_s = (best["start_s"] + best["end_s"]) / 2
+            page.locator("#player").evaluate("(player, time_s) => { player.currentTime = time_s; }", time_s)
+            page.mouse.move(0, 0)  # away from the player, whose controls hide then
+            page.wait_for_timeout(4000)
             page.screenshot(path=PICTURES / "app.png")
     finally:
         server.should_exit = True
