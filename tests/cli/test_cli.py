@@ -524,3 +524,13 @@ def test_missing_and_invalid_settings(faces, video, finetuned, tmp_path, fails):
 def test_report_needs_run_folders(tmp_path, finetuned, fails):
     assert f"{tmp_path / 'none'}: no such run folder" in fails("report", tmp_path / "none")
     assert "is it a run folder?" in fails("report", tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGPIPE")
+def test_a_reader_of_the_output_may_end_before_it():
+    """As `svfap models movement | head -1`."""
+    command = [sys.executable, "-m", "svfap", "models", "movement"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (141, b"")

@@ -174,12 +174,18 @@ def test_evaluate_and_predict_of_the_result_are_calibrated(calibrated, data, tmp
     assert (after.argmax(axis=1) == before.argmax(axis=1)).all()
     labels = [NAMES.index(label) for label in pd.read_csv(data / "val.csv")["label"]]
     assert temperature == pytest.approx(fit_temperature(labels, np.log(before)), rel=1e-4)
-    shown = [
-        svfap.predict_videos(
-            data / "13.png", svfap.PredictConfig(model=str(model), faces="none", out=None, precision="fp32")
-        ).table[[f"prob_{name}" for name in NAMES]].to_numpy(float)
-        for model in (here, done.out)
-    ]  # fmt: skip
+    shown = []
+    for number, model in enumerate((here, done.out)):
+        out = tmp_path / f"{number}.csv"
+        config = svfap.PredictConfig(model=str(model), faces="none", out=out, precision="fp32")
+        shown.append(
+            svfap.predict_videos(data / "13.png", config).table[[f"prob_{name}" for name in NAMES]].to_numpy(float)
+        )
+        is_told = (
+            f"calibrated with the temperature {temperature:.3g}."
+            in out.with_name(f"{number}.csv.about.json").read_text()
+        )
+        assert is_told == (number == 1)
     np.testing.assert_allclose(shown[1], softmax(np.log(shown[0]) / temperature, axis=1), atol=1e-6)
 
 

@@ -165,6 +165,17 @@ def test_captions_hold_the_label_while_it_lasts_and_there_is_a_file_per_video(tm
     assert text.endswith("00:00:10.000 --> 00:00:12.000\nFace 2: joy\n")
 
 
+def test_a_list_without_rows_is_refused(tmp_path):
+    (tmp_path / "p.csv").write_text("video,track,person\n")
+    with pytest.raises(UserError, match=r"p\.csv: holds a header and no rows"):
+        refine(table(), RefineSettings(persons=tmp_path / "p.csv"))
+
+
+def test_rounded_values_have_no_negative_zero():
+    made = table(values=True).assign(valence=-0.001)
+    assert not np.signbit(refine(made, RefineSettings(decimals=2))["valence"]).any()
+
+
 def test_single_pictures_have_no_captions(tmp_path, capsys):
     picture = table().assign(video="p.png", start_s=0.0, end_s=0.0)
     with pytest.raises(UserError, match=r"p\.png: is a single picture"):

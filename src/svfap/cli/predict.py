@@ -50,7 +50,7 @@ def _say_video(done: Predictions, video: str) -> None:
         num_faces = rows["track"].nunique() if "track" in rows else 0
         faces = f" of {counted(num_faces, 'face')}" if num_faces else ""
         means = rows[done.values].mean().sort_values(ascending=False)
-        averages = ", ".join(f"{value_name(str(name))} {mean:.2f}" for name, mean in means.items())
+        averages = ", ".join(f"{value_name(str(name))} {round(mean, 2) + 0.0:.2f}" for name, mean in means.items())
         picture = f"; {done.timelines[video]}" if video in done.timelines else ""
         say(f"{video}: {counted(len(rows), 'row')}{faces}; on average {averages}{picture}")
     if video in done.overlays:

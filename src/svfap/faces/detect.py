@@ -274,6 +274,14 @@ def make_detector(name: DetectorName = "auto", model: str | Path | None = None) 
         return Haar()
 
 
+def check_detector(faces: str | None, landmarks: bool) -> None:
+    """Raise `UserError` for a detector whose package is not here, or that does not give the landmarks that are asked for."""
+    if faces == "centerface":
+        _centerface_file()
+    if landmarks and faces in ("haar", "none"):
+        raise UserError(f"landmarks=True: faces={faces} gives none; use yunet or centerface")
+
+
 def cached_model() -> Path:
     """YuNet's file in the cache folder (XDG_CACHE_HOME, else ~/.cache), downloaded and checked by its hash if missing.
 

@@ -32,6 +32,7 @@ class About:
             these, seconds from the start of a window to the next. digests: of those that are files, SHA-256 of their bytes.
         failures: video -> why it is missing or incomplete. refined: what was done to the table, `svfap.predict.refine.steps`.
         reads: what the model's outputs are about; meanings: of its outputs, as far as the model says.
+        temperature: that the logits were divided by (`svfap calibrate`), of several heads by name; None: not calibrated.
         frame_fit: how whole pictures that are not square become so, as in `ModelConfig`.
         date: when it was complete, in UTC, as ISO 8601. svfap: the version.
     """
@@ -53,6 +54,7 @@ class About:
     refined: list[dict[str, Any]] = field(default_factory=list)
     reads: str = "affect"
     meanings: dict[str, str] = field(default_factory=dict)
+    temperature: float | dict[str, float] | None = None
     frame_fit: str = "squash"
     svfap: str = field(default=svfap.__version__)
 
@@ -100,6 +102,8 @@ class About:
         last = " The last window of a face ends at its last frame and may overlap the one before."
         last = last if self.rates and not self._by_frame else ""
         last += "".join(f" {name}: {meaning}." for name, meaning in self.meanings.items())
+        if self.temperature is not None:
+            last += f" Its probabilities were calibrated with the temperature {_by_head(self.temperature)}."
         model = f"model {self.model}, weights {self.weights}"
         what = f"{self.reads.capitalize()} was predicted with SVFAP {self.svfap} (Sun et al., 2024; {model})"
         first = f"{what} in {' and in '.join(where)}.{last}"
@@ -129,6 +133,8 @@ class About:
                 ("Window", window),
                 ("Hop", f"a {'frame' if self._by_frame else 'window'}" if self._hop_s is None else f"{self._hop_s} s"),
             ]
+        if self.temperature is not None:
+            rows.append(("Temperature", _by_head(self.temperature)))
         rows.append(("Face detector", FULL_NAMES.get(self.detector, self.detector) or "none: the whole picture"))
         for name, values in (("Face crop", self.crop), ("Tracking", self.tracking)):
             if values:
@@ -216,6 +222,11 @@ def _range(values: Iterable[float]) -> str:
     """The least and the greatest value, rounded; one number if they are the same, "" without values."""
     rounded = {round(value, 2) for value in values}
     return " to ".join(f"{value:g}" for value in sorted({min(rounded), max(rounded)})) if rounded else ""
+
+
+def _by_head(temperature: float | dict[str, float]) -> str:
+    each = temperature.items() if isinstance(temperature, dict) else [("", temperature)]
+    return ", ".join(f"{value:.3g}{f' ({head})' if head else ''}" for head, value in each)
 
 
 def _ordinal(number: int) -> str:

@@ -274,6 +274,7 @@ def _about(predictor: Predictor, config: PredictConfig, weights: str, writer: Ta
         window_frames=predictor.config.num_frames,
         window_stride=predictor.config.sampling_stride,
         reads=predictor.config.reads,
+        temperature=predictor.config.provenance.get("temperature"),
         frame_fit=predictor.config.frame_fit,
         meanings=dict(zip(predictor.config.label_names, predictor.config.meanings, strict=False)),
         crop={} if detector is None else asdict(reader.crop),

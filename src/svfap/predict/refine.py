@@ -81,8 +81,10 @@ def rounded(table: pd.DataFrame, decimals: int | None) -> pd.DataFrame:
     """The table with this many decimals; times keep at least three. None: as it is."""
     if decimals is None:
         return table
-    floats = [name for name in table if pd.api.types.is_float_dtype(table[name])]
-    return table.round({name: max(decimals, TIME_DECIMALS) if name in TIMES else decimals for name in floats})
+    floats = [str(name) for name in table if pd.api.types.is_float_dtype(table[name])]
+    table = table.round({name: max(decimals, TIME_DECIMALS) if name in TIMES else decimals for name in floats})
+    table[floats] += 0.0  # no -0.0
+    return table
 
 
 def steps(settings: RefineSettings) -> dict[str, Any]:
@@ -236,6 +238,8 @@ def _read_list(file: Path, needed: list[str]) -> pd.DataFrame:
     listed.index += 2  # the line of the file
     if missing := [name for name in needed if name not in listed]:
         raise UserError(f"{file}: no column {', '.join(missing)}; found: {', '.join(map(str, listed.columns))}")
+    if listed.empty:
+        raise UserError(f"{file}: holds a header and no rows")
     return listed
 
 

@@ -95,7 +95,9 @@ def safe_name(name: str) -> str:
     if suffix not in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES):
         known = ", ".join((*VIDEO_SUFFIXES, *PICTURE_SUFFIXES))
         raise UserError(f"{name[:LONGEST_NAME]!r}: is neither a video nor a picture by its suffix; known are {known}")
-    plain = re.sub(r'[\x00-\x1f\x7f-\x9f\ud800-\udfff<>:"|?*%]+', "_", stem)
+    plain = re.sub(
+        r'(?:%22|[\x00-\x1f\x7f-\x9f\ud800-\udfff<>:"|?*%])+', "_", stem
+    )  # %22: a quote, as browsers send it
     return (plain.encode()[:LONGEST_NAME].decode(errors="ignore").strip(" .-") or "video") + suffix
 
 

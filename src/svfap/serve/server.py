@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from starlette.exceptions import HTTPException
 
 from svfap.errors import UserError
+from svfap.faces.detect import check_detector
 from svfap.predict.about import about_from, about_of
 from svfap.predict.config import PredictConfig, RefineSettings, TableConfig
 from svfap.predict.finish import finish_table
@@ -190,7 +191,8 @@ class Server:
         given.setdefault("model", self.config.models[0])
         if given["model"] not in self.config.models:
             raise UserError(f"settings: model: must be one of {', '.join(self.config.models)}")
-        PredictConfig(**{name: value for name, value in given.items() if name != "overlay"}, out=None)
+        config = PredictConfig(**{name: value for name, value in given.items() if name != "overlay"}, out=None)
+        check_detector(config.faces, config.landmarks)
         return given
 
     def take(self, upload: UploadFile, settings: dict[str, Any]) -> Job:

@@ -218,7 +218,7 @@ async function open(job) {
   $("viewer-heading").textContent = job.name;
   $("viewer").classList.add("opening");
   notice(text("opening"));
-  $("viewer").scrollIntoView({ block: "start" });
+  $("viewer").scrollIntoView({ block: "start", behavior: "instant" });
   const rows = await readRows(job.id);
   await tellMethods(job);
   if (opened !== job.id) return;
@@ -241,7 +241,8 @@ async function open(job) {
   $("notes-heading").hidden = !job.notes.length;
   drawPersons(job, [...new Set(rows.map(row => row.track).filter(track => track !== undefined))].sort((a, b) => a - b));
   drawDownloads(job);
-  $("viewer").focus();
+  $("viewer").focus({ preventScroll: true });  // it is in view, and a second way there would pass it
+  $("viewer").scrollIntoView({ block: "start", behavior: "instant" });
 }
 // What is chosen for the downloads, as a query.
 function choices() {

@@ -99,6 +99,7 @@ def loss_curves(records: Records, title: str = "") -> Figure:
         names.append("learning rate")
         twin.grid(False)
         twin.set_ylim(bottom=0)
+        twin.set_ylabel("Learning rate", color=MUTED)
         twin.ticklabel_format(style="sci", scilimits=(0, 0), axis="y")
         twin.yaxis.get_offset_text().set(fontsize=8, color=MUTED)
     axes.legend(handles, names)
@@ -108,7 +109,7 @@ def loss_curves(records: Records, title: str = "") -> Figure:
         axes.set(xlabel="Epoch", ylabel="Validation, %" if all(map(is_percent, metrics)) else "Validation")
         axes.legend()
     for axes in (figure.axes[0], *more):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
 
 
