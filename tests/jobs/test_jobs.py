@@ -152,10 +152,10 @@ def get_stuck(payload: str, target: Path) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_item_that_takes_too_long_fails_alone_and_at_once(tmp_path, num_workers):
-    jobs = JobSettings(num_workers=num_workers, item_timeout_s=1)
+    jobs = JobSettings(num_workers=num_workers, item_timeout_s=2)
     failures = run_jobs(get_stuck, items(6), tmp_path, jobs=jobs)
-    assert failures == dict.fromkeys(("videos/1.mp4", "videos/2.mp4"), "took longer than 1 s")
-    assert "videos/2.mp4,took longer than 1 s" in (tmp_path / "failures.csv").read_text()
+    assert failures == dict.fromkeys(("videos/1.mp4", "videos/2.mp4"), "took longer than 2 s")
+    assert "videos/2.mp4,took longer than 2 s" in (tmp_path / "failures.csv").read_text()
     assert calls(tmp_path) == [str(k) for k in range(6)]  # once each
     assert results(tmp_path, [f"videos/{k}.mp4" for k in (0, 3, 4, 5)]) == ["0", "3", "4", "5"]
     assert len(everything_below(tmp_path)) == 4
