@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 # Each module is compiled once, when a test or a command first imports it, even where the environment forbids to store that.
 export PYTHONDONTWRITEBYTECODE :=
 
-# The pip of Python 3.11 takes twice as long to choose versions. Without --no-compile half of the time would go to compiling modules of which most are never imported.
+# The pip of Python 3.11 takes twice as long to choose versions. Without --no-compile half of the time would go to compiling
+# modules of which most are never imported.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

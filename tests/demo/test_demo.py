@@ -14,7 +14,7 @@ import svfap
 from svfap.cli.main import main
 from svfap.demo import demo as demo_module
 from svfap.demo.config import DemoConfig
-from svfap.demo.demo import Step, run_demo, run_steps, running, steps
+from svfap.demo.demo import Step, beside, run_demo, run_steps, steps
 from svfap.errors import Interrupted, UserError
 
 
@@ -66,12 +66,12 @@ def test_if_one_fails_the_others_are_stopped(tmp_path, log, code, error):
 
 def test_a_step_runs_beside_a_block(tmp_path, log):
     for _ in range(2):  # the second time nothing is left to do
-        with running(fake(tmp_path, "a")):
+        with beside(fake(tmp_path, "a")):
             assert not (tmp_path / "log").exists() or log()[-1] == "end a", "it does not wait for the step"
         assert log() == ["start a", "end a"]
-    with pytest.raises(UserError, match="failed"), running(fake(tmp_path, "b", code="sys.exit(1)")):
+    with pytest.raises(UserError, match="failed"), beside(fake(tmp_path, "b", code="sys.exit(1)")):
         pass
-    with pytest.raises(ZeroDivisionError), running(fake(tmp_path, "c", code="time.sleep(60)")):
+    with pytest.raises(ZeroDivisionError), beside(fake(tmp_path, "c", code="time.sleep(60)")):
         1 / 0  # noqa: B018
 
 

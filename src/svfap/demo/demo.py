@@ -53,7 +53,7 @@ def run_demo(config: DemoConfig) -> Demo:
     make_folder(config.out)
     *planned, page = steps(config)
     run_steps(planned)
-    with running(page):
+    with beside(page):
         from svfap.demo.table import demo_table
 
         table = demo_table(config.out)
@@ -119,8 +119,7 @@ def run_steps(planned: Sequence[Step], at_once: int = AT_ONCE) -> None:
                 coming = {step.makes for step in (*waiting, *running)}
                 for step in [step for step in waiting if not coming.intersection(step.needs)][: at_once - len(running)]:
                     waiting.remove(step)
-                    say(f"svfap {shlex.join(step.words)}")
-                    running[step] = _start(step.words)
+                    running[step] = _start(step)
                 time.sleep(POLL_S)
                 for step in [step for step, process in running.items() if process.poll() is not None]:
                     _check(step, running.pop(step).returncode)
@@ -129,14 +128,13 @@ def run_steps(planned: Sequence[Step], at_once: int = AT_ONCE) -> None:
 
 
 @contextmanager
-def running(step: Step) -> Iterator[None]:
+def beside(step: Step) -> Iterator[None]:
     """Run a step beside the block, unless its file is there. Raises as `run_steps`."""
     if step.makes.exists():
         yield
         return
-    say(f"svfap {shlex.join(step.words)}")
     with signal_handlers(interrupt, *STOP_SIGNALS):
-        process = _start(step.words)
+        process = _start(step)
         try:
             yield
             _check(step, process.wait())
@@ -144,11 +142,12 @@ def running(step: Step) -> Iterator[None]:
             _stop([process])
 
 
-def _start(words: Sequence[str]) -> subprocess.Popen[bytes]:
-    """A command on one core, which can import the same modules; it says its progress in lines, as another one does too."""
+def _start(step: Step) -> subprocess.Popen[bytes]:
+    """Say and start a command on one core, which can import the same modules; it says its progress in lines."""
+    say(f"svfap {shlex.join(step.words)}")
     path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TTY_COMPATIBLE": "0", "PYTHONPATH": path}
-    return subprocess.Popen([*COMMAND, *words], env=environment, stdin=subprocess.DEVNULL)
+    return subprocess.Popen([*COMMAND, *step.words], env=environment, stdin=subprocess.DEVNULL)
 
 
 def _stop(running: Iterable[subprocess.Popen[bytes]]) -> None:

@@ -77,8 +77,8 @@ def write_card(
         "Licence of that dataset, which may bind these weights": licence,
         "Encoder initialised from, whose terms hold as well": known.get("init"),
         "Imported from, whose terms hold": known.get("imported_from"),
-        "Calibrated by the temperature": _by_head(known.get("temperature")),
-        "The temperature was fitted on": _by_head(known.get("calibrated_on")),
+        "Calibrated by the temperature": by_head(known.get("temperature")),
+        "The temperature was fitted on": by_head(known.get("calibrated_on")),
     }
     lines = [f"{what}: {_line(value)}" for what, value in facts.items() if value]
     if not licence:
@@ -101,8 +101,8 @@ def _line(value: object) -> str:
     return " ".join(text.split())
 
 
-def _by_head(value: object) -> object:
+def by_head(value: object) -> object:
     """A value, or those of several heads after their names."""
     if isinstance(value, Mapping):
-        return "; ".join(f"{head}: {_by_head(each)}" for head, each in value.items())
+        return "; ".join(f"{head}: {by_head(each)}" for head, each in value.items())
     return f"{value:.3g}" if isinstance(value, float) else value

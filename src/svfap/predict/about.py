@@ -103,7 +103,9 @@ class About:
         last = last if self.rates and not self._by_frame else ""
         last += "".join(f" {name}: {meaning}." for name, meaning in self.meanings.items())
         if self.temperature is not None:
-            last += f" Its probabilities were calibrated with the temperature {_by_head(self.temperature)}."
+            from svfap.model.card import by_head
+
+            last += f" Its probabilities were calibrated with the temperature {by_head(self.temperature)}."
         model = f"model {self.model}, weights {self.weights}"
         what = f"{self.reads.capitalize()} was predicted with SVFAP {self.svfap} (Sun et al., 2024; {model})"
         first = f"{what} in {' and in '.join(where)}.{last}"
@@ -134,7 +136,9 @@ class About:
                 ("Hop", f"a {'frame' if self._by_frame else 'window'}" if self._hop_s is None else f"{self._hop_s} s"),
             ]
         if self.temperature is not None:
-            rows.append(("Temperature", _by_head(self.temperature)))
+            from svfap.model.card import by_head
+
+            rows.append(("Temperature", str(by_head(self.temperature))))
         rows.append(("Face detector", FULL_NAMES.get(self.detector, self.detector) or "none: the whole picture"))
         for name, values in (("Face crop", self.crop), ("Tracking", self.tracking)):
             if values:
@@ -222,11 +226,6 @@ def _range(values: Iterable[float]) -> str:
     """The least and the greatest value, rounded; one number if they are the same, "" without values."""
     rounded = {round(value, 2) for value in values}
     return " to ".join(f"{value:g}" for value in sorted({min(rounded), max(rounded)})) if rounded else ""
-
-
-def _by_head(temperature: float | dict[str, float]) -> str:
-    each = temperature.items() if isinstance(temperature, dict) else [("", temperature)]
-    return ", ".join(f"{value:.3g}{f' ({head})' if head else ''}" for head, value in each)
 
 
 def _ordinal(number: int) -> str:
