@@ -80,8 +80,8 @@ from .synth.dataset import synthesize as synthesize
 from .train.config import FinetuneConfig as FinetuneConfig
 from .train.config import PretrainConfig as PretrainConfig
 from .train.finetune import finetune as finetune
-from .train.loop import TrainResult as TrainResult
 from .train.pretrain import pretrain as pretrain
+from .train.task import TrainResult as TrainResult
 from .weights.config import ConvertConfig as ConvertConfig
 from .weights.convert import Conversion as Conversion
 from .weights.convert import convert as convert

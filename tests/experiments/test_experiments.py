@@ -35,8 +35,8 @@ from svfap.probe.config import ProbeConfig
 from svfap.probe.probe import probe_model
 from svfap.shipped import find_recipe
 from svfap.train.config import FinetuneConfig
-from svfap.train.loop import TrainResult
 from svfap.train.resolve import resolve
+from svfap.train.task import TrainResult
 from svfap.weights.folder import load_model
 
 MODEL = {"num_frames": 8, "stage_depths": [1, 1, 1], "num_bottleneck_tokens": 8}

@@ -22,9 +22,10 @@ from svfap.model.layers import checkpoint_activations
 from svfap.model.masking import tube_mask
 from svfap.train import loop
 from svfap.train.finetune import FinetuneTask, finetune
-from svfap.train.loop import StopRequest, TrainingRun
+from svfap.train.loop import TrainingRun
 from svfap.train.losses import annotated_only
 from svfap.train.pretrain import PretrainTask, pretrain
+from svfap.train.stop import StopRequest
 
 VALUES = dict(task="regression", dimensions=["valence", "arousal"])
 RUNS: dict[str, tuple[Any, dict[str, Any]]] = {

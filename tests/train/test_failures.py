@@ -27,8 +27,8 @@ from svfap.errors import Interrupted, UserError
 from svfap.files import only_writer
 from svfap.train import loop, saving
 from svfap.train.finetune import finetune
-from svfap.train.loop import StopRequest, stop_request
 from svfap.train.pretrain import pretrain
+from svfap.train.stop import StopRequest, stop_request
 
 MORE_ROOM = r"use --num_workers 0, or give a container more of it \(docker run --shm-size 8g, or --ipc=host\)"
 

@@ -34,7 +34,7 @@ from svfap.faces.detect import Face
 from svfap.train import finetune as experiment
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import finetune
-from svfap.train.loop import StopRequest
+from svfap.train.stop import StopRequest
 from svfap.weights.published import save_published
 
 pytestmark = pytest.mark.usefixtures("blank_figures")

@@ -20,8 +20,9 @@ from svfap.device import make_accelerator
 from svfap.errors import UserError
 from svfap.train import loop, parallel
 from svfap.train.finetune import FinetuneTask
-from svfap.train.loop import StopRequest, TrainingRun
+from svfap.train.loop import TrainingRun
 from svfap.train.pretrain import PretrainTask, pretrain
+from svfap.train.stop import StopRequest
 
 
 def run_of(faces: Path, out: Path, **settings: Any) -> TrainingRun:

@@ -31,8 +31,9 @@ from svfap.synth.camera import render_clip
 from svfap.synth.config import CLASSES, RenderConfig
 from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.finetune import FinetuneTask
-from svfap.train.loop import StopRequest, TrainingRun
+from svfap.train.loop import TrainingRun
 from svfap.train.pretrain import PretrainTask
+from svfap.train.stop import StopRequest
 from svfap.weights.folder import load_model
 
 Task = PretrainTask | FinetuneTask

@@ -39,11 +39,12 @@ from svfap.train.contract import contract
 from svfap.train.head import Head
 from svfap.train.head_config import HeadConfig, head_configs
 from svfap.train.initial import start_from
-from svfap.train.loop import Batch, TrainingTask, TrainResult, train
+from svfap.train.loop import train
 from svfap.train.optim import parameter_groups
 from svfap.train.parallel import run_all
 from svfap.train.resolve import check_run, fold_configs, resolve
 from svfap.train.run_folder import RunFolder
+from svfap.train.task import Batch, TrainingTask, TrainResult
 from svfap.train.trainable import Trainable
 from svfap.weighted import WeightedPath, named, weighted_paths
 

@@ -6,123 +6,38 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from svfap.console import console, counted, progress_bar, say
-from svfap.data.loader import Batches, BatchLoader, ClipDataset
-from svfap.data.manifest import Manifest
+from svfap.data.loader import Batches, BatchLoader
 from svfap.data.shared_memory import require_room, worker_errors, workers_with_room
 from svfap.device import GRAPHS, Upload, compile_mode, make_accelerator, peak_bytes
 from svfap.errors import Diverged, Interrupted, NotFinite, UserError
 from svfap.files import write_atomically
 from svfap.model.base import Model
 from svfap.model.layers import checkpoint_activations
-from svfap.signals import STOP_SIGNALS, leave_lost_terminal, signal_handlers
 from svfap.train.config import TrainConfig
-from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, parameter_groups, scaled_lr
+from svfap.train.optim import apply_lr, build_optimizer, cosine_schedule, moving_average, scaled_lr
 from svfap.train.parallel import num_workers
 from svfap.train.processes import lost_process_is_one_line, processes_here
 from svfap.train.run_data import run_data
 from svfap.train.run_folder import RunFolder, TrainState
 from svfap.train.saving import BesideTraining
-from svfap.train.tracking import Outcome, Picture, Tracking
+from svfap.train.stop import StopRequest, stop_request
+from svfap.train.task import Batch, TrainingTask, TrainResult
+from svfap.train.tracking import Outcome, Tracking
 from svfap.train.trainable import count_parameters, plain_weights
 
-if TYPE_CHECKING:
-    from svfap.evaluation.pool import PooledResults
-
-Batch = dict[str, Any]
 T = TypeVar("T")
 SAVE_EVERY_S = 10.0  # at least, after epochs
 STEPS_UNREAD = 10  # whose losses stay on a GPU, at most
 NOT_SAVED = "interrupted again, before the run was saved; --resume continues from the last checkpoint, if there is one"
-
-
-class TrainingTask:
-    """What distinguishes pre-training from fine-tuning.
-
-    dataset: training clips. manifest: training videos, each once. validation, validation_clips: the same for validation,
-    None without it. score: the validation metric; best/ is the epoch with its highest value, or the last epoch if None.
-    num_videos: the number of training and validation videos. loss_names: of the parts of the loss, which are logged if there are
-    several. unfreezes: not all epochs train the same parameters.
-    """
-
-    config: TrainConfig
-    model: Model
-    dataset: ClipDataset
-    manifest: Manifest
-    num_videos: int
-    validation: Manifest | None = None
-    validation_clips: ClipDataset | None = None
-    score: str | None = None
-    loss_names: tuple[str, ...] = ("loss",)
-    unfreezes: bool = False
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The groups of the optimiser."""
-        return parameter_groups(self.model, self.config.weight_decay)
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Called before the first step of an epoch, or before that with which a resumed run goes on, in training mode."""
-
-    def losses(self, model: Callable[..., Any], batch: Batch, generator: torch.Generator) -> list[Tensor]:
-        """The losses of one batch, whose sum is minimised, each a mean of terms. model: `self.model`, or a wrapper of it.
-
-        generator: on the CPU, for every random draw.
-        """
-        raise NotImplementedError
-
-    def counts(self, batch: Batch) -> list[int]:
-        """The number of terms that each loss of a batch is a mean of: its weight among the micro-batches of a step."""
-        return [len(batch["clips"])]
-
-    def validate(self, accelerator: Accelerator, model: Callable[..., Any], loader: BatchLoader) -> dict[str, Any]:
-        """Metrics on the validation videos, and `unreadable` videos with reasons; empty without validation.
-
-        loader: loads batches of `validation_clips`. Raises `NotFinite` if the model's outputs are not finite.
-        """
-        return {}
-
-    def probes_after(self, epoch: int) -> bool:
-        """Whether `probe` is called after this epoch; 0: before the first step."""
-        return False
-
-    def probe(self, accelerator: Accelerator, model: Model, epoch: int) -> dict[str, float]:
-        """Scores of the frozen features of a model. Called on the main process alone; must not change the training."""
-        return {}
-
-    def pictures(self, accelerator: Accelerator, model: Model) -> dict[str, Picture]:
-        """Pictures for the trackers after an epoch, by name. Called on the main process alone."""
-        return {}
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """The outcome of a run.
-
-    finished: False if it was interrupted and saved; `resume` continues it. step: optimiser steps done. metrics: content of
-    `metrics.json`, or with fold="all" of `results.json`; empty unless finished. pooled: with fold="all", its table.
-    stopped_by: number of the signal that interrupted it, else 0.
-    """
-
-    finished: bool
-    step: int = 0
-    metrics: dict[str, Any] = field(default_factory=dict)
-    pooled: PooledResults | None = None
-    stopped_by: int = 0
-
-    @property
-    def exit_status(self) -> int:
-        """That of a command: 0, or 128 + the number of the signal."""
-        return 128 + self.stopped_by if self.stopped_by else 0
 
 
 def train(task: TrainingTask, config: TrainConfig) -> TrainResult:
@@ -584,39 +499,3 @@ class TrainingRun:
 def _one_black_clip(batch: Batch) -> Batch:
     """A batch of weight zero, in place of one without readable videos: each process must take part in the step."""
     return {k: v.new_zeros(1, *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-
-class StopRequest:
-    """Whether a signal has asked to stop. number: that of the signal, 0 without one."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._at_once = False
-
-    def ask(self, number: int, frame: Any) -> None:
-        """The signal handler: the first signal is a request, a second Ctrl-C interrupts at once."""
-        leave_lost_terminal(number)
-        if self.number and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.number = self.number or number
-        if self._at_once:
-            raise Interrupted(number)
-
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """A block in which a signal raises `Interrupted`, for waiting; so does one that has come before."""
-        self._at_once = True
-        try:
-            if self.number:
-                raise Interrupted(self.number)
-            yield
-        finally:
-            self._at_once = False
-
-
-@contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """A block in which Ctrl-C, SIGTERM and SIGHUP are requests to stop after the step."""
-    stop = StopRequest()
-    with signal_handlers(stop.ask, *STOP_SIGNALS):
-        yield stop

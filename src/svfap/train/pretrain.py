@@ -25,11 +25,12 @@ from svfap.probe.monitor import Monitor
 from svfap.train.config import PretrainConfig
 from svfap.train.contract import contract
 from svfap.train.initial import start_from
-from svfap.train.loop import Batch, TrainingTask, TrainResult, train
+from svfap.train.loop import train
 from svfap.train.parallel import num_workers
 from svfap.train.processes import processes_here
 from svfap.train.resolve import check_run, resolve
 from svfap.train.run_folder import RunFolder
+from svfap.train.task import Batch, TrainingTask, TrainResult
 from svfap.train.tracking import Picture
 from svfap.weighted import named, weighted_paths
 
