@@ -66,6 +66,11 @@ CATALOGUE = (
 )  # fmt: skip
 
 
+def is_of_authors(name: str) -> bool:
+    """Whether a name is written as those of the authors' files, which no owner on the Hugging Face Hub has."""
+    return name.startswith(f"{AUTHORS}/")
+
+
 def published(name: str) -> Published | None:
     """The entry of a name, also with the suffix of its file; None for any other name."""
     return next((entry for entry in CATALOGUE if name in (entry.name, entry.file)), None)

@@ -10,7 +10,7 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from svfap.catalogue import published
+from svfap.catalogue import is_of_authors
 from svfap.errors import UserError
 from svfap.remote import local_copy, url_of
 from svfap.shipped import did_you_mean, local_model
@@ -360,8 +360,7 @@ def require_model(model: str, field: str = "model", fix: str = "") -> None:
         return
     if is_exported(model):
         raise UserError(f"{field}={model}: no such file; `svfap export` writes one{end}")
-    not_of_the_hub = (path.parent.is_dir() or published(model) is not None) and not model.startswith(HUB_PREFIX)
-    if not_of_the_hub or not is_hub_name(model):
+    if path.parent.is_dir() or is_of_authors(model) or not is_hub_name(model):
         raise UserError(f"{field}={model}: no such folder or checkpoint{did_you_mean(model)}{end}")
     import huggingface_hub
 

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from svfap.catalogue import entry_of_file, published
+from svfap.catalogue import CATALOGUE, entry_of_file, published
 from svfap.errors import UserError
 
 SHIPPED = Path(__file__).parent / "models"
@@ -67,11 +67,14 @@ def is_checkpoint(model: str | Path) -> bool:
 
 
 def did_you_mean(name: str) -> str:
-    """The end of a message about a model that is not there: how to get one of the catalogue, or a similar shipped model."""
+    """The end of a message about a model that is not there: how to get one of the catalogue, or a similar name."""
     if (entry := published(name)) is not None:
         return f"; it does not come with SVFAP: `svfap models {entry.name}` says where to get it"
-    similar = get_close_matches(name.lower(), list_models(), n=1)
-    return f"; did you mean {similar[0]}, which comes with SVFAP?" if similar else ""
+    similar = get_close_matches(name.lower(), (*list_models(), *(entry.name for entry in CATALOGUE)), n=1)
+    if not similar:
+        return ""
+    what = "which comes with SVFAP" if similar[0] in list_models() else "which `svfap models` lists"
+    return f"; did you mean {similar[0]}, {what}?"
 
 
 def model_card(name: str) -> str:

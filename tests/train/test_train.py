@@ -466,6 +466,8 @@ def test_validation_is_carved_by_subject_and_test_never_used(faces, tmp_path, ca
         ({"base_lr": float("nan")}, "base_lr=nan"),
         ({"seed": -1}, "seed=-1"),
         ({"repeats": 2}, "repeats=2 does not divide the 7 clips"),
+        ({"accumulate_steps": 2}, "batch_size=7 is not a multiple of 1 process"),
+        ({"batch_size": 700, "accumulate_steps": 100}, "accumulate_steps=100: a step takes"),
         ({"smoothing": 1.5}, "smoothing=1.5: must be from 0 to less than 1"),
         ({"crop_scale": (0.9, 0.5)}, "crop_scale"),
         ({"val_fraction": 1.0}, "val_fraction"),
@@ -476,6 +478,7 @@ def test_settings_that_do_not_fit(faces, tmp_path, words, message):
         pytest.skip("a GPU has fp16")
     with pytest.raises(UserError, match=message):
         finetune(finetuning(faces, tmp_path / "run", **words))
+    assert not list((tmp_path / "run").glob("[!.]*"))  # no trace of a run
 
 
 @pytest.mark.parametrize("words", [{"mask_ratio": 0.0}, {"mask_ratio": 1.0}, {"crop_scales": (1.5,)}, {"previews": -1}])

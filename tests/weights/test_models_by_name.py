@@ -17,6 +17,7 @@ from svfap.catalogue import AUTHORS, CATALOGUE, NOT_STATED, entry_of_file, publi
 from svfap.cli.main import main
 from svfap.datasets.dataset import NAMES, get_dataset
 from svfap.errors import UserError
+from svfap.settings import require_model
 from svfap.shipped import find_model
 from svfap.weights.published import save_published
 
@@ -164,6 +165,12 @@ def test_the_card_of_a_published_model(capsys):
         assert entry.address in card and entry.page in card and "not stated: neither claimed nor granted here" in card
     assert main(["info", "authors/dfew-1.pth"]) == 1
     assert "`svfap models authors/dfew-1` says where to get it" in said(capsys)
+
+
+def test_a_typing_error_in_the_name_of_an_authors_file_does_not_ask_the_hub(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: pytest.fail("asked"))
+    with pytest.raises(UserError, match="checkpoint; did you mean authors/dfew-., which `svfap models` lists"):
+        require_model("authors/dfew-9")
 
 
 def test_the_card_of_a_run_has_its_recipe_and_scores(tmp_path, capsys):

@@ -82,11 +82,6 @@ class TrainingRun:
     def __init__(self, task: TrainingTask, config: TrainConfig) -> None:
         self.task, self.config, self.folder = task, config, RunFolder(config)
         self.accelerator = accelerator = make_accelerator(config.precision, unused=task.unfreezes)
-        with accelerator.main_process_first():
-            if accelerator.is_main_process:
-                self.folder.open(
-                    run_data(task.manifest, task.validation, any(frames for _, frames in task.dataset.sources.values()))
-                )
         micro_batch, rest = divmod(config.batch_size, accelerator.num_processes * config.accumulate_steps)
         if rest:
             raise UserError(
@@ -103,6 +98,11 @@ class TrainingRun:
                 f"accumulate_steps={config.accumulate_steps}: a step takes batch_size={config.batch_size} clips, and an "
                 f"epoch has only {len(task.dataset.manifest)} videos × {config.repeats}; lower both settings"
             )
+        with accelerator.main_process_first():
+            if accelerator.is_main_process:
+                self.folder.open(
+                    run_data(task.manifest, task.validation, any(frames for _, frames in task.dataset.sources.values()))
+                )
         peak, derivation = scaled_lr(config.base_lr, config.batch_size)
         floor, _ = scaled_lr(config.min_lr, config.batch_size)
         warmup = config.warmup_epochs
