@@ -19,7 +19,8 @@ import torch
 from common import add_machine_arguments, machine, num_cores, seconds, table, time_alternating
 from torch import Tensor
 
-from svfap.data.loader import Batch, Batches, ClipDataset, Mode, make_loader
+from svfap.data.clip_dataset import Batch, ClipDataset, Mode
+from svfap.data.loader import Batches, make_loader
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.video import write_video
 from svfap.device import PRECISIONS, Upload, pick_device, pick_precision

@@ -29,9 +29,9 @@ from common import machine, table
 
 from svfap.crop.clips import TUNE
 from svfap.crop.config import CropConfig
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.clips import pretrain_indices
 from svfap.data.crops import multi_scale_crop
-from svfap.data.loader import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.data.packed import SHARDS, packed_row
 from svfap.data.video import open_video, write_video

@@ -148,7 +148,7 @@ def of_frames(targets: dict[str, np.ndarray]) -> np.ndarray:
 
 def holes(bench: Bench) -> str:
     """Value of a frame minus its number in hundredths, for every sampled frame."""
-    from svfap.data.loader import ClipDataset
+    from svfap.data.clip_dataset import ClipDataset
     from svfap.data.manifest import read_manifest
 
     folder = bench.folder("frame_folder_with_holes")
@@ -385,7 +385,7 @@ def two_trainings(bench: Bench) -> str:
 
 
 def vfr_labels(bench: Bench) -> str:
-    from svfap.data.loader import ClipDataset
+    from svfap.data.clip_dataset import ClipDataset
     from svfap.data.manifest import read_manifest
 
     folder = bench.folder("vfr_frame_labels")

@@ -15,12 +15,14 @@ import pytest
 import torch
 from odd_videos import encode
 
+from svfap.data import clip_dataset
 from svfap.data import clips as sampling
-from svfap.data import loader as loader_module
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.container import Container
 from svfap.data.crops import fit_frames, multi_scale_crop
-from svfap.data.loader import ClipDataset, make_loader, sharded_batches
+from svfap.data.loader import make_loader
 from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.order import sharded_batches
 from svfap.data.video import VideoError, write_video
 from svfap.errors import UserError
 
@@ -351,7 +353,8 @@ def test_workers_load_after_opencv_has_used_its_threads(manifest: Manifest) -> N
     """A forked worker that used OpenCV's threads would wait for ever: they exist in the parent only."""
     code = (
         "import sys, cv2, numpy as np\n"
-        "from svfap.data.loader import ClipDataset, make_loader\n"
+        "from svfap.data.clip_dataset import ClipDataset\n"
+        "from svfap.data.loader import make_loader\n"
         "from svfap.data.manifest import read_manifest\n"
         "cv2.setNumThreads(4)\n"
         "cv2.warpAffine(np.zeros((2000, 2000, 3), np.uint8), np.eye(2, 3), (2000, 2000))\n"
@@ -455,13 +458,13 @@ class TestCache:
     def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         """The videos that are opened from now on."""
         paths: list[Path] = []
-        real = loader_module.open_video
+        real = clip_dataset.open_video
 
         def noting(path: Path, frames_fps: float) -> Any:
             paths.append(path)
             return real(path, frames_fps)
 
-        monkeypatch.setattr(loader_module, "open_video", noting)
+        monkeypatch.setattr(clip_dataset, "open_video", noting)
         return paths
 
     @staticmethod

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svfap.data.loader import ClipDataset, sharded_batches
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.manifest import Manifest, ManifestError, Mixture
 from svfap.data.mixing import read_manifests, say_mixture
+from svfap.data.order import sharded_batches
 from svfap.data.split import carve_validation, take_fraction
 from svfap.errors import UserError
 from svfap.weighted import WeightedPath

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from odd_videos import NUM, VIDEOS, encode, without
 
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.container import Container
 from svfap.data.crops import fit_frames
 from svfap.data.ffmpeg import Upright, video_stream
-from svfap.data.loader import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.sample import span_of
 from svfap.data.video import open_video

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from svfap.data.loader import ClipDataset
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.rates import Clock, look_at_rates, training_rate
 from svfap.data.video import write_video

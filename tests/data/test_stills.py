@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flat_videos import flat, numbers_of
 
-from svfap.data.loader import ClipDataset
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.data.stills import scaled
 from svfap.data.video import VideoError, natural_key, open_video

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from svfap.data.loader import ClipDataset, Item
+from svfap.data.clip_dataset import ClipDataset, Item
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.targets import all_targets, frame_targets, picture_targets, require_values
 from svfap.data.video import VideoError, open_video, write_video

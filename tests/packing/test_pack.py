@@ -28,7 +28,8 @@ import svfap
 import svfap.remote as remote
 import svfap.train.resolve as resolve_module
 from svfap.cli.main import main
-from svfap.data.loader import ClipDataset, make_loader
+from svfap.data.clip_dataset import ClipDataset
+from svfap.data.loader import make_loader
 from svfap.data.manifest import read_manifest
 from svfap.data.packed import PackedRow, PackedVideo, open_index, pack_of, packed_row
 from svfap.data.prepared import Fold, PreparedDataset, find_crops, read_dataset, write_dataset_file

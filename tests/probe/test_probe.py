@@ -14,7 +14,7 @@ import torch
 from lit_people import save_encoder, write_people
 
 from svfap.cli.main import main
-from svfap.data.loader import ClipDataset
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.prepared import read_dataset, write_dataset_file
 from svfap.errors import UserError
 from svfap.evaluation.confidence import interval

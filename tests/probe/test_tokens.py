@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from svfap.data.augment import normalize
-from svfap.data.loader import ClipDataset, make_loader
+from svfap.data.clip_dataset import ClipDataset
+from svfap.data.loader import make_loader
 from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
 from svfap.model.build import create_model

@@ -21,7 +21,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 import svfap
 from svfap.data import shared_memory
-from svfap.data.loader import BatchLoader, ClipDataset, make_loader
+from svfap.data.clip_dataset import ClipDataset
+from svfap.data.loader import BatchLoader, make_loader
 from svfap.data.manifest import read_manifest
 from svfap.errors import Interrupted, UserError
 from svfap.files import only_writer
@@ -165,7 +166,8 @@ KILLED_WORKER = """
 import os, signal, sys, time
 from pathlib import Path
 from svfap.data import shared_memory
-from svfap.data.loader import BatchLoader, ClipDataset
+from svfap.data.clip_dataset import ClipDataset
+from svfap.data.loader import BatchLoader
 from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
 

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import accuracy_score, recall_score
 
 import svfap
-from svfap.data.loader import ClipDataset
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.manifest import ManifestError, read_manifest
 from svfap.data.targets import all_targets
 from svfap.errors import UserError

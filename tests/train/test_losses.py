@@ -12,7 +12,7 @@ from scipy.stats import pearsonr
 from sklearn.utils.class_weight import compute_class_weight
 
 import svfap
-from svfap.data.loader import sharded_batches
+from svfap.data.order import sharded_batches
 from svfap.errors import UserError
 from svfap.train.config import FinetuneConfig
 from svfap.train.finetune import FinetuneTask, finetune

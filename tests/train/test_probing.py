@@ -106,7 +106,7 @@ def test_the_test_part_is_not_read_and_people_are_kept_apart(faces, tmp_path):
 
 
 def test_videos_are_decoded_once_where_they_have_room(faces, plain, monkeypatch):
-    from svfap.data.loader import ClipDataset
+    from svfap.data.clip_dataset import ClipDataset
     from svfap.weights.folder import load_model
 
     model, decoded = load_model(plain), []

@@ -11,7 +11,7 @@ import pytest
 import torch
 from observe import LABELS, Effect, check, messages, watching, write_material
 
-from svfap.data.loader import ClipDataset
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.errors import UserError
 from svfap.evaluation.calibrate import calibrate

@@ -11,7 +11,7 @@ import torch
 from observe import CachedRuns, Effect, check, digest, messages, write_material
 
 import svfap.probe.probe as module
-from svfap.data.loader import ClipDataset
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.model.build import create_model
 from svfap.probe.config import ProbeConfig

@@ -18,8 +18,8 @@ from stopped_runs import stopped_in_step
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import svfap
-from svfap.data import loader
-from svfap.data.loader import ClipDataset
+from svfap.data import clip_dataset
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.manifest import Manifest
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.errors import UserError
@@ -389,8 +389,8 @@ def sources(runs: Runs) -> list[str]:
 
 def drawn_of(train: Any, config: Any, monkeypatch) -> tuple[list[int], dict[str, Any]]:
     """How often videos of each of two sources were opened for training, and what the run showed."""
-    opened, real = [], loader.open_video
-    monkeypatch.setattr(loader, "open_video", lambda path, fps: opened.append(path.name) or real(path, fps))
+    opened, real = [], clip_dataset.open_video
+    monkeypatch.setattr(clip_dataset, "open_video", lambda path, fps: opened.append(path.name) or real(path, fps))
     shown = observe_training(train, config)
     monkeypatch.undo()
     numbers = [int(name[1:3]) for name in opened]
@@ -567,8 +567,8 @@ def test_num_workers(kind, train, runs, monkeypatch, tmp_path):
 @BOTH_BUT_ONE_SLOW
 def test_cache_gb(kind, train, runs, monkeypatch):
     opened = []
-    real = loader.open_video
-    monkeypatch.setattr(loader, "open_video", lambda path, fps: opened.append(path) or real(path, fps))
+    real = clip_dataset.open_video
+    monkeypatch.setattr(clip_dataset, "open_video", lambda path, fps: opened.append(path) or real(path, fps))
     shown, counts = {}, {}
     for gigabytes in (0.0, 0.1):
         opened.clear()

@@ -17,7 +17,8 @@ import torch
 from svfap.bench.config import BenchConfig
 from svfap.bench.measure import LEAST, MOST, Rate, finish
 from svfap.console import silent
-from svfap.data.loader import Batch, BatchLoader, ClipDataset
+from svfap.data.clip_dataset import Batch, ClipDataset
+from svfap.data.loader import BatchLoader
 from svfap.data.prepared import read_dataset
 from svfap.data.shared_memory import BATCHES_AHEAD
 from svfap.data.video import write_video

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from svfap.console import track
 from svfap.data.augment import normalize
-from svfap.data.loader import BatchLoader, ClipDataset, make_loader, target_key
+from svfap.data.clip_dataset import ClipDataset, target_key
+from svfap.data.loader import BatchLoader, make_loader
 from svfap.data.manifest import Manifest
 from svfap.data.targets import is_annotated
 from svfap.errors import NotFinite, UserError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from svfap.data.loader import ClipDataset
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
 from svfap.experiments.runs import BASELINE, ExperimentRuns, Step, do_all

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from svfap.console import counted, say
 from svfap.data.augment import normalize
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.crops import fit_frames
-from svfap.data.loader import ClipDataset
 from svfap.data.rates import Clock
 from svfap.data.sources import read_sources
 from svfap.errors import UserError

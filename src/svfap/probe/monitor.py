@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from svfap.console import counted, say
-from svfap.data.loader import ClipDataset, make_loader
+from svfap.data.clip_dataset import ClipDataset
+from svfap.data.loader import make_loader
 from svfap.data.manifest import read_manifest
 from svfap.data.prepared import read_dataset
 from svfap.errors import UserError

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from svfap.console import counted, say, track
-from svfap.data.loader import ClipDataset, make_loader
+from svfap.data.clip_dataset import ClipDataset
+from svfap.data.loader import make_loader
 from svfap.data.prepared import say_crops
 from svfap.data.rates import FRAMES_NOTE, Clock, look_at_rates
 from svfap.device import pick_device

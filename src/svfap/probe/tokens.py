@@ -29,7 +29,8 @@ from torch import Tensor
 
 from svfap.console import track
 from svfap.data.augment import normalize
-from svfap.data.loader import ClipDataset, make_loader
+from svfap.data.clip_dataset import ClipDataset
+from svfap.data.loader import make_loader
 from svfap.device import PRECISIONS, pick_device, pick_precision
 from svfap.errors import UserError
 from svfap.files import file_digest, make_folder, recover_folder, replacing_folder, write_atomically
@@ -158,7 +159,7 @@ def read_features(
 ) -> dict[str, Tokens]:
     """Apply several readers to the same clips, which are decoded once.
 
-    batches: as of `svfap.data.loader`. folders: where the features of each reader are written and stay; without, in memory.
+    batches: as of `svfap.data.clip_dataset`. folders: where the features of each reader are written and stay; without, in memory.
     """
     dtype = PRECISIONS[pick_precision(precision, device)]
     stores = {name: _Store(None if folders is None else folders[name]) for name in readers}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from svfap.data.loader import ClipDataset
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.manifest import read_manifest
 from svfap.errors import UserError
 from svfap.evaluation.predictions import labelled_outputs

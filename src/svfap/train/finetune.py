@@ -14,8 +14,9 @@ from torch import Tensor
 
 from svfap.console import counted, say
 from svfap.data import augment
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.heads import NoLabels, read_heads
-from svfap.data.loader import BatchLoader, ClipDataset
+from svfap.data.loader import BatchLoader
 from svfap.data.manifest import Manifest
 from svfap.data.mixing import read_manifests, say_mixture
 from svfap.data.prepared import fold_folder, read_dataset

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from svfap.data import augment
-from svfap.data.loader import target_key
+from svfap.data.clip_dataset import target_key
 from svfap.data.manifest import Manifest
 from svfap.data.targets import all_targets, is_annotated, labelled_rows, require_values
 from svfap.device import send

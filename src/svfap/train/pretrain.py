@@ -12,7 +12,7 @@ from torch import Tensor
 
 from svfap.console import counted, say
 from svfap.data.augment import normalize
-from svfap.data.loader import ClipDataset
+from svfap.data.clip_dataset import ClipDataset
 from svfap.data.mixing import read_manifests, say_mixture
 from svfap.data.split import take_fraction
 from svfap.device import Upload

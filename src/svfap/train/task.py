@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from svfap.data.loader import BatchLoader, ClipDataset
+from svfap.data.clip_dataset import ClipDataset
+from svfap.data.loader import BatchLoader
 from svfap.data.manifest import Manifest
 from svfap.model.base import Model
 from svfap.train.config import TrainConfig
