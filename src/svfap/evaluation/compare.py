@@ -13,42 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from svfap.console import counted
-from svfap.data.prepared import read_dataset
 from svfap.errors import UserError
-from svfap.evaluation.confidence import (
-    FEW,
-    NUM_RESAMPLES,
-    SubjectScore,
-    bootstrap_p,
-    interval,
-    least_p,
-    subject_scores,
-)
-from svfap.evaluation.config import EVALUATION_FOLDER, FOLDS_FILE, CompareConfig
-from svfap.evaluation.folds import differing_settings, has_groups, metrics_in, missing_in, put_together, read_fold
+from svfap.evaluation.compared_runs import CommonRows, aligned, place_of_evaluation, read_run
+from svfap.evaluation.confidence import FEW, NUM_RESAMPLES, SubjectScore, bootstrap_p, interval, least_p
+from svfap.evaluation.config import CompareConfig
+from svfap.evaluation.folds import differing_settings
 from svfap.evaluation.metrics import write_metrics
-from svfap.evaluation.pool import evaluation_of, folds_of
-from svfap.evaluation.predictions import (
-    FRAMES_FILE,
-    GROUPS_FILE,
-    METRICS_FILE,
-    PREDICTIONS_FILE,
-    Drawn,
-    EvaluationPredictions,
-    drawn_units,
-    evaluated_heads,
-    group_table,
-    labelled_outputs,
-    read_predictions,
-    require_whole,
-    task_and_names,
-)
+from svfap.evaluation.predictions import EvaluationPredictions
 from svfap.evaluation.replication import SIGNIFICANCE, holm, row_estimate, table_differences
 from svfap.files import make_folder
 from svfap.metric_table import METRICS, SupervisedTask, interval_text, metric_heading, metric_keys, p_text
@@ -111,7 +86,7 @@ def compare_runs(runs: Mapping[str, Sequence[str | Path]], config: CompareConfig
     for folder in [folder for folders in rows.values() for folder in folders]:
         read[folder], lacking = read_run(folder)
         lacks += lacking
-    shared = _aligned(read, lacks, config.allow_incomplete)
+    shared = aligned(read, lacks, config.allow_incomplete)
     settings = _settings_that_differ(rows, read)
     metrics = _metrics(config.chosen, shared.task)
     scores = {name: [shared.scores(folder) for folder in folders] for name, folders in rows.items()}
@@ -152,53 +127,6 @@ def parse_rows(texts: Sequence[str]) -> dict[str, list[str]]:
     return rows
 
 
-def read_run(folder: Path) -> tuple[EvaluationPredictions, list[str]]:
-    """The predictions of a run on its test set, or of all folds of one; and what they lack, in sentences. Raises `UserError`."""
-    if (folder / FOLDS_FILE).is_file():
-        dataset = read_dataset(folds_of(folder)[1])
-        dataset.require_tests(folder)
-        places = {fold.name: evaluation_of(folder, fold) for fold in dataset.folds}
-        folds = {fold.name: read_fold(dataset, fold, places[fold.name]) for fold in dataset.folds}
-        lacking = [missing_in(f"{folder}, fold {name}", fold, places[name]) for name, fold in folds.items()]
-        try:
-            return put_together(folds), [*filter(None, lacking)]
-        except UserError as error:
-            raise UserError(f"{folder}: {error}") from None
-    place = _place(folder)
-    if not (place / PREDICTIONS_FILE).is_file():
-        if heads := evaluated_heads(folder):
-            listed = ", ".join(map(str, heads))
-            raise UserError(f"{folder}: has several heads; name the evaluation of one, of {listed}")
-        raise UserError(
-            f"{folder}: holds no {PREDICTIONS_FILE} of `svfap evaluate`, itself or in evaluation/; evaluate it first"
-        )
-    videos = read_predictions(place / PREDICTIONS_FILE)
-    known = task_and_names(videos)
-    if known is None or videos.empty:
-        raise UserError(
-            f"{place / PREDICTIONS_FILE}: has no labels or values to compare with; evaluate it on a labelled test set"
-        )
-    metrics, frames = metrics_in(place), None
-    if "num_expected" not in metrics:
-        raise UserError(f"{place / METRICS_FILE}: is not there or not that of an evaluation; evaluate the run again")
-    require_whole(place / PREDICTIONS_FILE, videos, ["path"], metrics.get("num_evaluated"))
-    if (file := place / FRAMES_FILE).is_file():
-        frames = read_predictions(file)
-        require_whole(file, frames, ["path", "frame"], metrics.get("frames", {}).get("num_samples"))
-    if not (place / GROUPS_FILE).is_file():
-        videos = videos.drop(columns="group", errors="ignore") if frames is None else videos.assign(group="")
-    found = EvaluationPredictions(
-        *known, videos, metrics["num_expected"], frames, source=str(folder), settings=metrics.get("settings", {})
-    )
-    return found, [*filter(None, [missing_in(str(folder), found, place)])]
-
-
-def _place(folder: Path) -> Path:
-    """Where the evaluation of a run is: in the folder itself, or in evaluation/."""
-    inner = folder / EVALUATION_FOLDER
-    return inner if not (folder / PREDICTIONS_FILE).is_file() and (inner / PREDICTIONS_FILE).is_file() else folder
-
-
 def _settings_that_differ(rows: Mapping[str, Sequence[Path]], read: Mapping[Path, EvaluationPredictions]) -> str:
     """In which settings of their evaluation rows differ, as text. Raises `UserError` where runs of one row differ."""
     for name, folders in rows.items():
@@ -207,35 +135,6 @@ def _settings_that_differ(rows: Mapping[str, Sequence[Path]], read: Mapping[Path
                 f"{name}: its runs were evaluated with other settings ({differing}); evaluate all with the same"
             )
     return differing_settings({name: read[folders[0]] for name, folders in rows.items()})
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """Predictions of all runs for the same videos, groups or frames, in the same order.
-
-    unit: what the N rows are. targets: (N,) or (N, K). outputs: folder -> (N, K). people: what a bootstrap draws. missing:
-    sentence about what was left out.
-    """
-
-    task: SupervisedTask
-    names: tuple[str, ...]
-    unit: str
-    targets: NDArray[Any]
-    outputs: Mapping[Path, NDArray[np.float64]]
-    people: Drawn
-    missing: str = ""
-
-    @property
-    def num_people(self) -> int:
-        return len(set(self.people.names))
-
-    def scores(self, folder: Path) -> dict[str, SubjectScore]:
-        """The scores of a run as sums over people."""
-        return subject_scores(self.targets, self.outputs[folder], self.people.names, self.names)
-
-    def hits(self, folder: Path) -> NDArray[np.bool_]:
-        """Which rows a run classifies rightly."""
-        return self.outputs[folder].argmax(axis=1) == self.targets
 
 
 def _check_rows(rows: Mapping[str, tuple[Path, ...]], reference: str | None) -> None:
@@ -249,70 +148,12 @@ def _check_rows(rows: Mapping[str, tuple[Path, ...]], reference: str | None) -> 
     folders = [folder for each in rows.values() for folder in each]
     first: dict[Path, Path] = {}
     for folder in folders:
-        if (same := first.setdefault(_place(folder).resolve(), folder)) is not folder:
+        if (same := first.setdefault(place_of_evaluation(folder).resolve(), folder)) is not folder:
             also = "" if same == folder else f", also as {same}"
             raise UserError(f"{folder}: is given twice{also}; each run can be compared once")
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of a run or an evaluation")
-
-
-def _scored(predictions: EvaluationPredictions) -> tuple[pd.DataFrame, str, list[str]]:
-    """The table that was scored, what its rows are, and the columns that tell them apart."""
-    if predictions.frames is not None:
-        return predictions.frames, "frame", ["path", "frame"]
-    if has_groups(predictions.videos):
-        return group_table(predictions), "group", ["group"]
-    return predictions.videos, "video", ["path"]
-
-
-def _aligned(read: Mapping[Path, EvaluationPredictions], lacks: Sequence[str], allow_incomplete: bool) -> _Shared:
-    """The rows that all runs have. lacks: what runs lack, in sentences. Raises `UserError` for runs of other test sets."""
-    (first, one), *others = read.items()
-    table, unit, keys = _scored(one)
-    indexed = {first: table.set_index(keys)}
-    for folder, other in others:
-        if (other.task, set(other.names)) != (one.task, set(one.names)):
-            raise UserError(
-                f"{folder}: predicts {', '.join(other.names)}, and {first} {', '.join(one.names)}; only runs with the same "
-                "classes or dimensions can be compared"
-            )
-        scored, kind, _ = _scored(other)
-        if kind != unit:
-            raise UserError(f"{folder}: scores {kind}s, and {first} {unit}s; evaluate both in the same way")
-        indexed[folder] = scored.set_index(keys)
-    common = indexed[first].index
-    for each in indexed.values():
-        common = common[common.isin(each.index)]
-    missing = ""
-    if lacks or any(len(each) != len(common) for each in indexed.values()):
-        sizes = ", ".join(f"{folder} {len(each)}" for folder, each in indexed.items())
-        missing = f"common to all: {counted(len(common), unit)} ({sizes})"
-        missing += "".join(f"; {text}" for text in lacks)
-        if not allow_incomplete or common.empty:
-            fix = (
-                "are these of one test set?"
-                if common.empty
-                else "evaluate all on the same ones, or give `allow_incomplete`"
-            )
-            raise UserError(f"the runs are not of the same {unit}s: {missing}; {fix}")
-    outputs, targets = {}, None
-    for folder, each in indexed.items():
-        chosen = each.loc[common].reset_index()
-        arrays = labelled_outputs(chosen, folder, one.task, one.names)
-        assert arrays is not None
-        truth, values = arrays.targets, arrays.outputs
-        if targets is not None and not np.allclose(truth, targets):
-            wrong = np.flatnonzero(~np.isclose(truth, targets).reshape(len(truth), -1).all(axis=1))[0]
-            raise UserError(
-                f"{folder}: has another label of {chosen[keys[0]][wrong]} than {first}; evaluate both with the same"
-            )
-        outputs[folder], targets = values, truth
-    people = drawn_units(indexed[first].loc[common].reset_index(), one.videos)
-    if len(set(people.names)) < 2:
-        raise UserError(f"{first}: a single {people.kind} is too few to compare")
-    assert targets is not None
-    return _Shared(one.task, tuple(one.names), unit, targets, outputs, people, missing)
 
 
 def _metrics(chosen: Sequence[str], task: SupervisedTask) -> list[str]:
@@ -328,7 +169,7 @@ def _compared(
     scores: Mapping[str, Sequence[Mapping[str, SubjectScore]]],
     reference: str,
     metrics: Sequence[str],
-    shared: _Shared,
+    shared: CommonRows,
 ) -> list[ComparedRow]:
     names, others = list(rows), [name for name in rows if name != reference]
     single = len(rows[reference]) == 1
@@ -404,7 +245,7 @@ def _table(rows: Sequence[ComparedRow], reference: str, metrics: Sequence[str]) 
     return pd.DataFrame(lines).fillna("")
 
 
-def _caption(rows: Sequence[ComparedRow], reference: str, shared: _Shared, settings: str) -> str:
+def _caption(rows: Sequence[ComparedRow], reference: str, shared: CommonRows, settings: str) -> str:
     """settings: those in which the evaluations of the rows differ."""
     number, people, drawn = len(shared.targets), shared.num_people, shared.people.kind
     parts = [f"Compared with {reference} on the same {counted(number, shared.unit)} of {counted(people, drawn)}"]
@@ -449,7 +290,7 @@ def _caption(rows: Sequence[ComparedRow], reference: str, shared: _Shared, setti
     return " ".join(f"{part[0].upper()}{part[1:]}." for part in parts)
 
 
-def _numbers(rows: Sequence[ComparedRow], reference: str, caption: str, shared: _Shared) -> dict[str, Any]:
+def _numbers(rows: Sequence[ComparedRow], reference: str, caption: str, shared: CommonRows) -> dict[str, Any]:
     """As in compare.json; what does not apply is null."""
     found = []
     for row in rows:
