@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 import svfap
-from svfap.data.manifest import Manifest, ManifestError, read_manifest
+from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.manifest_rows import ManifestError
 from svfap.data.split import take_fraction
 from svfap.train.config import FinetuneConfig, PretrainConfig
 from svfap.train.finetune import FinetuneTask, finetune

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svfap.data.manifest import Manifest, ManifestError, read_manifest
+from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.manifest_rows import ManifestError
 from svfap.data.split import carve_validation
 
 

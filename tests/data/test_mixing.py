@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from svfap.data.clip_dataset import ClipDataset
-from svfap.data.manifest import Manifest, ManifestError, Mixture
+from svfap.data.manifest import Manifest, Mixture
+from svfap.data.manifest_rows import ManifestError
 from svfap.data.mixing import read_manifests, say_mixture
 from svfap.data.order import sharded_batches
 from svfap.data.split import carve_validation, take_fraction

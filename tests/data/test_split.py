@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from svfap.data.manifest import Manifest, ManifestError, read_manifest
+from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.manifest_rows import ManifestError
 from svfap.data.split import Units, carve_validation, hold_out, units_of
 
 SEEDS = range(30)

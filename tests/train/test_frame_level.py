@@ -12,7 +12,8 @@ from sklearn.metrics import accuracy_score, recall_score
 
 import svfap
 from svfap.data.clip_dataset import ClipDataset
-from svfap.data.manifest import ManifestError, read_manifest
+from svfap.data.manifest import read_manifest
+from svfap.data.manifest_rows import ManifestError
 from svfap.data.targets import all_targets
 from svfap.errors import UserError
 from svfap.evaluation.config import EvaluateConfig

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import svfap
 from svfap.data import targets
-from svfap.data.manifest import ManifestError
+from svfap.data.manifest_rows import ManifestError
 from svfap.data.prepared import Fold, PreparedDataset
 from svfap.data.video import write_video
 from svfap.errors import UserError

@@ -16,7 +16,8 @@ import pandas as pd
 
 from svfap.crop.clips import FaceClip, write_clips
 from svfap.crop.config import CropConfig
-from svfap.data.manifest import CLIP_COLUMNS, SPAN_COLUMNS, Manifest, Sample
+from svfap.data.manifest import Manifest, Sample
+from svfap.data.manifest_rows import CLIP_COLUMNS, SPAN_COLUMNS
 from svfap.data.prepared import CROP_FILE, DATASET_FILE
 from svfap.data.sources import read_sources
 from svfap.errors import UserError

@@ -28,7 +28,8 @@ from svfap.crop.crop import (
     with_detector,
     write_crop_file,
 )
-from svfap.data.manifest import SPAN_COLUMNS, Manifest, Sample, read_whole_manifest
+from svfap.data.manifest import Manifest, Sample, read_whole_manifest
+from svfap.data.manifest_rows import SPAN_COLUMNS
 from svfap.data.prepared import (
     DATASET_FILE,
     Fold,

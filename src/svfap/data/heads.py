@@ -11,7 +11,8 @@ import numpy as np
 from svfap.console import counted, say
 from svfap.data.delimited import header_of
 from svfap.data.find import on_disk
-from svfap.data.manifest import Manifest, ManifestError, read_whole_manifest
+from svfap.data.manifest import Manifest, read_whole_manifest
+from svfap.data.manifest_rows import ManifestError
 from svfap.data.mixing import read_manifests
 from svfap.data.targets import labelled_rows
 from svfap.head_settings import about_head

@@ -12,15 +12,8 @@ import pandas as pd
 
 from svfap.console import counted, say
 from svfap.data.find import same_text
-from svfap.data.manifest import (
-    BOX_COLUMNS,
-    SPAN_COLUMNS,
-    TEXT_COLUMNS,
-    Manifest,
-    ManifestError,
-    Mixture,
-    read_manifest,
-)
+from svfap.data.manifest import Manifest, Mixture, read_manifest
+from svfap.data.manifest_rows import BOX_COLUMNS, SPAN_COLUMNS, TEXT_COLUMNS, ManifestError
 from svfap.weighted import WeightedPath
 
 

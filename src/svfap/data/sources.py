@@ -10,7 +10,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from svfap.data.find import is_left_out, missing, on_disk, walk
-from svfap.data.manifest import BOX_COLUMNS, SPAN_COLUMNS, Manifest, read_whole_manifest
+from svfap.data.manifest import Manifest, read_whole_manifest
+from svfap.data.manifest_rows import BOX_COLUMNS, SPAN_COLUMNS
 from svfap.data.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from svfap.errors import UserError
 from svfap.files import MANIFEST_SUFFIXES

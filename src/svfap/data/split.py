@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from svfap.console import say
 from svfap.data.find import same_text
-from svfap.data.manifest import Manifest, ManifestError
+from svfap.data.manifest import Manifest
+from svfap.data.manifest_rows import ManifestError
 from svfap.files import printable
 
 UNITS = {"subject": "subject", "group": "group", "source": "source", "path": "file"}  # column -> what it names

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from svfap.console import say, track
 from svfap.data.delimited import separator_of, split_line
 from svfap.data.find import on_disk, same_text
-from svfap.data.manifest import Manifest, ManifestError, Sample, integer, is_invalid, read_whole_manifest
+from svfap.data.manifest import Manifest, Sample, read_whole_manifest
+from svfap.data.manifest_rows import ManifestError, integer, is_invalid
 from svfap.data.video import VideoError, VideoSource
 from svfap.errors import UserError
 from svfap.files import file_digest

@@ -185,7 +185,7 @@ def _warn_of_frames(rows: Iterable[ClipRow], depth: int) -> None:
 
 
 def _adapt_to_table(dataset: Dataset, release: Release, table: Path) -> Dataset:
-    from svfap.data.manifest import RESERVED
+    from svfap.data.manifest_rows import RESERVED
 
     config: FolderConfig = release.config
     values, frame_files, split_column = _listed(config.value_columns), config.frame_values_column, config.split_column
@@ -277,7 +277,7 @@ def _listed(names: list[str] | str | None) -> tuple[str, ...]:
 
 def _sorted(names: Iterable[str | None]) -> tuple[str, ...]:
     """Distinct names, in numerical order if all are numbers; says which differ only in case."""
-    from svfap.data.manifest import same_up_to_case
+    from svfap.data.manifest_rows import same_up_to_case
 
     distinct = sorted({name for name in names if name})
     for alike in same_up_to_case(distinct):

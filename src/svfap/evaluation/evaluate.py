@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from svfap.console import counted, say, silent
 from svfap.data.clip_dataset import ClipDataset
 from svfap.data.heads import NoLabels, with_labels
-from svfap.data.manifest import LabelError, Manifest, read_manifest, read_whole_manifest
+from svfap.data.manifest import Manifest, read_manifest, read_whole_manifest
+from svfap.data.manifest_rows import LabelError
 from svfap.data.prepared import read_dataset, say_crops
 from svfap.data.rates import FRAMES_NOTE, Clock, look_at_rates
 from svfap.data.targets import all_targets, frame_values_digest, require_values, with_frame_values

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from svfap.console import counted, silent
 from svfap.data.heads import read_heads
-from svfap.data.manifest import BOX_COLUMNS, SPAN_COLUMNS, Manifest
+from svfap.data.manifest import Manifest
+from svfap.data.manifest_rows import BOX_COLUMNS, SPAN_COLUMNS
 from svfap.data.mixing import read_manifests
 from svfap.data.prepared import read_dataset
 from svfap.data.split import carve_validation, take_fraction

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from svfap.console import counted, say
-from svfap.data.manifest import TEXT_COLUMNS, Manifest
+from svfap.data.manifest import Manifest
+from svfap.data.manifest_rows import TEXT_COLUMNS
 from svfap.data.prepared import in_crops, say_crops
 from svfap.data.sources import read_sources
 from svfap.errors import UserError

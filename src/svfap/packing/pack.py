@@ -19,7 +19,8 @@ import pandas as pd
 
 from svfap.console import track
 from svfap.data.find import manifests_in, on_disk
-from svfap.data.manifest import BOX_COLUMNS, Manifest, read_whole_manifest
+from svfap.data.manifest import Manifest, read_whole_manifest
+from svfap.data.manifest_rows import BOX_COLUMNS
 from svfap.data.packed import INDEX_FILE, SHARDS, merge_indexes, open_index, pack_of
 from svfap.data.prepared import (
     CROP_FILE,

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from svfap.data.manifest import TEXT_COLUMNS, LabelError, Manifest, ManifestError, read_manifest
+from svfap.data.manifest import Manifest, read_manifest
+from svfap.data.manifest_rows import TEXT_COLUMNS, LabelError, ManifestError
 from svfap.data.prepared import PreparedDataset, read_dataset
 from svfap.data.split import units_of
 from svfap.data.targets import frame_dimensions, with_frame_values
