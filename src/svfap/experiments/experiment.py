@@ -216,8 +216,8 @@ def study_caption(study: Study, results: Results, lines: Sequence[Line]) -> str:
         what = f"in brackets 95% intervals over pre-trainings and {'people' if known else 'units'}"
         parts.append(
             f"Mean over all, {what}. Differences are to the reference row, {reference}, paired by seed and test clips; p is "
-            "after Holm's correction for the rows of a reader, and for the trivial baselines (chance, pixels, untrained). No "
-            "difference shown: p is not below 0.05, which does not mean that there is none."
+            "after Holm's correction for the rows of a reader, and for the trivial baselines (chance, pixels, untrained), and "
+            "intervals are not corrected. No difference shown: p is not below 0.05, which does not mean that there is none."
         )
     if any(row.pretrain is None for row in results.rows):
         parts.append(

@@ -55,7 +55,7 @@ class ProbeConfig(ClockSettings, DeviceSettings, SourceSettings):
 
     kind: str | list[str] = field(default_factory=lambda: ["linear", "knn"])
     """Readers: linear (ridge regression), knn (nearest neighbours by cosine), attentive (one cross-attention block with a
-    learned query over all tokens, as in V-JEPA 2). Several as [linear, attentive, knn]."""
+    learned query over all tokens, as in V-JEPA). Several as [linear, attentive, knn]."""
     features: str | list[str] = field(default_factory=lambda: ["last", "fused", "tokens"])
     """Features that linear and knn read: last (mean of the last stage, which fine-tuning reads), fused (mean of the fused
     stages), tokens (all tokens of the fused stages; linear only), stages (mean of each stage)."""

@@ -137,7 +137,7 @@ def knn_probe(
 
 
 class AttentiveReader(nn.Module):
-    """V-JEPA 2's attentive probe (Assran et al., 2025): one learned query attends to all tokens, then a linear head.
+    """V-JEPA's attentive probe (Bardes et al., 2024): one learned query attends to all tokens, then a linear head.
 
     One cross-attention block: layer norm of the tokens, multi-head attention, a residual MLP. num_heads: a divisor of dim.
     Since the query is the same for all clips, keys and values need not be computed: each head compares the tokens with one
