@@ -260,7 +260,7 @@ def test_scores_by_a_column_are_those_of_its_videos(models, faces, tmp_path):
 
 
 def test_too_many_values_are_refused(models, faces, tmp_path, monkeypatch):
-    monkeypatch.setattr("svfap.evaluation.evaluate.MOST_VALUES", 5)
+    monkeypatch.setattr("svfap.evaluation.evaluation_set.MOST_VALUES", 5)
     with pytest.raises(UserError, match="column 'path' of .* has 14 values, more than 5"):
         run(models / "a", faces / "test.csv", tmp_path / "out", score_by="path")
     assert len(read_manifest(faces / "test.csv")) == 14

@@ -23,7 +23,8 @@ from svfap.evaluation.config import (
     models_of_folds,
     require_folds,
 )
-from svfap.evaluation.evaluate import evaluate, provenance
+from svfap.evaluation.evaluate import evaluate
+from svfap.evaluation.evaluation_set import provenance
 from svfap.evaluation.folds import score_folds
 from svfap.evaluation.metrics import flat_intervals, flat_scores, read_metrics, write_metrics
 from svfap.evaluation.predictions import FRAMES_FILE, METRICS_FILE, PREDICTIONS_FILE, UNREADABLE_FILE
@@ -42,7 +43,7 @@ from svfap.weights.exported import fingerprint_of, load_for_inference
 from svfap.weights.folder import has_model
 
 RESULTS_FILE = "results.json"
-# What `svfap.evaluation.evaluate.provenance` names, for messages.
+# What `svfap.evaluation.evaluation_set.provenance` names, for messages.
 PROVENANCE = {
     "weights": "weights",
     "manifest_digest": "labels (the manifest has changed)",
