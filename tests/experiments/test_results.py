@@ -23,7 +23,7 @@ from svfap.experiments.config import ExperimentConfig
 from svfap.experiments.experiment import experiment, experiment_runs
 from svfap.experiments.results import Line, Results
 from svfap.experiments.runs import BASELINE
-from svfap.experiments.studies import STUDIES
+from svfap.experiments.studies import STUDIES, Reported
 from svfap.train.config import FinetuneConfig
 from svfap.view.figures.studies import Bar, study_figure
 
@@ -101,6 +101,7 @@ def test_a_true_difference_is_shown_and_others_are_not(prepared, tmp_path, monke
     assert verdicts["90%"] == "" and cells["difference to 90%"]["90%", "fine-tuning"] == "reference"
     assert cells["difference to 90%"]["75%", "fine-tuning"].startswith("−")
     assert cells["paper: UAR / WAR, %"]["90%", "fine-tuning"] == "62.63 / 74.81"
+    assert Reported(21, 30).scores_text == "about 21 / 30"  # read off a figure
     for suffix in ("md", "csv", "tex", "png"):
         assert (tmp_path / f"masking.{suffix}").stat().st_size > 500
 

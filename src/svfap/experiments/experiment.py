@@ -171,7 +171,7 @@ def study_table(
         cell |= costs[line.row] if row is not None else dict.fromkeys(COST_COLUMNS, "")
         paper = Reported() if row is None else row.paper
         if any(other.paper.scores for other in rows.values()):
-            cell["paper: UAR / WAR, %"] = f"{paper.uar:.2f} / {paper.war:.2f}" if paper.scores else ""
+            cell["paper: UAR / WAR, %"] = paper.scores_text
         if any(other.paper.costs for other in rows.values()):
             cell["paper: M, G, G"] = ", ".join("–" if c is None else f"{c:g}" for c in paper.costs)
         cells.append(cell | (further[line.row] if row is not None else {}))

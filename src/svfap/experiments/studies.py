@@ -19,7 +19,7 @@ Settings = Mapping[str, Any]
 class Reported(NamedTuple):
     """The paper's numbers for one row: SVFAP-B on fold 1 of DFEW. None: not reported.
 
-    uar, war: percent. parameters: millions. finetune, pretrain: multiply-adds for one clip, in units of 10⁹.
+    uar, war: percent; int: read off a figure. parameters: millions. finetune, pretrain: multiply-adds for one clip, in units of 10⁹.
     """
 
     uar: float | None = None
@@ -32,6 +32,13 @@ class Reported(NamedTuple):
     def scores(self) -> dict[str, float]:
         """Metric -> value as a fraction, as `svfap evaluate` writes them."""
         return {name: value / 100 for name, value in (("uar", self.uar), ("war", self.war)) if value is not None}
+
+    @property
+    def scores_text(self) -> str:
+        """UAR and WAR for a table, which says where they are read off a figure; empty where none is reported."""
+        if not self.scores:
+            return ""
+        return f"about {self.uar} / {self.war}" if isinstance(self.uar, int) else f"{self.uar:.2f} / {self.war:.2f}"
 
     @property
     def costs(self) -> tuple[float | None, ...]:
