@@ -19,7 +19,8 @@ Settings = Mapping[str, Any]
 class Reported(NamedTuple):
     """The paper's numbers for one row: SVFAP-B on fold 1 of DFEW. None: not reported.
 
-    uar, war: percent; int: read off a figure. parameters: millions. finetune, pretrain: multiply-adds for one clip, in units of 10⁹.
+    uar, war: percent; int: read off a figure. parameters: millions. finetune, pretrain: multiply-adds for one clip, in
+    units of 10⁹.
     """
 
     uar: float | None = None
