@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from svfap.data.video import write_video
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NAMES = ["happy", "sad", "surprise"]
 ALLOWED = ("#", *(f"data:{kind};base64," for kind in ("image/png", "image/jpeg", "video/mp4")))
 LABELS, PREDICTED = [0, 0, 0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1, 2, 0]

@@ -6,12 +6,12 @@ import base64
 import hashlib
 import html
 import json
-import shutil
 import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
+from pages import CHROMIUM
 
 from svfap.data.video import write_video
 from svfap.predict.page import write_affect_page
@@ -103,8 +103,7 @@ def rows(track, starts, values) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
+    if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: the page is not tried in a browser")
     folder = tmp_path_factory.mktemp("page")
     write_video(folder / "a.mp4", [np.full((48, 48, 3), 4 * i, np.uint8) for i in range(50)], 5)
@@ -124,7 +123,7 @@ def seen(tmp_path_factory):
         "<title>", f"<script>{WATCH}</script><title>", 1
     )
     (folder / "tried.html").write_text(text.replace("</body>", f"<script>{PROBE}</script></body>"))
-    command = [browser, *FLAGS, f"--user-data-dir={folder / 'profile'}", (folder / "tried.html").as_uri()]
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", (folder / "tried.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert '<pre id="seen">' in done.stdout, done.stderr[-2000:]
     return json.loads(html.unescape(done.stdout.split('<pre id="seen">')[1].split("</pre>")[0]))

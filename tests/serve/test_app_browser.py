@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
+from pages import CHROMIUM
 from playwright.sync_api import sync_playwright
 
 from svfap.data.video import write_video
@@ -18,7 +18,6 @@ from svfap.serve.api import make_app
 from svfap.serve.config import AppConfig
 
 TOKEN = "a token of the tests"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 LATE_MS = 60_000
 

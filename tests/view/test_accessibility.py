@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from pages import CHROMIUM
 from playwright.sync_api import sync_playwright
 
 from svfap.predict.page import write_affect_page
 from svfap.view.page import Section, write_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 TIMES = np.arange(40) / 10
 ROWS = {"video": "a.mp4", "track": np.repeat([1, 2], 20), "start_s": TIMES, "end_s": TIMES + 0.1}
