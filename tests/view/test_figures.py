@@ -73,12 +73,12 @@ def test_scatter_holds_points_scores_and_one_panel_a_dimension():
 def test_loss_curves_hold_the_log(first_epoch):
     figure = loss_curves([{**record, "epoch": record["epoch"] + first_epoch} for record in RECORDS])
     loss, validation, rate = figure.axes
-    np.testing.assert_allclose(line(loss, "training loss"), [[0.5, 9], [1, 2], [1.5, 1]])
-    np.testing.assert_allclose(line(loss, "validation loss"), [[1, 1.25]])
+    np.testing.assert_allclose(line(loss, "training"), [[0.5, 9], [1, 2], [1.5, 1]])
+    np.testing.assert_allclose(line(loss, "validation"), [[1, 1.25]])
     np.testing.assert_allclose(line(validation, "UAR"), [[1, 60]])
     np.testing.assert_allclose(line(validation, "WAR"), [[1, 25]])
     np.testing.assert_allclose(rate.get_lines()[0].get_ydata(), [1e-3, 2e-3, 1e-3])
-    assert legend_texts(figure) == ["training loss", "validation loss", "learning rate", "UAR", "WAR"]
+    assert legend_texts(figure) == ["training", "validation", "learning rate", "UAR", "WAR"]
     assert validation.get_ylabel() == "Validation, %"
 
 

@@ -87,9 +87,9 @@ def loss_curves(records: Records, title: str = "") -> Figure:
     if smooth is not None:
         axes.plot(x, losses, color=PALETTE[0], linewidth=0.8, alpha=0.25)
     marker = "o" if len(losses) <= 12 else None
-    axes.plot(x, losses if smooth is None else smooth, PALETTE[0], marker=marker, label="training loss")
+    axes.plot(x, losses if smooth is None else smooth, PALETTE[0], marker=marker, label="training")
     if any("loss" in r for r in log.validation):
-        axes.plot(*log.metric("loss"), PALETTE[5], marker="o", label="validation loss")
+        axes.plot(*log.metric("loss"), PALETTE[5], marker="o", label="validation")
     axes.set(xlabel="Epoch", ylabel="Loss")
     rates = np.array([r.get("lr", np.nan) for r in log.train], dtype=float)
     handles, names = axes.get_legend_handles_labels()
@@ -102,7 +102,8 @@ def loss_curves(records: Records, title: str = "") -> Figure:
         twin.set_ylabel("Learning rate", color=MUTED)
         twin.ticklabel_format(style="sci", scilimits=(0, 0), axis="y")
         twin.yaxis.get_offset_text().set(fontsize=8, color=MUTED)
-    axes.legend(handles, names)
+    # Above the plot, where it hides none of the lines of two scales.
+    axes.legend(handles, names, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=len(names), borderaxespad=0)
     for axes in more:
         for k, metric in enumerate(metrics):
             axes.plot(*log.metric(metric), PALETTE[k], marker="o", label=metric_name(metric))
