@@ -67,7 +67,7 @@ CATALOGUE = (
 
 
 def is_of_authors(name: str) -> bool:
-    """Whether a name is written as those of the authors' files, which no owner on the Hugging Face Hub has."""
+    """Whether a name is written as those of the authors' files; it is not looked up on the Hub, as hf://authors/NAME is."""
     return name.startswith(f"{AUTHORS}/")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from svfap.console import counted, say
 from svfap.data import augment
-from svfap.data.clip_dataset import ClipDataset
+from svfap.data.clip_dataset import Batch, ClipDataset
 from svfap.data.heads import NoLabels, read_heads
 from svfap.data.loader import BatchLoader
 from svfap.data.manifest import Manifest
@@ -45,7 +45,7 @@ from svfap.train.optim import parameter_groups
 from svfap.train.parallel import run_all
 from svfap.train.resolve import check_run, fold_configs, resolve
 from svfap.train.run_folder import RunFolder
-from svfap.train.task import Batch, TrainingTask, TrainResult
+from svfap.train.task import TrainingTask, TrainResult
 from svfap.train.trainable import Trainable
 from svfap.weighted import WeightedPath, named, weighted_paths
 

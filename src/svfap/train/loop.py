@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from svfap.console import console, counted, progress_bar, say
+from svfap.data.clip_dataset import Batch
 from svfap.data.loader import Batches, BatchLoader
 from svfap.data.shared_memory import require_room, worker_errors, workers_with_room
 from svfap.device import GRAPHS, Upload, compile_mode, make_accelerator, peak_bytes
@@ -30,7 +31,7 @@ from svfap.train.run_data import run_data
 from svfap.train.run_folder import RunFolder, TrainState
 from svfap.train.saving import BesideTraining
 from svfap.train.stop import StopRequest, stop_request
-from svfap.train.task import Batch, TrainingTask, TrainResult
+from svfap.train.task import TrainingTask, TrainResult
 from svfap.train.tracking import Outcome, Tracking
 from svfap.train.trainable import count_parameters, plain_weights
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from svfap.console import counted, say
 from svfap.data.augment import normalize
-from svfap.data.clip_dataset import ClipDataset
+from svfap.data.clip_dataset import Batch, ClipDataset
 from svfap.data.mixing import read_manifests, say_mixture
 from svfap.data.split import take_fraction
 from svfap.device import Upload
@@ -30,7 +30,7 @@ from svfap.train.parallel import num_workers
 from svfap.train.processes import processes_here
 from svfap.train.resolve import check_run, resolve
 from svfap.train.run_folder import RunFolder
-from svfap.train.task import Batch, TrainingTask, TrainResult
+from svfap.train.task import TrainingTask, TrainResult
 from svfap.train.tracking import Picture
 from svfap.weighted import named, weighted_paths
 

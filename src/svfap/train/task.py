@@ -1,4 +1,4 @@
-"""What the training loop asks of a task, which pre-training and fine-tuning are, and what it returns."""
+"""What the training loop asks of a task, which pre-training and fine-tuning are, and what a training returns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from svfap.data.clip_dataset import ClipDataset
+from svfap.data.clip_dataset import Batch, ClipDataset
 from svfap.data.loader import BatchLoader
 from svfap.data.manifest import Manifest
 from svfap.model.base import Model
@@ -20,8 +20,6 @@ from svfap.train.tracking import Picture
 
 if TYPE_CHECKING:
     from svfap.evaluation.pool import PooledResults
-
-Batch = dict[str, Any]
 
 
 class TrainingTask:
