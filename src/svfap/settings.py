@@ -352,8 +352,9 @@ def require_model(model: str, field: str = "model", fix: str = "") -> None:
     """Raise `UserError` unless `model` is an existing path or a repository on the Hub (owner/name), in cache or reachable.
 
     The name of a model that comes with the package is one, whatever lies in the current folder (`./NAME` is a folder there).
-    A name whose parent is a local folder is a path, and one of the authors' files begins with authors/: a typing error in these is
-    reported without asking the Hub, which has `HUB_TIMEOUT_S` to answer. field: the setting that names the model. fix: what to do if there is none.
+    A name whose parent is a local folder is a path, and one that begins with authors/ is of a file of the authors: a typing error
+    in these is reported without asking the Hub, which has `HUB_TIMEOUT_S` to answer. field: the setting that names the model.
+    fix: what to do if there is none.
     """
     path, end = Path(model), f"; {fix}" if fix else ""
     if local_model(model) is not None:
