@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from svfap.catalogue import CATALOGUE, entry_of_file, published
+from svfap.catalogue import CATALOGUE, entry_of_file, is_of_authors, published
 from svfap.errors import UserError
 
 SHIPPED = Path(__file__).parent / "models"
@@ -70,7 +70,8 @@ def did_you_mean(name: str) -> str:
     """The end of a message about a model that is not there: how to get one of the catalogue, or a similar name."""
     if (entry := published(name)) is not None:
         return f"; it does not come with SVFAP: `svfap models {entry.name}` says where to get it"
-    similar = get_close_matches(name.lower(), (*list_models(), *(entry.name for entry in CATALOGUE)), n=1)
+    known = [entry.name for entry in CATALOGUE] if is_of_authors(name) else []
+    similar = get_close_matches(name.lower(), [*list_models(), *known], n=1)
     if not similar:
         return ""
     what = "which comes with SVFAP" if similar[0] in list_models() else "which `svfap models` lists"

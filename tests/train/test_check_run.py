@@ -98,6 +98,7 @@ def test_initial_weights_that_the_hub_lacks(manifest, tmp_path, monkeypatch):
     def no_answer(url, timeout):
         raise OSError("no network")
 
+    monkeypatch.chdir(tmp_path)  # where no folder runs is
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", no_answer)
     message = r"^init=runs/voxceleb2: no such folder, and not available on the Hub \(no network\); .*--init null"
     with pytest.raises(UserError, match=message):

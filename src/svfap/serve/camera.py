@@ -97,7 +97,11 @@ class Cameras:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # Not `gather`: cancelled meanwhile, it raises the cancellation of a task in place of its own.
+            ended, _ = await asyncio.wait(tasks)
+            for task in ended:
+                if not task.cancelled():
+                    task.exception()  # looked at, so that nothing is said of it
 
     def _read(self, live: Any, data: bytes, time_s: float) -> dict[str, Any]:
         began = time.perf_counter()
