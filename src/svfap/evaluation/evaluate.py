@@ -34,7 +34,7 @@ from svfap.view.figures.base import save_figure
 from svfap.view.figures.scores import confusion_matrix, regression_scatter
 from svfap.view.tables import write_table
 from svfap.weights.described import require_names
-from svfap.weights.exported import ExportedModel, load_for_inference
+from svfap.weights.exported import load_for_inference
 
 
 class Evaluation(NamedTuple):
@@ -179,12 +179,12 @@ def _evaluate(test: EvaluationSet, models: Sequence[AnyModel], accelerator: Acce
     return Evaluation(out, metrics, dict(predictions.unreadable))
 
 
-def _load(name: str, device: torch.device) -> Perceiver | ExportedModel:
+def _load(name: str, device: torch.device) -> AnyModel:
     """A model that can be evaluated, on the device. Raises `UserError`."""
     model = load_for_inference(name).to(device).eval()
     if model.config.task not in ("classification", "regression", "multitask"):
         raise UserError(f"{name}: is a {model.config.task} model; only classification and regression can be evaluated")
-    assert isinstance(model, Perceiver | ExportedModel)
+    assert isinstance(model, AnyModel)
     require_names(name, model.config)
     if not all(shape.label_names for shape in model.config.outputs.values()):
         raise UserError(
@@ -198,7 +198,7 @@ def _clock(config: EvaluateConfig, shape: ModelConfig) -> Clock:
 
 
 def _predict(
-    model: Perceiver | ExportedModel,
+    model: AnyModel,
     config: EvaluateConfig,
     videos: Manifest,
     mapped: LabelMap | None,

@@ -239,8 +239,9 @@ def _one_by_one(title: str, runs: ExperimentRuns, steps: Sequence[Step], num_row
     clock = Clock()
     for step in steps:
         if step in left:
-            row = f"row {step.row} of {num_rows}, pre-training {step.pretraining} of {len(runs.seeds)}"
-            where = row if step.row else "trivial baselines"
+            where = "trivial baselines"
+            if step.row:
+                where = f"row {step.row} of {num_rows}, pre-training {step.pretraining} of {len(runs.seeds)}"
             say(f"{title}: {where}, {clock.left([each.run for each in left])} ({step.run.out.name})")
         began = time.monotonic()
         # What is there is only checked, without the messages of a training.
