@@ -285,10 +285,7 @@ def measured(model: MaskedAutoencoder, parts: Mapping[str, Part], seed: int) -> 
         read = linear_probe(fit.of_clips(name), labels, people, test.of_clips(name), num_classes=len(CLASSES))
         found[f"linear, {name}"] = uar(read[None], scored)
     tokens = fit.of_clips("tokens", flat=False), test.of_clips("tokens", flat=False)
-    read = attentive_probe(
-        tokens[0], labels, people, tokens[1], num_classes=len(CLASSES), num_heads=4, rates=(1e-3, 3e-3), decays=(0.05,),
-        epochs=20, seeds=(seed,),
-    )  # fmt: skip
+    read = attentive_probe(tokens[0], labels, people, tokens[1], num_classes=len(CLASSES), seeds=(seed,))
     found["attentive"] = uar(read, scored)
     x, y = (each.of_clips("last") for each in (fit, test))
     for fact, values in train.facts.items():

@@ -123,8 +123,6 @@ class Settings:
     tune_rates: tuple[float, ...] = (5e-4, 2e-3)
     weight_decay: float = 0.05
     videos: int = 2000
-    epochs: int = 40
-    probe_rates: tuple[float, ...] = (1e-3, 3e-3)
 
 
 @dataclass(frozen=True)
@@ -262,9 +260,7 @@ def by_step(fit_x: Array, test_x: Array, corpus: Corpus, fit: Array, read: Calla
     return np.column_stack([found, classes[:, 1] - classes[:, 0]]).reshape(len(test_x), STEPS, -1)
 
 
-def probed(
-    model: MaskedAutoencoder, corpus: Corpus, fit: Array, test: Array, reader: str, settings: Settings, seed: int
-) -> Array:
+def probed(model: MaskedAutoencoder, corpus: Corpus, fit: Array, test: Array, reader: str, seed: int) -> Array:
     """The outputs of a linear or an attentive probe for the test clips, (N, 4, 5)."""
     clips = corpus.clips[np.concatenate([fit, test])]
     found = read_tokens(model, clips, sets=("tokens",), device="cpu", precision="fp32", batch_size=64)
@@ -277,10 +273,7 @@ def probed(
     def read(x: Array, y: Array, people: Array, queries: Array, num_classes: int | None) -> Array:
         if reader in AREAS:
             return linear_probe(x, y, people, queries, num_classes=num_classes)
-        return attentive_probe(
-            x, y, people, queries, num_classes=num_classes, num_heads=4, rates=settings.probe_rates,
-            decays=(settings.weight_decay,), epochs=settings.epochs, seeds=(seed,),
-        )[0]  # fmt: skip
+        return attentive_probe(x, y, people, queries, num_classes=num_classes, seeds=(seed,))[0]
 
     return by_step(tokens[: len(fit)], tokens[len(fit) :], corpus, fit, read)
 
@@ -438,7 +431,7 @@ def run(name: str, seed: int, fold: int, readers: Sequence[str], folder: Path, s
             steps = settings.tune_steps + (settings.steps if condition.whole else 0)
             result["chosen"]["rate"], outputs = best_tuned(model, corpus, fit, test, steps, settings, own_seed)
         else:
-            outputs = probed(model, corpus, fit, test, reader, settings, own_seed)
+            outputs = probed(model, corpus, fit, test, reader, own_seed)
         result["cpu seconds"][reader] = time.process_time() - start
         frames = frame_table(corpus, test, outputs)
         result["readers"][reader] = {
@@ -490,7 +483,7 @@ def about(out: Path, names: Sequence[str], split: str | None = None, folds: Sequ
     settings = results[0]["settings"]
     lines = [
         "Real faces, teacher labels (not human ones). Pre-training: {steps} updates; fine-tuning: {tune_steps} updates for each "
-        "of the rates {tune_rates}; {batch_size} clips each. Attentive probe: {epochs} epochs.".format(**settings)
+        "of the rates {tune_rates}; {batch_size} clips each.".format(**settings)
     ]
     for (name, reader), by_level in runs.items():
         frames, windows = (by_level[level][0] for level in ("frames", "windows"))
@@ -586,7 +579,6 @@ def main() -> None:
         "--tune_rates", nargs="+", type=float, default=Settings.tune_rates, help="of fine-tuning, to choose from"
     )
     parser.add_argument("--videos", type=int, default=Settings.videos, help="synthetic videos, and pieces of real ones")
-    parser.add_argument("--epochs", type=int, default=Settings.epochs, help="of the attentive probe")
     parser.add_argument("--readers", nargs="+", choices=READERS, help="default: all")
     parser.add_argument("--folds", nargs="+", type=int, choices=FOLDS, default=FOLDS, help="default: all")
     parser.add_argument("--split", help="with --table: show the scores of this split's people alone")
@@ -611,7 +603,6 @@ def main() -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
         settings = Settings(
             steps=args.steps, tune_steps=args.tune_steps, tune_rates=tuple(args.tune_rates), videos=args.videos,
-            epochs=args.epochs,
         )  # fmt: skip
         rest = (args.readers or READERS, args.corpus, settings, args.out)
         wanted = [(n, s, f, *rest) for s, n, f in product(range(args.seeds), names, args.folds)]

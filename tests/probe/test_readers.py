@@ -193,6 +193,30 @@ def test_attentive_reads_values_and_leaves_the_random_state_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("number, epochs", [(64, 2500), (640, 250), (65, 1250), (64 * 200, 20)])
+def test_attentive_trains_for_enough_steps_however_few_samples_there_are(number, epochs, monkeypatch):
+    def record(*args, epochs, **how):
+        lengths.append(epochs)
+        return np.ones((len(args[5]), 2))
+
+    lengths = []
+    monkeypatch.setattr(readers, "_fit_attentive", record)
+    x, labels = np.random.default_rng(0).normal(size=(number, 1, 2)), np.arange(number) % 2
+    attentive_probe(x, labels, np.arange(number) // 2, x[:3])
+    assert set(lengths) == {epochs}
+
+
+def test_attentive_passes_over_a_rate_with_which_its_training_diverges():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(12), 8)
+    tokens, labels = tokens_with_a_sign(rng, groups)
+    how = dict(decays=(0.1,), epochs=2)
+    one, both = (
+        attentive_probe(tokens, labels, groups, tokens[:5], rates=rates, **how) for rates in ((1e-3,), (1e30, 1e-3))
+    )
+    np.testing.assert_array_equal(one, both)
+
+
 def test_the_attentive_reader_is_one_cross_attention_block_with_one_query():
     torch.manual_seed(0)
     reader = AttentiveReader(16, 4, 3).double()

@@ -14,6 +14,9 @@ from svfap.settings import ClockSettings, DeviceSettings, SourceSettings, requir
 KINDS = ("linear", "attentive", "knn")
 SETS = ("last", "fused", "tokens", "stages")
 PROBE_FOLDER, PROBE_FILE = "probe", "probe.json"
+# Of the attentive reader: learning rates and weight decays that are tried, and the least length of its training.
+RATES, DECAYS = (1e-3, 3e-3, 1e-2), (0.1, 1.0)
+EPOCHS, MIN_STEPS = 20, 2500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +69,11 @@ class ProbeConfig(ClockSettings, DeviceSettings, SourceSettings):
 
     neighbours: int | None = None
     """Number of neighbours of knn; default: chosen from 5, 10, 20 and 50 on held-out people of the training part."""
-    attentive_epochs: int = 20
-    """Epochs that each attentive reader is trained for."""
-    attentive_rates: list[float] = field(default_factory=lambda: [1e-4, 3e-4, 1e-3])
+    attentive_epochs: int | None = None
+    """Epochs that each attentive reader is trained for; default: 20, or as many as give 2,500 steps of 64 samples."""
+    attentive_rates: list[float] = field(default_factory=lambda: list(RATES))
     """Learning rates that are tried; the best on held-out people of the training part is used."""
-    attentive_decays: list[float] = field(default_factory=lambda: [0.01, 0.1])
+    attentive_decays: list[float] = field(default_factory=lambda: list(DECAYS))
     """Weight decays that are tried with each learning rate."""
     num_seeds: int = 1
     """Attentive readers trained with the chosen settings; a score is the mean of their scores."""

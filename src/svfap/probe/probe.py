@@ -31,7 +31,7 @@ from svfap.model.base import Model
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
 from svfap.model.layers import steps_to_frames
-from svfap.probe.config import PROBE_FILE, ProbeConfig
+from svfap.probe.config import EPOCHS, MIN_STEPS, PROBE_FILE, ProbeConfig
 from svfap.probe.parts import Parts, read_parts, require_classes
 from svfap.probe.readers import attentive_probe, knn_probe, linear_probe
 from svfap.probe.tokens import FeatureCache, Tokens, data_digest, encode, encoder_digest, read_pixels, untrained_encoder
@@ -428,7 +428,9 @@ def _caption(
         text += f" Scores are {what}."
     if "attentive" in config.kinds:
         seeds = f"means of {config.num_seeds} readers, " if config.num_seeds > 1 else ""
-        text += f" Attentive: {seeds}trained for {config.attentive_epochs} epochs."
+        epochs = config.attentive_epochs
+        length = f"{epochs} epochs" if epochs else f"at least {EPOCHS} epochs and {MIN_STEPS:,} steps"
+        text += f" Attentive: {seeds}trained for {length}."
     text += " Untrained: the same encoder with random weights (seed 0), whose differences are paired."
     if any("within_people" in key for by_key in scores.values() for key in by_key):
         text += " Within people: each person's mean is subtracted from values and outputs."

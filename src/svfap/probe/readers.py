@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from svfap.errors import UserError
 from svfap.evaluation.confidence import subject_scores
 from svfap.model.layers import CrossAttention, Mlp, layer_norm, normed
+from svfap.probe.config import DECAYS, EPOCHS, MIN_STEPS, RATES
 
 Array = NDArray[Any]
 Values = NDArray[np.float64]
@@ -151,12 +152,14 @@ class AttentiveReader(nn.Module):
         self.attention = CrossAttention(dim, num_heads)
         self.mlp = Mlp(dim, 4 * dim, dim)
         self.head = nn.Linear(dim, num_outputs)
-        nn.init.trunc_normal_(self.query, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                # Not a fixed 0.02: in a narrow network the query would learn at high rates only.
+                nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for parameter in (self.query, self.head.weight):
+            nn.init.trunc_normal_(parameter, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, T, D), normalised over channels without scale and shift (`normed`), -> (B, num_outputs)."""
@@ -184,9 +187,9 @@ def attentive_probe(
     *,
     num_classes: int | None = None,
     num_heads: int = 8,
-    rates: Sequence[float] = (1e-4, 3e-4, 1e-3),
-    decays: Sequence[float] = (0.01, 0.1),
-    epochs: int = 20,
+    rates: Sequence[float] = RATES,
+    decays: Sequence[float] = DECAYS,
+    epochs: int | None = None,
     batch_size: int = 64,
     seeds: Sequence[int] = (0,),
     num_folds: int = NUM_FOLDS,
@@ -195,11 +198,12 @@ def attentive_probe(
     """`AttentiveReader`, trained by AdamW with a cosine schedule; see the top of this module.
 
     train_tokens: (N, T, D), test_tokens: (M, T, D); standardised by channel. Learning rate and weight decay are those of the
-    best score on one fold of people that is held out from a first fit; the final fit has all samples. num_heads: at most
-    that many, the next divisor of D.
+    best score on one fold of people that is held out from a first fit; the final fit has all samples. epochs: default: `EPOCHS`,
+    or as many as give `MIN_STEPS` steps, since a few samples take few steps in an epoch. num_heads: at most that many, the
+    next divisor of D.
 
     Returns (seeds, M, K): probabilities of classes or values, from one fit for each seed. Raises `UserError` as
-    `linear_probe` does.
+    `linear_probe` does, and for a training that diverges with all settings.
     """
     train_tokens, test_tokens = _features(3, train_tokens=train_tokens, test_tokens=test_tokens)
     _require(num_folds=(num_folds, 2), epochs=(epochs, 1), batch_size=(batch_size, 1), num_heads=(num_heads, 1))
@@ -210,6 +214,7 @@ def attentive_probe(
     train, test = (_prepared(tokens, mean, deviation) for tokens in (train_tokens, test_tokens))
     dim = train_tokens.shape[2]
     heads = next(number for number in range(min(num_heads, dim), 0, -1) if dim % number == 0)
+    length = epochs or max(EPOCHS, -(-MIN_STEPS // -(-len(train) // batch_size)))
     fit, held_out = group_folds(train_groups, y, num_folds)[0]
     settings = list(product(rates, decays))
     plan: list[tuple[Array, float, float, int]] = []
@@ -219,13 +224,21 @@ def attentive_probe(
     def predict(rows: Array, rate: float, decay: float, seed: int, queries: Array) -> Values:
         return _fit_attentive(
             train, y, targets, weights, rows, queries, rate, decay, seed,
-            heads=heads, epochs=epochs, batch_size=batch_size, device=torch.device(device),
+            heads=heads, epochs=length, batch_size=batch_size, device=torch.device(device),
         )  # fmt: skip
 
-    scores = [_score(y[held_out], targets[held_out], predict(*trial, train[held_out])).mean() for trial in plan]
+    def score(predicted: Values) -> float:
+        """The mean score for the people held out; that of a training that diverges is below all others."""
+        finite = np.isfinite(predicted).all()
+        return float(_score(y[held_out], targets[held_out], predicted).mean()) if finite else -np.inf
+
+    scores = [score(predict(*trial, train[held_out])) for trial in plan]
     rate, decay = settings[int(np.argmax(scores))] if scores else settings[0]
     everything = np.arange(len(train_tokens))
-    return np.stack([predict(everything, rate, decay, seed, test) for seed in seeds])
+    found = np.stack([predict(everything, rate, decay, seed, test) for seed in seeds])
+    if not np.isfinite(found).all():
+        raise UserError(f"attentive reader: its training diverges at a rate of {rate:g}; give smaller rates")
+    return found
 
 
 def _fit_attentive(
@@ -274,8 +287,6 @@ def _fit_attentive(
             outputs = reader(batch(queries, np.arange(start, min(start + batch_size, len(queries)))))
             parts.append((outputs.softmax(dim=1) if classes else outputs).cpu().double().numpy())
     found = np.concatenate(parts)
-    if not np.isfinite(found).all():
-        raise UserError(f"attentive reader: its training diverges at a rate of {rate:g}; give smaller rates")
     return found if classes else found * scale + centre
 
 
