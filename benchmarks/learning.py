@@ -110,6 +110,8 @@ VARIANTS: dict[str, Variant] = {
     "difference, 16 positions": _model(patch_size=12),
     "pixels, 16 positions": _model(target="pixels", patch_size=12),
     "difference, 64 positions": _model(patch_size=6),
+    "untrained, 16 positions": replace(_model(patch_size=12), steps=0),
+    "untrained, 64 positions": replace(_model(patch_size=6), steps=0),
     # The decoder.
     "difference, decoder of 2 blocks": _model(decoder_depth=2),
     "difference, decoder of 4 blocks": _model(decoder_depth=4),

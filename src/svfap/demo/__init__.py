@@ -1,1 +1,1 @@
-"""The complete method on synthetic faces, in a few minutes: what is pre-training good for?"""
+"""The complete method on synthetic faces, in six minutes: what is pre-training good for?"""
