@@ -6,7 +6,8 @@
 
 Tables of experiments that are not in the folder stay in docs/experiments.md as they are.
 A cell has the mean over pre-trainings and readings with its 95% interval, and the p of its difference to the reference row after
-Holm's correction, in bold where it is below 0.05. Below each table stand the numbers of pre-trainings and readings, the standard errors, and which rows have large ones.
+Holm's correction, in bold where it is below 0.05. Below each table stand the numbers of pre-trainings and readings, the standard
+errors, and which rows have large ones.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def sections(folder: Path) -> dict[str, str]:
         if (folder / f"{name}.json").is_file():
             record = json.loads((folder / f"{name}.json").read_text())
             errors = re.search(r"Standard error of a row: .*?(?= The paper's numbers|$)", record["caption"])
-            counts = f"{counted(record['pretrainings'], 'pre-training')}, {counted(record['readings'], 'reading')} of each."
+            counts = (
+                f"{counted(record['pretrainings'], 'pre-training')}, {counted(record['readings'], 'reading')} of each."
+            )
             note = f"\n{counts}{f' {errors[0]}' if errors else ''}\n"
             found[HEADINGS[name]] = to_markdown(short_table(folder, name)) + note
     if (folder / f"{RECONSTRUCTIONS}.csv").is_file():
