@@ -203,7 +203,7 @@ def attentive_probe(
     next divisor of D.
 
     Returns (seeds, M, K): probabilities of classes or values, from one fit for each seed. Raises `UserError` as
-    `linear_probe` does, and for a training that diverges with all settings.
+    `linear_probe` does, and for a training that diverges with the chosen settings.
     """
     train_tokens, test_tokens = _features(3, train_tokens=train_tokens, test_tokens=test_tokens)
     _require(num_folds=(num_folds, 2), epochs=(epochs, 1), batch_size=(batch_size, 1), num_heads=(num_heads, 1))
@@ -217,9 +217,6 @@ def attentive_probe(
     length = epochs or max(EPOCHS, -(-MIN_STEPS // -(-len(train) // batch_size)))
     fit, held_out = group_folds(train_groups, y, num_folds)[0]
     settings = list(product(rates, decays))
-    plan: list[tuple[Array, float, float, int]] = []
-    if len(settings) > 1:
-        plan += [(fit, rate, decay, seeds[0]) for rate, decay in settings]
 
     def predict(rows: Array, rate: float, decay: float, seed: int, queries: Array) -> Values:
         return _fit_attentive(
@@ -227,13 +224,13 @@ def attentive_probe(
             heads=heads, epochs=length, batch_size=batch_size, device=torch.device(device),
         )  # fmt: skip
 
-    def score(predicted: Values) -> float:
+    def score(setting: tuple[float, float]) -> float:
         """The mean score for the people held out; that of a training that diverges is below all others."""
+        predicted = predict(fit, *setting, seeds[0], train[held_out])
         finite = np.isfinite(predicted).all()
         return float(_score(y[held_out], targets[held_out], predicted).mean()) if finite else -np.inf
 
-    scores = [score(predict(*trial, train[held_out])) for trial in plan]
-    rate, decay = settings[int(np.argmax(scores))] if scores else settings[0]
+    rate, decay = max(settings, key=score) if len(settings) > 1 else settings[0]
     everything = np.arange(len(train_tokens))
     found = np.stack([predict(everything, rate, decay, seed, test) for seed in seeds])
     if not np.isfinite(found).all():
