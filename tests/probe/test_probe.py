@@ -50,7 +50,7 @@ def config(**settings):
 def values(folder, model):
     """Values of clips of the dataset, all readers."""
     kinds = ["attentive", "knn", "linear"]
-    settings = {"attentive_epochs": 2, "attentive_rates": [1e-3], "attentive_decays": [0.0], "num_seeds": 2}
+    settings = {"attentive_epochs": 2, "attentive_rates": [1e-9, 1e-2], "attentive_decays": [0.0], "num_seeds": 2}
     return probe_model(
         model,
         config(
@@ -112,6 +112,8 @@ def test_files(values, model, folder, tmp_path):
     assert "linear, last stage, untrained" in text and "CCC within people − untrained" in text
     content = json.loads((out / "probe.json").read_text())
     assert len(content["scores"]) == len(values.table) and content["num_evaluated"] == 64
+    assert content["attentive"] == {which: [{"rate": 0.01, "decay": 0.0}] for which in ("trained", "untrained")}
+    assert "trained for 2 epochs; learning rates tried: 1e-09, 0.01; chosen: trained 0.01, untrained 0.01." in text
     (run,) = report(model, ReportConfig(out=tmp_path / "report.html", maps=False))
     page = (tmp_path / "report.html").read_text()
     assert run.probe and "Probes of the frozen features" in page and "attentive, all tokens" in page

@@ -206,6 +206,22 @@ def test_attentive_trains_for_enough_steps_however_few_samples_there_are(number,
     assert set(lengths) == {epochs}
 
 
+def test_attentive_says_which_settings_were_best_on_held_out_people(monkeypatch):
+    def perfect_at_one_setting(tokens, y, targets, weights, rows, queries, rate, decay, seed, **how):
+        fits.append((len(rows), rate, decay))
+        return queries[:, 0, :2] if (rate, decay) == (0.3, 4.0) else np.zeros((len(queries), 2))
+
+    fits, chosen = [], []
+    monkeypatch.setattr(readers, "_fit_attentive", perfect_at_one_setting)
+    labels = np.arange(40) % 2
+    x = np.eye(2)[labels][:, None]
+    attentive_probe(
+        x, labels, np.arange(40) // 2, x, rates=(0.1, 0.3, 0.9), decays=(2.0, 4.0), num_folds=4, on_choice=chosen.append
+    )
+    assert chosen == [(0.3, 4.0)] and len(fits) == 7
+    assert fits[-1] == (40, 0.3, 4.0) and {number for number, *_ in fits[:-1]} == {30}
+
+
 def test_attentive_passes_over_a_rate_with_which_its_training_diverges():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(12), 8)

@@ -120,13 +120,17 @@ def probe_encoder(run: ProbeRun) -> int:
         for (reader, features), files in run.results.items():
             # The linear reader has no seed: its folds are the same for all.
             settings = config if reader == ATTENTIVE else replace(config, seed=0)
-            how = read_chance if reader == CHANCE else reader_of(settings, reader, fitted)
+            how = read_chance if reader == CHANCE else reader_of(settings, reader, fitted, _say_choice)
             rows, outputs, truth = read_outputs(how, tokens_read, features, fitted, flat=reader != ATTENTIVE)
             for file, each in zip(files, outputs, strict=True):
                 paths = [keys[row] for row in rows]
                 write_csv(file, predictions_table(paths, each, parts.names, truth, task_of(parts)))
         shutil.rmtree(run.out / FEATURES_FOLDER)
     return 0
+
+
+def _say_choice(choice: tuple[float, float]) -> None:
+    say("attentive reader: learning rate {:g}, weight decay {:g}".format(*choice))
 
 
 def _fitted(run: ProbeRun, tokens: Tokens, parts: Parts) -> Parts:

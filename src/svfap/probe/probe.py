@@ -112,10 +112,10 @@ def probe_model(model: str | Path | Model, config: ProbeConfig) -> Probed:
         tokens = features_of(config, encoders, loaded.config, clips, out / "features")
         unreadable = dict(tokens[TRAINED].unreadable)
         parts_read = readable(parts, tokens[TRAINED])
-        scores = _scores(config, tokens, parts_read)
+        scores, chosen = _scores(config, tokens, parts_read)
         table = _table(scores, config)
         title = "an encoder" if isinstance(model, Model) else str(model)
-        caption = _caption(title, config, parts_read, scores, len(unreadable))
+        caption = _caption(title, config, parts_read, scores, chosen, len(unreadable))
         summary = _summary(table, parts)
         write_table(out / "probe", summary, caption)
         save_figure(score_intervals(bars_of(table), main_key(table)), out / "probe.png")
@@ -123,6 +123,9 @@ def probe_model(model: str | Path | Model, config: ProbeConfig) -> Probed:
         content = {
             "model": title, **question, "caption": caption,
             "num_expected": len(parts.manifest), "num_evaluated": len(parts.manifest) - len(unreadable),
+            "attentive": {
+                which: [{"rate": rate, "decay": decay} for rate, decay in each] for which, each in chosen.items()
+            },
             "summary": summary.to_dict("records"), "scores": table.astype(object).where(table.notna(), None).to_dict("records"),
         }  # fmt: skip
         write_metrics(out / PROBE_FILE, content)
@@ -298,17 +301,23 @@ def readable(parts: Parts, tokens: Tokens) -> Parts:
     return left
 
 
-def _scores(config: ProbeConfig, tokens: Mapping[str, Tokens], parts: Parts) -> dict[Row, dict[str, SubjectScore]]:
-    """The scores of all readers, as sums over the people that are scored."""
+def _scores(
+    config: ProbeConfig, tokens: Mapping[str, Tokens], parts: Parts
+) -> tuple[dict[Row, dict[str, SubjectScore]], dict[str, list[tuple[float, float]]]]:
+    """The scores of all readers, as sums over the people that are scored; and for each encoder the learning rate and weight
+    decay that the attentive reader chose, in each split.
+    """
     found: dict[Row, dict[str, SubjectScore]] = {}
+    chosen: dict[str, list[tuple[float, float]]] = {}
     planned = list(_plan(config, tokens[TRAINED]))
     rows = [Row(kind, name, which) for kind, name in planned for which in (TRAINED, UNTRAINED)]
     rows.append(Row("linear", PIXELS, PIXELS))
     for row in track(rows, "probing"):
-        reader = reader_of(config, row.reader, parts)
+        keep = chosen.setdefault(row.encoder, []).append if row.reader == "attentive" else None
+        reader = reader_of(config, row.reader, parts, keep)
         found[row] = read_scores(reader, tokens[row.encoder], row.features, parts, flat=row.reader != "attentive")
     found[Row(CHANCE, "", CHANCE)] = read_scores(read_chance, tokens[PIXELS], PIXELS, parts)
-    return found
+    return found, chosen
 
 
 def _plan(config: ProbeConfig, tokens: Tokens) -> Iterator[tuple[str, str]]:
@@ -322,15 +331,18 @@ def _plan(config: ProbeConfig, tokens: Tokens) -> Iterator[tuple[str, str]]:
             yield from ((kind, name) for name in names if name != "tokens" or kind == "linear")
 
 
-def reader_of(config: ProbeConfig, kind: str, parts: Parts) -> Callable[..., Outputs]:
-    """The reader of a kind with its settings, for `read_outputs`."""
+def reader_of(
+    config: ProbeConfig, kind: str, parts: Parts, on_choice: Callable[[tuple[float, float]], object] | None = None
+) -> Callable[..., Outputs]:
+    """The reader of a kind with its settings, for `read_outputs`. on_choice: of `attentive_probe`."""
     how: dict[str, Any] = {"num_folds": config.num_folds}
     if parts.manifest.dimensions is None:
         how["num_classes"] = len(parts.names)
     if kind == "attentive":
         seeds = range(config.seed, config.seed + config.num_seeds)
         how |= {"rates": config.attentive_rates, "decays": config.attentive_decays, "epochs": config.attentive_epochs}
-        return partial(attentive_probe, seeds=tuple(seeds), device=pick_device(config.device), **how)
+        how |= {"seeds": tuple(seeds), "device": pick_device(config.device), "on_choice": on_choice}
+        return partial(attentive_probe, **how)
     how["seed"] = config.seed
     return partial(linear_probe, **how) if kind == "linear" else partial(knn_probe, neighbours=config.neighbours, **how)
 
@@ -393,6 +405,7 @@ def _caption(
     config: ProbeConfig,
     parts: Parts,
     scores: Mapping[Row, Mapping[str, SubjectScore]],
+    chosen: Mapping[str, Sequence[tuple[float, float]]],
     num_unreadable: int,
 ) -> str:
     """What was fitted and scored on whom, and what the intervals are."""
@@ -430,11 +443,18 @@ def _caption(
         seeds = f"means of {config.num_seeds} readers, " if config.num_seeds > 1 else ""
         epochs = config.attentive_epochs
         length = f"{epochs} epochs" if epochs else f"at least {EPOCHS} epochs and {MIN_STEPS:,} steps"
-        text += f" Attentive: {seeds}trained for {length}."
+        tried = ", ".join(f"{rate:g}" for rate in config.attentive_rates)
+        best = ", ".join(f"{which} {_range([rate for rate, _ in each])}" for which, each in chosen.items())
+        text += f" Attentive: {seeds}trained for {length}; learning rates tried: {tried}; chosen: {best}."
     text += " Untrained: the same encoder with random weights (seed 0), whose differences are paired."
     if any("within_people" in key for by_key in scores.values() for key in by_key):
         text += " Within people: each person's mean is subtracted from values and outputs."
     return text
+
+
+def _range(numbers: Sequence[float]) -> str:
+    """The smallest and the largest number as text, or the only one."""
+    return " to ".join(f"{number:g}" for number in sorted({min(numbers), max(numbers)}))
 
 
 def task_of(parts: Parts) -> SupervisedTask:

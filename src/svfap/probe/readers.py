@@ -194,13 +194,14 @@ def attentive_probe(
     seeds: Sequence[int] = (0,),
     num_folds: int = NUM_FOLDS,
     device: str | torch.device = "cpu",
+    on_choice: Callable[[tuple[float, float]], object] | None = None,
 ) -> Values:
     """`AttentiveReader`, trained by AdamW with a cosine schedule; see the top of this module.
 
     train_tokens: (N, T, D), test_tokens: (M, T, D); standardised by channel. Learning rate and weight decay are those of the
     best score on one fold of people that is held out from a first fit; the final fit has all samples. epochs: default: `EPOCHS`,
     or as many as give `MIN_STEPS` steps, since a few samples take few steps in an epoch. num_heads: at most that many, the
-    next divisor of D.
+    next divisor of D. on_choice: called with the (rate, decay) of the final fit.
 
     Returns (seeds, M, K): probabilities of classes or values, from one fit for each seed. Raises `UserError` as
     `linear_probe` does, and for a training that diverges with the chosen settings.
@@ -231,6 +232,8 @@ def attentive_probe(
         return float(_score(y[held_out], targets[held_out], predicted).mean()) if finite else -np.inf
 
     rate, decay = max(settings, key=score) if len(settings) > 1 else settings[0]
+    if on_choice is not None:
+        on_choice((rate, decay))
     everything = np.arange(len(train_tokens))
     found = np.stack([predict(everything, rate, decay, seed, test) for seed in seeds])
     if not np.isfinite(found).all():
