@@ -50,9 +50,9 @@ _options: Collection[str] = ()  # of the command that is running
 _kept: list[str] | None = None  # messages that are not shown
 
 
-def counted(number: int, what: str) -> str:
-    """1 video, 2 videos, 1,200 videos."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+def counted(number: int, what: str, many: str | None = None) -> str:
+    """1 video, 2 videos, 1,200 videos. many: the plural, where it is not what with an s."""
+    return f"{number:,} {what if number == 1 else many or f'{what}s'}"
 
 
 @contextmanager

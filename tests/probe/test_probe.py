@@ -21,7 +21,7 @@ from svfap.evaluation.confidence import interval
 from svfap.probe import probe as probe_module
 from svfap.probe.config import ProbeConfig
 from svfap.probe.parts import read_parts
-from svfap.probe.probe import Row, probe_model
+from svfap.probe.probe import Row, _about_attentive, probe_model
 from svfap.probe.tokens import encoder_digest
 from svfap.reports.config import ReportConfig
 from svfap.reports.report import report
@@ -113,7 +113,10 @@ def test_files(values, model, folder, tmp_path):
     content = json.loads((out / "probe.json").read_text())
     assert len(content["scores"]) == len(values.table) and content["num_evaluated"] == 64
     assert content["attentive"] == {which: [{"rate": 0.01, "decay": 0.0}] for which in ("trained", "untrained")}
-    assert "trained for 2 epochs; learning rates tried: 1e-09, 0.01; chosen: trained 0.01, untrained 0.01." in text
+    assert (
+        "trained for 2 epochs (fewer than 20, so scores may be too low); learning rate / weight decay chosen from 1e-09, 0.01 / "
+        "0: trained 0.01 / 0; untrained 0.01 / 0." in text
+    )
     (run,) = report(model, ReportConfig(out=tmp_path / "report.html", maps=False))
     page = (tmp_path / "report.html").read_text()
     assert run.probe and "Probes of the frozen features" in page and "attentive, all tokens" in page
@@ -171,6 +174,20 @@ def test_a_damaged_cache_changes_no_row(folder, model, tmp_path):
     for name in ("last.bin", "views.npz"):
         (cache / name).write_bytes(bytes((cache / name).stat().st_size))  # as after a power failure
         pd.testing.assert_frame_equal(probe_model(model, settings).table, whole.table)
+
+
+def test_the_caption_says_how_attentive_readers_were_trained(folder):
+    settings = config(dataset=folder / "dataset_values", kind="attentive", num_seeds=2)
+    chosen = {"trained": [(0.01, 1.0), (0.003, 0.1), (0.01, 1.0)], "untrained": [(0.01, 0.1)] * 3}
+    assert _about_attentive(settings, chosen) == (
+        "Attentive: means of 2 readers, trained for at least 20 epochs and 2,500 steps; learning rate / weight decay chosen from "
+        "0.001, 0.003, 0.01 / 0.1, 1: trained 0.01 / 1 in 2 folds, 0.003 / 0.1 in 1 fold; untrained 0.01 / 0.1 in 3 folds."
+    )
+    one = replace(settings, num_seeds=1, attentive_epochs=1, attentive_rates=[1.0])
+    assert _about_attentive(one, {"trained": [(1.0, 0.1)]}) == (
+        "Attentive: trained for 1 epoch (fewer than 20, so scores may be too low); learning rate / weight decay chosen from "
+        "1 / 0.1, 1: trained 1 / 0.1."
+    )
 
 
 def test_classes_of_a_manifest_are_cross_validated_over_people(folder, model, tmp_path, monkeypatch):

@@ -57,9 +57,12 @@ def test_probing_changes_nothing_in_the_training(plain, probed):
 def test_the_log_has_the_untrained_encoder_every_second_epoch_and_the_last(probed):
     records = log(probed, "probe")
     assert [(record["epoch"], record["step"]) for record in records] == [(0, 0), (2, 8), (3, 12)]
-    for record, more in zip(records, ({"linear_pixels_uar", "linear_pixels_war"}, set(), set()), strict=True):
+    baselines = {f"{name}_{key}" for name in ("linear_pixels", "chance_labels") for key in ("uar", "war")}
+    for record, more in zip(records, (baselines | {"scored_videos", "scored_people"}, set(), set()), strict=True):
         assert set(record) - {"kind", "epoch", "step", "seconds"} == NAMES | more
         assert all(0 <= record[name] <= 1 for name in NAMES) and record["seconds"] > 0
+    assert records[0]["chance_labels_uar"] == pytest.approx(1 / 7)
+    assert (records[0]["scored_videos"], records[0]["scored_people"]) == (7, 1)
 
 
 def test_the_first_probe_is_of_the_untrained_encoder(probed, faces):
@@ -133,7 +136,7 @@ def test_the_pixels_are_those_of_the_middle_clips(faces, plain):
 
     shape = load_model(plain).config
     monitor = Monitor(faces, shape)
-    scores = monitor.measure(untrained_encoder(shape), torch.device("cpu"), pixels=True)
+    scores = monitor.measure(untrained_encoder(shape), torch.device("cpu"), baselines=True)
     items = [monitor.clips[row] for row in range(35)]
     clips = monitor.clips.collate(items)["clips"]
     x, y = read_pixels(clips, shape.num_time_steps)["pixels"].reshape(35, -1).numpy(), monitor.parts.targets()
@@ -159,10 +162,13 @@ def test_only_the_main_process_probes_and_the_others_wait(faces, tmp_path, monke
 
 def test_the_report_shows_the_curves(probed, tmp_path):
     report(probed, ReportConfig(out=tmp_path / "report.html", maps=False))
-    assert "Probes of the frozen encoder over epochs" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "Probes of the frozen encoder over epochs" in page and "Scored on 7 videos of 1 person." in page
     figure = probe_curves([json.loads(line) for line in (probed / "log.jsonl").read_text().splitlines()])
     (axes,) = figure.axes
-    assert len(axes.lines) == 5 and list(axes.lines[0].get_xdata()) == [0, 2, 3]
+    assert len(axes.lines) == 6 and list(axes.lines[0].get_xdata()) == [0, 2, 3]
+    (chance,) = (line for line in axes.lines if line.get_label() == "chance")
+    assert list(chance.get_ydata()) == pytest.approx([100 / 7] * 2)
 
 
 def test_settings_of_probing_that_do_not_go_together(faces, tmp_path):

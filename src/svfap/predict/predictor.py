@@ -261,7 +261,9 @@ def detector_of(model: ModelConfig, faces: Faces | Detector | None, face_model: 
 
 def say_what_it_reads(name: str, model: ModelConfig) -> None:
     """Say which model is used if it comes with the package, and what it reads if that is not affect."""
-    shipped = ", which comes with SVFAP (`svfap models` describes it)" if shipped_folder(name) is not None else ""
+    shipped = (
+        f", which comes with SVFAP (`svfap models {name}` describes it)" if shipped_folder(name) is not None else ""
+    )
     if model.reads != "affect":
         names = f" ({', '.join(model.label_names)})" if model.label_names else ""
         say(f"model {name}{shipped}: reads {model.reads}{names}, not emotion")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,15 @@ from svfap.data.loader import make_loader
 from svfap.data.manifest import read_manifest
 from svfap.data.prepared import read_dataset
 from svfap.errors import UserError
+from svfap.evaluation.confidence import FEW
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
 from svfap.probe.config import ProbeConfig
 from svfap.probe.parts import Parts, make_parts, manifest_options, require_people
-from svfap.probe.probe import MAIN, read_scores, readable, task_of
+from svfap.probe.probe import MAIN, Outputs, read_chance, read_scores, readable, task_of
 from svfap.probe.readers import group_folds, knn_probe, linear_probe
 from svfap.probe.tokens import POOLED, encode, read_features, read_pixels
 
-READERS = {"linear": linear_probe, "knn": knn_probe}
 MEMORY_BYTES = 2 * 2**30  # clips that are not larger stay in memory
 BATCH_SIZE = 16
 NUM_HELD_OUT = 4  # one part in so many is scored where the dataset has no validation part
@@ -57,15 +57,17 @@ class Monitor:
         self._said = False
 
     def measure(
-        self, encoder: TPSBT, device: torch.device, precision: str = "auto", pixels: bool = False
+        self, encoder: TPSBT, device: torch.device, precision: str = "auto", baselines: bool = False
     ) -> dict[str, float]:
         """Score -> value, named <reader>_<features>_<score>, such as `linear_last_uar` or `knn_fused_ccc`.
 
-        pixels: also `linear_pixels_<score>`. The encoder's weights, its mode and the global random states stay as they are.
+        baselines: also `linear_pixels_<score>` and `chance_labels_<score>`, and on how many videos (`scored_videos`) and, where
+        they are known, people (`scored_people`) all scores are; says so. The encoder's weights, its mode and the global random
+        states stay as they are.
         """
         was_training = encoder.training
         readers: dict[str, Any] = {"encoder": partial(encode, encoder.eval(), sets=POOLED)}
-        if pixels:
+        if baselines:
             readers["pixels"] = partial(read_pixels, num_steps=self.shape.num_time_steps)
         try:
             with torch.random.fork_rng(devices=[]):
@@ -79,13 +81,26 @@ class Monitor:
                 f"probing leaves out {counted(len(unreadable), 'video')} that cannot be read, such as {next(iter(unreadable))}"
             )
         how: dict[str, Any] = {} if parts.manifest.dimensions is not None else {"num_classes": len(parts.names)}
-        planned = [(kind, name, "encoder") for kind in READERS for name in POOLED]
-        planned += [("linear", "pixels", "pixels")] if pixels else []
+        readers_of: dict[str, Callable[..., Outputs]] = {
+            "linear": partial(linear_probe, **how), "knn": partial(knn_probe, **how), "chance": read_chance,
+        }  # fmt: skip
+        planned = [(kind, name, "encoder", name) for kind in ("linear", "knn") for name in POOLED]
+        if baselines:
+            planned += [("linear", "pixels", "pixels", "pixels"), ("chance", "labels", "pixels", "pixels")]
         found: dict[str, float] = {}
-        for kind, name, source in planned:
-            scores = read_scores(partial(READERS[kind], **how), tokens[source], name, parts)
-            found |= {f"{kind}_{name}_{key}": scores[key].value for key in MAIN[task_of(parts)] if key in scores}
-        return found
+        for kind, title, source, name in planned:
+            scores = read_scores(readers_of[kind], tokens[source], name, parts)
+            found |= {f"{kind}_{title}_{key}": scores[key].value for key in MAIN[task_of(parts)] if key in scores}
+        return found | (self._say_numbers(parts) if baselines else {})
+
+    def _say_numbers(self, parts: Parts) -> dict[str, float]:
+        """Say who fits the readers and who is scored; the latter as numbers."""
+        ((fit, test),) = parts.splits
+        people = len(set(parts.people[test]))
+        numbers: dict[str, float] = {"scored_videos": len(test)}
+        few = f"; so few that scores jump: at least {FEW} people are needed" if people < FEW else ""
+        say(f"probing: readers fitted on {parts.described(fit)}, scored on {parts.described(test)}{few}")
+        return numbers | ({"scored_people": people} if parts.known else {})
 
     def _loaded(self) -> Iterable[Mapping[str, Any]]:
         if self._batches is not None:

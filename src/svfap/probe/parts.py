@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from svfap.console import counted
 from svfap.data.manifest import Manifest, read_manifest
 from svfap.data.manifest_rows import TEXT_COLUMNS, LabelError, ManifestError
 from svfap.data.prepared import PreparedDataset, read_dataset
@@ -50,6 +51,11 @@ class Parts:
         words = {name.split(" ")[0] for name in map(str, self.people[rows])} & {"subject", "group", "source"}
         other = any(not str(name).startswith(tuple(f"{word} " for word in words)) for name in self.people[rows])
         return " and ".join(f"{word}s" for word in [*sorted(words), *(["file"] if other else [])])
+
+    def described(self, rows: NDArray[np.int64]) -> str:
+        """How many videos these rows are, and of how many people: "49 videos of 7 people"."""
+        unit, number = self.units(rows), len(set(self.people[rows]))
+        return f"{counted(len(rows), 'video')} of {counted(number, 'person' if unit == 'people' else unit, unit)}"
 
     def with_splits(self, splits: Sequence[Fold]) -> Parts:
         """The same videos, divided otherwise."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -410,19 +411,11 @@ def _caption(
 ) -> str:
     """What was fitted and scored on whom, and what the intervals are."""
     fit, test = (np.unique(np.concatenate(rows)) for rows in zip(*parts.splits, strict=True))
-    described = []
-    for rows in (fit, test):
-        unit = parts.units(rows)
-        people = len(set(parts.people[rows]))
-        described.append(
-            f"{counted(len(rows), 'video')} of {people} {'person' if (people, unit) == (1, 'people') else unit}"
-        )
+    scored = parts.described(test)
     if config.cross_validates:
-        data = (
-            f"{len(parts.splits)}-fold cross-validation over {described[1]}: each is scored by readers fitted on others"
-        )
+        data = f"{len(parts.splits)}-fold cross-validation over {scored}: each is scored by readers fitted on others"
     else:
-        data = f"readers fitted on {described[0]}, scored on {described[1]}"
+        data = f"readers fitted on {parts.described(fit)}, scored on {scored}"
     if not parts.known:
         data += "; people are not known, so the same person may be in both parts"
     if num_unreadable:
@@ -430,7 +423,7 @@ def _caption(
     views = f"outputs averaged over {config.num_segments} × {config.num_crops} views of each video"
     views += ", at every frame" if parts.frame_level else ""
     number = len(next(iter(next(iter(scores.values())).values())).sums)
-    drawn = unit if len(set(parts.people[test])) > 1 else "videos of the only person"
+    drawn = parts.units(test) if len(set(parts.people[test])) > 1 else "videos of the only person"
     text = f"Probes of {model} on {parts.title}: {data}. {views[0].upper()}{views[1:]}."
     if number > 1:
         text += f" In brackets 95% intervals: {config.num_resamples} bootstrap samples of the {number} {drawn}."
@@ -440,21 +433,33 @@ def _caption(
         what = "means over " + ", ".join(parts.names) if len(parts.names) > 1 else f"of {parts.names[0]}"
         text += f" Scores are {what}."
     if "attentive" in config.kinds:
-        seeds = f"means of {config.num_seeds} readers, " if config.num_seeds > 1 else ""
-        epochs = config.attentive_epochs
-        length = f"{epochs} epochs" if epochs else f"at least {EPOCHS} epochs and {MIN_STEPS:,} steps"
-        tried = ", ".join(f"{rate:g}" for rate in config.attentive_rates)
-        best = ", ".join(f"{which} {_range([rate for rate, _ in each])}" for which, each in chosen.items())
-        text += f" Attentive: {seeds}trained for {length}; learning rates tried: {tried}; chosen: {best}."
+        text += f" {_about_attentive(config, chosen)}"
     text += " Untrained: the same encoder with random weights (seed 0), whose differences are paired."
     if any("within_people" in key for by_key in scores.values() for key in by_key):
         text += " Within people: each person's mean is subtracted from values and outputs."
     return text
 
 
-def _range(numbers: Sequence[float]) -> str:
-    """The smallest and the largest number as text, or the only one."""
-    return " to ".join(f"{number:g}" for number in sorted({min(numbers), max(numbers)}))
+def _about_attentive(config: ProbeConfig, chosen: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """How long the attentive readers were trained, and with which of the learning rates and weight decays that were tried."""
+    seeds = f"means of {config.num_seeds} readers, " if config.num_seeds > 1 else ""
+    epochs = config.attentive_epochs
+    length = counted(epochs, "epoch") if epochs else f"at least {EPOCHS} epochs and {MIN_STEPS:,} steps"
+    if epochs and epochs < EPOCHS:
+        length += f" (fewer than {EPOCHS}, so scores may be too low)"
+    tried = " / ".join(
+        ", ".join(f"{each:g}" for each in given) for given in (config.attentive_rates, config.attentive_decays)
+    )
+    best = []
+    for which, pairs in chosen.items():
+        times = Counter(f"{rate:g} / {decay:g}" for rate, decay in pairs)
+        folds = len(pairs) > 1
+        best.append(
+            f"{which} " + ", ".join(f"{pair} in {counted(n, 'fold')}" if folds else pair for pair, n in times.items())
+        )
+    return (
+        f"Attentive: {seeds}trained for {length}; learning rate / weight decay chosen from {tried}: {'; '.join(best)}."
+    )
 
 
 def task_of(parts: Parts) -> SupervisedTask:

@@ -16,7 +16,7 @@ from svfap.evaluation.predictions import task_and_names, truth_columns
 from svfap.metric_table import bounds_text, format_percent, metric_heading, metric_keys, metric_text
 from svfap.paper import REPORTED, RESULTS, TITLES
 from svfap.reports.runs import Run
-from svfap.view.figures.curves import fold_curves, loss_curves, probe_curves
+from svfap.view.figures.curves import Records, fold_curves, loss_curves, probe_curves
 from svfap.view.figures.scores import class_bars, comparison_bars, confusion_matrix
 from svfap.view.page import Picture, Section, Table
 from svfap.view.tables import TerminalTable, to_terminal
@@ -82,9 +82,19 @@ def training_section(run: Run) -> Section | None:
         return Section("Training", figures={"Loss and validation of every fold": fold_curves(logs)})
     figures: dict[str, Figure | Picture] = {"Loss and validation over epochs": loss_curves(run.log)}
     if any(record.get("kind") == "probe" for record in run.log):
-        note = "Epoch 0 is the untrained encoder, the dashed line a linear reader of pixels."
+        note = "Epoch 0 is the untrained encoder, the dashed line a linear reader of pixels, the dotted one chance."
+        note += _scored_on(run.log)
         figures["Probes of the frozen encoder over epochs"] = Picture(probe_curves(run.log), note=note)
     return Section("Training", figures=figures)
+
+
+def _scored_on(log: Records) -> str:
+    """A sentence about whom the probes of a log are scored on, or nothing where an older log does not say."""
+    first = next((record for record in log if "scored_videos" in record), None)
+    if first is None:
+        return ""
+    people = f" of {counted(int(first['scored_people']), 'person', 'people')}" if "scored_people" in first else ""
+    return f" Scored on {counted(int(first['scored_videos']), 'video')}{people}."
 
 
 def scores_section(run: Run) -> Section | None:

@@ -88,7 +88,7 @@ class PretrainTask(TrainingTask):
         return every is not None and (epoch % every == 0 or epoch == self.config.epochs)
 
     def probe(self, accelerator: Accelerator, model: Model, epoch: int) -> dict[str, float]:
-        """Scores of `Monitor`; before the first step, of the untrained encoder, those of pixels too."""
+        """Scores of `Monitor`; before the first step, of the untrained encoder, those of pixels and chance too."""
         config = self.config
         assert config.probe_dataset is not None
         if self._monitor is None:
@@ -97,10 +97,11 @@ class PretrainTask(TrainingTask):
                 config.probe_dataset, self.model.config, frames_fps=config.frames_fps, num_workers=workers
             )
         precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-        scores = self._monitor.measure(model.encoder, accelerator.device, precision, pixels=epoch == 0)
+        scores = self._monitor.measure(model.encoder, accelerator.device, precision, baselines=epoch == 0)
         key = next(name for name in scores if name.startswith("linear_last_")).removeprefix("linear_last_")
         shown = {name.removesuffix(f"_{key}"): value for name, value in scores.items() if name.endswith(f"_{key}")}
-        listed = ", ".join(f"{name.replace('_', ' ')} {metric_text(key, value)}" for name, value in shown.items())
+        names = {name: name.removesuffix("_labels").replace("_", " ") for name in shown}
+        listed = ", ".join(f"{names[name]} {metric_text(key, value)}" for name, value in shown.items())
         say(f"probe {f'after epoch {epoch}' if epoch else 'of the untrained encoder'}: {metric_heading(key)}: {listed}")
         return scores
 

@@ -116,7 +116,7 @@ def loss_curves(records: Records, title: str = "") -> Figure:
 
 @styled
 def probe_curves(records: Records, title: str = "") -> Figure:
-    """Scores of the frozen encoder's readers over epochs, in one panel per score; of pixels a dashed line.
+    """Scores of the frozen encoder's readers over epochs, a panel per score; of pixels a dashed line, of chance a dotted one.
 
     records: a run's log: `{"kind": "probe", "epoch", "<reader>_<features>_<score>"...}`, where epoch 0 is the untrained encoder.
     If an epoch was logged twice, the later record counts. Raises `UserError` without a record of a probe.
@@ -134,6 +134,8 @@ def probe_curves(records: Records, title: str = "") -> Figure:
             color, label = PALETTE[number % len(PALETTE)], f"{reader}, {features}"
             if features == "pixels":
                 axes.axhline(points[0][1], color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, label=label)
+            elif reader == "chance":
+                axes.axhline(points[0][1], color=MUTED, linestyle=(0, (1, 2)), linewidth=1.2, label=reader)
             else:
                 axes.plot(*zip(*points, strict=True), color=color, marker="o", label=label)
         axes.set(xlabel="Epoch", ylabel=metric_heading(key))
