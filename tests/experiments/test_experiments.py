@@ -284,7 +284,16 @@ def test_a_table_has_the_scores_of_its_runs_and_no_run_is_repeated(tmp_path, fac
     monkeypatch.setattr(
         runs_module, "pretrain", lambda config: done.append(config.out.name) or TrainResult(finished=True)
     )
-    command = ["experiment", "scratch", "--pretrainings", "2", "--readings", "1", "--readers", "[probe,finetune]"]
+    command = [
+        "experiment",
+        "scratch",
+        "--pretrainings",
+        "2",
+        "--readings",
+        "1",
+        "--readers",
+        "[linear,attentive,finetune]",
+    ]
     given = [f"--{name}={value}" for name, value in {"out": tmp_path, "dataset": faces, **configs}.items()]
     assert main([*command, *given]) == 0
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*.csv")} == after
@@ -451,7 +460,7 @@ def test_no_runs_are_interrupted_silently(tmp_path, faces, configs, monkeypatch,
         (["scratch", "--pretrainings", "0"], "pretrainings=0"),
         (["scratch", "--readings", "0"], "readings=0"),
         (["scratch", "--readings", "101"], "readings=101: must be at most 100"),
-        (["scratch", "--readers", "[guess]"], "readers='guess' is none of probe, finetune"),
+        (["scratch", "--readers", "[guess]"], "readers='guess' is none of finetune, linear, attentive"),
         (["scratch", "--parallel", "0"], "parallel=0"),
         (["scratch", "--dataset", "nowhere"], "dataset=nowhere: holds no dataset.json"),
         (["scratch", "--pretrain_dataset", "nowhere"], "pretrain_dataset=nowhere: holds no dataset.json"),

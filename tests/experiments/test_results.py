@@ -178,9 +178,17 @@ def test_baselines_are_in_the_table_of_rows_that_are_not_probed(prepared, tmp_pa
         "probe-pixels",
         *(f"probe-scratch-to-base-seed{n}" for n in range(3)),
     }
-    only, stub, _ = done(prepared, tmp_path / "probe", monkeypatch, differing, readers=["probe"], readings=1)
+    only, stub, _ = done(
+        prepared, tmp_path / "probe", monkeypatch, differing, readers=["linear", "attentive"], readings=1
+    )
     assert {line["reader"] for line in only["lines"]} == {"chance", "linear", "attentive"}
     assert stub.of(FinetuneConfig) == []
+    only, stub, _ = done(prepared, tmp_path / "linear", monkeypatch, differing, readers=["linear"], readings=2)
+    assert only["readings"] == 1 and "seeds 0 to 2, 1 reading of each" in only["caption"], (
+        "the linear reader has no seed"
+    )
+    assert [line["reader"] for line in only["lines"]] == ["linear"] * 4 + ["chance", "linear", "linear"]
+    assert {reader for probe in stub.probes if not probe.pixels for reader, _ in probe.results} == {"linear"}
 
 
 def test_rows_of_the_same_runs_are_no_comparison(prepared, tmp_path, monkeypatch):

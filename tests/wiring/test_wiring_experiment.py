@@ -39,7 +39,9 @@ EFFECTS: dict[str, Effect] = {
     ),
     "pretrainings": Effect({}, {"pretrainings": 2}, ("pretrain", "starts", "seeds", "probes", "intervals"), ("rows",)),
     "readings": Effect({}, {"readings": 2}, ("seeds", "probes"), ("pretrain", "rows")),
-    "readers": Effect({"readers": ["finetune"]}, {"readers": ["probe"]}, ("finetune", "probed", "rows"), ("pretrain",)),
+    "readers": Effect(
+        {"readers": ["finetune"]}, {"readers": ["linear", "attentive"]}, ("finetune", "probed", "rows"), ("pretrain",)
+    ),
     "parallel": Effect({"parallel": 1}, {"parallel": 2}, ("parallel",), ("pretrain", "finetune")),
 }
 

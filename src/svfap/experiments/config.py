@@ -10,7 +10,8 @@ from svfap.errors import UserError
 from svfap.settings import Settings, require, require_weights, several
 from svfap.shipped import find_recipe
 
-READERS = ("probe", "finetune")
+PROBES = ("linear", "attentive")  # readers of frozen features
+READERS = ("finetune", *PROBES)
 MAX_READINGS = 100  # the seed of a reading is this times that of its pre-training, plus its number
 
 
@@ -45,7 +46,7 @@ class ExperimentConfig(Settings):
     readings: int = 3
     """How often each pre-training is fine-tuned, and probed by the attentive reader, each with a seed of its own; at most 100."""
     readers: str | list[str] = field(default_factory=lambda: list(READERS))
-    """How a pre-trained encoder is read: probe (frozen, by the linear and the attentive reader of `svfap probe`), finetune."""
+    """How a pre-trained encoder is read: finetune, or frozen by a reader of `svfap probe`, linear or attentive."""
     parallel: int | None = None
     """Runs trained at a time, one process each; default: one per GPU."""
 
@@ -65,3 +66,8 @@ class ExperimentConfig(Settings):
         for name, weights in (("weights", self.weights), ("videomae", self.videomae)):
             if weights is not None:
                 require_weights(weights, name)
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """The chosen readers of frozen features; where there is none, all, for the trivial baselines."""
+        return tuple(name for name in PROBES if name in self.readers) or PROBES

@@ -137,7 +137,7 @@ def run_study(
     write_table(out / name, table, caption)
     content = {
         "caption": caption, "metrics": results.metrics, "reference": results.reference.name,
-        "pretrainings": len(runs.seeds), "readings": runs.config.readings, "lines": [line.record() for line in lines],
+        "pretrainings": len(runs.seeds), "readings": results.num_readings, "lines": [line.record() for line in lines],
     }  # fmt: skip
     write_atomically(out / f"{name}.json", json.dumps(content, indent=2) + "\n")
     save_figure(_figure(study, results, lines), out / f"{name}.png")
@@ -204,7 +204,7 @@ def study_caption(study: Study, results: Results, lines: Sequence[Line]) -> str:
     """What was run and scored on whom, what the intervals and tests are, and how far the standard error is down."""
     runs, dataset = results.runs, results.runs.dataset
     keys, people, known = results.test
-    number, readings = len(runs.seeds), counted(runs.config.readings, "reading")
+    number, readings = len(runs.seeds), counted(results.num_readings, "reading")
     reference, main = results.reference.name, results.metrics[0]
     units = f"{len(set(people))} people" if known else f"{len(set(people))} units, as people are not known"
     parts = [

@@ -46,10 +46,10 @@ LINEAR, ATTENTIVE, CHANCE = "linear", "attentive", "chance"
 class ProbeRun:
     """The readings of one frozen encoder, or of the pixels, in the folder `out`.
 
-    config: the data, and the attentive reader's first seed and number of seeds. linear: the features that the linear reader of
-    this row gets, `last` or `fused`, of those in the settings; it reads all of them, for the rows that share this run.
-    shape: of the encoder that is not trained, or of the clips whose pixels are read. weights: of the encoder; None: not
-    trained, with the weights that pre-training starts from with `seed`. pixels: no encoder; the linear reader and chance.
+    config: the data, the readers, and the attentive one's first seed and number of seeds. linear: the features that the
+    linear reader of this row gets, `last` or `fused`, of those in the settings; it reads all of them, for the rows that share
+    this run. shape: of the encoder that is not trained, or of the clips whose pixels are read. weights: of the encoder; None:
+    not trained, with the weights that pre-training starts from with `seed`. pixels: no encoder; the linear reader and chance.
     fraction: of the videos that fit the readers, drawn by `seed`. num_workers: decoding processes.
     """
 
@@ -79,7 +79,8 @@ class ProbeRun:
         if self.pixels:
             return {(LINEAR, PIXELS): [self._linear(PIXELS)], (CHANCE, PIXELS): self.files(CHANCE)}
         linear = {(LINEAR, name): [self._linear(name)] for name in self.config.features}
-        return {**linear, (ATTENTIVE, "tokens"): self.files(ATTENTIVE)}
+        found = {**linear, (ATTENTIVE, "tokens"): self.files(ATTENTIVE)}
+        return {key: files for key, files in found.items() if key[0] in self.config.kinds}
 
     @property
     def is_done(self) -> bool:

@@ -82,8 +82,12 @@ class Results:
     @property
     def readers(self) -> list[str]:
         """How the rows are read, fine-tuning first."""
-        chosen = self.runs.config.readers
-        return [*([FINETUNE] if "finetune" in chosen else []), *([LINEAR, ATTENTIVE] if "probe" in chosen else [])]
+        return list(self.runs.config.readers)
+
+    @property
+    def num_readings(self) -> int:
+        """Of each pre-training, by the readers that have a seed; the linear one has none, and reads once."""
+        return self.runs.config.readings if set(self.readers) - {LINEAR} else 1
 
     @property
     def reference(self) -> StudyRow:
@@ -138,7 +142,7 @@ class Results:
         probed = [
             ("chance", CHANCE, pixels[1.0]),
             *((named[part], LINEAR, probes) for part, probes in pixels.items()),
-            *(("untrained", kind, untrained) for kind in (LINEAR, ATTENTIVE)),
+            *(("untrained", kind, untrained) for kind in self.runs.config.probes),
         ]
         planned = [(name, kind, tuple(tuple(probe.files(kind)) for probe in probes)) for name, kind, probes in probed]
         main, compared = self.metrics[0], []

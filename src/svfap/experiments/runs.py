@@ -123,7 +123,7 @@ class ExperimentRuns:
             pretrainings, probes, finetunings = self.pretrainings(row), self.probes(row), self.finetunings(row)
             for place in range(len(self.seeds)):
                 steps += [Step(number, place + 1, run, row.within) for run in pretrainings[place : place + 1]]
-                if "probe" in self.config.readers:
+                if set(self.config.probes) & set(self.config.readers):
                     steps.append(Step(number, place + 1, probes[place]))
                 if "finetune" in self.config.readers:
                     steps += [Step(number, place + 1, run) for run in finetunings[place]]
@@ -175,7 +175,7 @@ class ExperimentRuns:
         model, _ = self.model_configs(row)
         weights, fraction = self.pretrained_weights(row, seed), row.finetune.get("fraction", 1.0)
         config = ProbeConfig(
-            dataset=self.finetune["dataset"], fold=self.finetune["fold"], kind=["linear", "attentive"],
+            dataset=self.finetune["dataset"], fold=self.finetune["fold"], kind=list(self.config.probes),
             features=["last", "fused"], seed=self.reading_seeds[seed][0], num_seeds=self.config.readings,
         )  # fmt: skip
         changes = self._changes(row, row.finetune, self.finetune, "features") if row.pretrain is None else {}
