@@ -21,7 +21,7 @@ from svfap.evaluation.confidence import interval
 from svfap.probe import probe as probe_module
 from svfap.probe.config import ProbeConfig
 from svfap.probe.parts import read_parts
-from svfap.probe.probe import Row, _about_attentive, probe_model
+from svfap.probe.probe import Row, _about_attentive, probe_model, read_chance
 from svfap.probe.tokens import encoder_digest
 from svfap.reports.config import ReportConfig
 from svfap.reports.report import report
@@ -183,11 +183,15 @@ def test_the_caption_says_how_attentive_readers_were_trained(folder):
         "Attentive: means of 2 readers, trained for at least 20 epochs and 2,500 steps; learning rate / weight decay chosen from "
         "0.001, 0.003, 0.01 / 0.1, 1: trained 0.01 / 1 in 2 folds, 0.003 / 0.1 in 1 fold; untrained 0.01 / 0.1 in 3 folds."
     )
-    one = replace(settings, num_seeds=1, attentive_epochs=1, attentive_rates=[1.0])
-    assert _about_attentive(one, {"trained": [(1.0, 0.1)]}) == (
-        "Attentive: trained for 1 epoch (fewer than 20, so scores may be too low); learning rate / weight decay chosen from "
-        "1 / 0.1, 1: trained 1 / 0.1."
+    one = replace(settings, num_seeds=1, attentive_epochs=1, attentive_rates=[1.0], attentive_decays=[0.0])
+    assert _about_attentive(one, {"trained": [(1.0, 0.0)]}) == (
+        "Attentive: trained for 1 epoch (fewer than 20, so scores may be too low); learning rate / weight decay 1 / 0."
     )
+
+
+def test_chance_has_all_classes_where_what_fits_lacks_the_last():
+    found = read_chance(None, np.array([0, 2, 2]), None, np.zeros((4, 1)), num_classes=5)
+    np.testing.assert_array_equal(found, np.eye(5)[[2, 2, 2, 2]])
 
 
 def test_classes_of_a_manifest_are_cross_validated_over_people(folder, model, tmp_path, monkeypatch):

@@ -145,6 +145,22 @@ def test_the_pixels_are_those_of_the_middle_clips(faces, plain):
     assert scores["linear_pixels_war"] == pytest.approx((found.argmax(axis=1) == y[test]).mean())
 
 
+def test_a_class_that_is_only_in_the_part_that_is_scored(faces, plain, tmp_path, capsys):
+    """The last one: of it nothing is known, and chance has a place for it."""
+    from svfap.weights.folder import load_model
+
+    table = pd.read_csv(faces / "train.csv")
+    last = read_dataset(faces).label_names[-1]
+    table[table["label"] != last].to_csv(tmp_path / "train.csv", index=False)
+    (fold,) = read_dataset(faces).folds
+    shape = load_model(plain).config
+    dataset = replace(read_dataset(faces), root=faces, folds=(replace(fold, train=tmp_path / "train.csv"),))
+    write_dataset_file(tmp_path, dataset)
+    scores = Monitor(tmp_path, shape).measure(untrained_encoder(shape), torch.device("cpu"), "fp32", baselines=True)
+    assert scores["chance_labels_uar"] == pytest.approx(1 / 7)
+    assert "scored on 7 videos of 1 person; scores of fewer than 10 people scatter much" in capsys.readouterr().err
+
+
 def test_only_the_main_process_probes_and_the_others_wait(faces, tmp_path, monkeypatch):
     config = pretraining(faces, tmp_path / "run", probe_every=1, probe_dataset=faces)
     from svfap.train.pretrain import PretrainTask

@@ -25,7 +25,6 @@ from svfap.probe.probe import (
     TRAINED,
     clips_of,
     features_of,
-    read_chance,
     read_outputs,
     readable,
     reader_of,
@@ -121,7 +120,7 @@ def probe_encoder(run: ProbeRun) -> int:
         for (reader, features), files in run.results.items():
             # The linear reader has no seed: its folds are the same for all.
             settings = config if reader == ATTENTIVE else replace(config, seed=0)
-            how = read_chance if reader == CHANCE else reader_of(settings, reader, fitted, _say_choice)
+            how = reader_of(settings, reader, fitted, _say_choice)
             rows, outputs, truth = read_outputs(how, tokens_read, features, fitted, flat=reader != ATTENTIVE)
             for file, each in zip(files, outputs, strict=True):
                 paths = [keys[row] for row in rows]

@@ -122,8 +122,9 @@ class Results:
         """The study's rows by each reader, then the trivial baselines: chance, pixels (with each part of the labels that rows
         have), and the untrained encoder.
 
-        The baselines are compared with the reference as it is read in the same way (chance as by the linear reader), or
-        fine-tuned if the rows are not probed. Holm's correction is for the rows of a reader, and for the baselines together.
+        The baselines are compared with the reference as it is read in the same way (chance as by the linear reader); where the
+        linear reader is not chosen, as the attentive one reads it, and fine-tuned if the rows are not probed. Holm's correction
+        is for the rows of a reader, and for the baselines together.
         """
         lines = []
         for reader in self.readers:
@@ -147,8 +148,8 @@ class Results:
         planned = [(name, kind, tuple(tuple(probe.files(kind)) for probe in probes)) for name, kind, probes in probed]
         main, compared = self.metrics[0], []
         for _, reader, files in planned:
-            same = {CHANCE: LINEAR}.get(reader, reader)
-            reference = self._files(self.reference, same if same in self.readers else self.readers[0])
+            known = ({CHANCE: LINEAR}.get(reader, reader), ATTENTIVE, FINETUNE)
+            reference = self._files(self.reference, next(each for each in known if each in self.readers))
             compared.append(difference(self._scores(files, main), self._scores(reference, main)))
         corrected = holm([one.p for one in compared])
         return [self._line(*one, found, p) for one, found, p in zip(planned, compared, corrected, strict=True)]

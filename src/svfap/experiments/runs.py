@@ -17,7 +17,7 @@ from svfap.data.prepared import PreparedDataset
 from svfap.errors import Interrupted, UserError
 from svfap.evaluation.config import EVALUATION_FOLDER, RUN_CONFIG
 from svfap.evaluation.predictions import METRICS_FILE
-from svfap.experiments.config import MAX_READINGS, ExperimentConfig
+from svfap.experiments.config import MAX_READINGS, PROBES, ExperimentConfig
 from svfap.experiments.probing import ProbeRun, probe_encoder
 from svfap.experiments.studies import Baseline, Settings, Study, StudyRow
 from svfap.model.config import ModelConfig
@@ -123,7 +123,7 @@ class ExperimentRuns:
             pretrainings, probes, finetunings = self.pretrainings(row), self.probes(row), self.finetunings(row)
             for place in range(len(self.seeds)):
                 steps += [Step(number, place + 1, run, row.within) for run in pretrainings[place : place + 1]]
-                if set(self.config.probes) & set(self.config.readers):
+                if set(PROBES) & set(self.config.readers):
                     steps.append(Step(number, place + 1, probes[place]))
                 if "finetune" in self.config.readers:
                     steps += [Step(number, place + 1, run) for run in finetunings[place]]

@@ -80,16 +80,13 @@ class Monitor:
             say(
                 f"probing leaves out {counted(len(unreadable), 'video')} that cannot be read, such as {next(iter(unreadable))}"
             )
-        how: dict[str, Any] = {} if parts.manifest.dimensions is not None else {"num_classes": len(parts.names)}
-        readers_of: dict[str, Callable[..., Outputs]] = {
-            "linear": partial(linear_probe, **how), "knn": partial(knn_probe, **how), "chance": read_chance,
-        }  # fmt: skip
+        known: dict[str, Callable[..., Outputs]] = {"linear": linear_probe, "knn": knn_probe, "chance": read_chance}
         planned = [(kind, name, "encoder", name) for kind in ("linear", "knn") for name in POOLED]
         if baselines:
             planned += [("linear", "pixels", "pixels", "pixels"), ("chance", "labels", "pixels", "pixels")]
         found: dict[str, float] = {}
         for kind, title, source, name in planned:
-            scores = read_scores(readers_of[kind], tokens[source], name, parts)
+            scores = read_scores(partial(known[kind], num_classes=parts.num_classes), tokens[source], name, parts)
             found |= {f"{kind}_{title}_{key}": scores[key].value for key in MAIN[task_of(parts)] if key in scores}
         return found | (self._say_numbers(parts) if baselines else {})
 
@@ -98,7 +95,7 @@ class Monitor:
         ((fit, test),) = parts.splits
         people = len(set(parts.people[test]))
         numbers: dict[str, float] = {"scored_videos": len(test)}
-        few = f"; so few that scores jump: at least {FEW} people are needed" if people < FEW else ""
+        few = f"; scores of fewer than {FEW} {parts.units(test)} scatter much" if people < FEW else ""
         say(f"probing: readers fitted on {parts.described(fit)}, scored on {parts.described(test)}{few}")
         return numbers | ({"scored_people": people} if parts.known else {})
 

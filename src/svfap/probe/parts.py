@@ -44,6 +44,11 @@ class Parts:
         """The classes or dimensions."""
         return self.manifest.label_names or self.manifest.dimensions or ()
 
+    @property
+    def num_classes(self) -> int | None:
+        """Of all videos, also where the part that fits has no video of the last class; None for values."""
+        return len(self.names) if self.manifest.dimensions is None else None
+
     def units(self, rows: NDArray[np.int64]) -> str:
         """What keeps these rows apart, in words: "people"; or "subjects", "groups", "sources", "files", whichever there are."""
         if self.known:

@@ -317,7 +317,7 @@ def _scores(
         keep = chosen.setdefault(row.encoder, []).append if row.reader == "attentive" else None
         reader = reader_of(config, row.reader, parts, keep)
         found[row] = read_scores(reader, tokens[row.encoder], row.features, parts, flat=row.reader != "attentive")
-    found[Row(CHANCE, "", CHANCE)] = read_scores(read_chance, tokens[PIXELS], PIXELS, parts)
+    found[Row(CHANCE, "", CHANCE)] = read_scores(reader_of(config, CHANCE, parts), tokens[PIXELS], PIXELS, parts)
     return found, chosen
 
 
@@ -335,10 +335,10 @@ def _plan(config: ProbeConfig, tokens: Tokens) -> Iterator[tuple[str, str]]:
 def reader_of(
     config: ProbeConfig, kind: str, parts: Parts, on_choice: Callable[[tuple[float, float]], object] | None = None
 ) -> Callable[..., Outputs]:
-    """The reader of a kind with its settings, for `read_outputs`. on_choice: of `attentive_probe`."""
-    how: dict[str, Any] = {"num_folds": config.num_folds}
-    if parts.manifest.dimensions is None:
-        how["num_classes"] = len(parts.names)
+    """The reader of a kind, or `chance`, with its settings, for `read_outputs`. on_choice: of `attentive_probe`."""
+    if kind == CHANCE:
+        return partial(read_chance, num_classes=parts.num_classes)
+    how: dict[str, Any] = {"num_folds": config.num_folds, "num_classes": parts.num_classes}
     if kind == "attentive":
         seeds = range(config.seed, config.seed + config.num_seeds)
         how |= {"rates": config.attentive_rates, "decays": config.attentive_decays, "epochs": config.attentive_epochs}
@@ -354,11 +354,14 @@ def _drawn_units(parts: Parts, rows: NDArray[np.int64]) -> NDArray[Any]:
     return people if len(set(people)) > 1 else rows.astype(str).astype(object)
 
 
-def read_chance(x: NDArray[Any], y: NDArray[Any], groups: NDArray[Any], queries: NDArray[Any]) -> Outputs:
+def read_chance(
+    x: NDArray[Any], y: NDArray[Any], groups: NDArray[Any], queries: NDArray[Any], *, num_classes: int | None = None
+) -> Outputs:
     """A reader that looks at no features: always the most frequent class, or always the same value."""
     if y.ndim == 2:
         return np.zeros((len(queries), y.shape[1]))
-    return np.eye(int(y.max()) + 1)[np.full(len(queries), np.bincount(y).argmax())]
+    counts = np.bincount(y, minlength=num_classes or 0)
+    return np.eye(len(counts))[np.full(len(queries), counts.argmax())]
 
 
 def _table(scores: Mapping[Row, Mapping[str, SubjectScore]], config: ProbeConfig) -> pd.DataFrame:
@@ -450,6 +453,7 @@ def _about_attentive(config: ProbeConfig, chosen: Mapping[str, Sequence[tuple[fl
     tried = " / ".join(
         ", ".join(f"{each:g}" for each in given) for given in (config.attentive_rates, config.attentive_decays)
     )
+    several = len(config.attentive_rates) * len(config.attentive_decays) > 1
     best = []
     for which, pairs in chosen.items():
         times = Counter(f"{rate:g} / {decay:g}" for rate, decay in pairs)
@@ -457,9 +461,8 @@ def _about_attentive(config: ProbeConfig, chosen: Mapping[str, Sequence[tuple[fl
         best.append(
             f"{which} " + ", ".join(f"{pair} in {counted(n, 'fold')}" if folds else pair for pair, n in times.items())
         )
-    return (
-        f"Attentive: {seeds}trained for {length}; learning rate / weight decay chosen from {tried}: {'; '.join(best)}."
-    )
+    settings = f"chosen from {tried}: {'; '.join(best)}" if several else tried
+    return f"Attentive: {seeds}trained for {length}; learning rate / weight decay {settings}."
 
 
 def task_of(parts: Parts) -> SupervisedTask:

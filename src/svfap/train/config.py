@@ -159,8 +159,8 @@ class PretrainConfig(TrainConfig):
     """Clips whose reconstruction goes to the trackers (`track`) after each epoch."""
     probe_every: int | None = None
     """Probe the encoder before the first step, after every so many epochs and after the last: what linear and nearest-neighbour
-    readers find in its frozen features goes into the log and the trackers, and changes nothing in the training. Needs
-    `probe_dataset`."""
+    readers find in its frozen features goes into the log and the trackers, beside what is in pixels and chance, and changes
+    nothing in the training. Needs `probe_dataset`."""
     probe_dataset: Path | None = None
     """Folder of `svfap prepare` or `svfap pack` with labels, or URL of packed data: its train part fits the readers, its val part
     is scored (else people of the train part that are held out); its test part is not read."""
