@@ -19,7 +19,6 @@ from svfap.console import counted
 from svfap.data.prepared import read_dataset, write_dataset_file
 from svfap.errors import UserError
 from svfap.experiments.config import ExperimentConfig
-from svfap.experiments.probing import CHANCE
 from svfap.experiments.reconstructions import run_reconstructions
 from svfap.experiments.results import FINETUNE, READER_NAMES, Line, Results
 from svfap.experiments.runs import BASELINE, ExperimentRuns, do_all
@@ -28,6 +27,7 @@ from svfap.files import make_folder, write_atomically
 from svfap.formats import read_settings_file
 from svfap.metric_table import interval_text, is_percent, metric_heading, p_text
 from svfap.model.complexity import complexity
+from svfap.probe.probe import CHANCE
 from svfap.settings import checked_settings, require_weights
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.train.resolve import resolve

@@ -15,12 +15,14 @@ from svfap.console import say
 from svfap.data.split import take_fraction
 from svfap.errors import UserError
 from svfap.evaluation.predictions import predictions_table, write_csv
+from svfap.experiments.config import PROBES
 from svfap.files import make_folder, only_writer, write_atomically
 from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
 from svfap.probe.config import ProbeConfig
 from svfap.probe.parts import Parts, read_parts
 from svfap.probe.probe import (
+    CHANCE,
     PIXELS,
     TRAINED,
     clips_of,
@@ -38,7 +40,7 @@ from svfap.train.run_data import part_of
 from svfap.weights.folder import load_model
 
 SETTINGS_FILE, FEATURES_FOLDER = "settings.json", "features"
-LINEAR, ATTENTIVE, CHANCE = "linear", "attentive", "chance"
+LINEAR, ATTENTIVE = PROBES
 
 
 @dataclass(frozen=True)

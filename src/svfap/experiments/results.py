@@ -27,10 +27,11 @@ from svfap.evaluation.predictions import (
     read_predictions,
 )
 from svfap.evaluation.replication import SIGNIFICANCE, Estimate, difference, holm, row_estimate, table_differences
-from svfap.experiments.probing import ATTENTIVE, CHANCE, LINEAR
+from svfap.experiments.probing import ATTENTIVE, LINEAR
 from svfap.experiments.runs import ExperimentRuns
 from svfap.experiments.studies import StudyRow
 from svfap.metric_table import METRICS, main_metric
+from svfap.probe.probe import CHANCE
 
 FINETUNE = "finetune"
 READER_NAMES = {FINETUNE: "fine-tuning", LINEAR: "probe, linear", ATTENTIVE: "probe, attentive", CHANCE: "–"}

@@ -82,19 +82,19 @@ def training_section(run: Run) -> Section | None:
         return Section("Training", figures={"Loss and validation of every fold": fold_curves(logs)})
     figures: dict[str, Figure | Picture] = {"Loss and validation over epochs": loss_curves(run.log)}
     if any(record.get("kind") == "probe" for record in run.log):
-        note = "Epoch 0 is the untrained encoder, the dashed line a linear reader of pixels, the dotted one chance."
+        note = "Epoch 0 is the untrained encoder, the dashed line a linear reader of pixels."
         note += _scored_on(run.log)
         figures["Probes of the frozen encoder over epochs"] = Picture(probe_curves(run.log), note=note)
     return Section("Training", figures=figures)
 
 
 def _scored_on(log: Records) -> str:
-    """A sentence about whom the probes of a log are scored on, or nothing where an older log does not say."""
+    """What is said of chance and of whom the probes of a log are scored on; nothing of an older log, which has neither."""
     first = next((record for record in log if "scored_videos" in record), None)
     if first is None:
         return ""
     people = f" of {counted(int(first['scored_people']), 'person', 'people')}" if "scored_people" in first else ""
-    return f" Scored on {counted(int(first['scored_videos']), 'video')}{people}."
+    return f" The dotted line is chance. Scored on {counted(int(first['scored_videos']), 'video')}{people}."
 
 
 def scores_section(run: Run) -> Section | None:
