@@ -44,7 +44,8 @@ from svfap.model.config import ModelConfig
 from svfap.model.layers import gather_tubelets
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.masking import TubeMask, tube_mask
-from svfap.probe.readers import attentive_probe, linear_probe
+from svfap.probe.attentive import attentive_probe
+from svfap.probe.readers import linear_probe
 from svfap.probe.tokens import Tokens, read_pixels, read_tokens
 from svfap.synth.behaviour import Behaviour
 from svfap.synth.camera import render_clip

@@ -63,7 +63,9 @@ from svfap.files import make_folder, write_atomically
 from svfap.model.build import create_model
 from svfap.model.mae import MaskedAutoencoder
 from svfap.model.perceiver import Perceiver
-from svfap.probe.readers import attentive_probe, group_folds, linear_probe
+from svfap.probe.attentive import attentive_probe
+from svfap.probe.readers import linear_probe
+from svfap.probe.samples import group_folds
 from svfap.probe.tokens import GREY, read_tokens
 from svfap.synth.camera import render_clip
 from svfap.synth.config import CLASSES, RenderConfig

@@ -59,10 +59,10 @@ from .predict.reconstruct import reconstruct as reconstruct
 from .predict.refine import refine as refine
 from .predict.summary import summarize as summarize
 from .predict.writing import write_table as write_table
+from .probe.attentive import attentive_probe as attentive_probe
 from .probe.config import ProbeConfig as ProbeConfig
 from .probe.probe import Probed as Probed
 from .probe.probe import probe_model as probe_model
-from .probe.readers import attentive_probe as attentive_probe
 from .probe.readers import knn_probe as knn_probe
 from .probe.readers import linear_probe as linear_probe
 from .probe.tokens import Tokens as Tokens

@@ -21,7 +21,9 @@ from svfap.evaluation.confidence import interval
 from svfap.probe import probe as probe_module
 from svfap.probe.config import ProbeConfig
 from svfap.probe.parts import read_parts
-from svfap.probe.probe import Row, _about_attentive, probe_model, read_chance
+from svfap.probe.probe import probe_model
+from svfap.probe.reading import read_chance
+from svfap.probe.table import Row, _about_attentive
 from svfap.probe.tokens import encoder_digest
 from svfap.reports.config import ReportConfig
 from svfap.reports.report import report

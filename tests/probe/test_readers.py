@@ -10,8 +10,10 @@ from sklearn.linear_model import Ridge
 from svfap.errors import UserError
 from svfap.evaluation.confidence import subject_scores
 from svfap.model.layers import normed
-from svfap.probe import readers
-from svfap.probe.readers import AttentiveReader, attentive_probe, group_folds, knn_probe, linear_probe
+from svfap.probe import attentive, readers
+from svfap.probe.attentive import AttentiveReader, attentive_probe
+from svfap.probe.readers import knn_probe, linear_probe
+from svfap.probe.samples import group_folds
 
 
 def material(rng, num_people=24, per_person=8, dim=20):
@@ -200,7 +202,7 @@ def test_attentive_trains_for_enough_steps_however_few_samples_there_are(number,
         return np.ones((len(args[5]), 2))
 
     lengths = []
-    monkeypatch.setattr(readers, "_fit_attentive", record)
+    monkeypatch.setattr(attentive, "_fit_attentive", record)
     x, labels = np.random.default_rng(0).normal(size=(number, 1, 2)), np.arange(number) % 2
     attentive_probe(x, labels, np.arange(number) // 2, x[:3])
     assert set(lengths) == {epochs}
@@ -212,7 +214,7 @@ def test_attentive_says_which_settings_were_best_on_held_out_people(monkeypatch)
         return queries[:, 0, :2] if (rate, decay) == (0.3, 4.0) else np.zeros((len(queries), 2))
 
     fits, chosen = [], []
-    monkeypatch.setattr(readers, "_fit_attentive", perfect_at_one_setting)
+    monkeypatch.setattr(attentive, "_fit_attentive", perfect_at_one_setting)
     labels = np.arange(40) % 2
     x = np.eye(2)[labels][:, None]
     attentive_probe(

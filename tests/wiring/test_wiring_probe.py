@@ -14,6 +14,7 @@ import svfap.probe.probe as module
 from svfap.data.clip_dataset import ClipDataset
 from svfap.data.prepared import Fold, PreparedDataset, write_dataset_file
 from svfap.model.build import create_model
+from svfap.probe import reading
 from svfap.probe.config import ProbeConfig
 
 pytestmark = pytest.mark.slow  # the numbers of probes are tested in tests/probe
@@ -126,7 +127,7 @@ class Runs(CachedRuns):
     def _watch(self, patch: pytest.MonkeyPatch) -> dict[str, Any]:
         """The clips that are read, what readers are fitted on and give, and how many batches there are."""
         seen: dict[str, Any] = {"clips": [], "fitted": [], "scored": [], "outputs": [], "batches": [], "last": []}
-        real_item, real_scores = ClipDataset.__getitem__, module.subject_scores
+        real_item, real_scores = ClipDataset.__getitem__, reading.subject_scores
 
         def item(self: ClipDataset, index: int) -> Any:
             found = real_item(self, index)
@@ -139,7 +140,7 @@ class Runs(CachedRuns):
             return real_scores(targets, outputs, subjects, names)
 
         patch.setattr(ClipDataset, "__getitem__", item)
-        patch.setattr(module, "subject_scores", scores)
+        patch.setattr(reading, "subject_scores", scores)
         for name in ("linear_probe", "knn_probe", "attentive_probe"):
             real = getattr(module, name)
 

@@ -14,7 +14,8 @@ from svfap.demo.config import PROBE
 from svfap.evaluation.confidence import SubjectScore, interval, subject_scores
 from svfap.evaluation.predictions import PREDICTIONS_FILE, labelled_outputs, read_predictions
 from svfap.probe.config import ProbeConfig
-from svfap.probe.probe import CHANCE, PIXELS, TRAINED, UNTRAINED, probe_model
+from svfap.probe.probe import probe_model
+from svfap.probe.table import CHANCE, PIXELS, TRAINED, UNTRAINED
 from svfap.view.tables import to_markdown, write_table
 
 FROZEN = {

@@ -27,7 +27,7 @@ from svfap.files import make_folder, write_atomically
 from svfap.formats import read_settings_file
 from svfap.metric_table import interval_text, is_percent, metric_heading, p_text
 from svfap.model.complexity import complexity
-from svfap.probe.probe import CHANCE
+from svfap.probe.table import CHANCE
 from svfap.settings import checked_settings, require_weights
 from svfap.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from svfap.train.resolve import resolve

@@ -21,17 +21,9 @@ from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
 from svfap.probe.config import ProbeConfig
 from svfap.probe.parts import Parts, read_parts
-from svfap.probe.probe import (
-    CHANCE,
-    PIXELS,
-    TRAINED,
-    clips_of,
-    features_of,
-    read_outputs,
-    readable,
-    reader_of,
-    task_of,
-)
+from svfap.probe.probe import clips_of, features_of, reader_of
+from svfap.probe.reading import read_outputs, readable
+from svfap.probe.table import CHANCE, PIXELS, TRAINED
 from svfap.probe.tokens import Tokens, encoder_digest, untrained_encoder
 from svfap.settings import check_same_settings
 from svfap.shipped import is_checkpoint
@@ -126,7 +118,7 @@ def probe_encoder(run: ProbeRun) -> int:
             rows, outputs, truth = read_outputs(how, tokens_read, features, fitted, flat=reader != ATTENTIVE)
             for file, each in zip(files, outputs, strict=True):
                 paths = [keys[row] for row in rows]
-                write_csv(file, predictions_table(paths, each, parts.names, truth, task_of(parts)))
+                write_csv(file, predictions_table(paths, each, parts.names, truth, parts.task))
         shutil.rmtree(run.out / FEATURES_FOLDER)
     return 0
 

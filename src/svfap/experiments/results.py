@@ -31,7 +31,7 @@ from svfap.experiments.probing import ATTENTIVE, LINEAR
 from svfap.experiments.runs import ExperimentRuns
 from svfap.experiments.studies import StudyRow
 from svfap.metric_table import METRICS, main_metric
-from svfap.probe.probe import CHANCE
+from svfap.probe.table import CHANCE
 
 FINETUNE = "finetune"
 READER_NAMES = {FINETUNE: "fine-tuning", LINEAR: "probe, linear", ATTENTIVE: "probe, attentive", CHANCE: "–"}

@@ -21,8 +21,9 @@ from svfap.model.config import ModelConfig
 from svfap.model.encoder import TPSBT
 from svfap.probe.config import ProbeConfig
 from svfap.probe.parts import Parts, make_parts, manifest_options, require_people
-from svfap.probe.probe import MAIN, Outputs, read_chance, read_scores, readable, task_of
-from svfap.probe.readers import group_folds, knn_probe, linear_probe
+from svfap.probe.readers import knn_probe, linear_probe
+from svfap.probe.reading import MAIN, Outputs, read_chance, read_scores, readable
+from svfap.probe.samples import group_folds
 from svfap.probe.tokens import POOLED, encode, read_features, read_pixels
 
 MEMORY_BYTES = 2 * 2**30  # clips that are not larger stay in memory
@@ -87,7 +88,7 @@ class Monitor:
         found: dict[str, float] = {}
         for kind, title, source, name in planned:
             scores = read_scores(partial(known[kind], num_classes=parts.num_classes), tokens[source], name, parts)
-            found |= {f"{kind}_{title}_{key}": scores[key].value for key in MAIN[task_of(parts)] if key in scores}
+            found |= {f"{kind}_{title}_{key}": scores[key].value for key in MAIN[parts.task] if key in scores}
         return found | (self._say_numbers(parts) if baselines else {})
 
     def _say_numbers(self, parts: Parts) -> dict[str, float]:

@@ -18,8 +18,9 @@ from svfap.data.prepared import PreparedDataset, read_dataset
 from svfap.data.split import units_of
 from svfap.data.targets import frame_dimensions, with_frame_values
 from svfap.errors import UserError
+from svfap.metric_table import SupervisedTask
 from svfap.probe.config import ProbeConfig
-from svfap.probe.readers import Fold, group_folds
+from svfap.probe.samples import Fold, group_folds
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Parts:
     def names(self) -> tuple[str, ...]:
         """The classes or dimensions."""
         return self.manifest.label_names or self.manifest.dimensions or ()
+
+    @property
+    def task(self) -> SupervisedTask:
+        return "classification" if self.manifest.dimensions is None else "regression"
 
     @property
     def num_classes(self) -> int | None:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from svfap.errors import UserError
 from svfap.probe.config import PROBE_FILE
-from svfap.probe.probe import bars_of, main_key
+from svfap.probe.table import bars_of, main_key
 from svfap.reports.runs import Run
 from svfap.view.figures.scores import score_intervals
 from svfap.view.page import Picture, Section
