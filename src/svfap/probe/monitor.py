@@ -22,8 +22,8 @@ from svfap.model.encoder import TPSBT
 from svfap.probe.config import ProbeConfig
 from svfap.probe.parts import Parts, make_parts, manifest_options, require_people
 from svfap.probe.readers import knn_probe, linear_probe
-from svfap.probe.reading import MAIN, Outputs, read_chance, read_scores, readable
-from svfap.probe.samples import group_folds
+from svfap.probe.reading import MAIN, read_chance, read_scores, readable
+from svfap.probe.samples import Values, group_folds
 from svfap.probe.tokens import POOLED, encode, read_features, read_pixels
 
 MEMORY_BYTES = 2 * 2**30  # clips that are not larger stay in memory
@@ -81,7 +81,7 @@ class Monitor:
             say(
                 f"probing leaves out {counted(len(unreadable), 'video')} that cannot be read, such as {next(iter(unreadable))}"
             )
-        known: dict[str, Callable[..., Outputs]] = {"linear": linear_probe, "knn": knn_probe, "chance": read_chance}
+        known: dict[str, Callable[..., Values]] = {"linear": linear_probe, "knn": knn_probe, "chance": read_chance}
         planned = [(kind, name, "encoder", name) for kind in ("linear", "knn") for name in POOLED]
         if baselines:
             planned += [("linear", "pixels", "pixels", "pixels"), ("chance", "labels", "pixels", "pixels")]

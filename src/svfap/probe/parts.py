@@ -52,7 +52,7 @@ class Parts:
     @property
     def num_classes(self) -> int | None:
         """Of all videos, also where the part that fits has no video of the last class; None for values."""
-        return len(self.names) if self.manifest.dimensions is None else None
+        return len(self.names) if self.task == "classification" else None
 
     def units(self, rows: NDArray[np.int64]) -> str:
         """What keeps these rows apart, in words: "people"; or "subjects", "groups", "sources", "files", whichever there are."""
@@ -74,7 +74,7 @@ class Parts:
     def targets(self) -> NDArray[Any]:
         """Classes (N,) int64 or values (N, K) float64 of the videos."""
         labels = self.manifest.labels
-        if labels is not None and self.manifest.dimensions is None:
+        if labels is not None and self.task == "classification":
             return labels
         return self.manifest.table[list(self.names)].to_numpy(np.float64)
 
@@ -142,7 +142,7 @@ def _of_manifests(config: ProbeConfig) -> Parts:
 
 def require_classes(parts: Parts) -> None:
     """Raise `UserError` if all videos that fit readers, or all that are scored, are of one class."""
-    if parts.manifest.dimensions is not None:
+    if parts.task == "regression":
         return
     labels, scored = parts.targets(), np.concatenate([test for _, test in parts.splits])
     for what, rows in [*(("fits the readers", fit) for fit, _ in parts.splits), ("is scored", scored)]:

@@ -28,7 +28,8 @@ from svfap.probe.attentive import attentive_probe
 from svfap.probe.config import PROBE_FILE, ProbeConfig
 from svfap.probe.parts import Parts, read_parts
 from svfap.probe.readers import knn_probe, linear_probe
-from svfap.probe.reading import Outputs, read_chance, read_scores, readable
+from svfap.probe.reading import read_chance, read_scores, readable
+from svfap.probe.samples import Values
 from svfap.probe.table import (
     CHANCE,
     PIXELS,
@@ -216,7 +217,7 @@ def _plan(config: ProbeConfig, tokens: Tokens) -> Iterator[tuple[str, str]]:
 
 def reader_of(
     config: ProbeConfig, kind: str, parts: Parts, on_choice: Callable[[tuple[float, float]], object] | None = None
-) -> Callable[..., Outputs]:
+) -> Callable[..., Values]:
     """The reader of a kind, or `chance`, with its settings, for `read_outputs`. on_choice: of `attentive_probe`."""
     if kind == CHANCE:
         return partial(read_chance, num_classes=parts.num_classes)

@@ -14,9 +14,9 @@ from svfap.evaluation.confidence import SubjectScore, subject_scores
 from svfap.evaluation.metrics import average_views
 from svfap.model.layers import steps_to_frames
 from svfap.probe.parts import Parts, require_classes
+from svfap.probe.samples import Values
 from svfap.probe.tokens import Tokens
 
-Outputs = NDArray[np.float64]
 MAIN = {"classification": ("uar", "war"), "regression": ("ccc", "ccc_within_people", "pcc")}
 
 
@@ -34,8 +34,8 @@ def readable(parts: Parts, tokens: Tokens) -> Parts:
 
 
 def read_clips(
-    reader: Callable[..., Outputs], tokens: Tokens, name: str, parts: Parts, flat: bool = True
-) -> tuple[NDArray[np.int64], Outputs]:
+    reader: Callable[..., Values], tokens: Tokens, name: str, parts: Parts, flat: bool = True
+) -> tuple[NDArray[np.int64], Values]:
     """Fit a reader on the views of the videos of each split and apply it to those that are scored.
 
     Each view is a sample; the outputs of the views of a video are averaged. flat: as in `Tokens`, False for the attentive
@@ -54,8 +54,8 @@ def read_clips(
 
 
 def read_frames(
-    reader: Callable[..., Outputs], tokens: Tokens, name: str, parts: Parts, flat: bool = True
-) -> tuple[NDArray[np.int64], Outputs, Outputs]:
+    reader: Callable[..., Values], tokens: Tokens, name: str, parts: Parts, flat: bool = True
+) -> tuple[NDArray[np.int64], Values, Values]:
     """As `read_clips`, for values of frames: every time step of a view is a sample, whose target is the mean of its frames.
 
     The outputs of the time steps are interpolated linearly to the frames, as `Perceiver` does, and those of a frame that is in
@@ -86,8 +86,8 @@ def read_frames(
 
 
 def read_outputs(
-    reader: Callable[..., Outputs], tokens: Tokens, name: str, parts: Parts, flat: bool = True
-) -> tuple[NDArray[np.int64], Outputs, NDArray[Any]]:
+    reader: Callable[..., Values], tokens: Tokens, name: str, parts: Parts, flat: bool = True
+) -> tuple[NDArray[np.int64], Values, NDArray[Any]]:
     """`read_clips`, or `read_frames` for values of frames: rows (N,), outputs (runs, N, K), and targets (N,) or (N, K)."""
     if parts.frame_level:
         return read_frames(reader, tokens, name, parts, flat)
@@ -96,7 +96,7 @@ def read_outputs(
 
 
 def read_scores(
-    reader: Callable[..., Outputs], tokens: Tokens, name: str, parts: Parts, flat: bool = True
+    reader: Callable[..., Values], tokens: Tokens, name: str, parts: Parts, flat: bool = True
 ) -> dict[str, SubjectScore]:
     """The scores of a reader, by key, as sums over the people that are scored; see `read_outputs`.
 
@@ -111,7 +111,7 @@ def read_scores(
 
 def read_chance(
     x: NDArray[Any], y: NDArray[Any], groups: NDArray[Any], queries: NDArray[Any], *, num_classes: int | None = None
-) -> Outputs:
+) -> Values:
     """A reader that looks at no features: always the most frequent class, or always the same value."""
     if y.ndim == 2:
         return np.zeros((len(queries), y.shape[1]))
@@ -126,8 +126,8 @@ def _drawn_units(parts: Parts, rows: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def _averaged(
-    index: NDArray[np.int64], outputs: Outputs, weights: NDArray[np.int64] | None
-) -> tuple[NDArray[np.int64], Outputs]:
+    index: NDArray[np.int64], outputs: Values, weights: NDArray[np.int64] | None
+) -> tuple[NDArray[np.int64], Values]:
     """Average outputs (runs, V, K) with the same index (V,): the N numbers, ascending, and (runs, N, K)."""
     runs, _, num_outputs = outputs.shape
     flat = outputs.transpose(1, 0, 2).reshape(len(index), -1)
@@ -135,7 +135,7 @@ def _averaged(
     return numbers, means.reshape(-1, runs, num_outputs).transpose(1, 0, 2)
 
 
-def _step_targets(values: NDArray[np.float32], num_steps: int) -> tuple[Outputs, NDArray[np.bool_]]:
+def _step_targets(values: NDArray[np.float32], num_steps: int) -> tuple[Values, NDArray[np.bool_]]:
     """Means (V, T', K) of the annotated frames of each time step of values (V, T, K), and which steps (V, T') have any."""
     steps = values.reshape(len(values), num_steps, -1, values.shape[2])
     annotated = np.asarray(np.isfinite(steps).all(axis=3))
@@ -144,7 +144,7 @@ def _step_targets(values: NDArray[np.float32], num_steps: int) -> tuple[Outputs,
     return totals / np.maximum(counts, 1)[..., None], counts > 0
 
 
-def _interpolated(steps: Outputs, num_frames: int) -> Outputs:
+def _interpolated(steps: Values, num_frames: int) -> Values:
     """(runs, V, T', K) at time steps -> (runs, V, T, K) at frames."""
     frames = steps_to_frames(torch.from_numpy(steps.reshape(-1, *steps.shape[2:])), num_frames)
     return frames.reshape(*steps.shape[:2], num_frames, steps.shape[3]).numpy()

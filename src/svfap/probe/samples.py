@@ -16,7 +16,7 @@ Array = NDArray[Any]
 Values = NDArray[np.float64]
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 NUM_FOLDS = 5
-ROWS = 1024  # test samples compared with the training part at a time
+ROWS = 1024  # samples looked at, or compared with the training part, at a time
 
 
 def group_folds(groups: ArrayLike, y: ArrayLike | None = None, num_folds: int = NUM_FOLDS, seed: int = 0) -> list[Fold]:

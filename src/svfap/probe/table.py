@@ -119,7 +119,7 @@ def caption_of(
         text += f" In brackets 95% intervals: {config.num_resamples} bootstrap samples of the {number} {drawn}."
     if 1 < number < FEW:
         text += f" Warning: intervals from so few are not to be trusted; at least {FEW} people are needed."
-    if parts.manifest.dimensions is not None:
+    if parts.task == "regression":
         what = "means over " + ", ".join(parts.names) if len(parts.names) > 1 else f"of {parts.names[0]}"
         text += f" Scores are {what}."
     if "attentive" in config.kinds:
