@@ -31,6 +31,7 @@ Finished runs and pre-trained encoders are kept in OUT and not done again.
     python benchmarks/real_faces.py --corpus DIR                              # all conditions, three folds, one seed
     python benchmarks/real_faces.py --corpus DIR none "real, pixels" --seeds 2
     python benchmarks/real_faces.py --corpus DIR --table --split test
+    python benchmarks/real_faces.py --corpus DIR --losses                     # how far the pre-trainings got
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ from svfap.evaluation.confidence import Interval, SubjectScore, interval, subjec
 from svfap.files import make_folder, write_atomically
 from svfap.model.build import create_model
 from svfap.model.mae import MaskedAutoencoder
+from svfap.model.masking import tube_mask
 from svfap.model.perceiver import Perceiver
 from svfap.probe.attentive import attentive_probe
 from svfap.probe.readers import linear_probe
@@ -82,6 +84,7 @@ SHAPE = {"img_size": SIZE, "embed_dim": 96, "num_heads": 3, "standardize_clips":
 MODEL = {**SMALL, **SHAPE}
 MOST = 40  # clips of one person that readers are fitted on
 SHIFT = 2  # px, at random in all training
+LOSS_CLIPS = 256  # of each part of the people, for --losses
 MEAN, LINEAR, PROBE = "linear probe of the mean", "linear probe", "attentive probe"
 TUNED, RIDGE = "fine-tuning", "ridge on 20 × 20 grey pixels"
 READERS = (RIDGE, MEAN, LINEAR, PROBE, TUNED)
@@ -471,6 +474,29 @@ def pretrained_on(
     return model
 
 
+def losses(out: Path, names: Sequence[str], folds: Sequence[int], folder: Path) -> pd.DataFrame:
+    """How far the pre-trainings in `out` got: loss on clips of the corpus, beside predicting 0 (no change; a tubelet's mean)."""
+    corpus, rows = read_corpus(folder), []
+    for name, fold in product(names, folds):
+        shared = CONDITIONS[name].faces == "synthetic"
+        encoder = out / "encoders" / (f"{slug(name)}-0" if shared else f"{slug(name)}-0-{fold}")
+        if not (encoder / "pretraining.json").is_file():
+            continue
+        model = MaskedAutoencoder.from_pretrained(encoder).eval()
+        unseen = set(scored_people(corpus, fold))
+        for whose, people in (("training people", set(corpus.people) - unseen), ("people never seen", unseen)):
+            videos = real_videos(corpus, sorted(people), LOSS_CLIPS, fold)[:, :NUM_FRAMES]
+            clips = normalize(torch.from_numpy(videos), model.config.pixel_mean, model.config.pixel_std)
+            mask = tube_mask(len(clips), model.config, generator=torch.Generator().manual_seed(fold))
+            with torch.inference_mode():
+                loss, trivial = model.loss(clips, mask), model.targets(clips, mask).square().mean()
+            rows.append((name, whose, loss.item(), trivial.item()))
+    table = pd.DataFrame(rows, columns=["pre-trained on", "clips of", "loss", "of predicting 0"])
+    means = table.groupby(["pre-trained on", "clips of"], sort=False).mean()
+    means["less by, %"] = 100 * (1 - means["loss"] / means["of predicting 0"])
+    return means.round({"loss": 3, "of predicting 0": 3, "less by, %": 1}).reset_index()
+
+
 def results_of(out: Path) -> list[dict[str, Any]]:
     """The runs that are there."""
     results = [json.loads(file.read_text()) for file in sorted(out.glob("*.json"))]
@@ -584,6 +610,9 @@ def main() -> None:
     parser.add_argument("--readers", nargs="+", choices=READERS, help="default: all")
     parser.add_argument("--folds", nargs="+", type=int, choices=FOLDS, default=FOLDS, help="default: all")
     parser.add_argument("--split", help="with --table: show the scores of this split's people alone")
+    parser.add_argument(
+        "--losses", action="store_true", help="only print how far the pre-trainings that are done got, seed 0"
+    )
     parser.add_argument("--list", action="store_true", help="show the conditions")
     parser.add_argument("--table", action="store_true", help="only print the tables of what is done")
     args = parser.parse_args()
@@ -597,10 +626,13 @@ def main() -> None:
     if args.list:
         print(*CONDITIONS, sep="\n")
         return
+    if (args.losses or not args.table) and (args.corpus is None or not (args.corpus / "corpus.csv").is_file()):
+        where = "" if args.corpus is None else f"{args.corpus} has no corpus.csv; "
+        parser.error(f"--corpus: {where}give the folder with corpus.csv, teacher.csv and windows.csv")
+    if args.losses:
+        print(to_markdown(losses(args.out, names, args.folds, args.corpus)))
+        return
     if not args.table:
-        if args.corpus is None or not (args.corpus / "corpus.csv").is_file():
-            where = "" if args.corpus is None else f"{args.corpus} has no corpus.csv; "
-            parser.error(f"--corpus: {where}give the folder with corpus.csv, teacher.csv and windows.csv")
         make_folder(args.out)
         os.environ["OMP_NUM_THREADS"] = "1"
         settings = Settings(

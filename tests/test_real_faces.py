@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -107,8 +108,11 @@ def test_conditions_are_run_once_and_tabulated(benchmark, corpus, tmp_path, monk
     names = ["pixels", "none", "both, pixels", "none, as many updates"]
     options = ["--corpus", str(corpus), "--out", str(tmp_path), "--steps", "2", "--tune_steps", "1", "--videos", "9"]
 
+    monkeypatch.setattr(benchmark, "attentive_probe", partial(benchmark.attentive_probe, epochs=1))
+    monkeypatch.setattr(benchmark, "do_all", lambda one, wanted, jobs: [one(*each) for each in wanted])  # in this process
+
     def main(*more: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["real_faces.py", *names, *options, "--epochs", "1", *more])
+        monkeypatch.setattr(sys, "argv", ["real_faces.py", *names, *options, *more])
         benchmark.main()
         return capsys.readouterr().out
 
@@ -121,7 +125,7 @@ def test_conditions_are_run_once_and_tabulated(benchmark, corpus, tmp_path, monk
     assert {file: file.stat().st_mtime_ns for file in files} == files
     assert "- none, fine-tuning: 9 people, 117 frames, 18 windows, seeds: 1, CPU seconds" in text
     with pytest.raises(SystemExit, match="other settings"):
-        main("--epochs", "2")
+        main("--steps", "3")
 
     tables = benchmark.tables(tmp_path, names)
     assert list(tables) == ["frames, all", "frames, within people", "windows, all", "windows, within people"]
@@ -138,6 +142,12 @@ def test_conditions_are_run_once_and_tabulated(benchmark, corpus, tmp_path, monk
     assert float(ridge["windows, all"]["UAR, %"].split()[0]) >= 75
     compared = tables["frames, all"]["mean − none"].str.startswith(("+", "−")).tolist()
     assert compared == [False] * 5 + [True] * 5 + [False]
+
+    lines = main("--losses").splitlines()[2:]  # two conditions have no pre-training, and nothing is learned in two updates
+    assert [line.split(" | ")[:2] for line in lines if line] == [
+        ["| both, pixels", "training people"], ["| both, pixels", "people never seen"],
+    ]  # fmt: skip
+    assert all(float(line.split(" | ")[2]) >= float(line.split(" | ")[3]) > 0 for line in lines if line)
 
     alone = benchmark.tables(tmp_path, names, "test")["frames, all"]
     assert alone.iloc[0]["mean"] != ridge["frames, all"]["mean"]
