@@ -67,6 +67,9 @@ def test_values_out_of_range_are_told_with_unknown_names(fails):
     assert fails("", "predict", "a.mp4", "--model", "m", "--model_size", "3") == (
         "unrecognized arguments: --model_size 3; svfap predict --help lists the options"
     )
+    assert fails("", "pretrain", "--manifest", "m.csv", "--model_size", "3") == (
+        "unrecognized arguments: --model_size 3; svfap pretrain --help lists the options"
+    )
 
 
 def test_numbers_are_text_where_the_setting_is_text(tmp_path, fails):

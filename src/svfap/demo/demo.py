@@ -26,7 +26,7 @@ COMMAND = (sys.executable, "-P", "-m", "svfap")
 POLL_S = 0.1
 TITLE = "SVFAP demo on synthetic faces"
 RECORD = "synth.json"  # of a finished dataset of `svfap synth`
-FROM_SCRATCH = ("--epochs", "300", "--warmup_epochs", "23")  # it takes more steps to learn anything
+FROM_SCRATCH = ("--epochs", "300", "--warmup_epochs", "23")  # it takes more steps than fine-tuning pre-trained weights
 
 
 class Step(NamedTuple):
@@ -80,8 +80,10 @@ def steps(config: DemoConfig) -> list[Step]:
         test = ("evaluate", "--model", str(out / name), "--manifest", str(data / "test.csv"))
         read.append(Step(out / name / "evaluation" / "metrics.json", test, (metrics[name],)))
     reader = (word for name, value in PROBE.items() for word in (f"--{name}", str(value)))
-    probe = ("probe", str(pretrain), "--dataset", str(data), *reader)
-    read.append(Step(pretrain / PROBE_FOLDER / PROBE_FILE, probe, (metrics["pretrain"],)))
+    probe = ("--dataset", str(data), *reader)
+    read.append(Step(pretrain / PROBE_FOLDER / PROBE_FILE, ("probe", str(pretrain), *probe), (metrics["pretrain"],)))
+    frozen = out / "frozen" / PROBE_FOLDER
+    read.append(Step(frozen / PROBE_FILE, ("probe", "demo", *probe, "--out", str(frozen)), (record,)))
     picture = pretrain / "reconstruction" / "reconstruction.png"
     words = ("reconstruct", video, "--model", str(pretrain), "--out", str(picture.parent))
     read.append(Step(picture, words, (metrics["pretrain"],)))
@@ -101,7 +103,7 @@ def steps(config: DemoConfig) -> list[Step]:
     )
     read.append(Step(table, words, (metrics["longer"],)))
     page = out / "report.html"
-    runs = (str(out / name) for name in ("longer", "finetuned", "scratch", "pretrain"))
+    runs = (str(out / name) for name in ("longer", "finetuned", "scratch", "frozen", "pretrain"))
     shown = Step(page, ("report", *runs, "--out", str(page), "--title", TITLE), tuple(step.makes for step in read))
     return [*trained, *read, shown]
 
