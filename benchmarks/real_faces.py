@@ -491,6 +491,8 @@ def losses(out: Path, names: Sequence[str], folds: Sequence[int], folder: Path) 
             with torch.inference_mode():
                 loss, trivial = model.loss(clips, mask), model.targets(clips, mask).square().mean()
             rows.append((name, whose, loss.item(), trivial.item()))
+    if not rows:
+        sys.exit(f"{out}: holds no pre-training of these conditions and folds")
     table = pd.DataFrame(rows, columns=["pre-trained on", "clips of", "loss", "of predicting 0"])
     means = table.groupby(["pre-trained on", "clips of"], sort=False).mean()
     means["less by, %"] = 100 * (1 - means["loss"] / means["of predicting 0"])

@@ -109,7 +109,8 @@ def test_conditions_are_run_once_and_tabulated(benchmark, corpus, tmp_path, monk
     options = ["--corpus", str(corpus), "--out", str(tmp_path), "--steps", "2", "--tune_steps", "1", "--videos", "9"]
 
     monkeypatch.setattr(benchmark, "attentive_probe", partial(benchmark.attentive_probe, epochs=1))
-    monkeypatch.setattr(benchmark, "do_all", lambda one, wanted, jobs: [one(*each) for each in wanted])  # in this process
+    here = lambda one, wanted, jobs: [one(*each) for each in wanted]  # noqa: E731
+    monkeypatch.setattr(benchmark, "do_all", here)  # not in processes, which would not see the other patch
 
     def main(*more: str) -> str:
         monkeypatch.setattr(sys, "argv", ["real_faces.py", *names, *options, *more])
@@ -143,11 +144,12 @@ def test_conditions_are_run_once_and_tabulated(benchmark, corpus, tmp_path, monk
     compared = tables["frames, all"]["mean − none"].str.startswith(("+", "−")).tolist()
     assert compared == [False] * 5 + [True] * 5 + [False]
 
-    lines = main("--losses").splitlines()[2:]  # two conditions have no pre-training, and nothing is learned in two updates
-    assert [line.split(" | ")[:2] for line in lines if line] == [
-        ["| both, pixels", "training people"], ["| both, pixels", "people never seen"],
-    ]  # fmt: skip
-    assert all(float(line.split(" | ")[2]) >= float(line.split(" | ")[3]) > 0 for line in lines if line)
+    lines = [line.split(" | ") for line in main("--losses").splitlines()[2:] if line]
+    assert [line[0] for line in lines] == ["| both, pixels"] * 2, "the others have no pre-training"
+    assert [line[1] for line in lines] == ["training people", "people never seen"]
+    assert all(float(line[2]) >= float(line[3]) > 0 for line in lines), "two updates teach nothing"
+    with pytest.raises(SystemExit, match="elsewhere: holds no pre-training of these conditions"):
+        main("--losses", "--out", str(tmp_path / "elsewhere"))
 
     alone = benchmark.tables(tmp_path, names, "test")["frames, all"]
     assert alone.iloc[0]["mean"] != ridge["frames, all"]["mean"]
