@@ -307,7 +307,7 @@ def _list_of(parser: Parser, stray: str) -> str:
 
 
 def _option_before(parser: Parser, stray: str) -> tuple[str, list[str]]:
-    """The option that the stray word follows, and all words that do; '' where there is none, as where it is an option itself."""
+    """The option that the stray word follows, and all words that do; '' where there is none, or it is an option itself."""
     argv = getattr(parser, "argv", ())
     before = argv[: argv.index(stray)] if stray in argv and not stray.startswith("-") else ()
     flag = next((word for word in reversed(before) if word.startswith("-")), "")

@@ -82,7 +82,7 @@ def steps(config: DemoConfig) -> list[Step]:
     reader = (word for name, value in PROBE.items() for word in (f"--{name}", str(value)))
     probe = ("--dataset", str(data), *reader)
     read.append(Step(pretrain / PROBE_FOLDER / PROBE_FILE, ("probe", str(pretrain), *probe), (metrics["pretrain"],)))
-    frozen = out / "frozen" / PROBE_FOLDER
+    frozen = out / "longer_frozen" / PROBE_FOLDER
     read.append(Step(frozen / PROBE_FILE, ("probe", "demo", *probe, "--out", str(frozen)), (record,)))
     picture = pretrain / "reconstruction" / "reconstruction.png"
     words = ("reconstruct", video, "--model", str(pretrain), "--out", str(picture.parent))
@@ -103,7 +103,7 @@ def steps(config: DemoConfig) -> list[Step]:
     )
     read.append(Step(table, words, (metrics["longer"],)))
     page = out / "report.html"
-    runs = (str(out / name) for name in ("longer", "finetuned", "scratch", "frozen", "pretrain"))
+    runs = (str(out / name) for name in ("longer", "finetuned", "scratch", "longer_frozen", "pretrain"))
     shown = Step(page, ("report", *runs, "--out", str(page), "--title", TITLE), tuple(step.makes for step in read))
     return [*trained, *read, shown]
 

@@ -47,7 +47,7 @@ def demo_table(folder: Path) -> str:
     """Write the table as `table.md`, `.csv` and `.tex` into the folder of the demo; returns it with its caption as Markdown."""
     minutes = probed(folder, folder / "pretrain")
     rows = {name: minutes[encoder] for encoder, name in FROZEN.items()}
-    rows[LONGER_FROZEN] = probed(folder, "demo", folder / "frozen" / PROBE_FOLDER)[TRAINED]
+    rows[LONGER_FROZEN] = probed(folder, "demo", folder / "longer_frozen" / PROBE_FOLDER)[TRAINED]
     runs = {"from scratch": "scratch", "pre-trained for minutes, fine-tuned": "finetuned", LONGER: "longer"}
     rows |= {name: evaluated(folder / run) for name, run in runs.items()}
     lines = []
