@@ -326,17 +326,37 @@ def test_a_probe_with_few_labels_fits_that_part_of_them(tmp_path, faces, configs
 
     def outputs(reader, tokens, name, parts, flat=True):
         fitted.append((name, flat, *(len(rows) for rows in parts.splits[0])))
-        return parts.splits[0][1], np.ones((2 if name == "tokens" else 1, 14, 7)), parts.targets()[parts.splits[0][1]]
+        return parts.splits[0][1], np.ones((1 if flat else 2, 14, 7)), parts.targets()[parts.splits[0][1]]
 
     monkeypatch.setattr(probing_module, "read_outputs", outputs)
     assert probe_encoder(runs.probes(few)[1]) == 0
     assert fitted == [
         ("last", True, 7, 14),
         ("fused", True, 7, 14),
+        ("tokens", True, 7, 14),
         ("tokens", False, 7, 14),
     ]  # of 35: at least 1 of 7 classes
-    names = {file.name for file in runs.probes(few)[1].out.glob("*.csv")}
-    assert names == {"linear-last.csv", "linear-fused.csv", "attentive-seed100.csv", "attentive-seed101.csv"}
+    out, linear = runs.probes(few)[1].out, {"linear-last.csv", "linear-fused.csv", "linear-tokens.csv"}
+    assert {file.name for file in out.glob("*.csv")} == linear | {"attentive-seed100.csv", "attentive-seed101.csv"}
+    fitted.clear()
+    (out / "linear-tokens.csv").unlink()  # as where this reader is asked for later
+    assert probe_encoder(runs.probes(few)[1]) == 0
+    assert fitted == [("tokens", True, 7, 14)], "the others are not done again"
+
+
+@pytest.mark.parametrize(
+    ("readers", "files"),
+    [
+        ("linear", {"linear-last.csv", "linear-fused.csv"}),
+        ("linear_tokens", {"linear-tokens.csv"}),
+        ("attentive", {"attentive-seed0.csv", "attentive-seed1.csv", "attentive-seed2.csv"}),
+    ],
+)
+def test_each_reader_is_chosen_alone(tmp_path, faces, configs, readers, files):
+    runs = experiment_runs(ExperimentConfig(out=tmp_path, dataset=faces, readers=readers, **configs))
+    probe = runs.untrained_probes()[0]
+    assert {file.name for group in probe.results.values() for file in group} == files
+    assert {file.name for file in probe.files(readers)} <= files
 
 
 def test_pixels_are_read_with_the_parts_of_the_labels_that_rows_have(tmp_path, faces, configs):
@@ -460,7 +480,7 @@ def test_no_runs_are_interrupted_silently(tmp_path, faces, configs, monkeypatch,
         (["scratch", "--pretrainings", "0"], "pretrainings=0"),
         (["scratch", "--readings", "0"], "readings=0"),
         (["scratch", "--readings", "101"], "readings=101: must be at most 100"),
-        (["scratch", "--readers", "[guess]"], "readers='guess' is none of finetune, linear, attentive"),
+        (["scratch", "--readers", "[guess]"], "readers='guess' is none of finetune, linear, linear_tokens, attentive"),
         (["scratch", "--parallel", "0"], "parallel=0"),
         (["scratch", "--dataset", "nowhere"], "dataset=nowhere: holds no dataset.json"),
         (["scratch", "--pretrain_dataset", "nowhere"], "pretrain_dataset=nowhere: holds no dataset.json"),

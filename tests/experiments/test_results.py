@@ -81,19 +81,20 @@ def test_a_true_difference_is_shown_and_others_are_not(prepared, tmp_path, monke
     assert found["reference"] == "90%" and found["metrics"] == ["uar", "war"]
     lines = {(line["row"], line["reader"]): line for line in found["lines"]}
     assert list(lines)[:5] == [(row, "finetune") for row in ("75%", "85%", "90%", "95%")] + [("75%", "linear")]
-    assert list(lines)[12:] == [
+    assert list(lines)[16:] == [
         ("chance", "chance"),
         ("pixels", "linear"),
         ("untrained", "linear"),
+        ("untrained", "linear_tokens"),
         ("untrained", "attentive"),
     ]
-    for reader in ("finetune", "linear", "attentive"):
+    for reader in ("finetune", "linear", "linear_tokens", "attentive"):
         assert lines["75%", reader]["difference"]["value"] == pytest.approx(-0.3, abs=0.05)
         assert lines["75%", reader]["difference"]["p_holm"] < 0.05
         assert lines["85%", reader]["difference"]["p_holm"] > 0.05
         assert lines["90%", reader]["difference"] is None
         readings = lines["85%", reader]["scores"]["uar"]["readings"]
-        assert np.shape(readings) == (3, 1 if reader == "linear" else 2)
+        assert np.shape(readings) == (3, 1 if reader.startswith("linear") else 2)
         assert lines["85%", reader]["scores"]["uar"]["value"] == pytest.approx(np.mean(readings))
     cells = table.set_index([table.columns[0], "read by"])
     verdicts = cells["p (Holm)"].xs("fine-tuning", level=1)
@@ -173,7 +174,8 @@ def test_intervals_of_scores_stay_in_their_range(prepared, tmp_path, monkeypatch
 
 def test_baselines_are_in_the_table_of_rows_that_are_not_probed(prepared, tmp_path, monkeypatch):
     found, stub, _ = done(prepared, tmp_path, monkeypatch, differing, readers=["finetune"], readings=1)
-    assert [line["reader"] for line in found["lines"]] == ["finetune"] * 4 + ["chance", "linear", "linear", "attentive"]
+    trivial = ["chance", "linear", "linear", "linear_tokens", "attentive"]
+    assert [line["reader"] for line in found["lines"]] == ["finetune"] * 4 + trivial
     assert {run.out.name for run in stub.probes} == {
         "probe-pixels",
         *(f"probe-scratch-to-base-seed{n}" for n in range(3)),
@@ -191,10 +193,10 @@ def test_baselines_are_in_the_table_of_rows_that_are_not_probed(prepared, tmp_pa
     assert {reader for probe in stub.probes if not probe.pixels for reader, _ in probe.results} == {"linear"}
 
 
-@pytest.mark.parametrize("readers", [["attentive"], ["finetune", "attentive"]])
+@pytest.mark.parametrize("readers", [["attentive"], ["finetune", "attentive"], ["linear_tokens"]])
 def test_baselines_are_compared_with_a_probed_reference_where_there_is_one(prepared, tmp_path, monkeypatch, readers):
     found, _, _ = done(prepared, tmp_path, monkeypatch, differing, readers=readers, readings=1)
-    reference = next(line for line in found["lines"] if line["reader"] == "attentive" and line["difference"] is None)
+    reference = next(line for line in found["lines"] if line["reader"] == readers[-1] and line["difference"] is None)
     for line in found["lines"][-3:]:
         values = [each["scores"]["uar"]["value"] for each in (line, reference)]
         assert line["difference"]["value"] == pytest.approx(values[0] - values[1]), line["row"]

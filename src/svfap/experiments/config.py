@@ -10,7 +10,7 @@ from svfap.errors import UserError
 from svfap.settings import Settings, require, require_weights, several
 from svfap.shipped import find_recipe
 
-PROBES = ("linear", "attentive")  # readers of frozen features
+PROBES = ("linear", "linear_tokens", "attentive")  # readers of frozen features
 READERS = ("finetune", *PROBES)
 MAX_READINGS = 100  # the seed of a reading is this times that of its pre-training, plus its number
 
@@ -46,7 +46,8 @@ class ExperimentConfig(Settings):
     readings: int = 3
     """How often each pre-training is fine-tuned, and probed by the attentive reader, each with a seed of its own; at most 100."""
     readers: str | list[str] = field(default_factory=lambda: list(READERS))
-    """How a pre-trained encoder is read: finetune, or frozen by a reader of `svfap probe`, linear or attentive."""
+    """How a pre-trained encoder is read: finetune, or frozen by readers of `svfap probe`: linear (of the mean that fine-tuning
+    reads), linear_tokens (of all tokens, each at its place), attentive (of all tokens)."""
     parallel: int | None = None
     """Runs trained at a time, one process each; default: one per GPU."""
 

@@ -32,7 +32,8 @@ from svfap.train.run_data import part_of
 from svfap.weights.folder import load_model
 
 SETTINGS_FILE, FEATURES_FOLDER = "settings.json", "features"
-LINEAR, ATTENTIVE = PROBES
+LINEAR, LINEAR_TOKENS, ATTENTIVE = PROBES
+TOKENS = "tokens"
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ class ProbeRun:
     """The readings of one frozen encoder, or of the pixels, in the folder `out`.
 
     config: the data, the readers, and the attentive one's first seed and number of seeds. linear: the features that the
-    linear reader of this row gets, `last` or `fused`, of those in the settings; it reads all of them, for the rows that share
-    this run. shape: of the encoder that is not trained, or of the clips whose pixels are read. weights: of the encoder; None:
-    not trained, with the weights that pre-training starts from with `seed`. pixels: no encoder; the linear reader and chance.
+    reader `linear` of this row gets, `last` or `fused`, of those in the settings; it reads all of them, for the rows that
+    share this run. `linear_tokens` gets all tokens, if they are among them. shape: of the encoder that is not trained, or of
+    the clips whose pixels are read. weights: of the encoder; None: not trained, with the weights that pre-training starts
+    from with `seed`. pixels: no encoder; the linear reader and chance.
     fraction: of the videos that fit the readers, drawn by `seed`. num_workers: decoding processes.
     """
 
@@ -58,10 +60,12 @@ class ProbeRun:
     epochs: int = 1  # what a display of progress counts
 
     def files(self, reader: str) -> list[Path]:
-        """The predictions of a reader, `linear`, `attentive` or `chance`: a file for each seed, as of `svfap evaluate`."""
+        """The predictions of a reader, one of `PROBES` or `chance`: a file for each seed, as of `svfap evaluate`."""
         if reader == ATTENTIVE:
             seeds = range(self.config.seed, self.config.seed + self.config.num_seeds)
             return [self.out / f"{reader}-seed{seed}.csv" for seed in seeds]
+        if reader == LINEAR_TOKENS:
+            return [self._linear(TOKENS)]
         return [
             self._linear(PIXELS if self.pixels else self.linear) if reader == LINEAR else self.out / f"{reader}.csv"
         ]
@@ -72,7 +76,7 @@ class ProbeRun:
         if self.pixels:
             return {(LINEAR, PIXELS): [self._linear(PIXELS)], (CHANCE, PIXELS): self.files(CHANCE)}
         linear = {(LINEAR, name): [self._linear(name)] for name in self.config.features}
-        found = {**linear, (ATTENTIVE, "tokens"): self.files(ATTENTIVE)}
+        found = {**linear, (ATTENTIVE, TOKENS): self.files(ATTENTIVE)}
         return {key: files for key, files in found.items() if key[0] in self.config.kinds}
 
     @property
@@ -112,6 +116,8 @@ def probe_encoder(run: ProbeRun) -> int:
         tokens_read = tokens[PIXELS if run.pixels else TRAINED]
         fitted, keys = _fitted(run, tokens_read, parts), [sample.key for sample in parts.manifest]
         for (reader, features), files in run.results.items():
+            if all(file.is_file() for file in files):
+                continue
             # The linear reader has no seed: its folds are the same for all.
             settings = config if reader == ATTENTIVE else replace(config, seed=0)
             how = reader_of(settings, reader, fitted, _say_choice)

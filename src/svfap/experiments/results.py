@@ -27,14 +27,21 @@ from svfap.evaluation.predictions import (
     read_predictions,
 )
 from svfap.evaluation.replication import SIGNIFICANCE, Estimate, difference, holm, row_estimate, table_differences
-from svfap.experiments.probing import ATTENTIVE, LINEAR
+from svfap.experiments.config import PROBES
+from svfap.experiments.probing import ATTENTIVE, LINEAR, LINEAR_TOKENS
 from svfap.experiments.runs import ExperimentRuns
 from svfap.experiments.studies import StudyRow
 from svfap.metric_table import METRICS, main_metric
 from svfap.probe.table import CHANCE
 
 FINETUNE = "finetune"
-READER_NAMES = {FINETUNE: "fine-tuning", LINEAR: "probe, linear", ATTENTIVE: "probe, attentive", CHANCE: "–"}
+READER_NAMES = {
+    FINETUNE: "fine-tuning",
+    LINEAR: "probe, linear",
+    LINEAR_TOKENS: "probe, linear, all tokens",
+    ATTENTIVE: "probe, attentive",
+    CHANCE: "–",
+}
 Files = tuple[tuple[Path, ...], ...]  # predictions: for each pre-training those of its readings
 
 
@@ -42,7 +49,7 @@ Files = tuple[tuple[Path, ...], ...]  # predictions: for each pre-training those
 class Line:
     """One row of a study as one reader reads it, or a trivial baseline.
 
-    row, reader: what was read, and how (`finetune`, `linear`, `attentive`, `chance`). readings: metric -> for each pre-training
+    row, reader: what was read, and how (`finetune`, one of `PROBES`, `chance`). readings: metric -> for each pre-training
     the score of each reading. estimates: metric -> mean over all. difference: of the main metric to the reference row, p
     not corrected; None for the reference itself. p: after Holm's correction. same_runs: its runs are the reference's.
     """
@@ -87,8 +94,8 @@ class Results:
 
     @property
     def num_readings(self) -> int:
-        """Of each pre-training, by the readers that have a seed; the linear one has none, and reads once."""
-        return self.runs.config.readings if set(self.readers) - {LINEAR} else 1
+        """Of each pre-training, by the readers that have a seed; the linear ones have none, and read once."""
+        return self.runs.config.readings if set(self.readers) - {LINEAR, LINEAR_TOKENS} else 1
 
     @property
     def reference(self) -> StudyRow:
@@ -123,8 +130,8 @@ class Results:
         """The study's rows by each reader, then the trivial baselines: chance, pixels (with each part of the labels that rows
         have), and the untrained encoder.
 
-        The baselines are compared with the reference as it is read in the same way (chance as by the linear reader); where the
-        linear reader is not chosen, as the attentive one reads it, and fine-tuned if the rows are not probed. Holm's correction
+        The baselines are compared with the reference as it is read in the same way (chance as by the linear reader); where that
+        reader is not chosen, as by the first of `PROBES` that is, and fine-tuned if the rows are not probed. Holm's correction
         is for the rows of a reader, and for the baselines together.
         """
         lines = []
@@ -149,7 +156,7 @@ class Results:
         planned = [(name, kind, tuple(tuple(probe.files(kind)) for probe in probes)) for name, kind, probes in probed]
         main, compared = self.metrics[0], []
         for _, reader, files in planned:
-            known = ({CHANCE: LINEAR}.get(reader, reader), ATTENTIVE, FINETUNE)
+            known = ({CHANCE: LINEAR}.get(reader, reader), *PROBES, FINETUNE)
             reference = self._files(self.reference, next(each for each in known if each in self.readers))
             compared.append(difference(self._scores(files, main), self._scores(reference, main)))
         corrected = holm([one.p for one in compared])

@@ -18,7 +18,7 @@ from svfap.errors import Interrupted, UserError
 from svfap.evaluation.config import EVALUATION_FOLDER, RUN_CONFIG
 from svfap.evaluation.predictions import METRICS_FILE
 from svfap.experiments.config import MAX_READINGS, PROBES, ExperimentConfig
-from svfap.experiments.probing import ProbeRun, probe_encoder
+from svfap.experiments.probing import ATTENTIVE, LINEAR, LINEAR_TOKENS, TOKENS, ProbeRun, probe_encoder
 from svfap.experiments.studies import Baseline, Settings, Study, StudyRow
 from svfap.model.config import ModelConfig
 from svfap.model.presets import model_config
@@ -174,9 +174,12 @@ class ExperimentRuns:
         """As fine-tuning reads: the last stage or the fused ones, with the same part of the labels."""
         model, _ = self.model_configs(row)
         weights, fraction = self.pretrained_weights(row, seed), row.finetune.get("fraction", 1.0)
+        chosen = self.config.probes
+        features = ["last", "fused"] * (LINEAR in chosen) + [TOKENS] * (LINEAR_TOKENS in chosen)  # of linear readers
+        kinds = [LINEAR] * bool(features) + [ATTENTIVE] * (ATTENTIVE in chosen)
         config = ProbeConfig(
-            dataset=self.finetune["dataset"], fold=self.finetune["fold"], kind=list(self.config.probes),
-            features=["last", "fused"], seed=self.reading_seeds[seed][0], num_seeds=self.config.readings,
+            dataset=self.finetune["dataset"], fold=self.finetune["fold"], kind=kinds, features=features or [TOKENS],
+            seed=self.reading_seeds[seed][0], num_seeds=self.config.readings,
         )  # fmt: skip
         changes = self._changes(row, row.finetune, self.finetune, "features") if row.pretrain is None else {}
         changes = {name: value for name, value in changes.items() if name in ("preset", "init", "model")}
