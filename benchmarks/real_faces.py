@@ -104,6 +104,11 @@ class Condition:
     readers: tuple[str, ...] = (MEAN, LINEAR, PROBE, TUNED)
     whole: bool = False
 
+    @property
+    def serves_all_folds(self) -> bool:
+        """Whether one pre-training is enough, as no fold's people are in it."""
+        return self.faces == "synthetic"
+
 
 CONDITIONS = {
     "pixels": Condition(readers=(RIDGE,)),
@@ -424,9 +429,8 @@ def run(name: str, seed: int, fold: int, readers: Sequence[str], folder: Path, s
     fit, test = fitted_on(corpus, others), np.flatnonzero(np.isin(corpus.people, scored))
     if wanted != [RIDGE]:
         start = time.process_time()
-        shared = condition.faces == "synthetic"  # no fold's people are in it
-        encoder = out / "encoders" / (f"{slug(name)}-{seed}" if shared else file.stem)
-        model = pretrained_on(condition, corpus, others, settings, len(FOLDS) * seed if shared else own_seed, encoder)
+        first = len(FOLDS) * seed if condition.serves_all_folds else own_seed
+        model = pretrained_on(condition, corpus, others, settings, first, encoder_folder(out, name, seed, fold))
         result["cpu seconds"].setdefault("pre-training", time.process_time() - start)
     for reader in wanted:
         start = time.process_time()
@@ -447,6 +451,11 @@ def run(name: str, seed: int, fold: int, readers: Sequence[str], folder: Path, s
     return file
 
 
+def encoder_folder(out: Path, name: str, seed: int, fold: int) -> Path:
+    """Where the pre-trained encoder of a condition is kept."""
+    return out / "encoders" / (f"{slug(name)}-{seed}" + ("" if CONDITIONS[name].serves_all_folds else f"-{fold}"))
+
+
 def pretrained_on(
     condition: Condition, corpus: Corpus, people: Sequence[str], settings: Settings, seed: int, folder: Path
 ) -> MaskedAutoencoder:
@@ -457,7 +466,7 @@ def pretrained_on(
     )  # fmt: skip
     if not condition.faces:
         return pretrained(variant, {}, seed)[0]
-    seen = [] if condition.faces == "synthetic" else list(people)
+    seen = [] if condition.serves_all_folds else list(people)
     described = json.dumps([condition.faces, asdict(variant), settings.videos, seen, seed], default=list)
     note = folder / "pretraining.json"
     if note.is_file() and note.read_text() == described:
@@ -478,8 +487,7 @@ def losses(out: Path, names: Sequence[str], folds: Sequence[int], folder: Path) 
     """How far the pre-trainings in `out` got: loss on clips of the corpus, beside predicting 0 (no change; a tubelet's mean)."""
     corpus, rows = read_corpus(folder), []
     for name, fold in product(names, folds):
-        shared = CONDITIONS[name].faces == "synthetic"
-        encoder = out / "encoders" / (f"{slug(name)}-0" if shared else f"{slug(name)}-0-{fold}")
+        encoder = encoder_folder(out, name, 0, fold)
         if not (encoder / "pretraining.json").is_file():
             continue
         model = MaskedAutoencoder.from_pretrained(encoder).eval()

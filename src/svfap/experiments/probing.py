@@ -34,6 +34,7 @@ from svfap.weights.folder import load_model
 SETTINGS_FILE, FEATURES_FOLDER = "settings.json", "features"
 LINEAR, LINEAR_TOKENS, ATTENTIVE = PROBES
 TOKENS = "tokens"
+LINEAR_FEATURES = {LINEAR: ("last", "fused"), LINEAR_TOKENS: (TOKENS,)}  # what the readers that have no seed read
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,14 @@ class ProbeRun:
         return {key: files for key, files in found.items() if key[0] in self.config.kinds}
 
     @property
+    def missing(self) -> dict[tuple[str, str], list[Path]]:
+        """Those of the results of which a file is not there."""
+        return {key: files for key, files in self.results.items() if not all(file.is_file() for file in files)}
+
+    @property
     def is_done(self) -> bool:
         """Whether all predictions are there."""
-        return all(file.is_file() for files in self.results.values() for file in files)
+        return not self.missing
 
     def _linear(self, features: str) -> Path:
         return self.out / f"{LINEAR}-{features}.csv"
@@ -115,9 +121,7 @@ def probe_encoder(run: ProbeRun) -> int:
         say(f"fitting the readers: {run.out}")
         tokens_read = tokens[PIXELS if run.pixels else TRAINED]
         fitted, keys = _fitted(run, tokens_read, parts), [sample.key for sample in parts.manifest]
-        for (reader, features), files in run.results.items():
-            if all(file.is_file() for file in files):
-                continue
+        for (reader, features), files in run.missing.items():
             # The linear reader has no seed: its folds are the same for all.
             settings = config if reader == ATTENTIVE else replace(config, seed=0)
             how = reader_of(settings, reader, fitted, _say_choice)

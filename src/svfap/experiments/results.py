@@ -28,7 +28,7 @@ from svfap.evaluation.predictions import (
 )
 from svfap.evaluation.replication import SIGNIFICANCE, Estimate, difference, holm, row_estimate, table_differences
 from svfap.experiments.config import PROBES
-from svfap.experiments.probing import ATTENTIVE, LINEAR, LINEAR_TOKENS
+from svfap.experiments.probing import ATTENTIVE, LINEAR, LINEAR_FEATURES, LINEAR_TOKENS
 from svfap.experiments.runs import ExperimentRuns
 from svfap.experiments.studies import StudyRow
 from svfap.metric_table import METRICS, main_metric
@@ -95,7 +95,7 @@ class Results:
     @property
     def num_readings(self) -> int:
         """Of each pre-training, by the readers that have a seed; the linear ones have none, and read once."""
-        return self.runs.config.readings if set(self.readers) - {LINEAR, LINEAR_TOKENS} else 1
+        return self.runs.config.readings if set(self.readers) - set(LINEAR_FEATURES) else 1
 
     @property
     def reference(self) -> StudyRow:

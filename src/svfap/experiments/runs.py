@@ -18,7 +18,7 @@ from svfap.errors import Interrupted, UserError
 from svfap.evaluation.config import EVALUATION_FOLDER, RUN_CONFIG
 from svfap.evaluation.predictions import METRICS_FILE
 from svfap.experiments.config import MAX_READINGS, PROBES, ExperimentConfig
-from svfap.experiments.probing import ATTENTIVE, LINEAR, LINEAR_TOKENS, TOKENS, ProbeRun, probe_encoder
+from svfap.experiments.probing import LINEAR, LINEAR_FEATURES, TOKENS, ProbeRun, probe_encoder
 from svfap.experiments.studies import Baseline, Settings, Study, StudyRow
 from svfap.model.config import ModelConfig
 from svfap.model.presets import model_config
@@ -175,8 +175,8 @@ class ExperimentRuns:
         model, _ = self.model_configs(row)
         weights, fraction = self.pretrained_weights(row, seed), row.finetune.get("fraction", 1.0)
         chosen = self.config.probes
-        features = ["last", "fused"] * (LINEAR in chosen) + [TOKENS] * (LINEAR_TOKENS in chosen)  # of linear readers
-        kinds = [LINEAR] * bool(features) + [ATTENTIVE] * (ATTENTIVE in chosen)
+        features = [name for reader in chosen for name in LINEAR_FEATURES.get(reader, ())]
+        kinds = list(dict.fromkeys(LINEAR if reader in LINEAR_FEATURES else reader for reader in chosen))
         config = ProbeConfig(
             dataset=self.finetune["dataset"], fold=self.finetune["fold"], kind=kinds, features=features or [TOKENS],
             seed=self.reading_seeds[seed][0], num_seeds=self.config.readings,
