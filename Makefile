@@ -48,10 +48,10 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The complete method on synthetic faces; other faces and first weights: make demo SEED=4.
-SEED := 3
+SEED :=
 
 demo: $(STAMP)
-	$(BIN)/svfap demo --seed $(SEED) --out runs/demo$(addprefix _,$(filter-out 3,$(SEED)))
+	$(BIN)/svfap demo $(addprefix --seed ,$(SEED)) --out runs/demo$(addprefix _,$(SEED))
 
 clean:
 	rm -rf $(VENV) runs build dist site
