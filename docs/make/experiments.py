@@ -88,7 +88,9 @@ def written(text: str) -> dict[str, str]:
 
 def join(found: dict[str, str]) -> str:
     """Sections as text, in the order of the paper."""
-    return "\n".join(f"### {heading}\n\n{found[heading].strip()}\n" for heading in HEADINGS.values() if heading in found)
+    return "\n".join(
+        f"### {heading}\n\n{found[heading].strip()}\n" for heading in HEADINGS.values() if heading in found
+    )
 
 
 def main() -> None:
