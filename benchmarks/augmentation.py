@@ -130,7 +130,7 @@ def augmentation(batch: int, rounds: int, device: torch.device) -> str:
         "random resized crop": lambda: augment.random_resized_crop(clips, (0.08, 1.0), generator),
         "mirror": lambda: augment.flip(clips, 0.5, generator),
         "erasing": lambda: augment.random_erase(clips, 0.25, generator),
-        "mixup or CutMix": lambda: augment.mix(clips, targets, 0.8, 1.0, 0.5, generator),
+        "mixup or CutMix": lambda: augment.mix(clips, [targets], 0.8, 1.0, 0.5, generator),
     }
     taken = milliseconds(steps, rounds, device)
     means = {name: float(taken[name].mean()) / batch for name in steps}

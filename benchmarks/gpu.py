@@ -205,7 +205,7 @@ def finetuning_loss(model: Model, batch: dict[str, Tensor], generator: torch.Gen
         clips = augment.random_resized_crop(clips, (0.08, 1.0), generator)
         clips = augment.flip(clips, 0.5, generator)
         clips = augment.random_erase(clips, 0.25, generator)
-        clips, targets = augment.mix(clips, targets, 0.8, 1.0, 0.5, generator)
+        clips, (targets,) = augment.mix(clips, [targets], 0.8, 1.0, 0.5, generator)
     return cross_entropy(model(clips).float(), targets)
 
 

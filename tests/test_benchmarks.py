@@ -270,6 +270,17 @@ def test_the_gpu_benchmark_tells_kernels_copies_and_idle_time_apart():
     assert benchmark.shares(events) == pytest.approx({"kernel": 0.6, "copy": 0.2, "idle": 0.2})
 
 
+@pytest.mark.parametrize("task", ["fine-tuning", "pre-training"])
+def test_a_step_of_the_gpu_benchmark_trains_on_augmented_clips(gpu, task):
+    import torch
+
+    benchmark, _ = gpu
+    training = benchmark.Training(benchmark.Row(task, "fp32"), benchmark.SIZES["tiny"], torch.device("cpu"), 3, "")
+    training.step()
+    (loss,) = training.read()
+    assert 0 < loss < 10
+
+
 @pytest.mark.slow
 def test_the_gpu_benchmark_measures_every_row(gpu):
     benchmark, run = gpu
