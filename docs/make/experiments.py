@@ -83,7 +83,7 @@ def sections(folder: Path) -> dict[str, str]:
 def written(text: str) -> dict[str, str]:
     """The sections between the two markers of the document."""
     parts = text.split(BEGIN)[1].split(END)[0].split("### ")[1:]
-    return {heading: table.strip("\n") for heading, table in (part.split("\n", 1) for part in parts)}
+    return dict(part.split("\n", 1) for part in parts)
 
 
 def join(found: dict[str, str]) -> str:
